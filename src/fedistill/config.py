@@ -1,0 +1,357 @@
+"""The experiment file: TOML and overrides in, validated settings out.
+
+Each setting is written once, here or in the ``Settings`` of the method that owns it. Values are
+checked where they stand; what a method can do with them is checked by the method before round 1.
+"""
+
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from fedistill.errors import ExperimentError, nearest
+from fedistill.link import PROFILES, Link
+
+
+class Section(BaseModel):
+    """A table of the experiment file; unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Iid(Section):
+    kind: Literal["iid"] = "iid"
+
+
+class Dirichlet(Section):
+    kind: Literal["dirichlet"]
+    alpha: Positive = Field(description="concentration; small is skewed")
+    min_samples: int = Field(default=2, ge=1, description="fewest samples a client may get")
+
+
+class Pathological(Section):
+    kind: Literal["pathological"]
+    classes_per_client: int = Field(ge=1)
+
+
+class Quantity(Section):
+    kind: Literal["quantity"]
+    alpha: Positive = Field(description="concentration of the clients' sizes; small is skewed")
+    min_samples: int = Field(default=2, ge=1, description="fewest samples a client may get")
+
+
+class Natural(Section):
+    kind: Literal["natural"]
+    column: str = Field(description="column whose values are the clients")
+
+
+Partition = Annotated[Iid | Dirichlet | Pathological | Quantity | Natural, Field(discriminator="kind")]
+
+
+class Source(Section):
+    """Where samples come from: a name, or files of one format."""
+
+    name: str | None = Field(
+        default=None, description="digits, bbc-news, mnist, fashion-mnist or hf:OWNER/NAME"
+    )
+    format: Literal["parquet", "csv", "json", "imagefolder"] | None = None
+    train: str | None = Field(default=None, description="file or folder; for hf: a split's name")
+    test: str | None = Field(default=None, description="as train; absent: a part is held out")
+    input: str | None = Field(default=None, description="column of images or texts")
+    label: str | None = Field(default=None, description="column of labels")
+    subset: str | None = Field(default=None, description="configuration of a hf: data set")
+
+    @model_validator(mode="after")
+    def _one_kind_of_source(self) -> Self:
+        if (self.name is None) == (self.format is None):
+            raise ValueError("give either `name` or `format` with `train`, not both and not neither")
+        if self.format is not None and self.train is None:
+            raise ValueError("`format` needs `train`, the path of the training data")
+        return self
+
+
+class PublicSource(Source):
+    """Another data set as the public set; its labels are never read."""
+
+    samples: int = Field(ge=1, description="how many samples to take, drawn by the seed")
+
+
+class Text(Section):
+    length: int = Field(default=128, ge=4, le=4096, description="tokens kept of each text")
+    vocabulary: int = Field(default=8000, ge=16, description="most words kept, from the public set")
+    tokenizer: str | None = Field(
+        default=None, description="path of a tokenizer.json, in place of a vocabulary of our own"
+    )
+
+
+class TaskConfig(Source):
+    limit: int | None = Field(default=None, ge=1, description="at most so many training samples")
+    clients: int = Field(default=10, ge=1, le=100_000)
+    partition: Partition = Iid()
+    public: int | PublicSource = Field(
+        default=0, description="size of the held-out public set, or another data set"
+    )
+    test_share: float = Field(
+        default=0.2, gt=0, lt=1, description="held out for testing where no test set exists"
+    )
+    image_size: tuple[int, int] | None = Field(
+        default=None, description="height and width that images are scaled to"
+    )
+    text: Text = Text()
+
+    @property
+    def public_size(self) -> int:
+        return self.public if isinstance(self.public, int) else self.public.samples
+
+
+class ModelsConfig(Section):
+    clients: list[str] = Field(min_length=1, description="dealt out to the clients in turn")
+    server: str
+
+
+class Optimizer(Section):
+    name: Literal["sgd", "adam"] = "sgd"
+    lr: Positive = 0.05
+    momentum: Share = 0.0
+    weight_decay: float = Field(default=0.0, ge=0)
+
+
+class Train(Section):
+    epochs: int = Field(default=1, ge=1)
+    batch_size: int = Field(default=32, ge=1)
+    optimizer: Optimizer = Optimizer()
+
+
+class Sampling(Section):
+    fraction: float = Field(default=1.0, gt=0, le=1, description="share of clients in a round")
+    dropout: Share = Field(default=0.0, description="chance that a chosen client's reply is lost, each round")
+
+
+class Evaluate(Section):
+    every: int = Field(default=1, ge=1, description="rounds between evaluations; the last is always")
+    batch_size: int = Field(default=500, ge=1)
+
+
+class RuntimeConfig(Section):
+    kind: Literal["auto", "serial", "processes"] = "auto"
+    workers: int | None = Field(default=None, ge=1, description="default: one for each core")
+
+
+class Arm(BaseModel):
+    """One method with its codec and settings; keys beyond these belong to the method."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    method: str
+    name: str = ""
+    codec: str = "fp32"
+    seed: int | None = Field(default=None, ge=0, description="default: the experiment's seed")
+    models: ModelsConfig
+    train: Train
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class Experiment(Section):
+    seed: int = Field(default=0, ge=0)
+    rounds: int = Field(ge=1)
+    task: TaskConfig
+    models: ModelsConfig
+    train: Train = Train()
+    sampling: Sampling = Sampling()
+    evaluate: Evaluate = Evaluate()
+    runtime: RuntimeConfig = RuntimeConfig()
+    link: str | Link = Field(default="office-dsl", description="the report's first choice of link")
+    arms: list[Arm] = Field(min_length=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _arms_inherit(cls, raw: Any) -> Any:
+        """An arm says only what differs; tables of the experiment fill in the rest."""
+        if not isinstance(raw, dict) or not isinstance(raw.get("arms"), list):
+            return raw
+        arms = []
+        for arm in raw["arms"]:
+            if isinstance(arm, dict):
+                inherited = {key: raw[key] for key in ("models", "train") if key in raw}
+                arm = _merge(inherited, arm)
+                arm.setdefault("name", arm.get("method", ""))
+            arms.append(arm)
+        return {**raw, "arms": arms}
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        names = [arm.name for arm in self.arms]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two arms are called {name!r}; give one of them another `name`")
+        return self
+
+    @model_validator(mode="after")
+    def _link_is_known(self) -> Self:
+        if isinstance(self.link, str) and self.link not in PROFILES:
+            known = ", ".join(PROFILES)
+            raise ValueError(f"link {self.link!r} is not one of {known}.{nearest(self.link, PROFILES)}")
+        return self
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Experiment:
+    """Read an experiment file and apply ``section.key=value`` overrides.
+
+    Paths in the file are relative to the file itself.
+
+    Raises:
+        ExperimentError: the file is missing or not TOML, or a key or value is wrong.
+    """
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ExperimentError(f"{path}: there is no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ExperimentError(f"{path}: cannot be read ({error})") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ExperimentError(f"{path}: not valid TOML: {error}") from None
+    for override in overrides:
+        _override(raw, override)
+    return parse(raw, str(path), base=path.parent)
+
+
+def parse(raw: dict[str, Any], where: str, base: Path | None = None) -> Experiment:
+    """Validate a raw experiment; ``where`` names it in error messages.
+
+    Raises:
+        ExperimentError: names each wrong place, with the nearest known key.
+    """
+    if base is not None:
+        raw = _anchor(raw, base)
+    try:
+        return Experiment.model_validate(raw)
+    except ValidationError as error:
+        raise ExperimentError(describe(error, where, Experiment)) from None
+
+
+def dump(experiment: Experiment) -> str:
+    """Return the fully resolved experiment as TOML; loading it again gives the same experiment."""
+    return tomli_w.dumps(experiment.model_dump(exclude_none=True))
+
+
+def describe(error: ValidationError, where: str, model: type[BaseModel]) -> str:
+    """Turn a validation error into one line per wrong place."""
+    lines = []
+    for item in error.errors():
+        place = ".".join(str(part) for part in item["loc"] if part not in _TAGS)
+        if item["type"] == "extra_forbidden":
+            known = _known_keys(model, item["loc"][:-1])
+            guess = nearest(str(item["loc"][-1]), known)
+            lines.append(f"{where}: unknown key `{place}`.{guess or f' Known: {chr(44).join(known)}'}")
+        elif item["type"] == "missing":
+            lines.append(f"{where}: `{place}` is missing")
+        elif item["type"] == "value_error":
+            at = f"`{place}`: " if place else ""
+            lines.append(f"{where}: {at}{item['msg'].removeprefix('Value error, ')}")
+        else:
+            lines.append(f"{where}: `{place}` = {item['input']!r}: {item['msg'].lower()}")
+    return "\n".join(dict.fromkeys(lines))
+
+
+_TAGS = {"iid", "dirichlet", "pathological", "quantity", "natural", "int", "str"} | {
+    "PublicSource",
+    "Link",
+}
+
+
+def _known_keys(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
+    """Names of the keys that the table at ``loc`` takes."""
+    found: list[type[BaseModel]] = [model]
+    for part in loc:
+        if isinstance(part, int):
+            continue
+        inner = [m.model_fields[part].annotation for m in found if part in m.model_fields]
+        if inner:
+            found = [m for annotation in inner for m in _models_in(annotation)]
+        else:
+            found = [m for m in found if part in (m.__name__, _kind_of(m))] or found
+    return sorted({name for m in found for name in m.model_fields})
+
+
+def _kind_of(model: type[BaseModel]) -> str:
+    return model.__name__.lower()
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    inner = getattr(annotation, "__args__", ())
+    return [m for part in inner for m in _models_in(part)]
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        both = isinstance(old, dict) and isinstance(value, dict)
+        merged[key] = _merge(old, value) if both else value  # type: ignore[arg-type]  # `both`
+    return merged
+
+
+def _override(raw: dict[str, Any], text: str) -> None:
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise ExperimentError(f"--set {text}: write section.key=value, for example rounds=5")
+    try:
+        parsed = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value
+    *parents, last = key.strip().split(".")
+    place: Any = raw
+    for part in parents:
+        place = _item(place, part, text) if isinstance(place, list) else place.setdefault(part, {})
+        if not isinstance(place, dict | list):
+            raise ExperimentError(f"--set {text}: `{part}` is a value, not a table")
+    if isinstance(place, list):
+        raise ExperimentError(f"--set {text}: name a key of one arm, for example arms.0.codec=fp16")
+    place[last] = parsed
+
+
+def _item(items: list[Any], part: str, text: str) -> Any:
+    """An arm by its position or by its name."""
+    if part.isdigit() and int(part) < len(items):
+        return items[int(part)]
+    for item in items:
+        if isinstance(item, dict) and part == item.get("name", item.get("method")):
+            return item
+    raise ExperimentError(f"--set {text}: there is no arm {part!r}; arms are counted from 0")
+
+
+def _anchor(raw: dict[str, Any], base: Path) -> dict[str, Any]:
+    """Make the paths of local files absolute, so that a run can be resumed from anywhere."""
+    task = raw.get("task")
+    if not isinstance(task, dict):
+        return raw
+    task = _anchored_source(task, base)
+    if isinstance(task.get("public"), dict):
+        task["public"] = _anchored_source(task["public"], base)
+    text = task.get("text")
+    if isinstance(text, dict) and isinstance(text.get("tokenizer"), str):
+        task["text"] = {**text, "tokenizer": str((base / text["tokenizer"]).resolve())}
+    return {**raw, "task": task}
+
+
+def _anchored_source(source: dict[str, Any], base: Path) -> dict[str, Any]:
+    if "format" not in source:
+        return dict(source)
+    paths = {
+        key: str((base / source[key]).resolve())
+        for key in ("train", "test")
+        if isinstance(source.get(key), str)
+    }
+    return {**source, **paths}

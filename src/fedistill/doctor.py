@@ -1,0 +1,157 @@
+"""Checks before a run, each with what to do about it. `compare` makes them too, before round 1."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from fedistill import models
+from fedistill.arm import ReadyArm
+from fedistill.config import Experiment
+from fedistill.errors import ExperimentError, Refusal
+from fedistill.report.table import size
+from fedistill.tasks.task import Task
+
+Level = Literal["error", "warning", "fact"]
+_PROCESS_BYTES = 250_000_000
+"""What a Python process with torch holds before it has any data; measured, with torch 2.13 on Linux."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something seen before a run. Errors stop it, warnings and facts do not."""
+
+    level: Level
+    where: str
+    what: str
+    fix: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}" + (f": {self.fix}" if self.fix else "")
+
+
+def examine(experiment: Experiment, task: Task, arms: Sequence[ReadyArm]) -> list[Finding]:
+    """Return all findings, those of the task first."""
+    findings = [*_labels(task), *_clients(task)]
+    for arm in arms:
+        found = _arm(arm)
+        findings += found
+        if not any(finding.level == "error" for finding in found):
+            findings += [*_norms(arm), _bytes(arm)]
+    if not any(finding.level == "error" for finding in findings):
+        findings.append(_memory(experiment, task, arms))
+    return findings
+
+
+def raise_errors(findings: Sequence[Finding]) -> None:
+    """Raise one `ExperimentError` that says all errors among the findings, if there are any."""
+    errors = [str(finding) for finding in findings if finding.level == "error"]
+    if errors:
+        raise ExperimentError("\n".join(errors))
+
+
+def _labels(task: Task) -> list[Finding]:
+    """Classes that only one side knows."""
+    private = task.class_counts().sum(dim=0) > 0
+    tested = torch.bincount(task.test.labels, minlength=len(task.classes)) > 0
+    findings = []
+    if missing := _named(task, tested & ~private):
+        what = f"no client holds any sample of {missing}, but the test set does"
+        findings.append(Finding("warning", "task", what, "raise classes_per_client, alpha or limit"))
+    if missing := _named(task, private & ~tested):
+        what = f"clients hold samples of {missing}, but the test set has none"
+        findings.append(Finding("warning", "task", what, "test on data with all classes"))
+    return findings
+
+
+def _named(task: Task, mask: Tensor) -> str:
+    return ", ".join(repr(task.classes[place]) for place in mask.nonzero().flatten().tolist())
+
+
+def _clients(task: Task) -> list[Finding]:
+    empty = [client for client, data in enumerate(task.clients) if len(data) == 0]
+    if not empty:
+        return []
+    shown = ", ".join(map(str, empty[:5])) + (" …" if len(empty) > 5 else "")
+    fix = "lower task.clients, or set task.partition.min_samples"
+    return [Finding("error", "task", f"clients without samples: {shown}", fix)]
+
+
+def _arm(arm: ReadyArm) -> list[Finding]:
+    """What the method refuses, and models that do not fit the task."""
+    where = f"arm {arm.name!r}"
+    findings = []
+    names = dict.fromkeys([*arm.config.models.clients, arm.config.models.server])
+    for name in names:
+        try:
+            models.check(name, arm.task.signature)
+        except ExperimentError as error:
+            findings.append(Finding("error", where, str(error)))
+    if findings:
+        return findings
+    try:
+        arm.method.check(arm.plan)
+    except Refusal as error:
+        findings.append(Finding("error", where, str(error)))
+    return findings
+
+
+def _norms(arm: ReadyArm) -> list[Finding]:
+    """Batch norm: its statistics belong to one client's data, and a batch of one has none."""
+    where = f"arm {arm.name!r}"
+    findings = []
+    for name in dict.fromkeys([*arm.config.models.clients, arm.config.models.server]):
+        module = models.reusable(name, arm.task.signature)
+        norms = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+        if not any(isinstance(part, norms) for part in module.modules()):
+            continue
+        fix = "use nn.GroupNorm or nn.LayerNorm"
+        what = f"model {name!r} has batch norm, whose statistics of one client mislead the others"
+        findings.append(Finding("warning", where, what, fix))
+        ones = _batches_of_one(arm, name)
+        if ones:
+            size_ = arm.config.train.batch_size
+            what = f"model {name!r} has batch norm, but client {ones[0]} has a last batch of one sample"
+            fix = f"{fix}, or another train.batch_size than {size_}"
+            findings.append(Finding("error", where, what, fix))
+    return findings
+
+
+def _batches_of_one(arm: ReadyArm, name: str) -> list[int]:
+    batch = arm.config.train.batch_size
+    return [
+        peer.id
+        for peer in arm.plan.peers
+        if peer.model == name and (len(arm.task.clients[peer.id]) % batch == 1 or batch == 1)
+    ]
+
+
+def _bytes(arm: ReadyArm) -> Finding:
+    up, down = arm.expected_bytes()
+    what = (
+        f"about {size(up)} up and {size(down)} down a round,"
+        f" {size((up + down) * arm.rounds)} in {arm.rounds} rounds"
+    )
+    if public := arm.public_bytes():
+        what += f"; public data {size(public)} once"
+    return Finding("fact", f"arm {arm.name!r}", what)
+
+
+def _memory(experiment: Experiment, task: Task, arms: Sequence[ReadyArm]) -> Finding:
+    """Processes, data, states of clients and one training step each; an estimate within a factor of 2."""
+    from fedistill.runtime.inprocess import workers  # the runtime knows arms, arms are checked here
+
+    processes = workers(experiment.runtime, len(task.clients))
+    processes = 1 if processes == 1 else processes + 1
+    data = sum(part.inputs.nbytes for part in (*task.clients, task.test))
+    heaviest = max(_heaviest(arm) for arm in arms)
+    total = processes * (_PROCESS_BYTES + data) + heaviest
+    return Finding("fact", "memory", f"about {size(total)} in {processes} process(es)")
+
+
+def _heaviest(arm: ReadyArm) -> int:
+    """Bytes of clients' states (weights and momentum) and of all replies, for the largest method."""
+    copies = 2 if arm.method.has_client_models else 1
+    return sum(4 * peer.parameters * copies for peer in arm.plan.peers)

@@ -1,0 +1,64 @@
+"""The ledger: every frame that crossed, counted as ``len(frame)``, by round, client, direction and kind.
+
+Public data is not traffic of a round: the ledger keeps it as a column of its own, as it keeps what was
+sent once to set an arm up. Totals are integers, summed over clients; a frame to every client is
+counted once for each client that received it.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Literal
+
+from fedistill.wire.frame import Kind
+
+Direction = Literal["up", "down"]
+SETUP_ROUND = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One frame: who sent or received it in which round, and its length in bytes."""
+
+    round: int
+    client: int
+    direction: Direction
+    kind: str
+    bytes: int
+
+
+@dataclass
+class Ledger:
+    """What one arm has cost so far.
+
+    Attributes:
+        entries: every frame, in the order in which it crossed; round 0 is set-up.
+        public: bytes of the public set, one copy for each client that needs it.
+    """
+
+    entries: list[Entry] = field(default_factory=list)
+    public: int = 0
+
+    def count(self, round: int, client: int, direction: Direction, frame: bytes) -> None:
+        """Count a frame; its kind is read from its header."""
+        label = Kind(frame[3]).label
+        self.entries.append(Entry(round, client, direction, label, len(frame)))
+
+    def of_round(self, round: int) -> list[Entry]:
+        return [entry for entry in self.entries if entry.round == round]
+
+    def kinds(self, round: int, direction: Direction) -> dict[str, int]:
+        """Bytes of one round and direction by kind."""
+        kinds: Counter[str] = Counter()
+        for entry in self.of_round(round):
+            if entry.direction == direction:
+                kinds[entry.kind] += entry.bytes
+        return dict(kinds)
+
+    @property
+    def setup(self) -> int:
+        return sum(entry.bytes for entry in self.of_round(SETUP_ROUND))
+
+    @property
+    def total(self) -> int:
+        """All frames, set-up included; public data not."""
+        return sum(entry.bytes for entry in self.entries)

@@ -1,0 +1,41 @@
+"""The methods: one file each, and one line in the registry."""
+
+from pydantic import ValidationError
+
+from fedistill.config import Arm, describe
+from fedistill.errors import ExperimentError, nearest
+from fedistill.methods.base import Method
+from fedistill.methods.dsfl import DsFl
+from fedistill.methods.fd import Fd
+from fedistill.methods.fedavg import FedAvg
+from fedistill.methods.feddf import FedDf
+from fedistill.methods.fedmd import FedMd
+from fedistill.methods.fedprox import FedProx
+from fedistill.methods.local import Local
+from fedistill.methods.server_alone import ServerAlone
+from fedistill.wire.message import Message
+
+AnyMethod = Method[Message, Message]
+
+METHODS: dict[str, type[Method]] = {  # type: ignore[type-arg]  # each has messages of its own
+    method.name: method for method in (Local, ServerAlone, FedAvg, FedProx, Fd, FedMd, DsFl, FedDf)
+}
+
+
+def create(arm: Arm) -> AnyMethod:
+    """Return the method of an arm with its settings.
+
+    Raises:
+        ExperimentError: the method is unknown, or one of its settings is.
+    """
+    if arm.method not in METHODS:
+        known = ", ".join(METHODS)
+        raise ExperimentError(
+            f"arm {arm.name!r}: method {arm.method!r} is not one of {known}.{nearest(arm.method, METHODS)}"
+        )
+    method = METHODS[arm.method]
+    try:
+        settings = method.Settings.model_validate(arm.settings)
+    except ValidationError as error:
+        raise ExperimentError(describe(error, f"arm {arm.name!r}", method.Settings)) from None
+    return method(settings)

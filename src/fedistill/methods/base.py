@@ -1,0 +1,210 @@
+"""What a method is: two typed messages, state as plain data, a client step and a server step.
+
+A method never knows where it runs. The round loop calls, in each round: `send` for every client that
+takes part, `client_step` at that client, and `server_step` once with the replies that came. States are
+dictionaries of plain data (`fedistill.state`). The entry ``"model"`` of a state holds flat weights
+(`fedistill.train`): it is what the view of that side is measured on; a state without it has no view.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from fedistill import models
+from fedistill.config import Section, Train
+from fedistill.errors import Refusal
+from fedistill.models import Signature
+from fedistill.rng import SERVER, stream
+from fedistill.state import State
+from fedistill.tasks.task import Labelled
+from fedistill.train import flatten, unflatten
+from fedistill.wire.message import Message, Sizes
+
+Up = TypeVar("Up", bound=Message)
+Down = TypeVar("Down", bound=Message)
+
+
+class NoSettings(Section):
+    """A method without settings of its own."""
+
+
+@dataclass(frozen=True)
+class Peer:
+    """What the server knows of a client before the run: its number, its model, the model's size P."""
+
+    id: int
+    model: str
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a method is asked to do, for its check before round 1."""
+
+    signature: Signature
+    server_model: str
+    peers: tuple[Peer, ...]
+    public: int
+    labelled_public: bool
+
+
+@dataclass(frozen=True)
+class Site:
+    """What the server and every client have in common.
+
+    Attributes:
+        seed: of the arm; names all random streams.
+        round: counts from 1.
+        model: name of this side's model.
+        public: inputs of the public set, or None where this side has no copy.
+        train: the arm's training settings.
+    """
+
+    seed: int
+    round: int
+    signature: Signature
+    model: str
+    public: Tensor | None
+    train: Train
+
+    @property
+    def stream_client(self) -> int:
+        return SERVER
+
+    def initial_weights(self, model: str | None = None) -> Tensor:
+        """Initial weights (P,) of this side's model, or of another by name, from this side's stream."""
+        built = models.build(model or self.model, self.signature, self.seed, self.stream_client)
+        return flatten(built)
+
+    def load(self, weights: Tensor, model: str | None = None) -> nn.Module:
+        """Return a module with these weights.
+
+        One module for each name is kept in a process and loaded anew: use one set of weights at a time.
+        """
+        return unflatten(models.reusable(model or self.model, self.signature), weights)
+
+    def stream(self, purpose: str) -> torch.Generator:
+        """The random stream of this purpose, side and round."""
+        return stream(self.seed, purpose, self.stream_client, self.round)
+
+    def drawn(self, samples: int | None, round: int) -> Tensor:
+        """Inputs of the public samples of a round; server and clients draw the same, for no bytes."""
+        assert self.public is not None
+        size = len(self.public)
+        if samples is None or samples >= size:
+            return self.public
+        order = torch.randperm(size, generator=stream(self.seed, "public", round=round))
+        return self.public[order[:samples].sort().values]
+
+
+@dataclass(frozen=True)
+class Client(Site):
+    """One client in one round, with its private data."""
+
+    id: int
+    data: Labelled
+
+    @property
+    def stream_client(self) -> int:
+        return self.id
+
+
+@dataclass(frozen=True)
+class Server(Site):
+    """The server in one round; ``public_labels`` only for a method that declares it needs them."""
+
+    peers: tuple[Peer, ...]
+    public_labels: Tensor | None
+
+
+@dataclass(frozen=True)
+class Reply(Generic[Up]):
+    """A client's message, as the server decoded it."""
+
+    client: int
+    message: Up
+
+
+class Method(ABC, Generic[Up, Down]):
+    """Base of all methods; subclasses are final, one file each."""
+
+    name: ClassVar[str]
+    paper: ClassVar[str]
+    exchanges: ClassVar[str]
+    byte_formula: ClassVar[str]
+
+    uplink: ClassVar[type[Message] | None] = None
+    downlink: ClassVar[type[Message] | None] = None
+    clients_work: ClassVar[bool] = True
+    clients_need_public: ClassVar[bool] = False
+    server_needs_public: ClassVar[bool] = False
+    needs_public_labels: ClassVar[bool] = False
+    has_server_model: ClassVar[bool] = True
+    has_client_models: ClassVar[bool] = False
+    one_model: ClassVar[bool] = False
+    """All clients and the server must have the same architecture."""
+
+    Settings: ClassVar[type[Section]] = NoSettings
+
+    def __init__(self, settings: Any) -> None:
+        self.settings = settings
+
+    def check(self, plan: Plan) -> None:
+        """Refuse, before round 1, what this method cannot do.
+
+        Raises:
+            Refusal: says what and how to mend it.
+        """
+        if (self.clients_need_public or self.server_needs_public) and not plan.public:
+            raise Refusal(
+                f"method {self.name} needs a public set: set task.public to a number of samples, or to"
+                " another data set"
+            )
+        if self.needs_public_labels and not plan.labelled_public:
+            raise Refusal(
+                f"method {self.name} needs a public set with labels of the task: hold one out of the"
+                " training data by task.public = NUMBER"
+            )
+        used = {peer.model for peer in plan.peers} | {plan.server_model}
+        if self.one_model and len(used) > 1:
+            raise Refusal(
+                f"method {self.name} averages weights, so all clients and the server need one architecture,"
+                f" but they have {', '.join(sorted(used))}: give this arm"
+                f' models = {{ clients = ["{plan.peers[0].model}"], server = "{plan.peers[0].model}" }}'
+            )
+
+    def samples(self, public: int) -> int:
+        """Public samples that one message of this method speaks of."""
+        return 0
+
+    def sizes(self, plan: Plan, client: int) -> Sizes:
+        """What both sides expect of the messages between the server and this client."""
+        return Sizes(plan.signature.classes, plan.peers[client].parameters, self.samples(plan.public))
+
+    def audience(self, peer: Peer) -> Hashable:
+        """Clients with equal audiences get one and the same frame; `send` is asked once for them."""
+        return "everyone"
+
+    @abstractmethod
+    def start_server(self, server: Server) -> State:
+        """State of the server before round 1."""
+
+    @abstractmethod
+    def start_client(self, client: Client) -> State:
+        """State of a client before the first round in which it takes part."""
+
+    @abstractmethod
+    def send(self, state: State, server: Server, client: int) -> Down | None:
+        """Message to a client, and to all of its audience, at the start of a round, or None."""
+
+    @abstractmethod
+    def client_step(self, state: State, client: Client, received: Down | None) -> tuple[State, Up | None]:
+        """What a client does in a round; return its new state and its message."""
+
+    @abstractmethod
+    def server_step(self, state: State, server: Server, replies: Iterable[Reply[Up]]) -> State:
+        """What the server does with the replies, in client order; there may be none."""

@@ -1,0 +1,113 @@
+"""DS-FL: soft labels on public samples, their sharpened mean back."""
+
+from collections.abc import Iterable
+
+import torch
+from pydantic import Field
+from torch.nn.functional import cross_entropy
+
+from fedistill.aggregate import entropy_reduced, mean
+from fedistill.config import Section
+from fedistill.distill import kl
+from fedistill.methods.base import Client, Method, Reply, Server, Site
+from fedistill.methods.own_model import begin, keep, resume, train_private
+from fedistill.state import State
+from fedistill.train import (
+    fit,
+    flatten,
+    make_optimizer,
+    optimizer_state,
+    predict,
+    restore_optimizer,
+)
+from fedistill.wire.message import SoftLabels
+
+
+class DsFlSettings(Section):
+    samples: int | None = Field(
+        default=None, ge=1, description="public samples a round, drawn anew; default: all"
+    )
+    temperature: float = Field(default=0.1, gt=0, description="below 1 sharpens the mean")
+    distill_epochs: int = Field(default=1, ge=1, description="epochs on the global labels")
+    distill_batch_size: int = Field(default=32, ge=1)
+
+
+class DsFl(Method[SoftLabels, SoftLabels]):
+    """Clients of any architecture send probabilities on public samples; all learn their sharpened mean.
+
+    A round: distil the last global labels (KL), train on private data, predict the next public samples.
+    The server averages the *probabilities*, reduces their entropy (softmax of mean over T) and distils
+    its own model, of any size, from the result. Exchanged: (n, C) probabilities each way; the samples
+    are drawn from a shared seed. Bytes: ``b n C / 8`` each way, b bits a number.
+
+    A client that was absent learns from the newest global labels and not from those that it missed.
+    """
+
+    name = "dsfl"
+    paper = "Itahara et al., 2020, arXiv 2008.06180; order of steps as in its authors' SCARLET code"
+    exchanges = "soft labels on public samples"
+    byte_formula = "up = down = bnC/8"
+    uplink = SoftLabels
+    downlink = SoftLabels
+    clients_need_public = True
+    server_needs_public = True
+    has_client_models = True
+    Settings = DsFlSettings
+    settings: DsFlSettings
+
+    def samples(self, public: int) -> int:
+        return min(public, self.settings.samples or public)
+
+    def start_server(self, server: Server) -> State:
+        return {"model": server.initial_weights(), "optimizer": {}}
+
+    def start_client(self, client: Client) -> State:
+        return begin(client)
+
+    def send(self, state: State, server: Server, client: int) -> SoftLabels | None:
+        return SoftLabels(state["labels"], state["drawn"]) if "labels" in state else None
+
+    def client_step(
+        self, state: State, client: Client, received: SoftLabels | None
+    ) -> tuple[State, SoftLabels]:
+        model, optimizer = resume(state, client)
+        if received is not None:
+            self._distil(client, model, optimizer, received)
+        labels = client.data.labels
+        train_private(model, optimizer, client, lambda logits, at: cross_entropy(logits, labels[at]))
+        probs = predict(model, client.drawn(self.settings.samples, client.round)).softmax(dim=1)
+        return keep(model, optimizer), SoftLabels(probs, client.round)
+
+    def server_step(self, state: State, server: Server, replies: Iterable[Reply[SoftLabels]]) -> State:
+        average = mean(reply.message.probs for reply in replies)
+        if average is None:
+            return state
+        labels = entropy_reduced(average, self.settings.temperature)
+        model = server.load(state["model"])
+        optimizer = make_optimizer(server.train.optimizer, model)
+        restore_optimizer(optimizer, state["optimizer"])
+        self._distil(server, model, optimizer, SoftLabels(labels, server.round))
+        return {
+            "model": flatten(model),
+            "optimizer": optimizer_state(optimizer),
+            "labels": labels,
+            "drawn": server.round,
+        }
+
+    def _distil(
+        self,
+        site: Site,
+        model: torch.nn.Module,
+        optimizer: torch.optim.Optimizer,
+        labels: SoftLabels,
+    ) -> None:
+        probs = labels.probs
+        fit(
+            model,
+            optimizer,
+            site.drawn(self.settings.samples, labels.drawn),
+            lambda logits, at: kl(logits, probs[at]),
+            epochs=self.settings.distill_epochs,
+            batch_size=self.settings.distill_batch_size,
+            generator=site.stream("distil"),
+        )

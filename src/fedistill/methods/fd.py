@@ -1,0 +1,95 @@
+"""FD: mean outputs for each class, leave-one-out."""
+
+from collections.abc import Iterable
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from fedistill.config import Section
+from fedistill.distill import soft_cross_entropy
+from fedistill.methods.base import Client, Method, Peer, Reply, Server
+from fedistill.methods.own_model import begin, keep, resume, train_private
+from fedistill.state import State
+from fedistill.wire.message import ClassOutputs
+
+
+class FdSettings(Section):
+    gamma: float = Field(default=0.1, ge=0, description="weight of the distillation term")
+
+
+class Fd(Method[ClassOutputs, ClassOutputs]):
+    """Clients share the mean softmax output of each class and follow the mean of all others.
+
+    Local loss: ``CE(F(x), y) + gamma * CE(F(x), G_y)``, G_y being the mean over the other clients of
+    their mean output for class y. Exchanged: a (C, C) table each way. Bytes: ``b C^2 / 8`` each way, b
+    bits a number; no public data and no server model.
+
+    The paper leaves gamma open. Departs from it where it is silent: a class that a client does not hold
+    is a row of zeros and enters no mean, and a class that nobody else holds has no distillation term. A
+    client that missed the last exchange gets the mean of all that took part in it.
+    """
+
+    name = "fd"
+    paper = "Jeong et al., 2018, arXiv 1811.11479, algorithm 1"
+    exchanges = "mean softmax output of each class"
+    byte_formula = "up = down = bC²/8"
+    uplink = ClassOutputs
+    downlink = ClassOutputs
+    has_server_model = False
+    has_client_models = True
+    Settings = FdSettings
+    settings: FdSettings
+
+    def audience(self, peer: Peer) -> int:
+        return peer.id
+
+    def start_server(self, server: Server) -> State:
+        return {"outputs": {}}
+
+    def start_client(self, client: Client) -> State:
+        return begin(client)
+
+    def send(self, state: State, server: Server, client: int) -> ClassOutputs | None:
+        others = [means for name, means in state["outputs"].items() if name != str(client)]
+        return ClassOutputs(class_mean(others)) if others else None
+
+    def client_step(
+        self, state: State, client: Client, received: ClassOutputs | None
+    ) -> tuple[State, ClassOutputs]:
+        model, optimizer = resume(state, client)
+        labels = client.data.labels
+        classes = client.signature.classes
+        sums, counts = torch.zeros(classes, classes), torch.zeros(classes)
+        targets = torch.zeros(classes, classes) if received is None else received.means
+        known = targets.sum(dim=1) > 0
+
+        def loss(logits: Tensor, at: Tensor) -> Tensor:
+            y = labels[at]
+            sums.index_add_(0, y, logits.detach().softmax(dim=1))
+            counts.index_add_(0, y, torch.ones(len(y)))
+            value = cross_entropy(logits, y)
+            told = known[y]
+            if told.any():
+                # Divided by the whole batch: a sample without a target adds nothing.
+                share = told.float().mean()
+                value = value + self.settings.gamma * share * soft_cross_entropy(
+                    logits[told], targets[y[told]]
+                )
+            return value
+
+        train_private(model, optimizer, client, loss)
+        means = sums / counts.clamp(min=1)[:, None]
+        return keep(model, optimizer), ClassOutputs(means)
+
+    def server_step(self, state: State, server: Server, replies: Iterable[Reply[ClassOutputs]]) -> State:
+        outputs = {str(reply.client): reply.message.means for reply in replies}
+        return {"outputs": outputs} if outputs else state
+
+
+def class_mean(tables: list[Tensor]) -> Tensor:
+    """Mean of (C, C) tables row by row, over those whose row is not zero; a row nobody has stays zero."""
+    stacked = torch.stack(tables)
+    present = (stacked.sum(dim=2) > 0).sum(dim=0).clamp(min=1)
+    return stacked.sum(dim=0) / present[:, None]

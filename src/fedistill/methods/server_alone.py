@@ -1,0 +1,56 @@
+"""Control: the server trains alone on the public set, with the labels that no other method sees."""
+
+from collections.abc import Iterable
+
+from torch.nn.functional import cross_entropy
+
+from fedistill.methods.base import Client, Method, Reply, Server
+from fedistill.state import State
+from fedistill.train import fit, flatten, make_optimizer, optimizer_state, restore_optimizer
+from fedistill.wire.message import Message
+
+
+class ServerAlone(Method[Message, Message]):
+    """The server's model is trained on the held-out public set with its true labels.
+
+    Exchanged: nothing. Bytes: 0. It answers: would somebody who labelled the public set need the
+    clients at all? It makes sense only where the public set was held out from labelled data.
+    """
+
+    name = "server-alone"
+    paper = "control"
+    exchanges = "nothing"
+    byte_formula = "0"
+    clients_work = False
+    server_needs_public = True
+    needs_public_labels = True
+
+    def start_server(self, server: Server) -> State:
+        return {"model": server.initial_weights(), "optimizer": {}}
+
+    def start_client(self, client: Client) -> State:
+        return {}
+
+    def send(self, state: State, server: Server, client: int) -> None:
+        return None
+
+    def client_step(self, state: State, client: Client, received: Message | None) -> tuple[State, None]:
+        return state, None
+
+    def server_step(self, state: State, server: Server, replies: Iterable[Reply[Message]]) -> State:
+        assert server.public is not None
+        assert server.public_labels is not None
+        labels = server.public_labels
+        model = server.load(state["model"])
+        optimizer = make_optimizer(server.train.optimizer, model)
+        restore_optimizer(optimizer, state["optimizer"])
+        fit(
+            model,
+            optimizer,
+            server.public,
+            lambda logits, at: cross_entropy(logits, labels[at]),
+            epochs=server.train.epochs,
+            batch_size=server.train.batch_size,
+            generator=server.stream("public-training"),
+        )
+        return {"model": flatten(model), "optimizer": optimizer_state(optimizer)}

@@ -1,0 +1,69 @@
+"""Shared by methods whose messages are weights."""
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterable
+
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from fedistill.aggregate import weighted_mean
+from fedistill.methods.base import Client, Method, Reply, Server
+from fedistill.state import State
+from fedistill.train import fit, flatten, make_optimizer
+from fedistill.wire.message import TrainedWeights, Weights
+
+Penalty = Callable[[nn.Module], Tensor]
+
+
+def train_received(client: Client, received: Weights, penalty: Penalty | None = None) -> TrainedWeights:
+    """Train the received weights on private data with a fresh optimiser; add a penalty to the loss."""
+    model = client.load(received.values)
+    labels = client.data.labels
+
+    def loss(logits: Tensor, at: Tensor) -> Tensor:
+        value = cross_entropy(logits, labels[at])
+        return value if penalty is None else value + penalty(model)
+
+    fit(
+        model,
+        make_optimizer(client.train.optimizer, model),
+        client.data.inputs,
+        loss,
+        epochs=client.train.epochs,
+        batch_size=client.train.batch_size,
+        generator=client.stream("private"),
+    )
+    return TrainedWeights(flatten(model), samples=len(client.data))
+
+
+class WeightAveraging(Method[TrainedWeights, Weights]):
+    """One model for all: clients train it, the server averages, weighted by samples."""
+
+    exchanges = "all weights"
+    byte_formula = "up = down = b|θ|/8"
+    uplink = TrainedWeights
+    downlink = Weights
+    one_model = True
+
+    @abstractmethod
+    def penalty(self, received: Weights) -> Penalty | None:
+        """What is added to the local loss."""
+
+    def start_server(self, server: Server) -> State:
+        return {"model": server.initial_weights()}
+
+    def start_client(self, client: Client) -> State:
+        return {}
+
+    def send(self, state: State, server: Server, client: int) -> Weights:
+        return Weights(state["model"])
+
+    def client_step(
+        self, state: State, client: Client, received: Weights | None
+    ) -> tuple[State, TrainedWeights]:
+        assert received is not None
+        return state, train_received(client, received, self.penalty(received))
+
+    def server_step(self, state: State, server: Server, replies: Iterable[Reply[TrainedWeights]]) -> State:
+        mean = weighted_mean((reply.message.values, reply.message.samples) for reply in replies)
+        return state if mean is None else {"model": mean}

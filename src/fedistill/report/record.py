@@ -1,0 +1,183 @@
+"""The folder of a run: what was asked, what happened, and where to go on.
+
+::
+
+    experiment.toml     the fully resolved experiment
+    events.jsonl        one line for each thing that happened; rounds with every frame
+    results.json        the outcome, see `fedistill.report.results`
+    report.html         the same to look at
+    models/ARM/         final models, as safetensors with PyTorch's names
+    checkpoint/ARM/     the last whole round of each arm
+
+A round is first written to ``events.jsonl``, then its state, then the manifest that names both. A crash
+between any two of these loses nothing but the round in which it fell.
+"""
+
+import json
+import re
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from fedistill.arm import ReadyArm
+from fedistill.config import Experiment, dump, load
+from fedistill.errors import ExperimentError
+from fedistill.ledger import Entry
+from fedistill.round import ArmRun, RoundRecord, begin
+from fedistill.state import dump as dump_state
+from fedistill.state import load as load_state
+from fedistill.state import write
+
+_MANIFEST = "manifest.json"
+
+
+class RunFolder:
+    """A run's folder on disk."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(cls, path: Path, experiment: Experiment, command: str) -> "RunFolder":
+        """Start a folder.
+
+        Raises:
+            ExperimentError: it holds a run already, or cannot be written.
+        """
+        if (path / "experiment.toml").exists():
+            raise ExperimentError(
+                f"{path} holds a run already: go on with it by `fedistill resume {path}`, or choose"
+                " another folder by --out"
+            )
+        folder = cls(path)
+        try:
+            write(path / "experiment.toml", dump(experiment).encode())
+        except OSError as error:
+            raise ExperimentError(f"{path}: cannot be written ({error}); choose a folder by --out") from None
+        folder.append({"event": "started", "command": command})
+        return folder
+
+    @classmethod
+    def open(cls, path: Path) -> "RunFolder":
+        """Open the folder of an earlier run.
+
+        Raises:
+            ExperimentError: there is no run in it.
+        """
+        if not (path / "experiment.toml").is_file():
+            raise ExperimentError(f"{path} holds no run: there is no experiment.toml in it")
+        return cls(path)
+
+    def experiment(self) -> Experiment:
+        return load(self.path / "experiment.toml")
+
+    def command(self) -> str:
+        return next((e["command"] for e in self.events() if e["event"] == "started"), "")
+
+    def append(self, event: dict[str, Any]) -> None:
+        """Add a line to ``events.jsonl``."""
+        with (self.path / "events.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(event) + "\n")
+
+    def events(self) -> list[dict[str, Any]]:
+        """All events; a last line that a crash cut short is left out."""
+        path = self.path / "events.jsonl"
+        if not path.exists():
+            return []
+        found = []
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                found.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+        return found
+
+    def forget_after(self, rounds: dict[str, int]) -> None:
+        """Drop the events of rounds that are played again because their state was not saved."""
+        kept = [
+            event
+            for event in self.events()
+            if event["event"] != "round" or event["round"] <= rounds.get(event["arm"], 0)
+        ]
+        write(self.path / "events.jsonl", "".join(json.dumps(e) + "\n" for e in kept).encode())
+
+    def save(self, arm: ReadyArm, run: ArmRun) -> None:
+        """Save an arm after a whole round: only the clients that worked are written anew."""
+        folder = self._checkpoint(arm.name)
+        old = self._manifest(arm.name)
+        if run.records:
+            self.append({"event": "round", "arm": arm.name, **run.records[-1].plain()})
+        files = dict(old["clients"]) if old else {}
+        worked = run.records[-1].clients if run.records else []
+        for client in worked:
+            if client in run.clients:
+                name = f"client-{client}-{run.round}.safetensors"
+                write(folder / name, run.clients[client])
+                files[str(client)] = name
+        server = f"server-{run.round}.safetensors"
+        write(folder / server, dump_state(run.server))
+        manifest = {
+            "round": run.round,
+            "server": server,
+            "clients": files,
+            "correct": {str(client): right for client, right in run.correct.items()},
+            "setup": [asdict(entry) for entry in run.ledger.of_round(0)],
+        }
+        write(folder / _MANIFEST, json.dumps(manifest).encode())
+        kept = {server, *files.values()}
+        for path in folder.glob("*.safetensors"):
+            if path.name not in kept:
+                path.unlink()
+
+    def load(self, arm: ReadyArm) -> ArmRun:
+        """Return an arm as it was after its last whole round, or before round 1."""
+        manifest = self._manifest(arm.name)
+        if manifest is None:
+            return begin(arm)
+        folder = self._checkpoint(arm.name)
+        run = ArmRun(
+            round=manifest["round"],
+            server=load_state((folder / manifest["server"]).read_bytes()),
+            clients={
+                int(client): (folder / name).read_bytes() for client, name in manifest["clients"].items()
+            },
+            ledger=begin(arm).ledger,
+            correct={int(client): right for client, right in manifest["correct"].items()},
+        )
+        run.ledger.entries = [Entry(**entry) for entry in manifest["setup"]]
+        run.records = [record for record in self.records(arm.name) if record.round <= manifest["round"]]
+        for record in run.records:
+            run.ledger.entries += record.traffic
+        return run
+
+    def round(self, arm: str) -> int:
+        """The last whole round of an arm."""
+        manifest = self._manifest(arm)
+        return 0 if manifest is None else int(manifest["round"])
+
+    def records(self, arm: str) -> list[RoundRecord]:
+        return [
+            RoundRecord.of(event)
+            for event in self.events()
+            if event["event"] == "round" and event["arm"] == arm
+        ]
+
+    def model_path(self, arm: str, name: str) -> Path:
+        return self.path / "models" / _slug(arm) / f"{name}.safetensors"
+
+    def _checkpoint(self, arm: str) -> Path:
+        return self.path / "checkpoint" / _slug(arm)
+
+    def _manifest(self, arm: str) -> dict[str, Any] | None:
+        path = self._checkpoint(arm) / _MANIFEST
+        try:
+            manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        return manifest
+
+
+def _slug(arm: str) -> str:
+    """A folder's name for an arm; names that differ only in odd characters stay apart."""
+    safe = re.sub(r"[^A-Za-z0-9._-]", lambda match: f"%{ord(match.group()):x}", arm)
+    return safe if safe.strip(".") else f"%{safe}"

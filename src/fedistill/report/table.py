@@ -1,0 +1,92 @@
+"""The table that ends a run: accuracy beside bytes, with and without public data."""
+
+from typing import Any
+
+from rich.table import Table
+
+VIEWS = ("server@global", "client@global", "client@own")
+
+
+def size(count: int) -> str:
+    """Bytes in decimal units, three significant digits."""
+    value = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 999.5 or unit == "GB":
+            break
+        value /= 1000
+    return f"{count} B" if unit == "B" else f"{value:.3g} {unit}"
+
+
+def last_and_best(arm: dict[str, Any], view: str) -> tuple[float, float, int] | None:
+    """The last accuracy of a view, the best one and its round, or None where the arm has no such view."""
+    found = [(r["views"][view], r["round"]) for r in arm["rounds"] if view in r["views"]]
+    if not found:
+        return None
+    best = max(found, key=lambda item: (item[0], -item[1]))
+    return found[-1][0], best[0], best[1]
+
+
+def rows(results: dict[str, Any]) -> list[list[str]]:
+    """One row of texts for each arm, under `HEADINGS`."""
+    table = []
+    for arm in results["arms"]:
+        views = []
+        for view in VIEWS:
+            found = last_and_best(arm, view)
+            views.append("-" if found is None else f"{found[0]:.1%} ({found[1]:.1%} @{found[2]})")
+        up = sum(r["bytes_up"] for r in arm["rounds"])
+        down = sum(r["bytes_down"] for r in arm["rounds"])
+        total = arm["bytes_total"]
+        models = ", ".join(dict.fromkeys(arm["client_models"])) or "-"
+        table.append(
+            [
+                arm["name"] if arm["status"] == "done" else f"{arm['name']} [{arm['status']}]",
+                f"{models} -> {arm['server_model'] or '–'}",
+                *views,
+                size(up),
+                size(down),
+                size(arm["bytes_setup"]),
+                size(arm["bytes_public"]),
+                size(total),
+                size(total + arm["bytes_public"]),
+            ]
+        )
+    return table
+
+
+HEADINGS = (
+    "arm",
+    "clients -> server",
+    *VIEWS,
+    "up",
+    "down",
+    "set-up",
+    "public data",
+    "total",
+    "total + public",
+)
+
+
+def rich_table(results: dict[str, Any]) -> Table:
+    """The table for a terminal."""
+    task = results["task"]
+    rounds = max((len(arm["rounds"]) for arm in results["arms"]), default=0)
+    table = Table(
+        title=f"{task['name']}, {task['clients']} clients, {task['partition']}, {rounds} rounds",
+        caption="last round (best @round); bytes summed over clients, both ways, all rounds",
+    )
+    for place, heading in enumerate(HEADINGS):
+        table.add_column(heading, justify="left" if place < 2 else "right", overflow="fold")
+    for row in rows(results):
+        table.add_row(*[cell.replace("[", r"\[") for cell in row])
+    return table
+
+
+def markdown(results: dict[str, Any]) -> str:
+    """The table for a README."""
+    lines = [
+        f"| {' | '.join(HEADINGS)} |",
+        f"|{'|'.join('---' if place < 2 else '---:' for place in range(len(HEADINGS)))}|",
+    ]
+    lines += [f"| {' | '.join(row)} |" for row in rows(results)]
+    return "\n".join(lines)

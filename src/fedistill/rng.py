@@ -1,0 +1,43 @@
+"""Named random streams: what is drawn depends on the name alone, never on what was drawn before.
+
+A stream is named by the run's seed, a purpose, a client and a round. Streams are made afresh where
+they are used, so nothing of them has to be saved: a resumed run, a worker process and a serial loop
+draw the same numbers.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+SERVER = -1
+"""The client number that stands for the server in a stream's name."""
+
+
+def derive(seed: int, purpose: str, client: int = SERVER, round: int = 0) -> int:
+    """Return the stream's own seed, an integer in ``[0, 2**63)``."""
+    name = f"{seed}/{purpose}/{client}/{round}".encode()
+    return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "little") >> 1
+
+
+def stream(seed: int, purpose: str, client: int = SERVER, round: int = 0) -> torch.Generator:
+    """Return a torch generator for the named stream."""
+    return torch.Generator().manual_seed(derive(seed, purpose, client, round))
+
+
+def numpy_stream(seed: int, purpose: str, client: int = SERVER, round: int = 0) -> np.random.Generator:
+    """Return a NumPy generator for the named stream."""
+    return np.random.default_rng(derive(seed, purpose, client, round))
+
+
+@contextmanager
+def scoped(seed: int, purpose: str, client: int = SERVER, round: int = 0) -> Iterator[None]:
+    """Run torch code that knows only the global generator (layer init, dropout) on a named stream.
+
+    The global generator's state is put back on leaving, so the caller's own draws are untouched.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive(seed, purpose, client, round))
+        yield

@@ -1,0 +1,220 @@
+"""The round loop: sample, send, work, receive, aggregate, evaluate. Read this first.
+
+An arm between two rounds is an `ArmRun`: plain data that can be saved after any round and gone on with
+later. A round either happens whole or not at all: the `ArmRun` is changed only at its end.
+"""
+
+import time
+from collections.abc import Hashable, Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+
+from fedistill.arm import ReadyArm
+from fedistill.errors import FrameError, TrainingError
+from fedistill.evaluate import correct_by_class, views
+from fedistill.ledger import SETUP_ROUND, Entry, Ledger
+from fedistill.methods.base import Reply
+from fedistill.rng import SERVER, scoped
+from fedistill.runtime.inprocess import Runtime
+from fedistill.sampling import chosen, lost
+from fedistill.site import Outcome, check_finite, describe
+from fedistill.state import State
+from fedistill.wire.message import Message, pack, unpack
+
+
+@dataclass(frozen=True)
+class RoundRecord:
+    """What a round was.
+
+    Attributes:
+        clients: who took part; ``dropped``: whose reply was lost.
+        seconds: wall-clock, without evaluation; ``server_seconds``: of the server step alone.
+        work: seconds of each client's work, in the order of ``clients``.
+        views: accuracy by view; empty where nothing was evaluated.
+        traffic: every frame.
+    """
+
+    round: int
+    clients: list[int]
+    dropped: list[int]
+    seconds: float
+    server_seconds: float
+    work: list[float]
+    views: dict[str, float]
+    traffic: list[Entry]
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON has it; frames are [client, direction, kind, bytes]."""
+        frames = [[e.client, e.direction, e.kind, e.bytes] for e in self.traffic]
+        return {**asdict(self), "traffic": frames}
+
+    @classmethod
+    def of(cls, plain: dict[str, Any]) -> "RoundRecord":
+        """The inverse of `plain`; other keys are ignored."""
+        fields = {name: plain[name] for name in cls.__dataclass_fields__}
+        fields["traffic"] = [Entry(plain["round"], *frame) for frame in plain["traffic"]]
+        return cls(**fields)
+
+
+@dataclass
+class ArmRun:
+    """All that an arm is between two rounds.
+
+    Attributes:
+        round: the last whole round, 0 before the first.
+        server: the server's state; ``clients``: the saved state of each client that has worked.
+        correct: right answers by class of each client's model, as last evaluated.
+    """
+
+    round: int
+    server: State
+    clients: dict[int, bytes]
+    ledger: Ledger
+    records: list[RoundRecord] = field(default_factory=list)
+    correct: dict[int, list[int]] = field(default_factory=dict)
+
+
+def begin(arm: ReadyArm) -> ArmRun:
+    """Return an arm before round 1, its set-up traffic counted."""
+    ledger = Ledger(public=arm.public_bytes())
+    frame = arm.setup_frame()
+    if frame:
+        for peer in arm.plan.peers:
+            ledger.count(SETUP_ROUND, peer.id, "down", frame)
+    return ArmRun(0, arm.method.start_server(arm.server(SETUP_ROUND)), {}, ledger)
+
+
+def play(run: ArmRun, arm: ReadyArm, runtime: Runtime) -> RoundRecord:
+    """Play the next round.
+
+    Raises:
+        TrainingError: training failed; names the client, or the server, and the round.
+        RuntimeFailure: the machine failed.
+    """
+    started = time.perf_counter()
+    number = run.round + 1
+    traffic = Ledger()
+    updated: dict[int, bytes] = {}
+    work: list[float] = []
+
+    clients: list[int] = []
+    if arm.method.clients_work:
+        clients = chosen(arm.sampling, len(arm.plan.peers), arm.seed, number)
+    dropped = lost(arm.sampling, clients, arm.seed, number)
+
+    frames = _send(run, arm, number, clients)
+    for client, frame in zip(clients, frames, strict=True):
+        if frame:
+            traffic.count(number, client, "down", frame)
+
+    jobs = [
+        (client, run.clients.get(client, b""), frame) for client, frame in zip(clients, frames, strict=True)
+    ]
+    outcomes = zip(clients, runtime.work(arm.name, number, jobs), strict=True)
+
+    def received() -> Iterator[Reply[Message]]:
+        for client, outcome in outcomes:
+            updated[client] = outcome.state
+            work.append(outcome.seconds)
+            if outcome.frame:
+                traffic.count(number, client, "up", outcome.frame)
+            if outcome.frame and client not in dropped:
+                yield _receive(arm, number, client, outcome)
+
+    replies = received()
+    server, server_seconds = _aggregate(run, arm, number, replies)
+    for _ in replies:  # a method may not care to look at all replies; their bytes still crossed
+        pass
+    seconds = time.perf_counter() - started
+
+    states = {**run.clients, **{client: state for client, state in updated.items() if state}}
+    stale = {client: right for client, right in run.correct.items() if client not in updated}
+    found: dict[str, float] = {}
+    if number % arm.evaluate.every == 0 or number == arm.rounds:
+        found, stale = _evaluate(arm, server, states, stale, runtime)
+
+    record = RoundRecord(number, clients, dropped, seconds, server_seconds, work, found, traffic.entries)
+    run.round, run.server, run.clients, run.correct = number, server, states, stale
+    run.ledger.entries += traffic.entries
+    run.records.append(record)
+    return record
+
+
+def _send(run: ArmRun, arm: ReadyArm, number: int, clients: list[int]) -> list[bytes]:
+    """One frame for each client, the same object for clients of one audience; empty: nothing."""
+    server = arm.server(number)
+    sent: dict[Hashable, bytes] = {}
+    frames = []
+    for client in clients:
+        audience = arm.method.audience(arm.plan.peers[client])
+        if audience not in sent:
+            message = arm.method.send(run.server, server, client)
+            receiver = client if audience == client else None
+            sent[audience] = b"" if message is None else pack(message, arm.codec, number, receiver)
+        frames.append(sent[audience])
+    return frames
+
+
+def _receive(arm: ReadyArm, number: int, client: int, outcome: Outcome) -> Reply[Message]:
+    assert arm.method.uplink is not None
+    try:
+        message = unpack(arm.method.uplink, outcome.frame, arm.codec, arm.sizes(client), number, client)
+    except FrameError as error:
+        place = f"round {number}, client {client}"
+        raise TrainingError(f"its reply is refused: {error}", place) from None
+    return Reply(client, message)
+
+
+def _aggregate(
+    run: ArmRun, arm: ReadyArm, number: int, replies: Iterator[Reply[Message]]
+) -> tuple[State, float]:
+    """The server step, and the seconds that it took besides waiting for clients."""
+    waited = 0.0
+
+    def timed() -> Iterator[Reply[Message]]:
+        nonlocal waited
+        while True:
+            before = time.perf_counter()
+            reply = next(replies, None)
+            waited += time.perf_counter() - before
+            if reply is None:
+                return
+            yield reply
+
+    started = time.perf_counter()
+    place = f"round {number}, server"
+    try:
+        with scoped(arm.seed, "layers", SERVER, number):
+            state = arm.method.server_step(run.server, arm.server(number), timed())
+        check_finite(state)
+    except TrainingError as error:
+        # A client's own failure reaches us through the replies and has its place already.
+        raise error if error.place else TrainingError(error.what, place) from error
+    except RuntimeError as error:  # torch's own errors, from a user's model at the server
+        raise TrainingError(describe(error), place) from error
+    return state, time.perf_counter() - started - waited
+
+
+def _evaluate(
+    arm: ReadyArm,
+    server: State,
+    clients: dict[int, bytes],
+    known: dict[int, list[int]],
+    runtime: Runtime,
+) -> tuple[dict[str, float], dict[int, list[int]]]:
+    """Return the views, and the clients' right answers for as long as their models stay the same."""
+    classes = arm.task.signature.classes
+    right = None
+    if arm.method.has_server_model:
+        model = arm.server(SETUP_ROUND).load(server["model"])
+        right = correct_by_class(model, arm.task.test, classes, arm.evaluate.batch_size)
+    if arm.method.has_client_models:
+        missing = [peer.id for peer in arm.plan.peers if peer.id not in known]
+        jobs = [(client, clients.get(client, b""), b"") for client in missing]
+        counts = runtime.correct(arm.name, jobs)
+        known = {**known, **dict(zip(missing, counts, strict=True))}
+    ordered = [torch.tensor(known[client]) for client in sorted(known)]
+    test = torch.bincount(arm.task.test.labels, minlength=classes)
+    return views(right, ordered, test, arm.task.class_counts()), known

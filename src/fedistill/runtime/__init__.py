@@ -1,0 +1,1 @@
+"""Where clients work: in this process, in worker processes."""

@@ -1,0 +1,257 @@
+"""Clients on this machine: one after the other, or in persistent worker processes.
+
+Both end in the same bits: every client's work is a function of bytes (`fedistill.site`), one torch
+thread does it, and outcomes are handed on in client order, whoever was first.
+"""
+
+import contextlib
+import ctypes
+import multiprocessing
+import os
+import signal
+import sys
+import tempfile
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import torch
+
+from fedistill import site
+from fedistill.arm import ReadyArm
+from fedistill.config import Experiment, RuntimeConfig
+from fedistill.errors import RuntimeFailure, TrainingError
+from fedistill.site import Outcome
+from fedistill.tasks.task import Task
+
+Job = tuple[int, bytes, bytes]
+"""A client, its state and the frame for it; either may be empty."""
+
+_PREFETCH = 2
+_LARGEST_CHUNK = 16
+
+
+class Runtime(ABC):
+    """Does clients' work. Use as a context manager; inside, torch computes with one thread."""
+
+    def __enter__(self) -> Self:
+        self._threads = torch.get_num_threads()
+        _prepare_process()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+        torch.set_num_threads(self._threads)
+
+    @abstractmethod
+    def work(self, arm: str, round: int, jobs: Sequence[Job]) -> Iterator[Outcome]:
+        """Do the jobs of a round; outcomes come in the order of the jobs.
+
+        Raises:
+            TrainingError: a client's work failed.
+            RuntimeFailure: a worker process ended.
+        """
+
+    @abstractmethod
+    def correct(self, arm: str, jobs: Sequence[Job]) -> Iterator[list[int]]:
+        """Evaluate clients' own models on the global test set; counts come in the order of the jobs."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Stop whatever was started."""
+
+
+def workers(settings: RuntimeConfig, clients: int) -> int:
+    """Worker processes that the settings ask for; 1 is this process alone."""
+    if settings.kind == "serial":
+        return 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(settings.workers or cores or 1, clients)
+
+
+def start(settings: RuntimeConfig, experiment: Experiment, task: Task) -> Runtime:
+    """Return the runtime that the settings ask for; ``auto`` takes processes where there are cores."""
+    count = workers(settings, len(task.clients))
+    if settings.kind == "processes" or count > 1:
+        return Processes(count, experiment, task)
+    return Serial(experiment, task)
+
+
+class Serial(Runtime):
+    """One client after the other, in this process."""
+
+    def __init__(self, experiment: Experiment, task: Task) -> None:
+        self._arms = _ready(experiment, task)
+
+    def work(self, arm: str, round: int, jobs: Sequence[Job]) -> Iterator[Outcome]:
+        for client, state, frame in jobs:
+            yield site.work(self._arms[arm], client, round, state, frame)
+
+    def correct(self, arm: str, jobs: Sequence[Job]) -> Iterator[list[int]]:
+        for client, state, _ in jobs:
+            yield site.correct(self._arms[arm], client, state)
+
+    def close(self) -> None:
+        pass
+
+
+@dataclass
+class _Worker:
+    process: Any
+    connection: Connection
+    outstanding: int = 0
+
+
+class Processes(Runtime):
+    """Persistent worker processes with one torch thread each; they live through all arms.
+
+    Workers are forked from a server process that has imported torch and nothing else, so they start
+    fast, share its memory, and inherit no threads or locks of the caller. Any worker can do any
+    client's work, since state travels with the job.
+    """
+
+    def __init__(self, workers: int, experiment: Experiment, task: Task) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="fedistill-")
+        path = Path(self._folder.name) / "task.safetensors"
+        task.save(path)
+        method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+        context: Any = multiprocessing.get_context(method)
+        if method == "forkserver":
+            context.set_forkserver_preload(["fedistill.runtime.inprocess"])
+        self._ticket = 0
+        self._workers: list[_Worker] = []
+        for number in range(workers):
+            ours, theirs = context.Pipe()
+            process = context.Process(
+                target=_serve,
+                args=(theirs, experiment.model_dump_json(), str(path)),
+                name=f"fedistill-worker-{number}",
+                daemon=True,
+            )
+            process.start()
+            theirs.close()
+            self._workers.append(_Worker(process, ours))
+
+    def work(self, arm: str, round: int, jobs: Sequence[Job]) -> Iterator[Outcome]:
+        for result in self._map("work", arm, round, jobs):
+            yield Outcome(*result)
+
+    def correct(self, arm: str, jobs: Sequence[Job]) -> Iterator[list[int]]:
+        yield from self._map("correct", arm, 0, jobs)
+
+    def close(self) -> None:
+        for worker in self._workers:
+            worker.connection.close()
+            if worker.outstanding:
+                worker.process.terminate()
+        for worker in self._workers:
+            worker.process.join(timeout=5)
+            if worker.process.is_alive():
+                worker.process.kill()
+                worker.process.join()
+        self._folder.cleanup()
+
+    def _map(
+        self, what: Literal["work", "correct"], arm: str, round: int, jobs: Sequence[Job]
+    ) -> Iterator[Any]:
+        self._ticket += 1
+        size = max(1, min(_LARGEST_CHUNK, len(jobs) // (len(self._workers) * 8)))
+        starts = range(0, len(jobs), size)
+        waiting = deque((start, _chunk(jobs[start : start + size])) for start in starts)
+        done: dict[int, list[Any]] = {}
+        for start in starts:
+            while start not in done:
+                self._hand_out(waiting, what, arm, round)
+                self._collect(done)
+            for result in done.pop(start):
+                if isinstance(result, TrainingError):
+                    raise result
+                yield result
+
+    def _hand_out(self, waiting: deque[tuple[int, Any]], what: str, arm: str, round: int) -> None:
+        for _ in range(_PREFETCH):
+            for worker in self._workers:
+                if waiting and worker.outstanding < _PREFETCH:
+                    start, chunk = waiting.popleft()
+                    try:
+                        worker.connection.send((self._ticket, start, what, arm, round, chunk))
+                    except OSError:
+                        raise self._died(worker) from None
+                    worker.outstanding += 1
+
+    def _collect(self, done: dict[int, list[Any]]) -> None:
+        for connection in wait([worker.connection for worker in self._workers]):
+            worker = next(w for w in self._workers if w.connection is connection)
+            try:
+                ticket, start, results = worker.connection.recv()
+            except (EOFError, OSError):
+                raise self._died(worker) from None
+            worker.outstanding -= 1
+            # What an arm that has stopped had asked for is of no use to the next one.
+            if ticket == self._ticket:
+                done[start] = results
+
+    def _died(self, worker: _Worker) -> RuntimeFailure:
+        worker.process.join(timeout=1)
+        code = worker.process.exitcode
+        cause = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
+        return RuntimeFailure(
+            f"{worker.process.name} ended ({cause}); if memory ran out, set runtime.workers lower or"
+            " runtime.kind = 'serial'. The run can be resumed"
+        )
+
+
+def _chunk(jobs: Sequence[Job]) -> tuple[list[bytes], list[tuple[int, bytes, int]]]:
+    """Jobs with each different frame once: a broadcast is not copied for every client."""
+    frames: dict[bytes, int] = {}
+    packed = [(client, state, frames.setdefault(frame, len(frames))) for client, state, frame in jobs]
+    return list(frames), packed
+
+
+def _serve(connection: Connection, experiment: str, task: str) -> None:
+    """A worker's life: take jobs until the other end is closed."""
+    # Ctrl-C reaches all processes of a terminal; the parent decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _prepare_process()
+    arms = _ready(Experiment.model_validate_json(experiment), Task.open(Path(task)))
+    while True:
+        try:
+            ticket, start, what, arm, round, (frames, jobs) = connection.recv()
+        except (EOFError, OSError):
+            return
+        results: list[Any] = []
+        for client, state, frame in jobs:
+            try:
+                if what == "work":
+                    outcome = site.work(arms[arm], client, round, state, frames[frame])
+                    results.append((outcome.state, outcome.frame, outcome.seconds))
+                else:
+                    results.append(site.correct(arms[arm], client, state))
+            except TrainingError as error:
+                results.append(error)
+                break
+        with contextlib.suppress(OSError):
+            connection.send((ticket, start, results))
+
+
+def _ready(experiment: Experiment, task: Task) -> dict[str, ReadyArm]:
+    return {arm.name: ReadyArm.of(arm, experiment, task) for arm in experiment.arms}
+
+
+def _prepare_process() -> None:
+    """One thread, and a heap that keeps what it has.
+
+    Training frees and asks for the same large blocks in every step. glibc gives them back to the kernel
+    each time, and the page faults of getting them again cost a fifth of the time of a small network.
+    """
+    torch.set_num_threads(1)
+    if sys.platform == "linux":
+        mmap_threshold, trim_threshold = -3, -1
+        with contextlib.suppress(OSError, AttributeError):
+            libc = ctypes.CDLL(None)
+            libc.mallopt(mmap_threshold, 1 << 30)
+            libc.mallopt(trim_threshold, 1 << 30)

@@ -1,0 +1,80 @@
+"""State as plain data, and the one way in which it is saved: safetensors, without pickle.
+
+A state is a dictionary, nested as deep as one likes, whose leaves are tensors, numbers, texts, truth
+values, None, or lists of those without tensors. A client's state, a server's state and a checkpoint are
+such dictionaries; what crosses to a worker process and what lies on disk are the same bytes.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+State = dict[str, Any]
+_SEPARATOR = "/"
+_META = "state"
+
+
+def dump(state: State) -> bytes:
+    """Return the bytes of a state; equal states give equal bytes."""
+    tensors: dict[str, Tensor] = {}
+    plain: dict[str, Any] = {}
+    _flatten(state, "", tensors, plain)
+    meta = {_META: json.dumps(plain, sort_keys=True)}
+    return bytes(save_tensors({name: tensors[name] for name in sorted(tensors)}, meta))
+
+
+def load(data: bytes) -> State:
+    """Read the bytes of a state.
+
+    Raises:
+        ValueError: the bytes are not those of a state.
+    """
+    try:
+        tensors = load_tensors(data)
+        size = int.from_bytes(data[:8], "little")
+        plain = json.loads(json.loads(data[8 : 8 + size])["__metadata__"][_META])
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"not a saved state: {error}") from None
+    state: State = {}
+    for name, value in [*plain.items(), *tensors.items()]:
+        *parents, last = name.split(_SEPARATOR)
+        place = state
+        for part in parents:
+            place = place.setdefault(part, {})
+        place[last] = value
+    return state
+
+
+def write(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all: a reader, or a crash, never meets half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    with part.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+def _flatten(state: State, prefix: str, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
+    for key, value in state.items():
+        if not isinstance(key, str) or _SEPARATOR in key or not key:
+            raise TypeError(f"state key {key!r} must be a text without {_SEPARATOR!r}")
+        name = prefix + key
+        if isinstance(value, Tensor):
+            tensors[name] = torch.empty_like(value, memory_format=torch.contiguous_format).copy_(
+                value.detach()
+            )
+        elif isinstance(value, dict) and value:
+            _flatten(value, name + _SEPARATOR, tensors, plain)
+        elif value is None or isinstance(value, bool | int | float | str | list | dict):
+            plain[name] = value
+        else:
+            raise TypeError(f"state value {name} is a {type(value).__name__}, not plain data")

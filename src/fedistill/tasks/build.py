@@ -1,0 +1,153 @@
+"""From an experiment's ``[task]`` to a `Task`: load, hold out, deal out, encode."""
+
+import io
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from fedistill.config import PublicSource, TaskConfig
+from fedistill.errors import ExperimentError
+from fedistill.models import Signature
+from fedistill.rng import numpy_stream
+from fedistill.tasks import image, sources, text
+from fedistill.tasks.partition import describe, partition
+from fedistill.tasks.sources import Inputs, Loaded, Rows, Table
+from fedistill.tasks.task import Labelled, PublicSet, Task
+
+
+def build(config: TaskConfig, seed: int) -> Task:
+    """Build a task; the same settings and seed give the same task.
+
+    Raises:
+        ExperimentError: the data cannot be found, read, or divided as asked.
+    """
+    source = sources.load(config, config.image_size)
+    private, test_table, test_rows = _hold_out_test(source, config, seed)
+    public_inputs, public_labels, where = None, None, ""
+    if isinstance(config.public, PublicSource):
+        public_inputs, where = _other_public(config.public, config, source, seed)
+    elif config.public:
+        private, public_rows = _hold_out_public(private, config.public, seed)
+        public_inputs = source.train.read(public_rows)
+        public_labels = torch.from_numpy(source.train.labels[public_rows])
+        where = "held out from the training data"
+    if config.limit is not None and config.limit < len(private):
+        drawn = numpy_stream(seed, "limit").permutation(len(private))[: config.limit]
+        private = private[np.sort(drawn)]
+
+    ids = None
+    if config.partition.kind == "natural":
+        column = source.train.column(config.partition.column)
+        ids = [column[row] for row in private]
+    parts = partition(config.partition, source.train.labels[private], config.clients, seed, ids)
+
+    private_inputs = source.train.read(private)
+    test_inputs = test_table.read(test_rows)
+    signature, frame, encode = _encoder(source, private_inputs, public_inputs, config)
+    inputs = encode(private_inputs)
+    labels = torch.from_numpy(source.train.labels[private])
+    if isinstance(public_inputs, np.ndarray):
+        public_inputs = image.fit_to(public_inputs, signature.shape)
+    return Task(
+        name=config.name or str(config.train),
+        signature=signature,
+        classes=source.classes,
+        clients=tuple(Labelled(inputs[rows], labels[rows]) for rows in map(torch.from_numpy, parts)),
+        test=Labelled(encode(test_inputs), torch.from_numpy(test_table.labels[test_rows])),
+        public=None
+        if public_inputs is None
+        else PublicSet(encode(public_inputs), stored_bytes(public_inputs), where),
+        public_labels=public_labels,
+        partition=describe(config.partition),
+        vocabulary_frame=frame,
+    )
+
+
+def stored_bytes(inputs: Inputs) -> int:
+    """Return what one copy of unlabelled samples costs: a Parquet file, zstd, pixels or UTF-8 text."""
+    if isinstance(inputs, np.ndarray):
+        flat = inputs.reshape(len(inputs), -1)
+        column = pa.array([row.tobytes() for row in flat], type=pa.binary(flat.shape[1]))
+    else:
+        column = pa.array(inputs, type=pa.string())
+    sink = io.BytesIO()
+    table = pa.table({"input": column})
+    pq.write_table(table, sink, compression="zstd", compression_level=19, use_dictionary=False)
+    return len(sink.getvalue())
+
+
+def _hold_out_test(source: Loaded, config: TaskConfig, seed: int) -> tuple[Rows, Table, Rows]:
+    """Return the rows left for training, and the table and rows to test on."""
+    everything = np.arange(len(source.train), dtype=np.int64)
+    if source.test is not None:
+        if len(source.test) == 0:
+            raise ExperimentError("task.test: the test data have no rows")
+        return everything, source.test, np.arange(len(source.test), dtype=np.int64)
+    wanted = max(1, round(config.test_share * len(everything)))
+    # Equal inputs stay on one side: a copy in the training data would give the answer away.
+    _, group = np.unique(np.array(source.train.keys()), return_inverse=True)
+    order = numpy_stream(seed, "test").permutation(int(group.max()) + 1)
+    sizes = np.bincount(group)[order].cumsum()
+    chosen = order[: int(np.searchsorted(sizes, wanted)) + 1]
+    held = np.isin(group, chosen)
+    if held.all():
+        raise ExperimentError(f"task.test_share = {config.test_share} leaves nothing to train on")
+    return everything[~held], source.train, everything[held]
+
+
+def _hold_out_public(private: Rows, size: int, seed: int) -> tuple[Rows, Rows]:
+    if size >= len(private):
+        raise ExperimentError(
+            f"task.public = {size}, but there are {len(private)} training samples: nothing would be left"
+            " for the clients"
+        )
+    order = numpy_stream(seed, "public").permutation(len(private))
+    return private[np.sort(order[size:])], private[np.sort(order[:size])]
+
+
+def _other_public(public: PublicSource, config: TaskConfig, source: Loaded, seed: int) -> tuple[Inputs, str]:
+    if (public.name, public.train) == (config.name, config.train):
+        raise ExperimentError(
+            "task.public names the task's own data, which would put private samples into the public set:"
+            f" hold a part out instead, by task.public = {public.samples}"
+        )
+    other = sources.load(public, config.image_size)
+    if other.kind != source.kind:
+        raise ExperimentError(f"task.public holds {other.kind}s, but the task holds {source.kind}s")
+    if public.samples > len(other.train):
+        raise ExperimentError(
+            f"task.public.samples = {public.samples}, but there are {len(other.train)} samples"
+        )
+    rows = numpy_stream(seed, "public").permutation(len(other.train))[: public.samples]
+    return other.train.read(np.sort(rows)), public.name or str(public.train)
+
+
+def _encoder(
+    source: Loaded, private: Inputs, public: Inputs | None, config: TaskConfig
+) -> tuple[Signature, bytes, "_Encode"]:
+    """Return what models take and give, the set-up frame, and the way from inputs to tensors."""
+    classes = len(source.classes)
+    if isinstance(private, np.ndarray):
+        shape = private.shape[1:]
+        return Signature("image", tuple(shape), classes, 0), b"", _Encode(None)
+    words = public if isinstance(public, list) else []
+    tokenizer = text.build(words, config.text)
+    signature = Signature("text", (config.text.length,), classes, tokenizer.get_vocab_size())
+    return signature, text.vocabulary_frame(tokenizer), _Encode(tokenizer)
+
+
+class _Encode:
+    """Inputs as tensors: pixels as they are, texts as token ids."""
+
+    def __init__(self, tokenizer: Tokenizer | None) -> None:
+        self.tokenizer = tokenizer
+
+    def __call__(self, inputs: Inputs) -> Tensor:
+        if isinstance(inputs, np.ndarray):
+            return torch.from_numpy(inputs.copy(order="C"))
+        assert self.tokenizer is not None
+        return torch.from_numpy(text.encode_texts(self.tokenizer, inputs))

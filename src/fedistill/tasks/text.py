@@ -1,0 +1,77 @@
+"""Texts: a vocabulary from the public set alone, and token ids of a fixed length.
+
+Private texts never touch the vocabulary: a word that only clients know becomes ``[UNK]``, so the
+vocabulary tells nobody what clients write.
+"""
+
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer, normalizers, pre_tokenizers
+from tokenizers.models import WordLevel
+from tokenizers.trainers import WordLevelTrainer
+
+from fedistill.config import Text
+from fedistill.errors import ExperimentError
+from fedistill.wire.frame import EVERYONE, Frame, Kind, encode
+
+PAD, UNKNOWN = "[PAD]", "[UNK]"
+
+
+def build(public: Sequence[str], settings: Text) -> Tokenizer:
+    """Return the tokenizer of a task: the user's own file, or words counted in the public texts.
+
+    Raises:
+        ExperimentError: there is neither, or the file is no tokenizer.
+    """
+    if settings.tokenizer is not None:
+        tokenizer = _from_file(settings.tokenizer)
+    elif not public:
+        raise ExperimentError(
+            "a text task builds its vocabulary from the public set: set task.public, or give a"
+            " tokenizer.json by task.text.tokenizer"
+        )
+    else:
+        tokenizer = Tokenizer(WordLevel(unk_token=UNKNOWN))
+        tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+        tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        trainer = WordLevelTrainer(
+            vocab_size=settings.vocabulary, special_tokens=[PAD, UNKNOWN], show_progress=False
+        )
+        tokenizer.train_from_iterator(public, trainer)
+    tokenizer.enable_truncation(settings.length)
+    tokenizer.enable_padding(length=settings.length, pad_id=tokenizer.token_to_id(PAD) or 0)
+    return tokenizer
+
+
+def encode_texts(tokenizer: Tokenizer, texts: Sequence[str]) -> NDArray[np.int32]:
+    """Return token ids, int32 (n, length), cut or padded at the end.
+
+    A text without a single token would leave a model nothing to average, so it becomes one unknown
+    word (id 1 in vocabularies of our own).
+    """
+    encodings = tokenizer.encode_batch(list(texts))
+    ids = np.array([encoding.ids for encoding in encodings], dtype=np.int32)
+    pad = tokenizer.token_to_id(PAD) or 0
+    empty = (ids == pad).all(axis=1)
+    unknown = tokenizer.token_to_id(UNKNOWN)
+    ids[empty, 0] = unknown if unknown is not None else (0 if pad else 1)
+    return ids
+
+
+def vocabulary_frame(tokenizer: Tokenizer) -> bytes:
+    """Return the set-up frame that brings the tokenizer to a client that has no public set."""
+    description = tokenizer.to_str(pretty=False).encode()
+    return encode(Frame(Kind.VOCABULARY, 0, EVERYONE, {"json": zlib.compress(description, 9)}))
+
+
+def _from_file(path: str) -> Tokenizer:
+    if not Path(path).is_file():
+        raise ExperimentError(f"task.text.tokenizer = {path}: there is no such file")
+    try:
+        return Tokenizer.from_file(path)
+    except Exception as error:  # the library raises a bare Exception for a bad file
+        raise ExperimentError(f"task.text.tokenizer = {path}: not a tokenizer ({error})") from None

@@ -1,0 +1,122 @@
+"""The one local training loop, and models and optimisers as plain data.
+
+A model's weights travel and are saved as one flat float32 vector: all floating-point entries of its
+``state_dict``, in order.
+"""
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, Adam
+from torch.optim import Optimizer as TorchOptimizer
+
+from fedistill.config import Optimizer
+from fedistill.errors import TrainingError
+from fedistill.state import State
+from fedistill.tasks.image import to_float
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""From logits (b, C) and the positions (b,) of the batch's samples to a scalar."""
+
+
+def fit(
+    model: nn.Module,
+    optimizer: TorchOptimizer,
+    inputs: Tensor,
+    loss: Loss,
+    *,
+    epochs: int,
+    batch_size: int,
+    generator: torch.Generator,
+) -> None:
+    """Train a model, going over the samples in a new order each epoch.
+
+    Raises:
+        TrainingError: the loss is NaN or infinite.
+    """
+    model.train()
+    for epoch in range(epochs):
+        total = torch.zeros(())
+        for index in torch.split(torch.randperm(len(inputs), generator=generator), batch_size):
+            optimizer.zero_grad()
+            value = loss(model(batch(inputs, index)), index)
+            value.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            optimizer.step()
+            total += value.detach()
+        if not torch.isfinite(total):
+            raise TrainingError(
+                f"the loss is {total.item()} in local epoch {epoch + 1}: lower train.optimizer.lr, or look"
+                " for extreme inputs"
+            )
+
+
+@torch.no_grad()
+def predict(model: nn.Module, inputs: Tensor, batch_size: int = 500) -> Tensor:
+    """Return logits (n, C) in evaluation mode."""
+    model.eval()
+    places = torch.split(torch.arange(len(inputs)), batch_size)
+    return torch.cat([model(batch(inputs, index)) for index in places])
+
+
+def batch(inputs: Tensor, index: Tensor) -> Tensor:
+    """Pick samples and turn what is stored into what models take: scaled pixels or int64 tokens."""
+    picked = inputs[index]
+    if inputs.dtype == torch.uint8:
+        return to_float(picked).contiguous(memory_format=torch.channels_last)
+    return picked.to(torch.int64)
+
+
+def flatten(model: nn.Module) -> Tensor:
+    """Return a copy of a model's weights, float32 (P,)."""
+    return torch.cat([value.detach().reshape(-1).float() for value in floats(model)])
+
+
+def unflatten(model: nn.Module, weights: Tensor) -> nn.Module:
+    """Load flat weights (P,) into a model, in place, and return it."""
+    values = list(floats(model))
+    parts = torch.split(weights, [value.numel() for value in values])
+    with torch.no_grad():
+        for value, part in zip(values, parts, strict=True):
+            value.copy_(part.view(value.shape))
+    return model
+
+
+def make_optimizer(settings: Optimizer, model: nn.Module) -> TorchOptimizer:
+    """Return a fresh optimiser over all parameters of a model."""
+    if settings.name == "adam":
+        return Adam(model.parameters(), settings.lr, weight_decay=settings.weight_decay)
+    return SGD(
+        model.parameters(),
+        settings.lr,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+    )
+
+
+def optimizer_state(optimizer: TorchOptimizer) -> State:
+    """Return an optimiser's buffers as plain data."""
+    buffers = optimizer.state_dict()["state"]
+    return {
+        str(place): {key: value for key, value in entry.items() if value is not None}
+        for place, entry in buffers.items()
+    }
+
+
+def restore_optimizer(optimizer: TorchOptimizer, state: State) -> TorchOptimizer:
+    """Put buffers back that `optimizer_state` returned."""
+    buffers = {int(place): entry for place, entry in state.items()}
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": buffers, "param_groups": groups})
+    return optimizer
+
+
+def floats(model: nn.Module) -> Iterable[Tensor]:
+    """All floating-point weights of a model, in the order of its flat vector."""
+    # `state_dict` would do, but builds a dictionary of names each time.
+    for module in model.modules():
+        yield from (value for value in module._parameters.values() if value is not None)
+        for name, buffer in module._buffers.items():
+            saved = name not in module._non_persistent_buffers_set
+            if buffer is not None and saved and buffer.is_floating_point():
+                yield buffer
