@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from fedistill.errors import ExperimentError, nearest
 from fedistill.link import PROFILES, Link
@@ -24,6 +25,7 @@ class Section(BaseModel):
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, lt=1)]
+Side = Annotated[int, Field(ge=1, le=4096)]
 
 
 class Iid(Section):
@@ -70,8 +72,12 @@ class Source(Section):
 
     @model_validator(mode="after")
     def _one_kind_of_source(self) -> Self:
-        if (self.name is None) == (self.format is None):
-            raise ValueError("give either `name` or `format` with `train`, not both and not neither")
+        if self.name is None and self.format is None:
+            raise ValueError(
+                'give `name`, for example "digits", or for files of your own `format` and `train`'
+            )
+        if self.name is not None and self.format is not None:
+            raise ValueError("`name` and `format` exclude each other: `format` is for files of your own")
         if self.format is not None and self.train is None:
             raise ValueError("`format` needs `train`, the path of the training data")
         return self
@@ -95,13 +101,14 @@ class TaskConfig(Source):
     limit: int | None = Field(default=None, ge=1, description="at most so many training samples")
     clients: int = Field(default=10, ge=1, le=100_000)
     partition: Partition = Iid()
-    public: int | PublicSource = Field(
-        default=0, description="size of the held-out public set, or another data set"
-    )
+    public: Annotated[
+        Annotated[int, Field(ge=0, strict=True), Tag("int")] | Annotated[PublicSource, Tag("PublicSource")],
+        Discriminator(lambda value: "PublicSource" if isinstance(value, dict | PublicSource) else "int"),
+    ] = Field(default=0, description="size of the held-out public set, or another data set")
     test_share: float = Field(
         default=0.2, gt=0, lt=1, description="held out for testing where no test set exists"
     )
-    image_size: tuple[int, int] | None = Field(
+    image_size: tuple[Side, Side] | None = Field(
         default=None, description="height and width that images are scaled to"
     )
     text: Text = Text()
@@ -120,7 +127,7 @@ class Optimizer(Section):
     name: Literal["sgd", "adam"] = "sgd"
     lr: Positive = 0.05
     momentum: Share = 0.0
-    weight_decay: float = Field(default=0.0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0, allow_inf_nan=False)
 
 
 class Train(Section):
@@ -170,7 +177,10 @@ class Experiment(Section):
     sampling: Sampling = Sampling()
     evaluate: Evaluate = Evaluate()
     runtime: RuntimeConfig = RuntimeConfig()
-    link: str | Link = Field(default="office-dsl", description="the report's first choice of link")
+    link: Annotated[
+        Annotated[str, Tag("str")] | Annotated[Link, Tag("Link")],
+        Discriminator(lambda value: "Link" if isinstance(value, dict | Link) else "str"),
+    ] = Field(default="office-dsl", description="the report's first choice of link")
     arms: list[Arm] = Field(min_length=1)
 
     @model_validator(mode="before")
@@ -183,8 +193,9 @@ class Experiment(Section):
         for arm in raw["arms"]:
             if isinstance(arm, dict):
                 inherited = {key: raw[key] for key in ("models", "train") if key in raw}
-                arm = _merge(inherited, arm)
-                arm.setdefault("name", arm.get("method", ""))
+                arm = _merge({"train": {}, **inherited}, arm)
+                if isinstance(arm.get("method"), str):
+                    arm.setdefault("name", arm["method"])
             arms.append(arm)
         return {**raw, "arms": arms}
 
@@ -200,7 +211,8 @@ class Experiment(Section):
     def _link_is_known(self) -> Self:
         if isinstance(self.link, str) and self.link not in PROFILES:
             known = ", ".join(PROFILES)
-            raise ValueError(f"link {self.link!r} is not one of {known}.{nearest(self.link, PROFILES)}")
+            guess = nearest(self.link, PROFILES)
+            raise ValueError(f"`link` = {self.link!r}: must be a table or one of {known}.{guess}")
         return self
 
 
@@ -213,7 +225,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Experiment:
         ExperimentError: the file is missing or not TOML, or a key or value is wrong.
     """
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        raw = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # some editors put a mark before the text
     except FileNotFoundError:
         raise ExperimentError(f"{path}: there is no such file") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -246,26 +258,81 @@ def dump(experiment: Experiment) -> str:
 
 def describe(error: ValidationError, where: str, model: type[BaseModel]) -> str:
     """Turn a validation error into one line per wrong place."""
-    lines = []
-    for item in error.errors():
-        place = ".".join(str(part) for part in item["loc"] if part not in _TAGS)
-        if item["type"] == "extra_forbidden":
-            known = _known_keys(model, item["loc"][:-1])
-            guess = nearest(str(item["loc"][-1]), known)
-            lines.append(f"{where}: unknown key `{place}`.{guess or f' Known: {chr(44).join(known)}'}")
-        elif item["type"] == "missing":
-            lines.append(f"{where}: `{place}` is missing")
-        elif item["type"] == "value_error":
-            at = f"`{place}`: " if place else ""
-            lines.append(f"{where}: {at}{item['msg'].removeprefix('Value error, ')}")
-        else:
-            lines.append(f"{where}: `{place}` = {item['input']!r}: {item['msg'].lower()}")
-    return "\n".join(dict.fromkeys(lines))
+    items = error.errors()
+    own = {(item["type"], item["loc"]) for item in items}
+    # What an arm inherits is wrong in one place only.
+    kept = [
+        item for item in items if item["loc"][:1] != ("arms",) or (item["type"], item["loc"][2:]) not in own
+    ]
+    return "\n".join(dict.fromkeys(f"{where}: {_line(item, model)}" for item in kept))
 
 
-_TAGS = {"iid", "dirichlet", "pathological", "quantity", "natural", "int", "str"} | {
-    "PublicSource",
-    "Link",
+def _line(item: ErrorDetails, model: type[BaseModel]) -> str:
+    """Say what is wrong in one place, and how to mend it."""
+    *parents, last = item["loc"] or ("",)
+    unknown = item["type"] == "extra_forbidden"
+    parts = [str(part) for part in parents if part not in _TAGS]
+    place = ".".join(parts if last in _TAGS and not unknown else [*parts, str(last)])
+    if unknown:
+        known = _known_keys(model, item["loc"][:-1])
+        guess = nearest(str(last), known) or f" Known: {', '.join(known) or 'none'}"
+        if not parents or last not in model.model_fields:
+            return f"unknown key `{place}`.{guess}"
+        return f"unknown key `{place}`. `{last}` belongs above the first [table], or in a table of its own"
+    if item["type"] == "missing" and isinstance(last, int):
+        return f"`{'.'.join(parts)}` has too few values"
+    if item["type"] == "missing":
+        hint = f": {_MISSING[place]}" if place in _MISSING else ""
+        return f"`{place}` is missing{hint}"
+    if item["type"] == "value_error":
+        said = item["msg"].removeprefix("Value error, ")
+        return f"`{place}`: {said}" if place else said
+    if item["type"] in ("union_tag_not_found", "union_tag_invalid"):
+        known = [name.strip("'") for name in _KINDS]
+        tag = item.get("ctx", {}).get("tag")
+        given = "is missing" if tag is None else f"= {tag!r}"
+        guess = "" if tag is None else nearest(str(tag), known)
+        return f"`{place}.kind` {given}: must be one of {', '.join(known)}.{guess}"
+    phrase = _PHRASES.get(item["type"], item["msg"][:1].lower() + item["msg"][1:])
+    what = phrase.format(place=place, **item.get("ctx", {})) + _ELSE.get(str(last), "")
+    return f"`{place}` = {item['input']!r}: {what}"
+
+
+_KINDS = ("iid", "dirichlet", "pathological", "quantity", "natural")
+_TAGS = {*_KINDS, "int", "str", "PublicSource", "Link"}
+"""What pydantic adds to the path of a key: the names of a union's members."""
+
+_MISSING = {
+    "rounds": "write, for example, rounds = 20 above the first [table]",
+    "task": 'write [task] and, below it, for example name = "digits"',
+    "models": 'write [models] and, below it, for example clients = ["cnn-s"] and server = "cnn-m"',
+    "arms": 'write [[arms]] and, below it, for example method = "fedavg"',
+}
+_ELSE = {
+    "arms": ": each arm is a table of its own, [[arms]] with two brackets",
+    "int": ", or a table { name = NAME, samples = NUMBER } for another data set",
+    "str": ", or a table { up = NUMBER, down = NUMBER, latency = NUMBER }",
+}
+_PHRASES = {
+    "greater_than": "must be greater than {gt:g}",
+    "greater_than_equal": "must be at least {ge:g}",
+    "less_than": "must be less than {lt:g}",
+    "less_than_equal": "must be at most {le:g}",
+    "finite_number": "must be a finite number",
+    "int_type": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "float_parsing": "must be a number",
+    "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
+    "string_type": "must be a text in quotes",
+    "list_type": "must be a list in [ ]",
+    "tuple_type": "must be a list in [ ]",
+    "too_short": "must not be empty",
+    "literal_error": "must be {expected}",
+    "model_type": "must be a table of keys and values",
+    "model_attributes_type": 'must be a table, for example {{ kind = "iid" }}',
 }
 
 
@@ -313,23 +380,35 @@ def _override(raw: dict[str, Any], text: str) -> None:
         parsed = value
     *parents, last = key.strip().split(".")
     place: Any = raw
-    for part in parents:
+    for depth, part in enumerate(parents):
+        inside = ".".join(parents[: depth + 1])
         place = _item(place, part, text) if isinstance(place, list) else place.setdefault(part, {})
         if not isinstance(place, dict | list):
-            raise ExperimentError(f"--set {text}: `{part}` is a value, not a table")
+            raise ExperimentError(
+                f"--set {text}: `{inside}` is a value, not a table: set it as a whole,"
+                f" {inside}={{ {last} = {value} }}"
+            )
     if isinstance(place, list):
-        raise ExperimentError(f"--set {text}: name a key of one arm, for example arms.0.codec=fp16")
+        whole = ".".join(parents)
+        example = "arms.0.codec=fp16" if whole == "arms" else f'{whole}=["a", "b"]'
+        raise ExperimentError(
+            f"--set {text}: `{whole}` is a list: name a key of one of its tables, or set it as a whole,"
+            f" for example {example}"
+        )
     place[last] = parsed
 
 
 def _item(items: list[Any], part: str, text: str) -> Any:
     """An arm by its position or by its name."""
-    if part.isdigit() and int(part) < len(items):
+    if part.isdecimal() and int(part) < len(items):
         return items[int(part)]
-    for item in items:
-        if isinstance(item, dict) and part == item.get("name", item.get("method")):
+    names = [item.get("name", item.get("method")) for item in items if isinstance(item, dict)]
+    for item, name in zip(items, names, strict=False):
+        if part == name:
             return item
-    raise ExperimentError(f"--set {text}: there is no arm {part!r}; arms are counted from 0")
+    known = ", ".join(f"{place} ({name})" for place, name in enumerate(names))
+    guess = nearest(part, [name for name in names if isinstance(name, str)])
+    raise ExperimentError(f"--set {text}: there is no arm {part!r}; the arms are {known}.{guess}")
 
 
 def _anchor(raw: dict[str, Any], base: Path) -> dict[str, Any]:

@@ -19,7 +19,8 @@ from fedistill.round import ArmRun, RoundRecord, play
 from fedistill.runtime import inprocess
 from fedistill.state import load as load_state
 from fedistill.state import write
-from fedistill.tasks import Task, build
+from fedistill.tasks.build import build
+from fedistill.tasks.task import Task
 from fedistill.train import unflatten
 
 

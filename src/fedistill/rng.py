@@ -38,6 +38,11 @@ def scoped(seed: int, purpose: str, client: int = SERVER, round: int = 0) -> Ite
 
     The global generator's state is put back on leaving, so the caller's own draws are untouched.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive(seed, purpose, client, round))
+    # `torch.manual_seed` formats three stack traces for devices that are not there; a millisecond each.
+    generator = torch.default_generator
+    before = generator.get_state()
+    generator.manual_seed(derive(seed, purpose, client, round))
+    try:
         yield
+    finally:
+        generator.set_state(before)

@@ -49,7 +49,10 @@ def _ladder() -> dict[str, dict[str, Build]]:
 
 
 def names(kind: Literal["image", "text"]) -> list[str]:
-    """Names of the ladder, from small to large."""
+    """Names of the ladder, from small to large: images by work for one sample, texts by weights.
+
+    `cnn-m` has more weights than the ResNets, whose convolutions use theirs more often.
+    """
     return list(_ladder()[kind])
 
 
@@ -57,12 +60,21 @@ def build(name: str, signature: Signature, seed: int, client: int) -> nn.Module:
     """Build a model with its initial weights, drawn from the stream of this seed and client.
 
     Raises:
-        ExperimentError: the name is unknown, belongs to the other kind of task, or the model does not
-            give one logit for each class.
+        ExperimentError: the name is unknown, belongs to the other kind of task, or one's own function
+            fails or gives no module.
     """
     make = _find(name, signature)
-    with scoped(seed, "init", client):
-        model = make(signature)
+    try:
+        with scoped(seed, "init", client):
+            model = make(signature)
+    except Exception as error:  # whatever a user's own function raises is shown with its name
+        raise ExperimentError(
+            f"model {name!r}: {_function(name)}({signature}) raised {type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(model, nn.Module):
+        raise ExperimentError(
+            f"model {name!r}: {_function(name)} must return an nn.Module, but gave a {type(model).__name__}"
+        )
     if signature.kind == "image":
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # stub lacks it
     return model
@@ -81,13 +93,12 @@ def check(name: str, signature: Signature) -> nn.Module:
         ExperimentError: as `build`; or the output is not (2, classes).
     """
     model = build(name, signature, seed=0, client=0)
-    if not isinstance(model, nn.Module):
-        raise ExperimentError(f"model {name!r}: the function gave a {type(model).__name__}, no nn.Module")
     try:
         output = model.eval()(blank(signature, 2))
     except Exception as error:  # whatever a user's own model raises is shown with its name
         raise ExperimentError(
-            f"model {name!r} fails on an input of {(2, *signature.shape)}: {error}"
+            f"model {name!r} fails on an input of shape {(2, *signature.shape)}:"
+            f" {type(error).__name__}: {error}"
         ) from None
     if not isinstance(output, Tensor) or output.shape != (2, signature.classes):
         found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
@@ -127,14 +138,23 @@ def _find(name: str, signature: Signature) -> Build:
     )
 
 
+def _function(name: str) -> str:
+    return name.rpartition(":")[2]
+
+
 def _own(name: str) -> Build:
     module_name, _, function_name = name.partition(":")
+    if not all(part.isidentifier() for part in module_name.split(".")):
+        raise ExperimentError(
+            f"model {name!r}: write module:function as Python would import them, without a path and"
+            " without .py, for example my_models:small"
+        )
     try:
         module = importlib.import_module(module_name)
-    except ImportError as error:
+    except Exception as error:  # a module may raise anything while it is run
         raise ExperimentError(
-            f"model {name!r}: module {module_name!r} cannot be imported ({error}); modules are looked up"
-            " in the current folder and where Python finds packages"
+            f"model {name!r}: module {module_name!r} cannot be imported ({type(error).__name__}: {error});"
+            " modules are looked up in the current folder and where Python finds packages"
         ) from None
     function = getattr(module, function_name, None)
     if not callable(function):

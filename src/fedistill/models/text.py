@@ -23,12 +23,14 @@ class _Convolutions(nn.Module):
     def __init__(self, vocabulary: int, width: int, channels: int) -> None:
         super().__init__()
         self.embed = nn.Embedding(vocabulary, width, padding_idx=0)
+        # Padded so far that one window sees padding alone: then more padding changes no maximum.
         self.convolutions = nn.ModuleList(
-            nn.Conv1d(width, channels, size, padding=size // 2) for size in (3, 4, 5)
+            nn.Conv1d(width, channels, size, padding=size) for size in (3, 4, 5)
         )
 
     def forward(self, tokens: Tensor) -> Tensor:
-        words = self.embed(tokens).transpose(1, 2)
+        # Weights that went through a lossy codec may have given padding a vector.
+        words = self.embed(tokens).masked_fill((tokens == 0).unsqueeze(2), 0.0).transpose(1, 2)
         pooled = [convolution(words).amax(dim=2) for convolution in self.convolutions]
         return torch.cat(pooled, dim=1).relu()
 

@@ -31,7 +31,6 @@ from fedistill.tasks.task import Task
 Job = tuple[int, bytes, bytes]
 """A client, its state and the frame for it; either may be empty."""
 
-_PREFETCH = 2
 _LARGEST_CHUNK = 16
 
 
@@ -103,7 +102,7 @@ class Serial(Runtime):
 class _Worker:
     process: Any
     connection: Connection
-    outstanding: int = 0
+    busy: bool = False
 
 
 class Processes(Runtime):
@@ -146,7 +145,7 @@ class Processes(Runtime):
     def close(self) -> None:
         for worker in self._workers:
             worker.connection.close()
-            if worker.outstanding:
+            if worker.busy:
                 worker.process.terminate()
         for worker in self._workers:
             worker.process.join(timeout=5)
@@ -166,31 +165,35 @@ class Processes(Runtime):
         for start in starts:
             while start not in done:
                 self._hand_out(waiting, what, arm, round)
-                self._collect(done)
+                self._collect(done, patience=None)
             for result in done.pop(start):
                 if isinstance(result, TrainingError):
                     raise result
                 yield result
+                # The server may have worked on that reply for a while; keep the clients busy.
+                self._collect(done, patience=0)
+                self._hand_out(waiting, what, arm, round)
 
     def _hand_out(self, waiting: deque[tuple[int, Any]], what: str, arm: str, round: int) -> None:
-        for _ in range(_PREFETCH):
-            for worker in self._workers:
-                if waiting and worker.outstanding < _PREFETCH:
-                    start, chunk = waiting.popleft()
-                    try:
-                        worker.connection.send((self._ticket, start, what, arm, round, chunk))
-                    except OSError:
-                        raise self._died(worker) from None
-                    worker.outstanding += 1
+        """Give each idle worker a chunk; one at a time, since two full pipes would block both ends."""
+        for worker in self._workers:
+            if waiting and not worker.busy:
+                start, chunk = waiting.popleft()
+                try:
+                    worker.connection.send((self._ticket, start, what, arm, round, chunk))
+                except OSError:
+                    raise self._died(worker) from None
+                worker.busy = True
 
-    def _collect(self, done: dict[int, list[Any]]) -> None:
-        for connection in wait([worker.connection for worker in self._workers]):
+    def _collect(self, done: dict[int, list[Any]], patience: float | None) -> None:
+        """Take the results that are there, waiting for the first for ``patience`` seconds."""
+        for connection in wait([worker.connection for worker in self._workers], patience):
             worker = next(w for w in self._workers if w.connection is connection)
             try:
                 ticket, start, results = worker.connection.recv()
             except (EOFError, OSError):
                 raise self._died(worker) from None
-            worker.outstanding -= 1
+            worker.busy = False
             # What an arm that has stopped had asked for is of no use to the next one.
             if ticket == self._ticket:
                 done[start] = results

@@ -1,6 +1,5 @@
-"""Tasks: private samples dealt out to clients, a public set without labels, and a test set."""
+"""Tasks: private samples dealt out to clients, a public set without labels, and a test set.
 
-from fedistill.tasks.build import build as build
-from fedistill.tasks.task import Labelled as Labelled
-from fedistill.tasks.task import PublicSet as PublicSet
-from fedistill.tasks.task import Task as Task
+Worker processes need `fedistill.tasks.task` alone; what loads and divides data (`fedistill.tasks.build`)
+brings large libraries along and is imported where a task is built.
+"""

@@ -6,10 +6,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from fedistill.config import PublicSource, TaskConfig
+from fedistill.config import PublicSource, Source, TaskConfig
 from fedistill.errors import ExperimentError
 from fedistill.models import Signature
 from fedistill.rng import numpy_stream
@@ -31,7 +32,7 @@ def build(config: TaskConfig, seed: int) -> Task:
     if isinstance(config.public, PublicSource):
         public_inputs, where = _other_public(config.public, config, source, seed)
     elif config.public:
-        private, public_rows = _hold_out_public(private, config.public, seed)
+        private, public_rows = _hold_out_public(private, config.public, source.train, seed)
         public_inputs = source.train.read(public_rows)
         public_labels = torch.from_numpy(source.train.labels[public_rows])
         where = "held out from the training data"
@@ -50,7 +51,12 @@ def build(config: TaskConfig, seed: int) -> Task:
     signature, frame, encode = _encoder(source, private_inputs, public_inputs, config)
     inputs = encode(private_inputs)
     labels = torch.from_numpy(source.train.labels[private])
+    if isinstance(test_inputs, np.ndarray):
+        _check_size("test", test_inputs, signature)
+        test_inputs = image.fit_to(test_inputs, signature.shape)
     if isinstance(public_inputs, np.ndarray):
+        if not isinstance(config.public, PublicSource):
+            _check_size("public", public_inputs, signature)
         public_inputs = image.fit_to(public_inputs, signature.shape)
     return Task(
         name=config.name or str(config.train),
@@ -84,8 +90,6 @@ def _hold_out_test(source: Loaded, config: TaskConfig, seed: int) -> tuple[Rows,
     """Return the rows left for training, and the table and rows to test on."""
     everything = np.arange(len(source.train), dtype=np.int64)
     if source.test is not None:
-        if len(source.test) == 0:
-            raise ExperimentError("task.test: the test data have no rows")
         return everything, source.test, np.arange(len(source.test), dtype=np.int64)
     wanted = max(1, round(config.test_share * len(everything)))
     # Equal inputs stay on one side: a copy in the training data would give the answer away.
@@ -99,21 +103,35 @@ def _hold_out_test(source: Loaded, config: TaskConfig, seed: int) -> tuple[Rows,
     return everything[~held], source.train, everything[held]
 
 
-def _hold_out_public(private: Rows, size: int, seed: int) -> tuple[Rows, Rows]:
+def _hold_out_public(private: Rows, size: int, table: Table, seed: int) -> tuple[Rows, Rows]:
+    """Return the rows left for the clients, and ``size`` rows for everyone, in no order.
+
+    Data are often sorted by class, and the place of a public sample must not tell its class.
+    """
     if size >= len(private):
         raise ExperimentError(
             f"task.public = {size}, but there are {len(private)} training samples: nothing would be left"
             " for the clients"
         )
     order = numpy_stream(seed, "public").permutation(len(private))
-    return private[np.sort(order[size:])], private[np.sort(order[:size])]
+    rest, public = private[np.sort(order[size:])], private[order[:size]]
+    # What everyone may see is not private: copies of public samples leave the clients.
+    keys = np.array(table.keys())
+    rest = rest[~np.isin(keys[rest], keys[public])]
+    if len(rest) == 0:
+        raise ExperimentError(
+            f"task.public = {size}: all other training samples are copies of public ones; nothing would be"
+            " left for the clients"
+        )
+    return rest, public
 
 
 def _other_public(public: PublicSource, config: TaskConfig, source: Loaded, seed: int) -> tuple[Inputs, str]:
-    if (public.name, public.train) == (config.name, config.train):
+    taken = [_data(config, config.train or "train"), _data(config, config.test or "test")]
+    if _data(public, public.train or "train") in taken:
         raise ExperimentError(
-            "task.public names the task's own data, which would put private samples into the public set:"
-            f" hold a part out instead, by task.public = {public.samples}"
+            "task.public names the task's own data, which would put private or test samples into the public"
+            f" set: hold a part out instead, by task.public = {public.samples}"
         )
     other = sources.load(public, config.image_size)
     if other.kind != source.kind:
@@ -123,7 +141,21 @@ def _other_public(public: PublicSource, config: TaskConfig, source: Loaded, seed
             f"task.public.samples = {public.samples}, but there are {len(other.train)} samples"
         )
     rows = numpy_stream(seed, "public").permutation(len(other.train))[: public.samples]
-    return other.train.read(np.sort(rows)), public.name or str(public.train)
+    return other.train.read(rows), public.name or str(public.train)
+
+
+def _data(source: Source, split: str) -> tuple[str | None, ...]:
+    """What tells one split of a source from another."""
+    return (sources.hub_name(source.name), source.format, source.subset, split)
+
+
+def _check_size(what: str, images: NDArray[np.uint8], signature: Signature) -> None:
+    if images.shape[2:] != signature.shape[1:]:
+        height, width = images.shape[2:]
+        raise ExperimentError(
+            f"task: {what} images are {height}x{width} pixels, private ones are"
+            f" {signature.shape[1]}x{signature.shape[2]}; set task.image_size = [height, width]"
+        )
 
 
 def _encoder(
@@ -136,7 +168,7 @@ def _encoder(
         return Signature("image", tuple(shape), classes, 0), b"", _Encode(None)
     words = public if isinstance(public, list) else []
     tokenizer = text.build(words, config.text)
-    signature = Signature("text", (config.text.length,), classes, tokenizer.get_vocab_size())
+    signature = Signature("text", (config.text.length,), classes, text.size(tokenizer))
     return signature, text.vocabulary_frame(tokenizer), _Encode(tokenizer)
 
 

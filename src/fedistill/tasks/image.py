@@ -14,10 +14,22 @@ from torch import Tensor
 from fedistill.errors import ExperimentError
 
 
-def content(cell: dict[str, Any]) -> bytes:
-    """Return the encoded bytes of an image cell, from the cell itself or the file that it names."""
-    data = cell["bytes"]
-    return bytes(data) if data is not None else Path(cell["path"]).read_bytes()
+def content(cell: dict[str, Any] | None, row: int, where: str) -> bytes:
+    """Return the encoded bytes of an image cell, from the cell itself or the file that it names.
+
+    Raises:
+        ExperimentError: the image is missing.
+    """
+    if cell is None or (cell["bytes"] is None and not cell["path"]):
+        raise ExperimentError(f"{where}: row {row} (the first is 0) has no image; drop the row")
+    if cell["bytes"] is not None:
+        return bytes(cell["bytes"])
+    try:
+        return Path(cell["path"]).read_bytes()
+    except OSError as error:
+        raise ExperimentError(
+            f"{where}: the image of row {row} (the first is 0) cannot be read ({error})"
+        ) from None
 
 
 def decode(
@@ -36,15 +48,22 @@ def decode(
     """
     pictures: list[PIL.Image.Image] = []
     for row, cell in zip(rows, cells, strict=True):
-        if cell is None or (cell["bytes"] is None and not cell["path"]):
-            raise ExperimentError(f"{where}: row {row} has no image; drop the row")
+        data = content(cell, row, where)
+        at = f"{where}: the image of row {row} (the first is 0)"
         try:
-            picture: PIL.Image.Image = PIL.Image.open(io.BytesIO(content(cell)))
+            picture: PIL.Image.Image = PIL.Image.open(io.BytesIO(data))
             picture.load()
-        except (OSError, ValueError, SyntaxError) as error:
-            raise ExperimentError(f"{where}: the image of row {row} cannot be decoded ({error})") from None
+        except PIL.UnidentifiedImageError:
+            raise ExperimentError(f"{at} cannot be decoded (no format that Pillow knows)") from None
+        except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
+            raise ExperimentError(f"{at} cannot be decoded ({error})") from None
+        if picture.mode[:1] in ("I", "F"):
+            # Pillow would cut its values off at 255, and all of it would be white.
+            raise ExperimentError(
+                f"{at} has more than 8 bits a pixel (mode {picture.mode}): save the images with 8 bits"
+            )
         pictures.append(picture)
-    mode = "L" if all(picture.mode in ("1", "L") for picture in pictures) else "RGB"
+    mode = "L" if all(picture.mode in ("1", "L", "LA") for picture in pictures) else "RGB"
     arrays: list[NDArray[np.uint8]] = []
     for row, picture in zip(rows, pictures, strict=True):
         flat = picture.convert(mode)
@@ -52,9 +71,10 @@ def decode(
             flat = flat.resize((size[1], size[0]), PIL.Image.Resampling.BILINEAR)
         array = np.asarray(flat, dtype=np.uint8)
         if arrays and array.shape != arrays[0].shape:
+            first, this = ("x".join(map(str, one.shape[:2])) for one in (arrays[0], array))
             raise ExperimentError(
-                f"{where}: image {row} is {array.shape[0]}x{array.shape[1]} pixels, the first is"
-                f" {arrays[0].shape[0]}x{arrays[0].shape[1]}; set task.image_size = [height, width]"
+                f"{where}: images differ in size, {first} pixels and, in row {row}, {this}; set"
+                " task.image_size = [height, width]"
             )
         arrays.append(array)
     stacked = np.stack(arrays)

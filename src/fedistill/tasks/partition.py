@@ -90,7 +90,8 @@ def _pathological(kind: Pathological, labels: Rows, clients: int, seed: int) -> 
     wanted = kind.classes_per_client
     if wanted > len(present):
         raise ExperimentError(
-            f"task.partition.classes_per_client = {wanted}, but there are {len(present)} classes"
+            f"task.partition.classes_per_client = {wanted}, but the private samples have {len(present)}"
+            f" classes: set it to at most {len(present)}"
         )
     dealer = flwr.PathologicalPartitioner(
         num_partitions=clients,
@@ -103,8 +104,9 @@ def _pathological(kind: Pathological, labels: Rows, clients: int, seed: int) -> 
         return _load(dealer, labels)
     except ValueError:
         raise ExperimentError(
-            f"task.partition: {clients} clients of {wanted} classes need more samples of one class than"
-            f" the {counts.min()} there are: lower task.clients or classes_per_client"
+            f"task.partition: with {clients} clients of {wanted} classes, one class would go to more clients"
+            f" than it has samples (the rarest has {counts.min()}): lower task.clients or"
+            " task.partition.classes_per_client"
         ) from None
 
 

@@ -43,23 +43,35 @@ def build(public: Sequence[str], settings: Text) -> Tokenizer:
         )
         tokenizer.train_from_iterator(public, trainer)
     tokenizer.enable_truncation(settings.length)
-    tokenizer.enable_padding(length=settings.length, pad_id=tokenizer.token_to_id(PAD) or 0)
+    tokenizer.enable_padding(length=settings.length)
     return tokenizer
 
 
+def size(tokenizer: Tokenizer) -> int:
+    """Number of token ids that `encode_texts` may give."""
+    return int(max(tokenizer.get_vocab().values())) + 1 + _shift(tokenizer)
+
+
 def encode_texts(tokenizer: Tokenizer, texts: Sequence[str]) -> NDArray[np.int32]:
-    """Return token ids, int32 (n, length), cut or padded at the end.
+    """Return token ids, int32 (n, length), cut or padded at the end; 0 is padding and nothing else.
 
     A text without a single token would leave a model nothing to average, so it becomes one unknown
     word (id 1 in vocabularies of our own).
     """
     encodings = tokenizer.encode_batch(list(texts))
     ids = np.array([encoding.ids for encoding in encodings], dtype=np.int32)
-    pad = tokenizer.token_to_id(PAD) or 0
-    empty = (ids == pad).all(axis=1)
-    unknown = tokenizer.token_to_id(UNKNOWN)
-    ids[empty, 0] = unknown if unknown is not None else (0 if pad else 1)
+    kept = np.array([encoding.attention_mask for encoding in encodings], dtype=np.int32)
+    shift = _shift(tokenizer)
+    ids = (ids + shift) * kept
+    empty = (ids == 0).all(axis=1)
+    known = [tokenizer.token_to_id(name) for name in (UNKNOWN, "<unk>")]
+    ids[empty, 0] = next((token + shift for token in known if token is not None), 1)
     return ids
+
+
+def _shift(tokenizer: Tokenizer) -> int:
+    """How far ids move up: models take 0 for padding, in a user's own tokenizer it may be a word."""
+    return 0 if tokenizer.id_to_token(0) in (PAD, "<pad>") else 1
 
 
 def vocabulary_frame(tokenizer: Tokenizer) -> bytes:

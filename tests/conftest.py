@@ -1,0 +1,23 @@
+"""Keeps the Hugging Face libraries off the network and out of the user's cache; they read this on import."""
+
+import os
+import shutil
+import tempfile
+
+from hypothesis import settings
+
+_CACHE = tempfile.mkdtemp(prefix="fedistill-tests-")
+os.environ.update(
+    HF_HOME=_CACHE,
+    HF_DATASETS_CACHE=os.path.join(_CACHE, "datasets"),
+    HF_HUB_OFFLINE="1",
+    HF_HUB_DISABLE_TELEMETRY="1",
+    HF_DATASETS_DISABLE_PROGRESS_BARS="1",
+)
+# What a machine needs for an example says nothing about the code.
+settings.register_profile("fedistill", deadline=None)
+settings.load_profile("fedistill")
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(_CACHE, ignore_errors=True)
