@@ -17,6 +17,19 @@ from fedistill.wire import codec, message
 from fedistill.wire.message import Sizes
 
 
+def parts(config: Arm) -> tuple[AnyMethod, codec.Codec]:
+    """Return the method and the codec of an arm.
+
+    Raises:
+        ExperimentError: the method, a setting of it, or the codec is unknown.
+    """
+    method = create(config)
+    try:
+        return method, codec.get(config.codec)
+    except ExperimentError as error:
+        raise ExperimentError(f"arm {config.name!r}: {error}") from None
+
+
 @dataclass(frozen=True)
 class ReadyArm:
     """One arm on one task."""
@@ -37,14 +50,11 @@ class ReadyArm:
         Raises:
             ExperimentError: the method, a setting of it, or the codec is unknown.
         """
-        try:
-            coder = codec.get(config.codec)
-        except ExperimentError as error:
-            raise ExperimentError(f"arm {config.name!r}: {error}") from None
+        method, coder = parts(config)
         return cls(
             config=config,
             task=task,
-            method=create(config),
+            method=method,
             codec=coder,
             seed=experiment.seed if config.seed is None else config.seed,
             rounds=experiment.rounds,
@@ -118,10 +128,12 @@ class ReadyArm:
     def setup_frame(self) -> bytes:
         """The frame that each client gets before round 1, or nothing.
 
-        Clients that hold the public set build the vocabulary from it; others are sent it.
+        Clients that hold the public set build the vocabulary from it; others are sent it. A tokenizer of
+        the user's own is sent to all.
         """
         alone = self.method.uplink is None and self.method.downlink is None
-        return b"" if alone or self.method.clients_need_public else self.task.vocabulary_frame
+        builds = self.method.clients_need_public and self.task.vocabulary_from_public
+        return b"" if alone or builds else self.task.vocabulary_frame
 
     def expected_bytes(self) -> tuple[int, int]:
         """Bytes up and down of a full round once all is under way; exact for codecs of fixed width."""

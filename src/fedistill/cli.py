@@ -9,14 +9,15 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from fedistill.errors import ExperimentError, FedistillError
+from fedistill.errors import ExperimentError, FedistillError, RuntimeFailure
 
 app = typer.Typer(
     help="Federated distillation: train together by exchanging knowledge, and count every byte.",
@@ -181,10 +182,10 @@ def main() -> None:
     try:
         app()
     except ExperimentError as error:
-        aside.print(f"fedistill: {error}", markup=False, soft_wrap=True, highlight=False)
+        _say(f"fedistill: {error}")
         sys.exit(2)
     except FedistillError as error:
-        aside.print(f"fedistill: {error}", markup=False, soft_wrap=True, highlight=False)
+        _say(f"fedistill: {error}")
         sys.exit(1)
 
 
@@ -201,9 +202,7 @@ class _Bars:
                 self._progress.console.print(f"warning  {finding}", markup=False, soft_wrap=True)
 
     def arm(self, name: str, rounds: int, done: int) -> None:
-        self._bars[name] = self._progress.add_task(
-            name.replace("[", r"\["), total=rounds, completed=done, views=""
-        )
+        self._bars[name] = self._progress.add_task(escape(name), total=rounds, completed=done, views="")
 
     def round(self, name: str, record: Any) -> None:
         shown = "  ".join(f"{view} {value:.1%}" for view, value in record.views.items())
@@ -228,14 +227,28 @@ def _finish(folder: Path, go: Callable[[_Bars], dict[str, Any]]) -> None:
         with Progress(*columns, console=aside) as progress:
             results = go(_Bars(progress))
     except KeyboardInterrupt:
-        aside.print(f"stopped; nothing is lost. Go on with: fedistill resume {folder}")
-        sys.exit(1)
+        _give_up("stopped", folder)
+    except (RuntimeFailure, OSError) as error:
+        _give_up(str(error), folder)
     _show(results, folder)
     failed = [arm for arm in results["arms"] if arm["status"] == "failed"]
+    for arm in failed:
+        _say(f"fedistill: arm {arm['name']!r} failed: {arm['error']}")
     if failed:
-        for arm in failed:
-            aside.print(f"fedistill: arm {arm['name']!r} failed: {arm['error']}", markup=False)
         sys.exit(1)
+
+
+def _give_up(what: str, folder: Path) -> NoReturn:
+    """End with what happened and how to go on."""
+    begun = (folder / "experiment.toml").exists()
+    go_on = f"what was done is kept; go on with: fedistill resume {shlex.quote(str(folder))}"
+    _say(f"fedistill: {what}; {go_on if begun else 'nothing was begun yet'}")
+    sys.exit(1)
+
+
+def _say(text: str) -> None:
+    """Print a text as it is: in one line, so that a command in it can be copied."""
+    aside.print(text, markup=False, soft_wrap=True, highlight=False)
 
 
 def _show(results: dict[str, Any], folder: Path) -> None:
@@ -244,7 +257,7 @@ def _show(results: dict[str, Any], folder: Path) -> None:
     # Piped into a file there is no width to fit; a row stays a row.
     wide = console if console.is_terminal else Console(width=240)
     wide.print(rich_table(results))
-    console.print(f"report: {folder / 'report.html'}", soft_wrap=True, highlight=False)
+    console.print(f"report: {folder / 'report.html'}", markup=False, soft_wrap=True, highlight=False)
 
 
 def _default_folder(experiment: Path) -> Path:

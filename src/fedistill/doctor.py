@@ -59,10 +59,12 @@ def _labels(task: Task) -> list[Finding]:
     findings = []
     if missing := _named(task, tested & ~private):
         what = f"no client holds any sample of {missing}, but the test set does"
-        findings.append(Finding("warning", "task", what, "raise classes_per_client, alpha or limit"))
+        fix = "make task.partition more even, or raise task.limit"
+        findings.append(Finding("warning", "task", what, fix))
     if missing := _named(task, private & ~tested):
         what = f"clients hold samples of {missing}, but the test set has none"
-        findings.append(Finding("warning", "task", what, "test on data with all classes"))
+        fix = "give task.test data of all classes, or raise task.test_share"
+        findings.append(Finding("warning", "task", what, fix))
     return findings
 
 
@@ -143,12 +145,13 @@ def _memory(experiment: Experiment, task: Task, arms: Sequence[ReadyArm]) -> Fin
     """Processes, data, states of clients and one training step each; an estimate within a factor of 2."""
     from fedistill.runtime.inprocess import workers  # the runtime knows arms, arms are checked here
 
-    processes = workers(experiment.runtime, len(task.clients))
-    processes = 1 if processes == 1 else processes + 1
+    count = workers(experiment.runtime, len(task.clients))
+    processes = 1 if count == 1 and experiment.runtime.kind != "processes" else count + 1
     data = sum(part.inputs.nbytes for part in (*task.clients, task.test))
     heaviest = max(_heaviest(arm) for arm in arms)
     total = processes * (_PROCESS_BYTES + data) + heaviest
-    return Finding("fact", "memory", f"about {size(total)} in {processes} process(es)")
+    where = "one process" if processes == 1 else f"{processes} processes"
+    return Finding("fact", "memory", f"about {size(total)} in {where}")
 
 
 def _heaviest(arm: ReadyArm) -> int:

@@ -1,6 +1,7 @@
 """Runs all arms of an experiment and leaves a folder behind: what ``fedistill compare`` does."""
 
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -8,7 +9,7 @@ from typing import Any, Protocol
 from safetensors.torch import save_file
 
 from fedistill import models
-from fedistill.arm import ReadyArm
+from fedistill.arm import ReadyArm, parts
 from fedistill.config import Experiment, dump
 from fedistill.doctor import Finding, examine, raise_errors
 from fedistill.errors import ExperimentError, RuntimeFailure, TrainingError, nearest
@@ -39,6 +40,8 @@ def prepare(experiment: Experiment) -> tuple[Task, list[ReadyArm]]:
     Raises:
         ExperimentError: something in the experiment cannot be.
     """
+    for arm in experiment.arms:
+        parts(arm)  # a wrong name is said before data are loaded, which may take minutes
     task = build(experiment.task, experiment.seed)
     return task, [ReadyArm.of(arm, experiment, task) for arm in experiment.arms]
 
@@ -64,6 +67,7 @@ def compare(experiment: Experiment, out: Path, command: str, watcher: Watcher) -
         RuntimeFailure: the machine failed; the run can be resumed.
         KeyboardInterrupt: the user stopped it; the run can be resumed.
     """
+    RunFolder.check_free(out)
     task, arms = prepare(experiment)
     findings = examine(experiment, task, arms)
     watcher.findings(findings)
@@ -105,7 +109,8 @@ def report(path: Path) -> dict[str, Any]:
         content: dict[str, Any] = json.loads((path / "results.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ExperimentError(
-            f"{path}: results.json cannot be read ({error}); `fedistill resume {path}` writes it"
+            f"{path}: results.json cannot be read ({error}); write it by: fedistill resume"
+            f" {shlex.quote(str(path))}"
         ) from None
     _write_report(folder, folder.experiment(), content)
     return content

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from fedistill.arm import ReadyArm
-from fedistill.errors import FrameError, TrainingError
+from fedistill.errors import FedistillError, FrameError, TrainingError
 from fedistill.evaluate import correct_by_class, views
 from fedistill.ledger import SETUP_ROUND, Entry, Ledger
 from fedistill.methods.base import Reply
@@ -20,7 +20,7 @@ from fedistill.rng import SERVER, scoped
 from fedistill.runtime.inprocess import Runtime
 from fedistill.sampling import chosen, lost
 from fedistill.site import Outcome, check_finite, describe
-from fedistill.state import State
+from fedistill.state import State, ordered
 from fedistill.wire.message import Message, pack, unpack
 
 
@@ -133,7 +133,10 @@ def play(run: ArmRun, arm: ReadyArm, runtime: Runtime) -> RoundRecord:
     stale = {client: right for client, right in run.correct.items() if client not in updated}
     found: dict[str, float] = {}
     if number % arm.evaluate.every == 0 or number == arm.rounds:
-        found, stale = _evaluate(arm, server, states, stale, runtime)
+        try:
+            found, stale = _evaluate(arm, server, states, stale, runtime)
+        except TrainingError as error:
+            raise TrainingError(error.what, f"round {number}, {error.place}") from error
 
     record = RoundRecord(number, clients, dropped, seconds, server_seconds, work, found, traffic.entries)
     run.round, run.server, run.clients, run.correct = number, server, states, stale
@@ -192,9 +195,11 @@ def _aggregate(
     except TrainingError as error:
         # A client's own failure reaches us through the replies and has its place already.
         raise error if error.place else TrainingError(error.what, place) from error
-    except RuntimeError as error:  # torch's own errors, from a user's model at the server
+    except FedistillError:
+        raise
+    except Exception as error:  # a user's own model at the server may raise anything
         raise TrainingError(describe(error), place) from error
-    return state, time.perf_counter() - started - waited
+    return ordered(state), time.perf_counter() - started - waited
 
 
 def _evaluate(
@@ -209,7 +214,10 @@ def _evaluate(
     right = None
     if arm.method.has_server_model:
         model = arm.server(SETUP_ROUND).load(server["model"])
-        right = correct_by_class(model, arm.task.test, classes, arm.evaluate.batch_size)
+        try:
+            right = correct_by_class(model, arm.task.test, classes, arm.evaluate.batch_size)
+        except Exception as error:  # as in `_aggregate`
+            raise TrainingError(describe(error), "evaluation, server") from error
     if arm.method.has_client_models:
         missing = [peer.id for peer in arm.plan.peers if peer.id not in known]
         jobs = [(client, clients.get(client, b""), b"") for client in missing]

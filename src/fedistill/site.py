@@ -57,12 +57,19 @@ def work(arm: ReadyArm, client: int, round: int, state: bytes, frame: bytes) -> 
 
 
 def correct(arm: ReadyArm, client: int, state: bytes) -> list[int]:
-    """Count the global test samples of each class that a client's own model gets right."""
-    own = arm.client(client, round=0)
-    kept = load(state) if state else arm.method.start_client(own)
-    model = own.load(kept["model"])
-    classes = arm.task.signature.classes
-    return correct_by_class(model, arm.task.test, classes, arm.evaluate.batch_size).tolist()
+    """Count the global test samples of each class that a client's own model gets right.
+
+    Raises:
+        TrainingError: the model raises anything; with the client.
+    """
+    try:
+        own = arm.client(client, round=0)
+        kept = load(state) if state else arm.method.start_client(own)
+        model = own.load(kept["model"])
+        classes = arm.task.signature.classes
+        return correct_by_class(model, arm.task.test, classes, arm.evaluate.batch_size).tolist()
+    except Exception as error:  # as in `work`
+        raise TrainingError(describe(error), f"evaluation, client {client}") from error
 
 
 def describe(error: Exception) -> str:

@@ -40,16 +40,25 @@ def load(data: bytes) -> State:
         tensors = load_tensors(data)
         size = int.from_bytes(data[:8], "little")
         plain = json.loads(json.loads(data[8 : 8 + size])["__metadata__"][_META])
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        state: State = {}
+        for name, value in [*plain.items(), *tensors.items()]:
+            *parents, last = name.split(_SEPARATOR)
+            place = state
+            for part in parents:
+                place = place.setdefault(part, {})
+            place[last] = value
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"not a saved state: {error}") from None
-    state: State = {}
-    for name, value in [*plain.items(), *tensors.items()]:
-        *parents, last = name.split(_SEPARATOR)
-        place = state
-        for part in parents:
-            place = place.setdefault(part, {})
-        place[last] = value
-    return state
+    return ordered(state)
+
+
+def ordered(state: State) -> State:
+    """Return the state with its keys in order at every depth, as `load` gives it.
+
+    A method may go over the keys of its state, and what it adds up then must not depend on whether the
+    state was kept in memory or came from disk.
+    """
+    return {key: ordered(value) if isinstance(value, dict) else value for key, value in sorted(state.items())}
 
 
 def write(path: Path, data: bytes) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from fedistill import parse
@@ -59,7 +59,7 @@ def plain_fedavg(arm: ReadyArm, rounds: int, mu: float = 0.0) -> Tensor:
         state = {
             name: sum(weights[name] * (samples / total) for weights, samples in received) for name in state
         }
-    return nn.utils.parameters_to_vector(state.values())
+    return torch.cat([value.reshape(-1) for value in state.values()])
 
 
 @pytest.mark.parametrize(("method", "mu"), [("fedavg", 0.0), ("fedprox", 0.5)])

@@ -7,9 +7,10 @@ from typing import Any
 import datasets
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import Files
+from samplefiles import Files
 
 from fedistill.tasks.task import Task
 
@@ -259,16 +260,14 @@ def test_a_folder_for_a_file_and_a_file_for_a_folder(refused: Refused, files: Fi
     path = files.csv("train.csv", text=WORDS, label=LABELS)
     folder = str(files.folder)
     assert refused(format="imagefolder", train=path) == (
-        f"task.train = {path}: format 'imagefolder' needs a folder that has one folder of images for each class"
+        f"task.train = {path}: format 'imagefolder' needs a folder that has one folder of images for each"
+        " class"
     )
     assert refused(format="csv", train=folder) == (
         f"task.train = {folder}: format 'csv' needs one file, no folder"
     )
 
 
-# The reader's own file is closed only when the exception that holds it is gone.
-@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_corrupt_file_is_named_with_what_the_reader_says(
     refused: Refused, files: Files, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -284,8 +283,6 @@ def test_a_corrupt_file_is_named_with_what_the_reader_says(
     assert capfd.readouterr().err == ""
 
 
-@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_table_without_rows_is_refused(refused: Refused, files: Files) -> None:
     parquet = files.images("e.parquet", [], pa.array([], pa.int64()))
     header, nothing = files.text("h.csv", "text,label\n"), files.text("e.csv", "")
@@ -317,7 +314,7 @@ def test_broken_images_in_a_good_file_are_found_by_their_row(refused: Refused, f
 
 
 def test_images_of_16_bits_are_refused_and_not_shown_white(refused: Refused, files: Files) -> None:
-    deep = files.png((files.pixels(1)[0].astype(np.uint16) * 200))
+    deep = files.png(files.pixels(1)[0].astype(np.uint16) * 200)
     path = files.images("train.parquet", [*files.pixels(11), deep], LABELS)
     assert refused(format="parquet", train=path) == (
         f"{path}: the image of row 11 (the first is 0) has more than 8 bits a pixel (mode I;16): save the"
@@ -366,6 +363,12 @@ def test_named_labels_may_be_missing_or_beyond_the_names(refused: Refused, tmp_p
     )
     only = class_labels(str(tmp_path / "o.parquet"), [1] * 12, ["a", "b"])
     assert "has one value only" in refused(format="parquet", train=only, public=4)
+    table = pq.read_table(class_labels(str(tmp_path / "b.parquet"), [0, 1, 1] * 4, ["a", "b"]))
+    table = table.set_column(1, table.schema.field("label"), pa.array([0, 1, 5] * 4))
+    pq.write_table(table, tmp_path / "b.parquet")
+    assert refused(format="parquet", train=str(tmp_path / "b.parquet"), public=4) == (
+        f"{tmp_path / 'b.parquet'}: labels [5] in column 'label' have no class name"
+    )
 
 
 def test_an_image_folder_of_one_class_says_how_folders_are_read(refused: Refused, files: Files) -> None:
@@ -416,7 +419,8 @@ def test_images_of_different_sizes_need_one_to_be_scaled_to(
 ) -> None:
     mixed = files.images("train.parquet", [*files.pixels(10), *files.pixels(2, 9, 6)], LABELS)
     assert refused(format="parquet", train=mixed) == (
-        f"{mixed}: images differ in size, 8x8 pixels and, in row 10, 9x6; set task.image_size = [height, width]"
+        f"{mixed}: images differ in size, 8x8 pixels and, in row 10, 9x6; set task.image_size ="
+        " [height, width]"
     )
     task = make(format="parquet", train=mixed, image_size=[4, 6])
     assert task.signature.shape == (1, 4, 6)

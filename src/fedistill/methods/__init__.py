@@ -34,6 +34,13 @@ def create(arm: Arm) -> AnyMethod:
             f"arm {arm.name!r}: method {arm.method!r} is not one of {known}.{nearest(arm.method, METHODS)}"
         )
     method = METHODS[arm.method]
+    own = [*method.Settings.model_fields]
+    for key in arm.settings:
+        if key not in own:
+            raise ExperimentError(
+                f"arm {arm.name!r}: unknown key `{key}`.{nearest(key, [*Arm.model_fields, *own])}"
+                f" Settings of method {arm.method}: {', '.join(own) or 'none'}"
+            )
     try:
         settings = method.Settings.model_validate(arm.settings)
     except ValidationError as error:

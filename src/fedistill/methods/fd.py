@@ -52,7 +52,8 @@ class Fd(Method[ClassOutputs, ClassOutputs]):
         return begin(client)
 
     def send(self, state: State, server: Server, client: int) -> ClassOutputs | None:
-        others = [means for name, means in state["outputs"].items() if name != str(client)]
+        names = sorted(state["outputs"], key=int)  # in client order, whatever the order of the keys
+        others = [state["outputs"][name] for name in names if name != str(client)]
         return ClassOutputs(class_mean(others)) if others else None
 
     def client_step(

@@ -13,11 +13,14 @@ A round is first written to ``events.jsonl``, then its state, then the manifest 
 between any two of these loses nothing but the round in which it fell.
 """
 
+import hashlib
 import json
-import re
+import os
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from fedistill.arm import ReadyArm
 from fedistill.config import Experiment, dump, load
@@ -29,6 +32,7 @@ from fedistill.state import load as load_state
 from fedistill.state import write
 
 _MANIFEST = "manifest.json"
+_LONGEST_NAME = 100
 
 
 class RunFolder:
@@ -44,11 +48,7 @@ class RunFolder:
         Raises:
             ExperimentError: it holds a run already, or cannot be written.
         """
-        if (path / "experiment.toml").exists():
-            raise ExperimentError(
-                f"{path} holds a run already: go on with it by `fedistill resume {path}`, or choose"
-                " another folder by --out"
-            )
+        cls.check_free(path)
         folder = cls(path)
         try:
             write(path / "experiment.toml", dump(experiment).encode())
@@ -56,6 +56,15 @@ class RunFolder:
             raise ExperimentError(f"{path}: cannot be written ({error}); choose a folder by --out") from None
         folder.append({"event": "started", "command": command})
         return folder
+
+    @staticmethod
+    def check_free(path: Path) -> None:
+        """Raise `ExperimentError` where a folder holds a run already."""
+        if (path / "experiment.toml").exists():
+            raise ExperimentError(
+                f"{path} holds a run already: choose another folder by --out, or go on with that run by:"
+                f" fedistill resume {shlex.quote(str(path))}"
+            )
 
     @classmethod
     def open(cls, path: Path) -> "RunFolder":
@@ -78,6 +87,8 @@ class RunFolder:
         """Add a line to ``events.jsonl``."""
         with (self.path / "events.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(event) + "\n")
+            file.flush()
+            os.fsync(file.fileno())  # a round must not be lost that the manifest speaks of
 
     def events(self) -> list[dict[str, Any]]:
         """All events; a last line that a crash cut short is left out."""
@@ -130,22 +141,35 @@ class RunFolder:
                 path.unlink()
 
     def load(self, arm: ReadyArm) -> ArmRun:
-        """Return an arm as it was after its last whole round, or before round 1."""
+        """Return an arm as it was after its last whole round, or before round 1.
+
+        Raises:
+            ExperimentError: files of the arm are missing or damaged.
+        """
         manifest = self._manifest(arm.name)
         if manifest is None:
             return begin(arm)
         folder = self._checkpoint(arm.name)
+        try:
+            server = load_state((folder / manifest["server"]).read_bytes())
+            clients = {
+                int(client): (folder / name).read_bytes() for client, name in manifest["clients"].items()
+            }
+            for state in clients.values():
+                load_state(state)
+        except (OSError, ValueError) as error:
+            raise self._damaged(arm.name, str(error)) from None
         run = ArmRun(
             round=manifest["round"],
-            server=load_state((folder / manifest["server"]).read_bytes()),
-            clients={
-                int(client): (folder / name).read_bytes() for client, name in manifest["clients"].items()
-            },
+            server=server,
+            clients=clients,
             ledger=begin(arm).ledger,
             correct={int(client): right for client, right in manifest["correct"].items()},
         )
         run.ledger.entries = [Entry(**entry) for entry in manifest["setup"]]
         run.records = [record for record in self.records(arm.name) if record.round <= manifest["round"]]
+        if [record.round for record in run.records] != list(range(1, run.round + 1)):
+            raise self._damaged(arm.name, f"events.jsonl does not have all rounds up to {run.round}")
         for record in run.records:
             run.ledger.entries += record.traffic
         return run
@@ -174,10 +198,20 @@ class RunFolder:
             manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
+        except (OSError, ValueError) as error:
+            raise self._damaged(arm, f"{_MANIFEST}: {error}") from None
         return manifest
+
+    def _damaged(self, arm: str, what: str) -> ExperimentError:
+        return ExperimentError(
+            f"arm {arm!r}: its checkpoint is damaged ({what}); delete the folder {self._checkpoint(arm)} to"
+            " play this arm again from round 1"
+        )
 
 
 def _slug(arm: str) -> str:
     """A folder's name for an arm; names that differ only in odd characters stay apart."""
-    safe = re.sub(r"[^A-Za-z0-9._-]", lambda match: f"%{ord(match.group()):x}", arm)
+    safe = quote(arm, safe="")
+    if len(safe) > _LONGEST_NAME:
+        safe = f"{safe[:_LONGEST_NAME]}%{hashlib.blake2b(arm.encode(), digest_size=8).hexdigest()}"
     return safe if safe.strip(".") else f"%{safe}"

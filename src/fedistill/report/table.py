@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 VIEWS = ("server@global", "client@global", "client@own")
@@ -10,11 +11,13 @@ VIEWS = ("server@global", "client@global", "client@own")
 def size(count: int) -> str:
     """Bytes in decimal units, three significant digits."""
     value = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 999.5 or unit == "GB":
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if value < 999.5 or unit == "TB":
             break
         value /= 1000
-    return f"{count} B" if unit == "B" else f"{value:.3g} {unit}"
+    if unit == "B":
+        return f"{count} B"
+    return f"{value:.3g} {unit}" if value < 999.5 else f"{value:,.0f} {unit}"
 
 
 def last_and_best(arm: dict[str, Any], view: str) -> tuple[float, float, int] | None:
@@ -41,7 +44,7 @@ def rows(results: dict[str, Any]) -> list[list[str]]:
         table.append(
             [
                 arm["name"] if arm["status"] == "done" else f"{arm['name']} [{arm['status']}]",
-                f"{models} -> {arm['server_model'] or '–'}",
+                f"{models} -> {arm['server_model'] or '-'}",
                 *views,
                 size(up),
                 size(down),
@@ -72,13 +75,13 @@ def rich_table(results: dict[str, Any]) -> Table:
     task = results["task"]
     rounds = max((len(arm["rounds"]) for arm in results["arms"]), default=0)
     table = Table(
-        title=f"{task['name']}, {task['clients']} clients, {task['partition']}, {rounds} rounds",
+        title=escape(f"{task['name']}, {task['clients']} clients, {task['partition']}, {rounds} rounds"),
         caption="last round (best @round); bytes summed over clients, both ways, all rounds",
     )
     for place, heading in enumerate(HEADINGS):
         table.add_column(heading, justify="left" if place < 2 else "right", overflow="fold")
     for row in rows(results):
-        table.add_row(*[cell.replace("[", r"\[") for cell in row])
+        table.add_row(*map(escape, row))
     return table
 
 
@@ -88,5 +91,7 @@ def markdown(results: dict[str, Any]) -> str:
         f"| {' | '.join(HEADINGS)} |",
         f"|{'|'.join('---' if place < 2 else '---:' for place in range(len(HEADINGS)))}|",
     ]
-    lines += [f"| {' | '.join(row)} |" for row in rows(results)]
+    for row in rows(results):
+        cells = [cell.replace("|", r"\|") for cell in row]  # a bar in a name would begin a new cell
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

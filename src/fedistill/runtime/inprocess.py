@@ -120,7 +120,8 @@ class Processes(Runtime):
         method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
         context: Any = multiprocessing.get_context(method)
         if method == "forkserver":
-            context.set_forkserver_preload(["fedistill.runtime.inprocess"])
+            # The first optimiser that a process makes imports `torch._dynamo`, a second for each worker.
+            context.set_forkserver_preload(["fedistill.runtime.inprocess", "torch._dynamo"])
         self._ticket = 0
         self._workers: list[_Worker] = []
         for number in range(workers):
@@ -201,10 +202,12 @@ class Processes(Runtime):
     def _died(self, worker: _Worker) -> RuntimeFailure:
         worker.process.join(timeout=1)
         code = worker.process.exitcode
-        cause = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
+        cause = f"exit code {code}"
+        if code is not None and code < 0:
+            cause = f"signal {-code}: {signal.strsignal(-code)}"
         return RuntimeFailure(
             f"{worker.process.name} ended ({cause}); if memory ran out, set runtime.workers lower or"
-            " runtime.kind = 'serial'. The run can be resumed"
+            " runtime.kind = 'serial' in the run's experiment.toml"
         )
 
 

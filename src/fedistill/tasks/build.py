@@ -1,6 +1,7 @@
 """From an experiment's ``[task]`` to a `Task`: load, hold out, deal out, encode."""
 
 import io
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -70,6 +71,7 @@ def build(config: TaskConfig, seed: int) -> Task:
         public_labels=public_labels,
         partition=describe(config.partition),
         vocabulary_frame=frame,
+        vocabulary_from_public=config.text.tokenizer is None,
     )
 
 
@@ -82,7 +84,9 @@ def stored_bytes(inputs: Inputs) -> int:
         column = pa.array(inputs, type=pa.string())
     sink = io.BytesIO()
     table = pa.table({"input": column})
-    pq.write_table(table, sink, compression="zstd", compression_level=19, use_dictionary=False)
+    # Statistics would hold two samples a second time, to no one's use.
+    packing: dict[str, Any] = {"compression": "zstd", "compression_level": 19, "use_dictionary": False}
+    pq.write_table(table, sink, write_statistics=False, **packing)
     return len(sink.getvalue())
 
 

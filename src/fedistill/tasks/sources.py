@@ -244,7 +244,15 @@ def _quietly() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ResourceWarning)
-            yield
+            try:
+                yield
+            except Exception as error:
+                # The reader's frames hold the open file for as long as anyone holds the error.
+                inner = error.__cause__ or error.__context__
+                while inner is not None:
+                    inner.__traceback__ = None
+                    inner = inner.__cause__ or inner.__context__
+                raise
     finally:
         datasets.logging.set_verbosity(before)
 

@@ -56,6 +56,7 @@ class Task:
             control `server-alone` is handed them.
         partition: how the private samples were dealt out, in words.
         vocabulary_frame: the set-up frame with the tokenizer of a text task, else empty.
+        vocabulary_from_public: whoever holds the public set can build that tokenizer.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Task:
     public_labels: Tensor | None
     partition: str
     vocabulary_frame: bytes = b""
+    vocabulary_from_public: bool = True
 
     def class_counts(self) -> Tensor:
         """Samples of each client and class, int64 (clients, classes)."""
@@ -95,6 +97,7 @@ class Task:
             "test": {"inputs": self.test.inputs, "labels": self.test.labels},
             "partition": self.partition,
             "frame": self.vocabulary_frame.hex(),
+            "from_public": self.vocabulary_from_public,
             "public_labels": self.public_labels,
         }
         if self.public is not None:
@@ -124,4 +127,5 @@ class Task:
             public_labels=state["public_labels"],
             partition=state["partition"],
             vocabulary_frame=bytes.fromhex(state["frame"]),
+            vocabulary_from_public=state["from_public"],
         )

@@ -49,7 +49,7 @@ class Frame:
 
 
 def encode(frame: Frame) -> bytes:
-    """Return the bytes of a frame; the overhead is 10 bytes plus about 8 for each section."""
+    """Return the bytes of a frame; the overhead is 11 bytes plus about 8 for each section."""
     parts = [MAGIC, bytes((VERSION, frame.kind)), varint(frame.round), varint(frame.peer)]
     parts.append(bytes((len(frame.sections),)))
     for name, payload in frame.sections.items():

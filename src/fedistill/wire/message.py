@@ -141,22 +141,33 @@ def unpack(expected: type[M], data: bytes, codec: Codec, sizes: Sizes, round: in
     shapes = expected.shapes(sizes)
     values: dict[str, Any] = {}
     for name, payload in frame.sections.items():
-        if name in shapes:
-            shape = torch.Size(shapes[name])
-            values[name] = torch.from_numpy(codec.decode(payload, shape.numel())).reshape(shape)
-        else:
-            values[name], end = frames.read_varint(payload, 0)
-            if end != len(payload):
-                raise FrameError(f"section {name!r} is not one integer")
+        try:
+            if name in shapes:
+                shape = torch.Size(shapes[name])
+                values[name] = torch.from_numpy(codec.decode(payload, shape.numel())).reshape(shape)
+            else:
+                values[name] = _integer(payload)
+        except FrameError as error:
+            raise FrameError(f"section {name!r}: {error}") from None
     return expected(**values)
 
 
 def length(kind: type[Message], codec: Codec, sizes: Sizes, round: int = 1) -> int:
-    """Return the bytes of a frame of this kind with zeros in it; exact for codecs of fixed width."""
+    """Return the bytes of a frame of this kind with zeros in it.
+
+    Exact for codecs of fixed width, where the client and the message's integers are below 128.
+    """
     shapes = kind.shapes(sizes)
     names = [field.name for field in fields(kind)]
     values: dict[str, Any] = {name: torch.zeros(shapes[name]) if name in shapes else 1 for name in names}
     return len(pack(kind(**values), codec, round, client=0))
+
+
+def _integer(payload: bytes) -> int:
+    value, end = frames.read_varint(payload, 0)
+    if end != len(payload):
+        raise FrameError(f"{len(payload) - end} bytes follow the integer")
+    return value
 
 
 def _values(message: Message) -> dict[str, Any]:

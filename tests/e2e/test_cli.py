@@ -1,0 +1,764 @@
+"""The command line as other programs rely on it: real processes, files, exit status and messages."""
+
+import json
+import os
+import resource
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedistill import cli
+from fedistill.config import load
+from fedistill.methods import METHODS
+from fedistill.report.table import markdown
+
+PROGRAM = str(Path(sys.executable).parent / "fedistill")
+PATIENCE = 120  # seconds until a test gives up on a process; says nothing about how long one should take
+
+EXPERIMENT = """
+rounds = 2
+
+[task]
+name = "digits"
+clients = 3
+limit = 90
+public = 40
+
+[models]
+clients = ["mlp-s"]
+server = "mlp-s"
+
+[train]
+batch_size = 16
+optimizer = { name = "sgd", lr = 0.05, momentum = 0.9 }
+
+[sampling]
+fraction = 0.67
+dropout = 0.3
+
+[runtime]
+kind = "serial"
+
+[[arms]]
+method = "fedavg"
+
+[[arms]]
+method = "dsfl"
+name = "dsfl-half"
+codec = "fp16"
+
+[[arms]]
+method = "local"
+"""
+
+
+def start(*arguments: str | Path, cwd: Path, **more: Any) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [PROGRAM, *map(str, arguments)],
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **more,
+    )
+
+
+def fedistill(*arguments: str | Path, cwd: Path, **more: Any) -> "subprocess.CompletedProcess[str]":
+    process = start(*arguments, cwd=cwd, **more)
+    out, err = process.communicate(timeout=PATIENCE)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def events(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (path / "events.jsonl").read_text().splitlines()]
+
+
+def outcome(path: Path) -> Any:
+    """What a run leaves, without what depends on the time, the place or the command."""
+    results = read(path / "results.json")
+    del results["versions"], results["command"]
+    for arm in results["arms"]:
+        for played in arm["rounds"]:
+            del played["seconds"]
+    models = {str(file.relative_to(path)): file.read_bytes() for file in path.glob("models/*/*.safetensors")}
+    return results, models
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cli")
+    (folder / "exp.toml").write_text(EXPERIMENT)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def done(place: Path) -> Path:
+    """The folder of a finished comparison, whose own folder has an odd name."""
+    ended = fedistill("compare", "exp.toml", "--out", "a [b] c", "--set", "arms.1.temperature=0.2", cwd=place)
+    assert ended.returncode == 0, ended.stderr
+    assert "Traceback" not in ended.stderr
+    # The table and the report's path are all of stdout.
+    lines = ended.stdout.splitlines()
+    assert lines[-1] == "report: a [b] c/report.html"
+    rows = [line for line in lines if line.startswith("│")]
+    assert [row.split("│")[1].strip() for row in rows] == ["fedavg", "dsfl-half", "local"]
+    return place / "a [b] c"
+
+
+# --- compare, and what it leaves ---
+
+
+def test_the_four_files(done: Path) -> None:
+    assert {path.name for path in done.iterdir()} == {
+        "experiment.toml",
+        "events.jsonl",
+        "results.json",
+        "report.html",
+        "models",
+        "checkpoint",
+    }
+    html = (done / "report.html").read_text()
+    assert html.startswith("<!DOCTYPE html>") or html.startswith("<!doctype html>")
+    assert "dsfl-half" in html
+
+
+def test_the_experiment_in_the_folder_is_fully_resolved(done: Path) -> None:
+    resolved = load(done / "experiment.toml")
+    assert resolved == load(done.parent / "exp.toml", ["arms.1.temperature=0.2"])
+    text = (done / "experiment.toml").read_text()
+    for default in ("seed = 0", "weight_decay = 0.0", "every = 1", 'codec = "fp32"', "temperature = 0.2"):
+        assert default in text
+
+
+def is_share(value: Any) -> bool:
+    return isinstance(value, float) and 0 <= value <= 1
+
+
+def is_count(value: Any) -> bool:
+    return type(value) is int and value >= 0
+
+
+def is_text(value: Any) -> bool:
+    return isinstance(value, str) and value != ""
+
+
+def each(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, list) and all(check(item) for item in value)
+
+
+def mapping(keys: Callable[[Any], bool], values: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: (
+        isinstance(value, dict) and all(keys(key) and values(item) for key, item in value.items())
+    )
+
+
+def one_of(*known: Any) -> Callable[[Any], bool]:
+    return lambda value: value in known
+
+
+def check_shape(content: Any, shape: dict[str, Callable[[Any], bool]]) -> None:
+    """Exactly these keys, each with a value that its check takes."""
+    assert content.keys() == shape.keys()
+    for key, check in shape.items():
+        assert check(content[key]), (key, content[key])
+
+
+VIEWS = ("server@global", "client@global", "client@own")
+RESULTS = {
+    "schema": one_of(1),
+    "version": is_text,
+    "versions": mapping(one_of("python", "torch", "numpy", "datasets", "flwr-datasets"), is_text),
+    "command": is_text,
+    "task": lambda value: isinstance(value, dict),
+    "arms": lambda value: isinstance(value, list),
+}
+TASK = {
+    "name": one_of("digits"),
+    "kind": one_of("image"),
+    "classes": lambda value: value == list("0123456789"),
+    "clients": one_of(3),
+    "partition": one_of("iid"),
+    "samples": one_of([30, 30, 30]),
+    "class_counts": each(each(is_count)),
+    "test": one_of(359),  # a fifth of 1,797
+    "public": lambda value: (
+        value.keys() == {"samples", "bytes", "source"}
+        and value["samples"] == 40
+        and is_count(value["bytes"])
+        and value["source"] == "held out from the training data"
+    ),
+    "vocabulary": one_of(None),
+}
+ARM = {
+    "name": is_text,
+    "method": one_of(*METHODS),
+    "codec": one_of("fp32", "fp16"),
+    "seed": one_of(0),
+    "status": one_of("done"),
+    "error": one_of(None),
+    "server_model": one_of("mlp-s", None),
+    "client_models": one_of(["mlp-s"]),
+    "parameters": mapping(one_of("server", "mlp-s"), one_of(4810)),
+    "rounds": lambda value: isinstance(value, list) and len(value) == 2,
+    "bytes_setup": is_count,
+    "bytes_public": is_count,
+    "bytes_total": is_count,
+}
+ROUND = {
+    "round": is_count,
+    "bytes_up": is_count,
+    "bytes_down": is_count,
+    "seconds": lambda value: isinstance(value, float) and value >= 0,
+    "kinds": mapping(one_of("up", "down"), mapping(one_of("weights", "soft-labels"), is_count)),
+    "clients": lambda value: each(is_count)(value) and len(value) == 2 and value == sorted(value),
+    "dropped": each(is_count),
+    "views": mapping(one_of(*VIEWS), is_share),
+}
+
+
+def test_results_have_the_shape_of_the_contract(done: Path) -> None:
+    results = read(done / "results.json")
+    check_shape(results, RESULTS)
+    check_shape(results["task"], TASK)
+    assert [sum(row) for row in results["task"]["class_counts"]] == results["task"]["samples"]
+    for arm in results["arms"]:
+        check_shape(arm, ARM)
+        assert [played["round"] for played in arm["rounds"]] == [1, 2]
+        for played in arm["rounds"]:
+            check_shape(played, ROUND)
+            assert set(played["dropped"]) <= set(played["clients"])
+    assert shlex.split(results["command"]) == [
+        *("fedistill", "compare", "exp.toml", "--out", "a [b] c", "--set", "arms.1.temperature=0.2")
+    ]
+
+
+def test_each_arm_has_the_views_of_its_method(done: Path) -> None:
+    """A view that a method does not have is absent."""
+    arms = read(done / "results.json")["arms"]
+    found = {arm["name"]: [list(played["views"]) for played in arm["rounds"]] for arm in arms}
+    assert found == {
+        "fedavg": [["server@global"]] * 2,
+        "dsfl-half": [[*VIEWS]] * 2,
+        "local": [["client@global", "client@own"]] * 2,
+    }
+    assert [arm["server_model"] for arm in arms] == ["mlp-s", "mlp-s", None]
+    assert [list(arm["parameters"]) for arm in arms] == [["server", "mlp-s"], ["server", "mlp-s"], ["mlp-s"]]
+
+
+def test_bytes_are_the_sums_of_the_frames_in_the_events(done: Path) -> None:
+    up, down, kinds = Counter[Any](), Counter[Any](), Counter[Any]()
+    for event in events(done):
+        if event["event"] == "round":
+            for client, direction, kind, count in event["traffic"]:
+                assert client in event["clients"]
+                (up if direction == "up" else down)[event["arm"], event["round"]] += count
+                kinds[event["arm"], event["round"], direction, kind] += count
+    for arm in read(done / "results.json")["arms"]:
+        for played in arm["rounds"]:
+            key = arm["name"], played["round"]
+            assert (played["bytes_up"], played["bytes_down"]) == (up[key], down[key])
+            for direction, found in played["kinds"].items():
+                for kind, count in found.items():
+                    assert count == kinds.pop((*key, direction, kind))
+        total = sum(played["bytes_up"] + played["bytes_down"] for played in arm["rounds"])
+        assert arm["bytes_total"] == total + arm["bytes_setup"]
+    assert not kinds
+
+
+def test_bytes_by_hand(done: Path) -> None:
+    """Two clients a round; a lost reply has crossed all the same."""
+    fedavg, dsfl, local = read(done / "results.json")["arms"]
+    # 11 bytes of frame; a section: name and both lengths, content. 4,810 weights of 4 bytes, samples.
+    weights = 11 + (1 + 6 + 3) + 4 * 4810
+    for played in fedavg["rounds"]:
+        assert (played["bytes_up"], played["bytes_down"]) == (2 * (weights + 10), 2 * weights)
+    # 40 public samples, 10 classes, 2 bytes; and the round in which they were drawn.
+    labels = 11 + (1 + 5 + 2) + 2 * 400 + (1 + 5 + 1 + 1)
+    assert [(played["bytes_up"], played["bytes_down"]) for played in dsfl["rounds"]] == [
+        (2 * labels, 0),
+        (2 * labels, 2 * labels),
+    ]
+    assert local["bytes_total"] == 0
+    public = read(done / "results.json")["task"]["public"]["bytes"]
+    assert [arm["bytes_public"] for arm in (fedavg, dsfl, local)] == [0, 3 * public, 0]
+    assert [arm["bytes_setup"] for arm in (fedavg, dsfl, local)] == [0, 0, 0]
+
+
+def test_events_tell_the_run_in_order(done: Path) -> None:
+    found = events(done)
+    assert [event["event"] for event in found] == ["started", "task", *["round"] * 6]
+    assert [(event["arm"], event["round"]) for event in found[2:]] == [
+        (arm, round) for arm in ("fedavg", "dsfl-half", "local") for round in (1, 2)
+    ]
+
+
+def test_final_models_are_left(done: Path) -> None:
+    found = {str(path.relative_to(done / "models")) for path in done.glob("models/*/*")}
+    assert {"fedavg/server.safetensors", "dsfl-half/server.safetensors"} <= found
+    assert {path.split("/")[1] for path in found if path.startswith("local/")} <= {
+        f"client-{client}.safetensors" for client in range(3)
+    }
+
+
+def test_run_is_one_arm_with_the_bits_that_it_has_among_others(done: Path) -> None:
+    ended = fedistill(
+        *("run", "exp.toml", "--arm", "dsfl-half", "--out", "one", "--set", "arms.1.temperature=0.2"),
+        cwd=done.parent,
+    )
+    assert ended.returncode == 0, ended.stderr
+    results, models = outcome(done.parent / "one")
+    whole, all_models = outcome(done)
+    assert results == {**whole, "arms": [whole["arms"][1]]}
+    assert models
+    assert models == {name: data for name, data in all_models.items() if name.startswith("models/dsfl-half/")}
+
+
+def test_report_prints_markdown_and_writes_the_page_again(done: Path) -> None:
+    before = (done / "report.html").read_bytes()
+    (done / "report.html").unlink()
+    ended = fedistill("report", "a [b] c", "--markdown", cwd=done.parent)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout == markdown(read(done / "results.json")) + "\n"
+    assert ended.stdout.count("\n") == 2 + 3
+    assert (done / "report.html").read_bytes() == before
+
+
+# --- what is wrong ends in status 2, one message, and no traceback ---
+
+WRONG: dict[str, tuple[list[str], list[str]]] = {
+    "missing file": (["compare", "nowhere.toml"], ["nowhere.toml: there is no such file"]),
+    "not TOML": (["compare", "bad.toml"], ["bad.toml: not valid TOML", "line 2"]),
+    "unknown key": (
+        ["compare", "exp.toml", "--set", "round=3"],
+        ["exp.toml: unknown key `round`. Did you mean 'rounds'?"],
+    ),
+    "wrong value": (
+        ["doctor", "exp.toml", "--set", "train.optimizer.lr=-1"],
+        ["exp.toml: `train.optimizer.lr` = -1: must be greater than 0"],
+    ),
+    "unknown method": (
+        ["compare", "exp.toml", "--set", "arms.0.method=fedagv"],
+        ["arm 'fedagv': method 'fedagv' is not one of local, server-alone,", "Did you mean 'fedavg'?"],
+    ),
+    "unknown setting of a method": (
+        ["compare", "exp.toml", "--set", "arms.1.temperture=1"],
+        ["arm 'dsfl-half': unknown key `temperture`. Did you mean 'temperature'?"],
+    ),
+    "unknown codec": (
+        ["compare", "exp.toml", "--set", "arms.0.codec=fp61"],
+        ["arm 'fedavg': codec 'fp61' is not one of fp32, fp16. Did you mean 'fp16'?"],
+    ),
+    "unknown model": (
+        ["compare", "exp.toml", "--set", 'arms.0.models={clients=["cnn-x"], server="cnn-x"}'],
+        ["arm 'fedavg': model 'cnn-x' is not one of mlp-s, cnn-s,", "Did you mean 'cnn-"],
+    ),
+    "refusal of a method": (
+        ["compare", "exp.toml", "--set", 'models.clients=["cnn-s"]', "--out", "refused"],
+        [
+            "arm 'fedavg': method fedavg averages weights",
+            'models = { clients = ["cnn-s"], server = "cnn-s" }',
+        ],
+    ),
+    "error that doctor finds": (
+        ["doctor", "exp.toml", "--set", "task.public=0"],
+        ["arm 'dsfl-half': method dsfl needs a public set: set task.public"],
+    ),
+    "missing data": (
+        ["compare", "exp.toml", "--set", 'task={format="csv", train="no.csv"}'],
+        ["no.csv"],
+    ),
+    "data that cannot be fetched": (
+        ["compare", "exp.toml", "--set", "task.name=mnist"],
+        ["mnist-train.parquet", "FEDISTILL_DATA"],
+    ),
+    "unknown arm": (
+        ["run", "exp.toml", "--arm", "dsfl"],
+        ["--arm dsfl: the arms are fedavg, dsfl-half, local. Did you mean 'dsfl-half'?"],
+    ),
+    "unknown arm in --set": (
+        ["run", "exp.toml", "--arm", "local", "--set", "arms.locl.codec=fp16"],
+        ["there is no arm 'locl'", "Did you mean 'local'?"],
+    ),
+    "folder that holds a run": (
+        ["compare", "exp.toml", "--out", "a [b] c"],
+        ["a [b] c holds a run already", "fedistill resume 'a [b] c'", "--out"],
+    ),
+    "folder without a run": (["resume", "."], [". holds no run: there is no experiment.toml in it"]),
+    "no results to report": (["report", "bare"], ["results.json cannot be read", "fedistill resume bare"]),
+    "missing option": (["run", "exp.toml"], ["Missing option", "--arm"]),
+    "unknown command": (["compair", "exp.toml"], ["No such command 'compair'"]),
+}
+
+
+@pytest.fixture(scope="module")
+def refused(done: Path) -> "dict[str, subprocess.CompletedProcess[str]]":
+    """All of `WRONG`, two at a time."""
+    folder = done.parent
+    (folder / "bad.toml").write_text("rounds = 2\ntask = {\n")
+    (folder / "bare").mkdir()
+    (folder / "bare" / "experiment.toml").write_bytes((done / "experiment.toml").read_bytes())
+    with ThreadPoolExecutor(2) as pool:
+        found = pool.map(lambda case: fedistill(*case[0], cwd=folder), WRONG.values())
+        return dict(zip(WRONG, found, strict=True))
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_is_wrong_is_said_in_one_message(
+    name: str, refused: "dict[str, subprocess.CompletedProcess[str]]"
+) -> None:
+    _, said = WRONG[name]
+    ended = refused[name]
+    assert ended.returncode == 2, ended.stderr
+    assert "Traceback" not in ended.stderr
+    for text in said:
+        assert text in ended.stderr
+    if name not in ("missing option", "unknown command"):
+        assert ended.stderr.strip().startswith("fedistill: ")
+        assert len(ended.stderr.strip().splitlines()) == 1
+    if name != "error that doctor finds":
+        assert ended.stdout == ""
+
+
+def test_nothing_is_written_for_a_refused_experiment(
+    refused: "dict[str, subprocess.CompletedProcess[str]]", done: Path
+) -> None:
+    assert refused["refusal of a method"].returncode == 2
+    assert not (done.parent / "refused").exists()
+    assert not (done.parent / "runs").exists()
+
+
+# --- runs that fail ---
+
+
+def test_nan_in_one_arm_leaves_the_others(done: Path) -> None:
+    ended = fedistill(
+        *("compare", "exp.toml", "--out", "nan", "--set", "arms.dsfl-half.train.optimizer.lr=1e30"),
+        cwd=done.parent,
+    )
+    assert ended.returncode == 1
+    assert "Traceback" not in ended.stderr
+    path = done.parent / "nan"
+    fedavg, dsfl, local = read(path / "results.json")["arms"]
+    assert [arm["status"] for arm in (fedavg, dsfl, local)] == ["done", "failed", "done"]
+    first = read(done / "results.json")["arms"][1]["rounds"][0]["clients"][0]
+    assert dsfl["error"].startswith(f"round 1, client {first}: ")
+    assert "lower train.optimizer.lr" in dsfl["error"]
+    assert (dsfl["rounds"], dsfl["bytes_total"]) == ([], 0)
+    # Said once it happens, and again below the table.
+    assert ended.stderr.splitlines()[-1] == f"fedistill: arm 'dsfl-half' failed: {dsfl['error']}"
+    assert "dsfl-half [failed]" in ended.stdout
+    assert [e["error"] for e in events(path) if e["event"] == "failed"] == [dsfl["error"]]
+    # The others are as in a comparison without it.
+    whole, _ = outcome(done)
+    found, models = outcome(path)
+    assert [found["arms"][0], found["arms"][2]] == [whole["arms"][0], whole["arms"][2]]
+    assert (path / "report.html").stat().st_size > 10_000
+    assert not [name for name in models if "dsfl" in name]
+
+
+def test_a_full_disk_is_said_without_a_traceback(done: Path) -> None:
+    """No file may grow beyond 100 kB, which report.html does."""
+    limit = 100_000
+    ended = fedistill(
+        *("run", "exp.toml", "--arm", "local", "--out", "full"),
+        cwd=done.parent,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )
+    assert ended.returncode == 1
+    assert "Traceback" not in ended.stderr
+    said = ended.stderr.strip().splitlines()[-1]
+    assert said.startswith("fedistill: [Errno 27] File too large")
+    assert said.endswith("go on with: fedistill resume full")
+    assert not (done.parent / "full" / "report.html").exists()
+
+
+# --- runs that are stopped ---
+
+GATED = '''
+"""A small model that waits in training once a run has so many rounds, as long as GATE is set."""
+
+import os
+import pathlib
+import time
+
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self, signature):
+        super().__init__()
+        self.head = nn.Linear(signature.shape[1] * signature.shape[2], signature.classes)
+
+    def forward(self, x):
+        if self.training and "GATE" in os.environ:
+            gate = pathlib.Path(os.environ["GATE"])
+            played = (gate / "run 1" / "events.jsonl").read_text().count('"event": "round"')
+            while played >= 4 and not (gate / "go").exists():
+                (gate / "waiting").touch()
+                time.sleep(0.02)
+        return self.head(x.flatten(1))
+
+
+def small(signature):
+    return Net(signature)
+'''
+STOPPED = """
+rounds = 3
+[task]
+name = "digits"
+clients = 4
+limit = 120
+public = 40
+partition = { kind = "dirichlet", alpha = 1.0 }
+[models]
+clients = ["gated:small", "mlp-s"]
+server = "gated:small"
+[train]
+batch_size = 8
+optimizer = { name = "adam", lr = 0.005 }
+[runtime]
+kind = "processes"
+workers = 2
+[[arms]]
+method = "fd"
+[[arms]]
+method = "dsfl"
+[[arms]]
+method = "feddf"
+"""
+
+
+def experiment_with_gate(folder: Path) -> Path:
+    (folder / "gated.py").write_text(GATED)
+    (folder / "exp.toml").write_text(STOPPED)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The outcome of `STOPPED` where nobody stopped it; in one process."""
+    folder = experiment_with_gate(tmp_path_factory.mktemp("whole"))
+    ended = fedistill("compare", "exp.toml", "--out", "run 1", "--set", "runtime.kind=serial", cwd=folder)
+    assert ended.returncode == 0, ended.stderr
+    return outcome(folder / "run 1")
+
+
+def wait_for(condition: Callable[[], Any], what: str) -> None:
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end, f"gave up waiting for {what}"
+        time.sleep(0.02)
+
+
+def processes_of(folder: Path) -> list[int]:
+    """All processes on this machine that were started with this gate."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            environment = (entry / "environ").read_bytes()
+        except OSError:
+            continue
+        if f"GATE={folder}\0".encode() in environment:
+            found.append(int(entry.name))
+    return found
+
+
+@pytest.fixture
+def stopped(tmp_path: Path, request: pytest.FixtureRequest) -> "Iterator[tuple[Path, int, str]]":
+    """A run that got a signal in the second round of its second arm: its folder, status and last words."""
+    folder = experiment_with_gate(tmp_path)
+    temporary = folder / "tmp"
+    temporary.mkdir()
+    environment = {**os.environ, "GATE": str(folder), "TMPDIR": str(temporary)}
+    process = start("compare", "exp.toml", "--out", "run 1", cwd=folder, env=environment)
+    try:
+        wait_for(lambda: (folder / "waiting").exists() or process.poll() is not None, "round 4")
+        assert process.poll() is None, process.communicate()
+        assert len(processes_of(folder)) >= 3
+        process.send_signal(request.param)
+        # Workers that wait in a model of the user's cannot know that they are alone.
+        if request.param == signal.SIGKILL:
+            (folder / "go").touch()
+        _, said = process.communicate(timeout=PATIENCE)
+        wait_for(lambda: not processes_of(folder), "the workers to end")
+        yield folder, process.returncode, said
+    finally:
+        (folder / "go").touch()
+        process.kill()
+        process.wait()
+
+
+def go_on(folder: Path, command: str, expected: Any) -> None:
+    """Resume by a command as it was printed."""
+    program, *arguments = shlex.split(command)
+    assert program == "fedistill"
+    ended = fedistill(*arguments, cwd=folder)
+    assert ended.returncode == 0, ended.stderr
+    results, models = outcome(folder / "run 1")
+    assert results == expected[0]
+    assert models == expected[1]
+    assert len(models) == (4 + 0) + (4 + 1) + 1  # fd: clients; dsfl: both; feddf: the server
+    names = [event["event"] for event in events(folder / "run 1")]
+    assert names == ["started", "task", *["round"] * 4, "resumed", *["round"] * 5]
+
+
+@pytest.mark.parametrize("stopped", [signal.SIGINT], indirect=True)
+def test_ctrl_c_and_going_on(stopped: tuple[Path, int, str], uninterrupted: Any) -> None:
+    folder, status, said = stopped
+    assert status == 1
+    assert "Traceback" not in said
+    last = said.strip().splitlines()[-1]
+    assert last == "fedistill: stopped; what was done is kept; go on with: fedistill resume 'run 1'"
+    arms = read(folder / "run 1" / "results.json")["arms"]
+    assert [(arm["status"], len(arm["rounds"])) for arm in arms] == [
+        ("done", 3),
+        ("stopped", 1),
+        ("stopped", 0),
+    ]
+    assert (folder / "run 1" / "report.html").exists()
+    # Nothing is left in the folder for temporary files.
+    assert list((folder / "tmp").iterdir()) == []
+    go_on(folder, last.partition("go on with: ")[2], uninterrupted)
+
+
+@pytest.mark.parametrize("stopped", [signal.SIGKILL], indirect=True)
+def test_a_killed_run_and_going_on(stopped: tuple[Path, int, str], uninterrupted: Any) -> None:
+    folder, status, _ = stopped
+    assert status == -signal.SIGKILL
+    assert not (folder / "run 1" / "results.json").exists()
+    go_on(folder, "fedistill resume 'run 1'", uninterrupted)
+
+
+# --- doctor and lists ---
+
+
+def test_doctor_of_a_sound_experiment(place: Path) -> None:
+    ended = fedistill("doctor", "exp.toml", cwd=place)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    found = [line.split(None, 1) for line in ended.stdout.splitlines()]
+    assert [level for level, _ in found] == ["fact"] * 4
+    # Two clients a round, two rounds.
+    assert found[0][1] == "arm 'fedavg': about 38.5 kB up and 38.5 kB down a round, 154 kB in 2 rounds"
+
+
+def test_methods_are_listed(place: Path) -> None:
+    rows = listed(fedistill("methods", cwd=place, env={**os.environ, "COLUMNS": "300"}))
+    assert [row[0] for row in rows] == list(METHODS)
+    needs = {row[0]: row[3] for row in rows}
+    assert needs == {
+        "local": "-",
+        "server-alone": "labelled public set",
+        "fedavg": "one architecture",
+        "fedprox": "one architecture",
+        "fd": "-",
+        "fedmd": "public set",
+        "dsfl": "public set",
+        "feddf": "public set at the server",
+    }
+
+
+def listed(ended: "subprocess.CompletedProcess[str]") -> list[list[str]]:
+    assert (ended.returncode, ended.stderr) == (0, "")
+    lines = [line for line in ended.stdout.splitlines() if line.startswith("│")]
+    return [[cell.strip() for cell in line.strip("│").split("│")] for line in lines]
+
+
+def run_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The program in this process, for what needs no process of its own."""
+    monkeypatch.setattr(sys, "argv", ["fedistill", *arguments])
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(cli, "console", cli.Console(width=300))
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert not caught.value.code
+    return capsys.readouterr().out
+
+
+def test_codecs_are_listed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    out = run_here(monkeypatch, capsys, "codecs")
+    for text in ("fp32", "nothing", "fp16", "65,504"):
+        assert text in out
+
+
+def test_tasks_are_listed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    out = run_here(monkeypatch, capsys, "tasks")
+    for text in ("digits", "bbc-news", "mnist", "fashion-mnist", "hf:OWNER/NAME", "csv", "$FEDISTILL_DATA"):
+        assert text in out
+
+
+def test_models_are_listed_with_their_sizes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = run_here(monkeypatch, capsys, "models")
+    rows = [[c.strip() for c in line.strip("│").split("│")] for line in out.splitlines() if line[:1] == "│"]
+    found = {name: (task, count) for name, task, count in rows}
+    assert list(found) == [
+        *("mlp-s", "cnn-s", "cnn-m", "resnet-8", "resnet-20"),
+        *("bag", "textcnn", "transformer-s"),
+        "module:function",
+    ]
+    # 28 * 28 pixels to 64 units to 10 classes.
+    assert found["mlp-s"] == ("image", f"{784 * 64 + 64 + 64 * 10 + 10:,}")
+    # Two 3x3 convolutions to 16 and 32 channels, 7 * 7 pixels of them to 10 classes.
+    assert found["cnn-s"] == ("image", f"{9 * 16 + 16 + 9 * 16 * 32 + 32 + 32 * 49 * 10 + 10:,}")
+    assert found["bag"][0] == "text"
+
+
+def test_help_names_every_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = run_here(monkeypatch, capsys, "--help")
+    for name in "compare run resume report doctor methods codecs tasks models".split():
+        assert f" {name} " in out
+
+
+# --- what has no process of its own: a stop before anything was written, a worker that dies ---
+
+
+def ended_by(
+    error: BaseException, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> str:
+    def fail(*_: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr("fedistill.experiment.resume", fail)
+    monkeypatch.setattr(sys, "argv", ["fedistill", "resume", str(folder)])
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(cli, "aside", cli.Console(stderr=True))
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == 1
+    return capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_a_stop_before_anything_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = ended_by(KeyboardInterrupt(), tmp_path, monkeypatch, capsys)
+    assert said == "fedistill: stopped; nothing was begun yet"
+
+
+def test_a_worker_that_died(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from fedistill.errors import RuntimeFailure
+
+    (tmp_path / "experiment.toml").touch()
+    said = ended_by(RuntimeFailure("worker-0 ended (signal 9: Killed)"), tmp_path, monkeypatch, capsys)
+    assert said == (
+        "fedistill: worker-0 ended (signal 9: Killed); what was done is kept; go on with: fedistill resume"
+        f" {shlex.quote(str(tmp_path))}"
+    )
