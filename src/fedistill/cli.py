@@ -201,7 +201,12 @@ class _Bars:
             if finding.level == "warning":
                 self._progress.console.print(f"warning  {finding}", markup=False, soft_wrap=True)
 
+    def stop(self) -> None:
+        if self._bars:
+            self._progress.stop()
+
     def arm(self, name: str, rounds: int, done: int) -> None:
+        self._progress.start()
         self._bars[name] = self._progress.add_task(escape(name), total=rounds, completed=done, views="")
 
     def round(self, name: str, record: Any) -> None:
@@ -223,9 +228,12 @@ def _finish(folder: Path, go: Callable[[_Bars], dict[str, Any]]) -> None:
         TimeRemainingColumn(),
         TextColumn("{task.fields[views]}"),
     )
+    bars = _Bars(Progress(*columns, console=aside))
     try:
-        with Progress(*columns, console=aside) as progress:
-            results = go(_Bars(progress))
+        try:
+            results = go(bars)
+        finally:
+            bars.stop()
     except KeyboardInterrupt:
         _give_up("stopped", folder)
     except (RuntimeFailure, OSError) as error:

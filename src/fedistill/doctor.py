@@ -136,6 +136,8 @@ def _bytes(arm: ReadyArm) -> Finding:
         f"about {size(up)} up and {size(down)} down a round,"
         f" {size((up + down) * arm.rounds)} in {arm.rounds} rounds"
     )
+    if up == down == 0:
+        what = "exchanges nothing"
     if public := arm.public_bytes():
         what += f"; public data {size(public)} once"
     return Finding("fact", f"arm {arm.name!r}", what)

@@ -2,8 +2,9 @@
 
 from pydantic import ValidationError
 
-from fedistill.config import Arm, describe
+from fedistill.config import Arm
 from fedistill.errors import ExperimentError, nearest
+from fedistill.explain import describe
 from fedistill.methods.base import Method
 from fedistill.methods.dsfl import DsFl
 from fedistill.methods.fd import Fd

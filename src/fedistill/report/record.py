@@ -74,7 +74,9 @@ class RunFolder:
             ExperimentError: there is no run in it.
         """
         if not (path / "experiment.toml").is_file():
-            raise ExperimentError(f"{path} holds no run: there is no experiment.toml in it")
+            raise ExperimentError(
+                f"{path} holds no run: there is no experiment.toml in it; name the folder that --out named"
+            )
         return cls(path)
 
     def experiment(self) -> Experiment:

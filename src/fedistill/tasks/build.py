@@ -17,7 +17,7 @@ from fedistill.models import Signature
 from fedistill.rng import numpy_stream
 from fedistill.tasks import image, sources, text
 from fedistill.tasks.partition import describe, partition
-from fedistill.tasks.sources import Inputs, Loaded, Rows, Table
+from fedistill.tasks.table import Inputs, Loaded, Rows, Table
 from fedistill.tasks.task import Labelled, PublicSet, Task
 
 
