@@ -50,9 +50,11 @@ def main() -> None:
     parser.add_argument("--only", choices=WORKLOADS, help="one workload")
     arguments = parser.parse_args()
     names = [arguments.only] if arguments.only else list(WORKLOADS)
-    measured = {name: measure(name, arguments.repeats) for name in names}
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps({"machine": machine(), "workloads": measured}, indent=1) + "\n")
+    kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    for name in names:
+        kept[name] = {**machine(name, arguments.repeats), **measure(name, arguments.repeats)}
+        RESULTS.parent.mkdir(exist_ok=True)
+        RESULTS.write_text(json.dumps(kept, indent=1) + "\n")
 
 
 def measure(name: str, repeats: int) -> dict[str, Any]:
@@ -72,7 +74,8 @@ def measure(name: str, repeats: int) -> dict[str, Any]:
     print(
         f"{name}: fedistill {medians['fedistill']:.2f} s a round; of (a) {ratios['a']:.2f} (aim {aims[0]}),"
         f" of (b) {ratios['b']:.2f} (aim {aims[1] or '-'});"
-        f" peak memory {peak / 1e9:.2f} GB (aim {AIM_MEMORY / 1e9})"
+        f" peak memory {peak / 1e9:.2f} GB (aim {AIM_MEMORY / 1e9})",
+        flush=True,
     )
     return {"seconds": seconds, "medians": medians, "ratios": ratios, "peak_bytes": int(peak)}
 
@@ -311,9 +314,9 @@ def held(pid: int) -> float:
     return next((float(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:")), 0.0)
 
 
-def machine() -> dict[str, Any]:
+def machine(name: str, repeats: int) -> dict[str, Any]:
     return {
-        "command": "python benchmarks/speed.py",
+        "command": f"python benchmarks/speed.py --only {name} --repeats {repeats}",
         "cores": len(os.sched_getaffinity(0)),
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -223,6 +223,6 @@ def _evaluate(
         jobs = [(client, clients.get(client, b""), b"") for client in missing]
         counts = runtime.correct(arm.name, jobs)
         known = {**known, **dict(zip(missing, counts, strict=True))}
-    ordered = [torch.tensor(known[client]) for client in sorted(known)]
+    by_client = [torch.tensor(known[client]) for client in sorted(known)]
     test = torch.bincount(arm.task.test.labels, minlength=classes)
-    return views(right, ordered, test, arm.task.class_counts()), known
+    return views(right, by_client, test, arm.task.class_counts()), known

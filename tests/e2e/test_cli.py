@@ -318,6 +318,16 @@ def test_bytes_by_hand(done: Path) -> None:
     assert [arm["bytes_setup"] for arm in (fedavg, dsfl, local)] == [0, 0, 0]
 
 
+def test_warnings_come_before_the_run(done: Path) -> None:
+    changes = ["task.partition={kind='pathological', classes_per_client=1}", "rounds=1"]
+    sets = [part for change in changes for part in ("--set", change)]
+    ended = here("run", "exp.toml", "--arm", "local", "--out", "warned", *sets, cwd=done.parent)
+    assert ended.returncode == 0
+    assert ended.stderr.startswith(
+        "warning  task: no client holds any sample of '3', '4', '5', '6', '7', '8', '9',"
+    )
+
+
 def test_events_tell_the_run_in_order(done: Path) -> None:
     found = events(done)
     assert [event["event"] for event in found] == ["started", "task", *["round"] * 6]
@@ -612,14 +622,18 @@ def stopped(tmp_path: Path, request: pytest.FixtureRequest) -> "Iterator[tuple[P
     temporary = folder / "tmp"
     temporary.mkdir()
     environment = {**os.environ, "GATE": str(folder), "TMPDIR": str(temporary)}
-    process = start("compare", "exp.toml", "--out", "run 1", cwd=folder, env=environment)
+    process = start(
+        "compare", "exp.toml", "--out", "run 1", cwd=folder, env=environment, start_new_session=True
+    )
     try:
         wait_for(lambda: (folder / "waiting").exists() or process.poll() is not None, "round 4")
         assert process.poll() is None, process.communicate()
         assert len(processes_of(folder)) >= 3
-        process.send_signal(request.param)
-        # Workers that wait in a model of the user's cannot know that they are alone.
-        if request.param == signal.SIGKILL:
+        if request.param == signal.SIGINT:
+            os.killpg(process.pid, signal.SIGINT)  # a terminal sends Ctrl-C to all processes
+        else:
+            process.kill()
+            # Workers that wait in a model of the user's cannot know that they are alone.
             (folder / "go").touch()
         _, said = process.communicate(timeout=PATIENCE)
         wait_for(lambda: not processes_of(folder), "the workers to end")

@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 
 from fedistill import parse
 from fedistill.config import Experiment
 from fedistill.errors import ExperimentError
-from fedistill.experiment import compare, report, resume
+from fedistill.experiment import compare, prepare, report, resume
 from fedistill.ledger import Entry
+from fedistill.models import build
 from fedistill.report import record
 from fedistill.report.record import RunFolder
 from fedistill.round import RoundRecord
@@ -404,10 +406,31 @@ def test_a_round_as_json_and_back() -> None:
     assert RoundRecord.of(plain) != replace(one, seconds=0.6)
 
 
+def test_views_are_those_of_the_models_that_are_left(tmp_path: Path) -> None:
+    """Worked out anew from the files, one sample at a time."""
+    wanted = experiment({"method": "dsfl"})
+    compare(wanted, tmp_path / "run", "", Watcher())
+    task, _ = prepare(wanted)
+    module = build("mlp-s", task.signature, seed=0, client=0).eval()
+
+    def share(name: str) -> float:
+        module.load_state_dict(load_file(tmp_path / "run" / "models" / "dsfl" / f"{name}.safetensors"))
+        pixels = task.test.inputs.float() / 127.5 - 1
+        labels = task.test.labels.tolist()
+        right = [int(module(one[None]).argmax()) == label for one, label in zip(pixels, labels, strict=True)]
+        return sum(right) / len(right)
+
+    (arm,) = json.loads((tmp_path / "run" / "results.json").read_text())["arms"]
+    views = arm["rounds"][-1]["views"]
+    assert {client for played in arm["rounds"] for client in played["clients"]} == {0, 1, 2, 3}
+    assert views["server@global"] == pytest.approx(share("server"), abs=1e-9)
+    clients = [share(f"client-{client}") for client in range(4)]
+    assert len(set(clients)) > 1
+    assert views["client@global"] == pytest.approx(sum(clients) / 4, abs=1e-9)
+
+
 def test_final_models_are_those_of_the_last_round(tmp_path: Path) -> None:
     """Weights under PyTorch's own names, which make up the flat vector of the checkpoint."""
-    from safetensors.torch import load_file
-
     compare(experiment({"method": "dsfl"}, sampling={}), tmp_path / "run", "", Watcher())
     state = load((tmp_path / "run" / "checkpoint" / "dsfl" / f"server-{ROUNDS}.safetensors").read_bytes())
     tensors = load_file(tmp_path / "run" / "models" / "dsfl" / "server.safetensors")

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,12 @@ class Waits(Net):
     def mischief(self):
         (HERE / "waiting").touch()
         while not (HERE / "go").exists():
+            time.sleep(0.01)
+
+
+class WaitsLonger(Net):
+    def mischief(self):
+        while not (HERE / "go on").exists():
             time.sleep(0.01)
 
 
@@ -250,20 +257,22 @@ def test_an_arm_that_raises_leaves_the_pool_usable(kind: str, models: Path) -> N
 
 
 def test_results_that_come_too_late_are_not_those_of_the_next_arm(models: Path) -> None:
-    wanted = experiment(arm("bad", "Raises", "Waits"), arm("good", "plain"), clients=2)
+    wanted = experiment(arm("bad", "Raises", "Waits"), arm("good", "plain", "WaitsLonger"), clients=2)
     task, _ = prepare(wanted)
     with Serial(wanted, task) as runtime:
+        (models / "go on").touch()
         expected = bytes_of(runtime.work("good", 2, jobs([0, 1])))
+        (models / "go on").unlink()
     with Processes(2, wanted, task) as runtime:
         with pytest.raises(TrainingError, match="round 1, client 0: KeyError"):
             list(runtime.work("bad", 1, jobs([0, 1])))
-        # Client 1 is still at work on the arm that has failed; its result has the place that the second
-        # job of the next arm has.
-        while not (models / "waiting").exists():
-            pass
+        # Client 1 is still at work for the arm that has failed. Its result, which lies in the pipe when
+        # the next arm begins, has the place that the second job of that arm has.
+        (models / "go").touch()
+        wait([worker.connection for worker in runtime._workers])
         outcomes = runtime.work("good", 2, jobs([0, 1]))
         first = next(outcomes)
-        (models / "go").touch()
+        (models / "go on").touch()
         assert bytes_of(iter([first, *outcomes])) == expected
 
 
