@@ -264,7 +264,7 @@ def _show(results: dict[str, Any], folder: Path) -> None:
 
     # Piped into a file there is no width to fit; a row stays a row.
     wide = console if console.is_terminal else Console(width=240)
-    wide.print(rich_table(results))
+    wide.print(rich_table(results, wide.width))
     console.print(f"report: {folder / 'report.html'}", markup=False, soft_wrap=True, highlight=False)
 
 

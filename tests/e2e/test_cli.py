@@ -63,21 +63,12 @@ method = "local"
 """
 
 
-def start(*arguments: str | Path, cwd: Path, **more: Any) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        [PROGRAM, *map(str, arguments)],
-        cwd=cwd,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        **more,
-    )
-
-
 def fedistill(*arguments: str | Path, cwd: Path, **more: Any) -> "subprocess.CompletedProcess[str]":
-    process = start(*arguments, cwd=cwd, **more)
-    out, err = process.communicate(timeout=PATIENCE)
-    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+    """The program in a process of its own, until it ends."""
+    command = [PROGRAM, *map(str, arguments)]
+    return subprocess.run(
+        command, cwd=cwd, capture_output=True, text=True, timeout=PATIENCE, check=False, **more
+    )
 
 
 def here(*arguments: str | Path, cwd: Path) -> "subprocess.CompletedProcess[str]":
@@ -622,8 +613,14 @@ def stopped(tmp_path: Path, request: pytest.FixtureRequest) -> "Iterator[tuple[P
     temporary = folder / "tmp"
     temporary.mkdir()
     environment = {**os.environ, "GATE": str(folder), "TMPDIR": str(temporary)}
-    process = start(
-        "compare", "exp.toml", "--out", "run 1", cwd=folder, env=environment, start_new_session=True
+    process = subprocess.Popen(
+        [PROGRAM, "compare", "exp.toml", "--out", "run 1"],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     try:
         wait_for(lambda: (folder / "waiting").exists() or process.poll() is not None, "round 4")

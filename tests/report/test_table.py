@@ -139,7 +139,7 @@ def test_markdown() -> None:
 
 def shown(results: dict[str, Any]) -> str:
     sink = io.StringIO()
-    Console(file=sink, width=240).print(rich_table(results))
+    Console(file=sink, width=240).print(rich_table(results, 240))
     return sink.getvalue()
 
 
@@ -161,3 +161,11 @@ def test_names_are_text_and_no_markup() -> None:
 
 def test_no_arms() -> None:
     assert "0 rounds" in shown({**RESULTS, "arms": []})
+
+
+def test_narrow_terminal_keeps_accuracies_and_both_totals_whole() -> None:
+    sink = io.StringIO()
+    Console(file=sink, width=80).print(rich_table(RESULTS, 80))
+    (line,) = [line for line in sink.getvalue().splitlines() if line.strip().startswith("dsfl")]
+    views, sizes = ["62.5%", "50.0%", "20.0%"], ["500", "B", "7", "kB", "10.5", "kB", "17.5", "kB"]
+    assert line.split() == ["dsfl", *views, *sizes]

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from rich import box
 from rich.markup import escape
 from rich.table import Table
 
@@ -68,20 +69,31 @@ HEADINGS = (
     "total",
     "total + public",
 )
+_LEFT_OUT = ("clients -> server", "up", "down")
+_WHOLE_TABLE = 160
+"""Columns that the whole table takes with the names of the examples."""
 
 
-def rich_table(results: dict[str, Any]) -> Table:
-    """The table for a terminal."""
+def rich_table(results: dict[str, Any], width: int) -> Table:
+    """The table for a terminal of so many columns; a narrow one leaves out models, best rounds and ways."""
     task = results["task"]
     rounds = max((len(arm["rounds"]) for arm in results["arms"]), default=0)
+    whole = width >= _WHOLE_TABLE
     table = Table(
         title=escape(f"{task['name']}, {task['clients']} clients, {task['partition']}, {rounds} rounds"),
-        caption="last round (best @round); bytes summed over clients, both ways, all rounds",
+        caption="last round (best @round); bytes summed over clients, both ways, all rounds"
+        if whole
+        else "last round; bytes summed over clients, both ways, all rounds; more in the report",
+        box=box.HEAVY_HEAD if whole else box.SIMPLE_HEAD,
+        padding=(0, 1) if whole else (0, 1, 0, 0),
     )
-    for place, heading in enumerate(HEADINGS):
+    kept = [place for place, heading in enumerate(HEADINGS) if whole or heading not in _LEFT_OUT]
+    for place in kept:
+        heading = HEADINGS[place] if whole else HEADINGS[place].replace("@", "\n@").replace(" ", "\n")
         table.add_column(heading, justify="left" if place < 2 else "right", overflow="fold")
     for row in rows(results):
-        table.add_row(*map(escape, row))
+        cells = [row[place] if whole else row[place].split(" (")[0] for place in kept]
+        table.add_row(*map(escape, cells))
     return table
 
 
