@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from fedistill.errors import ExperimentError, FedistillError, RuntimeFailure
 
@@ -221,12 +221,13 @@ class _Bars:
 
 
 def _finish(folder: Path, go: Callable[[_Bars], dict[str, Any]]) -> None:
+    # On a narrow terminal the accuracies are cut, not the counts.
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[views]}"),
+        TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+        BarColumn(bar_width=16, table_column=Column(min_width=4)),
+        MofNCompleteColumn(table_column=Column(no_wrap=True, min_width=5)),
+        TimeRemainingColumn(table_column=Column(no_wrap=True, min_width=7)),
+        TextColumn("{task.fields[views]}", table_column=Column(no_wrap=True, overflow="ellipsis")),
     )
     bars = _Bars(Progress(*columns, console=aside))
     try:
