@@ -10,6 +10,9 @@ import importlib.util
 import logging
 import os
 import re
+import socket
+import urllib.parse
+import urllib.request
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +20,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+from huggingface_hub import constants
 
 from fedistill.config import Source
 from fedistill.errors import ExperimentError, nearest
@@ -116,12 +120,13 @@ def _hub(name: str, source: Source, image_size: tuple[int, int] | None, also_as:
         raise ExperimentError(f"{place_of(source)}.name = 'hf:{name}': write hf:OWNER/NAME")
     splits = {"train": source.train or "train", "test": source.test or "test"}
     try:
-        available = datasets.get_dataset_split_names(name, source.subset)
-        found = {
-            split: datasets.load_dataset(name, source.subset, split=wanted)
-            for split, wanted in splits.items()
-            if wanted.split("[")[0] in available
-        }
+        with _quietly(), _offline_without_network():
+            available = datasets.get_dataset_split_names(name, source.subset)
+            found = {
+                split: datasets.load_dataset(name, source.subset, split=wanted)
+                for split, wanted in splits.items()
+                if wanted.split("[")[0] in available
+            }
     except Exception as error:  # the hub client has no common base class for what goes wrong
         place = (
             f"put {also_as}-train.parquet and {also_as}-test.parquet (columns image, label) into a"
@@ -187,6 +192,25 @@ _EMPTY = (
     *("No columns to parse", "data_files are invalid"),
 )
 """What the readers say of a file without rows, or a folder without files."""
+
+
+@contextlib.contextmanager
+def _offline_without_network() -> Iterator[None]:
+    """Where the hub's name cannot be looked up, use what was downloaded before.
+
+    The hub client would find that out by itself, after half a minute of retries.
+    """
+    before = constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE
+    host = urllib.parse.urlsplit(constants.ENDPOINT).hostname or ""
+    if not urllib.request.getproxies():
+        try:
+            socket.getaddrinfo(host, 443)
+        except OSError:
+            constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE = before
 
 
 @contextlib.contextmanager
