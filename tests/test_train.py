@@ -366,3 +366,12 @@ def test_stored_samples_become_what_models_take() -> None:
     picked = batch(words, torch.tensor([1]))
     assert picked.dtype == torch.int64
     assert picked.tolist() == [[3, 0]]
+
+
+def test_weights_used_twice_are_counted_and_saved_once() -> None:
+    first, second = nn.Linear(4, 4), nn.Linear(4, 4)
+    second.weight = first.weight
+    model = nn.Sequential(first, second)
+    assert len(flatten(model)) == sum(parameter.numel() for parameter in model.parameters()) == 24
+    weights = torch.arange(24.0)
+    assert torch.equal(flatten(unflatten(model, weights)), weights)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from safetensors.torch import save_file
 
 from fedistill import models
@@ -187,5 +188,9 @@ def _save_models(folder: RunFolder, arm: ReadyArm, run: ArmRun) -> None:
         path = folder.model_path(arm.name, name)
         path.parent.mkdir(parents=True, exist_ok=True)
         module = unflatten(models.reusable(model, arm.task.signature), state["model"])
-        tensors = {key: value.contiguous() for key, value in module.state_dict().items()}
+        # Clones, since weights that a model uses twice share memory, which the format does not know.
+        tensors = {
+            key: value.clone(memory_format=torch.contiguous_format)
+            for key, value in module.state_dict().items()
+        }
         save_file(tensors, path, {"model": model})

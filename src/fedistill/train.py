@@ -114,9 +114,13 @@ def restore_optimizer(optimizer: TorchOptimizer, state: State) -> TorchOptimizer
 
 def floats(model: nn.Module) -> Iterable[Tensor]:
     """All floating-point weights of a model, in the order of its flat vector."""
+    seen: set[int] = set()  # weights that a model uses twice travel once
     # `state_dict` would do, but builds a dictionary of names each time.
     for module in model.modules():
-        yield from (value for value in module._parameters.values() if value is not None)
+        for value in module._parameters.values():
+            if value is not None and id(value) not in seen:
+                seen.add(id(value))
+                yield value
         for name, buffer in module._buffers.items():
             saved = name not in module._non_persistent_buffers_set
             if buffer is not None and saved and buffer.is_floating_point():

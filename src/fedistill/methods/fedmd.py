@@ -35,7 +35,8 @@ class FedMd(Method[Logits, Logits]):
 
     Departs from the paper: the public set has no labels, so the first step is training on private data
     alone (the paper first trains on labelled public data), for a set number of epochs. A client that
-    was absent digests the newest consensus and not those that it missed.
+    was absent digests the newest consensus and not those that it missed; in the first round in which it takes
+    part it trains on its private data alone.
     """
 
     name = "fedmd"
@@ -64,7 +65,7 @@ class FedMd(Method[Logits, Logits]):
 
     def client_step(self, state: State, client: Client, received: Logits | None) -> tuple[State, Logits]:
         model, optimizer = resume(state, client)
-        if received is not None:
+        if received is not None and state["pretrained"]:
             scores = received.scores
             fit(
                 model,

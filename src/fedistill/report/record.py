@@ -60,7 +60,7 @@ class RunFolder:
     @staticmethod
     def check_free(path: Path) -> None:
         """Raise `ExperimentError` where a folder holds a run already."""
-        if (path / "experiment.toml").exists():
+        if any((path / name).exists() for name in ("experiment.toml", "events.jsonl", "checkpoint")):
             raise ExperimentError(
                 f"{path} holds a run already: choose another folder by --out, or go on with that run by:"
                 f" fedistill resume {shlex.quote(str(path))}"
