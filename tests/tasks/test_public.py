@@ -12,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from samplefiles import Files
 
-from fedistill.tasks.build import stored_bytes
+from fedistill.config import TaskConfig
+from fedistill.errors import ExperimentError
+from fedistill.tasks.build import build, stored_bytes
 from fedistill.tasks.task import Task
 
 Make = Callable[..., Task]
@@ -194,3 +196,9 @@ def test_stored_bytes_follow_what_is_in_the_samples() -> None:
 def test_the_order_of_memory_does_not_change_stored_bytes(count: int, channels: int, side: int) -> None:
     images = np.random.default_rng(count).integers(0, 256, (count, channels, side, side)).astype(np.uint8)
     assert stored_bytes(np.asfortranarray(images)) == stored_bytes(images)
+
+
+def test_the_tasks_own_data_under_another_split_name_are_no_public_set() -> None:
+    public = {"name": "digits", "samples": 1797, "train": "x"}
+    with pytest.raises(ExperimentError, match="but there are 0 samples that the task does not hold itself"):
+        build(TaskConfig.model_validate({"name": "digits", "public": public}), 0)

@@ -140,11 +140,15 @@ def _other_public(public: PublicSource, config: TaskConfig, source: Loaded, seed
     other = sources.load(public, config.image_size)
     if other.kind != source.kind:
         raise ExperimentError(f"task.public holds {other.kind}s, but the task holds {source.kind}s")
-    if public.samples > len(other.train):
+    # Under whatever name it came: what the task holds itself is private, or would be tested on.
+    own = {*source.train.keys(), *(source.test.keys() if source.test else ())}
+    free = np.array([row for row, key in enumerate(other.train.keys()) if key not in own], dtype=np.int64)
+    if public.samples > len(free):
         raise ExperimentError(
-            f"task.public.samples = {public.samples}, but there are {len(other.train)} samples"
+            f"task.public.samples = {public.samples}, but there are {len(free)} samples"
+            + (" that the task does not hold itself" if len(free) < len(other.train) else "")
         )
-    rows = numpy_stream(seed, "public").permutation(len(other.train))[: public.samples]
+    rows = free[numpy_stream(seed, "public").permutation(len(free))[: public.samples]]
     return other.train.read(rows), public.name or str(public.train)
 
 
