@@ -79,4 +79,4 @@ def test_what_is_counted_is_the_length_of_the_real_frame() -> None:
 
 def test_entries_cannot_be_changed(ledger: Ledger) -> None:
     with pytest.raises(FrozenInstanceError):
-        ledger.entries[0].bytes = 0  # type: ignore[misc]
+        ledger.entries[0].bytes = 0  # type: ignore[misc]  # frozen, as tested

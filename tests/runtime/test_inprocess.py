@@ -200,7 +200,7 @@ def test_a_worker_that_dies_is_named_and_nothing_is_left(models: Path, model: st
     wanted = experiment(arm("a", "Stuck", model), clients=2)
     task, _ = prepare(wanted)
     folder = None
-    with pytest.raises(RuntimeFailure) as caught, Processes(2, wanted, task) as runtime:  # noqa: PT012
+    with pytest.raises(RuntimeFailure) as caught, Processes(2, wanted, task) as runtime:  # noqa: PT012  # two lines raise
         folder = Path(runtime._folder.name)
         children = multiprocessing.active_children()
         assert len(children) == 2
@@ -284,7 +284,7 @@ def test_a_round_that_is_given_up_does_not_leak_into_the_next() -> None:
     with Processes(2, wanted, task) as runtime:
         given_up = runtime.work("local", 1, jobs([0, 1, 2, 3]))
         next(given_up)
-        given_up.close()  # type: ignore[attr-defined]
+        given_up.close()  # type: ignore[attr-defined]  # a generator
         assert bytes_of(runtime.work("local", 2, jobs([3, 2, 1, 0]))) == expected
 
 
@@ -386,7 +386,7 @@ def test_torch_has_one_thread_inside_and_its_own_number_outside() -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        with pytest.raises(KeyError), Serial(wanted, task):  # noqa: PT012
+        with pytest.raises(KeyError), Serial(wanted, task):  # noqa: PT012  # so do these
             assert torch.get_num_threads() == 1
             raise KeyError
         assert torch.get_num_threads() == 2

@@ -223,7 +223,7 @@ def _quietly() -> Iterator[None]:
             warnings.simplefilter("ignore", ResourceWarning)
             try:
                 yield
-            except Exception as error:
+            except Exception as error:  # handed on as it is
                 # The reader's frames hold the open file for as long as anyone holds the error.
                 inner = error.__cause__ or error.__context__
                 while inner is not None:
