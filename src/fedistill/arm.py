@@ -1,5 +1,6 @@
 """An arm made ready to run: its method, codec and models on a task. Both sides build it alike."""
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,22 +13,26 @@ from fedistill.methods import AnyMethod, create
 from fedistill.methods.base import Client, Peer, Plan, Server
 from fedistill.sampling import chosen
 from fedistill.tasks.task import Task
-from fedistill.train import flatten
-from fedistill.wire import codec, message
-from fedistill.wire.message import Sizes
+from fedistill.train import floats
+from fedistill.wire import codecs
+from fedistill.wire.exchange import Exchange, Way
+from fedistill.wire.memory import Memory
+from fedistill.wire.message import Message, Sizes, Weights
 
 
-def parts(config: Arm) -> tuple[AnyMethod, codec.Codec]:
-    """Return the method and the codec of an arm.
+def resolved(config: Arm) -> Arm:
+    """Return the arm with its method's and its codecs' settings written out.
 
     Raises:
-        ExperimentError: the method, a setting of it, or the codec is unknown.
+        ExperimentError: the method, a codec, or a setting of one is unknown.
     """
     method = create(config)
+    wanted = method.codec if config.codec is None else config.codec
     try:
-        return method, codec.get(config.codec)
+        codec = codecs.resolved(wanted)
     except ExperimentError as error:
         raise ExperimentError(f"arm {config.name!r}: {error}") from None
+    return config.model_copy(update={"codec": codec, **method.settings.model_dump(exclude_none=True)})
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,7 @@ class ReadyArm:
     config: Arm
     task: Task
     method: AnyMethod
-    codec: codec.Codec
+    exchange: Exchange
     seed: int
     rounds: int
     sampling: Sampling
@@ -48,15 +53,18 @@ class ReadyArm:
         """Make an arm ready.
 
         Raises:
-            ExperimentError: the method, a setting of it, or the codec is unknown.
+            ExperimentError: the method, a codec, or a setting of one is unknown.
         """
-        method, coder = parts(config)
+        config = resolved(config)
+        assert config.codec is not None
+        seed = experiment.seed if config.seed is None else config.seed
+        up, down = codecs.pair(config.codec)
         return cls(
             config=config,
             task=task,
-            method=method,
-            codec=coder,
-            seed=experiment.seed if config.seed is None else config.seed,
+            method=create(config),
+            exchange=Exchange(up, down, seed),
+            seed=seed,
             rounds=experiment.rounds,
             sampling=experiment.sampling,
             evaluate=experiment.evaluate,
@@ -70,12 +78,17 @@ class ReadyArm:
     def plan(self) -> Plan:
         """Who takes part with which models; builds each architecture once."""
         dealt = self.config.models.clients
-        sizes = {name: len(flatten(self._module(name))) for name in dict.fromkeys(dealt)}
+        parts = {
+            name: tuple(tuple(value.shape) for value in floats(self._module(name)))
+            for name in dict.fromkeys(dealt)
+        }
+        sizes = {name: sum(math.prod(shape) for shape in shapes) for name, shapes in parts.items()}
         names = [dealt[client % len(dealt)] for client in range(len(self.task.clients))]
         return Plan(
+            seed=self.seed,
             signature=self.task.signature,
             server_model=self.config.models.server,
-            peers=tuple(Peer(client, name, sizes[name]) for client, name in enumerate(names)),
+            peers=tuple(Peer(client, name, sizes[name], parts[name]) for client, name in enumerate(names)),
             public=0 if self.task.public is None else len(self.task.public),
             labelled_public=self.task.public_labels is not None,
         )
@@ -91,6 +104,10 @@ class ReadyArm:
 
     def sizes(self, client: int) -> Sizes:
         return self.method.sizes(self.plan, client)
+
+    def start_memory(self, client: int) -> Memory:
+        """What both sides of a client's link know before its first exchange."""
+        return self._start_memories[self.plan.peers[client].model]
 
     def client(self, client: int, round: int) -> Client:
         """What a client has to work with in a round."""
@@ -119,6 +136,15 @@ class ReadyArm:
             public_labels=self.task.public_labels if needed else None,
         )
 
+    @cached_property
+    def _start_memories(self) -> dict[str, Memory]:
+        server = self.server(round=0)
+        travels = self.method.downlink is Weights
+        names = dict.fromkeys(peer.model for peer in self.plan.peers)
+        return {
+            name: self.exchange.start(server.initial_weights(name) if travels else None) for name in names
+        }
+
     def public_bytes(self) -> int:
         """One copy of the public set for each client that needs one."""
         if self.task.public is None or not self.method.clients_need_public:
@@ -136,14 +162,19 @@ class ReadyArm:
         return b"" if alone or builds else self.task.vocabulary_frame
 
     def expected_bytes(self) -> tuple[int, int]:
-        """Bytes up and down of a full round once all is under way; exact for codecs of fixed width."""
+        """Bytes up and down of a full round; exact for codecs of fixed width, else the most to expect."""
         participants = len(chosen(self.sampling, len(self.task.clients), self.seed, round=1))
         totals = []
-        for kind in (self.method.uplink, self.method.downlink):
-            lengths = [
-                0 if kind is None else message.length(kind, self.codec, self.sizes(peer.id))
-                for peer in self.plan.peers
-            ]
+        ways: tuple[tuple[Way, type[Message] | None], ...] = (
+            ("up", self.method.uplink),
+            ("down", self.method.downlink),
+        )
+        for way, kind in ways:
+            by_model = {
+                peer.model: 0 if kind is None else self.exchange.length(way, kind, self.sizes(peer.id))
+                for peer in {peer.model: peer for peer in self.plan.peers}.values()
+            }
+            lengths = [by_model[peer.model] for peer in self.plan.peers]
             totals.append(sum(lengths) * participants // len(lengths))
         return totals[0], totals[1]
 

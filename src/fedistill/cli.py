@@ -129,11 +129,15 @@ def methods() -> None:
 @app.command()
 def codecs() -> None:
     """List the codecs and what each loses."""
-    from fedistill.wire.codec import CODECS
+    from fedistill.wire.codec import Content
+    from fedistill.wire.codecs import CODECS
 
-    table = Table("codec", "loses")
+    table = Table("codec", "codes", "loses", "settings", "source")
     for codec in CODECS.values():
-        table.add_row(codec.name, codec.loses)
+        codes = "all" if len(codec.codes) == len(Content) else ", ".join(sorted(c.value for c in codec.codes))
+        defaults = codec.Settings().model_dump()
+        settings = ", ".join(f"{key} = {value}" for key, value in defaults.items()) or "-"
+        table.add_row(codec.name, codes, codec.loses, settings, codec.source or "-")
     console.print(table)
 
 

@@ -158,7 +158,9 @@ class Arm(BaseModel):
 
     method: str
     name: str = ""
-    codec: str = "fp32"
+    codec: str | dict[str, Any] | None = Field(
+        default=None, description="a name, { name, SETTINGS } or { up, down }; default: the method's"
+    )
     seed: int | None = Field(default=None, ge=0, description="default: the experiment's seed")
     models: ModelsConfig
     train: Train

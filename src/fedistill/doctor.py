@@ -13,6 +13,8 @@ from fedistill.config import Experiment
 from fedistill.errors import ExperimentError, Refusal
 from fedistill.report.table import size
 from fedistill.tasks.task import Task
+from fedistill.wire.codecs import CODECS
+from fedistill.wire.message import contents
 
 Level = Literal["error", "warning", "fact"]
 _PROCESS_BYTES = 250_000_000
@@ -97,6 +99,23 @@ def _arm(arm: ReadyArm) -> list[Finding]:
         arm.method.check(arm.plan)
     except Refusal as error:
         findings.append(Finding("error", where, str(error)))
+    return [*findings, *_codecs(arm)]
+
+
+def _codecs(arm: ReadyArm) -> list[Finding]:
+    """A codec of class probabilities cannot code weights, and the other way round."""
+    findings = []
+    for way, codec, kind in (
+        ("up", arm.exchange.up, arm.method.uplink),
+        ("down", arm.exchange.down, arm.method.downlink),
+    ):
+        sent = set() if kind is None else contents(kind)
+        wrong = sorted(content.value for content in sent - codec.codes)
+        if wrong:
+            fitting = [name for name, other in CODECS.items() if sent <= other.codes]
+            what = f"codec {codec.name} cannot code the {wrong[0]} that method {arm.method.name} sends {way}"
+            fix = f"choose one of {', '.join(fitting)}"
+            findings.append(Finding("error", f"arm {arm.name!r}", what, fix))
     return findings
 
 

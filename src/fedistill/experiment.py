@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from fedistill import models
-from fedistill.arm import ReadyArm, parts
+from fedistill.arm import ReadyArm, resolved
 from fedistill.config import Experiment, dump
 from fedistill.doctor import Finding, examine, raise_errors
 from fedistill.errors import ExperimentError, RuntimeFailure, TrainingError, nearest
@@ -19,7 +19,7 @@ from fedistill.report.record import RunFolder
 from fedistill.report.results import choices, describe_arm, link_times, results
 from fedistill.round import ArmRun, RoundRecord, play
 from fedistill.runtime import inprocess
-from fedistill.state import load as load_state
+from fedistill.site import method_state
 from fedistill.state import write
 from fedistill.tasks.build import build
 from fedistill.tasks.task import Task
@@ -42,7 +42,7 @@ def prepare(experiment: Experiment) -> tuple[Task, list[ReadyArm]]:
         ExperimentError: something in the experiment cannot be.
     """
     for arm in experiment.arms:
-        parts(arm)  # a wrong name is said before data are loaded, which may take minutes
+        resolved(arm)  # a wrong name is said before data are loaded, which may take minutes
     task = build(experiment.task, experiment.seed)
     return task, [ReadyArm.of(arm, experiment, task) for arm in experiment.arms]
 
@@ -73,6 +73,7 @@ def compare(experiment: Experiment, out: Path, command: str, watcher: Watcher) -
     findings = examine(experiment, task, arms)
     watcher.findings(findings)
     raise_errors(findings)
+    experiment = experiment.model_copy(update={"arms": [arm.config for arm in arms]})
     folder = RunFolder.create(out, experiment, command)
     folder.append({"event": "task", "fingerprint": task.fingerprint()})
     return _go_on(folder, experiment, task, arms, watcher)
@@ -181,7 +182,7 @@ def _save_models(folder: RunFolder, arm: ReadyArm, run: ArmRun) -> None:
     found = {"server": (arm.config.models.server, run.server)} if arm.method.has_server_model else {}
     if arm.method.has_client_models:
         found |= {
-            f"client-{client}": (arm.plan.peers[client].model, load_state(state))
+            f"client-{client}": (arm.plan.peers[client].model, method_state(state))
             for client, state in run.clients.items()
         }
     for name, (model, state) in found.items():

@@ -21,7 +21,9 @@ from fedistill.runtime.inprocess import Runtime
 from fedistill.sampling import chosen, lost
 from fedistill.site import Outcome, check_finite, describe
 from fedistill.state import State, ordered
-from fedistill.wire.message import Message, pack, unpack
+from fedistill.wire.ends import ServerEnd
+from fedistill.wire.memory import Memory
+from fedistill.wire.message import Message
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ class ArmRun:
     Attributes:
         round: the last whole round, 0 before the first.
         server: the server's state; ``clients``: the saved state of each client that has worked.
+        memories: what the server and each client that has replied both remember of their exchanges.
         correct: right answers by class of each client's model, as last evaluated.
     """
 
@@ -72,6 +75,7 @@ class ArmRun:
     server: State
     clients: dict[int, bytes]
     ledger: Ledger
+    memories: dict[int, Memory] = field(default_factory=dict)
     records: list[RoundRecord] = field(default_factory=list)
     correct: dict[int, list[int]] = field(default_factory=dict)
 
@@ -104,7 +108,8 @@ def play(run: ArmRun, arm: ReadyArm, runtime: Runtime) -> RoundRecord:
         clients = chosen(arm.sampling, len(arm.plan.peers), arm.seed, number)
     dropped = lost(arm.sampling, clients, arm.seed, number)
 
-    frames = _send(run, arm, number, clients)
+    end = ServerEnd(arm.exchange, run.memories, arm.start_memory, number)
+    frames = _send(run, arm, end, number, clients)
     for client, frame in zip(clients, frames, strict=True):
         if frame:
             traffic.count(number, client, "down", frame)
@@ -121,7 +126,9 @@ def play(run: ArmRun, arm: ReadyArm, runtime: Runtime) -> RoundRecord:
             if outcome.frame:
                 traffic.count(number, client, "up", outcome.frame)
             if outcome.frame and client not in dropped:
-                yield _receive(arm, number, client, outcome)
+                reply = _receive(arm, end, number, client, outcome)
+                if reply is not None:
+                    yield reply
 
     replies = received()
     server, server_seconds = _aggregate(run, arm, number, replies)
@@ -140,34 +147,37 @@ def play(run: ArmRun, arm: ReadyArm, runtime: Runtime) -> RoundRecord:
 
     record = RoundRecord(number, clients, dropped, seconds, server_seconds, work, found, traffic.entries)
     run.round, run.server, run.clients, run.correct = number, server, states, stale
+    run.memories = end.memories
     run.ledger.entries += traffic.entries
     run.records.append(record)
     return record
 
 
-def _send(run: ArmRun, arm: ReadyArm, number: int, clients: list[int]) -> list[bytes]:
-    """One frame for each client, the same object for clients of one audience; empty: nothing."""
+def _send(run: ArmRun, arm: ReadyArm, end: ServerEnd, number: int, clients: list[int]) -> list[bytes]:
+    """One frame for each client; empty: nothing."""
     server = arm.server(number)
-    sent: dict[Hashable, bytes] = {}
+    messages: dict[Hashable, Message | None] = {}
     frames = []
     for client in clients:
         audience = arm.method.audience(arm.plan.peers[client])
-        if audience not in sent:
-            message = arm.method.send(run.server, server, client)
-            receiver = client if audience == client else None
-            sent[audience] = b"" if message is None else pack(message, arm.codec, number, receiver)
-        frames.append(sent[audience])
+        if audience not in messages:
+            messages[audience] = arm.method.send(run.server, server, client)
+        message = messages[audience]
+        frames.append(b"" if message is None else end.send(client, audience, message, arm.sizes(client)))
     return frames
 
 
-def _receive(arm: ReadyArm, number: int, client: int, outcome: Outcome) -> Reply[Message]:
+def _receive(
+    arm: ReadyArm, end: ServerEnd, number: int, client: int, outcome: Outcome
+) -> Reply[Message] | None:
+    """The client's message, or None where it asks to be sent everything anew."""
     assert arm.method.uplink is not None
     try:
-        message = unpack(arm.method.uplink, outcome.frame, arm.codec, arm.sizes(client), number, client)
+        message = end.receive(client, arm.method.uplink, outcome.frame, arm.sizes(client))
     except FrameError as error:
         place = f"round {number}, client {client}"
         raise TrainingError(f"its reply is refused: {error}", place) from None
-    return Reply(client, message)
+    return None if message is None else Reply(client, message)
 
 
 def _aggregate(

@@ -14,7 +14,11 @@ from fedistill.errors import FedistillError, TrainingError
 from fedistill.evaluate import correct_by_class
 from fedistill.rng import scoped
 from fedistill.state import State, dump, load
-from fedistill.wire.message import Message, pack, unpack
+from fedistill.wire.ends import ClientEnd, StaleMemory
+from fedistill.wire.message import Message
+
+_METHOD, _LINK = "method", "link"
+"""What a client keeps: the method's state, and what its link remembers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,21 +39,31 @@ def work(arm: ReadyArm, client: int, round: int, state: bytes, frame: bytes) -> 
 
     Raises:
         TrainingError: anything that goes wrong in the work, with the round and the client.
+
+    A frame that was coded against a memory that the client has lost is answered by a refresh, without work.
     """
     started = time.perf_counter()
     try:
         own = arm.client(client, round)
-        before = load(state) if state else arm.method.start_client(own)
+        kept = load(state) if state else {}
+        before = kept.get(_METHOD) or arm.method.start_client(own)
+        sizes = arm.sizes(client)
+        end = ClientEnd(arm.exchange, kept.get(_LINK, {}), arm.start_memory(client), round, client)
         received: Message | None = None
         if frame:
             assert arm.method.downlink is not None
-            received = unpack(arm.method.downlink, frame, arm.codec, arm.sizes(client), round, client)
+            try:
+                received = end.receive(arm.method.downlink, frame, sizes)
+            except StaleMemory:
+                return Outcome(state, end.refresh(), time.perf_counter() - started)
         # Dropout layers know only torch's global generator.
         with scoped(arm.seed, "layers", client, round):
             after, message = arm.method.client_step(before, own, received)
         check_finite(after)
-        reply = b"" if message is None else pack(message, arm.codec, round, client)
-        return Outcome(dump(after) if after else b"", reply, time.perf_counter() - started)
+        reply = b"" if message is None else end.reply(message, sizes)
+        parts = {_METHOD: after, _LINK: end.kept()}
+        kept = {name: part for name, part in parts.items() if part}
+        return Outcome(dump(kept) if kept else b"", reply, time.perf_counter() - started)
     except FedistillError as error:
         raise TrainingError(str(error), f"round {round}, client {client}") from error
     except Exception as error:  # a user's own model may raise anything; the round and client are named
@@ -64,12 +78,17 @@ def correct(arm: ReadyArm, client: int, state: bytes) -> list[int]:
     """
     try:
         own = arm.client(client, round=0)
-        kept = load(state) if state else arm.method.start_client(own)
-        model = own.load(kept["model"])
+        model = own.load((method_state(state) or arm.method.start_client(own))["model"])
         classes = arm.task.signature.classes
         return correct_by_class(model, arm.task.test, classes, arm.evaluate.batch_size).tolist()
     except Exception as error:  # as in `work`
         raise TrainingError(describe(error), f"evaluation, client {client}") from error
+
+
+def method_state(state: bytes) -> State:
+    """What the method keeps at a client, from the bytes of an `Outcome`; empty before its first round."""
+    found: State = load(state).get(_METHOD, {}) if state else {}
+    return found
 
 
 def describe(error: Exception) -> str:

@@ -22,6 +22,7 @@ from fedistill.rng import SERVER, stream
 from fedistill.state import State
 from fedistill.tasks.task import Labelled
 from fedistill.train import flatten, unflatten
+from fedistill.wire.codecs import Wanted
 from fedistill.wire.message import Message, Sizes
 
 Up = TypeVar("Up", bound=Message)
@@ -34,17 +35,23 @@ class NoSettings(Section):
 
 @dataclass(frozen=True)
 class Peer:
-    """What the server knows of a client before the run: its number, its model, the model's size P."""
+    """What the server knows of a client before the run.
+
+    Attributes:
+        parts: shapes of the tensors that its model's weights are made of; ``parameters``: P, all of them.
+    """
 
     id: int
     model: str
     parameters: int
+    parts: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a method is asked to do, for its check before round 1."""
+    """What a method is asked to do; both sides know it before round 1."""
 
+    seed: int
     signature: Signature
     server_model: str
     peers: tuple[Peer, ...]
@@ -92,13 +99,20 @@ class Site:
         return stream(self.seed, purpose, self.stream_client, self.round)
 
     def drawn(self, samples: int | None, round: int) -> Tensor:
-        """Inputs of the public samples of a round; server and clients draw the same, for no bytes."""
+        """Inputs of the public samples of a round (`draw`)."""
         assert self.public is not None
         size = len(self.public)
         if samples is None or samples >= size:
             return self.public
-        order = torch.randperm(size, generator=stream(self.seed, "public", round=round))
-        return self.public[order[:samples].sort().values]
+        return self.public[draw(self.seed, size, samples, round)]
+
+
+def draw(seed: int, population: int, samples: int, round: int) -> Tensor:
+    """Places (n,) of a round's public samples, in order; server and clients draw the same, for no bytes."""
+    if samples >= population:
+        return torch.arange(population)
+    order = torch.randperm(population, generator=stream(seed, "public", round=round))
+    return order[:samples].sort().values
 
 
 @dataclass(frozen=True)
@@ -148,6 +162,9 @@ class Method(ABC, Generic[Up, Down]):
     one_model: ClassVar[bool] = False
     """All clients and the server must have the same architecture."""
 
+    codec: ClassVar[Wanted] = "fp32"
+    """Where the experiment names none."""
+
     Settings: ClassVar[type[Section]] = NoSettings
 
     def __init__(self, settings: Any) -> None:
@@ -183,7 +200,16 @@ class Method(ABC, Generic[Up, Down]):
 
     def sizes(self, plan: Plan, client: int) -> Sizes:
         """What both sides expect of the messages between the server and this client."""
-        return Sizes(plan.signature.classes, plan.peers[client].parameters, self.samples(plan.public))
+        peer = plan.peers[client]
+        samples = self.samples(plan.public)
+        return Sizes(
+            classes=plan.signature.classes,
+            parameters=peer.parameters,
+            samples=samples,
+            parts=peer.parts,
+            population=plan.public,
+            drawn=lambda round: draw(plan.seed, plan.public, samples, round).numpy(),
+        )
 
     def audience(self, peer: Peer) -> Hashable:
         """Clients with equal audiences get one and the same frame; `send` is asked once for them."""

@@ -30,6 +30,7 @@ from fedistill.round import ArmRun, RoundRecord, begin
 from fedistill.state import dump as dump_state
 from fedistill.state import load as load_state
 from fedistill.state import write
+from fedistill.wire.memory import dump_all, load_all
 
 _MANIFEST = "manifest.json"
 _LONGEST_NAME = 100
@@ -128,7 +129,7 @@ class RunFolder:
                 write(folder / name, run.clients[client])
                 files[str(client)] = name
         server = f"server-{run.round}.safetensors"
-        write(folder / server, dump_state(run.server))
+        write(folder / server, dump_state({"method": run.server, "links": dump_all(run.memories)}))
         manifest = {
             "round": run.round,
             "server": server,
@@ -153,7 +154,8 @@ class RunFolder:
             return begin(arm)
         folder = self._checkpoint(arm.name)
         try:
-            server = load_state((folder / manifest["server"]).read_bytes())
+            saved = load_state((folder / manifest["server"]).read_bytes())
+            memories = load_all(saved["links"])
             clients = {
                 int(client): (folder / name).read_bytes() for client, name in manifest["clients"].items()
             }
@@ -163,9 +165,10 @@ class RunFolder:
             raise self._damaged(arm.name, str(error)) from None
         run = ArmRun(
             round=manifest["round"],
-            server=server,
+            server=saved["method"],
             clients=clients,
             ledger=begin(arm).ledger,
+            memories=memories,
             correct={int(client): right for client, right in manifest["correct"].items()},
         )
         run.ledger.entries = [Entry(**entry) for entry in manifest["setup"]]

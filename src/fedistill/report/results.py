@@ -12,6 +12,7 @@ from fedistill.arm import ReadyArm
 from fedistill.link import PROFILES, Exchange, Link, round_seconds
 from fedistill.round import ArmRun, RoundRecord
 from fedistill.tasks.task import Task
+from fedistill.wire import codecs
 
 SCHEMA = 1
 
@@ -58,7 +59,7 @@ def describe_arm(arm: ReadyArm, run: ArmRun, status: str, error: str | None) -> 
     return {
         "name": arm.name,
         "method": arm.config.method,
-        "codec": arm.config.codec,
+        "codec": codecs.title(arm.config.codec or arm.method.codec),
         "seed": arm.seed,
         "status": status,
         "error": error,

@@ -77,7 +77,7 @@ def _shift(tokenizer: Tokenizer) -> int:
 def vocabulary_frame(tokenizer: Tokenizer) -> bytes:
     """Return the set-up frame that brings the tokenizer to a client that has no public set."""
     description = tokenizer.to_str(pretty=False).encode()
-    return encode(Frame(Kind.VOCABULARY, 0, EVERYONE, {"json": zlib.compress(description, 9)}))
+    return encode(Frame(Kind.VOCABULARY, 0, EVERYONE, (zlib.compress(description, 9),)))
 
 
 def _from_file(path: str) -> Tokenizer:

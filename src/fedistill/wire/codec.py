@@ -1,85 +1,140 @@
-"""Codecs turn real numbers into bytes and back; both sides of an arm use the same one.
+"""What a codec is: how the numbers of one message become bytes, and back.
 
-A codec never writes shapes: the receiver knows how many numbers it expects, so a sender cannot make
-it allocate more.
+A codec works in one direction of one arm, for each client apart. It may lean on three things besides the
+message: what both sides know of it beforehand (`Spec`), what both sides remember of earlier messages
+(`Known`), and what the sender alone keeps (`Sender`). Memory is plain data (`fedistill.state`), returned
+anew and never changed in place; `fedistill.wire.exchange` keeps it equal on both sides.
+
+A codec never writes shapes: the receiver knows how many numbers it expects, so a sender cannot make it
+allocate more.
 """
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedistill.errors import ExperimentError, FrameError, nearest
+from fedistill.config import Section
+from fedistill.state import State
 
 Floats = NDArray[np.float32]
+Classes = NDArray[np.int64]
+
+
+class Content(Enum):
+    """What the numbers of a tensor are."""
+
+    WEIGHTS = "weights"
+    PROBS = "class probabilities"
+    SCORES = "scores"
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What both sides know of a tensor before it is sent.
+
+    Attributes:
+        content: what its numbers are.
+        shape: (P,) for flat weights, else (n, C); n may be 0.
+        parts: shapes of the tensors that flat weights are made of, in order; they add up to P.
+        rows: (n,) places in the public set that the rows speak of, all different, or None where a row
+            has no place that would mean the same in another message.
+        population: N, the samples of the public set; 0 where ``rows`` is None.
+    """
+
+    content: Content
+    shape: tuple[int, ...]
+    parts: tuple[tuple[int, ...], ...] = ()
+    rows: Classes | None = None
+    population: int = 0
+
+    @property
+    def count(self) -> int:
+        return int(np.prod(self.shape))
+
+
+@dataclass(frozen=True)
+class Known:
+    """What both sides know of earlier messages.
+
+    Attributes:
+        memory: what this codec returned at the last message in this direction that both sides know of;
+            empty before the first.
+        reference: weights (P,) that the receiver already has: uplink, those that it sent in this round;
+            downlink, those that it last decoded. None: it has none.
+        told: (n,) the class that the other direction last named for each row, or -1; None: for no row.
+    """
+
+    memory: State = field(default_factory=dict)
+    reference: Floats | None = None
+    told: Classes | None = None
+
+
+@dataclass(frozen=True)
+class Sender:
+    """What the sender alone has: a state of its own (a residual, say), and a random stream.
+
+    ``own`` is None where nothing is to be kept: on a downlink, what was not sent is still in the difference
+    to `Known.reference`.
+    """
+
+    own: State | None = field(default_factory=dict)
+    random: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """The bytes, what both sides know from now on, and what the sender alone keeps."""
+
+    payload: bytes
+    memory: State = field(default_factory=dict)
+    own: State = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """The numbers, in the expected shape, and what both sides know from now on."""
+
+    values: Floats
+    memory: State = field(default_factory=dict)
+
+
+class NoSettings(Section):
+    """A codec without settings of its own."""
 
 
 class Codec(ABC):
-    """How real numbers are written. Subclasses are final."""
+    """How numbers are written. Subclasses are final, and have a line in `fedistill.wire.codecs`."""
 
     name: ClassVar[str]
     loses: ClassVar[str]
+    source: ClassVar[str] = ""
+    codes: ClassVar[frozenset[Content]] = frozenset(Content)
+    relative: ClassVar[bool] = False
+    """Codes the difference to `Known.reference`, so the receiver's weights are remembered."""
+    remembers: ClassVar[bool] = False
+    """Has a memory, or looks at `Known.told`."""
+    feedback: ClassVar[bool] = False
+    """Adds what it did not send to the next message: the residual, kept in `Sender.own`."""
+
+    Settings: ClassVar[type[Section]] = NoSettings
+
+    def __init__(self, settings: Any) -> None:
+        self.settings = settings
 
     @abstractmethod
-    def encode(self, values: Floats) -> bytes:
-        """Write an array of any shape, in C order."""
+    def encode(self, values: Floats, spec: Spec, known: Known, sender: Sender) -> Encoded:
+        """Write finite numbers of the expected shape."""
 
     @abstractmethod
-    def decode(self, payload: bytes, count: int) -> Floats:
-        """Read exactly ``count`` numbers, as a flat array.
+    def decode(self, payload: bytes, spec: Spec, known: Known) -> Decoded:
+        """Read what `encode` wrote with an equal spec and equal knowledge; ends in equal memory.
+
+        Never allocates more than a small multiple of ``spec.count`` and ``len(payload)``.
 
         Raises:
-            FrameError: the payload holds another number of them, or one that is not finite.
+            FrameError: the payload is not one that `encode` writes.
         """
-
-
-class _Plain(Codec):
-    """Numbers at a fixed width, little-endian."""
-
-    dtype: ClassVar[np.dtype[np.float16] | np.dtype[np.float32]]
-
-    def decode(self, payload: bytes, count: int) -> Floats:
-        if len(payload) != count * self.dtype.itemsize:
-            raise FrameError(
-                f"{len(payload)} bytes of {self.name} where {count} numbers were expected"
-                f" ({count * self.dtype.itemsize} bytes)"
-            )
-        values = np.frombuffer(payload, dtype=self.dtype).astype(np.float32)
-        if not np.isfinite(values).all():
-            raise FrameError("a number in the message is not finite")
-        return values
-
-
-class Fp32(_Plain):
-    name = "fp32"
-    loses = "nothing"
-    dtype = np.dtype("<f4")
-
-    def encode(self, values: Floats) -> bytes:
-        return values.astype(self.dtype, copy=False).tobytes()
-
-
-class Fp16(_Plain):
-    name = "fp16"
-    loses = "all but 11 significant bits; values beyond 65,504 are clipped to it"
-    dtype = np.dtype("<f2")
-
-    def encode(self, values: Floats) -> bytes:
-        largest = float(np.finfo(np.float16).max)
-        return np.clip(values, -largest, largest).astype(self.dtype).tobytes()
-
-
-CODECS: dict[str, Codec] = {codec.name: codec for codec in (Fp32(), Fp16())}
-
-
-def get(name: str) -> Codec:
-    """Return the codec of that name.
-
-    Raises:
-        ExperimentError: there is none; the nearest name is offered.
-    """
-    if name not in CODECS:
-        known = ", ".join(CODECS)
-        raise ExperimentError(f"codec {name!r} is not one of {known}.{nearest(name, CODECS)}")
-    return CODECS[name]

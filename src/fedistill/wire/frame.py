@@ -1,27 +1,30 @@
 """The frame: the bytes of one message, and the only thing that crosses between server and client.
 
-Layout, all integers unsigned little-endian or LEB128 varints::
+Layout of version 2, all integers unsigned little-endian or LEB128 varints::
 
-    "fd"  version  kind  round  peer  sections  { name-length name length bytes }...  crc32
-     2       1       1   varint varint    1            1      1..8  varint            4
+    "fd"  version  kind  round  peer   base              { length  bytes }...  crc32
+     2       1       1   varint varint 0 | version+1 hash  varint               4
+                                       1 | varint    4
 
-``peer`` is 0 for a frame to every client, else the client's number plus one. The checksum covers all
-that stands before it. There is no pickle, no type and no shape in a frame: the receiver knows what it
+``peer`` is 0 for a frame to every client, else the client's number plus one. ``base`` names the memory
+that the message was coded against (`fedistill.wire.exchange`), or says that it was coded against nothing.
+The sections are those of the message of this kind, in its order. The checksum covers all that stands
+before it. There is no pickle, no type, no name and no shape in a frame: the receiver knows what it
 expects, and a frame that differs is refused.
 """
 
 import zlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 
 from fedistill.errors import FrameError
 
 MAGIC = b"fd"
-VERSION = 1
+VERSION = 2
 EVERYONE = 0
 _CHECKSUM = 4
-_LONGEST_NAME = 8
+_HASH = 4
+_SHORTEST = len(MAGIC) + 2 + 3 + _CHECKSUM
 
 
 class Kind(IntEnum):
@@ -32,6 +35,9 @@ class Kind(IntEnum):
     LOGITS = 3
     SOFT_LABELS = 4
     VOCABULARY = 5
+    VOTES = 6
+    FRESH_LABELS = 7
+    REFRESH = 8
 
     @property
     def label(self) -> str:
@@ -39,24 +45,43 @@ class Kind(IntEnum):
 
 
 @dataclass(frozen=True)
+class Base:
+    """The memory that a message was coded against: how many exchanges it holds, and 4 bytes of its hash."""
+
+    version: int
+    hash: bytes
+
+    def __str__(self) -> str:
+        return f"{self.version} ({self.hash.hex()})"
+
+
+@dataclass(frozen=True)
 class Frame:
-    """A decoded frame. ``peer``: 0 for everyone, else client + 1; ``round`` counts from 1, 0 is set-up."""
+    """A decoded frame.
+
+    Attributes:
+        round: counts from 1; 0 is set-up.
+        peer: 0 for everyone, else client + 1.
+        base: None where the message was coded against nothing.
+    """
 
     kind: Kind
     round: int
     peer: int
-    sections: Mapping[str, bytes]
+    sections: tuple[bytes, ...]
+    base: Base | None = None
 
 
 def encode(frame: Frame) -> bytes:
-    """Return the bytes of a frame; the overhead is 11 bytes plus about 8 for each section."""
+    """Return the bytes of a frame.
+
+    The overhead is 11 bytes, 4 to 6 for a base and 1 to 4 for each section: at most 24 for any message
+    of this package, up to round and client 16,383.
+    """
     parts = [MAGIC, bytes((VERSION, frame.kind)), varint(frame.round), varint(frame.peer)]
-    parts.append(bytes((len(frame.sections),)))
-    for name, payload in frame.sections.items():
-        tag = name.encode("ascii")
-        if not 1 <= len(tag) <= _LONGEST_NAME:
-            raise ValueError(f"section name {name!r} must have 1 to {_LONGEST_NAME} letters")
-        parts += [bytes((len(tag),)), tag, varint(len(payload)), payload]
+    parts.append(b"\0" if frame.base is None else varint(frame.base.version + 1) + frame.base.hash)
+    for payload in frame.sections:
+        parts += [varint(len(payload)), payload]
     body = b"".join(parts)
     return body + zlib.crc32(body).to_bytes(_CHECKSUM, "little")
 
@@ -69,7 +94,7 @@ def decode(data: bytes) -> Frame:
     Raises:
         FrameError: the bytes are not one whole frame of this version, or the checksum differs.
     """
-    if len(data) < len(MAGIC) + 2 + 3 + _CHECKSUM:
+    if len(data) < _SHORTEST:
         raise FrameError(f"frame of {len(data)} bytes is too short to be one")
     if data[:2] != MAGIC:
         raise FrameError("not a fedistill frame: it does not begin with 'fd'")
@@ -84,23 +109,17 @@ def decode(data: bytes) -> Frame:
         raise FrameError(f"frame kind {data[3]} is unknown") from None
     round, at = read_varint(body, 4)
     peer, at = read_varint(body, at)
-    count, at = _byte(body, at)
-    sections: dict[str, bytes] = {}
-    for _ in range(count):
-        length, at = _byte(body, at)
-        tag, at = _slice(body, at, length)
+    held, at = read_varint(body, at)
+    base = None
+    if held:
+        mark, at = _slice(body, at, _HASH)
+        base = Base(held - 1, mark)
+    sections = []
+    while at < len(body):
         size, at = read_varint(body, at)
         payload, at = _slice(body, at, size)
-        try:
-            name = tag.decode("ascii")
-        except UnicodeDecodeError:
-            raise FrameError("frame has a section name that is not ASCII") from None
-        if not name or len(name) > _LONGEST_NAME or name in sections:
-            raise FrameError(f"frame has an empty, long or repeated section name {name!r}")
-        sections[name] = payload
-    if at != len(body):
-        raise FrameError(f"frame has {len(body) - at} bytes after its last section")
-    return Frame(kind, round, peer, sections)
+        sections.append(payload)
+    return Frame(kind, round, peer, tuple(sections), base)
 
 
 def varint(value: int) -> bytes:
@@ -116,20 +135,21 @@ def varint(value: int) -> bytes:
 
 
 def read_varint(data: memoryview | bytes, at: int) -> tuple[int, int]:
-    """Return the value at ``at`` and the place behind it; at most 9 bytes are read."""
+    """Return the value at ``at`` and the place behind it; at most 9 bytes are read.
+
+    Raises:
+        FrameError: the data end within the integer, or it has more than 63 bits.
+    """
     value = 0
     for index in range(9):
-        byte, at = _byte(data, at)
+        if at >= len(data):
+            raise FrameError("frame ends in the middle of a field")
+        byte = data[at]
+        at += 1
         value |= (byte & 0x7F) << (7 * index)
         if byte < 0x80:
             return value, at
     raise FrameError("frame has an integer of more than 63 bits")
-
-
-def _byte(data: memoryview | bytes, at: int) -> tuple[int, int]:
-    if at >= len(data):
-        raise FrameError("frame ends in the middle of a field")
-    return data[at], at + 1
 
 
 def _slice(data: memoryview, at: int, size: int) -> tuple[bytes, int]:

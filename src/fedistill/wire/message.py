@@ -1,19 +1,19 @@
-"""Typed messages: what a method sends, as tensors and integers, and how they become frames.
+"""Typed messages: what a method sends, as tensors and whole numbers.
 
-A message is a frozen dataclass. Its tensors are coded by the arm's codec, its integers are varints.
-The receiver says how large it expects each tensor to be (`Sizes`); nothing in a frame can change that.
+A message is a frozen dataclass. Its tensors are coded by the arm's codec, its numbers are varints. The
+receiver says how large it expects each tensor to be (`Sizes`); nothing in a frame can change that.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from fedistill.errors import FrameError
-from fedistill.wire import frame as frames
-from fedistill.wire.codec import Codec
-from fedistill.wire.frame import EVERYONE, Frame, Kind
+from fedistill.wire.codec import Classes, Content, Spec
+from fedistill.wire.frame import Kind
 
 
 @dataclass(frozen=True)
@@ -23,12 +23,21 @@ class Sizes:
     Attributes:
         classes: C, the number of classes.
         parameters: P, the numbers in the weights of the model that travels (0: none travels).
-        samples: n, the public samples that a message speaks of (0: none).
+        samples: n, the public samples that a message speaks of (0: none), or may at most speak of.
+        parts: shapes of the tensors that the travelling weights are made of.
+        population: N, the samples of the public set.
+        drawn: from a round to the (n,) places of its public samples.
     """
 
     classes: int
     parameters: int = 0
     samples: int = 0
+    parts: tuple[tuple[int, ...], ...] = ()
+    population: int = 0
+    drawn: Callable[[int], Classes] | None = None
+
+
+Numbers = Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -38,9 +47,29 @@ class Message:
     kind: ClassVar[Kind]
 
     @classmethod
-    def shapes(cls, sizes: Sizes) -> dict[str, tuple[int, ...]]:
-        """Shape of each tensor field."""
+    def specs(cls, sizes: Sizes, numbers: Numbers) -> dict[str, Spec]:
+        """What each tensor field is, given the message's whole numbers.
+
+        Raises:
+            FrameError: the numbers cannot be those of a message of these sizes.
+        """
         raise NotImplementedError
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """The fields, in the order in which they are sent."""
+        return [field.name for field in fields(cls)]
+
+    @classmethod
+    def number_names(cls) -> list[str]:
+        return [field.name for field in fields(cls) if field.type is int]
+
+    def tensors(self) -> dict[str, Tensor]:
+        whole = self.number_names()
+        return {name: getattr(self, name) for name in self.names() if name not in whole}
+
+    def numbers(self) -> dict[str, int]:
+        return {name: getattr(self, name) for name in self.number_names()}
 
 
 @dataclass(frozen=True)
@@ -51,8 +80,8 @@ class Weights(Message):
     values: Tensor
 
     @classmethod
-    def shapes(cls, sizes: Sizes) -> dict[str, tuple[int, ...]]:
-        return {"values": (sizes.parameters,)}
+    def specs(cls, sizes: Sizes, numbers: Numbers) -> dict[str, Spec]:
+        return {"values": Spec(Content.WEIGHTS, (sizes.parameters,), sizes.parts)}
 
 
 @dataclass(frozen=True)
@@ -64,8 +93,8 @@ class TrainedWeights(Message):
     samples: int
 
     @classmethod
-    def shapes(cls, sizes: Sizes) -> dict[str, tuple[int, ...]]:
-        return {"values": (sizes.parameters,)}
+    def specs(cls, sizes: Sizes, numbers: Numbers) -> dict[str, Spec]:
+        return Weights.specs(sizes, numbers)
 
 
 @dataclass(frozen=True)
@@ -76,8 +105,8 @@ class ClassOutputs(Message):
     means: Tensor
 
     @classmethod
-    def shapes(cls, sizes: Sizes) -> dict[str, tuple[int, ...]]:
-        return {"means": (sizes.classes, sizes.classes)}
+    def specs(cls, sizes: Sizes, numbers: Numbers) -> dict[str, Spec]:
+        return {"means": Spec(Content.SCORES, (sizes.classes, sizes.classes))}
 
 
 @dataclass(frozen=True)
@@ -89,8 +118,8 @@ class Logits(Message):
     drawn: int
 
     @classmethod
-    def shapes(cls, sizes: Sizes) -> dict[str, tuple[int, ...]]:
-        return {"scores": (sizes.samples, sizes.classes)}
+    def specs(cls, sizes: Sizes, numbers: Numbers) -> dict[str, Spec]:
+        return {"scores": _of_public(Content.SCORES, sizes, numbers)}
 
 
 @dataclass(frozen=True)
@@ -102,74 +131,63 @@ class SoftLabels(Message):
     drawn: int
 
     @classmethod
-    def shapes(cls, sizes: Sizes) -> dict[str, tuple[int, ...]]:
-        return {"probs": (sizes.samples, sizes.classes)}
+    def specs(cls, sizes: Sizes, numbers: Numbers) -> dict[str, Spec]:
+        return {"probs": _of_public(Content.PROBS, sizes, numbers)}
 
 
-M = TypeVar("M", bound=Message)
+@dataclass(frozen=True)
+class Votes(Message):
+    """One class for each public sample of round ``drawn``, as one-hot rows (n, C)."""
+
+    kind = Kind.VOTES
+    probs: Tensor
+    drawn: int
+
+    @classmethod
+    def specs(cls, sizes: Sizes, numbers: Numbers) -> dict[str, Spec]:
+        return SoftLabels.specs(sizes, numbers)
 
 
-def pack(message: Message, codec: Codec, round: int, client: int | None) -> bytes:
-    """Return the frame of a message; ``client`` is None for a message to every client."""
-    sections: dict[str, bytes] = {}
-    for name, value in _values(message).items():
-        if isinstance(value, Tensor):
-            sections[name] = codec.encode(value.detach().to(torch.float32).contiguous().numpy())
-        else:
-            sections[name] = frames.varint(value)
-    peer = EVERYONE if client is None else client + 1
-    return frames.encode(Frame(message.kind, round, peer, sections))
+@dataclass(frozen=True)
+class FreshLabels(Message):
+    """Class probabilities (m, C) of those public samples that the receiver does not have yet, m <= n.
 
-
-def unpack(expected: type[M], data: bytes, codec: Codec, sizes: Sizes, round: int, client: int) -> M:
-    """Read the message that the receiver expects.
-
-    Raises:
-        FrameError: the frame is damaged, of another kind, round or client, has other sections than
-            the message, or holds tensors of another size.
+    Which samples they are follows from what both sides hold (see `fedistill.methods.scarlet`).
+    ``version`` is the last round whose labels the receiver will have, ``check`` a CRC-32 of all of its
+    cache after this message.
     """
-    frame = frames.decode(data)
-    if frame.kind is not expected.kind:
-        raise FrameError(f"a frame of {frame.kind.label} came where {expected.kind.label} belong")
-    if frame.round != round:
-        raise FrameError(f"a frame of round {frame.round} came in round {round}")
-    if frame.peer not in (EVERYONE, client + 1):
-        raise FrameError(f"a frame of client {frame.peer - 1} came where client {client}'s belongs")
-    names = [field.name for field in fields(expected)]
-    if list(frame.sections) != names:
-        raise FrameError(f"frame has the sections {list(frame.sections)}, not {names}")
-    shapes = expected.shapes(sizes)
-    values: dict[str, Any] = {}
-    for name, payload in frame.sections.items():
-        try:
-            if name in shapes:
-                shape = torch.Size(shapes[name])
-                values[name] = torch.from_numpy(codec.decode(payload, shape.numel())).reshape(shape)
-            else:
-                values[name] = _integer(payload)
-        except FrameError as error:
-            raise FrameError(f"section {name!r}: {error}") from None
-    return expected(**values)
+
+    kind = Kind.FRESH_LABELS
+    probs: Tensor
+    count: int
+    version: int
+    check: int
+
+    @classmethod
+    def specs(cls, sizes: Sizes, numbers: Numbers) -> dict[str, Spec]:
+        if numbers["count"] > sizes.samples:
+            raise FrameError(f"labels of {numbers['count']} samples came where {sizes.samples} are the most")
+        return {"probs": Spec(Content.PROBS, (numbers["count"], sizes.classes))}
 
 
-def length(kind: type[Message], codec: Codec, sizes: Sizes, round: int = 1) -> int:
-    """Return the bytes of a frame of this kind with zeros in it.
-
-    Exact for codecs of fixed width, where the client and the message's integers are below 128.
-    """
-    shapes = kind.shapes(sizes)
-    names = [field.name for field in fields(kind)]
-    values: dict[str, Any] = {name: torch.zeros(shapes[name]) if name in shapes else 1 for name in names}
-    return len(pack(kind(**values), codec, round, client=0))
+def contents(kind: type[Message]) -> set[Content]:
+    """What the tensors of a message are."""
+    numbers = {name: 0 for name in kind.number_names()}
+    return {spec.content for spec in kind.specs(Sizes(classes=2), numbers).values()}
 
 
-def _integer(payload: bytes) -> int:
-    value, end = frames.read_varint(payload, 0)
-    if end != len(payload):
-        raise FrameError(f"{len(payload) - end} bytes follow the integer")
-    return value
+def example(kind: type[Message], sizes: Sizes) -> Message:
+    """Return a message of full size with random numbers in it, to foretell how long one will be."""
+    generator = torch.Generator().manual_seed(0)
+    numbers = {name: sizes.samples if name == "count" else 1 for name in kind.number_names()}
+    values: dict[str, Any] = dict(numbers)
+    for name, spec in kind.specs(sizes, numbers).items():
+        noise = torch.randn(spec.shape, generator=generator)
+        values[name] = noise.softmax(dim=1) if spec.content is Content.PROBS else noise
+    return kind(**values)
 
 
-def _values(message: Message) -> dict[str, Any]:
-    names = [field.name for field in fields(message)]
-    return {name: getattr(message, name) for name in names}
+def _of_public(content: Content, sizes: Sizes, numbers: Numbers) -> Spec:
+    rows = None if sizes.drawn is None else sizes.drawn(numbers["drawn"])
+    population = sizes.population if rows is not None else 0
+    return Spec(content, (sizes.samples, sizes.classes), rows=rows, population=population)
