@@ -58,12 +58,13 @@ class ReadyArm:
         config = resolved(config)
         assert config.codec is not None
         seed = experiment.seed if config.seed is None else config.seed
+        method = create(config)
         up, down = codecs.pair(config.codec)
         return cls(
             config=config,
             task=task,
-            method=create(config),
-            exchange=Exchange(up, down, seed),
+            method=method,
+            exchange=Exchange(up, down, seed, method.downlink is not None and method.downlink.caches),
             seed=seed,
             rounds=experiment.rounds,
             sampling=experiment.sampling,

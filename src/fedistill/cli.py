@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
-from fedistill.errors import ExperimentError, FedistillError, RuntimeFailure
+from fedistill.errors import ExperimentError, FedistillError, RuntimeFailure, nearest
 
 app = typer.Typer(
     help="Federated distillation: train together by exchanging knowledge, and count every byte.",
@@ -78,13 +78,26 @@ def resume(folder: Folder) -> None:
 def report(
     folder: Folder,
     markdown: Annotated[bool, typer.Option(help="Print the table as Markdown.")] = False,
+    reach: Annotated[
+        list[float] | None,
+        typer.Option(
+            min=0, max=1, help="Print the bytes to reach this accuracy, as Markdown. May be repeated."
+        ),
+    ] = None,
+    view: Annotated[str, typer.Option(help="The view that --reach looks at.")] = "server@global",
 ) -> None:
     """Print the table of a run and write its report.html again."""
     from fedistill.experiment import report as write_again
     from fedistill.report import table
 
+    if view not in table.VIEWS:
+        raise ExperimentError(
+            f"--view {view}: must be one of {', '.join(table.VIEWS)}.{nearest(view, table.VIEWS)}"
+        )
     results = write_again(folder)
-    if markdown:
+    if reach:
+        print(table.reach_markdown(results, view, sorted(reach)))
+    elif markdown:
         print(table.markdown(results))
     else:
         _show(results, folder)

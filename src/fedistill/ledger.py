@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Literal
 
-from fedistill.wire.frame import Kind
+from fedistill.wire.frame import decode
 
 Direction = Literal["up", "down"]
 SETUP_ROUND = 0
@@ -17,13 +17,14 @@ SETUP_ROUND = 0
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One frame: who sent or received it in which round, and its length in bytes."""
+    """One frame: who sent or received it in which round, its length in bytes, and its payload's."""
 
     round: int
     client: int
     direction: Direction
     kind: str
     bytes: int
+    payload: int
 
 
 @dataclass
@@ -39,9 +40,10 @@ class Ledger:
     public: int = 0
 
     def count(self, round: int, client: int, direction: Direction, frame: bytes) -> None:
-        """Count a frame; its kind is read from its header."""
-        label = Kind(frame[3]).label
-        self.entries.append(Entry(round, client, direction, label, len(frame)))
+        """Count a frame."""
+        read = decode(frame)
+        payload = sum(len(section) for section in read.sections)
+        self.entries.append(Entry(round, client, direction, read.kind.label, len(frame), payload))
 
     def of_round(self, round: int) -> list[Entry]:
         return [entry for entry in self.entries if entry.round == round]

@@ -48,8 +48,8 @@ class RoundRecord:
     traffic: list[Entry]
 
     def plain(self) -> dict[str, Any]:
-        """As JSON has it; frames are [client, direction, kind, bytes]."""
-        frames = [[e.client, e.direction, e.kind, e.bytes] for e in self.traffic]
+        """As JSON has it; frames are [client, direction, kind, bytes, payload]."""
+        frames = [[e.client, e.direction, e.kind, e.bytes, e.payload] for e in self.traffic]
         return {**asdict(self), "traffic": frames}
 
     @classmethod

@@ -1,7 +1,7 @@
 """Every method through one table: a new method is one row, and is held to all that the others are."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -36,6 +36,7 @@ class Row:
     mixes: bool
     learns: tuple[str, float]
     beats_local: float | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
 
 
 ROWS = [
@@ -47,6 +48,17 @@ ROWS = [
     Row("fd", MIXED, True, ("client@global", 0.4)),
     Row("fedmd", MIXED, True, ("client@global", 0.4), beats_local=0.02),
     Row("dsfl", MIXED, True, ("server@global", 0.7), beats_local=0.1),
+    Row("cfd", MIXED, True, ("server@global", 0.5)),
+    # A tenth of the few public samples that a test has would teach nobody.
+    Row(
+        "scarlet",
+        MIXED,
+        True,
+        ("server@global", 0.6),
+        beats_local=0.05,
+        settings={"samples": 200, "distill_epochs": 3},
+    ),
+    Row("voting", MIXED, True, ("server@global", 0.7), beats_local=0.1),
     Row("feddf", MIXED, True, ("server@global", 0.7)),
 ]
 LEARNING: dict[str, Any] = {
@@ -74,7 +86,7 @@ def experiment(row: Row, **changes: Any) -> Experiment:
         },
         "models": row.models,
         "train": {"batch_size": 16, "optimizer": {"lr": 0.05, "momentum": 0.9}},
-        "arms": [{"method": row.method}],
+        "arms": [{"method": row.method, **row.settings}],
     }
     task = {**raw["task"], **changes.get("task", {})}
     return parse({**raw, **changes, "task": task}, "test")

@@ -6,6 +6,7 @@ from fedistill.config import Arm
 from fedistill.errors import ExperimentError, nearest
 from fedistill.explain import describe
 from fedistill.methods.base import Method
+from fedistill.methods.cfd import Cfd
 from fedistill.methods.dsfl import DsFl
 from fedistill.methods.fd import Fd
 from fedistill.methods.fedavg import FedAvg
@@ -13,13 +14,16 @@ from fedistill.methods.feddf import FedDf
 from fedistill.methods.fedmd import FedMd
 from fedistill.methods.fedprox import FedProx
 from fedistill.methods.local import Local
+from fedistill.methods.scarlet import Scarlet
 from fedistill.methods.server_alone import ServerAlone
+from fedistill.methods.voting import Voting
 from fedistill.wire.message import Message
 
 AnyMethod = Method[Message, Message]
 
 METHODS: dict[str, type[Method]] = {  # type: ignore[type-arg]  # each has messages of its own
-    method.name: method for method in (Local, ServerAlone, FedAvg, FedProx, Fd, FedMd, DsFl, FedDf)
+    method.name: method
+    for method in (Local, ServerAlone, FedAvg, FedProx, Fd, FedMd, DsFl, Cfd, Scarlet, Voting, FedDf)
 }
 
 

@@ -87,6 +87,10 @@ class Site:
         built = models.build(model or self.model, self.signature, self.seed, self.stream_client)
         return flatten(built)
 
+    def common_weights(self) -> Tensor:
+        """Initial weights (P,) that all clients with this side's model have in common."""
+        return flatten(models.build(self.model, self.signature, self.seed, SERVER))
+
     def load(self, weights: Tensor, model: str | None = None) -> nn.Module:
         """Return a module with these weights.
 

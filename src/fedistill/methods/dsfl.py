@@ -2,34 +2,20 @@
 
 from collections.abc import Iterable
 
-import torch
 from pydantic import Field
 from torch.nn.functional import cross_entropy
 
 from fedistill.aggregate import entropy_reduced, mean
-from fedistill.config import Section
-from fedistill.distill import kl
-from fedistill.methods.base import Client, Method, Reply, Server, Site
+from fedistill.methods.base import Client, Method, Reply, Server
 from fedistill.methods.own_model import begin, keep, resume, train_private
+from fedistill.methods.public_labels import DrawnSettings, distil, distil_server
 from fedistill.state import State
-from fedistill.train import (
-    fit,
-    flatten,
-    make_optimizer,
-    optimizer_state,
-    predict,
-    restore_optimizer,
-)
+from fedistill.train import predict
 from fedistill.wire.message import SoftLabels
 
 
-class DsFlSettings(Section):
-    samples: int | None = Field(
-        default=None, ge=1, description="public samples a round, drawn anew; default: all"
-    )
+class DsFlSettings(DrawnSettings):
     temperature: float = Field(default=0.1, gt=0, description="below 1 sharpens the mean")
-    distill_epochs: int = Field(default=1, ge=1, description="epochs on the global labels")
-    distill_batch_size: int = Field(default=32, ge=1)
 
 
 class DsFl(Method[SoftLabels, SoftLabels]):
@@ -72,7 +58,8 @@ class DsFl(Method[SoftLabels, SoftLabels]):
     ) -> tuple[State, SoftLabels]:
         model, optimizer = resume(state, client)
         if received is not None:
-            self._distil(client, model, optimizer, received)
+            inputs = client.drawn(self.settings.samples, received.drawn)
+            distil(client, model, optimizer, inputs, received.probs, self.settings)
         labels = client.data.labels
         train_private(model, optimizer, client, lambda logits, at: cross_entropy(logits, labels[at]))
         probs = predict(model, client.drawn(self.settings.samples, client.round)).softmax(dim=1)
@@ -83,31 +70,6 @@ class DsFl(Method[SoftLabels, SoftLabels]):
         if average is None:
             return state
         labels = entropy_reduced(average, self.settings.temperature)
-        model = server.load(state["model"])
-        optimizer = make_optimizer(server.train.optimizer, model)
-        restore_optimizer(optimizer, state["optimizer"])
-        self._distil(server, model, optimizer, SoftLabels(labels, server.round))
-        return {
-            "model": flatten(model),
-            "optimizer": optimizer_state(optimizer),
-            "labels": labels,
-            "drawn": server.round,
-        }
-
-    def _distil(
-        self,
-        site: Site,
-        model: torch.nn.Module,
-        optimizer: torch.optim.Optimizer,
-        labels: SoftLabels,
-    ) -> None:
-        probs = labels.probs
-        fit(
-            model,
-            optimizer,
-            site.drawn(self.settings.samples, labels.drawn),
-            lambda logits, at: kl(logits, probs[at]),
-            epochs=self.settings.distill_epochs,
-            batch_size=self.settings.distill_batch_size,
-            generator=site.stream("distil"),
-        )
+        inputs = server.drawn(self.settings.samples, server.round)
+        learned = distil_server(state, server, inputs, labels, self.settings)
+        return {**learned, "labels": labels, "drawn": server.round}

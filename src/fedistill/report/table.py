@@ -1,5 +1,6 @@
 """The table that ends a run: accuracy beside bytes, with and without public data."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from rich import box
@@ -95,6 +96,39 @@ def rich_table(results: dict[str, Any], width: int) -> Table:
         cells = [row[place] if whole else row[place].split(" (")[0] for place in kept]
         table.add_row(*map(escape, cells))
     return table
+
+
+def reached(arm: dict[str, Any], view: str, accuracy: float) -> tuple[int, int] | None:
+    """Bytes sent (set-up included, public data not) when a view first had an accuracy, and the round."""
+    sent = arm["bytes_setup"]
+    for played in arm["rounds"]:
+        sent += played["bytes_up"] + played["bytes_down"]
+        if played["views"].get(view, -1.0) >= accuracy:
+            return sent, played["round"]
+    return None
+
+
+def reach_markdown(results: dict[str, Any], view: str, accuracies: Sequence[float]) -> str:
+    """Bytes that each arm needs to reach accuracies in a view; with public data after the stroke."""
+    lines = [
+        f"| arm | codec | {' | '.join(f'{view} {accuracy:.0%}' for accuracy in accuracies)} |",
+        f"|---|---|{'|'.join('---:' for _ in accuracies)}|",
+    ]
+    for arm in results["arms"]:
+        if not any(view in played["views"] for played in arm["rounds"]):
+            continue
+        cells = []
+        for accuracy in accuracies:
+            found = reached(arm, view, accuracy)
+            if found is None:
+                cells.append("-")
+                continue
+            sent, number = found
+            public = arm["bytes_public"]
+            cells.append(f"{size(sent)}{f' / {size(sent + public)}' if public else ''} @{number}")
+        names = (arm["name"].replace("|", r"\|"), arm["codec"])
+        lines.append(f"| {' | '.join([*names, *cells])} |")
+    return "\n".join(lines)
 
 
 def markdown(results: dict[str, Any]) -> str:

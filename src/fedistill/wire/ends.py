@@ -22,7 +22,7 @@ from fedistill.wire.memory import NOTHING, Memory
 from fedistill.wire.message import Message, Sizes
 
 M = TypeVar("M", bound=Message)
-_SHARED = ("down", "reference", "told")
+_SHARED = ("down", "reference", "told", "cache")
 """Parts of the memory that a message down changes."""
 
 

@@ -48,9 +48,10 @@ class Read(Generic[M]):
 class Exchange:
     """The codecs up and down of an arm; one object serves all clients."""
 
-    def __init__(self, up: Codec, down: Codec, seed: int) -> None:
+    def __init__(self, up: Codec, down: Codec, seed: int, caches: bool = False) -> None:
+        """``caches``: messages down are those of `Message.caches`."""
         self.up, self.down, self._seed = up, down, seed
-        self.remembers = up.remembers or down.remembers or up.feedback or down.relative
+        self.remembers = up.remembers or down.remembers or up.feedback or down.relative or caches
         """Whether there is anything to remember; if not, no frame has a base."""
 
     def start(self, weights: Tensor | None) -> Memory:
@@ -81,11 +82,13 @@ class Exchange:
         codec = self._codec(way)
         kept: State = {}
         payloads = {name: frames.varint(number) for name, number in message.numbers().items()}
-        specs = type(message).specs(sizes, message.numbers())
+        specs = type(message).specs(sizes, {**message.numbers(), **_held(memory)})
         for name, value in message.tensors().items():
             random = numpy_stream(self._seed, f"code {way} {name}", client, round)
             sender = Sender(None if own is None else own.get(name, {}), random)
             values = value.detach().to(torch.float32).contiguous().numpy()
+            if message.caches:
+                values = values[specs[name].rows]
             encoded = codec.encode(
                 values, specs[name], self._known(way, name, specs[name], memory, sent), sender
             )
@@ -120,20 +123,24 @@ class Exchange:
             raise FrameError(f"frame has {len(sections)} sections, not {len(names)} ({', '.join(names)})")
         payloads = dict(zip(names, sections, strict=True))
         numbers = {name: _number(name, payloads[name]) for name in expected.number_names()}
-        if numbers.get("drawn", 0) > round:
-            raise FrameError(f"public samples of round {numbers['drawn']} came in round {round}")
+        for name, number in numbers.items():
+            if name in ("drawn", "turn") and number > round:
+                raise FrameError(f"public samples of {name} {number} came in round {round}")
         codec = self._codec(way)
         values: dict[str, Any] = dict(numbers)
         memories: State = {}
         parts = dict(memory.parts)
         weights = None
-        for name, spec in expected.specs(sizes, numbers).items():
+        for name, spec in expected.specs(sizes, {**numbers, **_held(memory)}).items():
             try:
                 decoded = codec.decode(payloads[name], spec, self._known(way, name, spec, memory, sent))
             except FrameError as error:
                 raise FrameError(f"section {name!r}: {error}") from None
             values[name] = torch.from_numpy(decoded.values)
             memories[name] = decoded.memory
+            if expected.caches:
+                parts["cache"] = _with_rows(memory.value("cache"), spec, values[name], numbers["turn"])
+                values[name] = parts["cache"].value["probs"]
             if spec.content is Content.WEIGHTS:
                 weights = decoded.values
             other = self._codec("down" if way == "up" else "up")
@@ -160,8 +167,9 @@ class Exchange:
         return self.up if way == "up" else self.down
 
     def _reads_back(self, way: Way) -> bool:
-        remembers = self.up.remembers or self.down.remembers
-        return remembers if way == "up" else remembers or self.down.relative or self.up.relative
+        if way == "up":
+            return self.up.remembers or self.down.remembers
+        return self.remembers or self.up.relative
 
     def _counted(self, way: Way, memory: Memory) -> Memory:
         """A message up ends an exchange."""
@@ -180,6 +188,18 @@ class Exchange:
             reference=reference if codec.relative else None,
             told=_classes(memory.value(_TABLES["down" if way == "up" else "up"]), spec),
         )
+
+
+def _held(memory: Memory) -> dict[str, int]:
+    """The turn that the cache of a memory is of."""
+    return {"held": memory.value("cache").get("turn", 0)}
+
+
+def _with_rows(cache: State, spec: Spec, probs: Tensor, turn: int) -> Part:
+    assert spec.rows is not None
+    whole = cache["probs"].clone() if cache else torch.zeros(spec.population, spec.shape[1])
+    whole[torch.from_numpy(spec.rows)] = probs
+    return Part({"probs": whole, "turn": turn})
 
 
 _TABLES = {"down": "told", "up": "said"}

@@ -37,7 +37,8 @@ class Kind(IntEnum):
     VOCABULARY = 5
     VOTES = 6
     FRESH_LABELS = 7
-    REFRESH = 8
+    DUE_LABELS = 8
+    REFRESH = 9
 
     @property
     def label(self) -> str:

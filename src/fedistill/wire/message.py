@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from fedistill.errors import FrameError
 from fedistill.wire.codec import Classes, Content, Spec
 from fedistill.wire.frame import Kind
 
@@ -27,6 +26,8 @@ class Sizes:
         parts: shapes of the tensors that the travelling weights are made of.
         population: N, the samples of the public set.
         drawn: from a round to the (n,) places of its public samples.
+        since: from two turns to the places of the samples whose label came after the first, and by the
+            second.
     """
 
     classes: int
@@ -35,6 +36,7 @@ class Sizes:
     parts: tuple[tuple[int, ...], ...] = ()
     population: int = 0
     drawn: Callable[[int], Classes] | None = None
+    since: Callable[[int, int], Classes] | None = None
 
 
 Numbers = Mapping[str, int]
@@ -45,13 +47,14 @@ class Message:
     """Base of all messages; subclasses are frozen dataclasses and final."""
 
     kind: ClassVar[Kind]
+    caches: ClassVar[bool] = False
+    """Speaks of all public samples, and only rows that the receiver does not hold are sent."""
 
     @classmethod
     def specs(cls, sizes: Sizes, numbers: Numbers) -> dict[str, Spec]:
-        """What each tensor field is, given the message's whole numbers.
+        """What is sent of each tensor, given the message's whole numbers.
 
-        Raises:
-            FrameError: the numbers cannot be those of a message of these sizes.
+        ``numbers`` also has ``held``, the turn that the receiver's cache is of, where the message caches.
         """
         raise NotImplementedError
 
@@ -150,39 +153,49 @@ class Votes(Message):
 
 @dataclass(frozen=True)
 class FreshLabels(Message):
-    """Class probabilities (m, C) of those public samples that the receiver does not have yet, m <= n.
+    """Class probabilities of all public samples that have some by turn ``turn``, (N, C).
 
-    Which samples they are follows from what both sides hold (see `fedistill.methods.scarlet`).
-    ``version`` is the last round whose labels the receiver will have, ``check`` a CRC-32 of all of its
-    cache after this message.
+    Sent are the rows that the receiver does not hold: those that changed since the turn that its memory
+    is of. It gets them all: what came, and the others as it has them.
     """
 
     kind = Kind.FRESH_LABELS
+    caches = True
     probs: Tensor
-    count: int
-    version: int
-    check: int
+    turn: int
 
     @classmethod
     def specs(cls, sizes: Sizes, numbers: Numbers) -> dict[str, Spec]:
-        if numbers["count"] > sizes.samples:
-            raise FrameError(f"labels of {numbers['count']} samples came where {sizes.samples} are the most")
-        return {"probs": Spec(Content.PROBS, (numbers["count"], sizes.classes))}
+        return {"probs": _since(sizes, numbers["held"], numbers["turn"])}
+
+
+@dataclass(frozen=True)
+class DueLabels(Message):
+    """Class probabilities of the public samples that are due in turn ``turn``, (m, C)."""
+
+    kind = Kind.DUE_LABELS
+    probs: Tensor
+    turn: int
+
+    @classmethod
+    def specs(cls, sizes: Sizes, numbers: Numbers) -> dict[str, Spec]:
+        return {"probs": _since(sizes, numbers["turn"] - 1, numbers["turn"])}
 
 
 def contents(kind: type[Message]) -> set[Content]:
     """What the tensors of a message are."""
-    numbers = {name: 0 for name in kind.number_names()}
+    numbers = {"held": 0, **dict.fromkeys(kind.number_names(), 0)}
     return {spec.content for spec in kind.specs(Sizes(classes=2), numbers).values()}
 
 
 def example(kind: type[Message], sizes: Sizes) -> Message:
     """Return a message of full size with random numbers in it, to foretell how long one will be."""
     generator = torch.Generator().manual_seed(0)
-    numbers = {name: sizes.samples if name == "count" else 1 for name in kind.number_names()}
+    numbers = dict.fromkeys(kind.number_names(), 1)
     values: dict[str, Any] = dict(numbers)
-    for name, spec in kind.specs(sizes, numbers).items():
-        noise = torch.randn(spec.shape, generator=generator)
+    for name, spec in kind.specs(sizes, {"held": 0, **numbers}).items():
+        rows = sizes.population if kind.caches else spec.shape[0]
+        noise = torch.randn(rows, *spec.shape[1:], generator=generator)
         values[name] = noise.softmax(dim=1) if spec.content is Content.PROBS else noise
     return kind(**values)
 
@@ -191,3 +204,10 @@ def _of_public(content: Content, sizes: Sizes, numbers: Numbers) -> Spec:
     rows = None if sizes.drawn is None else sizes.drawn(numbers["drawn"])
     population = sizes.population if rows is not None else 0
     return Spec(content, (sizes.samples, sizes.classes), rows=rows, population=population)
+
+
+def _since(sizes: Sizes, held: int, turn: int) -> Spec:
+    if sizes.since is None:
+        return Spec(Content.PROBS, (0, sizes.classes))
+    rows = sizes.since(held, turn)
+    return Spec(Content.PROBS, (len(rows), sizes.classes), rows=rows, population=sizes.population)

@@ -1,0 +1,86 @@
+"""CFD: quantised, delta-coded soft labels on a fixed public set, distilled at both ends."""
+
+from collections.abc import Iterable
+
+from pydantic import Field
+from torch.nn.functional import cross_entropy
+
+from fedistill.aggregate import mean
+from fedistill.methods.base import Client, Method, Reply, Server
+from fedistill.methods.own_model import train_private
+from fedistill.methods.public_labels import DistillSettings, distil, distil_server
+from fedistill.state import State
+from fedistill.train import flatten, make_optimizer, predict
+from fedistill.wire.message import SoftLabels
+
+PUBLISHED = {"name": "simplex", "bits": 1, "coder": "delta"}
+
+
+class CfdSettings(DistillSettings):
+    afresh: bool = Field(
+        default=True,
+        description="clients start each round from the common initial weights, else from their own",
+    )
+
+
+class Cfd(Method[SoftLabels, SoftLabels]):
+    """Clients send quantised predictions on all public samples; the server sends its own model's back.
+
+    A round (dual distillation, equations 14-17): a client starts from initial weights that are common
+    to all of its architecture, distils the server's labels, trains on private data and predicts. The
+    server averages what came, distils its own model from it, of any size, and sends that model's
+    predictions. Exchanged: (n, C) probabilities each way on a fixed public set, by default at one bit
+    with delta coding (CFD_delta-1-1); ``codec`` sets bits and coder of each direction. Bytes:
+    ``n (H + eta) / 8`` each way, H bits a sample under the codec's model.
+
+    Departs from the paper: rounding ties go to the lower class; the optimiser is the arm's. Its clients
+    start afresh in each round, which the paper needs for partial participation alone; ``afresh = false``
+    lets them go on from their own models.
+    """
+
+    name = "cfd"
+    paper = "Sattler et al., 2021, arXiv 2012.00632, equations 10-17"
+    exchanges = "quantised soft labels on public samples"
+    byte_formula = "up = down = n(H + η)/8"
+    uplink = SoftLabels
+    downlink = SoftLabels
+    clients_need_public = True
+    server_needs_public = True
+    has_client_models = True
+    codec = PUBLISHED
+    Settings = CfdSettings
+    settings: CfdSettings
+
+    def samples(self, public: int) -> int:
+        return public
+
+    def start_server(self, server: Server) -> State:
+        return {"model": server.initial_weights(), "optimizer": {}}
+
+    def start_client(self, client: Client) -> State:
+        return {"model": client.common_weights()}
+
+    def send(self, state: State, server: Server, client: int) -> SoftLabels | None:
+        return SoftLabels(state["labels"], state["drawn"]) if "labels" in state else None
+
+    def client_step(
+        self, state: State, client: Client, received: SoftLabels | None
+    ) -> tuple[State, SoftLabels]:
+        assert client.public is not None
+        model = client.load(client.common_weights() if self.settings.afresh else state["model"])
+        optimizer = make_optimizer(client.train.optimizer, model)
+        if received is not None:
+            distil(client, model, optimizer, client.public, received.probs, self.settings)
+        labels = client.data.labels
+        train_private(model, optimizer, client, lambda logits, at: cross_entropy(logits, labels[at]))
+        probs = predict(model, client.public).softmax(dim=1)
+        return {"model": flatten(model)}, SoftLabels(probs, client.round)
+
+    def server_step(self, state: State, server: Server, replies: Iterable[Reply[SoftLabels]]) -> State:
+        assert server.public is not None
+        average = mean(reply.message.probs for reply in replies)
+        if average is None:
+            return state
+        learned = distil_server(state, server, server.public, average, self.settings)
+        labels = predict(server.load(learned["model"]), server.public).softmax(dim=1)
+        return {**learned, "labels": labels, "drawn": server.round}

@@ -1,0 +1,261 @@
+"""Codecs that write every number, coarsely."""
+
+from collections.abc import Sequence
+from typing import Self
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from fedistill.config import Section
+from fedistill.errors import FrameError
+from fedistill.state import State
+from fedistill.wire.codec import Codec, Content, Decoded, Encoded, Floats, Known, Sender, Spec
+from fedistill.wire.entropy import Decoder, Encoder, Integers
+from fedistill.wire.fitted import Flags, changes, put, take, unchanged
+from fedistill.wire.levels import Norm, read_levels, write_levels
+from fedistill.wire.updates import (
+    FeedbackCodec,
+    Scales,
+    UpdateCodec,
+    finite,
+    mean_size,
+    pack_scales,
+    parts,
+    short,
+    unpack_scales,
+)
+
+MOST_LEVELS = 1023
+_BYTE = 127
+_UNSIGNED = 255
+_NOTHING = np.zeros(0, np.float32)
+
+
+class Int8Settings(Section):
+    coded: bool = Field(default=True, description="range-coded under a fitted model, or as plain bytes")
+
+
+class Int8(Codec):
+    """Numbers as multiples, -127 to 127, of a step for each tensor or row.
+
+    Rows of probabilities are written as integers from 0 to 255, the largest as 255, and read as these over
+    their sum; so no scale is sent, and they add up to 1 but for rounding. A row of zeros stays one.
+    """
+
+    name = "int8"
+    loses = "all but 8 bits of each number"
+    Settings = Int8Settings
+    settings: Int8Settings
+
+    def encode(self, values: Floats, spec: Spec, known: Known, sender: Sender) -> Encoded:
+        tables = [values[place].reshape(shape) for place, shape in _tables(spec)]
+        if spec.content is Content.PROBS:
+            steps = [table.max(axis=1, keepdims=True, initial=0) / np.float32(_UNSIGNED) for table in tables]
+            return Encoded(self._write(tables, steps, 0, _UNSIGNED))
+        scales = [np.abs(table).max(axis=1, keepdims=True, initial=0) for table in tables]
+        head = np.concatenate([_NOTHING, *map(np.ravel, scales)]).astype("<f4").tobytes()
+        return Encoded(head + self._write(tables, [_steps(scale) for scale in scales], -_BYTE, _BYTE))
+
+    def decode(self, payload: bytes, spec: Spec, known: Known) -> Decoded:
+        shapes = [shape for _, shape in _tables(spec)]
+        if spec.content is Content.PROBS:
+            tables = [_over_sum(symbols) for symbols in self._read(payload, shapes, 0, _UNSIGNED)]
+        else:
+            scales, body = _unpack_scales(payload, shapes)
+            symbols = self._read(body, shapes, -_BYTE, _BYTE)
+            with np.errstate(over="ignore"):
+                tables = [
+                    finite(table.astype(np.float32) * _steps(scale))
+                    for table, scale in zip(symbols, scales, strict=True)
+                ]
+        return Decoded(np.concatenate([_NOTHING, *map(np.ravel, tables)]).reshape(spec.shape))
+
+    def _write(self, tables: list[Floats], steps: list[Scales], low: int, high: int) -> bytes:
+        """Write numbers as the nearest multiples of the steps of their rows."""
+        encoder, plain = Encoder(), b""
+        for table, step in zip(tables, steps, strict=True):
+            multiples = np.divide(table, step, where=step > 0, out=np.zeros_like(table))
+            symbols = np.clip(np.rint(multiples), low, high).astype(np.int32).ravel()
+            if self.settings.coded:
+                put(encoder, symbols, low, high)
+            else:
+                plain += symbols.astype(np.uint8).tobytes()
+        return encoder.finish() if self.settings.coded else plain
+
+    def _read(self, body: bytes, shapes: list[tuple[int, int]], low: int, high: int) -> Sequence[Integers]:
+        if self.settings.coded:
+            decoder = Decoder(body)
+            tables = [
+                take(decoder, rows * columns, low, high).reshape(rows, columns) for rows, columns in shapes
+            ]
+            decoder.finish()
+            return tables
+        total = sum(rows * columns for rows, columns in shapes)
+        symbols = np.frombuffer(body, np.int8 if low else np.uint8)
+        if len(symbols) != total or (symbols < low).any():
+            raise FrameError(f"{len(body)} bytes where {total} numbers from {low} to {high} were expected")
+        ends = np.cumsum([rows * columns for rows, columns in shapes])[:-1]
+        return [part.reshape(shape) for part, shape in zip(np.split(symbols, ends), shapes, strict=True)]
+
+
+def _tables(spec: Spec) -> list[tuple[slice, tuple[int, int]]]:
+    """Numbers that follow one model, and the shape in which each row has a scale."""
+    if spec.content is not Content.WEIGHTS:
+        return [(slice(None), (spec.shape[0], spec.shape[1]))]
+    return [(place, (1, place.stop - place.start)) for place, _ in parts(spec)]
+
+
+def _steps(scales: Scales) -> Scales:
+    return scales / np.float32(_BYTE)
+
+
+def _over_sum(symbols: Integers) -> Floats:
+    sums = symbols.sum(axis=1, keepdims=True, dtype=np.int64)
+    shares: Floats = symbols.astype(np.float32) / np.maximum(sums, 1).astype(np.float32)
+    return shares
+
+
+def _unpack_scales(payload: bytes, shapes: list[tuple[int, int]]) -> tuple[list[Scales], bytes]:
+    """Return a scale for each row of each table, and the bytes behind them."""
+    counts = [rows for rows, _ in shapes]
+    size = 4 * sum(counts)
+    if len(payload) < size:
+        raise FrameError(f"the message ends within its {sum(counts)} scales")
+    scales = np.frombuffer(payload[:size], "<f4").astype(np.float32)
+    if not np.isfinite(scales).all() or np.signbit(scales).any():
+        raise FrameError("a scale in the message is negative or not finite")
+    tables = np.split(scales[:, None], np.cumsum(counts)[:-1])
+    return tables, payload[size:]
+
+
+class QsgdSettings(Section):
+    levels: int = Field(default=15, ge=1, le=MOST_LEVELS, description="levels of each sign; 0 is one more")
+    bucket: int | None = Field(
+        default=None, ge=1, description="numbers that share a scale; default: those of a tensor"
+    )
+    norm: Norm = Field(default="max", description="what the scale of a bucket is")
+
+
+class Qsgd(UpdateCodec):
+    """Rounds each number of an update up or down by chance, so that it is right in the mean.
+
+    A bucket is written as its norm and integers from -s to s. Departures: Elias codes give way to the range
+    coder; the norm is rounded up to two bytes, which leaves the mean as it is.
+    """
+
+    name = "qsgd"
+    loses = "all but a few levels of each number of an update, rounded by chance and right in the mean"
+    source = "Alistarh et al., 2017, arXiv 1610.02132; on updates: FedPAQ, arXiv 1909.13014"
+    Settings = QsgdSettings
+    settings: QsgdSettings
+
+    def write(self, update: Floats, spec: Spec, sender: Sender) -> tuple[bytes, State]:
+        settings = self.settings
+        body = write_levels(update, spec, settings.levels, settings.bucket, settings.norm, sender.random)
+        return body, sender.own or {}
+
+    def read(self, body: bytes, spec: Spec) -> Floats:
+        return read_levels(body, spec, self.settings.levels, self.settings.bucket)
+
+
+class DAdaQuantSettings(Section):
+    first: int = Field(default=1, ge=1, le=MOST_LEVELS, description="levels of each sign at first")
+    last: int = Field(default=16, ge=1, le=MOST_LEVELS, description="most levels of each sign")
+    patience: int = Field(
+        default=5, ge=2, description="messages over which a mean must fall, or levels double"
+    )
+    decay: float = Field(default=0.9, ge=0, lt=1, description="weight of the past in the running mean")
+    bucket: int | None = Field(
+        default=None, ge=1, description="numbers that share a scale; default: those of a tensor"
+    )
+    norm: Norm = Field(default="max", description="what the scale of a bucket is")
+
+    @model_validator(mode="after")
+    def _first_is_not_above_last(self) -> Self:
+        if self.first > self.last:
+            raise ValueError(f"`first` = {self.first} is above `last` = {self.last}")
+        return self
+
+
+class DAdaQuant(UpdateCodec):
+    """QSGD whose levels double when a running mean no longer falls.
+
+    Departures: the mean is of the norm of this client's updates and not of all clients' losses, which a
+    codec does not see, so each client keeps its own time; levels do not depend on a client's share of the
+    samples; the scale is the largest number of a tensor by default, not the norm of all. The paper's
+    ``patience`` is a tenth of the rounds. The first byte says how often the levels have doubled. Where
+    nothing is kept (a downlink, which the paper leaves as it is), the levels are always ``last``.
+    """
+
+    name = "dadaquant"
+    loses = "all but a few levels of each number of an update, at first; more are kept later"
+    source = "Hönig et al., 2022, arXiv 2111.00465"
+    Settings = DAdaQuantSettings
+    settings: DAdaQuantSettings
+
+    def write(self, update: Floats, spec: Spec, sender: Sender) -> tuple[bytes, State]:
+        settings = self.settings
+        own = {} if sender.own is None else self._next(sender.own, update)
+        doubled = own.get("doubled", self._most)
+        body = write_levels(
+            update, spec, self._levels(doubled), settings.bucket, settings.norm, sender.random
+        )
+        return bytes([doubled]) + body, own
+
+    def read(self, body: bytes, spec: Spec) -> Floats:
+        if not body or body[0] > self._most:
+            raise FrameError("the message does not say how many levels it has")
+        return read_levels(body[1:], spec, self._levels(body[0]), self.settings.bucket)
+
+    @property
+    def _most(self) -> int:
+        """How often ``first`` can be doubled until it is ``last``."""
+        return ((self.settings.last - 1) // self.settings.first).bit_length()
+
+    def _levels(self, doubled: int) -> int:
+        return min(self.settings.first << doubled, self.settings.last)
+
+    def _next(self, own: State, update: Floats) -> State:
+        """Return the means since the last doubling, and the number of doublings."""
+        doubled: int = own.get("doubled", 0)
+        means: list[float] = own.get("means", [])
+        norm = float(np.sqrt(np.square(update, dtype=np.float64).sum()))
+        decay = self.settings.decay
+        means = [*means, decay * means[-1] + (1 - decay) * norm if means else norm][-self.settings.patience :]
+        if len(means) == self.settings.patience and means[-1] >= means[0] and doubled < self._most:
+            doubled, means = doubled + 1, means[-1:]
+        return {"doubled": doubled, "means": means}
+
+
+class Sign(FeedbackCodec):
+    """The sign of each number, and the mean size of each tensor.
+
+    Signs are written as changes from one to the next, eight in a symbol: neighbours tend to agree.
+    """
+
+    name = "sign"
+    loses = "all but the signs of an update; made good later"
+    source = "Karimireddy et al., 2019, arXiv 1901.09847 (EF-signSGD)"
+
+    def compress(self, update: Floats, spec: Spec) -> tuple[bytes, Floats]:
+        negative = update < 0
+        encoder = Encoder()
+        put(encoder, np.packbits(changes(negative)).astype(np.int32), 0, _UNSIGNED)
+        scales = short(np.concatenate([_NOTHING, *(mean_size(update[place]) for place, _ in parts(spec))]))
+        return pack_scales(scales) + encoder.finish(), _signed(negative, scales, spec)
+
+    def read(self, body: bytes, spec: Spec) -> Floats:
+        scales, coded = unpack_scales(body, len(list(parts(spec))))
+        decoder = Decoder(coded)
+        packed = take(decoder, -(-spec.count // 8), 0, _UNSIGNED).astype(np.uint8)
+        decoder.finish()
+        negative = unchanged(np.unpackbits(packed, count=spec.count).astype(bool))
+        return _signed(negative, scales, spec)
+
+
+def _signed(negative: Flags, scales: Scales, spec: Spec) -> Floats:
+    """Plus or minus the scale of its tensor for each number."""
+    signs = np.where(negative, np.float32(-1), np.float32(1))
+    for (place, _), scale in zip(parts(spec), scales, strict=True):
+        signs[place] *= scale
+    return signs
