@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedistill.aggregate import entropy_reduced, mean, weighted_mean
+from fedistill.aggregate import enhanced_era, entropy_reduced, majority, mean, weighted_mean
 
 values = st.lists(st.lists(st.floats(-100, 100, width=32), min_size=3, max_size=3), min_size=1, max_size=6)
 rows = st.lists(st.lists(st.floats(0.0078125, 1, width=32), min_size=4, max_size=4), min_size=1, max_size=5)
@@ -98,3 +98,39 @@ def test_low_temperatures_sharpen() -> None:
     assert top == sorted(top)
     assert top[0] < 0.4
     assert top[-1] > 0.999
+
+
+@given(rows, st.floats(0.25, 4))
+def test_enhanced_era_against_plain_powers(lists: list[list[float]], beta: float) -> None:
+    found = enhanced_era(torch.tensor(lists), beta)
+    for row, expected in zip(found.tolist(), lists, strict=True):
+        powers = [x**beta for x in expected]
+        assert row == pytest.approx([power / sum(powers) for power in powers], rel=1e-4)
+
+
+def test_enhanced_era_by_hand() -> None:
+    found = enhanced_era(torch.tensor([[0.6, 0.3, 0.1]]), 2.0)
+    assert found.tolist()[0] == pytest.approx([36 / 46, 9 / 46, 1 / 46])
+    assert enhanced_era(torch.tensor([[0.25] * 4]), 3.0).tolist() == [[0.25] * 4]
+
+
+def counted(*votes: int) -> torch.Tensor:
+    """Vote shares of one sample with three classes."""
+    return mean(torch.eye(3)[[vote]] for vote in votes)  # type: ignore[return-value]
+
+
+def test_majority_and_ties() -> None:
+    draws = torch.Generator().manual_seed(0)
+    assert majority(counted(2, 2, 0), None, draws).tolist() == [[0, 0, 1]]
+    # The class that had the majority before wins a tie, but not against more votes.
+    assert majority(counted(2, 0), torch.tensor([[1.0, 0, 0]]), draws).tolist() == [[1, 0, 0]]
+    assert majority(counted(2, 0), torch.tensor([[0, 0, 1.0]]), draws).tolist() == [[0, 0, 1]]
+    assert majority(counted(2, 2, 0), torch.tensor([[1.0, 0, 0]]), draws).tolist() == [[0, 0, 1]]
+    assert majority(counted(1, 1, 2, 2), torch.tensor([[1.0, 0, 0]]), draws)[0, 0] == 0
+
+
+def test_other_ties_are_drawn() -> None:
+    shares = counted(0, 2).expand(2000, 3)
+    won = majority(shares, None, torch.Generator().manual_seed(0)).sum(dim=0)
+    assert won[1] == 0
+    assert 900 < won[0] < 1100

@@ -136,7 +136,7 @@ def methods() -> None:
             needs.append("public set at the server")
         formula = method.byte_formula
         table.add_row(name, method.exchanges, formula, ", ".join(needs) or "-", method.paper)
-    console.print(table)
+    _wide().print(table)
 
 
 @app.command()
@@ -151,7 +151,7 @@ def codecs() -> None:
         defaults = codec.Settings().model_dump()
         settings = ", ".join(f"{key} = {value}" for key, value in defaults.items()) or "-"
         table.add_row(codec.name, codes, codec.loses, settings, codec.source or "-")
-    console.print(table)
+    _wide().print(table)
 
 
 @app.command()
@@ -280,10 +280,14 @@ def _say(text: str) -> None:
 def _show(results: dict[str, Any], folder: Path) -> None:
     from fedistill.report.table import rich_table
 
-    # Piped into a file there is no width to fit; a row stays a row.
-    wide = console if console.is_terminal else Console(width=240)
+    wide = _wide()
     wide.print(rich_table(results, wide.width))
     console.print(f"report: {folder / 'report.html'}", markup=False, soft_wrap=True, highlight=False)
+
+
+def _wide() -> Console:
+    """Piped into a file there is no width to fit; a row stays a row."""
+    return console if console.is_terminal else Console(width=240)
 
 
 def _default_folder(experiment: Path) -> Path:

@@ -151,8 +151,9 @@ def _batches_of_one(arm: ReadyArm, name: str) -> list[int]:
 
 def _bytes(arm: ReadyArm) -> Finding:
     up, down = arm.expected_bytes()
+    fixed = arm.exchange.up.fixed and arm.exchange.down.fixed
     what = (
-        f"about {size(up)} up and {size(down)} down a round,"
+        f"{'about' if fixed else 'at most'} {size(up)} up and {size(down)} down a round,"
         f" {size((up + down) * arm.rounds)} in {arm.rounds} rounds"
     )
     if up == down == 0:

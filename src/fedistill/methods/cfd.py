@@ -17,6 +17,9 @@ PUBLISHED = {"name": "simplex", "bits": 1, "coder": "delta"}
 
 
 class CfdSettings(DistillSettings):
+    distill_epochs: int = Field(
+        default=5, ge=1, description="epochs on the global labels; with few, 1-bit labels collapse"
+    )
     afresh: bool = Field(
         default=True,
         description="clients start each round from the common initial weights, else from their own",
@@ -33,9 +36,11 @@ class Cfd(Method[SoftLabels, SoftLabels]):
     with delta coding (CFD_delta-1-1); ``codec`` sets bits and coder of each direction. Bytes:
     ``n (H + eta) / 8`` each way, H bits a sample under the codec's model.
 
-    Departs from the paper: rounding ties go to the lower class; the optimiser is the arm's. Its clients
-    start afresh in each round, which the paper needs for partial participation alone; ``afresh = false``
-    lets them go on from their own models.
+    Departs from the paper: rounding ties go to the lower class; the optimiser is the arm's. Starting afresh
+    is needed where clients are absent; ``afresh = false`` lets them go on from their own models.
+
+    A server that has learned little sends one class for nearly everything; at one bit nothing else is left
+    of its labels, and clients follow it. So both sides distil for several epochs.
     """
 
     name = "cfd"

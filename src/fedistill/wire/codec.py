@@ -113,6 +113,8 @@ class Codec(ABC):
     loses: ClassVar[str]
     source: ClassVar[str] = ""
     codes: ClassVar[frozenset[Content]] = frozenset(Content)
+    fixed: ClassVar[bool] = False
+    """Equal shapes take equal bytes."""
     relative: ClassVar[bool] = False
     """Codes the difference to `Known.reference`, so the receiver's weights are remembered."""
     remembers: ClassVar[bool] = False

@@ -8,13 +8,15 @@ from pydantic import ValidationError
 from fedistill.errors import ExperimentError, nearest
 from fedistill.explain import describe as explain
 from fedistill.wire.codec import Codec
+from fedistill.wire.labels import OneHot, Simplex, TopClasses
 from fedistill.wire.lowrank import LowRank
 from fedistill.wire.plain import Fp16, Fp32
 from fedistill.wire.quantize import DAdaQuant, Int8, Qsgd, Sign
 from fedistill.wire.sparsify import Stc, TopK
 
 CODECS: dict[str, type[Codec]] = {
-    codec.name: codec for codec in (Fp32, Fp16, Int8, Qsgd, DAdaQuant, Sign, TopK, Stc, LowRank)
+    codec.name: codec
+    for codec in (Fp32, Fp16, Int8, OneHot, Simplex, TopClasses, Qsgd, DAdaQuant, Sign, TopK, Stc, LowRank)
 }
 
 Wanted = str | Mapping[str, Any]

@@ -32,6 +32,7 @@ _PRIOR = 32
 _FIRST = 256
 _FIRST_GAPS = 64
 _LAST = 1 << 21  # no counting beyond: frequencies stay below 2**40
+_NEVER = 1 << 62
 _LONGEST_GAP = 4096
 _ANY_PRIOR = np.ones(3 * _WIDTHS, np.int64)
 
@@ -130,9 +131,14 @@ def unchanged(changes: Flags) -> Flags:
     return (sums & 1).astype(bool)
 
 
-def bits(symbols: Integers, low: int, high: int) -> float:
+def histogram(symbols: Integers, low: int, high: int) -> Table:
+    """How often each integer from ``low`` to ``high`` occurs."""
+    return np.bincount(symbols - low, minlength=high - low + 1)
+
+
+def bits(counts: Table, low: int, high: int) -> float:
     """About how many bits `put` will write. Only for a sender's choices: floats differ between machines."""
-    return float(np.min(_costs(low, high) @ np.bincount(symbols - low, minlength=high - low + 1)))
+    return 8 + float(np.min(_costs(low, high) @ counts))
 
 
 @lru_cache(maxsize=64)
@@ -221,8 +227,8 @@ class _Gaps:
     def count(self, tokens: NDArray[Any]) -> None:
         self._weights += np.bincount(self._class[tokens], minlength=len(self._weights)) * _TOTAL
         self._seen += len(tokens)
-        if not self.room and self._edge < _LAST:
-            self._edge *= 2
+        if not self.room:
+            self._edge = 2 * self._edge if self._edge < _LAST else _NEVER
             self._mend()
 
     def _mend(self) -> None:

@@ -6,8 +6,9 @@ import numpy as np
 
 from fedistill.wire.codec import Floats, Spec
 from fedistill.wire.entropy import Decoder, Encoder, Integers
-from fedistill.wire.fitted import Places, put, take
-from fedistill.wire.updates import Scales, finite, pack_scales, parts, short, unpack_scales
+from fedistill.wire.fitted import Places
+from fedistill.wire.matrices import put_matrix, take_matrix
+from fedistill.wire.updates import LARGEST, Scales, finite, pack_scales, parts, short, sides_of, unpack_scales
 
 Norm = Literal["max", "l2"]
 
@@ -18,11 +19,12 @@ def write_levels(
     """Write an update (P,) as a scale for each bucket, and integers from -levels to levels."""
     encoder = Encoder()
     scales = [np.zeros(0, np.float32)]
-    for place, _ in parts(spec):
+    for place, shape in parts(spec):
         values = update[place]
         scales.append(short(_norms(values, bucket, norm), up=True))
         steps = _steps(scales[-1], levels, len(values), bucket)
-        put(encoder, _round(values, steps, levels, random), -levels, levels)
+        symbols = _round(values, steps, levels, random)
+        put_matrix(encoder, symbols.reshape(sides_of(shape)), -levels, levels)
     return pack_scales(np.concatenate(scales)) + encoder.finish()
 
 
@@ -32,16 +34,15 @@ def read_levels(body: bytes, spec: Spec, levels: int, bucket: int | None) -> Flo
     Raises:
         FrameError: it is nothing that `write_levels` writes.
     """
-    places = [place for place, _ in parts(spec)]
-    counts = [len(_starts(place.stop - place.start, bucket)) for place in places]
+    tensors = list(parts(spec))
+    counts = [len(_starts(place.stop - place.start, bucket)) for place, _ in tensors]
     scales, coded = unpack_scales(body, sum(counts))
     decoder = Decoder(coded)
     update = np.empty(spec.count, np.float32)
-    for place, count in zip(places, counts, strict=True):
+    for (place, shape), count in zip(tensors, counts, strict=True):
         mine, scales = scales[:count], scales[count:]
-        size = place.stop - place.start
-        symbols = take(decoder, size, -levels, levels)
-        np.multiply(symbols.astype(np.float32), _steps(mine, levels, size, bucket), out=update[place])
+        symbols = take_matrix(decoder, sides_of(shape), -levels, levels).ravel().astype(np.float32)
+        np.multiply(symbols, _steps(mine, levels, len(symbols), bucket), out=update[place])
     decoder.finish()
     return finite(update)
 
@@ -57,7 +58,8 @@ def _norms(values: Floats, bucket: int | None, norm: Norm) -> Scales:
         return np.zeros(0, np.float32)
     if norm == "max":
         return np.maximum.reduceat(np.abs(values), starts)
-    return np.sqrt(np.add.reduceat(np.square(values, dtype=np.float64), starts)).astype(np.float32)
+    norms = np.sqrt(np.add.reduceat(np.square(values, dtype=np.float64), starts))
+    return np.minimum(norms, LARGEST).astype(np.float32)
 
 
 def _steps(scales: Scales, levels: int, count: int, bucket: int | None) -> Scales:

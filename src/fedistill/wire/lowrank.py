@@ -9,8 +9,17 @@ from pydantic import Field
 from fedistill.config import Section
 from fedistill.wire.codec import Floats, Spec
 from fedistill.wire.entropy import Decoder, Encoder
-from fedistill.wire.fitted import bits, put, take
-from fedistill.wire.updates import LARGEST, FeedbackCodec, Scales, pack_scales, parts, short, unpack_scales
+from fedistill.wire.fitted import bits, histogram, put, take
+from fedistill.wire.updates import (
+    LARGEST,
+    FeedbackCodec,
+    Scales,
+    pack_scales,
+    parts,
+    short,
+    sides_of,
+    unpack_scales,
+)
 
 _BYTES = np.ones(256, np.int64)
 
@@ -41,7 +50,7 @@ class LowRank(FeedbackCodec):
         encoder = Encoder()
         sent = np.empty_like(update)
         for place, shape in parts(spec):
-            sides = _sides(shape)
+            sides = sides_of(shape)
             factors = self._factors(update[place].reshape(sides))
             if _widest(sides):
                 rank = len(factors[0].symbols) if len(factors) > 1 else 0
@@ -55,7 +64,7 @@ class LowRank(FeedbackCodec):
         decoder = Decoder(body)
         update = np.empty(spec.count, np.float32)
         for place, shape in parts(spec):
-            rows, columns = sides = _sides(shape)
+            rows, columns = sides = sides_of(shape)
             rank = int(decoder.take(_ranks(sides), 1)[0]) if _widest(sides) else 0
             shapes = [(rank, rows), (rank, columns)] if rank else [(1, rows * columns)]
             factors = [_Factor.take(decoder, wanted, self.settings.levels) for wanted in shapes]
@@ -121,7 +130,8 @@ class _Factor:
     def bits(self) -> float:
         if not self.scale:
             return 0
-        return sum(8 + bits(row, -self.levels, self.levels) for row in self.symbols)
+        limits = -self.levels, self.levels
+        return sum(bits(histogram(row, *limits), *limits) for row in self.symbols)
 
 
 def _bits(factors: list[_Factor]) -> float:
@@ -135,13 +145,6 @@ def _product(factors: list[_Factor]) -> Floats:
     if second:
         product, step = product.T @ second[0].values(), step * second[0].step
     return np.clip(product * step, -LARGEST, LARGEST).astype(np.float32)
-
-
-def _sides(shape: tuple[int, ...]) -> tuple[int, int]:
-    """Rows and columns of a tensor: a vector has one row."""
-    count = int(np.prod(shape, dtype=np.int64))
-    rows = shape[0] if len(shape) > 1 and count else 1
-    return rows, count // rows
 
 
 def _widest(sides: tuple[int, int]) -> int:

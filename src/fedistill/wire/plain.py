@@ -11,6 +11,7 @@ from fedistill.wire.codec import Codec, Decoded, Encoded, Floats, Known, Sender,
 class _Plain(Codec):
     """Little-endian floats, in C order."""
 
+    fixed = True
     dtype: ClassVar[np.dtype[np.float16] | np.dtype[np.float32]]
 
     def decode(self, payload: bytes, spec: Spec, known: Known) -> Decoded:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Self
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from fedistill.config import Section
@@ -13,6 +14,7 @@ from fedistill.wire.codec import Codec, Content, Decoded, Encoded, Floats, Known
 from fedistill.wire.entropy import Decoder, Encoder, Integers
 from fedistill.wire.fitted import Flags, changes, put, take, unchanged
 from fedistill.wire.levels import Norm, read_levels, write_levels
+from fedistill.wire.matrices import put_matrix, take_matrix
 from fedistill.wire.updates import (
     FeedbackCodec,
     Scales,
@@ -22,12 +24,14 @@ from fedistill.wire.updates import (
     pack_scales,
     parts,
     short,
+    sides_of,
     unpack_scales,
 )
 
 MOST_LEVELS = 1023
 _BYTE = 127
 _UNSIGNED = 255
+_WIDTH = 4
 _NOTHING = np.zeros(0, np.float32)
 
 
@@ -49,64 +53,68 @@ class Int8(Codec):
 
     def encode(self, values: Floats, spec: Spec, known: Known, sender: Sender) -> Encoded:
         tables = [values[place].reshape(shape) for place, shape in _tables(spec)]
+        by_row = None if spec.content is Content.WEIGHTS else 1
         if spec.content is Content.PROBS:
-            steps = [table.max(axis=1, keepdims=True, initial=0) / np.float32(_UNSIGNED) for table in tables]
-            return Encoded(self._write(tables, steps, 0, _UNSIGNED))
-        scales = [np.abs(table).max(axis=1, keepdims=True, initial=0) for table in tables]
-        head = np.concatenate([_NOTHING, *map(np.ravel, scales)]).astype("<f4").tobytes()
-        return Encoded(head + self._write(tables, [_steps(scale) for scale in scales], -_BYTE, _BYTE))
+            largest = [table.max(axis=by_row, keepdims=True, initial=0) for table in tables]
+            return Encoded(self._write(tables, [_steps(row, _UNSIGNED) for row in largest], 0, _UNSIGNED))
+        scales = [np.abs(table).max(axis=by_row, keepdims=True, initial=0) for table in tables]
+        head = np.concatenate([scale.ravel() for scale in scales]).astype("<f4").tobytes()
+        return Encoded(head + self._write(tables, [_steps(scale, _BYTE) for scale in scales], -_BYTE, _BYTE))
 
     def decode(self, payload: bytes, spec: Spec, known: Known) -> Decoded:
         shapes = [shape for _, shape in _tables(spec)]
         if spec.content is Content.PROBS:
             tables = [_over_sum(symbols) for symbols in self._read(payload, shapes, 0, _UNSIGNED)]
         else:
-            scales, body = _unpack_scales(payload, shapes)
+            counts = [1 if spec.content is Content.WEIGHTS else rows for rows, _ in shapes]
+            scales, body = _unpack_scales(payload, counts)
             symbols = self._read(body, shapes, -_BYTE, _BYTE)
             with np.errstate(over="ignore"):
                 tables = [
-                    finite(table.astype(np.float32) * _steps(scale))
+                    finite(table.astype(np.float32) * _steps(scale, _BYTE))
                     for table, scale in zip(symbols, scales, strict=True)
                 ]
-        return Decoded(np.concatenate([_NOTHING, *map(np.ravel, tables)]).reshape(spec.shape))
+        return Decoded(np.concatenate([table.ravel() for table in tables]).reshape(spec.shape))
 
     def _write(self, tables: list[Floats], steps: list[Scales], low: int, high: int) -> bytes:
-        """Write numbers as the nearest multiples of the steps of their rows."""
-        encoder, plain = Encoder(), b""
-        for table, step in zip(tables, steps, strict=True):
-            multiples = np.divide(table, step, where=step > 0, out=np.zeros_like(table))
-            symbols = np.clip(np.rint(multiples), low, high).astype(np.int32).ravel()
-            if self.settings.coded:
-                put(encoder, symbols, low, high)
-            else:
-                plain += symbols.astype(np.uint8).tobytes()
-        return encoder.finish() if self.settings.coded else plain
+        """Write numbers as the nearest multiples of the steps."""
+        symbols = [_nearest(table, step, low, high) for table, step in zip(tables, steps, strict=True)]
+        if not self.settings.coded:
+            return b"".join(table.astype(np.uint8).tobytes() for table in symbols)
+        encoder = Encoder()
+        for table in symbols:
+            put_matrix(encoder, table, low, high)
+        return encoder.finish()
 
     def _read(self, body: bytes, shapes: list[tuple[int, int]], low: int, high: int) -> Sequence[Integers]:
         if self.settings.coded:
             decoder = Decoder(body)
-            tables = [
-                take(decoder, rows * columns, low, high).reshape(rows, columns) for rows, columns in shapes
-            ]
+            tables = [take_matrix(decoder, shape, low, high) for shape in shapes]
             decoder.finish()
             return tables
-        total = sum(rows * columns for rows, columns in shapes)
+        ends = np.cumsum([rows * columns for rows, columns in shapes])
         symbols = np.frombuffer(body, np.int8 if low else np.uint8)
-        if len(symbols) != total or (symbols < low).any():
-            raise FrameError(f"{len(body)} bytes where {total} numbers from {low} to {high} were expected")
-        ends = np.cumsum([rows * columns for rows, columns in shapes])[:-1]
-        return [part.reshape(shape) for part, shape in zip(np.split(symbols, ends), shapes, strict=True)]
+        if len(symbols) != ends[-1] or (symbols < low).any():
+            raise FrameError(f"{len(body)} bytes where {ends[-1]} numbers from {low} to {high} were expected")
+        plain = np.split(symbols, ends[:-1])
+        return [part.reshape(shape) for part, shape in zip(plain, shapes, strict=True)]
 
 
 def _tables(spec: Spec) -> list[tuple[slice, tuple[int, int]]]:
-    """Numbers that follow one model, and the shape in which each row has a scale."""
+    """The matrices that the numbers make, with their places."""
     if spec.content is not Content.WEIGHTS:
         return [(slice(None), (spec.shape[0], spec.shape[1]))]
-    return [(place, (1, place.stop - place.start)) for place, _ in parts(spec)]
+    return [(place, sides_of(shape)) for place, shape in parts(spec)]
 
 
-def _steps(scales: Scales) -> Scales:
-    return scales / np.float32(_BYTE)
+def _steps(scales: Scales, levels: int) -> Scales:
+    return scales / np.float32(levels)
+
+
+def _nearest(table: Floats, steps: Scales, low: int, high: int) -> NDArray[np.int32]:
+    multiples = np.divide(table, steps, where=steps > 0, out=np.zeros_like(table))
+    symbols: NDArray[np.int32] = np.clip(np.rint(multiples), low, high).astype(np.int32)
+    return symbols
 
 
 def _over_sum(symbols: Integers) -> Floats:
@@ -115,17 +123,15 @@ def _over_sum(symbols: Integers) -> Floats:
     return shares
 
 
-def _unpack_scales(payload: bytes, shapes: list[tuple[int, int]]) -> tuple[list[Scales], bytes]:
-    """Return a scale for each row of each table, and the bytes behind them."""
-    counts = [rows for rows, _ in shapes]
-    size = 4 * sum(counts)
+def _unpack_scales(payload: bytes, counts: list[int]) -> tuple[list[Scales], bytes]:
+    """Return so many scales for each table, as columns, and the bytes behind them."""
+    size = _WIDTH * sum(counts)
     if len(payload) < size:
         raise FrameError(f"the message ends within its {sum(counts)} scales")
     scales = np.frombuffer(payload[:size], "<f4").astype(np.float32)
     if not np.isfinite(scales).all() or np.signbit(scales).any():
         raise FrameError("a scale in the message is negative or not finite")
-    tables = np.split(scales[:, None], np.cumsum(counts)[:-1])
-    return tables, payload[size:]
+    return np.split(scales[:, None], np.cumsum(counts)[:-1]), payload[size:]
 
 
 class QsgdSettings(Section):

@@ -79,6 +79,13 @@ def parts(spec: Spec) -> Iterator[tuple[slice, tuple[int, ...]]]:
         start = stop
 
 
+def sides_of(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Rows and columns of a tensor: a kernel of a convolution has a row for each output, a vector is one."""
+    count = int(np.prod(shape, dtype=np.int64))
+    rows = shape[0] if len(shape) > 1 and count else 1
+    return rows, count // rows
+
+
 def halves(values: Floats) -> bytes:
     """Numbers as fp16, clipped to its range."""
     return np.clip(values, -_HALF, _HALF).astype("<f2").tobytes()

@@ -1,0 +1,315 @@
+"""Class labels, coded under what both sides can foresee of them.
+
+A label is told by at most three questions: is it the class that this side last gave the sample? the class
+that the other side last gave it? the one that this side gave it before it last changed its mind? Only where
+all are denied is the class itself coded. The chance of a yes is mixed from three experts, each of which
+counts how often the answer was yes under circumstances of its own; their opinions are added as log-odds,
+under weights that are learnt (logistic mixing, as in Mahoney's PAQ coders). Counts and weights live on from
+message to message, and within a message they are brought up to date after each block, so that a block takes
+a few vector operations. All arithmetic is that of integers.
+
+`Predictor.code` is one walk for both sides: what is written cannot disagree with what is read.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fedistill.state import State
+from fedistill.wire.codec import Classes, Known, Spec
+from fedistill.wire.entropy import Decoder, Encoder, Integers
+
+Bools = NDArray[np.bool_]
+Table = NDArray[np.int64]
+
+MOST_COUNTED = 64
+"""With more classes, the unforeseen ones are counted without regard to the sample's earlier classes."""
+
+FIRST_BLOCK = 16
+_ONE = 1 << 16  # a chance of 1
+_LEAST = 24  # no answer is held for less likely
+_BIT = 256  # log-odds of one bit
+_FAR = 16 * _BIT
+_FULL = 1 << 14  # a weight of 1
+_RATE = 2000  # of learning weights: the larger the slower
+_UNIT = 16  # an answer, in the units of counts
+_PRIORS = (12, 8, 4)  # of 16: the chance of a yes before any answer, for each question
+_TRIPLES = 1361  # prime; with more than 10 classes, triples of classes share places
+_EXPERTS = ((_TRIPLES, 100), (_TRIPLES, 8), (512, 100))  # circumstances; answers remembered of each
+_RARE, _SHARE = 256, 1 << 13  # unforeseen classes: weight of one not seen yet, and of one seen
+
+
+class Channel(Protocol):
+    """One side of a message."""
+
+    def code(self, symbols: Integers, frequencies: Integers) -> Integers:
+        """Write symbols (n,), or read as many, under frequencies (n, A) or (A,); return them."""
+
+
+class Writer:
+    """The sender's side."""
+
+    def __init__(self) -> None:
+        self._encoder = Encoder()
+
+    def code(self, symbols: Integers, frequencies: Integers) -> Integers:
+        self._encoder.put(symbols, frequencies)
+        return symbols
+
+    def finish(self) -> bytes:
+        return self._encoder.finish()
+
+
+class Reader:
+    """The receiver's side: of the symbols that it is given, only their number counts."""
+
+    def __init__(self, payload: bytes) -> None:
+        self._decoder = Decoder(payload)
+
+    def code(self, symbols: Integers, frequencies: Integers) -> Integers:
+        return self._decoder.take(frequencies, len(symbols) if frequencies.ndim == 1 else None)
+
+    def finish(self) -> None:
+        """Refuse bytes that are left over (FrameError)."""
+        self._decoder.finish()
+
+
+def blocks(count: int, most: int | None = None) -> Iterator[slice]:
+    """Cut ``count`` samples into blocks: of 16 at first, later of a third of all before, or ``most``."""
+    start = 0
+    while start < count:
+        stop = min(count, start + max(FIRST_BLOCK, min(start // 3, most or count)))
+        yield slice(start, stop)
+        start = stop
+
+
+@dataclass(frozen=True)
+class Past:
+    """What both sides know of each row's sample; classes (n,), -1 where there is none.
+
+    Attributes:
+        last: what this side last gave it.
+        previous: what this side gave it before it last changed its mind.
+        told: what the other side last gave it.
+        told_before: the same, when ``last`` was given.
+        history: of the last four messages, in the upper four bits where ``last`` differed from ``told``,
+            in the lower four where this side changed its mind; the lowest bit is the newest.
+    """
+
+    last: Classes
+    previous: Classes
+    told: Classes
+    told_before: Classes
+    history: Classes
+
+    @classmethod
+    def of(cls, spec: Spec, known: Known) -> "Past":
+        nothing = np.full(spec.shape[0], -1)
+        told = nothing if known.told is None else known.told
+        last, previous, before, history = (
+            recall(known, spec, name) for name in ("last", "previous", "told", "history")
+        )
+        if last is None or previous is None or before is None or history is None:
+            return cls(nothing, nothing, told, nothing, np.zeros_like(nothing))
+        return cls(last, previous, told, before, history)
+
+    def candidates(self) -> Classes:
+        """The classes (3, n) that the questions name in turn; -1 where one would be asked in vain."""
+        told = np.where(self.told == self.last, -1, self.told)
+        again = (self.previous == self.last) | (self.previous == self.told)
+        return np.stack([self.last, told, np.where(again, -1, self.previous)])
+
+    def contexts(self, classes: int) -> Classes:
+        """Where the three experts count each row's answer (3, n)."""
+        pair = (self.last + 1) * (classes + 1) + self.told + 1
+        with_told, with_own = (
+            (pair * (classes + 1) + third + 1) % _TRIPLES for third in (self.told_before, self.previous)
+        )
+        by_history = self.history * 2 + (self.last == self.told)
+        return np.stack([with_told, _TRIPLES + with_own, 2 * _TRIPLES + by_history])
+
+    def after(self, labels: Classes, spec: Spec, known: Known) -> State:
+        """The tables over the public set after these labels (n,)."""
+        changed = (labels != self.last) & (self.last >= 0)
+        differed = (labels != self.told) & (self.told >= 0)
+        news = {
+            "last": labels,
+            "previous": np.where(changed, self.last, self.previous),
+            "told": self.told,
+            "history": (self.history << 1) & 0xEE | differed << 4 | changed,
+        }
+        return {
+            name: keep(known, spec, name, values, torch.uint8 if name == "history" else torch.int16)
+            for name, values in news.items()
+        }
+
+
+def recall(known: Known, spec: Spec, name: str) -> Table | None:
+    """What a table over the public set says of each row (n, …); None where it is not known."""
+    tables = known.memory.get("samples", {})
+    if spec.rows is None or name not in tables:
+        return None
+    found: Table = tables[name].numpy()[spec.rows].astype(np.int64)
+    return found
+
+
+def keep(known: Known, spec: Spec, name: str, values: Classes, dtype: torch.dtype) -> torch.Tensor:
+    """Return a table over the public set, anew, with other values (n, …) for these rows."""
+    before = known.memory.get("samples", {}).get(name)
+    if before is None:
+        empty = -1 if dtype.is_signed else 0
+        table = torch.full((spec.population, *values.shape[1:]), empty, dtype=dtype)
+    else:
+        table = before.clone()
+    table.numpy()[spec.rows] = values
+    return table
+
+
+class Predictor:
+    """The model of the labels of one message; begins from a memory and ends in another."""
+
+    def __init__(self, spec: Spec, known: Known) -> None:
+        self._spec, self._known = spec, known
+        self._past = Past.of(spec, known)
+        learnt = known.memory.get("learnt", {}) if spec.rows is not None else {}
+        self._questions = [
+            Question(_EXPERTS, prior, learnt.get(f"question-{place}")) for place, prior in enumerate(_PRIORS)
+        ]
+        self._unforeseen = Unforeseen(spec.shape[1], learnt.get("unforeseen"))
+
+    def code(self, channel: Channel, labels: Classes) -> None:
+        """Write labels (n,), or read them into this array."""
+        named = self._past.candidates()
+        contexts = self._past.contexts(self._spec.shape[1])
+        rest = np.arange(len(labels))
+        for question, candidates in zip(self._questions, named, strict=True):
+            open_ = candidates[rest] >= 0
+            at = rest[open_]
+            yes = question.code(channel, labels[at] == candidates[at], contexts[:, at])
+            labels[at[yes]] = candidates[at[yes]]
+            open_[open_] = yes
+            rest = rest[~open_]
+        for block in blocks(len(rest)):
+            at = rest[block]
+            given = np.stack([self._past.last[at], self._past.told[at]])
+            labels[at] = self._unforeseen.code(channel, labels[at], given, named[:, at])
+
+    def memory(self, labels: Classes) -> State:
+        """What both sides remember after these labels; nothing where rows have no lasting place."""
+        if self._spec.rows is None:
+            return {}
+        learnt = {f"question-{place}": question.state() for place, question in enumerate(self._questions)}
+        return {
+            "samples": self._past.after(labels, self._spec, self._known),
+            "learnt": {**learnt, "unforeseen": self._unforeseen.state()},
+        }
+
+
+class Question:
+    """The chance of a yes: what the experts have counted, mixed."""
+
+    def __init__(self, experts: Sequence[tuple[int, int]], prior: int, state: State | None) -> None:
+        """``experts``: how many circumstances each knows, and how many answers it remembers of one."""
+        sizes, limits = zip(*experts, strict=True)
+        self._limits = np.repeat(np.array(limits) * _UNIT, sizes)
+        if state is None:
+            self._asked = np.full(len(self._limits), _UNIT)
+            self._yes = np.full(len(self._limits), prior)
+            self._weights = np.full(len(sizes), _FULL * 6 // 5 // len(sizes))
+        else:
+            self._asked, self._yes, self._weights = (
+                state[name].numpy().astype(np.int64) for name in ("asked", "yes", "weights")
+            )
+
+    def code(self, channel: Channel, answers: Bools, contexts: Classes) -> Bools:
+        """Write answers (n,), or read as many, given where each expert counts them (experts, n)."""
+        coded = np.empty(len(answers), np.int64)
+        log_odds, chance_of = _tables()
+        for block in blocks(len(answers)):
+            here = contexts[:, block]
+            opinions = log_odds[self._yes[here] * _ONE // self._asked[here]]
+            mixed = (self._weights @ opinions) // _FULL
+            chances = chance_of[np.minimum(np.maximum(mixed, -_FAR), _FAR) + _FAR]
+            tables = np.stack([_ONE - chances, chances], axis=1)
+            coded[block] = channel.code(answers[block].astype(np.int32), tables)
+            self._learn(opinions @ (coded[block] * _ONE - chances), len(chances))
+            self._count(coded[block], here)
+        return coded.astype(np.bool_)
+
+    def _learn(self, slopes: Table, count: int) -> None:
+        step = slopes // (_RATE * math.isqrt(_BIT * (count + 10)))
+        self._weights = np.minimum(np.maximum(self._weights + step, -4 * _FULL), 4 * _FULL)
+
+    def _count(self, answers: Table, contexts: Classes) -> None:
+        found = np.bincount((contexts * 2 + answers).ravel(), minlength=2 * len(self._limits))
+        self._yes += found[1::2] * _UNIT
+        self._asked += (found[::2] + found[1::2]) * _UNIT
+        over = np.flatnonzero(self._asked > self._limits)
+        self._yes[over] = self._yes[over] * self._limits[over] // self._asked[over]
+        self._asked[over] = self._limits[over]
+
+    def state(self) -> State:
+        found = {"asked": self._asked, "yes": self._yes, "weights": self._weights}
+        return {
+            name: torch.from_numpy(values.astype(np.int32 if name == "weights" else np.int16))
+            for name, values in found.items()
+        }
+
+
+class Unforeseen:
+    """Classes that no question named, as they were counted for each last and each told class."""
+
+    def __init__(self, classes: int, state: State | None) -> None:
+        self._classes = classes
+        self._counts = np.zeros((2, classes + 1 if classes <= MOST_COUNTED else 1, classes), np.int64)
+        if state is not None:
+            self._counts += state["counts"].numpy()
+
+    def code(self, channel: Channel, labels: Classes, given: Classes, denied: Classes) -> Integers:
+        """Write labels (n,), or read as many, given last and told classes (2, n) and denied ones (3, n)."""
+        if self._classes > MOST_COUNTED:
+            found = channel.code(labels, self._counts[0, 0] * _SHARE + _RARE)
+            self._count(self._counts[0], found, np.zeros_like(given[0]))
+            return found
+        last, told = given + 1
+        tables = (2 * self._counts[0, last] + self._counts[1, told]) * _SHARE + _RARE
+        for candidates in denied:
+            at = np.flatnonzero(candidates >= 0)
+            tables[at, candidates[at]] = 1
+        found = channel.code(labels, tables)
+        self._count(self._counts[0], found, last)
+        self._count(self._counts[1], found, told)
+        return found
+
+    def _count(self, counts: Table, labels: Integers, rows: Classes) -> None:
+        counts += np.bincount(rows * self._classes + labels, minlength=counts.size).reshape(counts.shape)
+        counts[counts.sum(axis=1) > 16 * self._classes + 1000] >>= 1
+
+    def state(self) -> State:
+        return {"counts": torch.from_numpy(self._counts.astype(np.int32))}
+
+
+@lru_cache(maxsize=1)
+def _tables() -> tuple[Table, Table]:
+    """Log-odds of chances 0 … 65535 of 65536; and chances of log-odds -4096 … 4096, its inverse."""
+    log_odds: Table = _log2(np.arange(_ONE).clip(1)) - _log2(np.arange(_ONE, 0, -1))
+    back = np.searchsorted(log_odds, np.arange(-_FAR, _FAR + 1))
+    return log_odds, back.clip(_LEAST, _ONE - _LEAST)
+
+
+def _log2(values: NDArray[Any]) -> Table:
+    """Logarithms of integers 1 … 65536, rounded down to parts of 256: by squaring, a bit at a time."""
+    whole: Table = np.sum([values >> place > 0 for place in range(1, 17)], axis=0)
+    mantissa, result = (values << 30) >> whole, whole
+    for _ in range(_BIT.bit_length() - 1):
+        mantissa = mantissa * mantissa >> 30
+        bit = mantissa >> 31
+        mantissa >>= bit
+        result = result * 2 + bit
+    return result

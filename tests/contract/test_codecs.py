@@ -1,0 +1,141 @@
+"""Every codec in a real run, both ways: the same bits everywhere, absences, and what it costs in accuracy."""
+
+from typing import Any
+
+import pytest
+
+from fedistill import parse
+from fedistill.arm import ReadyArm
+from fedistill.config import Experiment
+from fedistill.doctor import examine
+from fedistill.experiment import prepare
+from fedistill.report.record import RunFolder
+from fedistill.round import ArmRun, begin, play
+from fedistill.runtime.inprocess import Processes, Runtime, Serial
+from fedistill.state import dump, load
+from fedistill.wire.codec import Content
+from fedistill.wire.codecs import CODECS, create
+from fedistill.wire.memory import Memory, dump_all
+
+WEIGHTS = [name for name, codec in CODECS.items() if Content.WEIGHTS in codec.codes]
+LABELS = [name for name, codec in CODECS.items() if Content.PROBS in codec.codes]
+CASES = [("fedavg", name) for name in WEIGHTS] + [("dsfl", name) for name in LABELS]
+# A share of one in a hundred of few weights is nothing; these learn more slowly by design.
+SETTINGS: dict[str, dict[str, Any]] = {"top-k": {"share": 0.05}, "stc": {"share": 0.1}}
+each = pytest.mark.parametrize(("method", "codec"), CASES)
+
+
+def ready(method: str, codec: Any, **changes: Any) -> tuple[Experiment, ReadyArm]:
+    wanted = parse(
+        {
+            "rounds": 4,
+            "task": {
+                "name": "digits",
+                "clients": 4,
+                "limit": 240,
+                "public": 100,
+                "partition": {"kind": "dirichlet", "alpha": 0.5},
+            },
+            "models": {"clients": ["cnn-s"], "server": "cnn-s"},
+            "train": {"batch_size": 16, "optimizer": {"lr": 0.05, "momentum": 0.9}},
+            "evaluate": {"every": 4},
+            "sampling": {"fraction": 0.75, "dropout": 0.25},
+            "arms": [{"method": method, "codec": codec}],
+            **changes,
+        },
+        "test",
+    )
+    _, (arm,) = prepare(wanted)
+    return wanted, arm
+
+
+def finish(arm: ReadyArm, runtime: Runtime, run: ArmRun | None = None) -> ArmRun:
+    run = begin(arm) if run is None else run
+    while run.round < arm.rounds:
+        play(run, arm, runtime)
+    return run
+
+
+def bits(run: ArmRun) -> tuple[Any, ...]:
+    views = [record.views for record in run.records]
+    return dump(run.server), run.clients, run.ledger, dump(dump_all(run.memories)), views
+
+
+def settings(codec: str) -> dict[str, Any]:
+    return {"name": codec, **SETTINGS.get(codec, {})}
+
+
+@each
+def test_same_bits_serial_in_processes_and_resumed(method: str, codec: str, tmp_path: Any) -> None:
+    wanted, arm = ready(method, settings(codec))
+    with Serial(wanted, arm.task) as runtime:
+        once = bits(finish(arm, runtime))
+        folder = RunFolder.create(tmp_path / "run", wanted, "test")
+        run = begin(arm)
+        for _ in range(3):
+            play(run, arm, runtime)
+            folder.save(arm, run)
+        loaded = RunFolder.open(tmp_path / "run").load(arm)
+        assert bits(finish(arm, runtime, loaded)) == once
+    with Processes(2, wanted, arm.task) as runtime:
+        assert bits(finish(arm, runtime)) == once
+
+
+@each
+def test_both_sides_remember_the_same_whoever_was_away(method: str, codec: str) -> None:
+    """Every client holds, as of before or after its last exchange, what the server holds of it."""
+    wanted, arm = ready(method, settings(codec), rounds=8, sampling={"fraction": 0.5, "dropout": 0.4})
+    with Serial(wanted, arm.task) as runtime:
+        run = finish(arm, runtime)
+    assert any(record.dropped for record in run.records)
+    for client, memory in run.memories.items():
+        link = load(run.clients[client]).get("link") if run.clients.get(client) else None
+        assert (link is not None) == arm.exchange.remembers
+        if link:
+            assert memory.base in {Memory.of(link[when]["memory"]).base for when in ("before", "after")}
+    kinds = {entry.kind for entry in run.ledger.entries}
+    assert "refresh" not in kinds
+
+
+@each
+def test_accuracy_is_near_that_of_plain_numbers(method: str, codec: str) -> None:
+    changes: dict[str, Any] = {
+        "rounds": 6,
+        "evaluate": {"every": 6},
+        "sampling": {},
+        "train": {"epochs": 2, "batch_size": 16, "optimizer": {"lr": 0.05, "momentum": 0.9}},
+        "task": {"name": "digits", "clients": 4, "limit": 900, "public": 300},
+    }
+    found = {}
+    for name in ("fp32", codec):
+        wanted, arm = ready(method, settings(name), **changes)
+        with Processes(2, wanted, arm.task) as runtime:
+            run = finish(arm, runtime)
+        found[name] = (run.records[-1].views["server@global"], run.ledger.total)
+    assert found[codec][0] >= found["fp32"][0] - 0.12
+    if codec != "fp32":
+        assert found[codec][1] < 0.6 * found["fp32"][1]
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_a_codec_that_does_not_fit_is_refused_with_a_fix(codec: str) -> None:
+    method, content = ("dsfl", Content.PROBS) if codec in WEIGHTS else ("fedavg", Content.WEIGHTS)
+    wanted, arm = ready(method, codec)
+    errors = [str(f) for f in examine(wanted, arm.task, [arm]) if f.level == "error"]
+    if content in create(codec).codes:
+        assert errors == []
+    else:
+        assert len(errors) == 2
+        assert f"codec {codec} cannot code the {content.value} that method {method} sends up" in errors[0]
+        assert "choose one of fp32" in errors[0]
+
+
+def test_codecs_differ_by_direction() -> None:
+    wanted, arm = ready("fedavg", {"up": {"name": "qsgd", "levels": 3}, "down": "fp16"}, sampling={})
+    with Serial(wanted, arm.task) as runtime:
+        run = finish(arm, runtime)
+    size = arm.plan.peers[0].parameters
+    down = {entry.payload for entry in run.ledger.entries if entry.direction == "down"}
+    up = [entry.payload for entry in run.ledger.entries if entry.direction == "up"]
+    assert down == {2 * size}
+    assert max(up) < size / 2
