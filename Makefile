@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint types check clean
+.PHONY: demo test lint types check fuzz clean
 
 demo: $(READY)  ## compare methods on images and on text; about two minutes after set-up
 	$(BIN)/fedistill compare examples/digits.toml
@@ -26,6 +26,9 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch -c constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $(READY)
+
+fuzz: $(READY)  ## bytes that nobody meant, for every decoder; CASES and SEED say how many and which
+	$(BIN)/python tests/wire/fuzzing.py --cases $(or $(CASES),1000000) --seed $(or $(SEED),0)
 
 clean:
 	rm -rf $(VENV) runs

@@ -262,7 +262,7 @@ mu = 0.25
     first, _, mine = experiment.arms
     assert first.train == experiment.train
     assert first.models == experiment.models
-    assert (first.name, first.codec, first.seed, first.settings) == ("fedavg", "fp32", None, {})
+    assert (first.name, first.codec, first.seed, first.settings) == ("fedavg", None, None, {})
     assert mine.models.clients == ["cnn-s", "mlp-s"]
     assert mine.models.server == "resnet-8"
     assert mine.train.epochs == 3
@@ -301,7 +301,7 @@ def test_without_a_train_table_all_arms_train_by_default(path: Path) -> None:
         ("task.public={name='mnist', samples=9}", lambda e: e.task.public_size, 9),
         ("models.clients=['mlp-s']", lambda e: e.arms[0].models.clients, ["mlp-s"]),
         ("sampling.fraction=0.5", lambda e: e.sampling.fraction, 0.5),
-        ("arms.1.codec=fp32", lambda e: [a.codec for a in e.arms], ["fp32", "fp32"]),
+        ("arms.1.codec=fp32", lambda e: [a.codec for a in e.arms], [None, "fp32"]),
         ("arms.fedavg.codec=fp16", lambda e: [a.codec for a in e.arms], ["fp16", "fp16"]),
         ("arms.dsfl.train.epochs=9", lambda e: [a.train.epochs for a in e.arms], [3, 9]),
         ("arms.dsfl.temperature=0.5", lambda e: e.arms[1].settings, {"temperature": 0.5}),

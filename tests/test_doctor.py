@@ -251,13 +251,13 @@ def test_all_errors_are_said_at_once() -> None:
 @pytest.mark.parametrize(
     ("method", "by_hand"),
     [
-        # A frame: 11 bytes; a section: length of name, name, length of content (1 to 3 bytes), content.
+        # A frame: 11 bytes; a section: length of its content (1 to 3 bytes), and the content.
         # mlp-s on 8x8 pixels has 64 * 64 + 64 + 64 * 10 + 10 = 4810 weights.
-        ("fedavg", (11 + (1 + 6 + 3) + 4810 * 4 + (1 + 7 + 1 + 1), 11 + (1 + 6 + 3) + 4810 * 4)),
-        ("dsfl", (11 + (1 + 5 + 2) + 40 * 10 * 4 + (1 + 5 + 1 + 1),) * 2),
-        ("fd", (11 + (1 + 5 + 2) + 10 * 10 * 4,) * 2),
-        ("fedmd", (11 + (1 + 6 + 2) + 40 * 10 * 4 + (1 + 5 + 1 + 1),) * 2),
-        ("feddf", (11 + (1 + 6 + 3) + 4810 * 4 + (1 + 7 + 1 + 1), 11 + (1 + 6 + 3) + 4810 * 4)),
+        ("fedavg", (11 + 3 + 4810 * 4 + (1 + 1), 11 + 3 + 4810 * 4)),
+        ("dsfl", (11 + 2 + 40 * 10 * 4 + (1 + 1),) * 2),
+        ("fd", (11 + 2 + 10 * 10 * 4,) * 2),
+        ("fedmd", (11 + 2 + 40 * 10 * 4 + (1 + 1),) * 2),
+        ("feddf", (11 + 3 + 4810 * 4 + (1 + 1), 11 + 3 + 4810 * 4)),
         ("local", (0, 0)),
         ("server-alone", (0, 0)),
     ],
@@ -289,7 +289,7 @@ def test_expected_bytes_of_a_part_of_the_clients() -> None:
     content["sampling"] = {"fraction": 0.5}
     wanted = parse(content, "test")
     _, (arm,) = prepare(wanted)
-    assert arm.expected_bytes() == (2 * 19_271, 2 * 19_261)
+    assert arm.expected_bytes() == (2 * 19_256, 2 * 19_254)
 
 
 def test_expected_bytes_of_models_of_two_sizes() -> None:
@@ -298,8 +298,8 @@ def test_expected_bytes_of_models_of_two_sizes() -> None:
     assert sizes[0] == sizes[2] == 4810
     assert sizes[1] == sizes[3] != 4810
     assert arm.expected_bytes() == (
-        sum(4 * size + 31 for size in sizes),
-        sum(4 * size + 21 for size in sizes),
+        sum(4 * size + 16 for size in sizes),
+        sum(4 * size + 14 for size in sizes),
     )
 
 

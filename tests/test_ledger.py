@@ -6,14 +6,17 @@ import pytest
 import torch
 
 from fedistill.ledger import SETUP_ROUND, Entry, Ledger
-from fedistill.wire.codec import CODECS
+from fedistill.wire.codecs import create
+from fedistill.wire.ends import ClientEnd, ServerEnd
+from fedistill.wire.exchange import Exchange
 from fedistill.wire.frame import Frame, Kind, encode
-from fedistill.wire.message import ClassOutputs, Weights, pack
+from fedistill.wire.memory import NOTHING
+from fedistill.wire.message import ClassOutputs, Sizes, Weights
 
 
 def frame(kind: Kind, size: int) -> bytes:
-    """A frame of ``size`` bytes: 11, and a section of 3 and its content."""
-    data = encode(Frame(kind, 1, 0, {"x": b"\0" * (size - 14)}))
+    """A frame of ``size`` bytes: 11, and a section of 1 and its content."""
+    data = encode(Frame(kind, 1, 0, (bytes(size - 12),)))
     assert len(data) == size
     return data
 
@@ -54,10 +57,10 @@ def test_public_data_are_not_in_the_total(ledger: Ledger) -> None:
 
 def test_entries_keep_the_order_of_crossing(ledger: Ledger) -> None:
     assert ledger.of_round(1) == [
-        Entry(1, 0, "down", "weights", 20),
-        Entry(1, 1, "down", "weights", 21),
-        Entry(1, 0, "up", "logits", 30),
-        Entry(1, 1, "up", "weights", 40),
+        Entry(1, 0, "down", "weights", 20, 8),
+        Entry(1, 1, "down", "weights", 21, 9),
+        Entry(1, 0, "up", "logits", 30, 18),
+        Entry(1, 1, "up", "weights", 40, 28),
     ]
 
 
@@ -69,12 +72,19 @@ def test_an_empty_ledger_is_zero() -> None:
 
 
 def test_what_is_counted_is_the_length_of_the_real_frame() -> None:
+    exchange = Exchange(create("fp32"), create("fp16"), seed=0)
+    sizes = Sizes(classes=3, parameters=10)
+    up = ClientEnd(exchange, {}, NOTHING, 1, 0).reply(Weights(torch.zeros(10)), sizes)
+    down = ServerEnd(exchange, {}, lambda client: NOTHING, 1).send(
+        0, "everyone", ClassOutputs(torch.zeros(3, 3)), sizes
+    )
     ledger = Ledger()
-    ledger.count(1, 0, "up", pack(Weights(torch.zeros(10)), CODECS["fp32"], 1, 0))
-    ledger.count(1, 0, "down", pack(ClassOutputs(torch.zeros(3, 3)), CODECS["fp16"], 1, None))
-    # 11 bytes of frame; a section: its name's length, name, its size, content.
-    assert ledger.kinds(1, "up") == {"weights": 11 + 1 + 6 + 1 + 40}
-    assert ledger.kinds(1, "down") == {"class-outputs": 11 + 1 + 5 + 1 + 18}
+    ledger.count(1, 0, "up", up)
+    ledger.count(1, 0, "down", down)
+    # 11 bytes of frame; a section: its size and its content.
+    assert ledger.kinds(1, "up") == {"weights": 11 + 1 + 40}
+    assert ledger.kinds(1, "down") == {"class-outputs": 11 + 1 + 18}
+    assert [entry.payload for entry in ledger.entries] == [40, 18]
 
 
 def test_entries_cannot_be_changed(ledger: Ledger) -> None:

@@ -136,7 +136,7 @@ def play(run: ArmRun, arm: ReadyArm, runtime: Runtime) -> RoundRecord:
         pass
     seconds = time.perf_counter() - started
 
-    states = {**run.clients, **{client: state for client, state in updated.items() if state}}
+    states = {client: state for client, state in {**run.clients, **updated}.items() if state}
     stale = {client: right for client, right in run.correct.items() if client not in updated}
     found: dict[str, float] = {}
     if number % arm.evaluate.every == 0 or number == arm.rounds:

@@ -55,7 +55,9 @@ def work(arm: ReadyArm, client: int, round: int, state: bytes, frame: bytes) -> 
             try:
                 received = end.receive(arm.method.downlink, frame, sizes)
             except StaleMemory:
-                return Outcome(state, end.refresh(), time.perf_counter() - started)
+                # What the link kept, a residual too, belongs to a memory that is given up.
+                rest = dump({_METHOD: before}) if before else b""
+                return Outcome(rest, end.refresh(), time.perf_counter() - started)
         # Dropout layers know only torch's global generator.
         with scoped(arm.seed, "layers", client, round):
             after, message = arm.method.client_step(before, own, received)

@@ -17,6 +17,7 @@ from fedistill.round import ArmRun, begin, play
 from fedistill.runtime.inprocess import Job, Processes, Runtime, Serial
 from fedistill.site import Outcome
 from fedistill.state import dump
+from fedistill.wire.memory import dump_all
 
 SAME = {"clients": ["cnn-s"], "server": "cnn-s"}
 MIXED = {"clients": ["cnn-s", "mlp-s"], "server": "cnn-m"}
@@ -109,7 +110,7 @@ def bits(run: ArmRun) -> tuple[Any, ...]:
     """All of a run that must not depend on where, when or how often it was run."""
     views = [record.views for record in run.records]
     people = [(record.clients, record.dropped) for record in run.records]
-    return dump(run.server), run.clients, run.ledger, views, people
+    return dump(run.server), run.clients, dump(dump_all(run.memories)), run.ledger, views, people
 
 
 @table

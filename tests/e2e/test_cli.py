@@ -18,10 +18,12 @@ from typing import Any
 import pytest
 
 from fedistill import cli
+from fedistill.arm import resolved
 from fedistill.config import load
 from fedistill.errors import RuntimeFailure
 from fedistill.methods import METHODS
 from fedistill.report.table import markdown
+from fedistill.wire.codecs import CODECS
 
 PROGRAM = str(Path(sys.executable).parent / "fedistill")
 PATIENCE = 120  # seconds until a test gives up on a process; says nothing about how long one should take
@@ -148,8 +150,11 @@ def test_the_four_files(done: Path) -> None:
 
 
 def test_the_experiment_in_the_folder_is_fully_resolved(done: Path) -> None:
-    resolved = load(done / "experiment.toml")
-    assert resolved == load(done.parent / "exp.toml", ["arms.1.temperature=0.2"])
+    found = load(done / "experiment.toml")
+    wanted = load(done.parent / "exp.toml", ["arms.1.temperature=0.2"])
+    assert [arm.codec for arm in wanted.arms] == [None, "fp16", None]
+    assert [arm.codec for arm in found.arms] == ["fp32", "fp16", "fp32"]
+    assert found == wanted.model_copy(update={"arms": [resolved(arm) for arm in wanted.arms]})
     text = (done / "experiment.toml").read_text()
     for default in ("seed = 0", "weight_decay = 0.0", "every = 1", 'codec = "fp32"', "temperature = 0.2"):
         assert default in text
@@ -274,8 +279,9 @@ def test_bytes_are_the_sums_of_the_frames_in_the_events(done: Path) -> None:
     up, down, kinds = Counter[Any](), Counter[Any](), Counter[Any]()
     for event in events(done):
         if event["event"] == "round":
-            for client, direction, kind, count in event["traffic"]:
+            for client, direction, kind, count, payload in event["traffic"]:
                 assert client in event["clients"]
+                assert 0 < count - payload <= 24
                 (up if direction == "up" else down)[event["arm"], event["round"]] += count
                 kinds[event["arm"], event["round"], direction, kind] += count
     for arm in read(done / "results.json")["arms"]:
@@ -293,12 +299,12 @@ def test_bytes_are_the_sums_of_the_frames_in_the_events(done: Path) -> None:
 def test_bytes_by_hand(done: Path) -> None:
     """Two clients a round; a lost reply has crossed all the same."""
     fedavg, dsfl, local = read(done / "results.json")["arms"]
-    # 11 bytes of frame; a section: name and both lengths, content. 4,810 weights of 4 bytes, samples.
-    weights = 11 + (1 + 6 + 3) + 4 * 4810
+    # 11 bytes of frame; a section: length and content. 4,810 weights of 4 bytes, samples.
+    weights = 11 + 3 + 4 * 4810
     for played in fedavg["rounds"]:
-        assert (played["bytes_up"], played["bytes_down"]) == (2 * (weights + 10), 2 * weights)
+        assert (played["bytes_up"], played["bytes_down"]) == (2 * (weights + 2), 2 * weights)
     # 40 public samples, 10 classes, 2 bytes; and the round in which they were drawn.
-    labels = 11 + (1 + 5 + 2) + 2 * 400 + (1 + 5 + 1 + 1)
+    labels = 11 + 2 + 2 * 400 + (1 + 1)
     assert [(played["bytes_up"], played["bytes_down"]) for played in dsfl["rounds"]] == [
         (2 * labels, 0),
         (2 * labels, 2 * labels),
@@ -381,7 +387,7 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     ),
     "unknown codec": (
         ["compare", "exp.toml", "--set", "arms.0.codec=fp61"],
-        ["arm 'fedavg': codec 'fp61' is not one of fp32, fp16. Did you mean 'fp16'?"],
+        ["arm 'fedavg': codec 'fp61' is not one of fp32, fp16, int8,", "Did you mean 'fp16'?"],
     ),
     "unknown model": (
         ["compare", "exp.toml", "--set", 'arms.0.models={clients=["cnn-x"], server="cnn-x"}'],
@@ -706,6 +712,9 @@ def test_methods_are_listed(place: Path) -> None:
         "fd": "-",
         "fedmd": "public set",
         "dsfl": "public set",
+        "cfd": "public set",
+        "scarlet": "public set",
+        "voting": "public set",
         "feddf": "public set at the server",
     }
 
@@ -717,10 +726,16 @@ def listed(ended: "subprocess.CompletedProcess[str]") -> list[list[str]]:
 
 
 def test_codecs_are_listed(place: Path) -> None:
-    assert listed(here("codecs", cwd=place)) == [
-        ["fp32", "nothing"],
-        ["fp16", "all but 11 significant bits; values beyond 65,504 are clipped to it"],
-    ]
+    """With a line on what each loses; a cell that is too long goes on below."""
+    found: list[list[str]] = []
+    for row in listed(here("codecs", cwd=place)):
+        if row[0]:
+            found.append(row)
+        else:
+            found[-1] = [f"{cell} {more}".strip() for cell, more in zip(found[-1], row, strict=True)]
+    assert [(row[0], row[2]) for row in found] == [(name, codec.loses) for name, codec in CODECS.items()]
+    settings = {row[0]: row[3] for row in found}
+    assert (settings["fp32"], settings["int8"]) == ("-", "coded = True")
 
 
 def test_tasks_are_listed(place: Path) -> None:

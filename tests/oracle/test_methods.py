@@ -16,6 +16,7 @@ from fedistill.models import build
 from fedistill.rng import SERVER, stream
 from fedistill.round import begin, play
 from fedistill.runtime.inprocess import Serial
+from fedistill.wire.ends import ServerEnd
 from fedistill.wire.message import ClassOutputs, SoftLabels, TrainedWeights
 
 
@@ -107,9 +108,10 @@ def test_fd_sends_the_mean_softmax_of_each_class_it_holds() -> None:
     wanted, arm = arm_of("fd")
     data = arm.task.clients[0]
     frame = next(iter(Serial(wanted, arm.task).work("fd", 1, [(0, b"", b"")]))).frame
-    from fedistill.wire.message import unpack
-
-    means = unpack(ClassOutputs, frame, arm.codec, arm.sizes(0), 1, 0).means
+    end = ServerEnd(arm.exchange, {}, arm.start_memory, round=1)
+    came = end.receive(0, ClassOutputs, frame, arm.sizes(0))
+    assert came is not None
+    means = came.means
     held = torch.bincount(data.labels, minlength=10) > 0
     torch.testing.assert_close(means.sum(dim=1), held.float())
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -398,10 +399,10 @@ def test_the_experiment_in_the_folder_leads_to_the_same_run(whole: Any, tmp_path
 
 
 def test_a_round_as_json_and_back() -> None:
-    traffic = [Entry(3, 1, "down", "weights", 20), Entry(3, 1, "up", "logits", 7)]
+    traffic = [Entry(3, 1, "down", "weights", 20, 8), Entry(3, 1, "up", "logits", 17, 5)]
     one = RoundRecord(3, [1, 4], [4], 0.5, 0.1, [0.2, 0.3], {"server@global": 0.25}, traffic)
     plain = json.loads(json.dumps({"event": "round", "arm": "x", **one.plain()}))
-    assert plain["traffic"] == [[1, "down", "weights", 20], [1, "up", "logits", 7]]
+    assert plain["traffic"] == [[1, "down", "weights", 20, 8], [1, "up", "logits", 17, 5]]
     assert RoundRecord.of(plain) == one
     assert RoundRecord.of(plain) != replace(one, seconds=0.6)
 
@@ -436,5 +437,6 @@ def test_final_models_are_those_of_the_last_round(tmp_path: Path) -> None:
     tensors = load_file(tmp_path / "run" / "models" / "dsfl" / "server.safetensors")
     names = ["features.1.weight", "features.1.bias", "head.weight", "head.bias"]
     assert set(tensors) == set(names)
-    assert [x for name in names for x in tensors[name].flatten().tolist()] == state["model"].tolist()
+    flat = torch.cat([tensors[name].flatten() for name in names])
+    assert torch.equal(flat, state["method"]["model"])
     assert len(list((tmp_path / "run" / "models" / "dsfl").iterdir())) == 5

@@ -318,7 +318,7 @@ def test_a_frame_that_is_damaged_is_refused_by_the_client(kind: str) -> None:
     task, (ready,) = prepare(wanted)
     with begun(kind, wanted, task) as runtime:
         with pytest.raises(TrainingError, match="round 1, client 2: frame is damaged: its checksum differs"):
-            list(runtime.work("fedavg", 1, [(2, b"", b"fd\x01\x01" + b"\0" * 20)]))
+            list(runtime.work("fedavg", 1, [(2, b"", b"fd\x02\x01" + b"\0" * 20)]))
         play(begin(ready), ready, runtime)
 
 
@@ -401,7 +401,8 @@ def test_states_are_plain_bytes_that_any_worker_can_go_on_with() -> None:
     with Serial(wanted, task) as runtime:
         first = bytes_of(runtime.work("local", 1, jobs([0, 1])))
         second = bytes_of(runtime.work("local", 2, [(0, first[0][0], b""), (1, first[1][0], b"")]))
-    assert load(first[0][0]).keys() == {"model", "optimizer"}
+    assert load(first[0][0]).keys() == {"method"}
+    assert load(first[0][0])["method"].keys() == {"model", "optimizer"}
     with Processes(2, wanted, task) as runtime:
         assert bytes_of(runtime.work("local", 1, jobs([0, 1]))) == first
         swapped = bytes_of(runtime.work("local", 2, [(1, first[1][0], b""), (0, first[0][0], b"")]))

@@ -27,7 +27,7 @@ def words(task: Task) -> dict[str, int]:
     frame = decode(task.vocabulary_frame)
     assert frame.kind == Kind.VOCABULARY
     assert frame.peer == EVERYONE
-    tokenizer = Tokenizer.from_str(zlib.decompress(frame.sections["json"]).decode())
+    tokenizer = Tokenizer.from_str(zlib.decompress(frame.sections[0]).decode())
     return dict(tokenizer.get_vocab())
 
 

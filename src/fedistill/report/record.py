@@ -124,6 +124,7 @@ class RunFolder:
         files = dict(old["clients"]) if old else {}
         worked = run.records[-1].clients if run.records else []
         for client in worked:
+            files.pop(str(client), None)
             if client in run.clients:
                 name = f"client-{client}-{run.round}.safetensors"
                 write(folder / name, run.clients[client])

@@ -119,8 +119,8 @@ class Codec(ABC):
     """Codes the difference to `Known.reference`, so the receiver's weights are remembered."""
     remembers: ClassVar[bool] = False
     """Has a memory, or looks at `Known.told`."""
-    feedback: ClassVar[bool] = False
-    """Adds what it did not send to the next message: the residual, kept in `Sender.own`."""
+    keeps: ClassVar[bool] = False
+    """Has something in `Sender.own`: a residual, say."""
 
     Settings: ClassVar[type[Section]] = NoSettings
 

@@ -51,7 +51,7 @@ class Exchange:
     def __init__(self, up: Codec, down: Codec, seed: int, caches: bool = False) -> None:
         """``caches``: messages down are those of `Message.caches`."""
         self.up, self.down, self._seed = up, down, seed
-        self.remembers = up.remembers or down.remembers or up.feedback or down.relative or caches
+        self.remembers = up.remembers or down.remembers or up.keeps or down.relative or caches
         """Whether there is anything to remember; if not, no frame has a base."""
 
     def start(self, weights: Tensor | None) -> Memory:

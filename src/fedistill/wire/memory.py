@@ -9,7 +9,7 @@ from fedistill.state import State, dump
 from fedistill.wire.frame import Base
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Part:
     """One thing that both sides remember, as plain data; equal parts have equal digests."""
 
@@ -18,6 +18,12 @@ class Part:
     @cached_property
     def digest(self) -> bytes:
         return hashlib.blake2b(dump(self.value), digest_size=16).digest()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Part) and self.digest == other.digest
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
 
 
 @dataclass(frozen=True)

@@ -196,6 +196,7 @@ class DAdaQuant(UpdateCodec):
     name = "dadaquant"
     loses = "all but a few levels of each number of an update, at first; more are kept later"
     source = "Hönig et al., 2022, arXiv 2111.00465"
+    keeps = True
     Settings = DAdaQuantSettings
     settings: DAdaQuantSettings
 

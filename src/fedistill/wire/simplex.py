@@ -271,7 +271,8 @@ class Tops:
         if place:
             above, rest = masses[at, place - 1], left[at]
             kind = 2 * min(place, 3) + (rest < above).astype(np.int64)
-            return kind * (_BUCKETS + 1) + buckets()[np.minimum(above, rest)]
+            contexts: Classes = kind * (_BUCKETS + 1) + buckets()[np.minimum(above, rest)]
+            return contexts
         if self._before is None or self._last is None:
             return np.full(len(at), _BUCKETS)
         unknown = (self._before < 0) | (self._last != classes[:, 0])
@@ -285,7 +286,7 @@ class Tops:
         Of second classes it is first asked: is it the last second one? or, where the first class has
         changed, is it the class that was first?
         """
-        found = classes[at, place]
+        found: Classes = classes[at, place]
         rest = np.arange(len(at))
         if place == 1 and self._last is not None and self._runner is not None:
             changed = self._last[at] != classes[at, 0]

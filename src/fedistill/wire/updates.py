@@ -55,7 +55,7 @@ class UpdateCodec(Codec):
 class FeedbackCodec(UpdateCodec):
     """Adds what was not sent to the next update."""
 
-    feedback = True
+    keeps = True
 
     def write(self, update: Floats, spec: Spec, sender: Sender) -> tuple[bytes, State]:
         if sender.own is None:
