@@ -6,7 +6,7 @@ Records what crosses in three runs on Fashion-MNIST (6 clients, Dirichlet 0.3, 1
 public images, cnn-s, seed 0): one-hot labels (voting), soft labels (dsfl) and weights (fedavg). Then each
 codec that can code them replays them, in both directions, with the memory that a run would have, and its
 length is counted from round 2 on. Ideal is the code length under the codec's own model of what it gives to
-the range coder. Speed is that of one core on one large message: 50,000 samples of 10 classes with memory,
+the range coder. Speed is by CPU time of one core on one large message: 50,000 samples of 10 classes with memory,
 or 1,000,000 weights, medians of five.
 """
 
@@ -215,12 +215,12 @@ def speed(trace: Trace, codec: Codec) -> tuple[float, float]:
     values = second.reshape(spec.shape)
     seconds: tuple[list[float], list[float]] = ([], [])
     for _ in range(5):
-        start = time.perf_counter()
+        start = time.process_time()
         payload = codec.encode(values, spec, known, Sender({})).payload
-        middle = time.perf_counter()
+        middle = time.process_time()
         codec.decode(payload, spec, known)
         seconds[0].append(middle - start)
-        seconds[1].append(time.perf_counter() - middle)
+        seconds[1].append(time.process_time() - middle)
     encode, decode = (size / statistics.median(times) / 1e6 for times in seconds)
     return encode, decode
 

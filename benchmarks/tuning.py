@@ -2,7 +2,7 @@
 
     python benchmarks/tuning.py TRAIN.parquet [--arm NAME ...]
 
-A fifth of the training file is held out and stands for the test set; private and public images
+A twentieth of the training file is held out and stands for the test set; private and public images
 come from the rest, as in the example. The best setting of an arm is that with the fewest bytes, public data
 left out, when the server's model first reaches the target; where none does, the most accurate.
 """
@@ -49,7 +49,7 @@ def main() -> None:
     arguments = parser.parse_args()
     example = tomllib.loads(EXAMPLE.read_text())
     task = {key: value for key, value in example["task"].items() if key != "name"}
-    task |= {"format": "parquet", "train": str(arguments.train), "test_share": 0.2}
+    task |= {"format": "parquet", "train": str(arguments.train), "test_share": 0.05}
     arms = {arm.get("name", arm["method"]): arm for arm in example["arms"]}
     kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for name in arguments.arm or CANDIDATES:

@@ -123,3 +123,11 @@ def test_a_scarlet_client_that_was_away_is_sent_what_it_missed() -> None:
         (sent,) = [e.payload for e in record.traffic if e.direction == "down"]
         assert sent == 2 * CLASSES * missed + 1
         held[client] = record.round - 1
+
+
+def test_a_coder_without_memory_pays_for_no_base() -> None:
+    """13 bytes of frame and lengths: no base; a predictive one names its memory in 5 more."""
+    for coder, names in (("plain", False), ("order0", False), ("predictive", True)):
+        _, run = played({"method": "voting", "codec": {"name": "onehot", "coder": coder}}, rounds=3)
+        overhead = {e.bytes - e.payload for e in run.ledger.entries if e.round == 3}
+        assert overhead == {13 + 4 * names}

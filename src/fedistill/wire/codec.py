@@ -117,7 +117,7 @@ class Codec(ABC):
     """Equal shapes take equal bytes."""
     relative: ClassVar[bool] = False
     """Codes the difference to `Known.reference`, so the receiver's weights are remembered."""
-    remembers: ClassVar[bool] = False
+    remembers: bool = False
     """Has a memory, or looks at `Known.told`."""
     keeps: ClassVar[bool] = False
     """Has something in `Sender.own`: a residual, say."""

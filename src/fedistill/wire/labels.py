@@ -90,6 +90,10 @@ class _LabelCodec(Codec):
 class _Fixed(_LabelCodec):
     """One more coder, ``plain``: a fixed width, without the range coder and without a memory."""
 
+    def __init__(self, settings: Any) -> None:
+        super().__init__(settings)
+        self.remembers = self.coder in ("predictive", "delta")
+
     @property
     @abstractmethod
     def coder(self) -> Coder:

@@ -1,0 +1,300 @@
+"""The codecs of labels against slow, plain twins in pure Python: the quantiser, the predictor's chances."""
+
+import math
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from itertools import pairwise, product
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedistill.wire.codec import Content, Floats, Known, Sender, Spec
+from fedistill.wire.entropy import Integers
+from fedistill.wire.labels import Simplex, SimplexSettings, TopClasses, TopClassesSettings
+from fedistill.wire.predict import Channel, Predictor, _tables
+from fedistill.wire.simplex import Counts, quantize, quantize_top
+
+# The quantiser
+
+
+def exact(row: Sequence[float]) -> list[Fraction]:
+    """The row that is meant: what is negative counts as 0, and it adds up to 1."""
+    positive = [Fraction(max(value, 0)) for value in row]
+    total = sum(positive)
+    return [value / total for value in positive] if total else [Fraction(1, len(row))] * len(row)
+
+
+def largest_remainder(row: Sequence[Fraction], levels: int) -> list[int]:
+    shares = [value * levels for value in row]
+    found = [math.floor(share) for share in shares]
+    order = sorted(range(len(row)), key=lambda place: (found[place] - shares[place], place))
+    for place in order[: levels - sum(found)]:
+        found[place] += 1
+    return found
+
+
+def distance(found: Sequence[int], row: Sequence[Fraction], levels: int) -> Fraction:
+    return sum((abs(Fraction(n, levels) - value) for n, value in zip(found, row, strict=True)), Fraction(0))
+
+
+# Sixteenths and their sums are exact in binary, so that ties are ties on both sides.
+grid_rows = st.lists(st.integers(0, 16), min_size=1, max_size=3).map(
+    lambda cuts: [stop - start for start, stop in pairwise([0, *sorted(cuts), 16])]
+)
+
+
+@given(grid_rows, st.integers(1, 3))
+@settings(max_examples=150)
+def test_quantize_finds_the_nearest_row_and_breaks_ties_by_class(row: list[int], bits: int) -> None:
+    levels = 2**bits - 1
+    wanted = exact([float(value) for value in row])
+    (found,) = quantize(np.array([row], np.float32), levels).tolist()
+    possible = [each for each in product(range(levels + 1), repeat=len(row)) if sum(each) == levels]
+    assert distance(found, wanted, levels) == min(distance(each, wanted, levels) for each in possible)
+    assert found == largest_remainder(wanted, levels)
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([2, 3, 4]), st.integers(1, 3))
+@settings(max_examples=60)
+def test_quantize_is_nearest_for_any_probabilities(seed: int, classes: int, bits: int) -> None:
+    levels = 2**bits - 1
+    row = np.random.default_rng(seed).dirichlet([0.4] * classes).astype(np.float32)
+    wanted = exact(row.tolist())
+    (found,) = quantize(row[None], levels).tolist()
+    possible = [each for each in product(range(levels + 1), repeat=classes) if sum(each) == levels]
+    assert sum(found) == levels
+    # The quantiser divides in floats: a tie that they break is one to the fifteenth digit.
+    nearest = min(distance(each, wanted, levels) for each in possible)
+    assert distance(found, wanted, levels) - nearest < Fraction(1, 10**12)
+
+
+def test_ties_by_hand() -> None:
+    rows = np.array([[0.5, 0.5, 0, 0], [0.25] * 4, [0, 0.5, 0, 0.5], [0.125, 0.125, 0.25, 0.5]], np.float32)
+    assert quantize(rows, 1).tolist() == [[1, 0, 0, 0], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]]
+    assert quantize(rows, 3).tolist() == [[2, 1, 0, 0], [1, 1, 1, 0], [0, 2, 0, 1], [0, 0, 1, 2]]
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 4), st.integers(1, 8))
+@settings(max_examples=60)
+def test_top_classes_are_the_likeliest_with_rounded_masses(seed: int, k: int, bits: int) -> None:
+    levels = 2**bits - 1
+    parts = np.random.default_rng(seed).multinomial(64, [0.25] * 4)
+    found = quantize_top(parts[None].astype(np.float32), k, levels)[0].tolist()
+    row = [Fraction(int(part), 64) for part in parts]
+    order = sorted(range(4), key=lambda place: (-row[place], place))[:k]
+    best = [row[place] for place in order]
+    rounded = largest_remainder([*best, 1 - sum(best)] if k < 4 else best, levels)[:k]
+    told = [place if rounded[at] or at == 0 else 0 for at, place in enumerate(order)]
+    assert found == told + rounded
+
+
+# The models, symbol by symbol
+
+
+class Tape(Channel):
+    """Keeps each symbol with the frequencies that it was coded under."""
+
+    def __init__(self) -> None:
+        self.coded: list[tuple[int, list[int]]] = []
+
+    def code(self, symbols: Integers, frequencies: Integers) -> Integers:
+        each = frequencies if frequencies.ndim == 2 else np.tile(frequencies, (len(symbols), 1))
+        self.coded += zip(np.asarray(symbols).astype(int).tolist(), each.tolist(), strict=True)
+        return symbols
+
+
+def cut(count: int) -> Iterator[range]:
+    start = 0
+    while start < count:
+        size = max(16, start // 3)
+        yield range(start, min(count, start + size))
+        start += size
+
+
+def log2(value: int) -> int:
+    """In parts of 256, rounded down."""
+    return (value**256).bit_length() - 1
+
+
+def log_odds(chance: int) -> int:
+    return log2(max(chance, 1)) - log2(65536 - chance)
+
+
+class Twin:
+    """One client's predictor, with dictionaries and loops."""
+
+    EXPERTS = ((1361, 100), (1361, 8), (512, 100))
+
+    def __init__(self, classes: int, population: int) -> None:
+        self.classes = classes
+        self.last = [-1] * population
+        self.previous = [-1] * population
+        self.told_then = [-1] * population
+        self.changes = [[0, 0, 0, 0] for _ in range(population)]
+        self.differences = [[0, 0, 0, 0] for _ in range(population)]
+        self.questions: list[dict[tuple[int, int], list[int]]] = [{}, {}, {}]
+        self.weights = [[6553] * 3 for _ in range(3)]
+        self.by_last = [[0] * classes for _ in range(classes + 1)]
+        self.by_told = [[0] * classes for _ in range(classes + 1)]
+
+    def message(self, labels: list[int], rows: list[int], told: list[int]) -> list[tuple[int, list[int]]]:
+        coded: list[tuple[int, list[int]]] = []
+        rest = list(range(len(rows)))
+        for question in range(3):
+            asked = [n for n in rest if self.candidate(question, rows[n], told[n]) >= 0]
+            for block in cut(len(asked)):
+                coded += self.ask(question, [asked[n] for n in block], labels, rows, told)
+            rest = [
+                n for n in rest if n not in asked or labels[n] != self.candidate(question, rows[n], told[n])
+            ]
+        for block in cut(len(rest)):
+            coded += self.spell([rest[n] for n in block], labels, rows, told)
+        for n, row in enumerate(rows):
+            self.note(row, labels[n], told[n])
+        return coded
+
+    def candidate(self, question: int, row: int, told: int) -> int:
+        last, previous = self.last[row], self.previous[row]
+        if question == 0:
+            return last
+        if question == 1:
+            return told if told != last else -1
+        return previous if previous not in (last, told) else -1
+
+    def contexts(self, row: int, told: int) -> list[int]:
+        base = self.classes + 1
+        pair = (self.last[row] + 1) * base + told + 1
+        flags = [*self.differences[row], *self.changes[row], int(self.last[row] == told)]
+        return [
+            (pair * base + self.told_then[row] + 1) % 1361,
+            (pair * base + self.previous[row] + 1) % 1361,
+            int("".join(map(str, flags)), 2),
+        ]
+
+    def ask(
+        self, question: int, block: list[int], labels: list[int], rows: list[int], told: list[int]
+    ) -> list[tuple[int, list[int]]]:
+        counts, weights = self.questions[question], self.weights[question]
+        coded, slopes, answers = [], [0, 0, 0], []
+        for n in block:
+            places = list(enumerate(self.contexts(rows[n], told[n])))
+            seen = [counts.setdefault(place, [16, (12, 8, 4)[question]]) for place in places]
+            opinions = [log_odds(yes * 65536 // asked) for asked, yes in seen]
+            mixed = sum(w * opinion for w, opinion in zip(weights, opinions, strict=True)) // 16384
+            chance = int(_tables()[1][max(-4096, min(4096, mixed)) + 4096])
+            answer = int(labels[n] == self.candidate(question, rows[n], told[n]))
+            coded.append((answer, [65536 - chance, chance]))
+            answers.append((answer, places))
+            for expert, opinion in enumerate(opinions):
+                slopes[expert] += opinion * (answer * 65536 - chance)
+        for expert in range(3):
+            weights[expert] += slopes[expert] // (2000 * math.isqrt(256 * (len(block) + 10)))
+            weights[expert] = max(-65536, min(65536, weights[expert]))
+        for answer, places in answers:
+            for place in places:
+                counts[place][0] += 16
+                counts[place][1] += 16 * answer
+        for (expert, _), count in counts.items():
+            limit = 16 * self.EXPERTS[expert][1]
+            if count[0] > limit:
+                count[:] = [limit, count[1] * limit // count[0]]
+        return coded
+
+    def spell(
+        self, block: list[int], labels: list[int], rows: list[int], told: list[int]
+    ) -> list[tuple[int, list[int]]]:
+        coded = []
+        for n in block:
+            by_last, by_told = self.by_last[self.last[rows[n]] + 1], self.by_told[told[n] + 1]
+            table = [(2 * a + b) * 8192 + 256 for a, b in zip(by_last, by_told, strict=True)]
+            for question in range(3):
+                if (denied := self.candidate(question, rows[n], told[n])) >= 0:
+                    table[denied] = 1
+            coded.append((labels[n], table))
+        for n in block:
+            self.by_last[self.last[rows[n]] + 1][labels[n]] += 1
+            self.by_told[told[n] + 1][labels[n]] += 1
+        for table in (*self.by_last, *self.by_told):
+            if sum(table) > 16 * self.classes + 1000:
+                table[:] = [count // 2 for count in table]
+        return coded
+
+    def note(self, row: int, label: int, told: int) -> None:
+        changed = self.last[row] not in (-1, label)
+        self.changes[row] = [*self.changes[row][1:], int(changed)]
+        self.differences[row] = [*self.differences[row][1:], int(told not in (-1, label))]
+        if changed:
+            self.previous[row] = self.last[row]
+        self.last[row], self.told_then[row] = label, told
+
+
+@pytest.mark.parametrize(("classes", "population"), [(2, 60), (3, 40), (10, 300), (46, 300)])
+def test_every_chance_of_the_predictor_is_that_of_a_plain_twin(classes: int, population: int) -> None:
+    random = np.random.default_rng(classes)
+    twin, memory = Twin(classes, population), {}
+    truth = random.integers(0, classes, population)
+    asked = 0
+    for message in range(7):
+        rows = np.sort(random.choice(population, population * 3 // 4, replace=False))
+        noise = random.integers(0, classes, (2, len(rows)))
+        labels = np.where(random.random(len(rows)) < 0.7, truth[rows], noise[0])
+        told = np.where(random.random(len(rows)) < 0.6, truth[rows], noise[1] - (noise[1] == 1) * 2)
+        spec = Spec(Content.PROBS, (len(rows), classes), rows=rows, population=population)
+        known = Known(memory, told=None if message == 2 else told)
+        tape, model = Tape(), Predictor(spec, known)
+        model.code(tape, labels.copy())
+        memory = model.memory(labels)
+        heard = [-1] * len(rows) if message == 2 else told.tolist()
+        assert tape.coded == twin.message(labels.tolist(), rows.tolist(), heard)
+        asked += len(tape.coded)
+    assert asked > 7 * population * 3 // 4  # some labels took more than a question
+    held: Any = memory["samples"]
+    assert held["last"].tolist() == twin.last
+    assert held["previous"].tolist() == twin.previous
+
+
+@given(st.lists(st.integers(0, 4), max_size=300), st.integers(1, 3))
+@settings(max_examples=40)
+def test_counts_are_those_of_a_plain_twin(symbols: list[int], contexts: int) -> None:
+    tape, seen = Tape(), np.arange(len(symbols)) * 7 % contexts
+    Counts(contexts, 5).code(tape, np.array(symbols, np.int64), seen)
+    counts = [[0] * 5 for _ in range(contexts)]
+    wanted = []
+    for block in cut(len(symbols)):
+        wanted += [(symbols[n], [2 * count + 1 for count in counts[seen[n]]]) for n in block]
+        for n in block:
+            counts[seen[n]][symbols[n]] += 1
+    assert tape.coded == wanted
+
+
+def test_log_odds_and_their_inverse_are_exact() -> None:
+    forward, back = _tables()
+    chances = [0, 1, 2, 3, 255, 4096, 21845, 32768, 43690, 65000, 65535]
+    assert [int(forward[chance]) for chance in chances] == [log_odds(chance) for chance in chances]
+    for wanted in (-4096, -1000, -256, -1, 0, 1, 256, 777, 4096):
+        least = next(chance for chance in range(65537) if chance == 65536 or forward[chance] >= wanted)
+        assert int(back[wanted + 4096]) == min(max(least, 24), 65536 - 24)
+    # One bit of log-odds: twice as likely as not.
+    assert abs(int(back[256 + 4096]) - 65536 * 2 / 3) < 65536 / 256
+
+
+def test_values_are_single_float32_divisions() -> None:
+    values: Floats = np.array([[0.7, 0.2, 0.1, 0], [0.25] * 4], np.float32)
+    spec, known = Spec(Content.PROBS, (2, 4)), Known()
+    simplex = Simplex(SimplexSettings(bits=3))
+    payload = simplex.encode(values, spec, known, Sender()).payload
+    assert (simplex.decode(payload, spec, known).values * 7).round().tolist() == [[5, 1, 1, 0], [2, 2, 2, 1]]
+    third = np.float32(1) / np.float32(7)
+    assert simplex.decode(payload, spec, known).values[0, 1] == third
+    top = TopClasses(TopClassesSettings(k=1, bits=2))
+    payload = top.encode(values, spec, known, Sender()).payload
+    rest = np.float32(1) / np.float32(9)
+    assert top.decode(payload, spec, known).values[0].tolist() == [
+        np.float32(2) / np.float32(3),
+        rest,
+        rest,
+        rest,
+    ]
