@@ -37,7 +37,7 @@ CANDIDATES: dict[str, list[dict[str, Any]]] = {
     ],
     "dsfl": [{"codec": codec} for codec in ("int8", {"name": "simplex", "bits": 4}, "onehot")],
     "cfd": [{"distill_epochs": epochs} for epochs in (1, 3, 5)],
-    "scarlet": [{"duration": turns} for turns in (3, 5, 10)],
+    "scarlet": [{"codec": codec} for codec in ("int8", {"name": "simplex", "bits": 4}, "onehot")],
     "voting": [{"distill_epochs": epochs} for epochs in (1, 2, 3)],
 }
 
