@@ -22,7 +22,7 @@ from fedistill.arm import resolved
 from fedistill.config import load
 from fedistill.errors import RuntimeFailure
 from fedistill.methods import METHODS
-from fedistill.report.table import markdown
+from fedistill.report.table import markdown, reach_markdown
 from fedistill.wire.codecs import CODECS
 
 PROGRAM = str(Path(sys.executable).parent / "fedistill")
@@ -362,6 +362,16 @@ def test_report_prints_markdown_and_writes_the_page_again(done: Path) -> None:
     assert ended.stdout == markdown(read(done / "results.json")) + "\n"
     assert ended.stdout.count("\n") == 2 + 3
     assert (done / "report.html").read_bytes() == before
+
+
+def test_report_prints_bytes_to_reach_accuracies(done: Path) -> None:
+    ended = here("report", "a [b] c", "--reach", "0.3", "--reach", "0.1", cwd=done.parent)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout == reach_markdown(read(done / "results.json"), "server@global", [0.1, 0.3]) + "\n"
+    wrong = here("report", "a [b] c", "--reach", "0.3", "--view", "server@globl", cwd=done.parent)
+    assert wrong.returncode == 2
+    assert "--view server@globl: must be one of" in wrong.stderr
+    assert "Did you mean 'server@global'?" in wrong.stderr
 
 
 # --- what is wrong ends in status 2, one message, and no traceback ---

@@ -8,7 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from fedistill.report.table import HEADINGS, last_and_best, markdown, rich_table, rows, size
+from fedistill.report.table import (
+    HEADINGS,
+    last_and_best,
+    markdown,
+    reach_markdown,
+    reached,
+    rich_table,
+    rows,
+    size,
+)
 
 
 @pytest.mark.parametrize(
@@ -97,6 +106,27 @@ def test_last_and_best() -> None:
     assert last_and_best(dsfl, "client@own") == (0.2, 0.3, 1)
     assert last_and_best(RESULTS["arms"][2], "client@own") is None
     assert last_and_best(RESULTS["arms"][1], "server@global") is None
+
+
+def test_bytes_to_reach_an_accuracy() -> None:
+    dsfl = RESULTS["arms"][0]
+    # Set-up and all rounds up to the first that is good enough, evaluated or not.
+    assert reached(dsfl, "server@global", 0.5) == (500 + 1000, 1)
+    assert reached(dsfl, "server@global", 0.51) == (500 + 1000 + 3000 + 3000, 3)
+    assert reached(dsfl, "server@global", 0.76) is None
+    assert reached(dsfl, "client@own", 0.3) == (1500, 1)
+    assert reached(RESULTS["arms"][1], "server@global", 0.0) is None
+
+
+def test_reach_as_markdown() -> None:
+    named = {"tasks": {}, "arms": [{**arm, "codec": f"c{n}"} for n, arm in enumerate(RESULTS["arms"])]}
+    lines = reach_markdown(named, "server@global", [0.5, 0.7, 0.9]).splitlines()
+    assert lines == [
+        "| arm | codec | server@global 50% | server@global 70% | server@global 90% |",
+        "|---|---|---:|---:|---:|",
+        "| dsfl | c0 | 1.5 kB / 8.5 kB @1 | 7.5 kB / 14.5 kB @3 | - |",
+        "| alone | c2 | 0 B @1 | 0 B @1 | 0 B @1 |",
+    ]
 
 
 DSFL = [
