@@ -78,7 +78,7 @@ class Decoder:
 def ideal_bits(symbols: Integers, frequencies: Integers) -> float:
     """Code length of symbols (n,) under frequencies (n, A) or (A,), in bits: the floor for any coder."""
     if frequencies.ndim == 1:
-        shares = frequencies[symbols] / frequencies.sum()
+        shares = frequencies[symbols.astype(np.int64)] / frequencies.sum()
     else:
         chosen = np.take_along_axis(frequencies, symbols[:, None].astype(np.int64), axis=1)[:, 0]
         shares = chosen / frequencies.sum(axis=1)
