@@ -6,8 +6,8 @@ Records what crosses in three runs on Fashion-MNIST (6 clients, Dirichlet 0.3, 1
 public images, cnn-s, seed 0): one-hot labels (voting), soft labels (dsfl) and weights (fedavg). Then each
 codec that can code them replays them, in both directions, with the memory that a run would have, and its
 length is counted from round 2 on. Ideal is the code length under the codec's own model of what it gives to
-the range coder. Speed is by CPU time of one core on one large message: 50,000 samples of 10 classes with memory,
-or 1,000,000 weights, medians of five.
+the range coder. Speed is by CPU time of one core on one large message: 50,000 samples of 10 classes with
+memory, or 1,000,000 weights, medians of five.
 """
 
 import argparse

@@ -10,7 +10,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 
 from fedistill.errors import ExperimentError, nearest
 from fedistill.explain import describe
@@ -151,6 +160,12 @@ class RuntimeConfig(Section):
     workers: int | None = Field(default=None, ge=1, description="default: one for each core")
 
 
+def _name_or_table(codec: Any) -> Any:
+    if codec is None or isinstance(codec, str | dict):
+        return codec
+    raise ValueError(f"{codec!r} must be the name of a codec, or a table {{ up = CODEC, down = CODEC }}")
+
+
 class Arm(BaseModel):
     """One method with its codec and settings; keys beyond these belong to the method."""
 
@@ -158,7 +173,7 @@ class Arm(BaseModel):
 
     method: str
     name: str = ""
-    codec: str | dict[str, Any] | None = Field(
+    codec: Annotated[str | dict[str, Any] | None, BeforeValidator(_name_or_table)] = Field(
         default=None, description="a name, { name, SETTINGS } or { up, down }; default: the method's"
     )
     seed: int | None = Field(default=None, ge=0, description="default: the experiment's seed")

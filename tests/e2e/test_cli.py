@@ -399,6 +399,14 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
         ["compare", "exp.toml", "--set", "arms.0.codec=fp61"],
         ["arm 'fedavg': codec 'fp61' is not one of fp32, fp16, int8,", "Did you mean 'fp16'?"],
     ),
+    "neither a codec's name nor a table": (
+        ["compare", "exp.toml", "--set", "arms.0.codec=3"],
+        ["`arms.0.codec`: 3 must be the name of a codec, or a table { up = CODEC, down = CODEC }"],
+    ),
+    "a setting that a codec does not have": (
+        ["compare", "exp.toml", "--set", "arms.0.codec={name='qsgd', level=3}"],
+        ["arm 'fedavg': codec qsgd: unknown key `level`. Did you mean 'levels'?"],
+    ),
     "unknown model": (
         ["compare", "exp.toml", "--set", 'arms.0.models={clients=["cnn-x"], server="cnn-x"}'],
         ["arm 'fedavg': model 'cnn-x' is not one of mlp-s, cnn-s,", "Did you mean 'cnn-"],
