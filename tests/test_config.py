@@ -304,7 +304,7 @@ def test_without_a_train_table_all_arms_train_by_default(path: Path) -> None:
         ("arms.1.codec=fp32", lambda e: [a.codec for a in e.arms], [None, "fp32"]),
         ("arms.fedavg.codec=fp16", lambda e: [a.codec for a in e.arms], ["fp16", "fp16"]),
         ("arms.dsfl.train.epochs=9", lambda e: [a.train.epochs for a in e.arms], [3, 9]),
-        ("arms.dsfl.temperature=0.5", lambda e: e.arms[1].settings, {"temperature": 0.5}),
+        ("arms.dsfl.aggregation=mean", lambda e: e.arms[1].settings, {"aggregation": "mean"}),
     ],
 )
 def test_set_changes_one_setting(

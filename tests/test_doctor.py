@@ -1,6 +1,7 @@
 """The checks before a run: each finding, and that its fix mends it."""
 
 import sys
+import tomllib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from fedistill import parse
 from fedistill.arm import ReadyArm
 from fedistill.config import load
-from fedistill.doctor import Finding, examine, raise_errors
+from fedistill.doctor import STRONG_SKEW, Finding, examine, label_skew, raise_errors
 from fedistill.errors import ExperimentError
 from fedistill.experiment import prepare
 from fedistill.report.table import size
@@ -323,3 +324,81 @@ def test_examining_draws_from_no_global_generator() -> None:
     before = torch.get_rng_state()
     examined(raw({"method": "dsfl"}))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+# --- label skew ---
+
+STRONG = {"kind": "dirichlet", "alpha": 0.05}
+
+
+def skew_of(**task: Any) -> float:
+    return label_skew(prepare(parse(raw({"method": "local"}, **task), "test"))[0])
+
+
+def test_label_skew_by_hand() -> None:
+    """Clients with one, the other, and half of each of two classes: distances 0.5, 0.5 and 0."""
+    task, _ = prepare(parse(raw({"method": "local"}, clients=3), "test"))
+    inputs = task.clients[0].inputs[:4]
+    labels = ([0, 0, 0, 0], [1, 1, 1, 1], [0, 1, 0, 1])
+    clients = tuple(Labelled(inputs, torch.tensor(one)) for one in labels)
+    assert label_skew(replace(task, clients=clients)) == pytest.approx(1 / 3)
+    assert label_skew(replace(task, clients=clients[2:] * 2)) == 0
+
+
+def test_label_skew_of_partitions() -> None:
+    """Those that the threshold's reason names."""
+    sizes: dict[str, Any] = {"clients": 10, "limit": None, "public": 100}
+    iid = skew_of(**sizes, partition={"kind": "iid"})
+    mild = skew_of(**sizes, partition={"kind": "dirichlet", "alpha": 0.3})
+    strong = skew_of(**sizes, partition={"kind": "dirichlet", "alpha": 0.1})
+    two = skew_of(**sizes, partition={"kind": "pathological", "classes_per_client": 2})
+    assert iid < 0.15 < mild < STRONG_SKEW < strong < two < 1
+
+
+def warned(arm: dict[str, Any], partition: dict[str, Any] = STRONG) -> list[Finding]:
+    content = raw(arm, clients=10, limit=None, public=100, partition=partition)
+    return [finding for finding in bad(examined(content)) if "skewed" in finding.what]
+
+
+BALANCED = 'train = { loss = "balanced-softmax" }'
+CORRECTED = 'aggregation = "prior-corrected"'
+
+
+@pytest.mark.parametrize(
+    ("arm", "fix"),
+    [
+        ({"method": "dsfl"}, f"give this arm {BALANCED} and {CORRECTED}"),
+        ({"method": "voting"}, f"give this arm {BALANCED} and {CORRECTED}"),
+        ({"method": "scarlet", "train": {"loss": "balanced-softmax"}}, f"give this arm {CORRECTED}"),
+        ({"method": "cfd", "train": {"not_true": {}}}, f"give this arm {CORRECTED}"),
+        ({"method": "cfd", "aggregation": "prior-corrected"}, f"give this arm {BALANCED}"),
+        (
+            {"method": "dsfl", "train": {"not_true": {"beta": 0}}},
+            f"give this arm {BALANCED} and {CORRECTED}",
+        ),
+    ],
+)
+def test_strong_skew_without_a_remedy_is_warned_of(arm: dict[str, Any], fix: str) -> None:
+    (finding,) = warned(arm)
+    assert (finding.level, finding.where) == ("warning", f"arm '{arm['method']}'")
+    assert finding.what.startswith("the clients' labels are strongly skewed (0.")
+    assert finding.fix == fix
+    assert warned(arm, {"kind": "dirichlet", "alpha": 0.3}) == []
+    # The fix can be copied as it stands.
+    written = "\n".join(finding.fix.removeprefix("give this arm ").split(" and "))
+    assert warned({**arm, **tomllib.loads(written)}) == []
+
+
+@pytest.mark.parametrize(
+    "arm",
+    [
+        {"method": "local"},
+        {"method": "server-alone"},
+        {"method": "fedavg"},
+        {"method": "fd"},
+        {"method": "dsfl", "aggregation": "prior-corrected", "train": {"loss": "balanced-softmax"}},
+        {"method": "dsfl", "aggregation": "prior-corrected", "train": {"not_true": {}}},
+    ],
+)
+def test_arms_that_pool_no_labels_or_have_a_remedy_are_not_warned_of(arm: dict[str, Any]) -> None:
+    assert warned(arm) == []

@@ -1,6 +1,8 @@
 """Aggregation: from the clients' replies, in client order, to one value."""
 
+import math
 from collections.abc import Iterable
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -42,8 +44,66 @@ def enhanced_era(probs: Tensor, beta: float) -> Tensor:
 
     1 is the plain mean; greater sharpens (arXiv 2504.19602).
     """
-    powers = probs.pow(beta)
+    # Over the greatest: no power of it is lost below the smallest number.
+    powers = (probs / probs.max(dim=1, keepdim=True).values).pow(beta)
     return powers / powers.sum(dim=1, keepdim=True)
+
+
+def prior_corrected(values: Iterable[Tensor], sharpness: float, floor: float) -> Tensor | None:
+    """Geometric mean of rows (n, C), each divided by the mean row of its sender, to a power; or None.
+
+    The mean row of a client is its class prior, as its own answers show it. A share ``floor`` of each row
+    is spread evenly first, so that no class is ruled out. A class that a client never names then has the
+    prior that its rows give it, and the client has no say in it.
+    """
+    spread = (value.double() * (1 - floor) + floor / value.shape[1] for value in values)
+    logs = mean(rows.log() - rows.mean(dim=0).log() for rows in spread)
+    return None if logs is None else torch.softmax(sharpness * logs, dim=1)
+
+
+def confidences(probs: Tensor, measure: Literal["entropy", "max"]) -> Tensor:
+    """How sure each row (n, C) is, from 0 for a uniform one to 1 for a one-hot one."""
+    classes = probs.shape[1]
+    if measure == "max":
+        return (probs.max(dim=1).values * classes - 1) / (classes - 1)
+    entropies: Tensor = -torch.special.xlogy(probs, probs).sum(dim=1)
+    return 1 - entropies / math.log(classes)
+
+
+def median(rows: Tensor) -> Tensor:
+    """Median (n, C) of each entry of rows (k, n, C), normalised; the mean of the middle two of an even k."""
+    return trimmed(rows, (len(rows) - 1) // 2)
+
+
+def trimmed(rows: Tensor, cut: int) -> Tensor:
+    """Mean (n, C) of each entry of rows (k, n, C) without its ``cut`` least and greatest values, normalised.
+
+    A row of which nothing is left is the plain mean.
+    """
+    kept = rows.double().sort(dim=0).values[cut : len(rows) - cut].mean(dim=0)
+    lost = kept.sum(dim=1) <= 0
+    kept[lost] = rows[:, lost].double().mean(dim=0)
+    return (kept / kept.sum(dim=1, keepdim=True)).float()
+
+
+def dawid_skene(votes: Tensor, classes: int, iterations: int, smoothing: float) -> tuple[Tensor, Tensor]:
+    """Posterior (n, C) and confusion matrices (k, C, C) of classes (k, n) that k clients named, by EM.
+
+    Starts from the shares of votes. An entry [i, c, v] is the chance that client i names v where c is true;
+    ``smoothing`` is added to each count, so that what was never seen is not ruled out.
+    """
+    hot = one_hot(votes, classes).double()
+    posterior = hot.mean(dim=0)
+    confusion = hot.new_zeros(len(votes), classes, classes)
+    for _ in range(iterations):
+        counts = torch.einsum("nc,knv->kcv", posterior, hot) + smoothing
+        confusion = counts / counts.sum(dim=2, keepdim=True)
+        prior = posterior.sum(dim=0) + smoothing
+        said = torch.einsum("kcv,knv->nc", confusion.log(), hot)
+        before, posterior = posterior, torch.softmax((prior / prior.sum()).log() + said, dim=1)
+        if torch.allclose(before, posterior, rtol=0, atol=1e-6):
+            break
+    return posterior.float(), confusion.float()
 
 
 def majority(shares: Tensor, before: Tensor | None, generator: torch.Generator) -> Tensor:

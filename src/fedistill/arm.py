@@ -78,20 +78,18 @@ class ReadyArm:
     @cached_property
     def plan(self) -> Plan:
         """Who takes part with which models; builds each architecture once."""
-        dealt = self.config.models.clients
-        parts = {
-            name: tuple(tuple(value.shape) for value in floats(self._module(name)))
-            for name in dict.fromkeys(dealt)
-        }
+        dealt, server = self.config.models.clients, self.config.models.server
+        parts = {name: self._parts(name) for name in dict.fromkeys(dealt)}
         sizes = {name: sum(math.prod(shape) for shape in shapes) for name, shapes in parts.items()}
         names = [dealt[client % len(dealt)] for client in range(len(self.task.clients))]
         return Plan(
             seed=self.seed,
             signature=self.task.signature,
-            server_model=self.config.models.server,
+            server_model=server,
             peers=tuple(Peer(client, name, sizes[name], parts[name]) for client, name in enumerate(names)),
             public=0 if self.task.public is None else len(self.task.public),
             labelled_public=self.task.public_labels is not None,
+            server_parts=self._parts(server) if self.method.server_model_travels else (),
         )
 
     def parameters(self) -> dict[str, int]:
@@ -108,7 +106,7 @@ class ReadyArm:
 
     def start_memory(self, client: int) -> Memory:
         """What both sides of a client's link know before its first exchange."""
-        return self._start_memories[self.plan.peers[client].model]
+        return self._start_memories[self._travelling(client)]
 
     def client(self, client: int, round: int) -> Client:
         """What a client has to work with in a round."""
@@ -121,6 +119,7 @@ class ReadyArm:
             train=self.config.train,
             id=client,
             data=self.task.clients[client],
+            server_model=self.config.models.server,
         )
 
     def server(self, round: int) -> Server:
@@ -141,7 +140,7 @@ class ReadyArm:
     def _start_memories(self) -> dict[str, Memory]:
         server = self.server(round=0)
         travels = self.method.downlink is Weights
-        names = dict.fromkeys(peer.model for peer in self.plan.peers)
+        names = dict.fromkeys(self._travelling(peer.id) for peer in self.plan.peers)
         return {
             name: self.exchange.start(server.initial_weights(name) if travels else None) for name in names
         }
@@ -181,6 +180,14 @@ class ReadyArm:
 
     def _public(self, needed: bool) -> Tensor | None:
         return self.task.public.inputs if needed and self.task.public is not None else None
+
+    def _travelling(self, client: int) -> str:
+        """Name of the model whose weights cross between the server and a client."""
+        server, own = self.config.models.server, self.plan.peers[client].model
+        return server if self.method.server_model_travels else own
+
+    def _parts(self, name: str) -> tuple[tuple[int, ...], ...]:
+        return tuple(tuple(value.shape) for value in floats(self._module(name)))
 
     def _module(self, name: str) -> nn.Module:
         return models.reusable(name, self.task.signature)

@@ -139,10 +139,25 @@ class Optimizer(Section):
     weight_decay: float = Field(default=0.0, ge=0, allow_inf_nan=False)
 
 
+class NotTrue(Section):
+    """FedNTD: stay near the model's own start on the classes that a sample is not of."""
+
+    beta: float = Field(default=1.0, ge=0, allow_inf_nan=False, description="weight of the term; 0: none")
+    temperature: Positive = Field(default=1.0, description="of both softmaxes")
+
+
 class Train(Section):
     epochs: int = Field(default=1, ge=1)
     batch_size: int = Field(default=32, ge=1)
     optimizer: Optimizer = Optimizer()
+    loss: Literal["cross-entropy", "balanced-softmax"] = Field(
+        default="cross-entropy",
+        description="on private labels; balanced: adjusted by the client's class counts",
+    )
+    label_smoothing: Share = Field(default=0.0, description="share of a label spread over all classes")
+    not_true: NotTrue | None = Field(
+        default=None, description="keep to the model as it was before, on other classes (FedNTD)"
+    )
 
 
 class Sampling(Section):

@@ -26,10 +26,13 @@ CASES += [
     ("fedprox", "top-k"),
     ("scarlet", "onehot"),
     ("cfd", "simplex"),
+    ("fml", "qsgd"),
+    ("fml", "stc"),
+    ("fedkd", "low-rank"),
 ]
 # A share of one in a hundred of few weights is nothing; these learn more slowly by design.
 SETTINGS: dict[str, dict[str, Any]] = {"top-k": {"share": 0.05}, "stc": {"share": 0.1}}
-MIXES = ("feddf", "scarlet", "cfd")
+MIXES = ("feddf", "scarlet", "cfd", "fml", "fedkd")
 each = pytest.mark.parametrize(("method", "codec"), CASES)
 
 

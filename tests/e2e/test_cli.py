@@ -121,7 +121,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def done(place: Path) -> Path:
     """The folder of a finished comparison, whose own folder has an odd name."""
-    ended = fedistill("compare", "exp.toml", "--out", "a [b] c", "--set", "arms.1.temperature=0.2", cwd=place)
+    ended = fedistill(
+        *("compare", "exp.toml", "--out", "a [b] c", "--set", "arms.1.distill_epochs=2"), cwd=place
+    )
     assert ended.returncode == 0, ended.stderr
     assert "Traceback" not in ended.stderr
     # The table and the report's path are all of stdout.
@@ -151,13 +153,14 @@ def test_the_four_files(done: Path) -> None:
 
 def test_the_experiment_in_the_folder_is_fully_resolved(done: Path) -> None:
     found = load(done / "experiment.toml")
-    wanted = load(done.parent / "exp.toml", ["arms.1.temperature=0.2"])
+    wanted = load(done.parent / "exp.toml", ["arms.1.distill_epochs=2"])
     assert [arm.codec for arm in wanted.arms] == [None, "fp16", None]
     assert [arm.codec for arm in found.arms] == ["fp32", "fp16", "fp32"]
     assert found == wanted.model_copy(update={"arms": [resolved(arm) for arm in wanted.arms]})
     text = (done / "experiment.toml").read_text()
-    for default in ("seed = 0", "weight_decay = 0.0", "every = 1", 'codec = "fp32"', "temperature = 0.2"):
+    for default in ("seed = 0", "weight_decay = 0.0", "every = 1", 'codec = "fp32"', "temperature = 0.1"):
         assert default in text
+    assert "distill_epochs = 2" in text
 
 
 def is_share(value: Any) -> bool:
@@ -258,7 +261,7 @@ def test_results_have_the_shape_of_the_contract(done: Path) -> None:
             check_shape(played, ROUND)
             assert set(played["dropped"]) <= set(played["clients"])
     assert shlex.split(results["command"]) == [
-        *("fedistill", "compare", "exp.toml", "--out", "a [b] c", "--set", "arms.1.temperature=0.2")
+        *("fedistill", "compare", "exp.toml", "--out", "a [b] c", "--set", "arms.1.distill_epochs=2")
     ]
 
 
@@ -343,7 +346,7 @@ def test_final_models_are_left(done: Path) -> None:
 
 def test_run_is_one_arm_with_the_bits_that_it_has_among_others(done: Path) -> None:
     ended = fedistill(
-        *("run", "exp.toml", "--arm", "dsfl-half", "--out", "one", "--set", "arms.1.temperature=0.2"),
+        *("run", "exp.toml", "--arm", "dsfl-half", "--out", "one", "--set", "arms.1.distill_epochs=2"),
         cwd=done.parent,
     )
     assert ended.returncode == 0, ended.stderr
@@ -392,8 +395,8 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
         ["arm 'fedagv': method 'fedagv' is not one of local, server-alone,", "Did you mean 'fedavg'?"],
     ),
     "unknown setting of a method": (
-        ["compare", "exp.toml", "--set", "arms.1.temperture=1"],
-        ["arm 'dsfl-half': unknown key `temperture`. Did you mean 'temperature'?"],
+        ["compare", "exp.toml", "--set", "arms.1.distill_epoch=1"],
+        ["arm 'dsfl-half': unknown key `distill_epoch`. Did you mean 'distill_epochs'?"],
     ),
     "unknown codec": (
         ["compare", "exp.toml", "--set", "arms.0.codec=fp61"],
@@ -645,6 +648,8 @@ def stopped(tmp_path: Path, request: pytest.FixtureRequest) -> "Iterator[tuple[P
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # Whoever starts the tests in the background may have told all its children to ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         wait_for(lambda: (folder / "waiting").exists() or process.poll() is not None, "round 4")

@@ -14,7 +14,7 @@ from fedistill.tasks.sources import DATA_VARIABLE, DEBIAN_FASHION_MNIST
 ROOT = Path(__file__).parents[2]
 COMMAND = Path(sys.executable).parent / "fedistill"
 HAS_FASHION_MNIST = DEBIAN_FASHION_MNIST.is_dir() or DATA_VARIABLE in os.environ
-EXAMPLES = sorted((ROOT / "examples").glob("*.toml"))
+EXAMPLES = sorted((ROOT / "examples").rglob("*.toml"))
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=[path.stem for path in EXAMPLES])

@@ -93,7 +93,7 @@ def close(found: Tensor, expected: Tensor) -> None:
 
 @pytest.mark.parametrize("afresh", [True, False])
 def test_cfd_is_the_plain_loop(afresh: bool) -> None:
-    arm, run = played("cfd", afresh=afresh)
+    arm, run = played("cfd", afresh=afresh, distill_epochs=1)
     clients, server = learners(arm)
     labels = None
     for client in clients:
@@ -145,7 +145,9 @@ def elected(votes: list[int], before: int | None, noise: Tensor) -> int:
 @pytest.mark.parametrize("duration", [1, 2, 50])
 def test_scarlet_is_the_plain_loop(duration: int) -> None:
     samples, beta = 20, 1.5
-    arm, run = played("scarlet", samples=samples, duration=duration, beta=beta)
+    arm, run = played(
+        "scarlet", samples=samples, duration=duration, aggregation={"name": "enhanced-era", "beta": beta}
+    )
     clients, server = learners(arm)
     cache: dict[int, tuple[Tensor, int]] = {}
     drawn: list[int] = []

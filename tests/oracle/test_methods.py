@@ -117,7 +117,7 @@ def test_fd_sends_the_mean_softmax_of_each_class_it_holds() -> None:
 
 
 def test_dsfl_averages_probabilities_and_sharpens_them() -> None:
-    _, arm = arm_of("dsfl", temperature=0.5)
+    _, arm = arm_of("dsfl", aggregation={"name": "era", "temperature": 0.5})
     public = torch.zeros(60, 10)
     one, two = public.clone(), public.clone()
     one[:, 0], two[:, 0], two[:, 1] = 1.0, 0.5, 0.5

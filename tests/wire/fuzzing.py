@@ -39,15 +39,19 @@ from fedistill.wire.frame import EVERYONE, Base, Kind
 from fedistill.wire.memory import Memory
 from fedistill.wire.message import (
     ClassOutputs,
+    CountedWeights,
     DueLabels,
     FreshLabels,
+    GeneratorWeights,
     Logits,
     Message,
+    Prototypes,
     Sizes,
     SoftLabels,
     TrainedWeights,
     Votes,
     Weights,
+    WeightsAndOutputs,
     contents,
 )
 
@@ -347,6 +351,9 @@ _PAIRS: tuple[tuple[type[Message], type[Message]], ...] = (
     (Votes, Votes),
     (SoftLabels, Weights),
     (DueLabels, FreshLabels),
+    (Prototypes, Prototypes),
+    (WeightsAndOutputs, WeightsAndOutputs),
+    (CountedWeights, GeneratorWeights),
 )
 _ROUND, _CLIENT, _POPULATION = 5, 3, 40
 
@@ -367,12 +374,16 @@ def sizes_of(random: Random) -> Sizes:
         population=_POPULATION,
         drawn=lambda round: np.sort(shuffles[round][:samples]),
         since=since,
+        width=5,
+        generator=((3, 4), (4,)),
     )
 
 
 def message_of(random: Random, kind: type[Message], sizes: Sizes, round: int) -> Message:
     """What a sender might send in this round."""
     numbers = {name: round if name in ("drawn", "turn") else 100 for name in kind.number_names()}
+    if kind is Prototypes:
+        numbers = {"present": random.getrandbits(min(sizes.classes, Prototypes.MOST_CLASSES))}
     fields: dict[str, Any] = dict(numbers)
     for name, spec in kind.specs(sizes, {**numbers, "held": 0}).items():
         whole = replace(spec, shape=(sizes.population, spec.shape[1])) if kind.caches else spec

@@ -56,6 +56,8 @@ SIZES = Sizes(
     population=POPULATION,
     drawn=lambda round: (np.arange(5) * 2 + round) % POPULATION,
     since=_since,
+    width=6,
+    generator=((2, 3), (4,)),
 )
 
 

@@ -17,18 +17,23 @@ from fedistill.wire.frame import Base, Frame, encode, varint
 from fedistill.wire.memory import NOTHING, Memory
 from fedistill.wire.message import (
     ClassOutputs,
+    CountedWeights,
     DueLabels,
     FreshLabels,
+    GeneratorWeights,
     Logits,
     Message,
+    Prototypes,
     SoftLabels,
     TrainedWeights,
     Votes,
     Weights,
+    WeightsAndOutputs,
     contents,
 )
 
 KINDS = [Weights, TrainedWeights, ClassOutputs, Logits, SoftLabels, Votes, FreshLabels, DueLabels]
+KINDS += [Prototypes, WeightsAndOutputs, CountedWeights, GeneratorWeights]
 WAYS: list[Way] = ["up", "down"]
 both_ways = pytest.mark.parametrize("way", WAYS)
 FITTING: list[tuple[Way, type[Message], str]] = [

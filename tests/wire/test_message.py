@@ -22,15 +22,19 @@ from fedistill.wire.frame import EVERYONE, Frame, Kind
 from fedistill.wire.memory import NOTHING
 from fedistill.wire.message import (
     ClassOutputs,
+    CountedWeights,
     DueLabels,
     FreshLabels,
+    GeneratorWeights,
     Logits,
     Message,
+    Prototypes,
     Sizes,
     SoftLabels,
     TrainedWeights,
     Votes,
     Weights,
+    WeightsAndOutputs,
     contents,
     example,
 )
@@ -53,6 +57,8 @@ SIZES = Sizes(
     population=20,
     drawn=lambda round: np.arange(4) * 2 + round,
     since=since,
+    width=4,
+    generator=((2, 2),),
 )
 
 
@@ -105,13 +111,16 @@ CASES = [
     Case(Votes, "probs", (4, 3), "drawn", "votes"),
     Case(FreshLabels, "probs", (20, 3), "turn", "fresh-labels", lambda: since(0, 2)),
     Case(DueLabels, "probs", (3, 3), "turn", "due-labels"),
+    Case(Prototypes, "vectors", (1, 4), "present", "prototypes"),
 ]
+SEVERAL = {WeightsAndOutputs, CountedWeights, GeneratorWeights}
+"""Of more than one tensor; tested below and with the others in test_exchange.py."""
 each = pytest.mark.parametrize("case", CASES, ids=[case.type.__name__ for case in CASES])
 both = pytest.mark.parametrize("codec", [FP32, FP16], ids=["fp32", "fp16"])
 
 
 def test_every_message_type_is_tested() -> None:
-    assert set(Message.__subclasses__()) == {case.type for case in CASES}
+    assert set(Message.__subclasses__()) == {case.type for case in CASES} | SEVERAL
 
 
 def exchange(codec: Codec, kind: type[Message]) -> Exchange:
@@ -209,9 +218,9 @@ def test_plain_codecs_against_struct(values: list[float]) -> None:
 def test_length_by_hand(case: Case, codec: Codec, way: Any) -> None:
     # "fd", version, kind, round, peer, base and checksum: 11; a section: the length of its data, one byte,
     # and the data; an integer below 128: one byte. A cache is remembered: 4 more.
-    # Foretold is turn 1, of 3 samples; of `FreshLabels` the first, since nothing is held.
+    # Foretold is turn 1, of 3 samples; of `FreshLabels` the first, since nothing is held; of prototypes, all.
     width = 4 if codec is FP32 else 2
-    rows = 3 if case.integer == "turn" else case.shape[0]
+    rows = 3 if case.integer in ("turn", "present") else case.shape[0]
     count = rows * int(np.prod(case.shape[1:]))
     expected = 11 + 1 + width * count + (2 if case.integer else 0) + 4 * case.type.caches
     assert exchange(codec, case.type).length(way, case.type, SIZES) == expected
@@ -306,7 +315,7 @@ def test_random_sections_are_refused_or_read(values: bytes, number: bytes) -> No
 @each
 def test_an_example_is_of_full_size(case: Case) -> None:
     found = case.tensor_of(example(case.type, SIZES))
-    assert found.shape == ((3, 3) if case.type is DueLabels else case.shape)
+    assert found.shape == {DueLabels: (3, 3), Prototypes: (3, 4)}.get(case.type, case.shape)
     if Content.PROBS in contents(case.type):
         assert torch.allclose(found.sum(dim=1), torch.ones(len(found)))
 
@@ -314,7 +323,9 @@ def test_an_example_is_of_full_size(case: Case) -> None:
 def test_contents() -> None:
     probs = {SoftLabels, Votes, FreshLabels, DueLabels}
     assert {case.type for case in CASES if contents(case.type) == {Content.PROBS}} == probs
-    assert {case.type for case in CASES if contents(case.type) == {Content.SCORES}} == {ClassOutputs, Logits}
+    scores = {ClassOutputs, Logits, Prototypes}
+    assert {case.type for case in CASES if contents(case.type) == {Content.SCORES}} == scores
+    assert all(contents(kind) == {Content.WEIGHTS, Content.SCORES} for kind in SEVERAL)
     assert {case.type for case in CASES if contents(case.type) == {Content.WEIGHTS}} == {
         Weights,
         TrainedWeights,
@@ -340,3 +351,49 @@ def test_what_both_sides_know_of_a_tensor() -> None:
 def test_rows_have_no_place_where_nothing_is_drawn() -> None:
     spec = Logits.specs(Sizes(classes=3, samples=4, population=20), {"drawn": 1})["scores"]
     assert (spec.rows, spec.population, spec.shape) == (None, 0, (4, 3))
+
+
+@pytest.mark.parametrize(
+    ("present", "rows"), [(0b000, []), (0b001, [0]), (0b100, [2]), (0b101, [0, 2]), (0b111, [0, 1, 2])]
+)
+def test_prototypes_of_absent_classes_do_not_cross(present: int, rows: list[int]) -> None:
+    """One byte says which there are; a vector of zeros is one."""
+    table = torch.arange(12.0).reshape(3, 4)
+    mask = torch.tensor([place in rows for place in range(3)])
+    sent = Prototypes.of(table, mask)
+    assert sent.present == present
+    data = pack(sent)
+    assert len(data) == 11 + (1 + 4 * 4 * len(rows)) + 2
+    vectors, known = unpack(Prototypes, data).table(3)
+    assert torch.equal(known, mask)
+    assert torch.equal(vectors, table * mask[:, None])
+
+
+def test_prototypes_of_unknown_classes_are_refused() -> None:
+    data = frames.encode(Frame(Kind.PROTOTYPES, 2, EVERYONE, (bytes(16), b"\x08")))
+    assert refusal(Prototypes, data) == "prototypes of class 3 came of 3 classes"
+    everything = frames.encode(Frame(Kind.PROTOTYPES, 2, EVERYONE, (b"", frames.varint(2**63 - 1))))
+    assert refusal(Prototypes, everything) == "prototypes of class 62 came of 3 classes"
+
+
+def test_a_message_of_full_size_has_as_many_prototypes_as_a_number_has_bits() -> None:
+    most = Prototypes.MOST_CLASSES
+    assert frames.read_varint(frames.varint(Prototypes.longest(Sizes(100))["present"]), 0)[0] == 2**most - 1
+    present = torch.ones(most, dtype=torch.bool)
+    assert Prototypes.of(torch.ones(most, 2), present).present == 2**most - 1
+
+
+def test_messages_of_several_tensors() -> None:
+    """Shapes by hand: 7 weights, 3 classes, a generator of 4 numbers."""
+    expected = {
+        WeightsAndOutputs: {"values": (7,), "means": (3, 3)},
+        CountedWeights: {"values": (7,), "counts": (1, 3)},
+        GeneratorWeights: {"values": (7,), "generator": (4,), "shares": (1, 3)},
+    }
+    assert set(expected) == SEVERAL
+    for kind, shapes in expected.items():
+        sent = example(kind, SIZES)
+        assert {name: tuple(value.shape) for name, value in sent.tensors().items()} == shapes
+        came = unpack(kind, pack(sent))
+        assert came.numbers() == sent.numbers()
+        assert all(torch.equal(value, sent.tensors()[name]) for name, value in came.tensors().items())

@@ -9,10 +9,17 @@ from fedistill.methods.base import Method
 from fedistill.methods.cfd import Cfd
 from fedistill.methods.dsfl import DsFl
 from fedistill.methods.fd import Fd
+from fedistill.methods.fd_plus import FdPlus
+from fedistill.methods.fed_et import FedEt
 from fedistill.methods.fedavg import FedAvg
 from fedistill.methods.feddf import FedDf
+from fedistill.methods.fedgen import FedGen
+from fedistill.methods.fedkd import FedKd
 from fedistill.methods.fedmd import FedMd
+from fedistill.methods.fedproto import FedProto
 from fedistill.methods.fedprox import FedProx
+from fedistill.methods.fedtgp import FedTgp
+from fedistill.methods.fml import Fml
 from fedistill.methods.local import Local
 from fedistill.methods.scarlet import Scarlet
 from fedistill.methods.server_alone import ServerAlone
@@ -23,7 +30,26 @@ AnyMethod = Method[Message, Message]
 
 METHODS: dict[str, type[Method]] = {  # type: ignore[type-arg]  # each has messages of its own
     method.name: method
-    for method in (Local, ServerAlone, FedAvg, FedProx, Fd, FedMd, DsFl, Cfd, Scarlet, Voting, FedDf)
+    for method in (
+        Local,
+        ServerAlone,
+        FedAvg,
+        FedProx,
+        Fd,
+        FedMd,
+        DsFl,
+        Cfd,
+        Scarlet,
+        Voting,
+        FedDf,
+        FdPlus,
+        FedProto,
+        FedTgp,
+        FedGen,
+        Fml,
+        FedKd,
+        FedEt,
+    )
 }
 
 

@@ -6,6 +6,7 @@ dictionaries of plain data (`fedistill.state`). The entry ``"model"`` of a state
 (`fedistill.train`): it is what the view of that side is measured on; a state without it has no view.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
@@ -49,7 +50,11 @@ class Peer:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a method is asked to do; both sides know it before round 1."""
+    """What a method is asked to do; both sides know it before round 1.
+
+    Attributes:
+        server_parts: shapes of the tensors of the server's model, where it travels; else empty.
+    """
 
     seed: int
     signature: Signature
@@ -57,6 +62,7 @@ class Plan:
     peers: tuple[Peer, ...]
     public: int
     labelled_public: bool
+    server_parts: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -121,10 +127,15 @@ def draw(seed: int, population: int, samples: int, round: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Client(Site):
-    """One client in one round, with its private data."""
+    """One client in one round, with its private data.
+
+    Attributes:
+        server_model: name of the server's model.
+    """
 
     id: int
     data: Labelled
+    server_model: str
 
     @property
     def stream_client(self) -> int:
@@ -165,6 +176,8 @@ class Method(ABC, Generic[Up, Down]):
     has_client_models: ClassVar[bool] = False
     one_model: ClassVar[bool] = False
     """All clients and the server must have the same architecture."""
+    server_model_travels: ClassVar[bool] = False
+    """Weights that cross are of the server's architecture, and not of the client's own."""
 
     codec: ClassVar[Wanted] = "fp32"
     """Where the experiment names none."""
@@ -204,13 +217,13 @@ class Method(ABC, Generic[Up, Down]):
 
     def sizes(self, plan: Plan, client: int) -> Sizes:
         """What both sides expect of the messages between the server and this client."""
-        peer = plan.peers[client]
+        parts = plan.server_parts if self.server_model_travels else plan.peers[client].parts
         samples = self.samples(plan.public)
         return Sizes(
             classes=plan.signature.classes,
-            parameters=peer.parameters,
+            parameters=sum(map(math.prod, parts)),
             samples=samples,
-            parts=peer.parts,
+            parts=parts,
             population=plan.public,
             drawn=lambda round: draw(plan.seed, plan.public, samples, round).numpy(),
         )

@@ -3,12 +3,12 @@
 from collections.abc import Iterable
 
 from pydantic import Field
-from torch.nn.functional import cross_entropy
 
-from fedistill.aggregate import mean
 from fedistill.methods.base import Client, Method, Reply, Server
 from fedistill.methods.own_model import train_private
+from fedistill.methods.private_loss import private_loss
 from fedistill.methods.public_labels import DistillSettings, distil, distil_server
+from fedistill.pooling import AnyAggregation, Mean
 from fedistill.state import State
 from fedistill.train import flatten, make_optimizer, predict
 from fedistill.wire.message import SoftLabels
@@ -17,6 +17,7 @@ PUBLISHED = {"name": "simplex", "bits": 1, "coder": "delta"}
 
 
 class CfdSettings(DistillSettings):
+    aggregation: AnyAggregation = Mean()
     distill_epochs: int = Field(
         default=5, ge=1, description="epochs on the global labels; with few, 1-bit labels collapse"
     )
@@ -31,10 +32,10 @@ class Cfd(Method[SoftLabels, SoftLabels]):
 
     A round (dual distillation, equations 14-17): a client starts from initial weights that are common
     to all of its architecture, distils the server's labels, trains on private data and predicts. The
-    server averages what came, distils its own model from it, of any size, and sends that model's
-    predictions. Exchanged: (n, C) probabilities each way on a fixed public set, by default at one bit
-    with delta coding (CFD_delta-1-1); ``codec`` sets bits and coder of each direction. Bytes:
-    ``n (H + eta) / 8`` each way, H bits a sample under the codec's model.
+    server averages what came (or pools it by another ``aggregation``), distils its own model from it, of
+    any size, and sends that model's predictions. Exchanged: (n, C) probabilities each way on a fixed public
+    set, by default at one bit with delta coding (CFD_delta-1-1); ``codec`` sets bits and coder of each
+    direction. Bytes: ``n (H + eta) / 8`` each way, H bits a sample under the codec's model.
 
     Departs from the paper: rounding ties go to the lower class; the optimiser is the arm's. Starting afresh
     is needed where clients are absent; ``afresh = false`` lets them go on from their own models.
@@ -76,16 +77,16 @@ class Cfd(Method[SoftLabels, SoftLabels]):
         optimizer = make_optimizer(client.train.optimizer, model)
         if received is not None:
             distil(client, model, optimizer, client.public, received.probs, self.settings)
-        labels = client.data.labels
-        train_private(model, optimizer, client, lambda logits, at: cross_entropy(logits, labels[at]))
+        train_private(model, optimizer, client, private_loss(client, model))
         probs = predict(model, client.public).softmax(dim=1)
         return {"model": flatten(model)}, SoftLabels(probs, client.round)
 
     def server_step(self, state: State, server: Server, replies: Iterable[Reply[SoftLabels]]) -> State:
         assert server.public is not None
-        average = mean(reply.message.probs for reply in replies)
-        if average is None:
+        probs = (reply.message.probs for reply in replies)
+        pooled = self.settings.aggregation.pool(probs, server.stream("ties"))
+        if pooled is None:
             return state
-        learned = distil_server(state, server, server.public, average, self.settings)
+        learned = distil_server(state, server, server.public, pooled, self.settings)
         labels = predict(server.load(learned["model"]), server.public).softmax(dim=1)
         return {**learned, "labels": labels, "drawn": server.round}

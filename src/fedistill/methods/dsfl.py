@@ -2,20 +2,18 @@
 
 from collections.abc import Iterable
 
-from pydantic import Field
-from torch.nn.functional import cross_entropy
-
-from fedistill.aggregate import entropy_reduced, mean
 from fedistill.methods.base import Client, Method, Reply, Server
 from fedistill.methods.own_model import begin, keep, resume, train_private
+from fedistill.methods.private_loss import private_loss
 from fedistill.methods.public_labels import DrawnSettings, distil, distil_server
+from fedistill.pooling import AnyAggregation, Era
 from fedistill.state import State
 from fedistill.train import predict
 from fedistill.wire.message import SoftLabels
 
 
 class DsFlSettings(DrawnSettings):
-    temperature: float = Field(default=0.1, gt=0, description="below 1 sharpens the mean")
+    aggregation: AnyAggregation = Era()
 
 
 class DsFl(Method[SoftLabels, SoftLabels]):
@@ -23,8 +21,9 @@ class DsFl(Method[SoftLabels, SoftLabels]):
 
     A round: distil the last global labels (KL), train on private data, predict the next public samples.
     The server averages the *probabilities*, reduces their entropy (softmax of mean over T) and distils
-    its own model, of any size, from the result. Exchanged: (n, C) probabilities each way; the samples
-    are drawn from a shared seed. Bytes: ``b n C / 8`` each way, b bits a number.
+    its own model, of any size, from the result; ``aggregation`` names other ways to pool. Exchanged: (n, C)
+    probabilities each way; the samples are drawn from a shared seed. Bytes: ``b n C / 8`` each way, b bits a
+    number.
 
     A client that was absent learns from the newest global labels and not from those that it missed.
     """
@@ -60,16 +59,15 @@ class DsFl(Method[SoftLabels, SoftLabels]):
         if received is not None:
             inputs = client.drawn(self.settings.samples, received.drawn)
             distil(client, model, optimizer, inputs, received.probs, self.settings)
-        labels = client.data.labels
-        train_private(model, optimizer, client, lambda logits, at: cross_entropy(logits, labels[at]))
+        train_private(model, optimizer, client, private_loss(client, model))
         probs = predict(model, client.drawn(self.settings.samples, client.round)).softmax(dim=1)
         return keep(model, optimizer), SoftLabels(probs, client.round)
 
     def server_step(self, state: State, server: Server, replies: Iterable[Reply[SoftLabels]]) -> State:
-        average = mean(reply.message.probs for reply in replies)
-        if average is None:
+        probs = (reply.message.probs for reply in replies)
+        labels = self.settings.aggregation.pool(probs, server.stream("ties"))
+        if labels is None:
             return state
-        labels = entropy_reduced(average, self.settings.temperature)
         inputs = server.drawn(self.settings.samples, server.round)
         learned = distil_server(state, server, inputs, labels, self.settings)
         return {**learned, "labels": labels, "drawn": server.round}

@@ -5,12 +5,12 @@ from collections.abc import Iterable
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from fedistill.config import Section
 from fedistill.distill import soft_cross_entropy
 from fedistill.methods.base import Client, Method, Peer, Reply, Server
 from fedistill.methods.own_model import begin, keep, resume, train_private
+from fedistill.methods.private_loss import private_loss
 from fedistill.state import State
 from fedistill.wire.message import ClassOutputs
 
@@ -65,12 +65,13 @@ class Fd(Method[ClassOutputs, ClassOutputs]):
         sums, counts = torch.zeros(classes, classes), torch.zeros(classes)
         targets = torch.zeros(classes, classes) if received is None else received.means
         known = targets.sum(dim=1) > 0
+        private = private_loss(client, model)
 
         def loss(logits: Tensor, at: Tensor) -> Tensor:
             y = labels[at]
             sums.index_add_(0, y, logits.detach().softmax(dim=1))
             counts.index_add_(0, y, torch.ones(len(y)))
-            value = cross_entropy(logits, y)
+            value = private(logits, at)
             told = known[y]
             if told.any():
                 # Divided by the whole batch: a sample without a target adds nothing.

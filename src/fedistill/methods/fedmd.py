@@ -3,13 +3,13 @@
 from collections.abc import Iterable
 
 from pydantic import Field
-from torch.nn.functional import cross_entropy
 
 from fedistill.aggregate import mean
 from fedistill.config import Section
 from fedistill.distill import logit_mae
 from fedistill.methods.base import Client, Method, Reply, Server
 from fedistill.methods.own_model import begin, keep, resume, train_private
+from fedistill.methods.private_loss import private_loss
 from fedistill.state import State
 from fedistill.train import fit, predict
 from fedistill.wire.message import Logits
@@ -76,9 +76,8 @@ class FedMd(Method[Logits, Logits]):
                 batch_size=self.settings.digest_batch_size,
                 generator=client.stream("digest"),
             )
-        labels = client.data.labels
         epochs = client.train.epochs if state["pretrained"] else self.settings.pretrain_epochs
-        train_private(model, optimizer, client, lambda logits, at: cross_entropy(logits, labels[at]), epochs)
+        train_private(model, optimizer, client, private_loss(client, model), epochs)
         scores = predict(model, client.drawn(self.settings.samples, client.round))
         return {**keep(model, optimizer), "pretrained": True}, Logits(scores, client.round)
 

@@ -2,10 +2,9 @@
 
 from collections.abc import Iterable
 
-from torch.nn.functional import cross_entropy
-
 from fedistill.methods.base import Client, Method, Reply, Server
 from fedistill.methods.own_model import begin, keep, resume, train_private
+from fedistill.methods.private_loss import private_loss
 from fedistill.state import State
 from fedistill.wire.message import Message
 
@@ -34,8 +33,7 @@ class Local(Method[Message, Message]):
 
     def client_step(self, state: State, client: Client, received: Message | None) -> tuple[State, None]:
         model, optimizer = resume(state, client)
-        labels = client.data.labels
-        train_private(model, optimizer, client, lambda logits, at: cross_entropy(logits, labels[at]))
+        train_private(model, optimizer, client, private_loss(client, model))
         return keep(model, optimizer), None
 
     def server_step(self, state: State, server: Server, replies: Iterable[Reply[Message]]) -> State:

@@ -7,13 +7,13 @@ from functools import lru_cache
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
-from fedistill.aggregate import enhanced_era, mean
 from fedistill.errors import FrameError
 from fedistill.methods.base import Client, Method, Plan, Reply, Server, draw
 from fedistill.methods.own_model import begin, keep, resume, train_private
+from fedistill.methods.private_loss import private_loss
 from fedistill.methods.public_labels import DistillSettings, distil, distil_server
+from fedistill.pooling import AnyAggregation, EnhancedEra
 from fedistill.state import State
 from fedistill.train import predict
 from fedistill.wire.message import DueLabels, FreshLabels, Sizes
@@ -24,7 +24,7 @@ class ScarletSettings(DistillSettings):
         default=None, ge=1, description="public samples a turn, drawn anew; default: a tenth of them"
     )
     duration: int = Field(default=50, ge=1, description="D: turns after which a cached label is due again")
-    beta: float = Field(default=2.0, gt=0, description="sharpness of the mean; 1 leaves it as it is")
+    aggregation: AnyAggregation = EnhancedEra()
 
 
 class Scarlet(Method[DueLabels, FreshLabels]):
@@ -39,6 +39,9 @@ class Scarlet(Method[DueLabels, FreshLabels]):
 
     Both sides remember the cache, by version and hash (`fedistill.wire.ends`): a client that missed
     turns is sent what it lacks, one whose cache is lost is sent all.
+
+    Another ``aggregation`` sees the samples that are due, few once the cache is full: those that learn about
+    clients from their rows (prior-corrected, dawid-skene) then learn little.
 
     Departs from the published code, which clears a label that has expired after one use, so that it is
     sent twice: here it is refreshed.
@@ -83,8 +86,7 @@ class Scarlet(Method[DueLabels, FreshLabels]):
         if received is not None:
             drawn = self._drawn(client.seed, len(client.public), turn)
             distil(client, model, optimizer, client.public[drawn], received.probs[drawn], self.settings)
-        labels = client.data.labels
-        train_private(model, optimizer, client, lambda logits, at: cross_entropy(logits, labels[at]))
+        train_private(model, optimizer, client, private_loss(client, model))
         due = self._turns(client.seed, len(client.public), turn + 1) == turn + 1
         probs = torch.zeros(0, client.signature.classes)
         if due.any():
@@ -103,11 +105,11 @@ class Scarlet(Method[DueLabels, FreshLabels]):
                     )
                 yield reply.message.probs
 
-        average = mean(of_this_turn())
-        if average is None:
+        pooled = self.settings.aggregation.pool(of_this_turn(), server.stream("ties"))
+        if pooled is None:
             return state
         cache = state["cache"].clone()
-        cache[self._turns(server.seed, len(cache), turn) == turn] = enhanced_era(average, self.settings.beta)
+        cache[self._turns(server.seed, len(cache), turn) == turn] = pooled
         drawn = self._drawn(server.seed, len(cache), turn)
         learned = distil_server(state, server, server.public[drawn], cache[drawn], self.settings)
         return {**learned, "cache": cache, "turn": turn}

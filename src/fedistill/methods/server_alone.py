@@ -2,9 +2,8 @@
 
 from collections.abc import Iterable
 
-from torch.nn.functional import cross_entropy
-
 from fedistill.methods.base import Client, Method, Reply, Server
+from fedistill.methods.private_loss import label_loss
 from fedistill.state import State
 from fedistill.train import fit, flatten, make_optimizer, optimizer_state, restore_optimizer
 from fedistill.wire.message import Message
@@ -40,7 +39,6 @@ class ServerAlone(Method[Message, Message]):
     def server_step(self, state: State, server: Server, replies: Iterable[Reply[Message]]) -> State:
         assert server.public is not None
         assert server.public_labels is not None
-        labels = server.public_labels
         model = server.load(state["model"])
         optimizer = make_optimizer(server.train.optimizer, model)
         restore_optimizer(optimizer, state["optimizer"])
@@ -48,7 +46,7 @@ class ServerAlone(Method[Message, Message]):
             model,
             optimizer,
             server.public,
-            lambda logits, at: cross_entropy(logits, labels[at]),
+            label_loss(server.train, server.public_labels, server.signature.classes),
             epochs=server.train.epochs,
             batch_size=server.train.batch_size,
             generator=server.stream("public-training"),

@@ -3,15 +3,20 @@
 from collections.abc import Iterable
 
 from torch import Tensor
-from torch.nn.functional import cross_entropy, one_hot
+from torch.nn.functional import one_hot
 
-from fedistill.aggregate import majority, mean
 from fedistill.methods.base import Client, Method, Reply, Server
 from fedistill.methods.own_model import begin, keep, resume, train_private
+from fedistill.methods.private_loss import private_loss
 from fedistill.methods.public_labels import DrawnSettings, distil, distil_server
+from fedistill.pooling import AnyAggregation, Majority
 from fedistill.state import State
 from fedistill.train import predict
 from fedistill.wire.message import Votes
+
+
+class VotingSettings(DrawnSettings):
+    aggregation: AnyAggregation = Majority()
 
 
 class Voting(Method[Votes, Votes]):
@@ -24,7 +29,7 @@ class Voting(Method[Votes, Votes]):
 
     Departs from the paper, which has no server and no server model: here the server counts, and has a
     model of its own. The order of steps is that of `dsfl`. A tie goes to the class that had the majority
-    before if it is among the tied, else it is drawn.
+    before if it is among the tied, else it is drawn. By another ``aggregation`` the likeliest class is sent.
     """
 
     name = "voting"
@@ -37,8 +42,8 @@ class Voting(Method[Votes, Votes]):
     server_needs_public = True
     has_client_models = True
     codec = "onehot"
-    Settings = DrawnSettings
-    settings: DrawnSettings
+    Settings = VotingSettings
+    settings: VotingSettings
 
     def samples(self, public: int) -> int:
         return min(public, self.settings.samples or public)
@@ -57,17 +62,18 @@ class Voting(Method[Votes, Votes]):
         if received is not None:
             inputs = client.drawn(self.settings.samples, received.drawn)
             distil(client, model, optimizer, inputs, received.probs, self.settings)
-        labels = client.data.labels
-        train_private(model, optimizer, client, lambda logits, at: cross_entropy(logits, labels[at]))
+        train_private(model, optimizer, client, private_loss(client, model))
         logits = predict(model, client.drawn(self.settings.samples, client.round))
         votes = one_hot(logits.argmax(dim=1), client.signature.classes).float()
         return keep(model, optimizer), Votes(votes, client.round)
 
     def server_step(self, state: State, server: Server, replies: Iterable[Reply[Votes]]) -> State:
-        shares = mean(reply.message.probs for reply in replies)
-        if shares is None:
+        probs = (reply.message.probs for reply in replies)
+        before = self._before(state, server)
+        pooled = self.settings.aggregation.pool(probs, server.stream("ties"), before)
+        if pooled is None:
             return state
-        labels = majority(shares, self._before(state, server), server.stream("ties"))
+        labels = one_hot(pooled.argmax(dim=1), pooled.shape[1]).float()
         inputs = server.drawn(self.settings.samples, server.round)
         learned = distil_server(state, server, inputs, labels, self.settings)
         return {**learned, "labels": labels, "drawn": server.round}

@@ -4,12 +4,13 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable
 
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from fedistill.aggregate import weighted_mean
 from fedistill.methods.base import Client, Method, Reply, Server
+from fedistill.methods.own_model import train_private
+from fedistill.methods.private_loss import private_loss
 from fedistill.state import State
-from fedistill.train import fit, flatten, make_optimizer
+from fedistill.train import flatten, make_optimizer
 from fedistill.wire.message import TrainedWeights, Weights
 
 Penalty = Callable[[nn.Module], Tensor]
@@ -18,21 +19,13 @@ Penalty = Callable[[nn.Module], Tensor]
 def train_received(client: Client, received: Weights, penalty: Penalty | None = None) -> TrainedWeights:
     """Train the received weights on private data with a fresh optimiser; add a penalty to the loss."""
     model = client.load(received.values)
-    labels = client.data.labels
+    private = private_loss(client, model)
 
     def loss(logits: Tensor, at: Tensor) -> Tensor:
-        value = cross_entropy(logits, labels[at])
+        value = private(logits, at)
         return value if penalty is None else value + penalty(model)
 
-    fit(
-        model,
-        make_optimizer(client.train.optimizer, model),
-        client.data.inputs,
-        loss,
-        epochs=client.train.epochs,
-        batch_size=client.train.batch_size,
-        generator=client.stream("private"),
-    )
+    train_private(model, make_optimizer(client.train.optimizer, model), client, loss)
     return TrainedWeights(flatten(model), samples=len(client.data))
 
 

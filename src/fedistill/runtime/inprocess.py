@@ -32,8 +32,6 @@ Job = tuple[int, bytes, bytes]
 """A client, its state and the frame for it; either may be empty."""
 
 _LARGEST_CHUNK = 16
-_PATIENCE = 0.5
-"""Seconds of one wait: a signal that comes just before a wait is only looked at after it."""
 
 
 class Runtime(ABC):
@@ -168,7 +166,7 @@ class Processes(Runtime):
         for start in starts:
             while start not in done:
                 self._hand_out(waiting, what, arm, round)
-                self._collect(done, _PATIENCE)
+                self._collect(done, patience=None)
             for result in done.pop(start):
                 if isinstance(result, TrainingError):
                     raise result
@@ -188,8 +186,8 @@ class Processes(Runtime):
                     raise self._died(worker) from None
                 worker.busy = True
 
-    def _collect(self, done: dict[int, list[Any]], patience: float) -> None:
-        """Take the results that are there, waiting for the first for at most ``patience`` seconds."""
+    def _collect(self, done: dict[int, list[Any]], patience: float | None) -> None:
+        """Take the results that are there, waiting for the first for ``patience`` seconds."""
         for connection in wait([worker.connection for worker in self._workers], patience):
             worker = next(w for w in self._workers if w.connection is connection)
             try:

@@ -39,6 +39,9 @@ class Kind(IntEnum):
     FRESH_LABELS = 7
     DUE_LABELS = 8
     REFRESH = 9
+    PROTOTYPES = 10
+    WEIGHTS_AND_OUTPUTS = 11
+    GENERATOR = 12
 
     @property
     def label(self) -> str:
@@ -77,7 +80,7 @@ def encode(frame: Frame) -> bytes:
     """Return the bytes of a frame.
 
     The overhead is 11 bytes, 4 to 6 for a base and 1 to 4 for each section: at most 24 for any message
-    of this package, up to round and client 16,383.
+    of one tensor in this package, 27 for any, up to round and client 16,383.
     """
     parts = [MAGIC, bytes((VERSION, frame.kind)), varint(frame.round), varint(frame.peer)]
     parts.append(b"\0" if frame.base is None else varint(frame.base.version + 1) + frame.base.hash)

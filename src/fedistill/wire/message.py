@@ -4,6 +4,7 @@ A message is a frozen dataclass. Its tensors are coded by the arm's codec, its n
 receiver says how large it expects each tensor to be (`Sizes`); nothing in a frame can change that.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
@@ -11,6 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from fedistill.errors import FrameError
 from fedistill.wire.codec import Classes, Content, Spec
 from fedistill.wire.frame import Kind
 
@@ -28,6 +30,8 @@ class Sizes:
         drawn: from a round to the (n,) places of its public samples.
         since: from two turns to the places of the samples whose label came after the first, and by the
             second.
+        width: d, the length of a feature vector.
+        generator: shapes of the tensors that a generator of features is made of.
     """
 
     classes: int
@@ -37,6 +41,8 @@ class Sizes:
     population: int = 0
     drawn: Callable[[int], Classes] | None = None
     since: Callable[[int, int], Classes] | None = None
+    width: int = 0
+    generator: tuple[tuple[int, ...], ...] = ()
 
 
 Numbers = Mapping[str, int]
@@ -57,6 +63,11 @@ class Message:
         ``numbers`` also has ``held``, the turn that the receiver's cache is of, where the message caches.
         """
         raise NotImplementedError
+
+    @classmethod
+    def longest(cls, sizes: Sizes) -> Numbers:
+        """The whole numbers of a message of full size."""
+        return dict.fromkeys(cls.number_names(), 1)
 
     @classmethod
     def names(cls) -> list[str]:
@@ -182,6 +193,97 @@ class DueLabels(Message):
         return {"probs": _since(sizes, numbers["turn"] - 1, numbers["turn"])}
 
 
+@dataclass(frozen=True)
+class Prototypes(Message):
+    """A feature vector for each of some classes, (m, d), in order of their numbers.
+
+    Bit c of ``present`` says that class c is among them: one byte for seven classes. A class that is not
+    costs nothing more, and a vector of zeros, which a ReLU may well give, is a vector like any other.
+    """
+
+    MOST_CLASSES: ClassVar[int] = 63
+    """The bits of a whole number in a frame."""
+
+    kind = Kind.PROTOTYPES
+    vectors: Tensor
+    present: int
+
+    @classmethod
+    def specs(cls, sizes: Sizes, numbers: Numbers) -> dict[str, Spec]:
+        present = numbers["present"]
+        if present >> sizes.classes:
+            raise FrameError(
+                f"prototypes of class {present.bit_length() - 1} came of {sizes.classes} classes"
+            )
+        return {"vectors": Spec(Content.SCORES, (present.bit_count(), sizes.width))}
+
+    @classmethod
+    def longest(cls, sizes: Sizes) -> Numbers:
+        return {"present": (1 << min(sizes.classes, cls.MOST_CLASSES)) - 1}
+
+    @classmethod
+    def of(cls, table: Tensor, present: Tensor) -> "Prototypes":
+        """The rows of a table (C, d) that are present, (C,)."""
+        mask = sum(1 << place for place in present.nonzero().flatten().tolist())
+        return cls(table[present], mask)
+
+    def table(self, classes: int) -> tuple[Tensor, Tensor]:
+        """The inverse of `of`; rows that are not present are zeros."""
+        present = torch.tensor([bool(self.present >> place & 1) for place in range(classes)])
+        table = torch.zeros(classes, self.vectors.shape[1])
+        table[present] = self.vectors
+        return table, present
+
+
+@dataclass(frozen=True)
+class WeightsAndOutputs(Message):
+    """All weights of one model, flat (P,), the samples behind them, and `ClassOutputs`, (C, C)."""
+
+    kind = Kind.WEIGHTS_AND_OUTPUTS
+    values: Tensor
+    means: Tensor
+    samples: int
+
+    @classmethod
+    def specs(cls, sizes: Sizes, numbers: Numbers) -> dict[str, Spec]:
+        return {**Weights.specs(sizes, numbers), **ClassOutputs.specs(sizes, numbers)}
+
+
+@dataclass(frozen=True)
+class CountedWeights(Message):
+    """Weights, flat (P,), and the number of samples of each class that they were trained on, (1, C)."""
+
+    kind = Kind.WEIGHTS
+    values: Tensor
+    counts: Tensor
+
+    @classmethod
+    def specs(cls, sizes: Sizes, numbers: Numbers) -> dict[str, Spec]:
+        return {
+            **Weights.specs(sizes, numbers),
+            "counts": Spec(Content.SCORES, (1, sizes.classes)),
+        }
+
+
+@dataclass(frozen=True)
+class GeneratorWeights(Message):
+    """Weights, flat (P,), those of a generator of features, flat, and the classes' shares, (1, C)."""
+
+    kind = Kind.GENERATOR
+    values: Tensor
+    generator: Tensor
+    shares: Tensor
+
+    @classmethod
+    def specs(cls, sizes: Sizes, numbers: Numbers) -> dict[str, Spec]:
+        count = sum(math.prod(shape) for shape in sizes.generator)
+        return {
+            **Weights.specs(sizes, numbers),
+            "generator": Spec(Content.WEIGHTS, (count,), sizes.generator),
+            "shares": Spec(Content.SCORES, (1, sizes.classes)),
+        }
+
+
 def contents(kind: type[Message]) -> set[Content]:
     """What the tensors of a message are."""
     numbers = {"held": 0, **dict.fromkeys(kind.number_names(), 0)}
@@ -191,7 +293,7 @@ def contents(kind: type[Message]) -> set[Content]:
 def example(kind: type[Message], sizes: Sizes) -> Message:
     """Return a message of full size with random numbers in it, to foretell how long one will be."""
     generator = torch.Generator().manual_seed(0)
-    numbers = dict.fromkeys(kind.number_names(), 1)
+    numbers = kind.longest(sizes)
     values: dict[str, Any] = dict(numbers)
     for name, spec in kind.specs(sizes, {"held": 0, **numbers}).items():
         rows = sizes.population if kind.caches else spec.shape[0]

@@ -1,0 +1,257 @@
+"""How soft labels of many clients become one: the choices of the setting ``aggregation``.
+
+Each takes rows (n, C) of probabilities, one tensor a client, in client order, and gives rows that add up
+to 1. Clients are known by these rows alone. What a codec made one-hot is taken as it came.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from fedistill.aggregate import (
+    confidences,
+    dawid_skene,
+    enhanced_era,
+    entropy_reduced,
+    majority,
+    mean,
+    median,
+    prior_corrected,
+    trimmed,
+)
+from fedistill.config import Positive, Section
+from fedistill.errors import nearest
+from fedistill.explain import describe
+
+
+class Aggregation(Section, ABC):
+    """Base of all aggregations of soft labels; subclasses are final."""
+
+    name: str
+
+    @abstractmethod
+    def pool(
+        self, rows: Iterable[Tensor], draws: torch.Generator, before: Tensor | None = None
+    ) -> Tensor | None:
+        """Pooled rows (n, C), or None where no client replied.
+
+        Args:
+            rows: probabilities (n, C) of each client.
+            draws: decides ties where there are any.
+            before: one-hot rows (n, C) that stood for the same samples before, which win ties.
+        """
+
+
+class Mean(Aggregation):
+    """Arithmetic mean. Of one-hot rows: the shares of votes."""
+
+    name: Literal["mean"] = "mean"
+
+    def pool(
+        self, rows: Iterable[Tensor], draws: torch.Generator, before: Tensor | None = None
+    ) -> Tensor | None:
+        return mean(rows)
+
+
+class Era(Aggregation):
+    """Entropy reduction: softmax of the mean over a temperature (DS-FL, arXiv 2008.06180).
+
+    Of one-hot rows: softmax of the shares of votes; at 0.1, ten clients' odds are e to the lead in votes.
+    """
+
+    name: Literal["era"] = "era"
+    temperature: Positive = Field(default=0.1, description="T; below 1 sharpens the mean")
+
+    def pool(
+        self, rows: Iterable[Tensor], draws: torch.Generator, before: Tensor | None = None
+    ) -> Tensor | None:
+        average = mean(rows)
+        return None if average is None else entropy_reduced(average, self.temperature)
+
+
+class EnhancedEra(Aggregation):
+    """Enhanced entropy reduction: the mean to a power, normalised (SCARLET, arXiv 2504.19602).
+
+    Of one-hot rows: shares of votes to that power; a class without a vote stays at 0.
+    """
+
+    name: Literal["enhanced-era"] = "enhanced-era"
+    beta: Positive = Field(default=2.0, description="the power; 1 leaves the mean as it is")
+
+    def pool(
+        self, rows: Iterable[Tensor], draws: torch.Generator, before: Tensor | None = None
+    ) -> Tensor | None:
+        average = mean(rows)
+        return None if average is None else enhanced_era(average, self.beta)
+
+
+class Confidence(Aggregation):
+    """Mean weighted, at each sample, by how sure each client is of it.
+
+    The weight goes from 0 for a uniform row to 1 for a one-hot one: ``1 - H / log C``, or the greatest
+    probability, scaled. Clients are sure of what they have never seen, too. One-hot rows are all equally
+    sure: the shares of votes.
+    """
+
+    name: Literal["confidence"] = "confidence"
+    measure: Literal["entropy", "max"] = Field(
+        default="entropy", description="what sureness is: low entropy, or a great probability"
+    )
+
+    def pool(
+        self, rows: Iterable[Tensor], draws: torch.Generator, before: Tensor | None = None
+    ) -> Tensor | None:
+        # A little for all: rows of which nobody is sure have a mean too.
+        weighed = ((row, confidences(row, self.measure)[:, None] + 1e-6) for row in rows)
+        pooled = mean(torch.cat([row * weight, weight], dim=1) for row, weight in weighed)
+        return None if pooled is None else pooled[:, :-1] / pooled[:, -1:]
+
+
+class PriorCorrected(Aggregation):
+    """Geometric mean of the clients' rows, each divided by that client's own class prior.
+
+    So a class that a client names for want of others counts little, and a class that it does not know not
+    at all. The prior is the mean of its rows in this exchange, which should be many and of all classes: a
+    single row is its own prior and says nothing. Ours; division by a prior is the logit adjustment of Menon
+    et al. (arXiv 2007.07314) after training, the geometric mean a logarithmic opinion pool (Genest and
+    Zidek, 1986). That mean is over all clients, so those who do not know a class dilute it; ``sharpness``
+    makes up for them. Of one-hot rows: a vote counts the more the rarer its class is among the client's
+    votes, and a client that never names a class has no say in it.
+    """
+
+    name: Literal["prior-corrected"] = "prior-corrected"
+    sharpness: Positive = Field(
+        default=3.0,
+        description="power of the mean: about the number of clients over that of those who know a class",
+    )
+    floor: float = Field(
+        default=0.01, gt=0, lt=1, description="share of each row that is spread evenly, so that none is 0"
+    )
+
+    def pool(
+        self, rows: Iterable[Tensor], draws: torch.Generator, before: Tensor | None = None
+    ) -> Tensor | None:
+        return prior_corrected(rows, self.sharpness, self.floor)
+
+
+class DawidSkene(Aggregation):
+    """Posterior of the true class, given clients' likeliest classes and errors (Dawid and Skene, 1979).
+
+    Expectation maximisation estimates the class shares and, of each client, which class it names where which
+    is true, from the votes of this exchange alone. Soft rows count by their likeliest class: one-hot rows
+    lose nothing.
+    """
+
+    name: Literal["dawid-skene"] = "dawid-skene"
+    iterations: int = Field(default=50, ge=1, description="at most; it stops where nothing changes")
+    smoothing: Positive = Field(default=0.01, description="added to each count of a confusion matrix")
+
+    def pool(
+        self, rows: Iterable[Tensor], draws: torch.Generator, before: Tensor | None = None
+    ) -> Tensor | None:
+        votes = []
+        classes = 0
+        for row in rows:
+            votes.append(row.argmax(dim=1))
+            classes = row.shape[1]
+        if not votes:
+            return None
+        posterior, _ = dawid_skene(torch.stack(votes), classes, self.iterations, self.smoothing)
+        return posterior
+
+
+class Median(Aggregation):
+    """Median of each entry, normalised (Yin et al., 2018, arXiv 1803.01498, there of gradients).
+
+    Fewer than half of the clients cannot move it out of the range of the others. Under label skew it drops
+    what few clients know. Of one-hot rows: the class that more than half named; where there is none, the
+    shares of votes.
+    """
+
+    name: Literal["median"] = "median"
+
+    def pool(
+        self, rows: Iterable[Tensor], draws: torch.Generator, before: Tensor | None = None
+    ) -> Tensor | None:
+        came = list(rows)
+        return median(torch.stack(came)) if came else None
+
+
+class Trimmed(Aggregation):
+    """Mean of each entry without its least and greatest values, normalised (Yin et al., arXiv 1803.01498).
+
+    Of one-hot rows: shares of votes in which the first few for a class, and the first few against it, do
+    not count; where nothing is left, the plain shares.
+    """
+
+    name: Literal["trimmed"] = "trimmed"
+    share: float = Field(
+        default=0.1, ge=0, lt=0.5, description="of the clients, rounded down, cut off at either end"
+    )
+
+    def pool(
+        self, rows: Iterable[Tensor], draws: torch.Generator, before: Tensor | None = None
+    ) -> Tensor | None:
+        came = list(rows)
+        return trimmed(torch.stack(came), int(self.share * len(came))) if came else None
+
+
+class Majority(Aggregation):
+    """One-hot row of the class that most clients hold likeliest; ties as `fedistill.aggregate.majority`.
+
+    One-hot rows lose nothing.
+    """
+
+    name: Literal["majority"] = "majority"
+
+    def pool(
+        self, rows: Iterable[Tensor], draws: torch.Generator, before: Tensor | None = None
+    ) -> Tensor | None:
+        shares = mean(one_hot(row.argmax(dim=1), row.shape[1]).float() for row in rows)
+        return None if shares is None else majority(shares, before, draws)
+
+
+AGGREGATIONS: dict[str, type[Aggregation]] = {
+    kind.model_fields["name"].default: kind
+    for kind in (
+        Mean,
+        Era,
+        EnhancedEra,
+        Confidence,
+        PriorCorrected,
+        DawidSkene,
+        Median,
+        Trimmed,
+        Majority,
+    )
+}
+
+
+def _chosen(wanted: Any) -> Any:
+    """A name, or a table ``{ name, SETTINGS }``, as the section of that name."""
+    if isinstance(wanted, Aggregation):
+        return wanted
+    table = {"name": wanted} if isinstance(wanted, str) else wanted
+    if not isinstance(table, dict) or "name" not in table:
+        raise ValueError(f"must be one of {', '.join(AGGREGATIONS)}, or a table {{ name = NAME, SETTINGS }}")
+    name = str(table["name"])
+    if name not in AGGREGATIONS:
+        guess = nearest(name, AGGREGATIONS)
+        raise ValueError(f"{name!r} is not one of {', '.join(AGGREGATIONS)}.{guess}")
+    kind = AGGREGATIONS[name]
+    try:
+        return kind.model_validate(table)
+    except ValidationError as error:
+        raise ValueError(describe(error, name, kind)) from None
+
+
+AnyAggregation = Annotated[
+    SerializeAsAny[Aggregation],
+    BeforeValidator(_chosen),
+    Field(description="how the server pools labels: a name, or a table { name, SETTINGS }"),
+]

@@ -1,0 +1,116 @@
+"""FML and FedKD against plain loops, in which each model has its own loss, optimiser and step."""
+
+import copy
+import math
+from typing import Any
+
+import pytest
+import torch
+from test_label_methods import BATCH, LR, MOMENTUM, ROUNDS, Learner, close, played
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from fedistill.methods.fedkd import FedKd, FedKdSettings
+from fedistill.methods.fml import Fml, FmlSettings
+from fedistill.rng import SERVER, stream
+from fedistill.site import method_state
+
+
+def divergence(target: Tensor, output: Tensor) -> Tensor:
+    """KL(target || output) of probabilities (b, C), by its definition."""
+    return (target * (target.log() - output.log())).sum() / len(target)
+
+
+def fml(own: Tensor, other: Tensor, labels: Tensor, share: float) -> Tensor:
+    other = other.detach().softmax(dim=1)
+    return share * cross_entropy(own, labels) + (1 - share) * divergence(other, own.softmax(dim=1))
+
+
+def fedkd(own: Tensor, other: Tensor, labels: Tensor, floor: float) -> Tensor:
+    both = max((cross_entropy(own, labels) + cross_entropy(other, labels)).item(), floor)
+    other = other.detach().softmax(dim=1)
+    return cross_entropy(own, labels) + divergence(other, own.softmax(dim=1)) / both
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ("fml", {}),
+        ("fml", {"alpha": 0.2, "beta": 0.9}),
+        ("fml", {"alpha": 1.0}),
+        ("fedkd", {}),
+        ("fedkd", {"floor": 4.0}),
+    ],
+)
+def test_the_run_is_the_plain_loop(method: str, settings: dict[str, Any]) -> None:
+    arm, run = played(method, **settings)
+    clients = [Learner(arm, "cnn-s", client, data) for client, data in enumerate(arm.task.clients)]
+    shared = Learner(arm, "mlp-s", SERVER).model
+    for round in range(1, ROUNDS + 1):
+        trained = []
+        for number, client in enumerate(clients):
+            model, labels = copy.deepcopy(shared), client.data.labels
+            optimizer = torch.optim.SGD(model.parameters(), LR, momentum=MOMENTUM)
+            order = torch.randperm(len(labels), generator=stream(0, "private", number, round))
+            for index in order.split(BATCH):
+                inputs, y = client.data.inputs[index] / 127.5 - 1, labels[index]
+                own, other = client.model(inputs), model(inputs)
+                if method == "fml":
+                    first = fml(own, other, y, settings.get("alpha", 0.5))
+                    second = fml(other, own, y, settings.get("beta", 0.5))
+                else:
+                    floor = settings.get("floor", 0.0)
+                    first, second = fedkd(own, other, y, floor), fedkd(other, own, y, floor)
+                for loss, learns in ((first, client.optimizer), (second, optimizer)):
+                    learns.zero_grad()
+                    loss.backward()
+                    learns.step()
+            trained.append((model.state_dict(), len(labels)))
+        total = sum(samples for _, samples in trained)
+        shared.load_state_dict(
+            {
+                name: sum(weights[name] * samples / total for weights, samples in trained)
+                for name in shared.state_dict()
+            }
+        )
+    close(run.server["model"], torch.cat([value.reshape(-1) for value in shared.state_dict().values()]))
+    for number, client in enumerate(clients):
+        kept = method_state(run.clients[number])
+        close(kept["model"], client.weights())
+        assert len(kept["optimizer"]) == len(list(client.model.parameters()))
+
+
+def tasks(own: Tensor, other: Tensor, label: int) -> tuple[Tensor, Tensor]:
+    """Cross entropies of both models."""
+    y = torch.tensor([label])
+    return cross_entropy(own, y), cross_entropy(other, y)
+
+
+def test_fml_by_hand() -> None:
+    """Two classes, own (.75, .25), other (.5, .5), label 0."""
+    own, other = torch.tensor([[math.log(3), 0.0]]), torch.zeros(1, 2)
+    first = 0.2 * math.log(4 / 3) + 0.8 * 0.5 * (math.log(2 / 3) + math.log(2))
+    second = 0.6 * math.log(2) + 0.4 * (0.75 * math.log(1.5) + 0.25 * math.log(0.5))
+    found = Fml(FmlSettings(alpha=0.2, beta=0.6)).loss(own, other, *tasks(own, other, 0))
+    assert float(found) == pytest.approx(first + second, abs=1e-6)
+
+
+def test_fedkd_teaches_less_where_labels_are_learned_badly() -> None:
+    """The same two outputs, but the label is the class that both find less likely."""
+    own, other = torch.tensor([[3.0, 0.0]]), torch.tensor([[2.0, 0.0]])
+    method = FedKd(FedKdSettings())
+    taught = {}
+    for label in (0, 1):
+        learned = tasks(own, other, label)
+        taught[label] = float(method.loss(own, other, *learned) - sum(learned))
+    assert taught[0] > 10 * taught[1] > 0
+
+
+def test_fedkd_survives_models_that_are_sure() -> None:
+    """Task losses of exactly 0 would divide by 0."""
+    own = torch.tensor([[200.0, 0.0]], requires_grad=True)
+    other = torch.tensor([[300.0, 0.0]])
+    loss = FedKd(FedKdSettings()).loss(own, other, *tasks(own, other, 0))
+    loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    assert own.grad is not None
+    assert torch.isfinite(own.grad).all()
