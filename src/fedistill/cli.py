@@ -287,7 +287,7 @@ def _show(results: dict[str, Any], folder: Path) -> None:
 
 def _wide() -> Console:
     """Piped into a file there is no width to fit; a row stays a row."""
-    return console if console.is_terminal else Console(width=240)
+    return console if console.is_terminal else Console(width=500)
 
 
 def _default_folder(experiment: Path) -> Path:

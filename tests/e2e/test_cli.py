@@ -739,6 +739,13 @@ def test_methods_are_listed(place: Path) -> None:
         "scarlet": "public set",
         "voting": "public set",
         "feddf": "public set at the server",
+        "fd-plus": "one architecture",
+        "fedproto": "-",
+        "fedtgp": "-",
+        "fedgen": "one architecture",
+        "fml": "-",
+        "fedkd": "-",
+        "fed-et": "public set at the server",
     }
 
 
