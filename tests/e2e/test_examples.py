@@ -35,7 +35,9 @@ def test_example_runs_every_arm(example: Path, tmp_path: Path) -> None:
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert [arm["method"] for arm in results["arms"]] == [arm["method"] for arm in arms]
     assert all(arm["status"] == "done" and arm["rounds"][0]["views"] for arm in results["arms"])
-    assert sum(results["task"]["samples"]) == 300
+    dealt = sum(results["task"]["samples"])
+    # A pathological partition leaves out the classes that no client was given.
+    assert 200 < dealt <= 300 if results["task"]["partition"].startswith("pathological") else dealt == 300
     assert f"report: {tmp_path / 'run' / 'report.html'}" in done.stdout
 
 
