@@ -56,7 +56,7 @@ class Trace:
 
     name: str
     spec: Spec
-    rounds: list[list[tuple[Floats | None, Floats]]]
+    rounds: list[list[tuple[Floats | None, Floats | None]]]
     sizes: Sizes
     kind: type[Message]
     start: Floats | None
@@ -129,8 +129,8 @@ def record(name: str, rounds: int) -> Trace:
     return Trace(name, kind.specs(sizes, {"drawn": 1}).popitem()[1], recorded, sizes, kind, start)
 
 
-def _floats(frame: bytes) -> Floats:
-    return np.frombuffer(frames.decode(frame).sections[0], "<f4") if frame else None  # type: ignore[return-value]
+def _floats(frame: bytes) -> Floats | None:
+    return np.frombuffer(frames.decode(frame).sections[0], "<f4") if frame else None
 
 
 @contextmanager
@@ -154,11 +154,11 @@ def counted(length: Length) -> Iterator[None]:
         given = 0.0
         return payload
 
-    Encoder.put, Encoder.finish = spying_put, spying_finish  # type: ignore[method-assign]
+    Encoder.put, Encoder.finish = spying_put, spying_finish  # type: ignore[method-assign]  # a spy
     try:
         yield
     finally:
-        Encoder.put, Encoder.finish = put, finish  # type: ignore[method-assign]
+        Encoder.put, Encoder.finish = put, finish  # type: ignore[method-assign]  # a spy
 
 
 def replay(trace: Trace, settings: dict[str, Any]) -> dict[Way, Length]:

@@ -10,8 +10,9 @@ import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedistill.config import Experiment, dump, load, parse
+from fedistill.config import Experiment
 from fedistill.errors import ExperimentError
+from fedistill.experiment_file import dump, load, parse
 from fedistill.link import PROFILES
 
 FILE = """

@@ -12,10 +12,10 @@ import torch
 
 from fedistill import parse
 from fedistill.arm import ReadyArm
-from fedistill.config import load
 from fedistill.doctor import STRONG_SKEW, Finding, examine, label_skew, raise_errors
 from fedistill.errors import ExperimentError
 from fedistill.experiment import prepare
+from fedistill.experiment_file import load
 from fedistill.report.table import size
 from fedistill.round import begin, play
 from fedistill.runtime.inprocess import Serial

@@ -14,9 +14,10 @@ from torch.nn.functional import one_hot
 from fedistill import parse
 from fedistill.aggregate import confidences, dawid_skene
 from fedistill.arm import resolved
-from fedistill.config import Sampling, Section, dump
+from fedistill.config import Sampling, Section
 from fedistill.errors import ExperimentError
 from fedistill.experiment import prepare
+from fedistill.experiment_file import dump
 from fedistill.methods import create
 from fedistill.pooling import AGGREGATIONS, AnyAggregation
 from fedistill.round import begin, play

@@ -101,7 +101,7 @@ def test_not_true_against_a_plain_loop(
 def test_not_true_leaves_the_true_class_alone(batch: tuple[Tensor, Tensor, Tensor]) -> None:
     logits, start, labels = batch
     logits = logits.clone().requires_grad_()
-    not_true(logits, start, labels, NotTrue()).backward()  # type: ignore[no-untyped-call]
+    not_true(logits, start, labels, NotTrue()).backward()  # type: ignore[no-untyped-call]  # in torch
     assert logits.grad is not None
     assert logits.grad.gather(1, labels[:, None]).eq(0).all()
 
@@ -210,7 +210,7 @@ def test_what_is_sent_is_the_models_own_softmax() -> None:
     state, sent = arm.method.client_step(arm.method.start_client(client), client, None)
     assert client.public is not None
     expected = predict(client.load(state["model"]), client.public).softmax(dim=1)
-    torch.testing.assert_close(sent.probs, expected)  # type: ignore[attr-defined,union-attr]
+    torch.testing.assert_close(sent.probs, expected)  # type: ignore[attr-defined,union-attr]  # as sent
 
 
 def test_fd_sends_softmax_outputs_of_training_without_adjustment() -> None:
@@ -222,7 +222,7 @@ def test_fd_sends_softmax_outputs_of_training_without_adjustment() -> None:
     probs = predict(client.load(begun["model"]), client.data.inputs).softmax(dim=1)
     for label in client.data.labels.unique():
         expected = probs[client.data.labels == label].mean(dim=0)
-        torch.testing.assert_close(sent.means[label], expected)  # type: ignore[attr-defined,union-attr]
+        torch.testing.assert_close(sent.means[label], expected)  # type: ignore[attr-defined,union-attr]  # as sent
 
 
 def test_balanced_softmax_helps_under_strong_skew() -> None:

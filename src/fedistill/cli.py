@@ -7,17 +7,16 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Column, Table
+from rich.table import Table
 
 from fedistill.errors import ExperimentError, FedistillError, RuntimeFailure, nearest
+from fedistill.report.progress import Bars
 
 app = typer.Typer(
     help="Federated distillation: train together by exchanging knowledge, and count every byte.",
@@ -41,8 +40,8 @@ Out = Annotated[Path | None, typer.Option(help="Folder for the run. Default: run
 @app.command()
 def compare(experiment: ExperimentPath, set: Set = None, out: Out = None) -> None:
     """Run every arm of an experiment and compare them."""
-    from fedistill.config import load
     from fedistill.experiment import compare as run_all
+    from fedistill.experiment_file import load
 
     loaded = load(experiment, set or [])
     folder = out or _default_folder(experiment)
@@ -57,9 +56,9 @@ def run(
     out: Out = None,
 ) -> None:
     """Run one arm of an experiment."""
-    from fedistill.config import load
     from fedistill.experiment import compare as run_all
     from fedistill.experiment import one_arm
+    from fedistill.experiment_file import load
 
     loaded = one_arm(load(experiment, set or []), arm)
     folder = out or _default_folder(experiment)
@@ -106,9 +105,9 @@ def report(
 @app.command()
 def doctor(experiment: ExperimentPath, set: Set = None) -> None:
     """Check an experiment without running it."""
-    from fedistill.config import load
     from fedistill.doctor import examine, raise_errors
     from fedistill.experiment import prepare
+    from fedistill.experiment_file import load
 
     loaded = load(experiment, set or [])
     task, arms = prepare(loaded)
@@ -206,47 +205,8 @@ def main() -> None:
         sys.exit(1)
 
 
-class _Bars:
-    """Shows a run as one progress bar for each arm."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._bars: dict[str, Any] = {}
-
-    def findings(self, findings: Sequence[Any]) -> None:
-        for finding in findings:
-            if finding.level == "warning":
-                self._progress.console.print(f"warning  {finding}", markup=False, soft_wrap=True)
-
-    def stop(self) -> None:
-        if self._bars:
-            self._progress.stop()
-
-    def arm(self, name: str, rounds: int, done: int) -> None:
-        self._progress.start()
-        self._bars[name] = self._progress.add_task(escape(name), total=rounds, completed=done, views="")
-
-    def round(self, name: str, record: Any) -> None:
-        shown = "  ".join(f"{view} {value:.1%}" for view, value in record.views.items())
-        self._progress.update(self._bars[name], completed=record.round)
-        if shown:
-            self._progress.update(self._bars[name], views=shown)
-
-    def failed(self, name: str, error: str) -> None:
-        self._progress.update(self._bars[name], views="failed")
-        self._progress.console.print(f"arm {name!r} failed: {error}", markup=False, soft_wrap=True)
-
-
-def _finish(folder: Path, go: Callable[[_Bars], dict[str, Any]]) -> None:
-    # On a narrow terminal the accuracies are cut, not the counts.
-    columns = (
-        TextColumn("{task.description}", table_column=Column(no_wrap=True)),
-        BarColumn(bar_width=16, table_column=Column(min_width=4)),
-        MofNCompleteColumn(table_column=Column(no_wrap=True, min_width=5)),
-        TimeRemainingColumn(table_column=Column(no_wrap=True, min_width=7)),
-        TextColumn("{task.fields[views]}", table_column=Column(no_wrap=True, overflow="ellipsis")),
-    )
-    bars = _Bars(Progress(*columns, console=aside))
+def _finish(folder: Path, go: Callable[[Bars], dict[str, Any]]) -> None:
+    bars = Bars(aside)
     try:
         try:
             results = go(bars)

@@ -11,9 +11,10 @@ from safetensors.torch import save_file
 
 from fedistill import models
 from fedistill.arm import ReadyArm, resolved
-from fedistill.config import Experiment, dump
+from fedistill.config import Experiment
 from fedistill.doctor import Finding, examine, raise_errors
 from fedistill.errors import ExperimentError, RuntimeFailure, TrainingError, nearest
+from fedistill.experiment_file import dump
 from fedistill.report.html import render
 from fedistill.report.record import RunFolder
 from fedistill.report.results import choices, describe_arm, link_times, results

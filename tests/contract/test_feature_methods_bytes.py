@@ -85,7 +85,7 @@ def odd(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, bias in flat.items():
         layers = (nn.Flatten(), nn.Linear(FLAT, 5), nn.Linear(5, CLASSES, bias=bias))
         setattr(module, name, lambda signature, layers=layers: nn.Sequential(*layers))
-    module.soft = lambda signature: nn.Sequential(nn.Flatten(), nn.Linear(FLAT, CLASSES), nn.Softmax(1))  # type: ignore[attr-defined]
+    module.soft = lambda signature: nn.Sequential(nn.Flatten(), nn.Linear(FLAT, CLASSES), nn.Softmax(1))  # type: ignore[attr-defined]  # made here
     monkeypatch.setitem(sys.modules, "odd_heads", module)
 
 

@@ -19,8 +19,8 @@ import pytest
 
 from fedistill import cli
 from fedistill.arm import resolved
-from fedistill.config import load
 from fedistill.errors import RuntimeFailure
+from fedistill.experiment_file import load
 from fedistill.methods import METHODS
 from fedistill.report.table import markdown, reach_markdown
 from fedistill.wire.codecs import CODECS

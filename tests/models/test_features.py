@@ -188,5 +188,5 @@ def test_gradients_reach_the_body_through_the_features() -> None:
     split = Split(model, "mlp-s", IMAGE)
     split(noise(IMAGE))
     split.features.square().sum().backward()
-    assert model.get_submodule("head").weight.grad is None  # type: ignore[union-attr]
-    assert model.get_submodule("features.1").weight.grad is not None  # type: ignore[union-attr]
+    assert model.get_submodule("head").weight.grad is None  # type: ignore[union-attr]  # a layer
+    assert model.get_submodule("features.1").weight.grad is not None  # type: ignore[union-attr]  # a layer

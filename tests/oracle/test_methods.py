@@ -11,7 +11,7 @@ from fedistill import parse
 from fedistill.arm import ReadyArm
 from fedistill.experiment import prepare
 from fedistill.methods.base import Reply
-from fedistill.methods.fd import class_mean
+from fedistill.methods.class_outputs import class_mean
 from fedistill.models import build
 from fedistill.rng import SERVER, stream
 from fedistill.round import begin, play

@@ -495,7 +495,7 @@ def test_what_a_sender_keeps_for_itself_comes_back_to_it(name: str) -> None:
         returned.append(encoded.own)
         return encoded
 
-    codec.encode = watched  # type: ignore[method-assign]
+    codec.encode = watched  # type: ignore[method-assign]  # a spy
     played = world(talk, codec, create("fp32"))
     for round in range(1, 4):
         played.play(round, [Fate.WHOLE])

@@ -4,13 +4,11 @@ from collections.abc import Iterable
 
 import torch
 from pydantic import Field
-from torch import Tensor
 
 from fedistill.config import Section
-from fedistill.distill import soft_cross_entropy
 from fedistill.methods.base import Client, Method, Peer, Reply, Server
-from fedistill.methods.own_model import begin, keep, resume, train_private
-from fedistill.methods.private_loss import private_loss
+from fedistill.methods.class_outputs import mean_of_others, train_following
+from fedistill.methods.own_model import begin, keep, resume
 from fedistill.state import State
 from fedistill.wire.message import ClassOutputs
 
@@ -52,46 +50,18 @@ class Fd(Method[ClassOutputs, ClassOutputs]):
         return begin(client)
 
     def send(self, state: State, server: Server, client: int) -> ClassOutputs | None:
-        names = sorted(state["outputs"], key=int)  # in client order, whatever the order of the keys
-        others = [state["outputs"][name] for name in names if name != str(client)]
-        return ClassOutputs(class_mean(others)) if others else None
+        means = mean_of_others(state["outputs"], client)
+        return None if means is None else ClassOutputs(means)
 
     def client_step(
         self, state: State, client: Client, received: ClassOutputs | None
     ) -> tuple[State, ClassOutputs]:
         model, optimizer = resume(state, client)
-        labels = client.data.labels
         classes = client.signature.classes
-        sums, counts = torch.zeros(classes, classes), torch.zeros(classes)
         targets = torch.zeros(classes, classes) if received is None else received.means
-        known = targets.sum(dim=1) > 0
-        private = private_loss(client, model)
-
-        def loss(logits: Tensor, at: Tensor) -> Tensor:
-            y = labels[at]
-            sums.index_add_(0, y, logits.detach().softmax(dim=1))
-            counts.index_add_(0, y, torch.ones(len(y)))
-            value = private(logits, at)
-            told = known[y]
-            if told.any():
-                # Divided by the whole batch: a sample without a target adds nothing.
-                share = told.float().mean()
-                value = value + self.settings.gamma * share * soft_cross_entropy(
-                    logits[told], targets[y[told]]
-                )
-            return value
-
-        train_private(model, optimizer, client, loss)
-        means = sums / counts.clamp(min=1)[:, None]
+        means = train_following(model, optimizer, client, targets, self.settings.gamma)
         return keep(model, optimizer), ClassOutputs(means)
 
     def server_step(self, state: State, server: Server, replies: Iterable[Reply[ClassOutputs]]) -> State:
         outputs = {str(reply.client): reply.message.means for reply in replies}
         return {"outputs": outputs} if outputs else state
-
-
-def class_mean(tables: list[Tensor]) -> Tensor:
-    """Mean of (C, C) tables row by row, over those whose row is not zero; a row nobody has stays zero."""
-    stacked = torch.stack(tables)
-    present = (stacked.sum(dim=2) > 0).sum(dim=0).clamp(min=1)
-    return stacked.sum(dim=0) / present[:, None]

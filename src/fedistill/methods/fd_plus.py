@@ -8,11 +8,8 @@ from torch import Tensor
 
 from fedistill.aggregate import weighted_mean
 from fedistill.config import Section
-from fedistill.distill import soft_cross_entropy
 from fedistill.methods.base import Client, Method, Peer, Reply, Server
-from fedistill.methods.fd import class_mean
-from fedistill.methods.own_model import train_private
-from fedistill.methods.private_loss import private_loss
+from fedistill.methods.class_outputs import mean_of_others, train_following
 from fedistill.state import State
 from fedistill.train import flatten, make_optimizer
 from fedistill.wire.message import WeightsAndOutputs
@@ -56,10 +53,9 @@ class FdPlus(Method[WeightsAndOutputs, WeightsAndOutputs]):
         return {}
 
     def send(self, state: State, server: Server, client: int) -> WeightsAndOutputs:
-        names = sorted(state["outputs"], key=int)  # in client order, whatever the order of the keys
-        others = [state["outputs"][name] for name in names if name != str(client)]
-        classes = server.signature.classes
-        means = class_mean(others) if others else torch.zeros(classes, classes)
+        means = mean_of_others(state["outputs"], client)
+        if means is None:
+            means = torch.zeros(server.signature.classes, server.signature.classes)
         return WeightsAndOutputs(state["model"], means, state["samples"])
 
     def client_step(
@@ -67,24 +63,8 @@ class FdPlus(Method[WeightsAndOutputs, WeightsAndOutputs]):
     ) -> tuple[State, WeightsAndOutputs]:
         assert received is not None
         model = client.load(received.values)
-        labels = client.data.labels
-        targets = received.means
-        known = targets.sum(dim=1) > 0
-        private = private_loss(client, model)
-        sums, counts = torch.zeros_like(targets), torch.zeros(len(targets))
-
-        def loss(logits: Tensor, at: Tensor) -> Tensor:
-            y = labels[at]
-            sums.index_add_(0, y, logits.detach().softmax(dim=1))
-            counts.index_add_(0, y, torch.ones(len(y)))
-            told = known[y]
-            # Divided by the whole batch: a sample without a target adds nothing.
-            share = told.float().mean()
-            term = soft_cross_entropy(logits[told], targets[y[told]]) if told.any() else torch.zeros(())
-            return private(logits, at) + self.settings.gamma * share * term
-
-        train_private(model, make_optimizer(client.train.optimizer, model), client, loss)
-        means = sums / counts.clamp(min=1)[:, None]
+        optimizer = make_optimizer(client.train.optimizer, model)
+        means = train_following(model, optimizer, client, received.means, self.settings.gamma)
         return state, WeightsAndOutputs(flatten(model), means, len(client.data))
 
     def server_step(self, state: State, server: Server, replies: Iterable[Reply[WeightsAndOutputs]]) -> State:

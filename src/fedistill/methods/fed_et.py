@@ -9,12 +9,12 @@ from torch.nn.functional import cross_entropy, kl_div
 
 from fedistill.aggregate import weighted_mean
 from fedistill.config import Optimizer, Section
-from fedistill.methods.base import Client, Method, Peer, Plan, Reply, Server
-from fedistill.methods.weights import train_received
+from fedistill.methods.base import Plan, Reply, Server
+from fedistill.methods.weights import SmallModels, initial_by_model, means_by_model
 from fedistill.models.features import Split, width
 from fedistill.state import State
 from fedistill.train import fit, flatten, make_optimizer, predict, unflatten
-from fedistill.wire.message import TrainedWeights, Weights
+from fedistill.wire.message import TrainedWeights
 
 
 class FedEtSettings(Section):
@@ -27,7 +27,7 @@ class FedEtSettings(Section):
     )
 
 
-class FedEt(Method[TrainedWeights, Weights]):
+class FedEt(SmallModels):
     """Clients train received weights; the server's own model learns from their weighted consensus.
 
     For each architecture among the clients the server averages the weights that came, by samples. On the
@@ -47,11 +47,6 @@ class FedEt(Method[TrainedWeights, Weights]):
 
     name = "fed-et"
     paper = "Cho et al., 2022, arXiv 2204.12703"
-    exchanges = "weights of the client's model"
-    byte_formula = "up = down = b|θ_client|/8"
-    uplink = TrainedWeights
-    downlink = Weights
-    server_needs_public = True
     Settings = FedEtSettings
     settings: FedEtSettings
 
@@ -61,35 +56,15 @@ class FedEt(Method[TrainedWeights, Weights]):
             for name in sorted({plan.server_model, *(peer.model for peer in plan.peers)}):
                 width(name, plan.signature)
 
-    def audience(self, peer: Peer) -> str:
-        return peer.model
-
     def start_server(self, server: Server) -> State:
-        names = sorted({peer.model for peer in server.peers})
-        travelling = {name: server.initial_weights(name) for name in names}
-        return {"travelling": travelling, "model": server.initial_weights()}
-
-    def start_client(self, client: Client) -> State:
-        return {}
-
-    def send(self, state: State, server: Server, client: int) -> Weights:
-        return Weights(state["travelling"][server.peers[client].model])
-
-    def client_step(
-        self, state: State, client: Client, received: Weights | None
-    ) -> tuple[State, TrainedWeights]:
-        assert received is not None
-        return state, train_received(client, received)
+        return {"travelling": initial_by_model(server), "model": server.initial_weights()}
 
     def server_step(self, state: State, server: Server, replies: Iterable[Reply[TrainedWeights]]) -> State:
         assert server.public is not None
         came = [(server.peers[reply.client].model, reply.message) for reply in replies]
         if not came:
             return state
-        travelling = dict(state["travelling"])
-        for name in travelling:
-            mean = weighted_mean((sent.values, sent.samples) for model, sent in came if model == name)
-            travelling[name] = travelling[name] if mean is None else mean
+        travelling = means_by_model(state["travelling"], came)
         sharing = [name for name in travelling if self._shares(server, name)]
         heads = [(_head(server, sent.values, name), sent.samples) for name, sent in came if name in sharing]
         head, weights = weighted_mean(heads), state["model"]

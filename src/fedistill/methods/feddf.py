@@ -6,14 +6,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fedistill.aggregate import weighted_mean
 from fedistill.config import Optimizer, Section
 from fedistill.distill import kl
-from fedistill.methods.base import Client, Method, Peer, Reply, Server
-from fedistill.methods.weights import train_received
+from fedistill.methods.base import Reply, Server
+from fedistill.methods.weights import SmallModels, initial_by_model, means_by_model
 from fedistill.state import State
 from fedistill.train import fit, flatten, make_optimizer, predict
-from fedistill.wire.message import TrainedWeights, Weights
+from fedistill.wire.message import TrainedWeights
 
 
 class FedDfSettings(Section):
@@ -25,7 +24,7 @@ class FedDfSettings(Section):
     )
 
 
-class FedDf(Method[TrainedWeights, Weights]):
+class FedDf(SmallModels):
     """Clients train received weights; the server distils the ensemble of all that came back.
 
     For each architecture among the clients the server averages the weights that came (by samples) and
@@ -41,37 +40,16 @@ class FedDf(Method[TrainedWeights, Weights]):
 
     name = "feddf"
     paper = "Lin et al., 2020, arXiv 2006.07242, algorithms 1 and 3"
-    exchanges = "weights of the client's model"
-    byte_formula = "up = down = b|θ_client|/8"
-    uplink = TrainedWeights
-    downlink = Weights
-    server_needs_public = True
     Settings = FedDfSettings
     settings: FedDfSettings
 
-    def audience(self, peer: Peer) -> str:
-        return peer.model
-
     def start_server(self, server: Server) -> State:
-        names = sorted({peer.model for peer in server.peers})
-        travelling = {name: server.initial_weights(name) for name in names}
+        travelling = initial_by_model(server)
         own = travelling.get(server.model)
         return {
             "travelling": travelling,
             "model": server.initial_weights() if own is None else own,
         }
-
-    def start_client(self, client: Client) -> State:
-        return {}
-
-    def send(self, state: State, server: Server, client: int) -> Weights:
-        return Weights(state["travelling"][server.peers[client].model])
-
-    def client_step(
-        self, state: State, client: Client, received: Weights | None
-    ) -> tuple[State, TrainedWeights]:
-        assert received is not None
-        return state, train_received(client, received)
 
     def server_step(self, state: State, server: Server, replies: Iterable[Reply[TrainedWeights]]) -> State:
         assert server.public is not None
@@ -80,15 +58,11 @@ class FedDf(Method[TrainedWeights, Weights]):
             return state
         logits = [predict(server.load(message.values, name), server.public) for name, message in came]
         teacher = torch.stack(logits).mean(dim=0).softmax(dim=1)
-        travelling = dict(state["travelling"])
-        for name in travelling:
-            average = weighted_mean(
-                (message.values, message.samples) for model, message in came if model == name
-            )
-            if average is not None:
-                travelling[name] = average
-            if self.settings.fuse:
-                travelling[name] = self._distil(server, name, travelling[name], teacher)
+        travelling = means_by_model(state["travelling"], came)
+        if self.settings.fuse:
+            travelling = {
+                name: self._distil(server, name, weights, teacher) for name, weights in travelling.items()
+            }
         own = travelling.get(server.model)
         if own is None:
             own = self._distil(server, server.model, state["model"], teacher)

@@ -60,7 +60,7 @@ class FedGen(Method[CountedWeights, GeneratorWeights]):
         self._all = settings.share == "all"
         self._shared = "model" if self._all else "predictor"
         self.one_model = self.has_server_model = self._all  # type: ignore[misc]  # as the setting says
-        self.has_client_models = not self._all  # type: ignore[misc]
+        self.has_client_models = not self._all  # type: ignore[misc]  # so does this
 
     def check(self, plan: Plan) -> None:
         super().check(plan)

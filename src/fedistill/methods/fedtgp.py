@@ -56,7 +56,7 @@ class FedTgp(PrototypeMethod):
                 distances = torch.cdist(vectors[index], net(torch.arange(classes)))
                 distances = distances + margin * one_hot(labels[index], classes)
                 optimizer.zero_grad()
-                cross_entropy(-distances, labels[index]).backward()  # type: ignore[no-untyped-call]
+                cross_entropy(-distances, labels[index]).backward()  # type: ignore[no-untyped-call]  # in torch
                 optimizer.step()
         named = present.any(dim=0) | state.get("present", torch.zeros(classes, dtype=torch.bool))
         with torch.no_grad():

@@ -1,25 +1,29 @@
 """Shared by methods that learn from labels on public samples."""
 
+from abc import abstractmethod
+from collections.abc import Iterable
+from typing import TypeVar
+
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from fedistill.config import Section
 from fedistill.distill import kl
-from fedistill.methods.base import Server, Site
+from fedistill.methods.base import Client, Method, Reply, Server, Site
+from fedistill.methods.own_model import begin, keep, resume, train_private
+from fedistill.methods.private_loss import private_loss
+from fedistill.pooling import AnyAggregation
 from fedistill.state import State
-from fedistill.train import fit, flatten, make_optimizer, optimizer_state, restore_optimizer
+from fedistill.train import fit, flatten, make_optimizer, optimizer_state, predict, restore_optimizer
+from fedistill.wire.message import SoftLabels, Votes
+
+Labels = TypeVar("Labels", SoftLabels, Votes)
 
 
 class DistillSettings(Section):
     distill_epochs: int = Field(default=1, ge=1, description="epochs on the global labels")
     distill_batch_size: int = Field(default=32, ge=1)
-
-
-class DrawnSettings(DistillSettings):
-    samples: int | None = Field(
-        default=None, ge=1, description="public samples a round, drawn anew; default: all"
-    )
 
 
 def distil(
@@ -51,3 +55,64 @@ def distil_server(
     restore_optimizer(optimizer, state["optimizer"])
     distil(server, model, optimizer, inputs, probs, settings)
     return {"model": flatten(model), "optimizer": optimizer_state(optimizer)}
+
+
+class DrawnSettings(DistillSettings):
+    samples: int | None = Field(
+        default=None, ge=1, description="public samples a round, drawn anew; default: all"
+    )
+    aggregation: AnyAggregation
+
+
+class DrawnLabels(Method[Labels, Labels]):
+    """Labels of public samples up, what they are pooled to down; all distil that, the server too.
+
+    A round: a client distils the last global labels, trains on private data and labels the next public
+    samples. A client that was absent learns from the newest global labels and not from those it missed.
+    """
+
+    clients_need_public = True
+    server_needs_public = True
+    has_client_models = True
+    settings: DrawnSettings
+
+    @abstractmethod
+    def message(self, probs: Tensor, drawn: int) -> Labels:
+        """The message of these labels (n, C) on the samples of a round."""
+
+    @abstractmethod
+    def labels(self, logits: Tensor) -> Tensor:
+        """What a client says (n, C) of samples with these logits."""
+
+    @abstractmethod
+    def pooled(self, probs: Iterable[Tensor], state: State, server: Server) -> Tensor | None:
+        """The global labels (n, C), or None where no client replied."""
+
+    def samples(self, public: int) -> int:
+        return min(public, self.settings.samples or public)
+
+    def start_server(self, server: Server) -> State:
+        return {"model": server.initial_weights(), "optimizer": {}}
+
+    def start_client(self, client: Client) -> State:
+        return begin(client)
+
+    def send(self, state: State, server: Server, client: int) -> Labels | None:
+        return self.message(state["labels"], state["drawn"]) if "labels" in state else None
+
+    def client_step(self, state: State, client: Client, received: Labels | None) -> tuple[State, Labels]:
+        model, optimizer = resume(state, client)
+        if received is not None:
+            inputs = client.drawn(self.settings.samples, received.drawn)
+            distil(client, model, optimizer, inputs, received.probs, self.settings)
+        train_private(model, optimizer, client, private_loss(client, model))
+        logits = predict(model, client.drawn(self.settings.samples, client.round))
+        return keep(model, optimizer), self.message(self.labels(logits), client.round)
+
+    def server_step(self, state: State, server: Server, replies: Iterable[Reply[Labels]]) -> State:
+        labels = self.pooled((reply.message.probs for reply in replies), state, server)
+        if labels is None:
+            return state
+        inputs = server.drawn(self.settings.samples, server.round)
+        learned = distil_server(state, server, inputs, labels, self.settings)
+        return {**learned, "labels": labels, "drawn": server.round}

@@ -1,12 +1,12 @@
 """Shared by methods whose messages are weights."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from torch import Tensor, nn
 
 from fedistill.aggregate import weighted_mean
-from fedistill.methods.base import Client, Method, Reply, Server
+from fedistill.methods.base import Client, Method, Peer, Reply, Server
 from fedistill.methods.own_model import train_private
 from fedistill.methods.private_loss import private_loss
 from fedistill.state import State
@@ -60,3 +60,42 @@ class WeightAveraging(Method[TrainedWeights, Weights]):
     def server_step(self, state: State, server: Server, replies: Iterable[Reply[TrainedWeights]]) -> State:
         mean = weighted_mean((reply.message.values, reply.message.samples) for reply in replies)
         return state if mean is None else {"model": mean}
+
+
+class SmallModels(Method[TrainedWeights, Weights]):
+    """Clients' models of any architecture travel; the server keeps one of each, and a model of its own."""
+
+    exchanges = "weights of the client's model"
+    byte_formula = "up = down = b|θ_client|/8"
+    uplink = TrainedWeights
+    downlink = Weights
+    server_needs_public = True
+
+    def audience(self, peer: Peer) -> str:
+        return peer.model
+
+    def start_client(self, client: Client) -> State:
+        return {}
+
+    def send(self, state: State, server: Server, client: int) -> Weights:
+        return Weights(state["travelling"][server.peers[client].model])
+
+    def client_step(
+        self, state: State, client: Client, received: Weights | None
+    ) -> tuple[State, TrainedWeights]:
+        assert received is not None
+        return state, train_received(client, received)
+
+
+def initial_by_model(server: Server) -> dict[str, Tensor]:
+    """Initial weights of each architecture among the clients."""
+    return {name: server.initial_weights(name) for name in sorted({peer.model for peer in server.peers})}
+
+
+def means_by_model(held: dict[str, Tensor], came: Sequence[tuple[str, TrainedWeights]]) -> dict[str, Tensor]:
+    """For each architecture the mean of what came, by samples; where none came, what was held."""
+    means = {
+        name: weighted_mean((sent.values, sent.samples) for model, sent in came if model == name)
+        for name in held
+    }
+    return {name: held[name] if mean is None else mean for name, mean in means.items()}

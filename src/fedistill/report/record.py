@@ -23,8 +23,9 @@ from typing import Any
 from urllib.parse import quote
 
 from fedistill.arm import ReadyArm
-from fedistill.config import Experiment, dump, load
+from fedistill.config import Experiment
 from fedistill.errors import ExperimentError
+from fedistill.experiment_file import dump, load
 from fedistill.ledger import Entry
 from fedistill.round import ArmRun, RoundRecord, begin
 from fedistill.state import dump as dump_state

@@ -60,8 +60,9 @@ class Decoder:
             return np.zeros(0, np.int32)
         try:
             if count is not None:
-                return self._coder.decode(_one(frequencies), count)  # type: ignore[no-any-return]
-            return self._coder.decode(_EACH, frequencies.astype(np.float64))  # type: ignore[no-any-return]
+                return self._coder.decode(_one(frequencies), count)  # type: ignore[no-any-return]  # untyped
+            each = frequencies.astype(np.float64)
+            return self._coder.decode(_EACH, each)  # type: ignore[no-any-return]  # constriction has no types
         except AssertionError:  # how constriction says so
             raise FrameError("coded symbols are not valid under the model they should follow") from None
 

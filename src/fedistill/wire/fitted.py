@@ -189,7 +189,7 @@ def _heavy(width: Table, high: int) -> Iterator[Table]:
 def _costs(low: int, high: int) -> NDArray[np.float64]:
     """Bits of each integer under each prior. Only the sender looks: what it chooses, it says."""
     tables = priors(low, high)
-    return -np.log2(tables / tables.sum(axis=1, keepdims=True))  # type: ignore[no-any-return]
+    return -np.log2(tables / tables.sum(axis=1, keepdims=True))  # type: ignore[no-any-return]  # NumPy's
 
 
 def _edges(count: int) -> list[int]:
