@@ -37,7 +37,9 @@ from fedistill.wire.codec import Codec, Known, Sender, Spec
 from fedistill.wire.codecs import CODECS, create, title
 from fedistill.wire.entropy import Encoder, ideal_bits
 from fedistill.wire.exchange import Exchange, Way
-from fedistill.wire.message import Message, Sizes, SoftLabels, Weights
+from fedistill.wire.message import Message, Sizes
+from fedistill.wire.messages.labels import SoftLabels
+from fedistill.wire.messages.weights import Weights
 
 RESULTS = Path(__file__).parent / "results" / "codecs.json"
 Floats = NDArray[np.float32]

@@ -11,7 +11,9 @@ from fedistill.wire.ends import ClientEnd, ServerEnd
 from fedistill.wire.exchange import Exchange
 from fedistill.wire.frame import Frame, Kind, encode
 from fedistill.wire.memory import NOTHING
-from fedistill.wire.message import ClassOutputs, Sizes, Weights
+from fedistill.wire.message import Sizes
+from fedistill.wire.messages.classes import ClassOutputs
+from fedistill.wire.messages.weights import Weights
 
 
 def frame(kind: Kind, size: int) -> bytes:

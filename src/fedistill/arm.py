@@ -17,7 +17,8 @@ from fedistill.train import floats
 from fedistill.wire import codecs
 from fedistill.wire.exchange import Exchange, Way
 from fedistill.wire.memory import Memory
-from fedistill.wire.message import Message, Sizes, Weights
+from fedistill.wire.message import Message, Sizes
+from fedistill.wire.messages.weights import Weights
 
 
 def resolved(config: Arm) -> Arm:

@@ -192,7 +192,8 @@ def _batches_of_one(arm: ReadyArm, name: str) -> list[int]:
 
 def _bytes(arm: ReadyArm) -> Finding:
     up, down = arm.expected_bytes()
-    fixed = arm.exchange.up.fixed and arm.exchange.down.fixed
+    kinds = [kind for kind in (arm.method.uplink, arm.method.downlink) if kind is not None]
+    fixed = arm.exchange.up.fixed and arm.exchange.down.fixed and not any(kind.varies for kind in kinds)
     what = (
         f"{'about' if fixed else 'at most'} {size(up)} up and {size(down)} down a round,"
         f" {size((up + down) * arm.rounds)} in {arm.rounds} rounds"

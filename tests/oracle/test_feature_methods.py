@@ -18,7 +18,7 @@ from fedistill.rng import SERVER, scoped, stream
 from fedistill.round import ArmRun, begin, play
 from fedistill.runtime.inprocess import Serial
 from fedistill.site import method_state
-from fedistill.wire.message import Prototypes
+from fedistill.wire.messages.classes import Prototypes
 
 SKEWED = {"kind": "pathological", "classes_per_client": 4}
 CLASSES, WIDTH = 10, 128

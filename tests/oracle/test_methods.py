@@ -17,7 +17,9 @@ from fedistill.rng import SERVER, stream
 from fedistill.round import begin, play
 from fedistill.runtime.inprocess import Serial
 from fedistill.wire.ends import ServerEnd
-from fedistill.wire.message import ClassOutputs, SoftLabels, TrainedWeights
+from fedistill.wire.messages.classes import ClassOutputs
+from fedistill.wire.messages.labels import SoftLabels
+from fedistill.wire.messages.weights import TrainedWeights
 
 
 def arm_of(method: str, **settings: Any) -> tuple[Any, ReadyArm]:

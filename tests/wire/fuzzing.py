@@ -37,23 +37,10 @@ from fedistill.wire.ends import ClientEnd, ServerEnd
 from fedistill.wire.exchange import Exchange
 from fedistill.wire.frame import EVERYONE, Base, Kind
 from fedistill.wire.memory import Memory
-from fedistill.wire.message import (
-    ClassOutputs,
-    CountedWeights,
-    DueLabels,
-    FreshLabels,
-    GeneratorWeights,
-    Logits,
-    Message,
-    Prototypes,
-    Sizes,
-    SoftLabels,
-    TrainedWeights,
-    Votes,
-    Weights,
-    WeightsAndOutputs,
-    contents,
-)
+from fedistill.wire.message import Message, Sizes, contents
+from fedistill.wire.messages.classes import ClassOutputs, Prototypes, WeightsAndOutputs
+from fedistill.wire.messages.labels import ChosenLabels, DueLabels, FreshLabels, Logits, SoftLabels, Votes
+from fedistill.wire.messages.weights import CountedWeights, GeneratorWeights, TrainedWeights, Weights
 
 PATIENCE = 20
 """Seconds; no case takes a hundredth of it on any machine, so that only a hang is found."""
@@ -354,6 +341,7 @@ _PAIRS: tuple[tuple[type[Message], type[Message]], ...] = (
     (Prototypes, Prototypes),
     (WeightsAndOutputs, WeightsAndOutputs),
     (CountedWeights, GeneratorWeights),
+    (ChosenLabels, ChosenLabels),
 )
 _ROUND, _CLIENT, _POPULATION = 5, 3, 40
 
@@ -384,8 +372,11 @@ def message_of(random: Random, kind: type[Message], sizes: Sizes, round: int) ->
     numbers = {name: round if name in ("drawn", "turn") else 100 for name in kind.number_names()}
     if kind is Prototypes:
         numbers = {"present": random.getrandbits(min(sizes.classes, Prototypes.MOST_CLASSES))}
-    fields: dict[str, Any] = dict(numbers)
-    for name, spec in kind.specs(sizes, {**numbers, "held": 0}).items():
+    if kind is ChosenLabels:
+        numbers["chosen"] = random.randrange(sizes.samples + 1)
+    wholes = {name: whole.example() for name, whole in kind.wholes(sizes, numbers).items()}
+    fields: dict[str, Any] = {**numbers, **{name: torch.from_numpy(array) for name, array in wholes.items()}}
+    for name, spec in kind.specs(sizes, {**numbers, **wholes, "held": 0}).items():
         whole = replace(spec, shape=(sizes.population, spec.shape[1])) if kind.caches else spec
         fields[name] = torch.from_numpy(values_of(random, whole))
     return kind(**fields)
@@ -482,8 +473,12 @@ def _reframed(data: bytes) -> None:
 
 
 def _read_whole(message: Message, sizes: Sizes) -> None:
-    held = {"held": 0, **message.numbers()}
-    for name, spec in type(message).specs(sizes, held).items():
+    numbers: dict[str, Any] = {"held": 0, **message.numbers()}
+    for name, whole in type(message).wholes(sizes, numbers).items():
+        numbers[name] = message.tensors()[name].numpy()
+        if whole.read(whole.write(numbers[name])).tolist() != numbers[name].tolist():
+            raise Failure(f"{name} is not what would be written")
+    for name, spec in type(message).specs(sizes, numbers).items():
         values = message.tensors()[name]
         shape = (sizes.population, sizes.classes) if message.caches else spec.shape
         if tuple(values.shape) != shape or not values.isfinite().all():

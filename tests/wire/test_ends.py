@@ -26,17 +26,10 @@ from fedistill.wire.ends import ClientEnd, ServerEnd, StaleMemory
 from fedistill.wire.exchange import Exchange
 from fedistill.wire.frame import EVERYONE, Base, Frame, Kind
 from fedistill.wire.memory import NOTHING, Memory, Part, dump_all, load_all
-from fedistill.wire.message import (
-    ClassOutputs,
-    DueLabels,
-    FreshLabels,
-    Message,
-    Sizes,
-    SoftLabels,
-    TrainedWeights,
-    Weights,
-    contents,
-)
+from fedistill.wire.message import Message, Sizes, contents
+from fedistill.wire.messages.classes import ClassOutputs
+from fedistill.wire.messages.labels import ChosenLabels, DueLabels, FreshLabels, SoftLabels
+from fedistill.wire.messages.weights import TrainedWeights, Weights
 
 CLIENTS = 3
 POPULATION = 12
@@ -219,7 +212,15 @@ LABELS = Talk(SoftLabels, SoftLabels)
 OUTPUTS = Talk(ClassOutputs, ClassOutputs, "each")
 CACHED = Talk(DueLabels, FreshLabels)
 MIXED = Talk(SoftLabels, Weights)
-TALKS = {"weights": WEIGHTS, "labels": LABELS, "outputs": OUTPUTS, "cached": CACHED, "mixed": MIXED}
+CHOSEN = Talk(ChosenLabels, ChosenLabels, "each")
+TALKS = {
+    "weights": WEIGHTS,
+    "labels": LABELS,
+    "outputs": OUTPUTS,
+    "cached": CACHED,
+    "mixed": MIXED,
+    "chosen": CHOSEN,
+}
 
 
 @dataclass
@@ -327,8 +328,11 @@ def message(kind: type[Message], round: int, client: int) -> Message:
     """The message of this round, negative for one down, and client; a label does not change once it came."""
     numbers = {name: abs(round) if name in ("drawn", "turn") else 7 for name in kind.number_names()}
     generator = torch.Generator().manual_seed(0 if kind is FreshLabels else 1000 + 10 * round + client)
-    fields: dict[str, Any] = dict(numbers)
-    for name, spec in kind.specs(SIZES, {**numbers, "held": 0}).items():
+    if kind is ChosenLabels:
+        numbers["chosen"] = 3
+    wholes = {name: whole.example() for name, whole in kind.wholes(SIZES, numbers).items()}
+    fields: dict[str, Any] = {**numbers, **{name: torch.from_numpy(array) for name, array in wholes.items()}}
+    for name, spec in kind.specs(SIZES, {**numbers, **wholes, "held": 0}).items():
         shape = (POPULATION, SIZES.classes) if kind.caches else spec.shape
         noise = torch.randn(shape, generator=generator)
         fields[name] = noise.softmax(dim=1) if spec.content is Content.PROBS else noise

@@ -15,25 +15,13 @@ from fedistill.wire.codecs import CODECS, create
 from fedistill.wire.exchange import Exchange, Way
 from fedistill.wire.frame import Base, Frame, encode, varint
 from fedistill.wire.memory import NOTHING, Memory
-from fedistill.wire.message import (
-    ClassOutputs,
-    CountedWeights,
-    DueLabels,
-    FreshLabels,
-    GeneratorWeights,
-    Logits,
-    Message,
-    Prototypes,
-    SoftLabels,
-    TrainedWeights,
-    Votes,
-    Weights,
-    WeightsAndOutputs,
-    contents,
-)
+from fedistill.wire.message import Message, contents, example
+from fedistill.wire.messages.classes import ClassOutputs, Prototypes, WeightsAndOutputs
+from fedistill.wire.messages.labels import ChosenLabels, DueLabels, FreshLabels, Logits, SoftLabels, Votes
+from fedistill.wire.messages.weights import CountedWeights, GeneratorWeights, TrainedWeights, Weights
 
 KINDS = [Weights, TrainedWeights, ClassOutputs, Logits, SoftLabels, Votes, FreshLabels, DueLabels]
-KINDS += [Prototypes, WeightsAndOutputs, CountedWeights, GeneratorWeights]
+KINDS += [Prototypes, WeightsAndOutputs, CountedWeights, GeneratorWeights, ChosenLabels]
 WAYS: list[Way] = ["up", "down"]
 both_ways = pytest.mark.parametrize("way", WAYS)
 FITTING: list[tuple[Way, type[Message], str]] = [
@@ -108,11 +96,15 @@ def test_sections_are_the_fields_in_their_order(way: Way, kind: type[Message]) -
     sent = message(kind, 3, 0)
     sections = write(Exchange(create("fp32"), create("fp32"), 0, kind.caches), way, sent).sections
     expected = []
+    wholes = kind.wholes(SIZES, sent.numbers())
+    arrays = {name: sent.tensors()[name].numpy() for name in wholes}
     for name, value in {**sent.tensors(), **sent.numbers()}.items():
         if isinstance(value, int):
             expected.append(varint(value))
+        elif name in wholes:
+            expected.append(wholes[name].write(arrays[name]))
         else:
-            rows = kind.specs(SIZES, {**sent.numbers(), "held": 0})[name].rows
+            rows = kind.specs(SIZES, {**sent.numbers(), **arrays, "held": 0})[name].rows
             expected.append((value[torch.from_numpy(rows)] if kind.caches else value).numpy().tobytes())
     assert list(sections) == expected
 
@@ -137,15 +129,16 @@ def test_odd_integers_are_refused(payload: bytes, said: str) -> None:
 
 
 @pytest.mark.parametrize("number", [5, 6, 2**62])
-@pytest.mark.parametrize("kind", [Logits, SoftLabels, Votes, DueLabels, FreshLabels])
+@pytest.mark.parametrize("kind", [Logits, SoftLabels, Votes, DueLabels, FreshLabels, ChosenLabels])
 def test_samples_of_a_later_round_are_refused_before_they_are_drawn(kind: type[Message], number: int) -> None:
     def never(*_: int) -> Any:
         raise AssertionError("drawn")
 
     sizes = replace(SIZES, drawn=never, since=never)
-    (name,) = kind.number_names()
+    (name,) = {"drawn", "turn"} & {*kind.number_names()}
+    sections = tuple(varint(number) if field == name else b"\0" for field in kind.names())
     with pytest.raises(FrameError) as caught:
-        plain().read("up", kind, (b"", varint(number)), sizes, NOTHING, sent=None, round=4)
+        plain().read("up", kind, sections, sizes, NOTHING, sent=None, round=4)
     assert str(caught.value) == f"public samples of {name} {number} came in round 4"
 
 
@@ -279,7 +272,8 @@ def test_a_foretold_length_is_exact_for_codecs_of_fixed_width(
     foretold = exchange.length(way, kind, SIZES)
     assert foretold > 11
     if codec.fixed:
-        sections = write(exchange, way, message(kind, 1, 0), round=1).sections
+        sent = example(kind, SIZES) if kind.varies else message(kind, 1, 0)
+        sections = write(exchange, way, sent, round=1).sections
         base = Base(1, bytes(4)) if exchange.remembers else None
         assert foretold == len(encode(Frame(kind.kind, 1, 1, sections, base)))
 

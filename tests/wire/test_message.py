@@ -20,24 +20,10 @@ from fedistill.wire.ends import ClientEnd, ServerEnd
 from fedistill.wire.exchange import Exchange
 from fedistill.wire.frame import EVERYONE, Frame, Kind
 from fedistill.wire.memory import NOTHING
-from fedistill.wire.message import (
-    ClassOutputs,
-    CountedWeights,
-    DueLabels,
-    FreshLabels,
-    GeneratorWeights,
-    Logits,
-    Message,
-    Prototypes,
-    Sizes,
-    SoftLabels,
-    TrainedWeights,
-    Votes,
-    Weights,
-    WeightsAndOutputs,
-    contents,
-    example,
-)
+from fedistill.wire.message import Message, Sizes, contents, example
+from fedistill.wire.messages.classes import ClassOutputs, Prototypes, WeightsAndOutputs
+from fedistill.wire.messages.labels import ChosenLabels, DueLabels, FreshLabels, Logits, SoftLabels, Votes
+from fedistill.wire.messages.weights import CountedWeights, GeneratorWeights, TrainedWeights, Weights
 
 M = TypeVar("M", bound=Message)
 FP32, FP16 = create("fp32"), create("fp16")
@@ -113,7 +99,7 @@ CASES = [
     Case(DueLabels, "probs", (3, 3), "turn", "due-labels"),
     Case(Prototypes, "vectors", (1, 4), "present", "prototypes"),
 ]
-SEVERAL = {WeightsAndOutputs, CountedWeights, GeneratorWeights}
+SEVERAL = {WeightsAndOutputs, CountedWeights, GeneratorWeights, ChosenLabels}
 """Of more than one tensor; tested below and with the others in test_exchange.py."""
 each = pytest.mark.parametrize("case", CASES, ids=[case.type.__name__ for case in CASES])
 both = pytest.mark.parametrize("codec", [FP32, FP16], ids=["fp32", "fp16"])
@@ -325,7 +311,9 @@ def test_contents() -> None:
     assert {case.type for case in CASES if contents(case.type) == {Content.PROBS}} == probs
     scores = {ClassOutputs, Logits, Prototypes}
     assert {case.type for case in CASES if contents(case.type) == {Content.SCORES}} == scores
-    assert all(contents(kind) == {Content.WEIGHTS, Content.SCORES} for kind in SEVERAL)
+    several = {Content.WEIGHTS, Content.SCORES}
+    assert {kind for kind in SEVERAL if contents(kind) == several} == SEVERAL - {ChosenLabels}
+    assert contents(ChosenLabels) == {Content.PROBS}
     assert {case.type for case in CASES if contents(case.type) == {Content.WEIGHTS}} == {
         Weights,
         TrainedWeights,
@@ -389,6 +377,7 @@ def test_messages_of_several_tensors() -> None:
         WeightsAndOutputs: {"values": (7,), "means": (3, 3)},
         CountedWeights: {"values": (7,), "counts": (1, 3)},
         GeneratorWeights: {"values": (7,), "generator": (4,), "shares": (1, 3)},
+        ChosenLabels: {"probs": (4, 3), "places": (4,)},
     }
     assert set(expected) == SEVERAL
     for kind, shapes in expected.items():
@@ -397,3 +386,27 @@ def test_messages_of_several_tensors() -> None:
         came = unpack(kind, pack(sent))
         assert came.numbers() == sent.numbers()
         assert all(torch.equal(value, sent.tensors()[name]) for name, value in came.tensors().items())
+
+
+def test_labels_of_chosen_samples() -> None:
+    """Round 2's samples are 2, 4, 6 and 8 of the public set; the sender chose the second and the fourth."""
+    sent = ChosenLabels(torch.eye(3)[:2], torch.tensor([1, 3]), drawn=2, chosen=2)
+    data = pack(sent, create("onehot"))
+    came = unpack(ChosenLabels, data, create("onehot"))
+    assert came.places.tolist() == [1, 3]
+    assert torch.equal(came.probs, sent.probs)
+    spec = ChosenLabels.specs(SIZES, {"drawn": 2, "chosen": 2, "places": np.array([1, 3])})["probs"]
+    assert spec.rows is not None
+    assert (spec.rows.tolist(), spec.shape, spec.population) == ([4, 8], (2, 3), 20)
+
+
+def test_nothing_chosen_is_a_message_too() -> None:
+    sent = ChosenLabels(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64), drawn=2, chosen=0)
+    came = unpack(ChosenLabels, pack(sent))
+    assert (came.probs.shape, came.places.shape) == ((0, 3), (0,))
+
+
+def test_more_chosen_than_there_are_is_refused() -> None:
+    sections = (bytes(60), b"", b"\x02", b"\x05")
+    frame = frames.encode(Frame(Kind.CHOSEN_LABELS, 2, EVERYONE, sections))
+    assert refusal(ChosenLabels, frame) == "section 'places': 5 places are said to be among 4"

@@ -11,7 +11,7 @@ from fedistill.methods.public_labels import DistillSettings, distil, distil_serv
 from fedistill.pooling import AnyAggregation, Mean
 from fedistill.state import State
 from fedistill.train import flatten, make_optimizer, predict
-from fedistill.wire.message import SoftLabels
+from fedistill.wire.messages.labels import SoftLabels
 
 PUBLISHED = {"name": "simplex", "bits": 1, "coder": "delta"}
 

@@ -8,7 +8,7 @@ from fedistill.methods.base import Server
 from fedistill.methods.public_labels import DrawnLabels, DrawnSettings
 from fedistill.pooling import AnyAggregation, Era
 from fedistill.state import State
-from fedistill.wire.message import SoftLabels
+from fedistill.wire.messages.labels import SoftLabels
 
 
 class DsFlSettings(DrawnSettings):

@@ -10,7 +10,7 @@ from fedistill.methods.base import Client, Method, Peer, Reply, Server
 from fedistill.methods.class_outputs import mean_of_others, train_following
 from fedistill.methods.own_model import begin, keep, resume
 from fedistill.state import State
-from fedistill.wire.message import ClassOutputs
+from fedistill.wire.messages.classes import ClassOutputs
 
 
 class FdSettings(Section):

@@ -12,7 +12,7 @@ from fedistill.methods.base import Client, Method, Peer, Reply, Server
 from fedistill.methods.class_outputs import mean_of_others, train_following
 from fedistill.state import State
 from fedistill.train import flatten, make_optimizer
-from fedistill.wire.message import WeightsAndOutputs
+from fedistill.wire.messages.classes import WeightsAndOutputs
 
 
 class FdPlusSettings(Section):

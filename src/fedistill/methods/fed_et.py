@@ -14,7 +14,7 @@ from fedistill.methods.weights import SmallModels, initial_by_model, means_by_mo
 from fedistill.models.features import Split, width
 from fedistill.state import State
 from fedistill.train import fit, flatten, make_optimizer, predict, unflatten
-from fedistill.wire.message import TrainedWeights
+from fedistill.wire.messages.weights import TrainedWeights
 
 
 class FedEtSettings(Section):

@@ -1,7 +1,7 @@
 """FedAvg: all weights up, their mean down."""
 
 from fedistill.methods.weights import WeightAveraging
-from fedistill.wire.message import Weights
+from fedistill.wire.messages.weights import Weights
 
 
 class FedAvg(WeightAveraging):

@@ -12,7 +12,7 @@ from fedistill.methods.base import Reply, Server
 from fedistill.methods.weights import SmallModels, initial_by_model, means_by_model
 from fedistill.state import State
 from fedistill.train import fit, flatten, make_optimizer, predict
-from fedistill.wire.message import TrainedWeights
+from fedistill.wire.messages.weights import TrainedWeights
 
 
 class FedDfSettings(Section):

@@ -22,7 +22,8 @@ from fedistill.models.generator import Generator, GeneratorSettings, Predictor, 
 from fedistill.rng import scoped
 from fedistill.state import State
 from fedistill.train import flatten, floats, make_optimizer, optimizer_state, restore_optimizer, unflatten
-from fedistill.wire.message import CountedWeights, GeneratorWeights, Sizes
+from fedistill.wire.message import Sizes
+from fedistill.wire.messages.weights import CountedWeights, GeneratorWeights
 
 
 class FedGenSettings(GeneratorSettings):

@@ -12,7 +12,7 @@ from fedistill.methods.own_model import begin, keep, resume, train_private
 from fedistill.methods.private_loss import private_loss
 from fedistill.state import State
 from fedistill.train import fit, predict
-from fedistill.wire.message import Logits
+from fedistill.wire.messages.labels import Logits
 
 
 class FedMdSettings(Section):

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from fedistill.config import Section
 from fedistill.methods.weights import Penalty, WeightAveraging
 from fedistill.train import floats
-from fedistill.wire.message import Weights
+from fedistill.wire.messages.weights import Weights
 
 
 class FedProxSettings(Section):

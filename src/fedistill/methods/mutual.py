@@ -13,7 +13,7 @@ from fedistill.methods.own_model import begin, train_private
 from fedistill.methods.private_loss import private_loss
 from fedistill.state import State
 from fedistill.train import flatten, make_optimizer, optimizer_state, restore_optimizer
-from fedistill.wire.message import TrainedWeights, Weights
+from fedistill.wire.messages.weights import TrainedWeights, Weights
 
 
 class Pair(nn.Module):

@@ -16,7 +16,8 @@ from fedistill.methods.private_loss import private_loss
 from fedistill.models.features import Split, width
 from fedistill.state import State
 from fedistill.train import batch
-from fedistill.wire.message import Prototypes, Sizes
+from fedistill.wire.message import Sizes
+from fedistill.wire.messages.classes import Prototypes
 
 
 class PrototypeSettings(Section):

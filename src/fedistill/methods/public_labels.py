@@ -16,7 +16,7 @@ from fedistill.methods.private_loss import private_loss
 from fedistill.pooling import AnyAggregation
 from fedistill.state import State
 from fedistill.train import fit, flatten, make_optimizer, optimizer_state, predict, restore_optimizer
-from fedistill.wire.message import SoftLabels, Votes
+from fedistill.wire.messages.labels import SoftLabels, Votes
 
 Labels = TypeVar("Labels", SoftLabels, Votes)
 

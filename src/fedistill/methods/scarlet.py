@@ -16,7 +16,8 @@ from fedistill.methods.public_labels import DistillSettings, distil, distil_serv
 from fedistill.pooling import AnyAggregation, EnhancedEra
 from fedistill.state import State
 from fedistill.train import predict
-from fedistill.wire.message import DueLabels, FreshLabels, Sizes
+from fedistill.wire.message import Sizes
+from fedistill.wire.messages.labels import DueLabels, FreshLabels
 
 
 class ScarletSettings(DistillSettings):

@@ -9,7 +9,7 @@ from fedistill.methods.base import Server
 from fedistill.methods.public_labels import DrawnLabels, DrawnSettings
 from fedistill.pooling import AnyAggregation, Majority
 from fedistill.state import State
-from fedistill.wire.message import Votes
+from fedistill.wire.messages.labels import Votes
 
 
 class VotingSettings(DrawnSettings):

@@ -11,7 +11,7 @@ from fedistill.methods.own_model import train_private
 from fedistill.methods.private_loss import private_loss
 from fedistill.state import State
 from fedistill.train import flatten, make_optimizer
-from fedistill.wire.message import TrainedWeights, Weights
+from fedistill.wire.messages.weights import TrainedWeights, Weights
 
 Penalty = Callable[[nn.Module], Tensor]
 

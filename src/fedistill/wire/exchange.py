@@ -1,5 +1,7 @@
 """The two codecs of an arm at work on whole messages, and what each message adds to the memory."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
@@ -81,17 +83,19 @@ class Exchange:
         """
         codec = self._codec(way)
         kept: State = {}
+        numbers: dict[str, Any] = {**message.numbers(), **_held(memory)}
+        tensors = message.tensors()
         payloads = {name: frames.varint(number) for name, number in message.numbers().items()}
-        specs = type(message).specs(sizes, {**message.numbers(), **_held(memory)})
-        for name, value in message.tensors().items():
+        for name, whole in type(message).wholes(sizes, numbers).items():
+            numbers[name] = tensors[name].numpy()
+            payloads[name] = whole.write(numbers[name])
+        for name, spec in type(message).specs(sizes, numbers).items():
             random = numpy_stream(self._seed, f"code {way} {name}", client, round)
             sender = Sender(None if own is None else own.get(name, {}), random)
-            values = value.detach().to(torch.float32).contiguous().numpy()
+            values = tensors[name].detach().to(torch.float32).contiguous().numpy()
             if message.caches:
-                values = values[specs[name].rows]
-            encoded = codec.encode(
-                values, specs[name], self._known(way, name, specs[name], memory, sent), sender
-            )
+                values = values[spec.rows]
+            encoded = codec.encode(values, spec, self._known(way, name, spec, memory, sent), sender)
             payloads[name] = encoded.payload
             if encoded.own:
                 kept[name] = encoded.own
@@ -122,20 +126,22 @@ class Exchange:
         if len(sections) != len(names):
             raise FrameError(f"frame has {len(sections)} sections, not {len(names)} ({', '.join(names)})")
         payloads = dict(zip(names, sections, strict=True))
-        numbers = {name: _number(name, payloads[name]) for name in expected.number_names()}
-        for name, number in numbers.items():
+        values: dict[str, Any] = {name: _number(name, payloads[name]) for name in expected.number_names()}
+        for name, number in values.items():
             if name in ("drawn", "turn") and number > round:
                 raise FrameError(f"public samples of {name} {number} came in round {round}")
+        numbers = {**values, **_held(memory)}
+        for name, whole in expected.wholes(sizes, numbers).items():
+            with _section(name):
+                numbers[name] = whole.read(payloads[name])
+            values[name] = torch.from_numpy(numbers[name])
         codec = self._codec(way)
-        values: dict[str, Any] = dict(numbers)
         memories: State = {}
         parts = dict(memory.parts)
         weights = None
-        for name, spec in expected.specs(sizes, {**numbers, **_held(memory)}).items():
-            try:
+        for name, spec in expected.specs(sizes, numbers).items():
+            with _section(name):
                 decoded = codec.decode(payloads[name], spec, self._known(way, name, spec, memory, sent))
-            except FrameError as error:
-                raise FrameError(f"section {name!r}: {error}") from None
             values[name] = torch.from_numpy(decoded.values)
             memories[name] = decoded.memory
             if expected.caches:
@@ -224,10 +230,17 @@ def _with_classes(table: State, spec: Spec, values: Floats) -> Part:
 
 
 def _number(name: str, payload: bytes) -> int:
-    try:
+    with _section(name):
         value, end = frames.read_varint(payload, 0)
+        if end != len(payload):
+            raise FrameError(f"{len(payload) - end} bytes follow the integer")
+    return value
+
+
+@contextmanager
+def _section(name: str) -> Iterator[None]:
+    """Name the section that is at fault."""
+    try:
+        yield
     except FrameError as error:
         raise FrameError(f"section {name!r}: {error}") from None
-    if end != len(payload):
-        raise FrameError(f"section {name!r}: {len(payload) - end} bytes follow the integer")
-    return value

@@ -42,6 +42,7 @@ class Kind(IntEnum):
     PROTOTYPES = 10
     WEIGHTS_AND_OUTPUTS = 11
     GENERATOR = 12
+    CHOSEN_LABELS = 13
 
     @property
     def label(self) -> str:

@@ -1,0 +1,1 @@
+"""The messages that methods send, by what is in them."""

@@ -1,0 +1,70 @@
+"""Messages of weights."""
+
+import math
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from fedistill.wire.codec import Content, Spec
+from fedistill.wire.frame import Kind
+from fedistill.wire.message import Message, Numbers, Sizes
+
+
+@dataclass(frozen=True)
+class Weights(Message):
+    """All weights of one model, flat (P,)."""
+
+    kind = Kind.WEIGHTS
+    values: Tensor
+
+    @classmethod
+    def specs(cls, sizes: Sizes, numbers: Numbers) -> dict[str, Spec]:
+        return {"values": Spec(Content.WEIGHTS, (sizes.parameters,), sizes.parts)}
+
+
+@dataclass(frozen=True)
+class TrainedWeights(Message):
+    """All weights of one model, flat (P,), and the number of samples that they were trained on."""
+
+    kind = Kind.WEIGHTS
+    values: Tensor
+    samples: int
+
+    @classmethod
+    def specs(cls, sizes: Sizes, numbers: Numbers) -> dict[str, Spec]:
+        return Weights.specs(sizes, numbers)
+
+
+@dataclass(frozen=True)
+class CountedWeights(Message):
+    """Weights, flat (P,), and the number of samples of each class that they were trained on, (1, C)."""
+
+    kind = Kind.WEIGHTS
+    values: Tensor
+    counts: Tensor
+
+    @classmethod
+    def specs(cls, sizes: Sizes, numbers: Numbers) -> dict[str, Spec]:
+        return {
+            **Weights.specs(sizes, numbers),
+            "counts": Spec(Content.SCORES, (1, sizes.classes)),
+        }
+
+
+@dataclass(frozen=True)
+class GeneratorWeights(Message):
+    """Weights, flat (P,), those of a generator of features, flat, and the classes' shares, (1, C)."""
+
+    kind = Kind.GENERATOR
+    values: Tensor
+    generator: Tensor
+    shares: Tensor
+
+    @classmethod
+    def specs(cls, sizes: Sizes, numbers: Numbers) -> dict[str, Spec]:
+        count = sum(math.prod(shape) for shape in sizes.generator)
+        return {
+            **Weights.specs(sizes, numbers),
+            "generator": Spec(Content.WEIGHTS, (count,), sizes.generator),
+            "shares": Spec(Content.SCORES, (1, sizes.classes)),
+        }
