@@ -7,14 +7,16 @@ from functools import cached_property
 from torch import Tensor, nn
 
 from fedistill import models
+from fedistill.accumulate import fixed
 from fedistill.config import Arm, Evaluate, Experiment, Sampling
-from fedistill.errors import ExperimentError
+from fedistill.errors import ExperimentError, FrameError
 from fedistill.methods import AnyMethod, create
 from fedistill.methods.base import Client, Peer, Plan, Server
 from fedistill.sampling import chosen
 from fedistill.tasks.task import Task
 from fedistill.train import floats
 from fedistill.wire import codecs
+from fedistill.wire import frame as frames
 from fedistill.wire.exchange import Exchange, Way
 from fedistill.wire.memory import Memory
 from fedistill.wire.message import Message, Sizes
@@ -109,15 +111,32 @@ class ReadyArm:
         """What both sides of a client's link know before its first exchange."""
         return self._start_memories[self._travelling(client)]
 
-    def client(self, client: int, round: int) -> Client:
-        """What a client has to work with in a round."""
+    def local_rounds(self, round: int, frame: bytes) -> int:
+        """Rounds of local training behind a client's reply, from what the server sent; empty: nothing.
+
+        Raises:
+            FrameError: the frame is damaged, or asks for more than the arm allows.
+        """
+        accumulate = self.config.accumulate
+        if isinstance(accumulate, int):
+            return fixed(accumulate, round)
+        asked = frames.decode(frame).local if frame else 1
+        if asked > accumulate.most:
+            raise FrameError(
+                f"a frame asks for {asked} rounds of local training, more than {accumulate.most}"
+            )
+        return asked
+
+    def client(self, client: int, round: int, local: int = 1) -> Client:
+        """What a client has to work with in a round; ``local``: rounds that it trains for."""
+        train = self.config.train
         return Client(
             seed=self.seed,
             round=round,
             signature=self.task.signature,
             model=self.plan.peers[client].model,
             public=self._public(self.method.clients_need_public),
-            train=self.config.train,
+            train=train.model_copy(update={"epochs": train.epochs * local}),
             id=client,
             data=self.task.clients[client],
             server_model=self.config.models.server,

@@ -159,6 +159,21 @@ class Sampling(Section):
     dropout: Share = Field(default=0.0, description="chance that a chosen client's reply is lost, each round")
 
 
+class WhenWorth(Section):
+    """Accumulate for as long as an exchange would change too little for its bytes."""
+
+    worth: Positive = Field(
+        default=1.0, description="change a byte to expect of an exchange, as a multiple of the first one's"
+    )
+    most: int = Field(default=8, ge=2, le=1000, description="rounds before an exchange, at most")
+
+
+AnyAccumulate = Annotated[
+    Annotated[int, Field(ge=1, le=1000, strict=True), Tag("int")] | Annotated[WhenWorth, Tag("WhenWorth")],
+    Discriminator(lambda value: "WhenWorth" if isinstance(value, dict | WhenWorth) else "int"),
+]
+
+
 class Evaluate(Section):
     every: int = Field(default=1, ge=1, description="rounds between evaluations; the last is always")
     batch_size: int = Field(default=500, ge=1)
@@ -184,6 +199,9 @@ class Arm(BaseModel):
     name: str = ""
     codec: Annotated[str | dict[str, Any] | None, BeforeValidator(_name_or_table)] = Field(
         default=None, description="a name, { name, SETTINGS } or { up, down }; default: the method's"
+    )
+    accumulate: AnyAccumulate = Field(
+        default=1, description="rounds of local training before an exchange, or { worth, most }"
     )
     seed: int | None = Field(default=None, ge=0, description="default: the experiment's seed")
     models: ModelsConfig

@@ -116,6 +116,9 @@ def _arm(arm: ReadyArm) -> list[Finding]:
             findings.append(Finding("error", where, str(error)))
     if findings:
         return findings
+    if arm.method.uplink is None and arm.config.accumulate != 1:
+        what = f"method {arm.method.name} exchanges nothing, so there is nothing to wait for"
+        findings.append(Finding("error", where, what, "take `accumulate` out of this arm"))
     try:
         arm.method.check(arm.plan)
     except Refusal as error:
@@ -192,11 +195,13 @@ def _batches_of_one(arm: ReadyArm, name: str) -> list[int]:
 
 def _bytes(arm: ReadyArm) -> Finding:
     up, down = arm.expected_bytes()
+    step = arm.config.accumulate if isinstance(arm.config.accumulate, int) else 1
+    exchanges = -(-arm.rounds // step)
     kinds = [kind for kind in (arm.method.uplink, arm.method.downlink) if kind is not None]
     fixed = arm.exchange.up.fixed and arm.exchange.down.fixed and not any(kind.varies for kind in kinds)
     what = (
         f"{'about' if fixed else 'at most'} {size(up)} up and {size(down)} down a round,"
-        f" {size((up + down) * arm.rounds)} in {arm.rounds} rounds"
+        f" {size((up + down) * exchanges)} in {exchanges} {'rounds' if step == 1 else 'exchanges'}"
     )
     if up == down == 0:
         what = "exchanges nothing"

@@ -11,7 +11,9 @@ from typing import Any
 
 import torch
 
+from fedistill.accumulate import Exchanged, change, due
 from fedistill.arm import ReadyArm
+from fedistill.config import WhenWorth
 from fedistill.errors import FedistillError, FrameError, TrainingError
 from fedistill.evaluate import correct_by_class, views
 from fedistill.ledger import SETUP_ROUND, Entry, Ledger
@@ -31,7 +33,9 @@ class RoundRecord:
     """What a round was.
 
     Attributes:
-        clients: who took part; ``dropped``: whose reply was lost.
+        clients: who took part; none where no exchange was due. ``dropped``: whose reply was lost.
+        local: rounds of local training behind the exchange; 0: there was none.
+        change: how far what the server says has moved, where the arm goes by it (`fedistill.accumulate`).
         seconds: wall-clock, without evaluation; ``server_seconds``: of the server step alone.
         work: seconds of each client's work, in the order of ``clients``.
         views: accuracy by view; empty where nothing was evaluated.
@@ -46,6 +50,8 @@ class RoundRecord:
     work: list[float]
     views: dict[str, float]
     traffic: list[Entry]
+    local: int
+    change: float | None
 
     def plain(self) -> dict[str, Any]:
         """As JSON has it; frames are [client, direction, kind, bytes, payload]."""
@@ -79,6 +85,14 @@ class ArmRun:
     records: list[RoundRecord] = field(default_factory=list)
     correct: dict[int, list[int]] = field(default_factory=dict)
 
+    def exchanges(self) -> list[Exchanged]:
+        """The rounds in which there was an exchange."""
+        return [
+            Exchanged(one.round, one.local, sum(entry.bytes for entry in one.traffic), one.change)
+            for one in self.records
+            if one.local
+        ]
+
 
 def begin(arm: ReadyArm) -> ArmRun:
     """Return an arm before round 1, its set-up traffic counted."""
@@ -99,6 +113,9 @@ def play(run: ArmRun, arm: ReadyArm, runtime: Runtime) -> RoundRecord:
     """
     started = time.perf_counter()
     number = run.round + 1
+    local = due(arm.config.accumulate, run.exchanges(), number, arm.rounds)
+    if local == 0:
+        return _idle(run, number)
     traffic = Ledger()
     updated: dict[int, bytes] = {}
     work: list[float] = []
@@ -108,7 +125,8 @@ def play(run: ArmRun, arm: ReadyArm, runtime: Runtime) -> RoundRecord:
         clients = chosen(arm.sampling, len(arm.plan.peers), arm.seed, number)
     dropped = lost(arm.sampling, clients, arm.seed, number)
 
-    end = ServerEnd(arm.exchange, run.memories, arm.start_memory, number)
+    adapts = isinstance(arm.config.accumulate, WhenWorth)
+    end = ServerEnd(arm.exchange, run.memories, arm.start_memory, number, local if adapts else 1)
     frames = _send(run, arm, end, number, clients)
     for client, frame in zip(clients, frames, strict=True):
         if frame:
@@ -139,18 +157,35 @@ def play(run: ArmRun, arm: ReadyArm, runtime: Runtime) -> RoundRecord:
     states = {client: state for client, state in {**run.clients, **updated}.items() if state}
     stale = {client: right for client, right in run.correct.items() if client not in updated}
     found: dict[str, float] = {}
-    if number % arm.evaluate.every == 0 or number == arm.rounds:
+    if number // arm.evaluate.every > (number - local) // arm.evaluate.every or number == arm.rounds:
         try:
             found, stale = _evaluate(arm, server, states, stale, runtime)
         except TrainingError as error:
             raise TrainingError(error.what, f"round {number}, {error.place}") from error
 
-    record = RoundRecord(number, clients, dropped, seconds, server_seconds, work, found, traffic.entries)
+    moved = _change(run, arm, server, number, clients[0]) if adapts else None
+    record = RoundRecord(
+        number, clients, dropped, seconds, server_seconds, work, found, traffic.entries, local, moved
+    )
     run.round, run.server, run.clients, run.correct = number, server, states, stale
     run.memories = end.memories
     run.ledger.entries += traffic.entries
     run.records.append(record)
     return record
+
+
+def _idle(run: ArmRun, number: int) -> RoundRecord:
+    """A round in which clients train on and nothing crosses; the next exchange makes up for the training."""
+    record = RoundRecord(number, [], [], 0.0, 0.0, [], {}, [], local=0, change=None)
+    run.round = number
+    run.records.append(record)
+    return record
+
+
+def _change(run: ArmRun, arm: ReadyArm, server: State, number: int, client: int) -> float | None:
+    """How far what the server says to a client has moved by this round's exchange."""
+    before, after = (arm.method.send(state, arm.server(number), client) for state in (run.server, server))
+    return None if before is None or after is None else change(before, after, arm.sizes(client))
 
 
 def _send(run: ArmRun, arm: ReadyArm, end: ServerEnd, number: int, clients: list[int]) -> list[bytes]:

@@ -44,7 +44,7 @@ def work(arm: ReadyArm, client: int, round: int, state: bytes, frame: bytes) -> 
     """
     started = time.perf_counter()
     try:
-        own = arm.client(client, round)
+        own = arm.client(client, round, arm.local_rounds(round, frame))
         kept = load(state) if state else {}
         before = kept.get(_METHOD) or arm.method.start_client(own)
         sizes = arm.sizes(client)

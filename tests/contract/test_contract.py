@@ -206,6 +206,19 @@ def test_a_client_that_is_absent_comes_back(row: Row) -> None:
 
 
 @table
+def test_local_training_accumulates(row: Row) -> None:
+    """Exchanges in rounds 2, 4 and 5, the last; what a client stays behind, it makes up for there."""
+    if METHODS[row.method].uplink is None:
+        pytest.skip(f"{row.method}: exchanges nothing, and is refused (tests/test_accumulate.py)")
+    wanted, arm = ready(row, rounds=5, arms=[{"method": row.method, **row.settings, "accumulate": 2}])
+    with Serial(wanted, arm.task) as runtime:
+        run = finish(arm, runtime, rounds=5)
+    assert [record.local for record in run.records] == [0, 2, 0, 2, 1]
+    assert {entry.round for entry in run.ledger.entries if entry.round} == {2, 4, 5}
+    assert [bool(record.views) for record in run.records] == [False, True, False, True, True]
+
+
+@table
 def test_lost_replies_change_nothing_at_the_server(row: Row, monkeypatch: pytest.MonkeyPatch) -> None:
     if row.method == "server-alone":
         pytest.skip("server-alone: no replies, so none can be lost")

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedistill.errors import FrameError
+from fedistill.methods import METHODS
 from fedistill.wire.frame import VERSION, Base, Frame, Kind, decode, encode, read_varint, varint
 from fedistill.wire.message import Message
 
@@ -38,6 +39,17 @@ GOLDEN_WITH_BASE = bytes.fromhex(
 )
 MEANING_WITH_BASE = Frame(Kind.SOFT_LABELS, 300, 3, SECTIONS, Base(200, bytes.fromhex("0123abcd")))
 
+# The same as the first, asking for five rounds of local training.
+GOLDEN_ASKING = bytes.fromhex(
+    "66 64 02"
+    "84 05"  # soft labels, and the highest bit; 5
+    "ac 02 03 00"
+    "08 00 00 00 3f 00 00 80 3f"
+    "02 ac 02"
+    "3c 90 50 04"
+)
+MEANING_ASKING = Frame(Kind.SOFT_LABELS, 300, 3, SECTIONS, local=5)
+
 # What version 1 wrote of the same message: sections had names, and there was no base.
 GOLDEN_1 = bytes.fromhex(
     "66 64 01 04 ac 02 03"
@@ -49,13 +61,20 @@ GOLDEN_1 = bytes.fromhex(
     "ce 4c b1 f8"
 )
 GOLDENS = pytest.mark.parametrize(
-    ("golden", "meaning"), [(GOLDEN, MEANING), (GOLDEN_WITH_BASE, MEANING_WITH_BASE)], ids=["bare", "base"]
+    ("golden", "meaning"),
+    [(GOLDEN, MEANING), (GOLDEN_WITH_BASE, MEANING_WITH_BASE), (GOLDEN_ASKING, MEANING_ASKING)],
+    ids=["bare", "base", "asking"],
 )
+
+MESSAGES = Message.__subclasses__()
+"""All that a method sends: the registry of methods has imported them."""
+assert {method.uplink for method in METHODS.values()} <= {*MESSAGES, None}
 
 integers = st.integers(min_value=0, max_value=2**63 - 1)
 bases = st.builds(Base, st.integers(0, 2**63 - 2), st.binary(min_size=4, max_size=4))
 sections = st.lists(st.binary(max_size=200), max_size=5).map(tuple)
-frames = st.builds(Frame, st.sampled_from(Kind), integers, integers, sections, st.none() | bases)
+locals_ = st.just(1) | integers
+frames = st.builds(Frame, st.sampled_from(Kind), integers, integers, sections, st.none() | bases, locals_)
 
 
 def crc32(data: bytes) -> bytes:
@@ -108,13 +127,14 @@ def test_round_trip(frame: Frame) -> None:
 
 @given(frames)
 def test_length_is_the_sum_of_its_fields(frame: Frame) -> None:
-    head = 2 + 1 + 1 + len(leb(frame.round)) + len(leb(frame.peer))
+    asking = 0 if frame.local == 1 else len(leb(frame.local))
+    head = 2 + 1 + 1 + asking + len(leb(frame.round)) + len(leb(frame.peer))
     base = 1 if frame.base is None else len(leb(frame.base.version + 1)) + 4
     body = sum(len(leb(len(data))) + len(data) for data in frame.sections)
     assert len(encode(frame)) == head + base + body + 4
 
 
-@pytest.mark.parametrize("kind", Message.__subclasses__(), ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", MESSAGES, ids=lambda kind: kind.__name__)
 @pytest.mark.parametrize("size", [0, 127, 128, 16_384, 2**21 - 1])
 def test_overhead_is_at_most_24_or_27_bytes(kind: type[Message], size: int) -> None:
     """In round 16,383, of client 16,382, against memory 16,382: the largest of two bytes each."""
@@ -256,7 +276,14 @@ def test_too_short_to_be_a_frame(size: int) -> None:
 
 @pytest.mark.parametrize("kind", [0, 200, 255])
 def test_an_unknown_kind_is_named(kind: int) -> None:
-    assert refusal(sealed(GOLDEN[:3] + bytes((kind,)) + GOLDEN[4:-4])) == f"frame kind {kind} is unknown"
+    said = refusal(sealed(GOLDEN[:3] + bytes((kind,)) + GOLDEN[4:-4]))
+    assert said == f"frame kind {kind & 0x7F} is unknown"
+
+
+def test_what_goes_without_saying_is_not_said() -> None:
+    """Else one frame could be written in two ways."""
+    said = refusal(sealed(GOLDEN[:3] + bytes((GOLDEN[3] | 0x80, 1)) + GOLDEN[4:-4]))
+    assert said == "frame asks for one round of local training, which goes without saying"
 
 
 @pytest.mark.parametrize("field", ["round", "peer", "base", "size"])
@@ -285,11 +312,12 @@ def test_kinds_keep_their_numbers() -> None:
         "prototypes": 10,
         "weights-and-outputs": 11,
         "generator": 12,
+        "chosen-labels": 13,
     }
 
 
 def test_every_message_has_a_kind_of_its_own() -> None:
     """Only messages that carry the same and are never mixed up, weights, share one."""
-    kinds = [kind.kind for kind in Message.__subclasses__()]
+    kinds = [kind.kind for kind in MESSAGES]
     assert sorted(set(kinds), key=int) == sorted(set(Kind) - {Kind.VOCABULARY, Kind.REFRESH}, key=int)
     assert [kind for kind in set(kinds) if kinds.count(kind) > 1] == [Kind.WEIGHTS]

@@ -34,9 +34,15 @@ class ServerEnd:
     """The server's end of all links of an arm, for one round."""
 
     def __init__(
-        self, exchange: Exchange, memories: Mapping[int, Memory], start: Callable[[int], Memory], round: int
+        self,
+        exchange: Exchange,
+        memories: Mapping[int, Memory],
+        start: Callable[[int], Memory],
+        round: int,
+        local: int = 1,
     ) -> None:
-        self._exchange, self._round, self._start = exchange, round, start
+        """``local``: rounds of local training that its frames ask for."""
+        self._exchange, self._round, self._start, self._local = exchange, round, start, local
         self.memories = dict(memories)
         self._open: dict[int, tuple[Memory, Floats | None]] = {}
         self._written: dict[Hashable, Written] = {}
@@ -55,7 +61,8 @@ class ServerEnd:
         shared = {name: part for name, part in written.memory.parts.items() if name in _SHARED}
         self._open[client] = (Memory(before.version, {**before.parts, **shared}), written.weights)
         peer = client + 1 if audience == client else EVERYONE
-        return frames.encode(Frame(message.kind, self._round, peer, written.sections, before.base))
+        frame = Frame(message.kind, self._round, peer, written.sections, before.base, self._local)
+        return frames.encode(frame)
 
     def receive(self, client: int, expected: type[M], data: bytes, sizes: Sizes) -> M | None:
         """Read a reply and commit the exchange; None: the client asks to be sent everything anew.
@@ -66,6 +73,8 @@ class ServerEnd:
         """
         frame = frames.decode(data)
         _check(frame, self._round, client)
+        if frame.local != 1:
+            raise FrameError("a reply asks for local training")
         if frame.kind is Kind.REFRESH:
             if frame.sections:
                 raise FrameError("a refresh frame has sections")

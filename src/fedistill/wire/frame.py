@@ -2,12 +2,13 @@
 
 Layout of version 2, all integers unsigned little-endian or LEB128 varints::
 
-    "fd"  version  kind  round  peer   base              { length  bytes }...  crc32
-     2       1       1   varint varint 0 | version+1 hash  varint               4
-                                       1 | varint    4
+    "fd"  version  kind  [ local ]  round  peer   base              { length  bytes }...  crc32
+     2       1       1    varint    varint varint 0 | version+1 hash  varint               4
+                                                  1 | varint    4
 
 ``peer`` is 0 for a frame to every client, else the client's number plus one. ``base`` names the memory
 that the message was coded against (`fedistill.wire.exchange`), or says that it was coded against nothing.
+``local``, the rounds of local training that are asked for, is there where the highest bit of ``kind`` is set.
 The sections are those of the message of this kind, in its order. The checksum covers all that stands
 before it. There is no pickle, no type, no name and no shape in a frame: the receiver knows what it
 expects, and a frame that differs is refused.
@@ -24,6 +25,7 @@ VERSION = 2
 EVERYONE = 0
 _CHECKSUM = 4
 _HASH = 4
+_ASKS = 0x80
 _SHORTEST = len(MAGIC) + 2 + 3 + _CHECKSUM
 
 
@@ -68,6 +70,7 @@ class Frame:
         round: counts from 1; 0 is set-up.
         peer: 0 for everyone, else client + 1.
         base: None where the message was coded against nothing.
+        local: rounds of local training that the server asks for.
     """
 
     kind: Kind
@@ -75,15 +78,19 @@ class Frame:
     peer: int
     sections: tuple[bytes, ...]
     base: Base | None = None
+    local: int = 1
 
 
 def encode(frame: Frame) -> bytes:
     """Return the bytes of a frame.
 
     The overhead is 11 bytes, 4 to 6 for a base and 1 to 4 for each section: at most 24 for any message
-    of one tensor in this package, 27 for any, up to round and client 16,383.
+    of one tensor in this package, 27 for any, up to round and client 16,383. ``local`` takes 1 or 2 more.
     """
-    parts = [MAGIC, bytes((VERSION, frame.kind)), varint(frame.round), varint(frame.peer)]
+    parts = [MAGIC, bytes((VERSION, frame.kind))]
+    if frame.local != 1:
+        parts = [MAGIC, bytes((VERSION, frame.kind | _ASKS)), varint(frame.local)]
+    parts += [varint(frame.round), varint(frame.peer)]
     parts.append(b"\0" if frame.base is None else varint(frame.base.version + 1) + frame.base.hash)
     for payload in frame.sections:
         parts += [varint(len(payload)), payload]
@@ -109,10 +116,13 @@ def decode(data: bytes) -> Frame:
     if zlib.crc32(body) != int.from_bytes(data[-_CHECKSUM:], "little"):
         raise FrameError("frame is damaged: its checksum differs")
     try:
-        kind = Kind(data[3])
+        kind = Kind(data[3] & ~_ASKS)
     except ValueError:
-        raise FrameError(f"frame kind {data[3]} is unknown") from None
-    round, at = read_varint(body, 4)
+        raise FrameError(f"frame kind {data[3] & ~_ASKS} is unknown") from None
+    local, at = read_varint(body, 4) if data[3] & _ASKS else (1, 4)
+    if local == 1 and data[3] & _ASKS:
+        raise FrameError("frame asks for one round of local training, which goes without saying")
+    round, at = read_varint(body, at)
     peer, at = read_varint(body, at)
     held, at = read_varint(body, at)
     base = None
@@ -124,7 +134,7 @@ def decode(data: bytes) -> Frame:
         size, at = read_varint(body, at)
         payload, at = _slice(body, at, size)
         sections.append(payload)
-    return Frame(kind, round, peer, tuple(sections), base)
+    return Frame(kind, round, peer, tuple(sections), base, local)
 
 
 def varint(value: int) -> bytes:
