@@ -9,14 +9,13 @@ import pytest
 from test_byte_formulas import CLASSES, CLIENTS, payloads, played
 from torch import Tensor, nn
 
-from fedistill import Signature, parse
+from fedistill import parse
 from fedistill.doctor import examine
-from fedistill.errors import Refusal
 from fedistill.experiment import prepare
-from fedistill.methods import METHODS
-from fedistill.methods.base import Peer, Plan
 
 FLAT = 8 * 8
+MARKS = 4
+"""Most bytes for a choice of 10 classes, of which there are at most 252: one word of the range coder."""
 WIDTH = 64
 """Of mlp-s on digits: 64 pixels to 64 units to 10 classes."""
 BODY, HEAD = FLAT * WIDTH + WIDTH, WIDTH * CLASSES + CLASSES
@@ -35,14 +34,14 @@ def test_prototypes_cost_what_a_client_has(method: str, codec: str) -> None:
     assert (counts.sum(dim=1) > 0).all()
     assert int((counts > 0).sum(dim=1).min()) < CLASSES
     for client in range(CLIENTS):
-        assert payloads(run, "up", client) == [size(codec, counts[client])] * 3
+        for found in payloads(run, "up", client):
+            assert 0 <= found - size(codec, counts[client]) <= MARKS
         assert payloads(run, "down", client) == [size(codec, counts.sum(dim=0))] * 2
 
 
 def size(codec: str, counts: Tensor) -> int:
-    """A vector for each class that there is, and a bit for each class up to the last that there is."""
-    there = counts.nonzero().flatten()
-    return NUMBER[codec] * WIDTH * len(there) + int(there.max()) // 7 + 1
+    """A vector for each class that there is, and a byte that says how many; which is said apart."""
+    return NUMBER[codec] * WIDTH * int((counts > 0).sum()) + 1
 
 
 @codecs
@@ -101,21 +100,6 @@ def test_predictors_that_differ_are_refused(odd: None) -> None:
     assert refusal({"method": "fedproto"}, models=models) == ""
     said = refusal({"method": "fedgen", "share": "predictor"}, models=models)
     assert said == "arm 'fedgen': method fedgen: give the last layer of every model a bias, or of none"
-
-
-@pytest.mark.parametrize("method", ["fedproto", "fedtgp"])
-def test_more_classes_than_a_number_has_bits_are_refused(method: str) -> None:
-    for classes in (63, 64):
-        signature = Signature("image", (1, 4, 4), classes, 0)
-        plan = Plan(0, signature, "mlp-s", (Peer(0, "mlp-s", 0),), 0, False)
-        ready = METHODS[method](METHODS[method].Settings())
-        if classes == 63:
-            ready.check(plan)
-            continue
-        with pytest.raises(
-            Refusal, match="at most 63, but the task has 64: choose a method on public samples"
-        ):
-            ready.check(plan)
 
 
 @pytest.mark.parametrize("method", ["fd-plus", "fedgen"])

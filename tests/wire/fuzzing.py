@@ -371,7 +371,7 @@ def message_of(random: Random, kind: type[Message], sizes: Sizes, round: int) ->
     """What a sender might send in this round."""
     numbers = {name: round if name in ("drawn", "turn") else 100 for name in kind.number_names()}
     if kind is Prototypes:
-        numbers = {"present": random.getrandbits(min(sizes.classes, Prototypes.MOST_CLASSES))}
+        numbers["present"] = random.randrange(sizes.classes + 1)
     if kind is ChosenLabels:
         numbers["chosen"] = random.randrange(sizes.samples + 1)
     wholes = {name: whole.example() for name, whole in kind.wholes(sizes, numbers).items()}

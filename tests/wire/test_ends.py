@@ -328,8 +328,7 @@ def message(kind: type[Message], round: int, client: int) -> Message:
     """The message of this round, negative for one down, and client; a label does not change once it came."""
     numbers = {name: abs(round) if name in ("drawn", "turn") else 7 for name in kind.number_names()}
     generator = torch.Generator().manual_seed(0 if kind is FreshLabels else 1000 + 10 * round + client)
-    if kind is ChosenLabels:
-        numbers["chosen"] = 3
+    numbers |= {name: 3 for name in ("chosen", "present") if name in numbers}
     wholes = {name: whole.example() for name, whole in kind.wholes(SIZES, numbers).items()}
     fields: dict[str, Any] = {**numbers, **{name: torch.from_numpy(array) for name, array in wholes.items()}}
     for name, spec in kind.specs(SIZES, {**numbers, **wholes, "held": 0}).items():

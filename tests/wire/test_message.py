@@ -24,6 +24,7 @@ from fedistill.wire.message import Message, Sizes, contents, example
 from fedistill.wire.messages.classes import ClassOutputs, Prototypes, WeightsAndOutputs
 from fedistill.wire.messages.labels import ChosenLabels, DueLabels, FreshLabels, Logits, SoftLabels, Votes
 from fedistill.wire.messages.weights import CountedWeights, GeneratorWeights, TrainedWeights, Weights
+from fedistill.wire.wholes import Subset
 
 M = TypeVar("M", bound=Message)
 FP32, FP16 = create("fp32"), create("fp16")
@@ -97,9 +98,8 @@ CASES = [
     Case(Votes, "probs", (4, 3), "drawn", "votes"),
     Case(FreshLabels, "probs", (20, 3), "turn", "fresh-labels", lambda: since(0, 2)),
     Case(DueLabels, "probs", (3, 3), "turn", "due-labels"),
-    Case(Prototypes, "vectors", (1, 4), "present", "prototypes"),
 ]
-SEVERAL = {WeightsAndOutputs, CountedWeights, GeneratorWeights, ChosenLabels}
+SEVERAL = {WeightsAndOutputs, CountedWeights, GeneratorWeights, ChosenLabels, Prototypes}
 """Of more than one tensor; tested below and with the others in test_exchange.py."""
 each = pytest.mark.parametrize("case", CASES, ids=[case.type.__name__ for case in CASES])
 both = pytest.mark.parametrize("codec", [FP32, FP16], ids=["fp32", "fp16"])
@@ -301,7 +301,9 @@ def test_random_sections_are_refused_or_read(values: bytes, number: bytes) -> No
 @each
 def test_an_example_is_of_full_size(case: Case) -> None:
     found = case.tensor_of(example(case.type, SIZES))
-    assert found.shape == {DueLabels: (3, 3), Prototypes: (3, 4)}.get(case.type, case.shape)
+    assert found.shape == {
+        DueLabels: (3, 3),
+    }.get(case.type, case.shape)
     if Content.PROBS in contents(case.type):
         assert torch.allclose(found.sum(dim=1), torch.ones(len(found)))
 
@@ -309,11 +311,11 @@ def test_an_example_is_of_full_size(case: Case) -> None:
 def test_contents() -> None:
     probs = {SoftLabels, Votes, FreshLabels, DueLabels}
     assert {case.type for case in CASES if contents(case.type) == {Content.PROBS}} == probs
-    scores = {ClassOutputs, Logits, Prototypes}
+    scores = {ClassOutputs, Logits}
     assert {case.type for case in CASES if contents(case.type) == {Content.SCORES}} == scores
     several = {Content.WEIGHTS, Content.SCORES}
-    assert {kind for kind in SEVERAL if contents(kind) == several} == SEVERAL - {ChosenLabels}
-    assert contents(ChosenLabels) == {Content.PROBS}
+    assert {kind for kind in SEVERAL if contents(kind) == several} == SEVERAL - {ChosenLabels, Prototypes}
+    assert (contents(ChosenLabels), contents(Prototypes)) == ({Content.PROBS}, {Content.SCORES})
     assert {case.type for case in CASES if contents(case.type) == {Content.WEIGHTS}} == {
         Weights,
         TrainedWeights,
@@ -341,34 +343,27 @@ def test_rows_have_no_place_where_nothing_is_drawn() -> None:
     assert (spec.rows, spec.population, spec.shape) == (None, 0, (4, 3))
 
 
-@pytest.mark.parametrize(
-    ("present", "rows"), [(0b000, []), (0b001, [0]), (0b100, [2]), (0b101, [0, 2]), (0b111, [0, 1, 2])]
-)
-def test_prototypes_of_absent_classes_do_not_cross(present: int, rows: list[int]) -> None:
-    """One byte says which there are; a vector of zeros is one."""
+@pytest.mark.parametrize("rows", [[], [0], [2], [0, 2], [0, 1, 2]])
+def test_prototypes_of_absent_classes_do_not_cross(rows: list[int]) -> None:
+    """A vector of zeros is one that is there."""
     table = torch.arange(12.0).reshape(3, 4)
     mask = torch.tensor([place in rows for place in range(3)])
     sent = Prototypes.of(table, mask)
-    assert sent.present == present
+    assert (sent.present, sent.classes.tolist()) == (len(rows), rows)
     data = pack(sent)
-    assert len(data) == 11 + (1 + 4 * 4 * len(rows)) + 2
+    marks = 4 if 0 < len(rows) < 3 else 0  # the range coder writes four bytes, or none where nothing is open
+    assert 0 <= 11 + (1 + 4 * 4 * len(rows)) + (1 + marks) + 2 - len(data) <= marks
     vectors, known = unpack(Prototypes, data).table(3)
     assert torch.equal(known, mask)
     assert torch.equal(vectors, table * mask[:, None])
 
 
 def test_prototypes_of_unknown_classes_are_refused() -> None:
-    data = frames.encode(Frame(Kind.PROTOTYPES, 2, EVERYONE, (bytes(16), b"\x08")))
-    assert refusal(Prototypes, data) == "prototypes of class 3 came of 3 classes"
-    everything = frames.encode(Frame(Kind.PROTOTYPES, 2, EVERYONE, (b"", frames.varint(2**63 - 1))))
-    assert refusal(Prototypes, everything) == "prototypes of class 62 came of 3 classes"
-
-
-def test_a_message_of_full_size_has_as_many_prototypes_as_a_number_has_bits() -> None:
-    most = Prototypes.MOST_CLASSES
-    assert frames.read_varint(frames.varint(Prototypes.longest(Sizes(100))["present"]), 0)[0] == 2**most - 1
-    present = torch.ones(most, dtype=torch.bool)
-    assert Prototypes.of(torch.ones(most, 2), present).present == 2**most - 1
+    data = frames.encode(Frame(Kind.PROTOTYPES, 2, EVERYONE, (bytes(64), b"", b"\x04")))
+    assert refusal(Prototypes, data) == "section 'classes': 4 places are said to be among 3"
+    beyond = Subset(2, 9).write(np.array([1, 7]))
+    data = frames.encode(Frame(Kind.PROTOTYPES, 2, EVERYONE, (bytes(32), beyond, b"\x02")))
+    assert "section 'classes'" in refusal(Prototypes, data)
 
 
 def test_messages_of_several_tensors() -> None:
@@ -378,6 +373,7 @@ def test_messages_of_several_tensors() -> None:
         CountedWeights: {"values": (7,), "counts": (1, 3)},
         GeneratorWeights: {"values": (7,), "generator": (4,), "shares": (1, 3)},
         ChosenLabels: {"probs": (4, 3), "places": (4,)},
+        Prototypes: {"vectors": (3, 4), "classes": (3,)},
     }
     assert set(expected) == SEVERAL
     for kind, shapes in expected.items():

@@ -14,8 +14,8 @@ class FedProto(PrototypeMethod):
     Local loss: ``CE + lambda * MSE(features, global prototype of the sample's class)``, where there is
     one. Features are the input of the last linear layer, so clients may have unlike models of one
     feature width d. Exchanged: up, vectors of the C_k classes that the client has; down, of all classes
-    that any had; and a bitmap of which these are. Bytes: ``b C_k d / 8`` up and ``b C d / 8`` down, b
-    bits a number, and a byte for seven classes.
+    that any had; and which these are. Bytes: ``b C_k d / 8`` up and ``b C d / 8`` down, b bits a number,
+    and a few for the choice of classes.
 
     The paper weighs a client's prototype by its samples and then divides by the number of clients once
     more; its code takes the plain mean over the clients that have the class, and so does this. Departs

@@ -28,7 +28,7 @@ class FedTgp(PrototypeMethod):
     trained on the clients' prototypes p of class y by cross-entropy over the negative distances
     ``-(|p - g_c| + margin [c = y])``. The margin is the largest over classes of the distance to the
     nearest other class, both being means over clients, and at most tau. Exchanged: as in `fedproto`.
-    Bytes: the same, ``b C_k d / 8`` up and ``b C d / 8`` down, and a byte for seven classes.
+    Bytes: the same, ``b C_k d / 8`` up and ``b C d / 8`` down.
 
     Departs from its published code: its default lambda is 1 as in `fedproto`, not 10; prototypes of
     classes that no client has named are not sent; the server's learning rate is a setting of its own.

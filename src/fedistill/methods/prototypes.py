@@ -28,7 +28,7 @@ class PrototypeMethod(Method[Prototypes, Prototypes]):
     """Clients pull their features to the global prototypes and send the mean features of their classes."""
 
     exchanges = "mean features of each class"
-    byte_formula = "up = bC_kd/8 + ⌈C/7⌉, down = bCd/8 + ⌈C/7⌉"
+    byte_formula = "up = bC_kd/8 + log2(C over C_k)/8, down = bCd/8"
     uplink = Prototypes
     downlink = Prototypes
     has_server_model = False
@@ -38,12 +38,6 @@ class PrototypeMethod(Method[Prototypes, Prototypes]):
     def check(self, plan: Plan) -> None:
         super().check(plan)
         check_widths(self.name, plan)
-        if plan.signature.classes > Prototypes.MOST_CLASSES:
-            raise Refusal(
-                f"method {self.name} marks the classes of a message by the bits of one number, at most"
-                f" {Prototypes.MOST_CLASSES}, but the task has {plan.signature.classes}: choose a method on"
-                " public samples, for example dsfl"
-            )
 
     def sizes(self, plan: Plan, client: int) -> Sizes:
         sizes = super().sizes(plan, client)

@@ -1,16 +1,15 @@
 """Messages of classes: an output, or a feature vector, for each."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from fedistill.errors import FrameError
 from fedistill.wire.codec import Content, Spec
 from fedistill.wire.frame import Kind
 from fedistill.wire.message import Message, Numbers, Sizes
 from fedistill.wire.messages.weights import Weights
+from fedistill.wire.wholes import Subset, Whole
 
 
 @dataclass(frozen=True)
@@ -27,42 +26,39 @@ class ClassOutputs(Message):
 
 @dataclass(frozen=True)
 class Prototypes(Message):
-    """A feature vector for each of some classes, (m, d), in order of their numbers.
+    """A feature vector (m, d) for each of some classes (m,), in order; ``present`` is m.
 
-    Bit c of ``present`` says that class c is among them: one byte for seven classes. A class that is not
-    costs nothing more, and a vector of zeros, which a ReLU may well give, is a vector like any other.
+    A class that is not among them costs nothing, and a vector of zeros, which a ReLU may well give, is a
+    vector like any other.
     """
-
-    MOST_CLASSES: ClassVar[int] = 63
-    """The bits of a whole number in a frame."""
 
     kind = Kind.PROTOTYPES
     varies = True
     vectors: Tensor
+    classes: Tensor
     present: int
 
     @classmethod
+    def wholes(cls, sizes: Sizes, numbers: Numbers) -> dict[str, Whole]:
+        return {"classes": Subset(numbers["present"], sizes.classes)}
+
+    @classmethod
     def specs(cls, sizes: Sizes, numbers: Numbers) -> dict[str, Spec]:
-        present = numbers["present"]
-        if present >> sizes.classes:
-            raise FrameError(
-                f"prototypes of class {present.bit_length() - 1} came of {sizes.classes} classes"
-            )
-        return {"vectors": Spec(Content.SCORES, (present.bit_count(), sizes.width))}
+        return {"vectors": Spec(Content.SCORES, (len(numbers["classes"]), sizes.width))}
 
     @classmethod
     def longest(cls, sizes: Sizes) -> Numbers:
-        return {"present": (1 << min(sizes.classes, cls.MOST_CLASSES)) - 1}
+        return {"present": sizes.classes}
 
     @classmethod
     def of(cls, table: Tensor, present: Tensor) -> "Prototypes":
         """The rows of a table (C, d) that are present, (C,)."""
-        mask = sum(1 << place for place in present.nonzero().flatten().tolist())
-        return cls(table[present], mask)
+        return cls(table[present], present.nonzero().flatten(), int(present.sum()))
 
     def table(self, classes: int) -> tuple[Tensor, Tensor]:
         """The inverse of `of`; rows that are not present are zeros."""
-        present = torch.tensor([bool(self.present >> place & 1) for place in range(classes)])
+        present = torch.zeros(classes, dtype=torch.bool)
+        present[self.classes] = True
         table = torch.zeros(classes, self.vectors.shape[1])
         table[present] = self.vectors
         return table, present
