@@ -1,10 +1,10 @@
 """Which pairs of local loss and aggregation hold up under strong label skew?
 
-    python benchmarks/skew.py TRAIN.parquet [--scale small] [--seed 0] [--arms NAME ...]
+    python benchmarks/skew.py TRAIN.parquet [--scale small] [--alpha 0.1] [--seed 0] [--arms NAME ...]
 
-Fashion-MNIST, 10 clients, Dirichlet 0.1; the server's model after each of 5 rounds of DS-FL, for pairs of
-LOSSES and AGGREGATIONS, of voting with VOTES, and of FedAvg with each loss. A twentieth of the training file
-is held out and stands for the test set, which is never read. `small` has a quarter of the images of `full`.
+Fashion-MNIST, 10 clients, Dirichlet of ``--alpha``; the server's model after each of 5 rounds of DS-FL, for
+pairs of LOSSES and AGGREGATIONS, of voting with VOTES, and of FedAvg with each loss. A twentieth of the training
+file is held out and stands for the test set, which is never read. `small` has a quarter of the images of `full`.
 Clients and server have one model of 106,000 parameters, below. An arm is named LOSS/AGGREGATION,
 LOSS/VOTES or LOSS/fedavg.
 """
@@ -79,6 +79,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("train", type=Path, help="Parquet file of Fashion-MNIST's training set")
     parser.add_argument("--scale", choices=SCALES, default="small")
+    parser.add_argument("--alpha", type=float, default=0.1, help="of the partition; small is skewed")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--arms", nargs="+", choices=names, default=names, metavar="NAME")
     arguments = parser.parse_args()
@@ -93,7 +94,7 @@ def main() -> None:
             "limit": private,
             "public": public,
             "clients": 10,
-            "partition": {"kind": "dirichlet", "alpha": 0.1},
+            "partition": {"kind": "dirichlet", "alpha": arguments.alpha},
         },
         "models": {"clients": ["skew:cnn"], "server": "skew:cnn"},
         "runtime": {"kind": "serial"},
@@ -110,7 +111,7 @@ def main() -> None:
         curve = [round(record.views["server@global"], 4) for record in run.records]
         print(f"{prepared.name}: {curve}", flush=True)
         keep(
-            f"{arguments.scale}, seed {arguments.seed}",
+            f"{arguments.scale}, alpha {arguments.alpha}, seed {arguments.seed}",
             prepared.name,
             {
                 "server@global": curve,
@@ -121,7 +122,7 @@ def main() -> None:
                 "public": public,
                 "label_skew": round(label_skew(data), 3),
                 "command": f"python benchmarks/skew.py TRAIN.parquet --scale {arguments.scale}"
-                f" --seed {arguments.seed} --arms {prepared.name}",
+                f" --alpha {arguments.alpha} --seed {arguments.seed} --arms {prepared.name}",
                 "torch": torch.__version__,
                 "python": platform.python_version(),
             },

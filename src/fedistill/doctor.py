@@ -148,7 +148,7 @@ def _skewed(arm: ReadyArm, skew: float) -> list[Finding]:
 
 def _codecs(arm: ReadyArm) -> list[Finding]:
     """A codec of class probabilities cannot code weights, and the other way round."""
-    findings = []
+    said: dict[tuple[str, str, str], list[str]] = {}
     for way, codec, kind in (
         ("up", arm.exchange.up, arm.method.uplink),
         ("down", arm.exchange.down, arm.method.downlink),
@@ -156,11 +156,17 @@ def _codecs(arm: ReadyArm) -> list[Finding]:
         sent = set() if kind is None else contents(kind)
         wrong = sorted(content.value for content in sent - codec.codes)
         if wrong:
-            fitting = [name for name, other in CODECS.items() if sent <= other.codes]
-            what = f"codec {codec.name} cannot code the {wrong[0]} that method {arm.method.name} sends {way}"
-            fix = f"choose one of {', '.join(fitting)}"
-            findings.append(Finding("error", f"arm {arm.name!r}", what, fix))
-    return findings
+            fitting = ", ".join(name for name, other in CODECS.items() if sent <= other.codes)
+            said.setdefault((codec.name, wrong[0], fitting), []).append(way)
+    return [
+        Finding(
+            "error",
+            f"arm {arm.name!r}",
+            f"codec {codec} cannot code the {wrong} that method {arm.method.name} sends {' and '.join(ways)}",
+            f"choose one of {fitting}",
+        )
+        for (codec, wrong, fitting), ways in said.items()
+    ]
 
 
 def _norms(arm: ReadyArm) -> list[Finding]:
