@@ -83,9 +83,8 @@ class FedGen(Method[CountedWeights, GeneratorWeights]):
         split = Split(server.load(weights, name), name, server.signature)
         with scoped(server.seed, "generator"):
             generator = flatten(self._generator(split))
-        shared = weights if self._all else flatten(split.head)
         start = {"generator": generator, "optimizer": {}, "shares": torch.zeros(1, split.head.out_features)}
-        return {**start, self._shared: shared}
+        return {**start, self._shared: weights if self._all else flatten(split.head)}
 
     def start_client(self, client: Client) -> State:
         return {} if self._all else {"model": client.common_weights(), "optimizer": {}}
