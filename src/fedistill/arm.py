@@ -89,7 +89,10 @@ class ReadyArm:
             seed=self.seed,
             signature=self.task.signature,
             server_model=server,
-            peers=tuple(Peer(client, name, sizes[name], parts[name]) for client, name in enumerate(names)),
+            peers=tuple(
+                Peer(client, name, sizes[name], parts[name], len(self.task.clients[client]))
+                for client, name in enumerate(names)
+            ),
             public=0 if self.task.public is None else len(self.task.public),
             labelled_public=self.task.public_labels is not None,
             server_parts=self._parts(server) if self.method.server_model_travels else (),
@@ -97,12 +100,17 @@ class ReadyArm:
 
     def parameters(self) -> dict[str, int]:
         """Trainable parameters: of the server's model, and of each architecture among the clients."""
-        found = {"server": models.count(self._module(self.config.models.server))}
-        if not self.method.has_server_model:
-            found = {}
+        server = self.server_model()
+        found = {} if server is None else {"server": models.count(server[1])}
         if self.method.clients_work:
             found |= {name: models.count(self._module(name)) for name in self.config.models.clients}
         return found
+
+    def server_model(self) -> tuple[str, nn.Module] | None:
+        """Name and module of the model that the server has, whatever its weights; None: it has none."""
+        if self.method.has_server_model:
+            return self.config.models.server, self._module(self.config.models.server)
+        return self.method.server_net(self.plan)
 
     def sizes(self, client: int) -> Sizes:
         return self.method.sizes(self.plan, client)
@@ -190,11 +198,14 @@ class ReadyArm:
             ("down", self.method.downlink),
         )
         for way, kind in ways:
-            by_model = {
-                peer.model: 0 if kind is None else self.exchange.length(way, kind, self.sizes(peer.id))
-                for peer in {peer.model: peer for peer in self.plan.peers}.values()
+            # Of clients that differ in neither, messages are equally long.
+            alike = [(peer.model, self.sizes(peer.id).private) for peer in self.plan.peers]
+            by_kind = {
+                key: 0 if kind is None else self.exchange.length(way, kind, self.sizes(client))
+                for client, key in enumerate(alike)
+                if key not in alike[:client]
             }
-            lengths = [by_model[peer.model] for peer in self.plan.peers]
+            lengths = [by_kind[key] for key in alike]
             totals.append(sum(lengths) * participants // len(lengths))
         return totals[0], totals[1]
 

@@ -1,6 +1,7 @@
 """The views: which model, on which data.
 
-- ``server@global``: the server's model on the global test set.
+- ``server@global``: the server's model on the global test set; where several models answer for the server
+  (`Method.answering`), their mean.
 - ``client@global``: the clients' own models on the global test set, mean over all clients.
 - ``client@own``: the same, each on a test set with its own label distribution: the global test set,
   its classes weighted as in the client's private data. That is the expected value over all test sets
@@ -31,7 +32,7 @@ def views(
     """Return accuracies in [0, 1] for the views that there are.
 
     Args:
-        server: correct answers of the server's model by class (C,), or None.
+        server: correct answers of the server's model by class (C,), or their mean over several, or None.
         clients: the same for each client's model; empty where clients keep none.
         test: test samples by class (C,).
         private: private samples by client and class (clients, C).
@@ -39,7 +40,7 @@ def views(
     found: dict[str, float] = {}
     total = int(test.sum())
     if server is not None:
-        found["server@global"] = int(server.sum()) / total
+        found["server@global"] = float(server.sum()) / total
     if clients:
         right = torch.stack(list(clients)).double()
         found["client@global"] = float((right.sum(dim=1) / total).mean())

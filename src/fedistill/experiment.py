@@ -180,16 +180,17 @@ def _write_report(folder: RunFolder, experiment: Experiment, content: dict[str, 
 
 def _save_models(folder: RunFolder, arm: ReadyArm, run: ArmRun) -> None:
     """Leave the final models, under PyTorch's own names of their weights."""
-    found = {"server": (arm.config.models.server, run.server)} if arm.method.has_server_model else {}
+    server = arm.server_model()
+    found = {} if server is None else {"server": (*server, run.server)}
     if arm.method.has_client_models:
-        found |= {
-            f"client-{client}": (arm.plan.peers[client].model, method_state(state))
-            for client, state in run.clients.items()
-        }
-    for name, (model, state) in found.items():
+        for client, kept in run.clients.items():
+            model = arm.plan.peers[client].model
+            module = models.reusable(model, arm.task.signature)
+            found[f"client-{client}"] = (model, module, method_state(kept))
+    for name, (model, module, state) in found.items():
         path = folder.model_path(arm.name, name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        module = unflatten(models.reusable(model, arm.task.signature), state["model"])
+        unflatten(module, state["model"])
         # Clones, since weights that a model uses twice share memory, which the format does not know.
         tensors = {
             key: value.clone(memory_format=torch.contiguous_format)

@@ -21,7 +21,7 @@ from fedistill.methods.base import Reply
 from fedistill.rng import SERVER, scoped
 from fedistill.runtime.inprocess import Runtime
 from fedistill.sampling import chosen, lost
-from fedistill.site import Outcome, check_finite, describe
+from fedistill.site import Outcome, check_finite, describe, state_of
 from fedistill.state import State, ordered
 from fedistill.wire.ends import ServerEnd
 from fedistill.wire.memory import Memory
@@ -256,13 +256,17 @@ def _evaluate(
 ) -> tuple[dict[str, float], dict[int, list[int]]]:
     """Return the views, and the clients' right answers for as long as their models stay the same."""
     classes = arm.task.signature.classes
-    right = None
-    if arm.method.has_server_model:
-        model = arm.server(SETUP_ROUND).load(server["model"])
-        try:
-            right = correct_by_class(model, arm.task.test, classes, arm.evaluate.batch_size)
-        except Exception as error:  # as in `_aggregate`
-            raise TrainingError(describe(error), "evaluation, server") from error
+
+    def own(client: int) -> State:
+        return state_of(arm, client, clients.get(client, b""))
+
+    try:
+        right = [
+            correct_by_class(model, arm.task.test, classes, arm.evaluate.batch_size)
+            for model in arm.method.answering(server, arm.server(SETUP_ROUND), own)
+        ]
+    except Exception as error:  # as in `_aggregate`
+        raise TrainingError(describe(error), "evaluation, server") from error
     if arm.method.has_client_models:
         missing = [peer.id for peer in arm.plan.peers if peer.id not in known]
         jobs = [(client, clients.get(client, b""), b"") for client in missing]
@@ -270,4 +274,6 @@ def _evaluate(
         known = {**known, **dict(zip(missing, counts, strict=True))}
     by_client = [torch.tensor(known[client]) for client in sorted(known)]
     test = torch.bincount(arm.task.test.labels, minlength=classes)
-    return views(right, by_client, test, arm.task.class_counts()), known
+    # The mean over one model is exact.
+    answers = torch.stack(right).double().mean(dim=0) if right else None
+    return views(answers, by_client, test, arm.task.class_counts()), known

@@ -79,8 +79,7 @@ def correct(arm: ReadyArm, client: int, state: bytes) -> list[int]:
         TrainingError: the model raises anything; with the client.
     """
     try:
-        own = arm.client(client, round=0)
-        model = own.load((method_state(state) or arm.method.start_client(own))["model"])
+        model = arm.client(client, round=0).load(state_of(arm, client, state)["model"])
         classes = arm.task.signature.classes
         return correct_by_class(model, arm.task.test, classes, arm.evaluate.batch_size).tolist()
     except Exception as error:  # as in `work`
@@ -91,6 +90,11 @@ def method_state(state: bytes) -> State:
     """What the method keeps at a client, from the bytes of an `Outcome`; empty before its first round."""
     found: State = load(state).get(_METHOD, {}) if state else {}
     return found
+
+
+def state_of(arm: ReadyArm, client: int, state: bytes) -> State:
+    """As `method_state`; before the client's first round, the state that it starts from."""
+    return method_state(state) or arm.method.start_client(arm.client(client, round=0))
 
 
 def describe(error: Exception) -> str:

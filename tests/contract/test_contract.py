@@ -75,6 +75,15 @@ ROWS = [
     Row("fml", MIXED, True, ("server@global", 0.7)),
     Row("fedkd", MIXED, True, ("server@global", 0.7)),
     Row("fed-et", MIXED, True, ("server@global", 0.6)),
+    # The net sees of each client's features those of its own classes, and knows whose they are.
+    Row(
+        "fedgkt",
+        SAME_WIDTH,
+        False,
+        ("server@global", 0.5),
+        settings={"width": 64, "depth": 2},
+        refusal=WIDTHS,
+    ),
 ]
 LEARNING: dict[str, Any] = {
     "rounds": 6,

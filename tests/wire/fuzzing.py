@@ -40,6 +40,7 @@ from fedistill.wire.memory import Memory
 from fedistill.wire.message import Message, Sizes, contents
 from fedistill.wire.messages.classes import ClassOutputs, Prototypes, WeightsAndOutputs
 from fedistill.wire.messages.labels import ChosenLabels, DueLabels, FreshLabels, Logits, SoftLabels, Votes
+from fedistill.wire.messages.private import PrivateLogits, PrivateOutputs
 from fedistill.wire.messages.weights import CountedWeights, GeneratorWeights, TrainedWeights, Weights
 
 PATIENCE = 20
@@ -342,6 +343,7 @@ _PAIRS: tuple[tuple[type[Message], type[Message]], ...] = (
     (WeightsAndOutputs, WeightsAndOutputs),
     (CountedWeights, GeneratorWeights),
     (ChosenLabels, ChosenLabels),
+    (PrivateOutputs, PrivateLogits),
 )
 _ROUND, _CLIENT, _POPULATION = 5, 3, 40
 
@@ -364,6 +366,7 @@ def sizes_of(random: Random) -> Sizes:
         since=since,
         width=5,
         generator=((3, 4), (4,)),
+        private=samples // 2,
     )
 
 
@@ -374,6 +377,8 @@ def message_of(random: Random, kind: type[Message], sizes: Sizes, round: int) ->
         numbers["present"] = random.randrange(sizes.classes + 1)
     if kind is ChosenLabels:
         numbers["chosen"] = random.randrange(sizes.samples + 1)
+    if kind is PrivateOutputs:
+        numbers["labelled"] = random.randrange(2)
     wholes = {name: whole.example() for name, whole in kind.wholes(sizes, numbers).items()}
     fields: dict[str, Any] = {**numbers, **{name: torch.from_numpy(array) for name, array in wholes.items()}}
     for name, spec in kind.specs(sizes, {**numbers, **wholes, "held": 0}).items():

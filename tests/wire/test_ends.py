@@ -51,6 +51,7 @@ SIZES = Sizes(
     since=_since,
     width=6,
     generator=((2, 3), (4,)),
+    private=4,
 )
 
 
@@ -329,6 +330,7 @@ def message(kind: type[Message], round: int, client: int) -> Message:
     numbers = {name: abs(round) if name in ("drawn", "turn") else 7 for name in kind.number_names()}
     generator = torch.Generator().manual_seed(0 if kind is FreshLabels else 1000 + 10 * round + client)
     numbers |= {name: 3 for name in ("chosen", "present") if name in numbers}
+    numbers |= {name: 1 for name in ("labelled",) if name in numbers}
     wholes = {name: whole.example() for name, whole in kind.wholes(SIZES, numbers).items()}
     fields: dict[str, Any] = {**numbers, **{name: torch.from_numpy(array) for name, array in wholes.items()}}
     for name, spec in kind.specs(SIZES, {**numbers, **wholes, "held": 0}).items():

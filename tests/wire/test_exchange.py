@@ -18,10 +18,12 @@ from fedistill.wire.memory import NOTHING, Memory
 from fedistill.wire.message import Message, contents, example
 from fedistill.wire.messages.classes import ClassOutputs, Prototypes, WeightsAndOutputs
 from fedistill.wire.messages.labels import ChosenLabels, DueLabels, FreshLabels, Logits, SoftLabels, Votes
+from fedistill.wire.messages.private import PrivateLogits, PrivateOutputs
 from fedistill.wire.messages.weights import CountedWeights, GeneratorWeights, TrainedWeights, Weights
 
 KINDS = [Weights, TrainedWeights, ClassOutputs, Logits, SoftLabels, Votes, FreshLabels, DueLabels]
 KINDS += [Prototypes, WeightsAndOutputs, CountedWeights, GeneratorWeights, ChosenLabels]
+KINDS += [PrivateOutputs, PrivateLogits]
 WAYS: list[Way] = ["up", "down"]
 both_ways = pytest.mark.parametrize("way", WAYS)
 FITTING: list[tuple[Way, type[Message], str]] = [

@@ -23,6 +23,7 @@ from fedistill.wire.memory import NOTHING
 from fedistill.wire.message import Message, Sizes, contents, example
 from fedistill.wire.messages.classes import ClassOutputs, Prototypes, WeightsAndOutputs
 from fedistill.wire.messages.labels import ChosenLabels, DueLabels, FreshLabels, Logits, SoftLabels, Votes
+from fedistill.wire.messages.private import PrivateLogits, PrivateOutputs
 from fedistill.wire.messages.weights import CountedWeights, GeneratorWeights, TrainedWeights, Weights
 from fedistill.wire.wholes import Subset
 
@@ -46,6 +47,7 @@ SIZES = Sizes(
     since=since,
     width=4,
     generator=((2, 2),),
+    private=5,
 )
 
 
@@ -98,8 +100,9 @@ CASES = [
     Case(Votes, "probs", (4, 3), "drawn", "votes"),
     Case(FreshLabels, "probs", (20, 3), "turn", "fresh-labels", lambda: since(0, 2)),
     Case(DueLabels, "probs", (3, 3), "turn", "due-labels"),
+    Case(PrivateLogits, "scores", (5, 3), None, "private-logits"),
 ]
-SEVERAL = {WeightsAndOutputs, CountedWeights, GeneratorWeights, ChosenLabels, Prototypes}
+SEVERAL = {WeightsAndOutputs, CountedWeights, GeneratorWeights, ChosenLabels, Prototypes, PrivateOutputs}
 """Of more than one tensor; tested below and with the others in test_exchange.py."""
 each = pytest.mark.parametrize("case", CASES, ids=[case.type.__name__ for case in CASES])
 both = pytest.mark.parametrize("codec", [FP32, FP16], ids=["fp32", "fp16"])
@@ -311,10 +314,12 @@ def test_an_example_is_of_full_size(case: Case) -> None:
 def test_contents() -> None:
     probs = {SoftLabels, Votes, FreshLabels, DueLabels}
     assert {case.type for case in CASES if contents(case.type) == {Content.PROBS}} == probs
-    scores = {ClassOutputs, Logits}
+    scores = {ClassOutputs, Logits, PrivateLogits}
     assert {case.type for case in CASES if contents(case.type) == {Content.SCORES}} == scores
     several = {Content.WEIGHTS, Content.SCORES}
-    assert {kind for kind in SEVERAL if contents(kind) == several} == SEVERAL - {ChosenLabels, Prototypes}
+    alike = {ChosenLabels, Prototypes, PrivateOutputs}
+    assert {kind for kind in SEVERAL if contents(kind) == several} == SEVERAL - alike
+    assert contents(PrivateOutputs) == {Content.SCORES}
     assert (contents(ChosenLabels), contents(Prototypes)) == ({Content.PROBS}, {Content.SCORES})
     assert {case.type for case in CASES if contents(case.type) == {Content.WEIGHTS}} == {
         Weights,
@@ -374,6 +379,7 @@ def test_messages_of_several_tensors() -> None:
         GeneratorWeights: {"values": (7,), "generator": (4,), "shares": (1, 3)},
         ChosenLabels: {"probs": (4, 3), "places": (4,)},
         Prototypes: {"vectors": (3, 4), "classes": (3,)},
+        PrivateOutputs: {"features": (5, 4), "scores": (5, 3), "labels": (5,)},
     }
     assert set(expected) == SEVERAL
     for kind, shapes in expected.items():
@@ -406,3 +412,22 @@ def test_more_chosen_than_there_are_is_refused() -> None:
     sections = (bytes(60), b"", b"\x02", b"\x05")
     frame = frames.encode(Frame(Kind.CHOSEN_LABELS, 2, EVERYONE, sections))
     assert refusal(ChosenLabels, frame) == "section 'places': 5 places are said to be among 4"
+
+
+def test_private_samples_are_labelled_or_not() -> None:
+    """Five samples, of the classes 2, 0, 1, 1 and 2; the receiver's count of them, and no other, is read."""
+    features, scores, labels = torch.ones(5, 4), torch.zeros(5, 3), torch.tensor([2, 0, 1, 1, 2])
+    for labelled in (0, 1):
+        sent = PrivateOutputs(features, scores, labels[: 5 * labelled], labelled)
+        data = pack(sent)
+        came = unpack(PrivateOutputs, data)
+        assert came.labels.tolist() == sent.labels.tolist()
+        assert torch.equal(came.features, features)
+        assert "expected" in refusal(PrivateOutputs, data, sizes=replace(SIZES, private=6))
+    assert len(frames.decode(pack(PrivateOutputs(features, scores, labels[:0], 0))).sections[2]) == 0
+
+
+def test_private_samples_are_not_labelled_twice() -> None:
+    frame = Frame(Kind.PRIVATE_OUTPUTS, 2, EVERYONE, (bytes(80), bytes(60), b"", frames.varint(2**40)))
+    said = refusal(PrivateOutputs, frames.encode(frame))
+    assert said == "private samples are labelled or not, 1 or 0, but 1099511627776 came"

@@ -14,6 +14,7 @@ from fedistill.methods.fed_et import FedEt
 from fedistill.methods.fedavg import FedAvg
 from fedistill.methods.feddf import FedDf
 from fedistill.methods.fedgen import FedGen
+from fedistill.methods.fedgkt import FedGkt
 from fedistill.methods.fedkd import FedKd
 from fedistill.methods.fedmd import FedMd
 from fedistill.methods.fedproto import FedProto
@@ -49,6 +50,7 @@ METHODS: dict[str, type[Method]] = {  # type: ignore[type-arg]  # each has messa
         Fml,
         FedKd,
         FedEt,
+        FedGkt,
     )
 }
 

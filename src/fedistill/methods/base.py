@@ -8,7 +8,7 @@ dictionaries of plain data (`fedistill.state`). The entry ``"model"`` of a state
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -40,12 +40,14 @@ class Peer:
 
     Attributes:
         parts: shapes of the tensors that its model's weights are made of; ``parameters``: P, all of them.
+        samples: private samples, as it registered.
     """
 
     id: int
     model: str
     parameters: int
     parts: tuple[tuple[int, ...], ...] = ()
+    samples: int = 0
 
 
 @dataclass(frozen=True)
@@ -251,3 +253,19 @@ class Method(ABC, Generic[Up, Down]):
     @abstractmethod
     def server_step(self, state: State, server: Server, replies: Iterable[Reply[Up]]) -> State:
         """What the server does with the replies, in client order; there may be none."""
+
+    def server_net(self, plan: Plan) -> tuple[str, nn.Module] | None:
+        """Name and module of a model that the server has in place of `models.server`; most have none.
+
+        Its weights are the entry ``"model"`` of the server's state.
+        """
+        return None
+
+    def answering(self, state: State, server: Server, clients: Callable[[int], State]) -> Iterator[nn.Module]:
+        """The models that answer for the server: their mean accuracy is ``server@global``.
+
+        Use each before the next is made. ``clients`` gives a client's state; before its first round, that
+        of `start_client`.
+        """
+        if self.has_server_model:
+            yield server.load(state["model"])

@@ -56,6 +56,7 @@ def describe_task(task: Task) -> dict[str, Any]:
 def describe_arm(arm: ReadyArm, run: ArmRun, status: str, error: str | None) -> dict[str, Any]:
     """One arm: what it was, each round, and its bytes."""
     works = arm.method.clients_work
+    server = arm.server_model()
     return {
         "name": arm.name,
         "method": arm.config.method,
@@ -63,7 +64,7 @@ def describe_arm(arm: ReadyArm, run: ArmRun, status: str, error: str | None) -> 
         "seed": arm.seed,
         "status": status,
         "error": error,
-        "server_model": arm.config.models.server if arm.method.has_server_model else None,
+        "server_model": None if server is None else server[0],
         "client_models": list(arm.config.models.clients) if works else [],
         "parameters": arm.parameters(),
         "rounds": [describe_round(run, record) for record in run.records],

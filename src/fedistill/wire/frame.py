@@ -45,6 +45,8 @@ class Kind(IntEnum):
     WEIGHTS_AND_OUTPUTS = 11
     GENERATOR = 12
     CHOSEN_LABELS = 13
+    PRIVATE_OUTPUTS = 14
+    PRIVATE_LOGITS = 15
 
     @property
     def label(self) -> str:
@@ -85,7 +87,7 @@ def encode(frame: Frame) -> bytes:
     """Return the bytes of a frame.
 
     The overhead is 11 bytes, 4 to 6 for a base and 1 to 4 for each section: at most 24 for any message
-    of one tensor in this package, 27 for any, up to round and client 16,383. ``local`` takes 1 or 2 more.
+    of one tensor in this package, 28 for any, up to round and client 16,383. ``local`` takes 1 or 2 more.
     """
     parts = [MAGIC, bytes((VERSION, frame.kind))]
     if frame.local != 1:

@@ -33,6 +33,7 @@ class Sizes:
             second.
         width: d, the length of a feature vector.
         generator: shapes of the tensors that a generator of features is made of.
+        private: samples of the client's private set.
     """
 
     classes: int
@@ -44,6 +45,7 @@ class Sizes:
     since: Callable[[int, int], Classes] | None = None
     width: int = 0
     generator: tuple[tuple[int, ...], ...] = ()
+    private: int = 0
 
 
 Numbers = Mapping[str, Any]
