@@ -375,3 +375,24 @@ def test_weights_used_twice_are_counted_and_saved_once() -> None:
     assert len(flatten(model)) == sum(parameter.numel() for parameter in model.parameters()) == 24
     weights = torch.arange(24.0)
     assert torch.equal(flatten(unflatten(model, weights)), weights)
+
+
+@pytest.mark.parametrize(
+    ("steps", "sizes"), [(1, [4]), (3, [4, 4, 2]), (5, [4, 4, 2, 4, 4]), (6, [4, 4, 2] * 2)]
+)
+def test_steps_in_place_of_epochs(steps: int, sizes: list[int]) -> None:
+    """Ten samples in batches of four; a new order begins where the samples end."""
+    model = ladder("bag", TEXT)(0)
+    seen: list[Tensor] = []
+
+    def loss(logits: Tensor, at: Tensor) -> Tensor:
+        seen.append(at)
+        return logits.sum()
+
+    optimizer = make_optimizer(Optimizer(), model)
+    generator = torch.Generator().manual_seed(3)
+    fit(model, optimizer, tokens(10), loss, epochs=1, batch_size=4, generator=generator, steps=steps)
+    assert [len(at) for at in seen] == sizes
+    twin = torch.Generator().manual_seed(3)
+    orders = torch.cat([torch.randperm(10, generator=twin) for _ in range(2)])
+    assert torch.equal(torch.cat(seen), orders[: sum(sizes)])

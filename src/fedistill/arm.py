@@ -138,13 +138,14 @@ class ReadyArm:
     def client(self, client: int, round: int, local: int = 1) -> Client:
         """What a client has to work with in a round; ``local``: rounds that it trains for."""
         train = self.config.train
+        steps = None if train.steps is None else train.steps * local
         return Client(
             seed=self.seed,
             round=round,
             signature=self.task.signature,
             model=self.plan.peers[client].model,
             public=self._public(self.method.clients_need_public),
-            train=train.model_copy(update={"epochs": train.epochs * local}),
+            train=train.model_copy(update={"epochs": train.epochs * local, "steps": steps}),
             id=client,
             data=self.task.clients[client],
             server_model=self.config.models.server,

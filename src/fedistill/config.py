@@ -142,6 +142,7 @@ class NotTrue(Section):
 
 class Train(Section):
     epochs: int = Field(default=1, ge=1)
+    steps: int | None = Field(default=None, ge=1, description="batches of a round, in place of epochs")
     batch_size: int = Field(default=32, ge=1)
     optimizer: Optimizer = Optimizer()
     loss: Literal["cross-entropy", "balanced-softmax"] = Field(

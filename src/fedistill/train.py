@@ -29,16 +29,26 @@ def fit(
     epochs: int,
     batch_size: int,
     generator: torch.Generator,
+    steps: int | None = None,
 ) -> None:
     """Train a model, going over the samples in a new order each epoch.
+
+    Args:
+        steps: batches to train on, in place of epochs: the last epoch may end early.
 
     Raises:
         TrainingError: the loss is NaN or infinite.
     """
     model.train()
-    for epoch in range(epochs):
+    left = steps
+    for epoch in range(epochs if steps is None else steps):
+        if left == 0:
+            break
+        batches = torch.split(torch.randperm(len(inputs), generator=generator), batch_size)[:left]
+        if left is not None:
+            left -= len(batches)
         total = torch.zeros(())
-        for index in torch.split(torch.randperm(len(inputs), generator=generator), batch_size):
+        for index in batches:
             optimizer.zero_grad()
             value = loss(model(batch(inputs, index)), index)
             value.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped

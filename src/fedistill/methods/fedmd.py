@@ -76,7 +76,7 @@ class FedMd(Method[Logits, Logits]):
                 batch_size=self.settings.digest_batch_size,
                 generator=client.stream("digest"),
             )
-        epochs = client.train.epochs if state["pretrained"] else self.settings.pretrain_epochs
+        epochs = None if state["pretrained"] else self.settings.pretrain_epochs
         train_private(model, optimizer, client, private_loss(client, model), epochs)
         scores = predict(model, client.drawn(self.settings.samples, client.round))
         return {**keep(model, optimizer), "pretrained": True}, Logits(scores, client.round)

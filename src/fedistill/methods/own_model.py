@@ -44,4 +44,5 @@ def train_private(
         epochs=epochs or client.train.epochs,
         batch_size=client.train.batch_size,
         generator=client.stream("private"),
+        steps=None if epochs else client.train.steps,
     )

@@ -48,6 +48,7 @@ class ServerAlone(Method[Message, Message]):
             server.public,
             label_loss(server.train, server.public_labels, server.signature.classes),
             epochs=server.train.epochs,
+            steps=server.train.steps,
             batch_size=server.train.batch_size,
             generator=server.stream("public-training"),
         )
