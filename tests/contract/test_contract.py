@@ -84,6 +84,12 @@ ROWS = [
         settings={"width": 64, "depth": 2},
         refusal=WIDTHS,
     ),
+    # Clients hear nothing before the server is sure of something.
+    Row("fedgems", MIXED, True, ("server@global", 0.6)),
+    Row("comet", MIXED, True, ("client@global", 0.4), beats_local=0.02),
+    # Of so few samples none may be clear at first.
+    Row("selective-fd", MIXED, True, ("server@global", 0.6), settings={"ambiguity": 2.0}),
+    Row("edge-fd", MIXED, True, ("server@global", 0.6)),
 ]
 LEARNING: dict[str, Any] = {
     "rounds": 6,

@@ -7,12 +7,15 @@ from fedistill.errors import ExperimentError, nearest
 from fedistill.explain import describe
 from fedistill.methods.base import Method
 from fedistill.methods.cfd import Cfd
+from fedistill.methods.comet import Comet
 from fedistill.methods.dsfl import DsFl
+from fedistill.methods.edge_fd import EdgeFd
 from fedistill.methods.fd import Fd
 from fedistill.methods.fd_plus import FdPlus
 from fedistill.methods.fed_et import FedEt
 from fedistill.methods.fedavg import FedAvg
 from fedistill.methods.feddf import FedDf
+from fedistill.methods.fedgems import FedGems
 from fedistill.methods.fedgen import FedGen
 from fedistill.methods.fedgkt import FedGkt
 from fedistill.methods.fedkd import FedKd
@@ -23,6 +26,7 @@ from fedistill.methods.fedtgp import FedTgp
 from fedistill.methods.fml import Fml
 from fedistill.methods.local import Local
 from fedistill.methods.scarlet import Scarlet
+from fedistill.methods.selective_fd import SelectiveFd
 from fedistill.methods.server_alone import ServerAlone
 from fedistill.methods.voting import Voting
 from fedistill.wire.message import Message
@@ -51,6 +55,10 @@ METHODS: dict[str, type[Method]] = {  # type: ignore[type-arg]  # each has messa
         FedKd,
         FedEt,
         FedGkt,
+        FedGems,
+        Comet,
+        SelectiveFd,
+        EdgeFd,
     )
 }
 

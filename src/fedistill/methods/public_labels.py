@@ -16,14 +16,14 @@ from fedistill.methods.private_loss import private_loss
 from fedistill.pooling import AnyAggregation
 from fedistill.state import State
 from fedistill.train import fit, flatten, make_optimizer, optimizer_state, predict, restore_optimizer
-from fedistill.wire.messages.labels import SoftLabels, Votes
+from fedistill.wire.messages.labels import ChosenLabels, SoftLabels, Votes
 
 Labels = TypeVar("Labels", SoftLabels, Votes)
 
 
 class DistillSettings(Section):
     distill_epochs: int = Field(default=1, ge=1, description="epochs on the global labels")
-    distill_batch_size: int = Field(default=32, ge=1)
+    distill_batch_size: int = Field(default=32, ge=1, description="samples in each step of it")
 
 
 def distil(
@@ -55,6 +55,11 @@ def distil_server(
     restore_optimizer(optimizer, state["optimizer"])
     distil(server, model, optimizer, inputs, probs, settings)
     return {"model": flatten(model), "optimizer": optimizer_state(optimizer)}
+
+
+def chosen(probs: Tensor, mask: Tensor, drawn: int) -> ChosenLabels:
+    """The message of those rows of labels (n, C) that a mask (n,) chooses."""
+    return ChosenLabels(probs[mask], mask.nonzero().flatten(), drawn, int(mask.sum()))
 
 
 class DrawnSettings(DistillSettings):

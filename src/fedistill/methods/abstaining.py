@@ -1,0 +1,116 @@
+"""Shared by methods whose clients answer only what is like their own data."""
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterable
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from fedistill.density import familiar, vectors
+from fedistill.methods.base import Client, Method, Reply, Server, draw
+from fedistill.methods.own_model import begin, keep, resume, train_private
+from fedistill.methods.private_loss import private_loss
+from fedistill.methods.public_labels import DistillSettings, chosen, distil, distil_server
+from fedistill.rng import stream
+from fedistill.state import State
+from fedistill.train import predict
+from fedistill.wire.messages.labels import ChosenLabels
+
+Score = Callable[[Tensor], Tensor]
+FEW = 8
+"""So few private samples are not divided: quantiles of four would mean nothing."""
+
+
+class AbstainingSettings(DistillSettings):
+    samples: int | None = Field(
+        default=None, ge=1, description="public samples a round, drawn anew; default: all"
+    )
+    quantile: float = Field(
+        default=0.25,
+        ge=0,
+        le=1,
+        description="share of a client's own held-out samples that it would not answer either",
+    )
+    references: int = Field(
+        default=250, ge=1, description="private samples, at most half of them, that others are compared with"
+    )
+
+
+class Abstaining(Method[ChosenLabels, ChosenLabels]):
+    """Soft labels of familiar public samples up, the mean of those who answered down.
+
+    Before round 1 a client finds out which public samples are familiar: it learns a score from some of its
+    private samples, and takes those that score higher than a ``quantile`` of its other private samples.
+    """
+
+    uplink = ChosenLabels
+    downlink = ChosenLabels
+    clients_need_public = True
+    server_needs_public = True
+    has_client_models = True
+    settings: AbstainingSettings
+
+    @abstractmethod
+    def score(self, references: Tensor, generator: torch.Generator) -> Score:
+        """What gives samples (s, d) scores (s,), higher where they are more like references (m, d)."""
+
+    def clear(self, mean: Tensor) -> Tensor:
+        """Which (n,) of the mean labels (n, C) the server believes."""
+        return torch.ones(len(mean), dtype=torch.bool)
+
+    def samples(self, public: int) -> int:
+        return min(public, self.settings.samples or public)
+
+    def start_server(self, server: Server) -> State:
+        return {"model": server.initial_weights(), "optimizer": {}}
+
+    def start_client(self, client: Client) -> State:
+        assert client.public is not None
+        own = vectors(client.data.inputs, client.signature, client.public)
+        generator = stream(client.seed, "familiar", client.id)  # whatever round is its first
+        order = torch.randperm(len(own), generator=generator)
+        split = min(self.settings.references, len(own) // 2)
+        references, held = (order, order) if len(own) < FEW else (order[:split], order[split:])
+        score = self.score(own[references], generator)
+        public = vectors(client.public, client.signature, client.public)
+        return {
+            **begin(client),
+            "familiar": familiar(score(own[held]), score(public), self.settings.quantile),
+        }
+
+    def send(self, state: State, server: Server, client: int) -> ChosenLabels | None:
+        return chosen(state["labels"], state["kept"], state["drawn"]) if "labels" in state else None
+
+    def client_step(
+        self, state: State, client: Client, received: ChosenLabels | None
+    ) -> tuple[State, ChosenLabels]:
+        assert client.public is not None
+        model, optimizer = resume(state, client)
+        if received is not None:
+            inputs = client.drawn(self.settings.samples, received.drawn)[received.places]
+            distil(client, model, optimizer, inputs, received.probs, self.settings)
+        train_private(model, optimizer, client, private_loss(client, model))
+        size = len(client.public)
+        answered = state["familiar"][draw(client.seed, size, self.samples(size), client.round)]
+        probs = torch.zeros(len(answered), client.signature.classes)
+        if answered.any():
+            inputs = client.drawn(self.settings.samples, client.round)[answered]
+            probs[answered] = predict(model, inputs).softmax(dim=1)
+        return {**keep(model, optimizer), "familiar": state["familiar"]}, chosen(
+            probs, answered, client.round
+        )
+
+    def server_step(self, state: State, server: Server, replies: Iterable[Reply[ChosenLabels]]) -> State:
+        inputs = server.drawn(self.settings.samples, server.round)
+        sums = torch.zeros(len(inputs), server.signature.classes)
+        answers = torch.zeros(len(inputs))
+        for reply in replies:
+            sums[reply.message.places] += reply.message.probs
+            answers[reply.message.places] += 1
+        mean = sums / answers.clamp(min=1)[:, None]
+        kept = (answers > 0) & self.clear(mean)
+        if not kept.any():
+            return state
+        learned = distil_server(state, server, inputs[kept], mean[kept], self.settings)
+        return {**learned, "labels": mean, "kept": kept, "drawn": server.round}

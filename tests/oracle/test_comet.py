@@ -1,0 +1,93 @@
+"""COMET against the same method written down plainly, and its clusters by hand."""
+
+from typing import Any
+
+import pytest
+import torch
+from test_label_methods import BATCH, CLIENTS, PUBLIC, ROUNDS, Learner, close, learners, played, public
+from torch import Tensor
+from torch.nn.functional import cross_entropy, kl_div
+
+from fedistill.density import kmeans
+from fedistill.methods.base import draw
+from fedistill.methods.comet import renumbered
+from fedistill.rng import SERVER, stream
+from fedistill.site import method_state
+
+SAMPLES, WEIGHT, SIZE = 40, 0.7, 12
+
+
+def public_batches(round: int, client: int, samples: int) -> Any:
+    generator = stream(0, "public batches", client, round)
+    while True:
+        order = torch.randperm(samples, generator=generator)
+        for start in range(0, samples, SIZE):
+            yield order[start : start + SIZE]
+
+
+def pulled(client: Learner, before: Tensor, other: Tensor | None, round: int, number: int) -> Any:
+    turns = public_batches(round, number, SAMPLES)
+
+    def loss(out: Tensor, at: Tensor) -> Tensor:
+        value = cross_entropy(out, client.data.labels[at])
+        if other is None:
+            return value
+        places = next(turns)
+        now = client.model(before[places]).log_softmax(dim=1)
+        return value + WEIGHT * kl_div(now, other[places], reduction="batchmean")
+
+    return loss
+
+
+@pytest.mark.parametrize("clusters", [1, 2])
+def test_comet_is_the_plain_loop(clusters: int) -> None:
+    settings = {"samples": SAMPLES, "weight": WEIGHT, "public_batch_size": SIZE}
+    arm, run = played("comet", clusters=clusters, **settings)
+    clients, _ = learners(arm)
+    told: dict[int, Tensor] = {}
+    member: dict[int, int] = {}
+    for round in range(1, ROUNDS + 1):
+        before = public(arm)[draw(0, PUBLIC, SAMPLES, round - 1)] / 127.5 - 1
+        answers = []
+        for number, client in enumerate(clients):
+            loss = pulled(client, before, told.get(member.get(number, -1)), round, number)
+            client.steps(client.data.inputs, loss, stream(0, "private", number, round), BATCH)
+            answers.append(client.probs(public(arm)[draw(0, PUBLIC, SAMPLES, round)]))
+        rows = torch.stack(answers)
+        _, found = kmeans(rows.flatten(start_dim=1), clusters, stream(0, "clusters", SERVER, round))
+        member = dict(enumerate(found.tolist()))
+        told = {name: rows[found == name].mean(dim=0) for name in set(member.values())}
+    for number, client in enumerate(clients):
+        close(method_state(run.clients[number])["model"], client.weights())
+        close(run.server["said"][str(int(run.server["clusters"][number]))]["probs"], told[member[number]])
+
+
+def test_who_are_alike_are_together() -> None:
+    """Four clients, two of each opinion."""
+    one, other = torch.eye(10)[:6].flatten(), torch.eye(10)[4:].flatten()
+    _, found = kmeans(torch.stack([one, other, one * 0.9, other * 0.9]), 2, stream(0, "test"))
+    assert found[0] == found[2] != found[1] == found[3]
+
+
+@pytest.mark.parametrize(
+    ("found", "before", "expected"),
+    [
+        ([0, 0, 1], [1, 1, 0], [1, 1, 0]),
+        ([0, 0, 1], [-1, -1, -1], [0, 0, 1]),
+        ([0, 0, 0, 1], [1, 1, 0, 1], [1, 1, 1, 0]),
+        ([1, 1, 0], [-1, 1, -1], [1, 1, 0]),
+    ],
+)
+def test_a_cluster_keeps_the_number_that_most_of_it_had(
+    found: list[int], before: list[int], expected: list[int]
+) -> None:
+    assert renumbered(torch.tensor(found), torch.tensor(before), 2).tolist() == expected
+
+
+def test_a_client_that_was_not_heard_gets_the_mean_of_all() -> None:
+    arm, run = played("comet", samples=SAMPLES)
+    state = {**run.server, "clusters": torch.full((CLIENTS,), -1)}
+    message = arm.method.send(state, arm.server(ROUNDS + 1), 0)
+    said = [part["probs"] for name, part in run.server["said"].items() if name != "-1"]
+    sizes = [int((run.server["clusters"] == int(name)).sum()) for name in run.server["said"] if name != "-1"]
+    close(message.probs, sum(p * s for p, s in zip(said, sizes, strict=True)) / CLIENTS)
