@@ -1,0 +1,381 @@
+"""Makes the pages of docs/methods/ from the methods themselves, their examples and their measured rows.
+
+    python docs/generate.py
+
+What a page says of a method stands in its class; change it there and run this again. tests/test_docs.py
+compares the pages with what this makes.
+"""
+
+import inspect
+import json
+import re
+import textwrap
+from functools import cache
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from fedistill.config import Arm
+from fedistill.errors import Refusal
+from fedistill.methods import METHODS
+from fedistill.methods.base import Method, Peer, Plan
+from fedistill.models import Signature
+from fedistill.pooling import AGGREGATIONS, Aggregation
+from fedistill.report.table import VIEWS, size
+from fedistill.wire import codecs
+
+DOCS = Path(__file__).parent
+ROOT = DOCS.parent
+COMMAND = "python docs/generate.py"
+MADE = f"<!-- Made by `{COMMAND}`. Edit {{}}, and run it again. -->"
+CONTROLS = ("local", "server-alone", "fedavg")
+PUBLISHED = {
+    "cfd": ("cfd",),
+    "dadaquant": ("fedprox",),
+    "fedgen": ("fedavg", "fd", "fd-plus", "fedgen"),
+    "fedproto": ("local", "fedavg", "fedproto"),
+    "jeong": ("fedavg", "fd"),
+    "niid-bench": ("fedavg",),
+}
+"""Methods of which each file in benchmarks/published/results has rows."""
+INTRODUCTION = """\
+What each method shares and needs. Bytes are of one client in one round, in a codec of b bits a number; C
+is the number of classes, n of public samples, θ the weights. Each page says more."""
+MEASURED = """\
+Each task under one setting, with default codecs; accuracy after the last round, bytes of the whole run
+and of all clients. One seed: a point or two mean nothing. `local` and `server-alone` are controls:
+without an exchange, and with labels that no other method sees. `-balanced` has what `doctor` advises
+under strong label skew: balanced softmax at the clients, prior-corrected labels at the server. Made by
+`python benchmarks/methods.py`."""
+NOTES = {
+    "bbc-news": """\
+`voting` and `cfd` end at chance here, by their nature: a client names little but the classes that it has
+most of, so the majority, or the server's one bit, is one class for nearly all articles; all learn that,
+and name it again. Soft labels keep what the others said (`dsfl`; `cfd` in `fp32`), and `-balanced` weighs
+it by what a client has.""",
+}
+
+AnyMethod = type[Method[Any, Any]]
+
+
+def main() -> None:
+    made = pages()
+    for path in [*(DOCS / "methods").glob("*.md")]:
+        if path not in made:
+            path.unlink()
+    for path, text in made.items():
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+
+
+def pages() -> dict[Path, str]:
+    """The text of each page."""
+    folder = DOCS / "methods"
+    return {folder / "README.md": _index(), **{folder / f"{n}.md": _page(m) for n, m in METHODS.items()}}
+
+
+def _page(method: AnyMethod) -> str:
+    summary, *paragraphs = _paragraphs(method)
+    how, departures = _departures(paragraphs)
+    facts = [
+        ("paper", _with_papers(method.paper)),
+        ("exchanged", method.exchanges),
+        ("bytes a client and round", f"`{method.byte_formula}`"),
+        ("codec, unless the arm names one", _codec(method)),
+        ("needs", _needs(method)),
+        ("clients' models", _mixes(method)),
+        ("views", _views(method)),
+    ]
+    place = f"src/fedistill/methods/{Path(inspect.getfile(method)).name}"
+    parts = [
+        MADE.format(place),
+        f"# {method.name}",
+        _wrapped(summary),
+        _table(("", ""), facts),
+        _section("How it works", *map(_wrapped, how)),
+        _section("Where it departs from its source", *map(_wrapped, departures)),
+        _section("Settings", _settings(method)),
+        _section("Example", _example(method)),
+        _section("Measured", *_measured(method)),
+        _source(place),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _index() -> str:
+    rows = [
+        (
+            f"[{name}]({name}.md)",
+            method.exchanges,
+            f"`{method.byte_formula}`",
+            _needs(method),
+            _mixes(method),
+            "yes" if _has_server_view(method) else "no",
+        )
+        for name, method in METHODS.items()
+    ]
+    keys = [(f"`{key}`", Arm.model_fields[key].description or "") for key in ("codec", "accumulate")]
+    keys += [("`models`, `train`", "what differs from the tables of the experiment")]
+    parts = [
+        MADE.format("the methods in src/fedistill/methods/"),
+        "# Methods",
+        INTRODUCTION,
+        _table(("method", "shares", "bytes", "needs", "clients' models", "server model"), rows),
+        "Each arm names a `method`. Besides the method's own settings it takes:",
+        _table(("setting", "what"), keys),
+        _section("Aggregations", *_aggregations()),
+        _section("Measured", *_all_measured()),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _section(title: str, *parts: str) -> str:
+    body = [part for part in parts if part]
+    return "\n\n".join([f"## {title}", *body]) if body else ""
+
+
+def _table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = [heads, tuple("---" for _ in heads), *rows]
+    return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    """A bar would end the cell, in code too; a backslash before it is taken away in both."""
+    return text.replace("|", r"\|")
+
+
+def _paragraphs(kind: type) -> list[str]:
+    text = inspect.cleandoc(kind.__doc__ or "")
+    return [_prose(paragraph, kind) for paragraph in text.split("\n\n")]
+
+
+def _prose(paragraph: str, kind: type) -> str:
+    """One paragraph of a docstring as Markdown; other methods become links."""
+    text = " ".join(paragraph.split()).replace("``", "`")
+    own = getattr(kind, "name", "")
+    return re.sub(r"`([\w-]+)`", lambda found: _link(found[1], own), text)
+
+
+def _wrapped(text: str) -> str:
+    """Lines of a paragraph; none begins inside of code, where a sign might make it a list or a heading."""
+    text = re.sub(r"`[^`]+`", lambda found: found[0].replace(" ", "\0"), text)
+    return textwrap.fill(text, 110, break_long_words=False, break_on_hyphens=False).replace("\0", " ")
+
+
+def _link(name: str, own: str) -> str:
+    return f"[{name}]({name}.md)" if name in METHODS and name != own else f"`{name}`"
+
+
+def _departures(paragraphs: list[str]) -> tuple[list[str], list[str]]:
+    """Paragraphs, and those parts of them that speak of what the source has otherwise."""
+    how, departures = [], []
+    for paragraph in paragraphs:
+        found = re.search(r"(?:^|(?<=[.:]\s))(?:Departs|The paper)\b", paragraph)
+        start = found.start() if found else len(paragraph)
+        how.append(paragraph[:start].strip())
+        departures.append(paragraph[start:])
+    return how, departures
+
+
+def _with_papers(text: str) -> str:
+    return re.sub(r"arXiv (\d{4}\.\d{4,5})", r"[arXiv \1](https://arxiv.org/abs/\1)", text)
+
+
+def _codec(method: AnyMethod) -> str:
+    return "-" if method.uplink is None else f"`{codecs.title(method.codec)}`"
+
+
+def _needs(method: AnyMethod) -> str:
+    if method.needs_public_labels:
+        return "a public set with labels, at the server"
+    if method.clients_need_public:
+        both = method.server_needs_public or method.has_server_model
+        return f"a public set, at the clients{' and the server' if both else ''}"
+    return "a public set, at the server" if method.server_needs_public else "-"
+
+
+@cache
+def _mixes(method: AnyMethod) -> str:
+    """Asks the method itself, as `doctor` does before a run."""
+    if not method.clients_work:
+        return "none"
+    if _accepts(method, ("cnn-s", "mlp-s"), "cnn-m"):
+        return "may differ"
+    if _accepts(method, ("cnn-s", "cnn-m"), "cnn-s"):
+        return "may differ, if their features have one length"
+    return "one for all"
+
+
+def _accepts(method: AnyMethod, clients: tuple[str, ...], server: str) -> bool:
+    plan = Plan(
+        seed=0,
+        signature=Signature("image", (1, 8, 8), 10, 0),
+        server_model=server,
+        peers=tuple(Peer(place, name, 1) for place, name in enumerate(clients)),
+        public=100,
+        labelled_public=True,
+    )
+    try:
+        method(method.Settings()).check(plan)
+    except Refusal:
+        return False
+    return True
+
+
+def _views(method: AnyMethod) -> str:
+    shown = ["server@global"] if _has_server_view(method) else []
+    if method.has_client_models:
+        shown += ["client@global", "client@own"]
+    return ", ".join(f"`{view}`" for view in shown)
+
+
+def _has_server_view(method: AnyMethod) -> bool:
+    """By the model of its own, or by whatever else answers for the server."""
+    return method.has_server_model or method.answering is not Method.answering
+
+
+def _settings(method: AnyMethod) -> str:
+    fields = method.Settings.model_fields
+    if not fields:
+        return "None of its own."
+    return _table(("setting", "type", "default", "what"), [_setting(*item) for item in fields.items()])
+
+
+def _setting(name: str, field: FieldInfo) -> tuple[str, ...]:
+    bounds = [
+        f"{sign} {getattr(item, key):g}"
+        for item in field.metadata
+        for key, sign in {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}.items()
+        if hasattr(item, key)
+    ]
+    kind = ", ".join([_type(field.annotation), *bounds])
+    default = "-" if field.default is None else f"`{_toml(field.default)}`"
+    return f"`{name}`", kind, default, field.description or ""
+
+
+def _type(annotation: Any) -> str:
+    if get_origin(annotation) is Annotated:
+        return _type(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return " or ".join(_type(kind) for kind in get_args(annotation) if kind is not NoneType)
+    if get_origin(annotation) is Literal:
+        return " or ".join(f"`{_toml(value)}`" for value in get_args(annotation))
+    if issubclass(annotation, Aggregation):
+        return "[aggregation](README.md#aggregations)"
+    if issubclass(annotation, BaseModel):
+        return f"table of {', '.join(f'`{key}`' for key in annotation.model_fields)}"
+    return {bool: "true or false", int: "whole number", float: "number", str: "text"}[annotation]
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, BaseModel):
+        value = {
+            key: item for key, item in value if key in (value.model_fields_set or type(value).model_fields)
+        }
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items()) + " }"
+    return json.dumps(value)
+
+
+def _aggregations() -> list[str]:
+    rows = []
+    for name, kind in AGGREGATIONS.items():
+        fields = [(key, field) for key, field in kind.model_fields.items() if key != "name"]
+        settings = [f"`{key} = {_toml(field.default)}`: {field.description}" for key, field in fields]
+        rows.append((f"`{name}`", _with_papers(_paragraphs(kind)[0]), "; ".join(settings) or "-"))
+    return [
+        "How the server pools soft labels or votes: `aggregation`, a name or a table { name, SETTINGS }.",
+        _table(("aggregation", "what", "settings"), rows),
+    ]
+
+
+def _example(method: AnyMethod) -> str:
+    path = ROOT / "examples" / "methods" / f"{method.name}.toml"
+    place = path.relative_to(ROOT).as_posix()
+    text = path.read_text(encoding="utf-8").strip()
+    return f"[{place}](../../{place}), run by `fedistill compare {place}`:\n\n```toml\n{text}\n```"
+
+
+@cache
+def _results() -> dict[str, dict[str, Any]]:
+    path = ROOT / "benchmarks" / "results" / "methods.json"
+    found: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+HEADS = ("method", "models", *VIEWS, "up", "down", "set-up", "public data")
+
+
+def _measured(method: AnyMethod) -> list[str]:
+    parts = []
+    for task, rows in _results().items():
+        own = [name for name, row in rows.items() if row["arm"]["method"] == method.name]
+        if own:
+            shown = dict.fromkeys([*own, *(name for name in CONTROLS if name in rows)])
+            parts += [
+                _setting_of(task, rows[own[0]]),
+                _table(HEADS, [_row(name, rows[name]) for name in shown]),
+            ]
+            arms = [rows[name]["arm"] for name in own]
+    if parts:
+        command = f"`python benchmarks/methods.py --methods {method.name}`"
+        parts += [*_own_settings(arms), f"{command}; [all methods](README.md#measured)."]
+    return [*parts, _published(method)]
+
+
+def _own_settings(arms: list[dict[str, Any]]) -> list[str]:
+    """What arms were given besides the defaults."""
+    told = []
+    for arm in arms:
+        items = [f"`{key} = {_toml(value)}`" for key, value in arm.items() if key not in ("name", "method")]
+        if items:
+            told.append(f"`{arm['name']}` has {', '.join(items)}.")
+    return told
+
+
+def _all_measured() -> list[str]:
+    parts = [MEASURED]
+    for task, rows in _results().items():
+        parts.append(_setting_of(task, next(iter(rows.values()))))
+        body = [_row(f"[{name}]({row['arm']['method']}.md)", row) for name, row in rows.items()]
+        parts += [_table(HEADS, body), NOTES.get(task, "")]
+    return parts
+
+
+def _setting_of(task: str, row: dict[str, Any]) -> str:
+    """One sentence of what a row was measured under."""
+    asked, train = row["setting"]["task"], row["setting"]["train"]
+    optimizer, partition = train["optimizer"], asked["partition"]
+    return (
+        f"**{task}**: {asked['clients']} clients, {partition['kind'].title()} {partition['alpha']},"
+        f" {asked['public']} public samples, {row['rounds']} rounds of {train['epochs']} epochs,"
+        f" batches of {train['batch_size']}, {optimizer['name']} at {optimizer['lr']},"
+        f" seed {row['seed']}."
+    )
+
+
+def _row(title: str, row: dict[str, Any]) -> tuple[str, ...]:
+    views = [f"{row['views'][view]:.1%}" if view in row["views"] else "-" for view in VIEWS]
+    ways = [size(row[f"bytes_{key}"]) for key in ("up", "down", "setup", "public")]
+    clients = [name for name in row["models"]["clients"] if name in row["parameters"]]
+    server = row["models"]["server"] if "server" in row["parameters"] else "-"
+    return title, f"{', '.join(clients) or '-'} → {server}", *views, *ways
+
+
+def _published(method: AnyMethod) -> str:
+    results = ROOT / "benchmarks" / "published" / "results"
+    kept = [n for n, who in PUBLISHED.items() if method.name in who and (results / f"{n}.json").exists()]
+    if not kept or not (DOCS / "published.md").exists():
+        return ""
+    return "Its published figures beside ours are in [published.md](../published.md)."
+
+
+def _source(place: str) -> str:
+    return f"Source: [{place}](../../{place})."
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""Every method on texts: each row of the contract's table, played on news articles."""
+
+from typing import Any
+
+import pytest
+import torch
+from test_contract import ROWS, Row
+from torch import Tensor
+
+from fedistill import parse
+from fedistill.experiment import prepare
+from fedistill.methods import METHODS
+from fedistill.methods.base import Method
+from fedistill.round import ArmRun, begin, play
+from fedistill.runtime.inprocess import Serial
+from fedistill.site import method_state
+from fedistill.state import State, dump
+
+CLIENTS = 3
+ONE = {"clients": ["bag"], "server": "bag"}
+MIXED = {"clients": ["bag", "textcnn"], "server": "transformer-s"}
+
+
+@pytest.mark.parametrize("row", ROWS, ids=[row.method for row in ROWS])
+def test_it_works_on_texts(row: Row) -> None:
+    method = METHODS[row.method]
+    start, run, first = played(row)
+    exchanges = method.uplink is not None
+    for record in run.records:
+        up, down = (
+            sum(entry.bytes for entry in record.traffic if entry.direction == way) for way in ("up", "down")
+        )
+        assert (up > 0) == exchanges
+        # Before round 1 some have nothing to say.
+        assert (down > 0) == exchanges or record.round == 1
+        assert set(record.views) == views(method)
+    clients = {client: method_state(saved) for client, saved in run.clients.items()}
+    assert all(finite(state) for state in (run.server, *clients.values()))
+    if exchanges or not method.clients_work:
+        assert dump(run.server) != dump(start)
+    # Heads alone are less than a twentieth of the weights: word vectors must have moved.
+    if method.has_server_model:
+        assert moved(start["model"], run.server["model"]) > 0.1
+    if method.has_client_models:
+        assert list(clients) == list(range(CLIENTS))
+        assert all(moved(first[client], state["model"]) > 0.1 for client, state in clients.items())
+
+
+def played(row: Row) -> tuple[State, ArmRun, dict[int, Tensor]]:
+    """The server's state before round 1, the run after round 2, and clients' weights between its rounds."""
+    experiment = parse(
+        {
+            "rounds": 2,
+            "task": {
+                "name": "bbc-news",
+                "clients": CLIENTS,
+                "limit": 60,
+                "public": 40,
+                "text": {"length": 16, "vocabulary": 200},
+            },
+            "models": MIXED if row.mixes else ONE,
+            "train": {"batch_size": 8, "optimizer": {"name": "adam", "lr": 0.003}},
+            "arms": [{"method": row.method, **row.settings}],
+        },
+        "test",
+    )
+    task, (arm,) = prepare(experiment)
+    run = begin(arm)
+    start = run.server
+    with Serial(experiment, task) as runtime:
+        play(run, arm, runtime)
+        between = {client: method_state(saved) for client, saved in run.clients.items()}
+        play(run, arm, runtime)
+    return start, run, {client: state["model"] for client, state in between.items() if "model" in state}
+
+
+def views(method: type[Method[Any, Any]]) -> set[str]:
+    at_server = method.has_server_model or method.answering is not Method.answering
+    expected = {"server@global"} if at_server else set()
+    return expected | ({"client@global", "client@own"} if method.has_client_models else set())
+
+
+def moved(before: Tensor, after: Tensor) -> float:
+    """Share of the weights that are not what they were."""
+    return float((before != after).float().mean())
+
+
+def finite(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(map(finite, value.values()))
+    return not isinstance(value, Tensor) or bool(torch.isfinite(value).all())

@@ -1,0 +1,88 @@
+"""The pages of docs/: those of the methods are what the generator makes, and no link leads nowhere."""
+
+import importlib.util
+import re
+import tomllib
+from itertools import pairwise
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from fedistill.methods import METHODS
+
+ROOT = Path(__file__).parents[1]
+PAGES = [*sorted((ROOT / "docs").rglob("*.md")), ROOT / "README.md"]
+METHOD_PAGES = sorted((ROOT / "docs" / "methods").glob("*.md"))
+EXAMPLES = ROOT / "examples" / "methods"
+each_page = pytest.mark.parametrize("page", PAGES, ids=[page.relative_to(ROOT).as_posix() for page in PAGES])
+
+
+@pytest.fixture(scope="module")
+def generator() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_pages_are_what_the_generator_makes(generator: ModuleType) -> None:
+    made = generator.pages()
+    assert sorted(made) == METHOD_PAGES, f"run: {generator.COMMAND}"
+    stale = [path.name for path in METHOD_PAGES if path.read_text(encoding="utf-8") != made[path]]
+    assert not stale, f"run: {generator.COMMAND}"
+
+
+def test_every_method_has_a_page_and_is_in_the_index() -> None:
+    index = (ROOT / "docs" / "methods" / "README.md").read_text(encoding="utf-8")
+    for name in METHODS:
+        page = (ROOT / "docs" / "methods" / f"{name}.md").read_text(encoding="utf-8")
+        assert f"\n# {name}\n" in page
+        assert f"| [{name}]({name}.md) |" in index
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_has_an_example_that_plays_it(name: str) -> None:
+    text = (EXAMPLES / f"{name}.toml").read_text(encoding="utf-8")
+    assert text.startswith("# "), "say first what it shows"
+    assert name in [arm["method"] for arm in tomllib.loads(text)["arms"]]
+
+
+def test_published_rows_are_known_to_the_generator(generator: ModuleType) -> None:
+    kept = {path.stem for path in (ROOT / "benchmarks" / "published" / "results").glob("*.json")}
+    assert kept <= generator.PUBLISHED.keys(), "name their methods in PUBLISHED of docs/generate.py"
+    assert {name for names in generator.PUBLISHED.values() for name in names} <= METHODS.keys()
+
+
+@each_page
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", without_code(page)):
+        if re.match(r"[a-z]+:", link):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+@each_page
+def test_tables_have_a_cell_for_each_head(page: Path) -> None:
+    """A bar in a formula ends a cell unless it is escaped."""
+    lines = without_code(page, spans=False).splitlines()
+    for above, line in pairwise(lines):
+        if line.startswith("|"):
+            bars = [len(re.findall(r"(?<!\\)\|", text)) for text in (above, line)]
+            assert not above.startswith("|") or bars[0] == bars[1], line
+
+
+def without_code(page: Path, spans: bool = True) -> str:
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    return re.sub(r"`[^`]*`", "", text) if spans else text
+
+
+def anchors(page: Path) -> set[str]:
+    """As GitHub makes them of headings."""
+    heads = re.findall(r"^#+ (.+)$", without_code(page, spans=False), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
