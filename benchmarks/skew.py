@@ -3,10 +3,10 @@
     python benchmarks/skew.py TRAIN.parquet [--scale small] [--alpha 0.1] [--seed 0] [--arms NAME ...]
 
 Fashion-MNIST, 10 clients, Dirichlet of ``--alpha``; the server's model after each of 5 rounds of DS-FL, for
-pairs of LOSSES and AGGREGATIONS, of voting with VOTES, and of FedAvg with each loss. A twentieth of the training
-file is held out and stands for the test set, which is never read. `small` has a quarter of the images of `full`.
-Clients and server have one model of 106,000 parameters, below. An arm is named LOSS/AGGREGATION,
-LOSS/VOTES or LOSS/fedavg.
+pairs of LOSSES and AGGREGATIONS, of voting with VOTES, and of FedAvg with each loss. A twentieth of the
+training file is held out and stands for the test set, which is never read. `small` has a quarter of the
+images of `full`. Clients and server have one model of 106,000 parameters, below. An arm is named
+LOSS/AGGREGATION, LOSS/VOTES or LOSS/fedavg.
 """
 
 import argparse
