@@ -1,17 +1,18 @@
 """FedProto on MNIST, 3 classes a client, in the setting of Tan et al. (2022, arXiv 2105.00243, table 1).
 
-    python benchmarks/published/fedproto.py [--rounds 100] [--arms local fedavg fedproto] [--seed 0]
+    python benchmarks/published/fedproto.py [--rounds 100] [--arms local fedavg fedproto] [--seeds 0]
 
 Setting: 20 clients, each with 2 to 5 classes of 99 or 100 samples, no sample at two clients; all take part;
-1 local epoch, batch 4, SGD with lr 0.01 and momentum 0.5; a CNN of 21,840 weights; lambda 1. Figures are for
-each client's own classes: here of 3,000 test samples, all classes to choose from, mean and deviation over
-the clients after the last round. FedAvg's are those of its one model. Needs $FEDISTILL_DATA with MNIST.
+1 local epoch, batch 4, SGD with lr 0.01 and momentum 0.5; a CNN of 21,840 weights; lambda 1. Figures are
+for each client's own classes: here of 3,000 test samples, all classes to choose from, mean and deviation
+over the clients after the last round; of several seeds, the mean of both. FedAvg's are those of its one
+model. Needs $FEDISTILL_DATA with MNIST.
 
 The published figures are not quite that. The published test adds up right answers over the clients without
 starting afresh, for each first those of its classifier and then those of the nearest prototype, so that its
-deviation is one of running means; and nearest are prototypes of the client's own classes alone. For FedProto
-that figure is given too: ``as_published``, from the classifiers, ``own``, and the nearest of own classes,
-``nearest``.
+deviation is one of running means; and nearest are prototypes of the client's own classes alone. For
+FedProto that figure is given too: ``as_published``, from the classifiers, ``own``, and the nearest of own
+classes, ``nearest``.
 """
 
 import argparse
@@ -48,30 +49,35 @@ def cnn(signature: Signature) -> nn.Module:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=100)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--arms", nargs="+", choices=PUBLISHED, default=list(PUBLISHED))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder:
-        split(Path(folder), arguments.seed)
-        for method in arguments.arms:
-            found = run(method, Path(folder), arguments.rounds, arguments.seed)
-            published, spread = PUBLISHED[method]
-            print(
-                f"{method}: published {published} ± {spread}; ours {found['last']} after {arguments.rounds}"
-            )
-            kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-            kept[method] = {
-                "published": [published, spread],
-                **found,
-                "rounds": arguments.rounds,
-                "seed": arguments.seed,
-                "command": f"{COMMAND} --rounds {arguments.rounds} --arms {method}",
-                "torch": torch.__version__,
-                "python": platform.python_version(),
-            }
-            RESULTS.parent.mkdir(exist_ok=True)
-            RESULTS.write_text(json.dumps(kept, indent=1) + "\n")
+    for seed in arguments.seeds:
+        with tempfile.TemporaryDirectory() as folder:
+            split(Path(folder), seed)
+            for method in arguments.arms:
+                keep(method, seed, arguments.rounds, run(method, Path(folder), arguments.rounds, seed))
+
+
+def keep(method: str, seed: int, rounds: int, found: dict[str, Any]) -> None:
+    """Add a seed to an arm, whose figures are means over the seeds."""
+    kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    arm = kept.setdefault(method, {"published": PUBLISHED[method], "seeds": {}})
+    arm["seeds"][str(seed)] = {
+        **found,
+        "rounds": rounds,
+        "command": f"{COMMAND} --rounds {rounds} --arms {method} --seeds {seed}",
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+    last = [one["last"] for one in arm["seeds"].values()]
+    arm["ours"] = {
+        name: [round(float(np.mean([one[name][place] for one in last])), 2) for place in (0, 1)]
+        for name in found["last"]
+    }
+    RESULTS.write_text(json.dumps(kept, indent=1) + "\n")
+    print(f"{method}: published {PUBLISHED[method]}, ours {arm['ours']} after {rounds} rounds", flush=True)
 
 
 def split(folder: Path, seed: int) -> None:

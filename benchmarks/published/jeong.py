@@ -1,7 +1,7 @@
 """FD and federated averaging (FL) on MNIST, in the setting of Jeong et al. (2018, arXiv 1811.11479, table 1).
 
     python benchmarks/published/jeong.py [--methods fd fedavg] [--devices 2] [--rounds 16] [--seed 0]
-        [--lr 0.03] [--gamma 0.1] [--tested held] [--keep FOLDER]
+        [--lr 0.1] [--gamma 0.1] [--tested held] [--keep FOLDER]
 
 Setting: each device has 2,000 samples of MNIST's first 55,000, drawn at random, of which 3 classes drawn at
 random are cut to 5 samples each; a CNN of 1,199,648 weights, which is the published number if no layer has a
@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("--devices", type=int, choices=PUBLISHED["fd"], default=2)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--lr", type=float, default=0.03)
+    parser.add_argument("--lr", type=float, default=0.1)
     parser.add_argument("--gamma", type=float, default=0.1)
     parser.add_argument("--tested", choices=["test", "held"], default="test")
     parser.add_argument("--keep", type=Path, help="folder in which interrupted runs stay and go on")

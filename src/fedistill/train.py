@@ -70,12 +70,12 @@ def predict(model: nn.Module, inputs: Tensor, batch_size: int = 500) -> Tensor:
 
 
 def batch(inputs: Tensor, index: Tensor) -> Tensor:
-    """Pick samples and turn what is stored into what models take: scaled pixels or int64 tokens."""
+    """Pick samples and turn what is stored into what models take: scaled pixels, int64 tokens, or floats."""
     # Copies whole rows, three times as fast as `inputs[index]`.
     picked = inputs.index_select(0, index)
     if inputs.dtype == torch.uint8:
         return to_float(picked).contiguous(memory_format=torch.channels_last)
-    return picked.to(torch.int64)
+    return picked if picked.is_floating_point() else picked.to(torch.int64)
 
 
 def flatten(model: nn.Module) -> Tensor:

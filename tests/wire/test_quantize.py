@@ -1,5 +1,6 @@
 """Quantisers: hand-computed values, settings, probabilities and scores, hostile scales, golden payloads."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,16 @@ from pydantic import ValidationError
 
 from fedistill.errors import FrameError
 from fedistill.wire.codec import Codec, Content, Floats, Known, NoSettings, Sender, Spec
-from fedistill.wire.quantize import DAdaQuant, DAdaQuantSettings, Int8, Int8Settings, Qsgd, QsgdSettings, Sign
+from fedistill.wire.quantize import (
+    DAdaQuant,
+    DAdaQuantSettings,
+    Int8,
+    Int8Settings,
+    Qsgd,
+    QsgdSettings,
+    Sign,
+    _share,
+)
 
 BOTH = [Int8(Int8Settings()), Int8(Int8Settings(coded=False))]
 both = pytest.mark.parametrize("codec", BOTH, ids=["coded", "plain"])
@@ -156,7 +166,7 @@ def test_numbers_come_from_the_senders_stream() -> None:
     assert payloads[0] == payloads[1] != payloads[2]
 
 
-def doublings(codec: DAdaQuant, norms: list[float], own: dict[str, Any] | None) -> list[int]:
+def level_counts(codec: DAdaQuant, norms: list[float], own: dict[str, Any] | None) -> list[int]:
     spec = weights((2,))
     seen = []
     for norm in norms:
@@ -168,23 +178,50 @@ def doublings(codec: DAdaQuant, norms: list[float], own: dict[str, Any] | None) 
 
 def test_levels_double_only_where_the_mean_no_longer_falls() -> None:
     codec = DAdaQuant(DAdaQuantSettings(first=1, last=4, patience=2, decay=0))
-    assert doublings(codec, [9, 8, 7, 6, 5], {}) == [0, 0, 0, 0, 0]
-    assert doublings(codec, [5, 5, 4, 3, 3, 3, 3], {}) == [0, 1, 1, 1, 2, 2, 2]
+    assert level_counts(codec, [9, 8, 7, 6, 5], {}) == [1, 1, 1, 1, 1]
+    assert level_counts(codec, [5, 5, 4, 3, 3, 3, 3], {}) == [1, 2, 2, 2, 4, 4, 4]
 
 
 def test_where_nothing_is_kept_levels_are_the_most() -> None:
-    assert doublings(DAdaQuant(DAdaQuantSettings(first=1, last=5)), [1, 1], None) == [3, 3]
+    assert level_counts(DAdaQuant(DAdaQuantSettings(first=1, last=5)), [1, 1], None) == [5, 5]
 
 
-@pytest.mark.parametrize(
-    ("first", "last", "most"), [(1, 1, 0), (1, 16, 4), (3, 10, 2), (3, 12, 2), (3, 13, 3)]
-)
-def test_the_last_level_is_reached_and_not_passed(first: int, last: int, most: int) -> None:
+@pytest.mark.parametrize(("first", "last"), [(1, 1), (1, 16), (3, 10), (3, 12), (3, 13)])
+def test_the_last_level_is_reached_and_not_passed(first: int, last: int) -> None:
     codec = DAdaQuant(DAdaQuantSettings(first=first, last=last, patience=2))
+    assert level_counts(codec, [1] * 20, {})[-1] == last
+
+
+@pytest.mark.parametrize(("body", "levels"), [(b"\0", 0), (b"\x80\x08", 1024)])
+def test_levels_that_no_sender_has_are_refused(body: bytes, levels: int) -> None:
     spec = weights((1,))
-    assert doublings(codec, [1] * 20, {})[-1] == most
-    with pytest.raises(FrameError, match="how many levels"):
-        codec.decode(bytes([1, most + 1]) + b"\x80\x3f", spec, zero(spec))
+    with pytest.raises(FrameError, match=f"says that it has {levels} levels"):
+        DAdaQuant(DAdaQuantSettings()).decode(b"\1" + body + b"\x80\x3f", spec, zero(spec))
+
+
+def test_who_has_more_samples_has_more_levels() -> None:
+    """Of 8 clients with 1 and one with 64 samples: w^(2/3) is 1 and 16, sum 24; sum w^2 is 4104."""
+    every = (1.0,) * 8 + (64.0,)
+    scale = math.sqrt(24 / 4104)
+    for adaptive, weight, expected in [
+        (True, 64.0, round(100 * 16 * scale)),
+        (True, 1.0, round(100 * scale)),
+        (False, 64.0, 100),
+    ]:
+        codec = DAdaQuant(DAdaQuantSettings(first=100, last=100, client_adaptive=adaptive))
+        spec = weights((2,))
+        values = np.array([1, 0], np.float32)
+        payload = codec.encode(values, spec, zero(spec), Sender({}, weight=weight, weights=every)).payload
+        assert payload[1] == expected
+
+
+@given(st.lists(st.integers(1, 10_000), min_size=1, max_size=8), st.integers(1, 8))
+def test_levels_by_weight_keep_the_variance_of_the_mean(weights: list[int], levels: int) -> None:
+    """Theorem 1: sum w^2 / q^2 is that of equal levels, at no more levels in all."""
+    shares = [_share(weight, weights) for weight in weights]
+    found = sum(w**2 / (levels * share) ** 2 for w, share in zip(weights, shares, strict=True))
+    assert found == pytest.approx(sum(w**2 for w in weights) / levels**2)
+    assert sum(shares) <= len(weights) * (1 + 1e-9)
 
 
 def test_settings_out_of_range_are_refused() -> None:
@@ -233,7 +270,7 @@ GOLDEN = {
     "int8": (Int8(Int8Settings()), False, "0000803f0000004000008040740954559139b3c28d5fd22f"),
     "int8-plain": (Int8(Int8Settings(coded=False)), False, "0000803f00000040000080407f814000817f7fc0"),
     "qsgd": (Qsgd(QsgdSettings(levels=2)), True, "01803f004080405e8c1a558ae6c3de"),
-    "dadaquant": (DAdaQuant(DAdaQuantSettings(first=2)), True, "0100803f004080405e8c1a558ae6c3de"),
+    "dadaquant": (DAdaQuant(DAdaQuantSettings(first=2)), True, "0102803f004080405e8c1a558ae6c3de"),
     "sign": (Sign(NoSettings()), True, "01203f004055400b050c46"),
 }
 

@@ -228,6 +228,8 @@ class Method(ABC, Generic[Up, Down]):
             parts=parts,
             population=plan.public,
             drawn=lambda round: draw(plan.seed, plan.public, samples, round).numpy(),
+            client=client,
+            weights=tuple(peer.samples for peer in plan.peers),
         )
 
     def audience(self, peer: Peer) -> Hashable:

@@ -79,10 +79,15 @@ class Sender:
 
     ``own`` is None where nothing is to be kept: on a downlink, what was not sent is still in the difference
     to `Known.reference`.
+
+    Attributes:
+        weight: how much the message counts at the receiver, among `weights`, those of all who may send one.
     """
 
     own: State | None = field(default_factory=dict)
     random: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
+    weight: float = 1.0
+    weights: tuple[float, ...] = (1.0,)
 
 
 @dataclass(frozen=True)

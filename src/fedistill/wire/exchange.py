@@ -91,7 +91,10 @@ class Exchange:
             payloads[name] = whole.write(numbers[name])
         for name, spec in type(message).specs(sizes, numbers).items():
             random = numpy_stream(self._seed, f"code {way} {name}", client, round)
-            sender = Sender(None if own is None else own.get(name, {}), random)
+            sender = Sender(None, random)
+            if own is not None:
+                weight = sizes.weights[sizes.client] if sizes.weights else 1.0
+                sender = Sender(own.get(name, {}), random, weight, sizes.weights or (1.0,))
             values = tensors[name].detach().to(torch.float32).contiguous().numpy()
             if message.caches:
                 values = values[spec.rows]

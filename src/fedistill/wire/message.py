@@ -34,6 +34,8 @@ class Sizes:
         width: d, the length of a feature vector.
         generator: shapes of the tensors that a generator of features is made of.
         private: samples of the client's private set.
+        client: whose link it is.
+        weights: private samples of each client, by which the server may weigh what they send.
     """
 
     classes: int
@@ -46,6 +48,8 @@ class Sizes:
     width: int = 0
     generator: tuple[tuple[int, ...], ...] = ()
     private: int = 0
+    client: int = 0
+    weights: tuple[int, ...] = ()
 
 
 Numbers = Mapping[str, Any]

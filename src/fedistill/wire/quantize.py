@@ -13,6 +13,7 @@ from fedistill.state import State
 from fedistill.wire.codec import Codec, Content, Decoded, Encoded, Floats, Known, Sender, Spec
 from fedistill.wire.entropy import Decoder, Encoder, Integers
 from fedistill.wire.fitted import Flags, changes, put, take, unchanged
+from fedistill.wire.frame import read_varint, varint
 from fedistill.wire.levels import Norm, read_levels, write_levels
 from fedistill.wire.matrices import put_matrix, take_matrix
 from fedistill.wire.updates import (
@@ -175,6 +176,9 @@ class DAdaQuantSettings(Section):
         default=None, ge=1, description="numbers that share a scale; default: those of a tensor"
     )
     norm: Norm = Field(default="max", description="what the scale of a bucket is")
+    client_adaptive: bool = Field(
+        default=True, description="more levels for clients with more samples, fewer for the others"
+    )
 
     @model_validator(mode="after")
     def _first_is_not_above_last(self) -> Self:
@@ -184,13 +188,15 @@ class DAdaQuantSettings(Section):
 
 
 class DAdaQuant(UpdateCodec):
-    """QSGD whose levels double when a running mean no longer falls.
+    """QSGD whose levels double when a running mean no longer falls, and are more where more samples are.
 
-    Departures: the mean is of the norm of this client's updates and not of all clients' losses, which a
-    codec does not see, so each client keeps its own time; levels do not depend on a client's share of the
-    samples; the scale is the largest number of a tensor by default, not the norm of all. The paper's
-    ``patience`` is a tenth of the rounds. The first byte says how often the levels have doubled. Where
-    nothing is kept (a downlink, which the paper leaves as it is), the levels are always ``last``.
+    A client with the share w of all samples has ``w^(2/3) sqrt(sum w^(2/3) / sum w^2)`` times the levels:
+    of all ways to share out levels, that which needs fewest for the same variance of the mean (theorem 1).
+    Departures: sums are over all clients and not over those of the round, which a client does not know; the
+    running mean is of the norm of this client's updates and not of all clients' losses, which a codec does
+    not see, so each client keeps its own time; the scale is the largest number of a tensor by default, not
+    the norm of all. The paper's ``patience`` is a tenth of the rounds. The number of levels is the first to
+    be sent. Where nothing is kept (a downlink, which the paper leaves as it is), it is always ``last``.
     """
 
     name = "dadaquant"
@@ -203,16 +209,17 @@ class DAdaQuant(UpdateCodec):
     def write(self, update: Floats, spec: Spec, sender: Sender) -> tuple[bytes, State]:
         settings = self.settings
         own = {} if sender.own is None else self._next(sender.own, update)
-        doubled = own.get("doubled", self._most)
-        body = write_levels(
-            update, spec, self._levels(doubled), settings.bucket, settings.norm, sender.random
-        )
-        return bytes([doubled]) + body, own
+        levels = self._levels(own.get("doubled", self._most))
+        if settings.client_adaptive:
+            levels = min(max(1, round(levels * _share(sender.weight, sender.weights))), MOST_LEVELS)
+        body = write_levels(update, spec, levels, settings.bucket, settings.norm, sender.random)
+        return varint(levels) + body, own
 
     def read(self, body: bytes, spec: Spec) -> Floats:
-        if not body or body[0] > self._most:
-            raise FrameError("the message does not say how many levels it has")
-        return read_levels(body[1:], spec, self._levels(body[0]), self.settings.bucket)
+        levels, start = read_varint(body, 0)
+        if not 1 <= levels <= MOST_LEVELS:
+            raise FrameError(f"the message says that it has {levels} levels, not 1 to {MOST_LEVELS}")
+        return read_levels(body[start:], spec, levels, self.settings.bucket)
 
     @property
     def _most(self) -> int:
@@ -232,6 +239,12 @@ class DAdaQuant(UpdateCodec):
         if len(means) == self.settings.patience and means[-1] >= means[0] and doubled < self._most:
             doubled, means = doubled + 1, means[-1:]
         return {"doubled": doubled, "means": means}
+
+
+def _share(weight: float, weights: Sequence[float]) -> float:
+    """Levels of who has this weight over those that all would have (Hönig et al., 2022, theorem 1)."""
+    others = np.asarray(weights, dtype=np.float64)
+    return float(weight ** (2 / 3) * np.sqrt((others ** (2 / 3)).sum() / np.square(others).sum()))
 
 
 class Sign(FeedbackCodec):
