@@ -14,9 +14,9 @@ there. Published figures are the highest on the test set of all rounds looked at
 last.
 
 The published most levels of QSGD are the fewest that reach the accuracy without compression, by test
-accuracy. Here `--choose` does so on held-out training samples (a fifth of each client's), over seeds 0 to
-2, within .1 points. DAdaQuant takes that for its most levels, and 1 at first, as published. Its time is
-each client's own: 50 rounds are about 17 messages.
+accuracy. Here `--choose` does so on held-out training samples (a fifth of each client's) of seed 0.
+DAdaQuant takes that for its most levels, and 1 at first, as published. Its time is each client's own: 50
+rounds are about 17 messages.
 """
 
 import argparse
@@ -93,7 +93,7 @@ def levels(name: str, **settings: Any) -> dict[str, Any]:
 
 
 def synthetic(seed: int, held: bool) -> Any:
-    """Synthetic(1, 1) (Li et al., 2020, arXiv 1812.06127, section 5.1), or a division of its training part."""
+    """Synthetic(1, 1) (Li et al., 2020, arXiv 1812.06127, section 5.1), or its training part divided."""
     from fedistill.tasks.task import Labelled, Task
 
     random = np.random.default_rng(seed)
