@@ -19,11 +19,11 @@ from fedistill.wire.message import contents
 STRONG_SKEW = 0.55
 """Label skew (`label_skew`) from which on pooled labels need a remedy.
 
-Ten clients are at about 0.05 where the partition is even, 0.37 for Dirichlet 1, 0.46 for 0.5, 0.52 for 0.3, 0.6
-for 0.2 and 0.7 for 0.1. By benchmarks/skew.py (small, seeds 0 and 1, judged on held-out training images, after 5
-rounds) the remedy is ahead of `dsfl` as it is by 1 and 4 points for 1, 5 and 4 for 0.5, 3 and 20 for 0.3, 13 and
-24 for 0.2, 26 and 39 for 0.1. The threshold is where both seeds gain much: other tasks and more rounds can turn
-a small lead round (benchmarks/methods.py).
+Ten clients are at about 0.05 where the partition is even, 0.37 for Dirichlet 1, 0.46 for 0.5, 0.52 for 0.3,
+0.6 for 0.2 and 0.7 for 0.1. By benchmarks/skew.py (small, seeds 0 and 1, judged on held-out training
+images, after 5 rounds) the remedy is ahead of `dsfl` as it is by 1 and 4 points for 1, 5 and 4 for 0.5, 3
+and 20 for 0.3, 13 and 24 for 0.2, 26 and 39 for 0.1. The threshold is where both seeds gain much: other
+tasks and more rounds can turn a small lead round (benchmarks/methods.py).
 """
 Level = Literal["error", "warning", "fact"]
 _PROCESS_BYTES = 250_000_000

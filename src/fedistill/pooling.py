@@ -120,8 +120,9 @@ class PriorCorrected(Aggregation):
     single row is its own prior and says nothing. Ours; division by a prior is the logit adjustment of Menon
     et al. (arXiv 2007.07314) after training, the geometric mean a logarithmic opinion pool (Genest and
     Zidek, 1986). That mean is over all clients, so those who do not know a class dilute it; ``sharpness``
-    makes up for them: of 1, 3 and 10, 3 was best in benchmarks/skew.py. Of one-hot rows: a vote counts the more the rarer its class is among the client's
-    votes, and a client that never names a class has no say in it.
+    makes up for them: of 1, 3 and 10, 3 was best in benchmarks/skew.py. Of one-hot rows: a vote counts the
+    more the rarer its class is among the client's votes, and a client that never names a class has no say
+    in it.
     """
 
     name: Literal["prior-corrected"] = "prior-corrected"
