@@ -10,7 +10,7 @@ demo: $(READY)  ## compare methods on images and on text; about two minutes afte
 	$(BIN)/fedistill compare examples/bbc-news.toml
 
 test: $(READY)  ## all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -167,7 +167,7 @@ def tasks() -> None:
     table.add_row("fashion-mnist", "70,000 images, 28x28, 10 classes", debian)
     table.add_row("hf:OWNER/NAME", "any image or text data set", "the Hugging Face hub")
     table.add_row("(format, train)", "parquet, csv, json, imagefolder", "local files")
-    console.print(table)
+    _wide().print(table)
 
 
 @app.command()
@@ -185,7 +185,7 @@ def models() -> None:
             size = count(build(name, signature, seed=0, client=0))
             table.add_row(name, kind, f"{size:,}")
     table.add_row("module:function", "any", "one's own")
-    console.print(table)
+    _wide().print(table)
     console.print("Sizes for 28x28 grey images of 10 classes, and texts of 5 classes and 8,000 words.")
 
 

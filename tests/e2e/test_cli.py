@@ -5,9 +5,11 @@ import io
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -637,8 +639,9 @@ def processes_of(folder: Path) -> list[int]:
 def stopped(tmp_path: Path, request: pytest.FixtureRequest) -> "Iterator[tuple[Path, int, str]]":
     """A run that got a signal in the second round of its second arm: its folder, status and last words."""
     folder = experiment_with_gate(tmp_path)
-    temporary = folder / "tmp"
-    temporary.mkdir()
+    # Short, as the names of sockets must be; the folder of a test may be too long.
+    temporary = Path(tempfile.mkdtemp(prefix="fd-"))
+    (folder / "tmp").symlink_to(temporary)
     environment = {**os.environ, "GATE": str(folder), "TMPDIR": str(temporary)}
     process = subprocess.Popen(
         [PROGRAM, "compare", "exp.toml", "--out", "run 1"],
@@ -668,6 +671,7 @@ def stopped(tmp_path: Path, request: pytest.FixtureRequest) -> "Iterator[tuple[P
         (folder / "go").touch()
         process.kill()
         process.wait()
+        shutil.rmtree(temporary)
 
 
 def check_resumed(folder: Path, ended: "subprocess.CompletedProcess[str]", expected: Any) -> None:
@@ -746,6 +750,11 @@ def test_methods_are_listed(place: Path) -> None:
         "fml": "-",
         "fedkd": "-",
         "fed-et": "public set at the server",
+        "fedgkt": "-",
+        "fedgems": "public set",
+        "comet": "public set",
+        "selective-fd": "public set",
+        "edge-fd": "public set",
     }
 
 

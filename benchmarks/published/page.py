@@ -1,0 +1,272 @@
+"""Makes docs/published.md: published figures beside ours, from the kept results.
+
+    python benchmarks/published/page.py
+
+A row is within the published spread where ours differs by no more than that (a half point where none is
+published), from the published figure or, of several seeds, by our own spread too. Any other has its reason in
+WHY. tests/test_docs.py compares the page with what this makes.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+PAGE = HERE.parents[1] / "docs" / "published.md"
+COMMAND = "python benchmarks/published/page.py"
+UNKNOWN_SPREAD = 0.5
+HEAD = f"""<!-- Made by `{COMMAND}`. Edit it, and run it again. -->
+
+# Published figures beside ours
+
+Accuracies in percent, ± deviation where there are several seeds or clients. Nothing is chosen by the test
+set; a published figure that is the best round on it stands beside our best, and our last is given too. Each
+row names the command that made it; seeds, seconds and versions are kept with it in
+`benchmarks/published/results/`. Bytes are ours, both directions, all clients and rounds, unless a table
+says otherwise.
+"""
+WHY: dict[str, str] = {}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One row: what was published, and what came out."""
+
+    name: str
+    published: Sequence[float | None]
+    ours: Sequence[float]
+    others: tuple[str, ...]
+
+    @property
+    def within(self) -> bool:
+        value, spread = self.published
+        assert value is not None
+        allowed = UNKNOWN_SPREAD if spread is None else spread
+        return abs(self.ours[0] - value) <= round(allowed + self.ours[1], 2)
+
+    def cells(self) -> tuple[str, ...]:
+        verdict = "within" if self.within else f"**{self.ours[0] - (self.published[0] or 0):+.2f}**"
+        return self.name, _plus_minus(*self.published), _plus_minus(*self.ours), verdict, *self.others
+
+
+def main() -> None:
+    PAGE.write_text(page(), encoding="utf-8")
+
+
+def page() -> str:
+    """The text of docs/published.md."""
+    sections = [fedgen(), fedproto(), niid_bench(), jeong(), cfd(), dadaquant()]
+    return "\n\n".join([HEAD.strip(), *("\n\n".join(section) for section in sections)]) + "\n"
+
+
+def fedgen() -> Iterator[str]:
+    yield "## FedGen, table 1: MNIST, 20 clients, Dirichlet"
+    yield (
+        "Zhu et al., 2021, arXiv 2105.10056. Setting and what differs: "
+        "`benchmarks/published/fedgen.py`. For `fd`, ours is `client@own`, the nearest to the published "
+        "test."
+    )
+    rows = []
+    for name, cell in _read("fedgen").items():
+        view = "client@own" if name.startswith("fd,") else "server@global"
+        seeds = cell["seeds"]
+        one = next(iter(seeds.values()))
+        rows.append(
+            Figure(
+                name,
+                cell["published"],
+                cell["ours"][view],
+                (str(len(seeds)), size(one["bytes_total"]), f"{one['rounds']}"),
+            )
+        )
+    yield figures(rows, ("seeds", "bytes", "rounds"))
+    yield from reasons("fedgen", rows)
+    yield commands(_read("fedgen"))
+
+
+def fedproto() -> Iterator[str]:
+    yield "## FedProto, table 1: MNIST, 3 classes a client, 20 clients"
+    yield (
+        "Tan et al., 2022, arXiv 2105.00243. ± is the deviation over clients. `as published` counts as "
+        "the published code does, which never starts afresh between clients; `own` is each client's "
+        "classifier on its own classes. Numbers sent a round, published: 430k by FedAvg, 4k by "
+        "FedProto."
+    )
+    rows = []
+    for method, arm in _read("fedproto").items():
+        one = next(iter(arm["seeds"].values()))
+        last = one["bytes_last_round"]
+        sent = f"{(last['up'] + last['down']) / 2 / 4 / 1000:.1f}k"
+        for view, ours in arm["ours"].items():
+            if view == "nearest":
+                continue
+            name = f"{method}, {view.replace('_', ' ')}"
+            others = (str(len(arm["seeds"])), str(one["rounds"]), sent, size(one["bytes_total"]))
+            rows.append(Figure(name, arm["published"], (ours[0], 0.0), (f"{ours[1]:.2f}", *others)))
+    yield figures(rows, ("our deviation", "seeds", "rounds", "numbers each way a round", "bytes"))
+    yield from reasons("fedproto", rows)
+    yield commands(_read("fedproto"))
+
+
+def niid_bench() -> Iterator[str]:
+    yield "## NIID-bench: FedAvg, 10 clients"
+    yield (
+        "Li et al., 2022, arXiv 2102.02079, as re-run by Flower: 50 rounds, best round. Ours: one seed, "
+        "best round of as many as are named."
+    )
+    rows = [
+        Figure(
+            name,
+            row["published"],
+            (row["best"], 0.0),
+            (f"{row['last']:.2f}", str(row["rounds"]), size(row["bytes_total"])),
+        )
+        for name, row in _read("niid-bench").items()
+    ]
+    yield figures(rows, ("last", "rounds", "bytes"))
+    yield from reasons("niid-bench", rows)
+    yield commands(_read("niid-bench"))
+
+
+def jeong() -> Iterator[str]:
+    yield "## Jeong: FD and FL on MNIST"
+    yield (
+        "Jeong et al., 2018, arXiv 1811.11479, table 1: bits of one device in 16 exchanges, which must "
+        "match, and FD clearly below FL."
+    )
+    kept = {name: row for name, row in _read("jeong").items() if not name.startswith("held")}
+    body = [
+        (
+            name,
+            f"{row['published']:.2f}",
+            f"{row['last']:.2f}",
+            f"{row['published_bits']:,}",
+            f"{row['bits']:,}",
+            f"{row['rounds']}",
+        )
+        for name, row in kept.items()
+    ]
+    yield table(("method/devices", "published", "ours", "published bits", "our bits", "rounds"), body)
+    yield from notes("jeong")
+    yield commands(kept)
+
+
+def cfd() -> Iterator[str]:
+    kept = _read("cfd")
+    bits = {name: row for name, row in kept.items() if name.startswith("bits")}
+    yield "## CFD: bits, samples and delta coding on MNIST"
+    yield (
+        "Sattler et al., 2022, arXiv 2012.00632, figure 4: labels of b bits on n public samples, 20 "
+        "clients, Dirichlet 0.1. Best accuracy of the rounds, and bytes up."
+    )
+    widths = sorted({_number(name, "b") for name in bits})
+    body = []
+    for samples in sorted({_number(name, "n") for name in bits}):
+        cells = [row for name, row in bits.items() if _number(name, "n") == samples]
+        body.append((f"n = {samples:,}", *(f"{row['best']:.2f}, {size(row['bytes_up'])}" for row in cells)))
+    yield table(("", *(f"b = {width}" for width in widths)), body)
+    yield from notes("cfd bits")
+    yield "One bit: bits a sample from round 2 on, mean of both directions, and of each."
+    coders = {name: row for name, row in kept.items() if name.startswith("coders")}
+    names = list(dict.fromkeys(name.rsplit(", ", 1)[1] for name in coders))
+    body = []
+    for classes in sorted({_number(name, "C") for name in coders}):
+        cells = [row["bits_a_sample"] for name, row in coders.items() if _number(name, "C") == classes]
+        shown = [f"{one['both']:.3f} ({one['up']:.3f} up, {one['down']:.3f} down)" for one in cells]
+        body.append((f"C = {classes}" + (" (news)" if classes == 5 else ""), *shown))
+    yield table(("", *names), body)
+    yield from notes("cfd coders")
+    yield commands(kept)
+
+
+def dadaquant() -> Iterator[str]:
+    yield "## DAdaQuant: Synthetic, uplink alone"
+    yield (
+        "Hönig et al., 2022, arXiv 2111.00465, table 2: highest accuracy of 500 rounds, and how many "
+        "times less goes up than 12.2 MB. Ours by payload, with frames in brackets."
+    )
+    kept = {name: row for name, row in _read("dadaquant").items() if not name.startswith("held")}
+    plain = kept["fp32"]["seeds"]
+    body = []
+    for name, row in kept.items():
+        seeds = row["seeds"]
+        best = [one["best"] for one in seeds.values()]
+        last = [one["last"] for one in seeds.values()]
+        less = [plain[seed]["payload_up"] / one["payload_up"] for seed, one in seeds.items()]
+        framed = [plain[seed]["bytes_up"] / one["bytes_up"] for seed, one in seeds.items()]
+        accuracy, times = row["published"]
+        body.append(
+            (
+                name,
+                f"{accuracy}, {times} times",
+                f"{_mean(best):.2f}, {_mean(less):.1f} times ({_mean(framed):.1f})",
+                f"{_mean(last):.2f}",
+                str(len(seeds)),
+                size(int(_mean([one["bytes_up"] for one in seeds.values()]))),
+            )
+        )
+    yield table(("codec up", "published", "ours", "last", "seeds", "bytes up"), body)
+    yield from notes("dadaquant")
+    yield commands(kept)
+
+
+def figures(rows: Sequence[Figure], others: Sequence[str]) -> str:
+    return table(("", "published", "ours", "", *others), [row.cells() for row in rows])
+
+
+def reasons(section: str, rows: Sequence[Figure]) -> Iterator[str]:
+    """Why rows are not within what was published."""
+    for row in rows:
+        if not row.within and f"{section}/{row.name}" not in WHY and section not in WHY:
+            raise SystemExit(f"{section}/{row.name} is not within the published spread: say why in WHY")
+    yield from notes(section)
+
+
+def notes(section: str) -> Iterator[str]:
+    for key, text in WHY.items():
+        if key == section:
+            yield text
+        elif key.startswith(f"{section}/"):
+            yield f"{key.split('/', 1)[1]}: {text}"
+
+
+def commands(rows: dict[str, Any]) -> str:
+    """One line for each command that made a row of a table."""
+    found = [one["command"] for row in rows.values() for one in row.get("seeds", {0: row}).values()]
+    return "\n".join(["```", *dict.fromkeys(found), "```"])
+
+
+def table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *body]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def size(count: int) -> str:
+    from fedistill.report.table import size as shown
+
+    return shown(count)
+
+
+def _plus_minus(value: float | None, spread: float | None) -> str:
+    return f"{value:.2f}" + (f" ± {spread:.2f}" if spread else "")
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _number(name: str, key: str) -> int:
+    """A row's name holds words such as ``n 1600``."""
+    words = name.replace(",", "").split()
+    return int(words[words.index(key) + 1])
+
+
+def _read(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((HERE / "results" / f"{name}.json").read_text(encoding="utf-8"))
+    return found
+
+
+if __name__ == "__main__":
+    main()
