@@ -30,7 +30,8 @@ from rich.table import Table
 from fedistill import parse
 from fedistill.experiment import prepare
 from fedistill.round import begin, play
-from fedistill.runtime.inprocess import Job, Runtime, Serial
+from fedistill.runtime.inprocess import Serial
+from fedistill.runtime.runtime import Job, Runtime
 from fedistill.site import Outcome
 from fedistill.wire import frame as frames
 from fedistill.wire.codec import Codec, Known, Sender, Spec

@@ -102,7 +102,7 @@ def measure(task: str, wanted: dict[str, Any], seed: int) -> dict[str, Any]:
     experiment = parse({**raw, "runtime": {"kind": "serial"}}, "methods")
     data, (arm,) = prepare(experiment)
     started, run = time.perf_counter(), begin(arm)
-    with inprocess.start(experiment.runtime, experiment, data) as runtime:
+    with inprocess.start(experiment, data) as runtime:
         while run.round < arm.rounds:
             play(run, arm, runtime)
     outcome = describe_arm(arm, run, "done", None)

@@ -105,7 +105,7 @@ def main() -> None:
     print(f"label skew {label_skew(data):.3f}", flush=True)
     for prepared in ready:
         run, started = begin(prepared), time.perf_counter()
-        with inprocess.start(experiment.runtime, experiment, data) as runtime:
+        with inprocess.start(experiment, data) as runtime:
             while run.round < ROUNDS:
                 play(run, prepared, runtime)
         curve = [round(record.views["server@global"], 4) for record in run.records]

@@ -119,7 +119,7 @@ def serve_fedistill(pipe: Any, name: str, repeats: int) -> None:
 
     experiment = parse(experiment_of(WORKLOADS[name], repeats + 1), name)
     task, arms = prepare(experiment)
-    with inprocess.start(experiment.runtime, experiment, task) as runtime:
+    with inprocess.start(experiment, task) as runtime:
         run = begin(arms[0])
         pipe.send("ready")
         while pipe.recv():

@@ -69,7 +69,7 @@ def measure(raw: dict[str, Any]) -> dict[str, Any]:
     experiment = parse(raw, "tuning")
     data, (arm,) = prepare(experiment)
     run = begin(arm)
-    with inprocess.start(experiment.runtime, experiment, data) as runtime:
+    with inprocess.start(experiment, data) as runtime:
         while run.round < arm.rounds:
             play(run, arm, runtime)
     described = describe_arm(arm, run, "done", None)

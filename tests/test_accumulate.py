@@ -18,7 +18,8 @@ from fedistill.doctor import examine
 from fedistill.errors import ExperimentError, FrameError
 from fedistill.experiment import prepare
 from fedistill.round import ArmRun, begin, play
-from fedistill.runtime.inprocess import Job, Runtime, Serial
+from fedistill.runtime.inprocess import Serial
+from fedistill.runtime.runtime import Job, Runtime
 from fedistill.site import Outcome
 from fedistill.wire.frame import EVERYONE, Frame, Kind, decode, encode
 from fedistill.wire.message import Sizes

@@ -135,6 +135,11 @@ class ReadyArm:
             )
         return asked
 
+    def evaluates(self, round: int, local: int) -> bool:
+        """Whether views are taken after an exchange in this round, with so many local rounds behind it."""
+        every = self.evaluate.every
+        return round // every > (round - local) // every or round == self.rounds
+
     def client(self, client: int, round: int, local: int = 1) -> Client:
         """What a client has to work with in a round; ``local``: rounds that it trains for."""
         train = self.config.train

@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,6 +20,7 @@ from fedistill.report.record import RunFolder
 from fedistill.report.results import choices, describe_arm, link_times, results
 from fedistill.round import ArmRun, RoundRecord, play
 from fedistill.runtime import inprocess
+from fedistill.runtime.runtime import Runtime
 from fedistill.site import method_state
 from fedistill.state import write
 from fedistill.tasks.build import build
@@ -61,7 +62,13 @@ def one_arm(experiment: Experiment, name: str) -> Experiment:
     return experiment.model_copy(update={"arms": arms})
 
 
-def compare(experiment: Experiment, out: Path, command: str, watcher: Watcher) -> dict[str, Any]:
+Start = Callable[[Experiment, Task], Runtime]
+"""What gives the runtime of an experiment."""
+
+
+def compare(
+    experiment: Experiment, out: Path, command: str, watcher: Watcher, start: Start = inprocess.start
+) -> dict[str, Any]:
     """Run every arm from the start; return the results.
 
     Raises:
@@ -77,10 +84,10 @@ def compare(experiment: Experiment, out: Path, command: str, watcher: Watcher) -
     experiment = experiment.model_copy(update={"arms": [arm.config for arm in arms]})
     folder = RunFolder.create(out, experiment, command)
     folder.append({"event": "task", "fingerprint": task.fingerprint()})
-    return _go_on(folder, experiment, task, arms, watcher)
+    return _go_on(folder, experiment, task, arms, watcher, start)
 
 
-def resume(path: Path, watcher: Watcher) -> dict[str, Any]:
+def resume(path: Path, watcher: Watcher, start: Start = inprocess.start) -> dict[str, Any]:
     """Go on with a run from the last whole round of each arm; ends in the same bits as one never stopped.
 
     Raises:
@@ -98,7 +105,7 @@ def resume(path: Path, watcher: Watcher) -> dict[str, Any]:
         )
     folder.forget_after({arm.name: folder.round(arm.name) for arm in arms})
     folder.append({"event": "resumed"})
-    return _go_on(folder, experiment, task, arms, watcher)
+    return _go_on(folder, experiment, task, arms, watcher, start)
 
 
 def report(path: Path) -> dict[str, Any]:
@@ -120,12 +127,17 @@ def report(path: Path) -> dict[str, Any]:
 
 
 def _go_on(
-    folder: RunFolder, experiment: Experiment, task: Task, arms: list[ReadyArm], watcher: Watcher
+    folder: RunFolder,
+    experiment: Experiment,
+    task: Task,
+    arms: list[ReadyArm],
+    watcher: Watcher,
+    start: Start,
 ) -> dict[str, Any]:
     runs = {arm.name: folder.load(arm) for arm in arms}
     errors: dict[str, str] = {}
     try:
-        with inprocess.start(experiment.runtime, experiment, task) as runtime:
+        with start(experiment, task) as runtime:
             for arm in arms:
                 run = runs[arm.name]
                 watcher.arm(arm.name, arm.rounds, run.round)

@@ -9,6 +9,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Literal
 
+from fedistill.errors import FrameError
 from fedistill.wire.frame import decode
 
 Direction = Literal["up", "down"]
@@ -40,10 +41,14 @@ class Ledger:
     public: int = 0
 
     def count(self, round: int, client: int, direction: Direction, frame: bytes) -> None:
-        """Count a frame."""
-        read = decode(frame)
-        payload = sum(len(section) for section in read.sections)
-        self.entries.append(Entry(round, client, direction, read.kind.label, len(frame), payload))
+        """Count a frame; one that cannot be read has crossed as well, and has no payload."""
+        try:
+            read = decode(frame)
+        except FrameError:
+            kind, payload = "unreadable", 0
+        else:
+            kind, payload = read.kind.label, sum(len(section) for section in read.sections)
+        self.entries.append(Entry(round, client, direction, kind, len(frame), payload))
 
     def of_round(self, round: int) -> list[Entry]:
         return [entry for entry in self.entries if entry.round == round]

@@ -19,9 +19,9 @@ from fedistill.evaluate import correct_by_class, views
 from fedistill.ledger import SETUP_ROUND, Entry, Ledger
 from fedistill.methods.base import Reply
 from fedistill.rng import SERVER, scoped
-from fedistill.runtime.inprocess import Runtime
+from fedistill.runtime.runtime import Runtime
 from fedistill.sampling import chosen, lost
-from fedistill.site import Outcome, check_finite, describe, state_of
+from fedistill.site import Missing, Outcome, check_finite, describe, state_of
 from fedistill.state import State, ordered
 from fedistill.wire.ends import ServerEnd
 from fedistill.wire.memory import Memory
@@ -34,6 +34,8 @@ class RoundRecord:
 
     Attributes:
         clients: who took part; none where no exchange was due. ``dropped``: whose reply was lost.
+        missing: of the dropped, those whose failure is known, by number; and what it was.
+        carried: bytes around the frames, ``up`` and ``down``, and replies that came too ``late``.
         local: rounds of local training behind the exchange; 0: there was none.
         change: how far what the server says has moved, where the arm goes by it (`fedistill.accumulate`).
         seconds: wall-clock, without evaluation; ``server_seconds``: of the server step alone.
@@ -52,6 +54,8 @@ class RoundRecord:
     traffic: list[Entry]
     local: int
     change: float | None
+    missing: dict[str, str]
+    carried: dict[str, int]
 
     def plain(self) -> dict[str, Any]:
         """As JSON has it; frames are [client, direction, kind, bytes, payload]."""
@@ -132,6 +136,7 @@ def play(run: ArmRun, arm: ReadyArm, runtime: Runtime) -> RoundRecord:
         if frame:
             traffic.count(number, client, "down", frame)
 
+    missing: dict[int, Missing] = {}
     jobs = [
         (client, run.clients.get(client, b""), frame) for client, frame in zip(clients, frames, strict=True)
     ]
@@ -139,44 +144,69 @@ def play(run: ArmRun, arm: ReadyArm, runtime: Runtime) -> RoundRecord:
 
     def received() -> Iterator[Reply[Message]]:
         for client, outcome in outcomes:
+            if isinstance(outcome, Missing):
+                missing[client] = outcome
+                work.append(0.0)
+                continue
             updated[client] = outcome.state
             work.append(outcome.seconds)
             if outcome.frame:
                 traffic.count(number, client, "up", outcome.frame)
             if outcome.frame and client not in dropped:
-                reply = _receive(arm, end, number, client, outcome)
-                if reply is not None:
-                    yield reply
+                try:
+                    reply = _receive(arm, end, number, client, outcome)
+                except TrainingError as error:
+                    if not runtime.forgives:
+                        raise
+                    missing[client] = Missing(error.what, reached=True)
+                else:
+                    if reply is not None:
+                        yield reply
 
     replies = received()
     server, server_seconds = _aggregate(run, arm, number, replies)
     for _ in replies:  # a method may not care to look at all replies; their bytes still crossed
         pass
     seconds = time.perf_counter() - started
+    unreached = {client for client, gone in missing.items() if not gone.reached}
+    crossed = [entry for entry in traffic.entries if entry.client not in unreached]
 
     states = {client: state for client, state in {**run.clients, **updated}.items() if state}
     stale = {client: right for client, right in run.correct.items() if client not in updated}
     found: dict[str, float] = {}
-    if number // arm.evaluate.every > (number - local) // arm.evaluate.every or number == arm.rounds:
+    if arm.evaluates(number, local):
         try:
             found, stale = _evaluate(arm, server, states, stale, runtime)
+            if not runtime.private_counts_known:
+                found.pop("client@own", None)
         except TrainingError as error:
             raise TrainingError(error.what, f"round {number}, {error.place}") from error
 
     moved = _change(run, arm, server, number, clients[0]) if adapts else None
     record = RoundRecord(
-        number, clients, dropped, seconds, server_seconds, work, found, traffic.entries, local, moved
+        round=number,
+        clients=clients,
+        dropped=sorted({*dropped, *missing}),
+        seconds=seconds,
+        server_seconds=server_seconds,
+        work=work,
+        views=found,
+        traffic=crossed,
+        local=local,
+        change=moved,
+        missing={str(client): gone.reason for client, gone in sorted(missing.items())},
+        carried=asdict(runtime.carried()),
     )
     run.round, run.server, run.clients, run.correct = number, server, states, stale
     run.memories = end.memories
-    run.ledger.entries += traffic.entries
+    run.ledger.entries += crossed
     run.records.append(record)
     return record
 
 
 def _idle(run: ArmRun, number: int) -> RoundRecord:
     """A round in which clients train on and nothing crosses; the next exchange makes up for the training."""
-    record = RoundRecord(number, [], [], 0.0, 0.0, [], {}, [], local=0, change=None)
+    record = RoundRecord(number, [], [], 0.0, 0.0, [], {}, [], local=0, change=None, missing={}, carried={})
     run.round = number
     run.records.append(record)
     return record
@@ -271,9 +301,10 @@ def _evaluate(
         missing = [peer.id for peer in arm.plan.peers if peer.id not in known]
         jobs = [(client, clients.get(client, b""), b"") for client in missing]
         counts = runtime.correct(arm.name, jobs)
-        known = {**known, **dict(zip(missing, counts, strict=True))}
+        found = zip(missing, counts, strict=True)
+        known = {**known, **{client: right for client, right in found if right is not None}}
     by_client = [torch.tensor(known[client]) for client in sorted(known)]
     test = torch.bincount(arm.task.test.labels, minlength=classes)
     # The mean over one model is exact.
     answers = torch.stack(right).double().mean(dim=0) if right else None
-    return views(answers, by_client, test, arm.task.class_counts()), known
+    return views(answers, by_client, test, arm.task.class_counts()[sorted(known)]), known

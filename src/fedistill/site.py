@@ -30,6 +30,19 @@ class Outcome:
     seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """A client that takes no part in a round after all.
+
+    Attributes:
+        reason: why, in words.
+        reached: what was sent to it has arrived.
+    """
+
+    reason: str
+    reached: bool
+
+
 def work(arm: ReadyArm, client: int, round: int, state: bytes, frame: bytes) -> Outcome:
     """Do a client's part of a round.
 
@@ -97,7 +110,7 @@ def state_of(arm: ReadyArm, client: int, state: bytes) -> State:
     return method_state(state) or arm.method.start_client(arm.client(client, round=0))
 
 
-def describe(error: Exception) -> str:
+def describe(error: BaseException) -> str:
     """An unexpected error with the place where it was raised."""
     last = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__}: {error} ({last.filename}, line {last.lineno})"

@@ -12,7 +12,8 @@ from fedistill.doctor import examine
 from fedistill.experiment import prepare
 from fedistill.report.record import RunFolder
 from fedistill.round import ArmRun, begin, play
-from fedistill.runtime.inprocess import Processes, Runtime, Serial
+from fedistill.runtime.inprocess import Processes, Serial
+from fedistill.runtime.runtime import Runtime
 from fedistill.state import dump, load
 from fedistill.wire.codec import Content
 from fedistill.wire.codecs import CODECS, create

@@ -14,7 +14,8 @@ from fedistill.experiment import prepare
 from fedistill.methods import METHODS
 from fedistill.report.record import RunFolder
 from fedistill.round import ArmRun, begin, play
-from fedistill.runtime.inprocess import Job, Processes, Runtime, Serial
+from fedistill.runtime.inprocess import Processes, Serial
+from fedistill.runtime.runtime import Job, Runtime
 from fedistill.site import Outcome
 from fedistill.state import dump
 from fedistill.wire.memory import dump_all

@@ -400,7 +400,9 @@ def test_the_experiment_in_the_folder_leads_to_the_same_run(whole: Any, tmp_path
 
 def test_a_round_as_json_and_back() -> None:
     traffic = [Entry(3, 1, "down", "weights", 20, 8), Entry(3, 1, "up", "logits", 17, 5)]
-    one = RoundRecord(3, [1, 4], [4], 0.5, 0.1, [0.2, 0.3], {"server@global": 0.25}, traffic, 2, 0.5)
+    gone, carried = {"4": "gone"}, {"up": 30, "down": 40, "late": 1}
+    views = {"server@global": 0.25}
+    one = RoundRecord(3, [1, 4], [4], 0.5, 0.1, [0.2, 0.3], views, traffic, 2, 0.5, gone, carried)
     plain = json.loads(json.dumps({"event": "round", "arm": "x", **one.plain()}))
     assert plain["traffic"] == [[1, "down", "weights", 20, 8], [1, "up", "logits", 17, 5]]
     assert RoundRecord.of(plain) == one

@@ -17,7 +17,8 @@ from fedistill.config import Experiment, RuntimeConfig
 from fedistill.errors import RuntimeFailure, TrainingError
 from fedistill.experiment import prepare
 from fedistill.round import begin, play
-from fedistill.runtime.inprocess import Job, Processes, Runtime, Serial, start, workers
+from fedistill.runtime.inprocess import Processes, Serial, start, workers
+from fedistill.runtime.runtime import Job, Runtime
 from fedistill.site import Outcome
 from fedistill.state import load
 from fedistill.tasks.task import Task
@@ -234,8 +235,12 @@ def test_a_worker_killed_while_idle(models: Path) -> None:
 KINDS = pytest.mark.parametrize("kind", ["serial", "processes"])
 
 
+def with_runtime(wanted: Experiment, settings: RuntimeConfig) -> Experiment:
+    return wanted.model_copy(update={"runtime": settings})
+
+
 def begun(kind: str, wanted: Experiment, task: Task) -> Runtime:
-    return start(RuntimeConfig(kind=kind, workers=2), wanted, task)
+    return start(with_runtime(wanted, RuntimeConfig(kind=kind, workers=2)), task)
 
 
 @KINDS
@@ -376,7 +381,7 @@ def test_how_many_workers() -> None:
 def test_which_runtime(settings: RuntimeConfig, clients: int, expected: type[Runtime]) -> None:
     wanted = experiment({"method": "local"}, clients=clients)
     task, _ = prepare(wanted)
-    with start(settings, wanted, task) as runtime:
+    with start(with_runtime(wanted, settings), task) as runtime:
         assert type(runtime) is expected
 
 

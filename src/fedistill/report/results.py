@@ -71,6 +71,7 @@ def describe_arm(arm: ReadyArm, run: ArmRun, status: str, error: str | None) -> 
         "bytes_setup": run.ledger.setup,
         "bytes_public": run.ledger.public,
         "bytes_total": run.ledger.total,
+        "bytes_transport": sum(one.carried.get(way, 0) for one in run.records for way in ("up", "down")),
     }
 
 
@@ -88,6 +89,8 @@ def describe_round(run: ArmRun, record: RoundRecord) -> dict[str, Any]:
         "kinds": kinds,
         "clients": record.clients,
         "dropped": record.dropped,
+        "missing": record.missing,
+        "transport": record.carried,
         "views": record.views,
     }
 

@@ -5,63 +5,26 @@ thread does it, and outcomes are handed on in client order, whoever was first.
 """
 
 import contextlib
-import ctypes
 import multiprocessing
 import os
 import signal
-import sys
 import tempfile
-from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any, Literal, Self
-
-import torch
+from typing import Any, Literal
 
 from fedistill import site
 from fedistill.arm import ReadyArm
 from fedistill.config import Experiment, RuntimeConfig
 from fedistill.errors import RuntimeFailure, TrainingError
+from fedistill.runtime.runtime import Job, Runtime, prepare_process
 from fedistill.site import Outcome
 from fedistill.tasks.task import Task
 
-Job = tuple[int, bytes, bytes]
-"""A client, its state and the frame for it; either may be empty."""
-
 _LARGEST_CHUNK = 16
-
-
-class Runtime(ABC):
-    """Does clients' work. Use as a context manager; inside, torch computes with one thread."""
-
-    def __enter__(self) -> Self:
-        self._threads = torch.get_num_threads()
-        _prepare_process()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-        torch.set_num_threads(self._threads)
-
-    @abstractmethod
-    def work(self, arm: str, round: int, jobs: Sequence[Job]) -> Iterator[Outcome]:
-        """Do the jobs of a round; outcomes come in the order of the jobs.
-
-        Raises:
-            TrainingError: a client's work failed.
-            RuntimeFailure: a worker process ended.
-        """
-
-    @abstractmethod
-    def correct(self, arm: str, jobs: Sequence[Job]) -> Iterator[list[int]]:
-        """Evaluate clients' own models on the global test set; counts come in the order of the jobs."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """Stop whatever was started."""
 
 
 def workers(settings: RuntimeConfig, clients: int) -> int:
@@ -72,8 +35,9 @@ def workers(settings: RuntimeConfig, clients: int) -> int:
     return min(settings.workers or cores or 1, clients)
 
 
-def start(settings: RuntimeConfig, experiment: Experiment, task: Task) -> Runtime:
+def start(experiment: Experiment, task: Task) -> Runtime:
     """Return the runtime that the settings ask for; ``auto`` takes processes where there are cores."""
+    settings = experiment.runtime
     count = workers(settings, len(task.clients))
     if settings.kind == "processes" or count > 1:
         return Processes(count, experiment, task)
@@ -222,7 +186,7 @@ def _serve(connection: Connection, experiment: str, task: str) -> None:
     """A worker's life: take jobs until the other end is closed."""
     # Ctrl-C reaches all processes of a terminal; the parent decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _prepare_process()
+    prepare_process()
     arms = _ready(Experiment.model_validate_json(experiment), Task.open(Path(task)))
     while True:
         try:
@@ -246,18 +210,3 @@ def _serve(connection: Connection, experiment: str, task: str) -> None:
 
 def _ready(experiment: Experiment, task: Task) -> dict[str, ReadyArm]:
     return {arm.name: ReadyArm.of(arm, experiment, task) for arm in experiment.arms}
-
-
-def _prepare_process() -> None:
-    """One thread, and a heap that keeps what it has.
-
-    Training frees and asks for the same large blocks in every step. glibc gives them back to the kernel
-    each time, and the page faults of getting them again cost a fifth of the time of a small network.
-    """
-    torch.set_num_threads(1)
-    if sys.platform == "linux":
-        mmap_threshold, trim_threshold = -3, -1
-        with contextlib.suppress(OSError, AttributeError):
-            libc = ctypes.CDLL(None)
-            libc.mallopt(mmap_threshold, 1 << 30)
-            libc.mallopt(trim_threshold, 1 << 30)
