@@ -3,14 +3,17 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint types check fuzz clean
+.PHONY: demo test e2e lint types check fuzz clean
 
 demo: $(READY)  ## compare methods on images and on text; about two minutes after set-up
 	$(BIN)/fedistill compare examples/digits.toml
 	$(BIN)/fedistill compare examples/bbc-news.toml
 
 test: $(READY)  ## all tests
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --ignore tests/flower
+
+e2e: $(READY)  ## on a network of processes: SuperLink and SuperNodes on this machine
+	$(BIN)/python -m pytest -n 2 tests/flower
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -24,7 +27,7 @@ check: lint types test
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch -c constraints.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,flower]'
 	touch $(READY)
 
 fuzz: $(READY)  ## bytes that nobody meant, for every decoder; CASES and SEED say how many and which

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fedistill.errors import ExperimentError, FedistillError, RuntimeFailure, nearest
+from fedistill.flower_cli import app as flower
 from fedistill.report.progress import Bars
 
 app = typer.Typer(
@@ -24,6 +25,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(flower, name="flower")
 # Tables and paths go to stdout, all that is said about the way there to stderr.
 console = Console()
 aside = Console(stderr=True)
@@ -44,8 +46,8 @@ def compare(experiment: ExperimentPath, set: Set = None, out: Out = None) -> Non
     from fedistill.experiment_file import load
 
     loaded = load(experiment, set or [])
-    folder = out or _default_folder(experiment)
-    _finish(folder, lambda watcher: run_all(loaded, folder, _command(), watcher))
+    folder = out or default_folder(experiment)
+    finish(folder, lambda watcher: run_all(loaded, folder, _command(), watcher))
 
 
 @app.command()
@@ -61,8 +63,8 @@ def run(
     from fedistill.experiment_file import load
 
     loaded = one_arm(load(experiment, set or []), arm)
-    folder = out or _default_folder(experiment)
-    _finish(folder, lambda watcher: run_all(loaded, folder, _command(), watcher))
+    folder = out or default_folder(experiment)
+    finish(folder, lambda watcher: run_all(loaded, folder, _command(), watcher))
 
 
 @app.command()
@@ -70,7 +72,7 @@ def resume(folder: Folder) -> None:
     """Go on with a run that was stopped, from its last whole round."""
     from fedistill.experiment import resume as go_on
 
-    _finish(folder, lambda watcher: go_on(folder, watcher))
+    finish(folder, lambda watcher: go_on(folder, watcher))
 
 
 @app.command()
@@ -205,7 +207,8 @@ def main() -> None:
         sys.exit(1)
 
 
-def _finish(folder: Path, go: Callable[[Bars], dict[str, Any]]) -> None:
+def finish(folder: Path, go: Callable[[Bars], dict[str, Any]], again: str = "resume") -> None:
+    """Run what a command runs, show its progress and its end; ``again``: the command that goes on with it."""
     bars = Bars(aside)
     try:
         try:
@@ -213,9 +216,9 @@ def _finish(folder: Path, go: Callable[[Bars], dict[str, Any]]) -> None:
         finally:
             bars.stop()
     except KeyboardInterrupt:
-        _give_up("stopped", folder)
+        _give_up("stopped", folder, again)
     except (RuntimeFailure, OSError) as error:
-        _give_up(str(error), folder)
+        _give_up(str(error), folder, again)
     _show(results, folder)
     failed = [arm for arm in results["arms"] if arm["status"] == "failed"]
     for arm in failed:
@@ -224,10 +227,10 @@ def _finish(folder: Path, go: Callable[[Bars], dict[str, Any]]) -> None:
         sys.exit(1)
 
 
-def _give_up(what: str, folder: Path) -> NoReturn:
+def _give_up(what: str, folder: Path, again: str) -> NoReturn:
     """End with what happened and how to go on."""
     begun = (folder / "experiment.toml").exists()
-    go_on = f"what was done is kept; go on with: fedistill resume {shlex.quote(str(folder))}"
+    go_on = f"what was done is kept; go on with: fedistill {again} {shlex.quote(str(folder))}"
     _say(f"fedistill: {what}; {go_on if begun else 'nothing was begun yet'}")
     sys.exit(1)
 
@@ -250,7 +253,8 @@ def _wide() -> Console:
     return console if console.is_terminal else Console(width=500)
 
 
-def _default_folder(experiment: Path) -> Path:
+def default_folder(experiment: Path) -> Path:
+    """Where a run goes for which no folder is named."""
     return Path("runs") / f"{experiment.stem}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 

@@ -185,6 +185,14 @@ class RuntimeConfig(Section):
     workers: int | None = Field(default=None, ge=1, description="default: one for each core")
 
 
+class FlowerConfig(Section):
+    """How long the server waits for clients that are on a network."""
+
+    wait: Positive = Field(default=120.0, description="seconds for all clients to connect, at first")
+    deadline: Positive = Field(default=600.0, description="seconds for the replies of a round")
+    quorum: float = Field(default=0.5, gt=0, le=1, description="share of a round's clients that must reply")
+
+
 def _name_or_table(codec: Any) -> Any:
     if codec is None or isinstance(codec, str | dict):
         return codec
@@ -222,6 +230,7 @@ class Experiment(Section):
     sampling: Sampling = Sampling()
     evaluate: Evaluate = Evaluate()
     runtime: RuntimeConfig = RuntimeConfig()
+    flower: FlowerConfig = FlowerConfig()
     link: Annotated[
         Annotated[str, Tag("str")] | Annotated[Link, Tag("Link")],
         Discriminator(lambda value: "Link" if isinstance(value, dict | Link) else "str"),

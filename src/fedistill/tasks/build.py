@@ -27,6 +27,34 @@ def build(config: TaskConfig, seed: int) -> Task:
     Raises:
         ExperimentError: the data cannot be found, read, or divided as asked.
     """
+    return _build(config, seed)[0]
+
+
+def build_at_site(config: TaskConfig, seed: int, own: Source) -> tuple[Task, Labelled]:
+    """Build a task, and beside it a site's own samples: classes by their names, inputs as the task has them.
+
+    Raises:
+        ExperimentError: as in `build`, or the site's data are of another kind, size or other classes.
+    """
+    task, encode = _build(config, seed)
+    found = sources.load(own, config.image_size)
+    if found.kind != task.signature.kind:
+        raise ExperimentError(f"{own.train} holds {found.kind}s, but the task holds {task.signature.kind}s")
+    unknown = [name for name in found.classes if name not in task.classes]
+    if unknown:
+        raise ExperimentError(
+            f"{own.train} has the classes {', '.join(map(repr, unknown))}, which the task has not; it has"
+            f" {', '.join(map(repr, task.classes))}"
+        )
+    places = torch.tensor([task.classes.index(name) for name in found.classes])
+    inputs = found.train.read(np.arange(len(found.train), dtype=np.int64))
+    if isinstance(inputs, np.ndarray):
+        _check_size("the site's", inputs, task.signature)
+        inputs = image.fit_to(inputs, task.signature.shape)
+    return task, Labelled(encode(inputs), places[torch.from_numpy(found.train.labels)])
+
+
+def _build(config: TaskConfig, seed: int) -> tuple[Task, "_Encode"]:
     source = sources.load(config, config.image_size)
     private, test_table, test_rows = _hold_out_test(source, config, seed)
     public_inputs, public_labels, where = None, None, ""
@@ -59,7 +87,7 @@ def build(config: TaskConfig, seed: int) -> Task:
         if not isinstance(config.public, PublicSource):
             _check_size("public", public_inputs, signature)
         public_inputs = image.fit_to(public_inputs, signature.shape)
-    return Task(
+    task = Task(
         name=config.name or str(config.train),
         signature=signature,
         classes=source.classes,
@@ -73,6 +101,7 @@ def build(config: TaskConfig, seed: int) -> Task:
         vocabulary_frame=frame,
         vocabulary_from_public=config.text.tokenizer is None,
     )
+    return task, encode
 
 
 def stored_bytes(inputs: Inputs) -> int:

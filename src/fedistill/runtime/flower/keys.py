@@ -1,0 +1,90 @@
+"""Certificates and keys for trials: a CA, the SuperLink's certificate, and a key pair for each SuperNode.
+
+Real sites bring their own; what Flower asks for is the same.
+"""
+
+import datetime
+import ipaddress
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from fedistill.errors import ExperimentError
+
+_CURVE = ec.SECP384R1()
+_PEM = serialization.Encoding.PEM
+
+
+def make(folder: Path, nodes: int, hosts: Sequence[str], days: int = 365) -> list[Path]:
+    """Write ``ca.crt``, ``server.crt``, ``server.key`` and, for each node, ``node-N.key`` and ``node-N.pub``.
+
+    Args:
+        hosts: names or addresses under which nodes will reach the SuperLink.
+
+    Raises:
+        ExperimentError: the folder has keys already.
+    """
+    if (folder / "ca.crt").exists():
+        raise ExperimentError(f"{folder} has keys already; name another folder, or move them away")
+    folder.mkdir(parents=True, exist_ok=True)
+    authority, server = (ec.generate_private_key(_CURVE) for _ in range(2))
+    issuer = _name("fedistill trial CA")
+    root = _certificate(issuer, issuer, authority.public_key(), days)
+    root = root.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+    leaf = _certificate(_name(hosts[0]), issuer, server.public_key(), days)
+    leaf = leaf.add_extension(x509.SubjectAlternativeName([_host(host) for host in hosts]), critical=False)
+    written = [
+        _write(folder / "ca.crt", root.sign(authority, hashes.SHA384()).public_bytes(_PEM)),
+        _write(folder / "server.crt", leaf.sign(authority, hashes.SHA384()).public_bytes(_PEM)),
+        _write(folder / "server.key", _private(server, serialization.PrivateFormat.PKCS8), secret=True),
+    ]
+    for node in range(nodes):
+        key = ec.generate_private_key(_CURVE)
+        public = key.public_key().public_bytes(
+            serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
+        )
+        private = _private(key, serialization.PrivateFormat.OpenSSH)
+        written.append(_write(folder / f"node-{node}.key", private, secret=True))
+        written.append(_write(folder / f"node-{node}.pub", public + b"\n"))
+    return written
+
+
+def _certificate(
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, days: int
+) -> x509.CertificateBuilder:
+    now = datetime.datetime.now(datetime.UTC)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(minutes=5))  # clocks differ
+        .not_valid_after(now + datetime.timedelta(days=days))
+    )
+
+
+def _name(common: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common)])
+
+
+def _host(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)
+
+
+def _private(key: ec.EllipticCurvePrivateKey, form: serialization.PrivateFormat) -> bytes:
+    return key.private_bytes(_PEM, form, serialization.NoEncryption())
+
+
+def _write(path: Path, data: bytes, secret: bool = False) -> Path:
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if secret else 0o644), "wb") as file:
+        file.write(data)
+    return path

@@ -1,0 +1,306 @@
+"""A SuperLink and its SuperNodes on this machine, with TLS and known keys: a trial of the real thing."""
+
+import contextlib
+import json
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from fedistill.config import Experiment
+from fedistill.doctor import examine, raise_errors
+from fedistill.errors import ExperimentError, RuntimeFailure
+from fedistill.experiment import Watcher, prepare
+from fedistill.report.record import RunFolder
+from fedistill.round import RoundRecord
+from fedistill.runtime.flower import keys, project
+from fedistill.runtime.flower.project import ended
+from fedistill.state import write
+
+_LINK = "trial"
+_START_SECONDS, _STOP_SECONDS, _POLL_SECONDS = 60.0, 10.0, 0.5
+HOST = "127.0.0.1"
+
+
+class Network:
+    """Processes of one trial, in the folder ``flower`` of its run; all of them end with the context.
+
+    Attributes:
+        environment: of all processes.
+    """
+
+    def __init__(self, out: Path, nodes: int) -> None:
+        self.folder = out.absolute() / "flower"
+        self._count = nodes
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._ports = free_ports(nodes + 1)
+        # Without telemetry, and without a look for updates, it works offline.
+        self.environment = {
+            **os.environ,
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
+            "FLWR_HOME": str(self.folder / "home"),
+            "FLWR_TELEMETRY_ENABLED": "0",
+            "FLWR_DISABLE_UPDATE_CHECK": "1",
+            "OMP_NUM_THREADS": "1",
+        }
+
+    def __enter__(self) -> "Network":
+        self._write_settings()
+        # To an earlier SuperLink these nodes are still online, and would not be let in again.
+        for path in self.folder.glob("superlink.db*"):
+            path.unlink()
+        try:
+            self.start_link()
+            for node in range(self._count):
+                self._flwr("supernode", "register", str(self._key(node, "pub")), _LINK)
+                self.start_node(node)
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.stop()
+
+    @property
+    def address(self) -> str:
+        """Where SuperNodes reach the SuperLink."""
+        return f"{HOST}:{self._ports[0]}"
+
+    def start_link(self) -> None:
+        """Start the SuperLink and wait until it listens.
+
+        Raises:
+            RuntimeFailure: it does not.
+        """
+        certificates = [
+            *("--ssl-certfile", self._file("server.crt"), "--ssl-keyfile", self._file("server.key")),
+            *("--ssl-ca-certfile", self._file("ca.crt")),
+        ]
+        self._start(
+            "superlink",
+            "flower-superlink",
+            *certificates,
+            *("--host", HOST, "--port", str(self._ports[0])),
+            *("--database", str(self.folder / "superlink.db")),
+            "--enable-supernode-auth",
+            "--disable-runtime-dependency-installation",
+        )
+        until = time.monotonic() + _START_SECONDS
+        while not self._listens():
+            self.check("superlink")
+            if time.monotonic() > until:
+                waited = f"the SuperLink does not listen after {_START_SECONDS:g} s"
+                raise RuntimeFailure(f"{waited}; {self._log('superlink')}")
+            time.sleep(0.1)
+
+    def start_node(self, node: int) -> None:
+        state = self.folder / f"node-{node}"
+        self._start(
+            f"node-{node}",
+            "flower-supernode",
+            *("--root-certificates", self._file("ca.crt"), "--superlink", self.address),
+            *("--auth-supernode-private-key", str(self._key(node, "key"))),
+            *("--port", str(self._ports[1 + node])),
+            *("--node-config", f'partition-id={node} state="{state}"'),
+        )
+
+    def run(self) -> int:
+        """Hand the app in; return the run's number."""
+        return int(self._flwr("run", str(self.folder / "app"), _LINK)["run-id"])
+
+    def status(self, run: int) -> str:
+        """What Flower says of the run, such as ``running`` or ``finished:failed``."""
+        return str(self._flwr("ls", _LINK, "--run-id", str(run))["runs"][0]["status"])
+
+    def check(self, name: str) -> None:
+        """Raise `RuntimeFailure` where a process has ended."""
+        process = self._processes.get(name)
+        if process is None or process.poll() is not None:
+            raise RuntimeFailure(f"{name} has ended; {self._log(name)}")
+
+    def kill(self, name: str) -> None:
+        """End a process and its children at once, as a power cut would."""
+        process = self._processes.pop(name)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+    def stop(self) -> None:
+        """End all that was started, politely and then not."""
+        for process in self._processes.values():
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
+        until = time.monotonic() + _STOP_SECONDS
+        for process in self._processes.values():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.1, until - time.monotonic()))
+        for name in list(self._processes):
+            self.kill(name)
+
+    def _write_settings(self) -> None:
+        link = {"address": self.address, "root-certificates": self._file("ca.crt")}
+        home = self.folder / "home"
+        home.mkdir(parents=True, exist_ok=True)
+        write(home / "config.toml", tomli_w.dumps({"superlink": {"default": _LINK, _LINK: link}}).encode())
+
+    def _start(self, name: str, program: str, *arguments: str) -> None:
+        with (self.folder / f"{name}.log").open("ab") as log:
+            self._processes[name] = subprocess.Popen(
+                [_program(program), *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=self.environment,
+                start_new_session=True,  # Ctrl-C is ours to hand on
+            )
+
+    def _flwr(self, *arguments: str) -> dict[str, Any]:
+        """What a command of Flower says.
+
+        Raises:
+            RuntimeFailure: it failed.
+        """
+        done = subprocess.run(
+            [_program("flwr"), *arguments, "--format", "json"],
+            capture_output=True,
+            text=True,
+            env=self.environment,
+        )
+        try:
+            said: dict[str, Any] = json.loads(done.stdout)
+        except json.JSONDecodeError:
+            said = {"success": False, "error-message": (done.stderr or done.stdout).strip()}
+        if not said.get("success"):
+            raise RuntimeFailure(f"flwr {arguments[0]} failed: {said.get('error-message', said)}")
+        return said
+
+    def _listens(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex((HOST, self._ports[0])) == 0
+
+    def _file(self, name: str) -> str:
+        return str(self.folder / "keys" / name)
+
+    def _key(self, node: int, kind: str) -> Path:
+        return self.folder / "keys" / f"node-{node}.{kind}"
+
+    def _log(self, name: str) -> str:
+        return f"see {self.folder / f'{name}.log'}"
+
+
+def up(experiment: Experiment, out: Path, watcher: Watcher) -> dict[str, Any]:
+    """Run an experiment with a SuperNode for each client; return the results.
+
+    Raises:
+        ExperimentError: the experiment or the folder is wrong; nothing was started.
+        RuntimeFailure: the run failed.
+    """
+    RunFolder.check_free(out)
+    task, arms = prepare(experiment)
+    findings = examine(experiment, task, arms)
+    watcher.findings(findings)
+    raise_errors(findings)
+    nodes = len(task.clients)
+    keys.make(out / "flower" / "keys", nodes, [HOST, "localhost"])
+    project.write_app(experiment, out / "flower" / "app", out.absolute())
+    return _play(experiment, nodes, out, watcher)
+
+
+def resume(out: Path, watcher: Watcher) -> dict[str, Any]:
+    """Go on with a run that `up` began; return the results.
+
+    Raises:
+        ExperimentError: there is none in the folder.
+        RuntimeFailure: the run failed.
+    """
+    experiment = RunFolder.open(out).experiment()
+    if not (out / "flower" / "app").is_dir():
+        raise ExperimentError(
+            f"{out} was not run on Flower; go on with: fedistill resume {shlex.quote(str(out))}"
+        )
+    return _play(experiment, experiment.task.clients, out, watcher)
+
+
+def _play(experiment: Experiment, nodes: int, out: Path, watcher: Watcher) -> dict[str, Any]:
+    with Network(out, nodes) as network:
+        follow(network, experiment, out, watcher)
+    results: dict[str, Any] = json.loads((out / "results.json").read_text(encoding="utf-8"))
+    return results
+
+
+def follow(network: Network, experiment: Experiment, out: Path, watcher: Watcher) -> None:
+    """Run the app and tell how it goes on, until it ends.
+
+    Raises:
+        RuntimeFailure: the run failed, or the SuperLink ended.
+    """
+    run = network.run()
+    news = _News(out, watcher)
+    for arm in experiment.arms:
+        watcher.arm(arm.name, experiment.rounds, RunFolder(out).round(arm.name))
+    asked = time.monotonic()
+    while True:
+        time.sleep(_POLL_SECONDS)
+        news.tell()
+        network.check("superlink")
+        if ended(out, run).exists():
+            break
+        if time.monotonic() > asked + 10:
+            asked = time.monotonic()
+            if network.status(run).startswith("finished"):
+                break
+    news.tell()
+    last = ended(out, run)
+    said = last.read_text(encoding="utf-8") if last.exists() else "the server's process ended"
+    if said:
+        raise RuntimeFailure(said)
+
+
+class _News:
+    """What a run has written of itself since it was last asked."""
+
+    def __init__(self, out: Path, watcher: Watcher) -> None:
+        self._path, self._watcher = out / "events.jsonl", watcher
+        self._at = self._path.stat().st_size if self._path.exists() else 0
+
+    def tell(self) -> None:
+        """Hand it on."""
+        for event in self._new():
+            if event["event"] == "round":
+                self._watcher.round(event["arm"], RoundRecord.of(event))
+            elif event["event"] == "failed":
+                self._watcher.failed(event["arm"], event["error"])
+
+    def _new(self) -> Iterator[dict[str, Any]]:
+        if not self._path.exists():
+            return
+        with self._path.open("rb") as file:
+            file.seek(self._at)
+            for line in file:
+                if not line.endswith(b"\n"):  # still being written
+                    return
+                self._at += len(line)
+                yield json.loads(line)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on now; all different."""
+    with contextlib.ExitStack() as held:
+        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind((HOST, 0))
+        return [int(one.getsockname()[1]) for one in sockets]
+
+
+def _program(name: str) -> str:
+    """A command that was installed beside this Python."""
+    return str(Path(sys.executable).parent / name)

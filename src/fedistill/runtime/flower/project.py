@@ -1,0 +1,113 @@
+"""A Flower app for one experiment: what ``flwr run`` takes as it is."""
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from fedistill.config import Experiment
+from fedistill.errors import ExperimentError
+from fedistill.experiment_file import dump
+
+_README = """\
+# A fedistill experiment as a Flower app
+
+`pyproject.toml` has the whole experiment in its run config. All machines need
+`pip install 'fedistill[flower]'`, and none looks for a network beyond the ones named here.
+
+## Keys, for a trial
+
+    fedistill flower keys keys --nodes {nodes} --host NAME-OF-THE-SERVER
+
+makes a CA, the server's certificate and a key pair for each node. Real sites make their own key pair
+(`ssh-keygen -t ecdsa -b 384`), keep the private half and send the public one.
+
+## The server
+
+    flower-superlink --host 0.0.0.0 --port 8000 \\
+        --ssl-ca-certfile keys/ca.crt --ssl-certfile keys/server.crt --ssl-keyfile keys/server.key \\
+        --enable-supernode-auth --disable-runtime-dependency-installation
+
+Name it in `$FLWR_HOME/config.toml`:
+
+    [superlink]
+    default = "site"
+
+    [superlink.site]
+    address = "NAME-OF-THE-SERVER:8000"
+    root-certificates = "/absolute/path/keys/ca.crt"
+
+Then let each node in, once: `flwr supernode register keys/node-0.pub site`.
+
+## Each node
+
+    flower-supernode --root-certificates keys/ca.crt --superlink NAME-OF-THE-SERVER:8000 \\
+        --auth-supernode-private-key keys/node-0.key \\
+        --node-config 'partition-id=0 state="/var/lib/fedistill"'
+
+`partition-id` is the client's number, below {nodes}, another at each node. `state` is where it keeps its
+model. With `train="/data/mine.parquet"` (and `format`, `input`, `label`) it learns from its own samples and
+not from a share of the experiment's; with `model="cnn-m"` or `model="my_models:net"` it has a model of its
+own.
+
+## The run
+
+    flwr run . site --stream
+
+Results go to `{out}` on the server's machine, as `fedistill compare` leaves them. Run again with the same
+folder, it goes on from the last whole round.
+"""
+
+
+def write_app(experiment: Experiment, folder: Path, out: Path) -> None:
+    """Write ``pyproject.toml``, the apps and a README.
+
+    Args:
+        out: where the server leaves the results, on its machine.
+
+    Raises:
+        ExperimentError: the folder has an app already.
+    """
+    if (folder / "pyproject.toml").exists():
+        raise ExperimentError(f"{folder} has an app already; name another folder")
+    package = folder / "fedistill_app"
+    package.mkdir(parents=True, exist_ok=True)
+    project: dict[str, Any] = {
+        "build-system": {"requires": ["hatchling"], "build-backend": "hatchling.build"},
+        "project": {
+            "name": "fedistill-app",
+            "version": "1.0.0",
+            "description": "A fedistill experiment.",
+            "license": "Apache-2.0",
+            "dependencies": [f"fedistill[flower]=={version('fedistill')}"],
+        },
+        "tool": {
+            "flwr": {
+                "app": {
+                    "publisher": "fedistill",
+                    "components": {
+                        "serverapp": "fedistill_app.apps:server",
+                        "clientapp": "fedistill_app.apps:client",
+                    },
+                    "config": {"experiment": dump(experiment), "out": str(out)},
+                }
+            }
+        },
+    }
+    (folder / "pyproject.toml").write_text(tomli_w.dumps(project, multiline_strings=True), encoding="utf-8")
+    (folder / "README.md").write_text(
+        _README.format(nodes=experiment.task.clients, out=out), encoding="utf-8"
+    )
+    (package / "__init__.py").write_text("")
+    (package / "apps.py").write_text(
+        '"""The two sides of the experiment; what they do is in fedistill."""\n\n'
+        "from fedistill.runtime.flower.client import app as client\n"
+        "from fedistill.runtime.flower.server import app as server\n\n"
+        '__all__ = ["client", "server"]\n'
+    )
+
+
+def ended(out: Path, run: int) -> Path:
+    """The file in which a run says why it ended; empty: it has done all."""
+    return out / "flower" / f"ended-{run}"

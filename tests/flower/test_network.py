@@ -1,0 +1,242 @@
+"""Real SuperLink and SuperNode processes: the same bits as in one process, and what does not stop a run."""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from trial import CLIENTS, Watch, experiment, frames, in_process, lay_out, processes_of, server_model
+
+from fedistill.errors import RuntimeFailure
+from fedistill.experiment_file import load
+from fedistill.report.record import RunFolder
+from fedistill.runtime.flower.local import HOST, Network, follow, free_ports
+
+ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "examples" / "flower-digits" / "experiment.toml"
+PROGRAM = Path(sys.executable).parent / "fedistill"
+PATIENCE = 240
+
+
+def wait_for(condition: Callable[[], Any], what: str, seconds: float = PATIENCE) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, f"waited {seconds} s for {what}"
+        time.sleep(0.2)
+
+
+def test_stopped_and_resumed_it_ends_as_in_one_process(tmp_path: Path) -> None:
+    """`up` is stopped by Ctrl-C after a round and leaves nothing running; `resume` ends in the same bits."""
+    out = tmp_path / "run"
+    command = [PROGRAM, "flower", "up", EXAMPLE, "--nodes", str(CLIENTS), "--out", out]
+    process = subprocess.Popen(
+        [*command, "--set", "task.limit=300"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    try:
+        events = out / "events.jsonl"
+
+        def begun() -> bool:
+            return process.poll() is not None or (events.exists() and '"round": 1' in events.read_text())
+
+        wait_for(begun, "round 1")
+        assert process.poll() is None, process.communicate()
+        assert len(processes_of(out)) >= 1 + CLIENTS
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=PATIENCE)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 1, said
+    assert f"fedistill flower resume {out}" in said
+    wait_for(lambda: not processes_of(out), "all processes to end", 30)
+
+    done = subprocess.run([PROGRAM, "flower", "resume", out], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    wait_for(lambda: not processes_of(out), "all processes to end", 30)
+    expected = tmp_path / "expected"
+    results = in_process(load(EXAMPLE, ["task.limit=300", "runtime.kind=serial"]), expected)
+    assert frames(out) == frames(expected)
+    assert server_model(out) == server_model(expected)
+    found = RunFolder(out)
+    name = results["arms"][0]["name"]
+    assert [r.views for r in found.records(name)] == [r["views"] for r in results["arms"][0]["rounds"]]
+    # What Flower adds is counted apart: more than nothing, and not in the payload.
+    assert all(r.carried["up"] > 0 < r.carried["down"] for r in found.records(name))
+    assert not [r.round for r in found.records(name) if r.missing]
+
+
+MISCHIEF = """
+import pathlib
+import time
+from dataclasses import replace
+
+from flwr.clientapp import ClientApp
+
+from fedistill.runtime.flower import client as node
+from fedistill.runtime.flower.envelope import open_answer, open_order, seal_answer
+from fedistill.runtime.flower.server import app as server
+from fedistill.wire import frame as frames
+
+HERE = pathlib.Path("{here}")
+client = ClientApp()
+client.query()(node.hello)
+client.evaluate()(node.correct)
+
+
+@client.train()
+def work(message, context):
+    who, round = context.node_config["partition-id"], open_order(message).round
+    if (who, round) == (2, 3) or round == 5 and not (HERE / "calm").exists():
+        message.content["frame"]["frame"].data = b"FD" + bytes(9)
+    answer = node.work(message, context)
+    change = CHANGES.get((who, round))
+    if change is None:
+        return answer
+    said = open_answer(answer)
+    return seal_answer(replace(said, frame=change(said.frame)), message)
+
+
+def broken(frame):
+    return frame[:-6] + bytes(6)
+
+
+def endless(frame):
+    return bytes(2_000_000)
+
+
+def of_before(frame):
+    return frames.encode(replace(frames.decode(frame), round=1))
+
+
+def late(frame):
+    time.sleep(33)
+    return frame
+
+
+CHANGES = {{(1, 2): endless, (2, 2): late, (1, 3): of_before, (1, 4): broken}}
+__all__ = ["client", "server"]
+"""
+
+
+def test_a_client_that_misbehaves_is_named_and_the_round_goes_on(tmp_path: Path) -> None:
+    """Frames that are endless, of another round or broken, an error, a late reply; then all at once."""
+    out = tmp_path / "run"
+    wanted = experiment(rounds=6, flower={"wait": 120, "deadline": 30, "quorum": 0.3})
+    lay_out(wanted, out, MISCHIEF.format(here=tmp_path))
+    watch = Watch()
+    with Network(out, CLIENTS) as network:
+        with pytest.raises(
+            RuntimeFailure, match=r"0 of 3 clients replied in round 5, but flower\.quorum asks for 1"
+        ):
+            follow(network, wanted, out, watch)
+        said = {round: record.missing for round, record in watch.records.items()}
+        assert {round: list(missing) for round, missing in said.items()} == {
+            1: [],
+            2: ["1", "2"],
+            3: ["1", "2"],
+            4: ["1"],
+        }
+        assert said[2]["1"].startswith("it sent 2,000,000 bytes where at most")
+        assert said[2]["2"] == "no reply within 30 s"
+        assert "round 1" in said[3]["1"]
+        assert "frame" in said[3]["2"]
+        assert "checksum" in said[4]["1"]
+        assert all(r.dropped == [int(c) for c in r.missing] for r in watch.records.values())
+        (tmp_path / "calm").touch()
+        follow(network, wanted, out, watch)
+    assert sorted(watch.records) == [1, 2, 3, 4, 5, 6]
+    assert watch.records[6].missing == {}
+    assert sum(record.carried["late"] for record in watch.records.values()) == 1
+    assert RunFolder(out).round("dsfl") == 6
+
+
+def test_server_and_node_are_killed_and_strangers_stay_out(tmp_path: Path) -> None:
+    """The SuperLink dies after round 1, a SuperNode after round 2; both come back; nobody else gets in."""
+    out, expected = tmp_path / "run", tmp_path / "expected"
+    wanted = experiment(rounds=6, arms=[{"method": "scarlet", "samples": 40}])
+    lay_out(wanted, out)
+    in_process(wanted, expected)
+
+    def kill_server(round: int) -> None:
+        if round == 1:
+            network.kill("superlink")
+
+    def kill_node(round: int) -> None:
+        if round == 2:
+            network.kill("node-1")
+        if round == 3:
+            network.start_node(1)
+
+    with Network(out, CLIENTS) as network:
+        strangers = intrude(network, tmp_path)
+        try:
+            with pytest.raises(RuntimeFailure, match="superlink has ended"):
+                follow(network, wanted, out, Watch(kill_server))
+            network.start_link()
+            follow(network, wanted, out, Watch(kill_node))
+        finally:
+            for process in strangers.values():
+                process.kill()
+                process.wait()
+    logs = {name: (tmp_path / f"{name}.log").read_text(errors="replace") for name in strangers}
+    records = RunFolder(out).records("scarlet")
+    assert [record.round for record in records] == [1, 2, 3, 4, 5, 6]
+    assert frames(out)[:2] == frames(expected)[:2]
+    without = [record.round for record in records if "1" in record.missing]
+    assert without
+    assert set(without) <= {3, 4, 5}
+    # Back again, it is sent the labels that it missed.
+    back = records[max(without)]
+    down = {entry.client: entry.payload for entry in back.traffic if entry.direction == "down"}
+    assert down[1] > down[0] == down[2]
+    assert not any("client 3" in str(record.missing) for record in records)
+    for name, why in {
+        "unknown key": "Failed to activate SuperNode",
+        "wrong CA": "CERTIFICATE_VERIFY_FAILED",
+        "plain text": "could not establish a connection",
+    }.items():
+        assert "SuperNode ID" not in logs[name]
+        assert why in logs[name]
+    assert "SuperNode ID" in (network.folder / "node-0.log").read_text()
+
+
+def intrude(network: Network, place: Path) -> dict[str, "subprocess.Popen[bytes]"]:
+    """SuperNodes that must not get in: with a key that nobody registered, another CA, and without TLS."""
+    from fedistill.runtime.flower import keys
+
+    keys.make(place / "other", 1, [HOST])
+    held = network.folder / "keys"
+    key = ["--auth-supernode-private-key", str(held / "node-3.key")]
+    right = ["--root-certificates", str(held / "ca.crt")]
+    wrong = ["--root-certificates", str(place / "other" / "ca.crt")]
+    known = ["--auth-supernode-private-key", str(held / "node-0.key")]
+    asked = {
+        "unknown key": [*right, *key],
+        "wrong CA": [*wrong, *known],
+        "plain text": ["--insecure"],
+    }
+    started = {}
+    for name, options in asked.items():
+        with (place / f"{name}.log").open("wb") as log:
+            started[name] = subprocess.Popen(
+                [
+                    str(PROGRAM.parent / "flower-supernode"),
+                    *options,
+                    *("--superlink", network.address, "--node-config", "partition-id=0"),
+                    *("--max-wait-time", "20", "--port", str(free_ports(1)[0])),
+                ],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**network.environment, "FLWR_HOME": str(place / name)},
+            )
+    return started

@@ -1,0 +1,213 @@
+"""Parts of the Flower runtime by themselves: keys, the app, what crosses, what a node makes of its config."""
+
+import stat
+import sys
+import tomllib
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from hypothesis import given
+from hypothesis import strategies as st
+from trial import experiment
+
+from fedistill.errors import ExperimentError, FrameError
+from fedistill.experiment_file import dump, parse
+from fedistill.runtime.flower import keys, project
+from fedistill.tasks.build import build
+
+with warnings.catch_warnings():
+    # Flower's own command line, which comes with its apps, uses what its libraries will drop.
+    warnings.simplefilter("ignore", DeprecationWarning)
+    from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+    from flwr.supercore.task_identity import TaskIdentity
+
+    from fedistill.runtime.flower.client import Node
+    from fedistill.runtime.flower.envelope import (
+        Answer,
+        Order,
+        open_answer,
+        open_order,
+        overhead,
+        seal_answer,
+        seal_order,
+    )
+
+
+@pytest.fixture(autouse=True)
+def app(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Messages are made within a run of an app."""
+    for name in ("task_id", "run_id", "node_id"):
+        monkeypatch.setattr(TaskIdentity, f"_{name}", 1)
+
+
+def test_the_server_is_known_by_the_authority_and_by_its_hosts(tmp_path: Path) -> None:
+    written = keys.make(tmp_path / "keys", 2, ["hub.example", "192.0.2.7"])
+    authority = x509.load_pem_x509_certificate((tmp_path / "keys" / "ca.crt").read_bytes())
+    server = x509.load_pem_x509_certificate((tmp_path / "keys" / "server.crt").read_bytes())
+    server.verify_directly_issued_by(authority)
+    names = server.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.DNSName) == ["hub.example"]
+    assert [str(one) for one in names.get_values_for_type(x509.IPAddress)] == ["192.0.2.7"]
+    assert {path.name for path in written} == {
+        *("ca.crt", "server.crt", "server.key"),
+        *("node-0.key", "node-0.pub", "node-1.key", "node-1.pub"),
+    }
+    for path in written:
+        hidden = stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert hidden == (path.suffix == ".key"), path
+
+
+def test_each_node_has_a_pair_of_its_own(tmp_path: Path) -> None:
+    keys.make(tmp_path, 2, ["localhost"])
+    publics = []
+    for node in range(2):
+        private = serialization.load_ssh_private_key((tmp_path / f"node-{node}.key").read_bytes(), None)
+        public = serialization.load_ssh_public_key((tmp_path / f"node-{node}.pub").read_bytes())
+        assert isinstance(private, ec.EllipticCurvePrivateKey)
+        assert private.public_key() == public
+        publics.append(public)
+    assert publics[0] != publics[1]
+
+
+def test_keys_are_not_written_over(tmp_path: Path) -> None:
+    keys.make(tmp_path, 1, ["localhost"])
+    before = (tmp_path / "node-0.key").read_bytes()
+    with pytest.raises(ExperimentError, match="has keys already"):
+        keys.make(tmp_path, 1, ["localhost"])
+    assert (tmp_path / "node-0.key").read_bytes() == before
+
+
+def test_the_app_holds_the_experiment_and_is_not_written_over(tmp_path: Path) -> None:
+    wanted = experiment()
+    project.write_app(wanted, tmp_path / "app", tmp_path / "out")
+    read = tomllib.loads((tmp_path / "app" / "pyproject.toml").read_text())
+    config = read["tool"]["flwr"]["app"]["config"]
+    assert parse(tomllib.loads(config["experiment"]), "test") == wanted
+    assert config["out"] == str(tmp_path / "out")
+    with pytest.raises(ExperimentError, match="has an app already"):
+        project.write_app(wanted, tmp_path / "app", tmp_path / "out")
+
+
+@given(st.binary(max_size=300), st.integers(0, 10_000), st.text(max_size=20))
+def test_orders_and_answers_come_out_as_they_went_in(frame: bytes, round: int, arm: str) -> None:
+    order = Order("5e551", arm, round, frame)
+    message = seal_order(order, node=7, kind="train")
+    assert open_order(message) == order
+    answer = Answer(frame, {"seconds": 0.5})
+    sealed = seal_answer(answer, message)
+    assert open_answer(sealed) == answer
+    assert sealed.metadata.dst_node_id == message.metadata.src_node_id
+    assert overhead(sealed, frame) > 0
+
+
+def test_overhead_does_not_grow_with_the_frame() -> None:
+    """Flower serialises the array apart from the rest, so only lengths of lengths differ."""
+    sizes = [
+        overhead(seal_order(Order("a", "b", 1, bytes(n)), 7, "train"), bytes(n)) for n in (10, 1_000, 100_000)
+    ]
+    assert max(sizes) - min(sizes) < 20
+
+
+FRAME = ArrayRecord({"frame": Array(dtype="uint8", shape=(1,), stype="bytes", data=b"x")})
+TWO = ArrayRecord(dict.fromkeys(("frame", "more"), FRAME["frame"]))
+GOOD: dict[str, Any] = {"session": "a1", "arm": "x", "round": 1}
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (RecordDict({}), "no part"),
+        (RecordDict({"frame": FRAME}), "no part"),
+        (RecordDict({"frame": TWO, "words": ConfigRecord(GOOD)}), "one array"),
+        (RecordDict({"frame": ConfigRecord(GOOD), "words": ConfigRecord(GOOD)}), "no part|one array"),
+        (RecordDict({"frame": FRAME, "words": ConfigRecord({**GOOD, "session": "../up"})}), "no session"),
+        (RecordDict({"frame": FRAME, "words": ConfigRecord({**GOOD, "session": ""})}), "no session"),
+        (RecordDict({"frame": FRAME, "words": ConfigRecord({**GOOD, "round": -1})}), "no arm and round"),
+        (RecordDict({"frame": FRAME, "words": ConfigRecord({**GOOD, "round": 1.5})}), "no arm and round"),
+        (RecordDict({"frame": FRAME, "words": ConfigRecord({**GOOD, "arm": 3})}), "no arm and round"),
+    ],
+)
+def test_what_is_no_order_is_refused(content: RecordDict, what: str) -> None:
+    with pytest.raises(FrameError, match=what):
+        open_order(Message(content, dst_node_id=1, message_type="train"))
+
+
+def node(place: Path, own: dict[str, Any], **changes: Any) -> Node:
+    run = {"experiment": dump(experiment(**changes))}
+    return Node(run, {"state": str(place), **own}, "5e551")
+
+
+def test_a_node_keeps_its_own_share_and_nothing_of_others(tmp_path: Path) -> None:
+    wanted = experiment()
+    whole = build(wanted.task, wanted.seed)
+    task = node(tmp_path, {"partition-id": 1}).task
+    assert [len(data) for data in task.clients] == [0, len(whole.clients[1]), 0]
+    assert torch.equal(task.clients[1].inputs, whole.clients[1].inputs)
+    assert task.public_labels is None
+
+
+@pytest.mark.parametrize("number", [3, -1, "0", 1.0, None])
+def test_a_node_must_say_which_client_it_is(tmp_path: Path, number: Any) -> None:
+    with pytest.raises(ExperimentError, match=r"partition-id = .* must be a whole number from 0 to 2"):
+        node(tmp_path, {} if number is None else {"partition-id": number})
+
+
+def site_file(path: Path, labels: list[Any]) -> Path:
+    from PIL import Image
+
+    images = []
+    for place in range(len(labels)):
+        image = path.parent / f"{place}.png"
+        Image.new("L", (8, 8), color=10 * place).save(image)
+        images.append({"bytes": image.read_bytes(), "path": None})
+    pictures = pa.array(images, type=pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
+    pq.write_table(pa.table({"image": pictures, "label": labels}), path)
+    return path
+
+
+def test_a_site_learns_from_data_of_its_own(tmp_path: Path) -> None:
+    path = site_file(tmp_path / "mine.parquet", ["7", "3", "7", "9"])
+    own = node(tmp_path, {"partition-id": 2, "train": str(path)})
+    mine = own.task.clients[2]
+    assert mine.labels.tolist() == [7, 3, 7, 9]
+    assert mine.inputs[:, 0, 0, 0].tolist() == [0, 10, 20, 30]
+    said = own.about(Order("5e551")).words
+    assert (said["client"], said["own-data"]) == (2, True)
+    assert said["fingerprint"] == build(own.experiment.task, own.experiment.seed).fingerprint()
+
+
+def test_data_that_do_not_fit_the_task_are_refused(tmp_path: Path) -> None:
+    path = site_file(tmp_path / "mine.parquet", ["7", "cat"])
+    with pytest.raises(ExperimentError, match="has the classes 'cat', which the task has not"):
+        assert node(tmp_path, {"partition-id": 0, "train": str(path)}).task
+    with pytest.raises(ExperimentError, match="no such file"):
+        assert node(tmp_path, {"partition-id": 0, "train": str(tmp_path / "none.parquet")}).task
+    with pytest.raises(ExperimentError, match=r"node config: .*format"):
+        node(tmp_path, {"partition-id": 0, "train": str(path), "format": "excel"})
+
+
+def test_a_site_has_a_model_of_its_own_where_weights_do_not_travel(tmp_path: Path) -> None:
+    arms = [{"method": "dsfl"}, {"method": "fedavg"}, {"method": "fml"}]
+    own = node(tmp_path, {"partition-id": 1, "model": "cnn-s"}, arms=arms)
+    assert [peer.model for peer in own.arm("dsfl").plan.peers] == ["mlp-s", "cnn-s", "mlp-s"]
+    assert own.arm("fml").plan.peers[1].model == "cnn-s"
+    with pytest.raises(ExperimentError, match="method fedavg sends the weights of the model that"):
+        own.arm("fedavg")
+    with pytest.raises(ExperimentError, match="cnn-l"):
+        node(tmp_path, {"partition-id": 1, "model": "cnn-l"}).arm("dsfl")
+
+
+def test_without_the_extra_the_command_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fedistill import flower_cli
+
+    monkeypatch.setitem(sys.modules, "flwr", None)
+    with pytest.raises(ExperimentError, match=r"pip install 'fedistill\[flower\]'"):
+        flower_cli.keys(Path("never"), 1)

@@ -1,0 +1,84 @@
+"""A trial network for the tests: SuperLink and SuperNodes with TLS and known keys, on this machine."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from fedistill import parse
+from fedistill.config import Experiment
+from fedistill.doctor import Finding
+from fedistill.experiment import compare
+from fedistill.report.record import RunFolder
+from fedistill.round import RoundRecord
+from fedistill.runtime.flower import keys, project
+from fedistill.runtime.flower.local import HOST
+
+CLIENTS = 3
+
+
+def experiment(**changes: Any) -> Experiment:
+    raw: dict[str, Any] = {
+        "rounds": 3,
+        "task": {"name": "digits", "clients": CLIENTS, "limit": 240, "public": 60},
+        "models": {"clients": ["mlp-s"], "server": "mlp-s"},
+        "train": {"batch_size": 16, "optimizer": {"lr": 0.05, "momentum": 0.9}},
+        "runtime": {"kind": "serial"},
+        "arms": [{"method": "dsfl"}],
+        "flower": {"wait": 120, "deadline": 60, "quorum": 0.6},
+    }
+    return parse({**raw, **changes}, "test")
+
+
+def lay_out(wanted: Experiment, out: Path, apps: str = "") -> None:
+    """Write what a network needs; ``apps``: in place of the two sides that fedistill has."""
+    keys.make(out / "flower" / "keys", CLIENTS + 1, [HOST, "localhost"])
+    project.write_app(wanted, out / "flower" / "app", out.absolute())
+    if apps:
+        (out / "flower" / "app" / "fedistill_app" / "apps.py").write_text(apps)
+
+
+class Watch:
+    """Remembers rounds, and may do something after each."""
+
+    def __init__(self, then: Callable[[int], None] = lambda round: None) -> None:
+        self.records: dict[int, RoundRecord] = {}
+        self._then = then
+
+    def findings(self, findings: Sequence[Finding]) -> None: ...
+
+    def arm(self, name: str, rounds: int, done: int) -> None: ...
+
+    def round(self, name: str, record: RoundRecord) -> None:
+        self.records[record.round] = record
+        self._then(record.round)
+
+    def failed(self, name: str, error: str) -> None: ...
+
+
+def in_process(wanted: Experiment, out: Path) -> dict[str, Any]:
+    return compare(wanted, out, "test", Watch())
+
+
+def frames(folder: Path) -> list[list[tuple[int, str, int, int]]]:
+    """Client, direction, bytes and payload of each frame, for each round of the first arm."""
+    opened = RunFolder(folder)
+    records = opened.records(opened.experiment().arms[0].name)
+    return [[(e.client, e.direction, e.bytes, e.payload) for e in r.traffic] for r in records]
+
+
+def server_model(folder: Path) -> bytes:
+    (path,) = (folder / "models").glob("*/server.safetensors")
+    return path.read_bytes()
+
+
+def processes_of(folder: Path) -> list[int]:
+    """Processes of this machine that were started for a run in this folder."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            environment = (entry / "environ").read_bytes()
+        except OSError:
+            continue
+        if f"FLWR_HOME={folder / 'flower' / 'home'}\0".encode() in environment:
+            found.append(int(entry.name))
+    return found
