@@ -2,10 +2,12 @@
 
 import importlib.util
 import re
+import sys
 import tomllib
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -18,14 +20,24 @@ EXAMPLES = ROOT / "examples" / "methods"
 each_page = pytest.mark.parametrize("page", PAGES, ids=[page.relative_to(ROOT).as_posix() for page in PAGES])
 
 
-@pytest.fixture(scope="module")
-def generator() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+def script(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module  # its dataclasses look there
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def generator() -> ModuleType:
+    return script(ROOT / "docs" / "generate.py")
+
+
+@pytest.fixture(scope="module")
+def published() -> ModuleType:
+    return script(ROOT / "benchmarks" / "published" / "page.py")
 
 
 def test_pages_are_what_the_generator_makes(generator: ModuleType) -> None:
@@ -33,6 +45,24 @@ def test_pages_are_what_the_generator_makes(generator: ModuleType) -> None:
     assert sorted(made) == METHOD_PAGES, f"run: {generator.COMMAND}"
     stale = [path.name for path in METHOD_PAGES if path.read_text(encoding="utf-8") != made[path]]
     assert not stale, f"run: {generator.COMMAND}"
+
+
+def test_published_figures_are_those_that_are_kept(published: ModuleType) -> None:
+    """Making the page fails where a row is not within the published spread and no reason is given."""
+    made = published.page()
+    assert published.PAGE.read_text(encoding="utf-8") == made, f"run: {published.COMMAND}"
+
+
+def test_a_row_is_within_by_both_spreads_and_a_reason_is_asked_for(published: ModuleType) -> None:
+    def figure(ours: float, spread: float) -> Any:
+        return published.Figure("x", (90.0, 0.5), (ours, spread), ())
+
+    assert figure(90.5, 0).within
+    assert not figure(90.6, 0).within
+    assert figure(90.6, 0.1).within
+    assert published.Figure("x", (90.0, None), (90.5, 0.0), ()).within
+    with pytest.raises(SystemExit, match="nowhere/x is not within"):
+        list(published.reasons("nowhere", [figure(91, 0)]))
 
 
 def test_every_method_has_a_page_and_is_in_the_index() -> None:

@@ -32,23 +32,36 @@ says otherwise.
 """
 WHY: dict[str, str] = {
     "fedgen/fd, alpha 1": (
-        "the published FedDistill is another method than FD: raw logits, sums that are never started afresh, "
-        "classes that nobody sent counted as zeros. Ours is FD as Jeong et al. have it, whose clients hardly "
-        "suffer on their own classes."
+        "the published FedDistill is another method than FD: raw logits, sums that are never started "
+        "afresh, classes that nobody sent counted as zeros. Ours is FD as Jeong et al. have it, whose "
+        "clients hardly suffer on their own classes."
     ),
     "fedgen/fd, alpha 0.1": "as for alpha 1.",
     "fedgen/fd-plus, alpha 1": (
         "the published one has the same faults beside the weights; without them FD+ is ahead of FedGen here."
     ),
+    "fedproto/local, own": (
+        "above. Ours is at 96.84 after 10 rounds already; for how many Local was trained is not "
+        "stated. All arms are ahead here, most where nothing is exchanged, so it is not the method's "
+        "doing. One seed."
+    ),
+    "fedproto/fedproto, own": "above, as `local`; and this view is not quite what was published.",
+    "fedproto/fedproto, as published": ("above, as `local`; the deviation agrees, counted as they count it."),
     "niid-bench/fashion-mnist/dirichlet": (
         "0.16 above the spread after 10 of 50 rounds, of one seed; the last round is within."
     ),
     "niid-bench/fashion-mnist/labels-2": (
-        "above. The published deviation is of 3 seeds; which two classes a client has, and that the best of "
-        "50 rounds is taken of a curve that swings by ten points, can move it by more."
+        "above. The published deviation is of 3 seeds; which two classes a client has, and that the "
+        "best of 50 rounds is taken of a curve that swings by ten points, can move it by more."
     ),
     "niid-bench/mnist/labels-2": (
         "10 of 50 rounds: 82.6, 89.5 and 93.5 in the last three, so it was still rising. 50 were not run."
+    ),
+    "dadaquant": (
+        "Accuracy is within .2 points of that without compression, as published. It is higher in all "
+        "arms: the data are drawn anew, and here no client does fewer epochs than others. Both codecs "
+        "send less than published, by a range coder under a fitted model in place of Elias codes; "
+        "QSGD gains more by it, so that DAdaQuant is ahead by 1.9 and not by 2.8 times."
     ),
 }
 
@@ -116,14 +129,14 @@ def fedproto() -> Iterator[str]:
     for method, arm in _read("fedproto").items():
         one = next(iter(arm["seeds"].values()))
         last = one["bytes_last_round"]
-        sent = f"{(last['up'] + last['down']) / 2 / 4 / 1000:.1f}k"
+        sent = f"{last['up'] / 4 / 1000:.1f}k"
         for view, ours in arm["ours"].items():
             if view == "nearest":
                 continue
             name = f"{method}, {view.replace('_', ' ')}"
             others = (str(len(arm["seeds"])), str(one["rounds"]), sent, size(one["bytes_total"]))
             rows.append(Figure(name, arm["published"], (ours[0], 0.0), (f"{ours[1]:.2f}", *others)))
-    yield figures(rows, ("our deviation", "seeds", "rounds", "numbers each way a round", "bytes"))
+    yield figures(rows, ("our deviation", "seeds", "rounds", "numbers up a round", "bytes"))
     yield from reasons("fedproto", rows)
     yield command("fedproto")
 

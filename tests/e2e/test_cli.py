@@ -238,6 +238,7 @@ ARM = {
     "bytes_setup": is_count,
     "bytes_public": is_count,
     "bytes_total": is_count,
+    "bytes_transport": is_count,
 }
 ROUND = {
     "round": is_count,

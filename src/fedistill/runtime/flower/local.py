@@ -27,6 +27,8 @@ from fedistill.state import write
 
 _LINK = "trial"
 _START_SECONDS, _STOP_SECONDS, _POLL_SECONDS = 60.0, 10.0, 0.5
+_ASK_SECONDS = 30.0
+"""Between questions to Flower, each a process of two seconds; a run that ends says so itself."""
 HOST = "127.0.0.1"
 
 
@@ -254,7 +256,7 @@ def follow(network: Network, experiment: Experiment, out: Path, watcher: Watcher
         network.check("superlink")
         if ended(out, run).exists():
             break
-        if time.monotonic() > asked + 10:
+        if time.monotonic() > asked + _ASK_SECONDS:
             asked = time.monotonic()
             if network.status(run).startswith("finished"):
                 break

@@ -70,7 +70,12 @@ class FlowerRuntime(Runtime):
                 )
                 answers[client] = Missing(what, reached=True)
         good = sum(isinstance(answer, Answer) for answer in answers.values())
-        self._need(good, len(jobs), f"replied in round {round}")
+        reasons = [
+            f"client {client}: {answer.reason}"
+            for client, answer in answers.items()
+            if isinstance(answer, Missing)
+        ]
+        self._need(good, len(jobs), f"replied in round {round}", "; ".join(reasons))
         for client, _, _ in jobs:
             answer = answers[client]
             if isinstance(answer, Missing):
@@ -161,10 +166,11 @@ class FlowerRuntime(Runtime):
         gone = Missing(f"no reply within {self._settings.deadline:g} s", reached=True)
         return answers | dict.fromkeys(waiting.values(), gone)
 
-    def _need(self, there: int, of: int, what: str) -> None:
+    def _need(self, there: int, of: int, what: str, why: str = "") -> None:
         needed = max(1, -(-int(self._settings.quorum * of * 1000) // 1000))
         if there < needed:
-            raise RuntimeFailure(f"{there} of {of} clients {what}, but flower.quorum asks for {needed}")
+            asked = f"{there} of {of} clients {what}, but flower.quorum asks for {needed}"
+            raise RuntimeFailure(asked + (f" ({why})" if why else ""))
 
 
 def _longest(arm: ReadyArm) -> int:
