@@ -119,7 +119,7 @@ def of_before(frame):
 
 
 def late(frame):
-    time.sleep(33)
+    time.sleep(43)
     return frame
 
 
@@ -131,7 +131,7 @@ __all__ = ["client", "server"]
 def test_a_client_that_misbehaves_is_named_and_the_round_goes_on(tmp_path: Path) -> None:
     """Frames that are endless, of another round or broken, an error, a late reply; then all at once."""
     out = tmp_path / "run"
-    wanted = experiment(rounds=4, flower={"wait": 120, "deadline": 30, "quorum": 0.3})
+    wanted = experiment(rounds=4, flower={"wait": 120, "deadline": 40, "quorum": 0.3})
     lay_out(wanted, out, MISCHIEF.format(here=tmp_path))
     watch = Watch()
     with Network(out, CLIENTS) as network:
@@ -139,11 +139,11 @@ def test_a_client_that_misbehaves_is_named_and_the_round_goes_on(tmp_path: Path)
             follow(network, wanted, out, watch)
         said = str(failed.value)
         assert said.startswith("0 of 3 clients replied in round 4, but flower.quorum asks for 1 (client 0: ")
-        assert "client 2: frame" in said
+        assert "not a fedistill frame" in said
         missing = {round: record.missing for round, record in watch.records.items()}
         assert {round: list(who) for round, who in missing.items()} == {1: [], 2: ["1", "2"], 3: ["1", "2"]}
         assert missing[2]["1"].startswith("it sent 2,000,000 bytes where at most")
-        assert missing[2]["2"] == "no reply within 30 s"
+        assert missing[2]["2"] == "no reply within 40 s"
         assert "round 1" in missing[3]["1"]
         assert "checksum" in missing[3]["2"]
         assert all(r.dropped == [int(c) for c in r.missing] for r in watch.records.values())
