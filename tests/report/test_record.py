@@ -247,6 +247,10 @@ def _forget_round_1(path: Path) -> None:
     path.write_text("".join(line for line in lines if '"round": 1' not in line))
 
 
+def _as_before_missing(path: Path) -> None:
+    path.write_text(path.read_text().replace('"missing"', '"absent"'))
+
+
 @pytest.mark.parametrize(
     ("pattern", "harm", "said"),
     [
@@ -256,6 +260,7 @@ def _forget_round_1(path: Path) -> None:
         ("checkpoint/dsfl/client-*", Path.unlink, "No such file"),
         ("checkpoint/dsfl/manifest.json", _cut, "manifest.json: "),
         ("events.jsonl", _forget_round_1, "events.jsonl does not have all rounds up to 2"),
+        ("events.jsonl", _as_before_missing, "a round in events.jsonl has no 'missing'; another version"),
     ],
 )
 def test_a_damaged_checkpoint_says_how_to_go_on(

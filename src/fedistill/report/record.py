@@ -187,11 +187,17 @@ class RunFolder:
         return 0 if manifest is None else int(manifest["round"])
 
     def records(self, arm: str) -> list[RoundRecord]:
-        return [
-            RoundRecord.of(event)
-            for event in self.events()
-            if event["event"] == "round" and event["arm"] == arm
-        ]
+        """Its rounds so far.
+
+        Raises:
+            ExperimentError: a round lacks what this version writes of one.
+        """
+        rounds = [event for event in self.events() if event["event"] == "round" and event["arm"] == arm]
+        try:
+            return [RoundRecord.of(event) for event in rounds]
+        except KeyError as error:
+            what = f"a round in events.jsonl has no {error}; another version of fedistill may have written it"
+            raise self._damaged(arm, what) from None
 
     def model_path(self, arm: str, name: str) -> Path:
         return self.path / "models" / _slug(arm) / f"{name}.safetensors"
