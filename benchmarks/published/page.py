@@ -10,7 +10,7 @@ WHY. tests/test_docs.py compares the page with what this makes.
 import json
 import re
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -185,29 +185,38 @@ def jeong() -> Iterator[str]:
 
 
 def cfd() -> Iterator[str]:
-    kept = _read("cfd")
-    bits = {name: row for name, row in kept.items() if name.startswith("bits")}
+    kept = {tuple(name.split(", ")): list(row["seeds"].values()) for name, row in _read("cfd").items()}
+    one = next(iter(kept.values()))[0]
     yield "## CFD: bits, samples and delta coding on MNIST"
     yield (
-        "Sattler et al., 2022, arXiv 2012.00632, figure 4: labels of b bits on n public samples, 20 "
-        "clients, Dirichlet 0.1. Best accuracy of the rounds, and bytes up."
+        "Sattler et al., 2022, arXiv 2012.00632, figure 4: labels of b bits on n public samples, 20 clients, "
+        f"Dirichlet 0.1. Best accuracy of {one['rounds']} rounds, and bytes up."
     )
-    widths = sorted({_number(name, "b") for name in bits})
-    body = []
-    for samples in sorted({_number(name, "n") for name in bits}):
-        cells = [row for name, row in bits.items() if _number(name, "n") == samples]
-        body.append((f"n = {samples:,}", *(f"{row['best']:.2f}, {size(row['bytes_up'])}" for row in cells)))
-    yield table(("", *(f"b = {width}" for width in widths)), body)
+
+    def bits(seeds: Sequence[dict[str, Any]]) -> str:
+        best = [run["best"] for run in seeds]
+        spread = statistics.pstdev(best) if len(best) > 1 else None
+        return f"{_plus_minus(_mean(best), spread)}, {size(seeds[0]['bytes_up'])}"
+
+    def sizes(seeds: Sequence[dict[str, Any]]) -> str:
+        mean = {way: _mean([run["bits_a_sample"][way] for run in seeds]) for way in ("both", "up", "down")}
+        return f"{mean['both']:.3f} ({mean['up']:.3f} up, {mean['down']:.3f} down)"
+
+    def law(name: str, cell: Callable[[Sequence[dict[str, Any]]], str], *others: str) -> str:
+        found = {key[1:]: seeds for key, seeds in kept.items() if key[0] == name}
+        across = list(dict.fromkeys(key[1] for key in found))
+        down = list(dict.fromkeys(key[0] for key in found))
+        last = {key: [f"{found[key, across[0]][0]['last']:.1f}"] if others else [] for key in down}
+        body = [[key, *last[key], *(cell(found[key, word]) for word in across)] for key in down]
+        return table(["", *others, *across], body)
+
+    yield law("bits", bits)
     yield from notes("cfd bits")
-    yield "One bit: bits a sample from round 2 on, mean of both directions, and of each."
-    coders = {name: row for name, row in kept.items() if name.startswith("coders")}
-    names = list(dict.fromkeys(name.rsplit(", ", 1)[1] for name in coders))
-    body = []
-    for classes in sorted({_number(name, "C") for name in coders}):
-        cells = [row["bits_a_sample"] for name, row in coders.items() if _number(name, "C") == classes]
-        shown = [f"{one['both']:.3f} ({one['up']:.3f} up, {one['down']:.3f} down)" for one in cells]
-        body.append((f"C = {classes}" + (" (news)" if classes == 5 else ""), *shown))
-    yield table(("", *names), body)
+    yield (
+        "One bit each way: accuracy after the last round, and bits a sample from round 2 on, in the mean of "
+        "both directions and in each."
+    )
+    yield law("coders", sizes, "last")
     yield from notes("cfd coders")
     yield command("cfd")
 
@@ -289,12 +298,6 @@ def _plus_minus(value: float | None, spread: float | None) -> str:
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
-
-
-def _number(name: str, key: str) -> int:
-    """A row's name holds words such as ``n 1600``."""
-    words = name.replace(",", "").split()
-    return int(words[words.index(key) + 1])
 
 
 def _read(name: str) -> dict[str, Any]:

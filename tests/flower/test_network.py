@@ -1,6 +1,8 @@
 """Real SuperLink and SuperNode processes: the same bits as in one process, and what does not stop a run."""
 
+import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -9,12 +11,26 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from trial import CLIENTS, Watch, experiment, frames, in_process, lay_out, processes_of, server_model
+from trial import (
+    CLIENTS,
+    Watch,
+    experiment,
+    frames,
+    in_process,
+    lay_out,
+    processes_of,
+    server_model,
+    site_file,
+)
 
+from fedistill import models
 from fedistill.errors import RuntimeFailure
 from fedistill.experiment_file import load
 from fedistill.report.record import RunFolder
 from fedistill.runtime.flower.local import HOST, Network, follow, free_ports
+from fedistill.site import method_state
+from fedistill.tasks.build import build
+from fedistill.tasks.task import Task
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "flower-digits" / "experiment.toml"
@@ -27,6 +43,11 @@ def wait_for(condition: Callable[[], Any], what: str, seconds: float = PATIENCE)
     while not condition():
         assert time.monotonic() < until, f"waited {seconds} s for {what}"
         time.sleep(0.2)
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as one:
+        return one.connect_ex((HOST, port)) == 0
 
 
 def test_stopped_and_resumed_it_ends_as_in_one_process(tmp_path: Path) -> None:
@@ -73,6 +94,45 @@ def test_stopped_and_resumed_it_ends_as_in_one_process(tmp_path: Path) -> None:
     # What Flower adds is counted apart: more than nothing, and not in the payload.
     assert all(r.carried["up"] > 0 < r.carried["down"] for r in found.records(name))
     assert not [r.round for r in found.records(name) if r.missing]
+
+
+def test_simulated_by_ray_it_ends_as_in_one_process(tmp_path: Path) -> None:
+    """The same app under Flower's own simulation, where clients share long-lived processes."""
+    out, expected = tmp_path / "run", tmp_path / "expected"
+    wanted = experiment(arms=[{"method": "scarlet", "samples": 40}])
+    lay_out(wanted, out)
+    in_process(wanted, expected)
+    (port,) = free_ports(1)
+    environment = Network(out, 0).environment | {"RAY_USAGE_STATS_ENABLED": "0"}
+    settings = out / "flower" / "home" / "config.toml"
+    settings.parent.mkdir()
+    settings.write_text(f'[superlink.simulation]\naddress = "{HOST}:{port}"\ninsecure = true\n')
+    options = ["--simulation", "--insecure", "--host", HOST, "--port", str(port)]
+    with (out / "flower" / "superlink.log").open("wb") as log:
+        link = subprocess.Popen(
+            [PROGRAM.parent / "flower-superlink", *options, "--disable-runtime-dependency-installation"],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+        )
+    try:
+        wait_for(lambda: listens(port), "the SuperLink")
+        nodes = ["--federation-config", f"num-supernodes={CLIENTS} client-resources-num-cpus=1"]
+        done = subprocess.run(
+            [PROGRAM.parent / "flwr", "run", out / "flower" / "app", "simulation", "--stream", *nodes],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert RunFolder(out).round("scarlet") == wanted.rounds, done.stdout + done.stderr
+    finally:
+        os.killpg(link.pid, signal.SIGTERM)
+        link.wait(30)
+    assert frames(out) == frames(expected)
+    assert server_model(out) == server_model(expected)
 
 
 MISCHIEF = """
@@ -128,13 +188,25 @@ __all__ = ["client", "server"]
 """
 
 
+class Sites(Network):
+    """Client 0 has data and a model of its own."""
+
+    def node_config(self, node: int) -> str:
+        own = f' train="{self.folder.parent.parent / "mine.parquet"}" model="cnn-s"' if node == 0 else ""
+        return super().node_config(node) + own
+
+
 def test_a_client_that_misbehaves_is_named_and_the_round_goes_on(tmp_path: Path) -> None:
-    """Frames that are endless, of another round or broken, an error, a late reply; then all at once."""
+    """Frames that are endless, of another round or broken, an error, a late reply; then all at once.
+
+    Client 0, which behaves, learns from samples that only it has, in a model of another kind.
+    """
     out = tmp_path / "run"
+    site_file(tmp_path / "mine.parquet", ["7", "3", "7", "9"] * 6)
     wanted = experiment(rounds=4, flower={"wait": 120, "deadline": 40, "quorum": 0.3})
     lay_out(wanted, out, MISCHIEF.format(here=tmp_path))
     watch = Watch()
-    with Network(out, CLIENTS) as network:
+    with Sites(out, CLIENTS) as network:
         with pytest.raises(RuntimeFailure) as failed:
             follow(network, wanted, out, watch)
         said = str(failed.value)
@@ -153,6 +225,13 @@ def test_a_client_that_misbehaves_is_named_and_the_round_goes_on(tmp_path: Path)
     assert watch.records[4].missing == {}
     assert sum(record.carried["late"] for record in watch.records.values()) == 1
     assert RunFolder(out).round("dsfl") == 4
+    # Its data have no share in the experiment's counts of classes.
+    assert set(watch.records[4].views) == {"server@global", "client@global"}
+    (held,) = (out / "flower" / "node-0").glob("*/client-0")
+    assert Task.open(held / "task.safetensors").clients[0].labels.tolist() == [7, 3, 7, 9] * 6
+    kept = {path.stem: len(method_state(path.read_bytes())["model"]) for path in held.glob("0/*.safetensors")}
+    weights = models.count(models.build("cnn-s", build(wanted.task, 0).signature, seed=0, client=0))
+    assert kept == {"3": weights, "4": weights}
 
 
 def test_server_and_node_are_killed_and_strangers_stay_out(tmp_path: Path) -> None:

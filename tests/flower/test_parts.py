@@ -7,8 +7,6 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 from cryptography import x509
@@ -16,7 +14,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
-from trial import experiment
+from trial import experiment, site_file
 
 from fedistill.errors import ExperimentError, FrameError
 from fedistill.experiment_file import dump, parse
@@ -158,19 +156,6 @@ def test_a_node_keeps_its_own_share_and_nothing_of_others(tmp_path: Path) -> Non
 def test_a_node_must_say_which_client_it_is(tmp_path: Path, number: Any) -> None:
     with pytest.raises(ExperimentError, match=r"partition-id = .* must be a whole number from 0 to 2"):
         node(tmp_path, {} if number is None else {"partition-id": number})
-
-
-def site_file(path: Path, labels: list[Any]) -> Path:
-    from PIL import Image
-
-    images = []
-    for place in range(len(labels)):
-        image = path.parent / f"{place}.png"
-        Image.new("L", (8, 8), color=10 * place).save(image)
-        images.append({"bytes": image.read_bytes(), "path": None})
-    pictures = pa.array(images, type=pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
-    pq.write_table(pa.table({"image": pictures, "label": labels}), path)
-    return path
 
 
 def test_a_site_learns_from_data_of_its_own(tmp_path: Path) -> None:

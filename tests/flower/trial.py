@@ -4,6 +4,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
 from fedistill import parse
 from fedistill.config import Experiment
 from fedistill.doctor import Finding
@@ -82,3 +86,15 @@ def processes_of(folder: Path) -> list[int]:
         if f"FLWR_HOME={folder / 'flower' / 'home'}\0".encode() in environment:
             found.append(int(entry.name))
     return found
+
+
+def site_file(path: Path, labels: list[Any]) -> Path:
+    """A parquet file of plain images, each brighter than the one before."""
+    images = []
+    for place in range(len(labels)):
+        image = path.parent / f"{place}.png"
+        Image.new("L", (8, 8), color=10 * place).save(image)
+        images.append({"bytes": image.read_bytes(), "path": None})
+    pictures = pa.array(images, type=pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
+    pq.write_table(pa.table({"image": pictures, "label": labels}), path)
+    return path

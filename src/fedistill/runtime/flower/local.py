@@ -44,8 +44,10 @@ class Network:
         self._count = nodes
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._ports = free_ports(nodes + 1)
-        # Without telemetry, and without a look for updates, it works offline.
+        # Without telemetry, and without a look for updates, it works offline. SuperExec looks for work once a
+        # second unless it is told otherwise, at the server and at each node, one after the other.
         self.environment = {
+            "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
             **os.environ,
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
             "FLWR_HOME": str(self.folder / "home"),
@@ -105,15 +107,18 @@ class Network:
             time.sleep(0.1)
 
     def start_node(self, node: int) -> None:
-        state = self.folder / f"node-{node}"
         self._start(
             f"node-{node}",
             "flower-supernode",
             *("--root-certificates", self._file("ca.crt"), "--superlink", self.address),
             *("--auth-supernode-private-key", str(self._key(node, "key"))),
             *("--port", str(self._ports[1 + node])),
-            *("--node-config", f'partition-id={node} state="{state}"'),
+            *("--node-config", self.node_config(node)),
         )
+
+    def node_config(self, node: int) -> str:
+        """In trials all that nodes hold is the share of the data that has their number."""
+        return f'partition-id={node} state="{self.folder / f"node-{node}"}"'
 
     def run(self) -> int:
         """Hand the app in; return the run's number."""
