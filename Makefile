@@ -13,7 +13,7 @@ test: $(READY)  ## all tests
 	$(BIN)/python -m pytest -n auto --ignore tests/flower/test_network.py
 
 e2e: $(READY)  ## on a network of processes: SuperLink and SuperNodes on this machine
-	$(BIN)/python -m pytest -n 2 tests/flower/test_network.py
+	$(BIN)/python -m pytest tests/flower/test_network.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

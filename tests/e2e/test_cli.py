@@ -248,6 +248,8 @@ ROUND = {
     "kinds": mapping(one_of("up", "down"), mapping(one_of("weights", "soft-labels"), is_count)),
     "clients": lambda value: each(is_count)(value) and len(value) == 2 and value == sorted(value),
     "dropped": each(is_count),
+    "missing": one_of({}),
+    "transport": one_of({"up": 0, "down": 0, "late": 0}),
     "views": mapping(one_of(*VIEWS), is_share),
 }
 
