@@ -61,6 +61,7 @@ def _arm(name: str, rounds: list[dict[str, Any]], **changes: Any) -> dict[str, A
         "bytes_setup": setup,
         "bytes_public": 0,
         "bytes_total": setup + sum(one["bytes_up"] + one["bytes_down"] for one in rounds),
+        "bytes_transport": 0,
     } | changes
 
 
@@ -439,6 +440,15 @@ def test_the_summary(browse: Any) -> None:
         *("60.0 kB", "60.0 kB", "600 B", "121 kB", "0 B", "121 kB", "2.00 min"),
     ]
     assert ERROR in rows[3][0]
+
+
+@needs_chromium
+def test_what_a_network_adds_has_a_column_where_there_was_one(browse: Any) -> None:
+    results = _results()
+    results["arms"][0]["bytes_transport"] = 4_321
+    _, columns, *rows = _table(browse(page=_page(results)), "table-summary")
+    assert columns[-2:] == ["with public", "transport"]
+    assert [row[9] for row in rows] == ["4.32 kB", "0 B", "0 B", "0 B"]
 
 
 @needs_chromium

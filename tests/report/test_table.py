@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from fedistill.report.table import (
-    HEADINGS,
+    headings,
     last_and_best,
     markdown,
     reach_markdown,
@@ -73,6 +73,7 @@ RESULTS: dict[str, Any] = {
             "bytes_setup": 500,
             "bytes_public": 7_000,
             "bytes_total": 10_500,
+            "bytes_transport": 0,
         },
         {
             "name": "bad|one [x]",
@@ -83,6 +84,7 @@ RESULTS: dict[str, Any] = {
             "bytes_setup": 0,
             "bytes_public": 0,
             "bytes_total": 0,
+            "bytes_transport": 0,
         },
         {
             "name": "alone",
@@ -93,6 +95,7 @@ RESULTS: dict[str, Any] = {
             "bytes_setup": 0,
             "bytes_public": 0,
             "bytes_total": 0,
+            "bytes_transport": 0,
         },
     ],
 }
@@ -151,7 +154,7 @@ def test_rows() -> None:
         ["bad|one [x] [failed]", "mlp-s -> -", "-", "-", "-", *ZEROS],
         ["alone [stopped]", "- -> cnn-m", "100.0% (100.0% @1)", "-", "-", *ZEROS],
     ]
-    assert all(len(row) == len(HEADINGS) for row in rows(RESULTS))
+    assert all(len(row) == len(headings(RESULTS)) for row in rows(RESULTS))
 
 
 def test_markdown() -> None:
@@ -164,7 +167,16 @@ def test_markdown() -> None:
     assert first == f"| {' | '.join(DSFL)} |"
     # A bar in a name is no border of a cell.
     assert second.startswith(r"| bad\|one [x] [failed] | mlp-s -> - | - |")
-    assert second.replace(r"\|", "").count("|") == third.count("|") == len(HEADINGS) + 1
+    assert second.replace(r"\|", "").count("|") == third.count("|") == len(headings(RESULTS)) + 1
+
+
+def test_what_a_network_adds_has_a_column_where_there_was_one() -> None:
+    first, *others = RESULTS["arms"]
+    carried = {**RESULTS, "arms": [{**first, "bytes_transport": 4_321}, *others]}
+    assert headings(carried) == (*headings(RESULTS), "transport")
+    assert [row[-1] for row in rows(carried)] == ["4.32 kB", "0 B", "0 B"]
+    assert markdown(carried).splitlines()[0].endswith("| total + public | transport |")
+    assert "transport" in shown(carried)
 
 
 def shown(results: dict[str, Any]) -> str:

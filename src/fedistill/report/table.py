@@ -32,8 +32,9 @@ def last_and_best(arm: dict[str, Any], view: str) -> tuple[float, float, int] | 
 
 
 def rows(results: dict[str, Any]) -> list[list[str]]:
-    """One row of texts for each arm, under `HEADINGS`."""
+    """One row of texts for each arm, under `headings`."""
     table = []
+    carried = _carried(results)
     for arm in results["arms"]:
         views = []
         for view in VIEWS:
@@ -54,12 +55,22 @@ def rows(results: dict[str, Any]) -> list[list[str]]:
                 size(arm["bytes_public"]),
                 size(total),
                 size(total + arm["bytes_public"]),
+                *([size(arm["bytes_transport"])] if carried else []),
             ]
         )
     return table
 
 
-HEADINGS = (
+def headings(results: dict[str, Any]) -> tuple[str, ...]:
+    """Of the columns; what a network adds around the frames has one where there was a network."""
+    return (*_HEADINGS, "transport") if _carried(results) else _HEADINGS
+
+
+def _carried(results: dict[str, Any]) -> bool:
+    return any(arm["bytes_transport"] for arm in results["arms"])
+
+
+_HEADINGS = (
     "arm",
     "clients -> server",
     *VIEWS,
@@ -70,7 +81,7 @@ HEADINGS = (
     "total",
     "total + public",
 )
-_LEFT_OUT = ("clients -> server", "up", "down")
+_LEFT_OUT = ("clients -> server", "up", "down", "transport")
 _WHOLE_TABLE = 160
 """Columns that the whole table takes with the names of the examples."""
 
@@ -88,9 +99,10 @@ def rich_table(results: dict[str, Any], width: int) -> Table:
         box=box.HEAVY_HEAD if whole else box.SIMPLE_HEAD,
         padding=(0, 1) if whole else (0, 1, 0, 0),
     )
-    kept = [place for place, heading in enumerate(HEADINGS) if whole or heading not in _LEFT_OUT]
+    names = headings(results)
+    kept = [place for place, heading in enumerate(names) if whole or heading not in _LEFT_OUT]
     for place in kept:
-        heading = HEADINGS[place] if whole else HEADINGS[place].replace("@", "\n@").replace(" ", "\n")
+        heading = names[place] if whole else names[place].replace("@", "\n@").replace(" ", "\n")
         table.add_column(heading, justify="left" if place < 2 else "right", overflow="fold")
     for row in rows(results):
         cells = [row[place] if whole else row[place].split(" (")[0] for place in kept]
@@ -133,9 +145,10 @@ def reach_markdown(results: dict[str, Any], view: str, accuracies: Sequence[floa
 
 def markdown(results: dict[str, Any]) -> str:
     """The table for a README."""
+    names = headings(results)
     lines = [
-        f"| {' | '.join(HEADINGS)} |",
-        f"|{'|'.join('---' if place < 2 else '---:' for place in range(len(HEADINGS)))}|",
+        f"| {' | '.join(names)} |",
+        f"|{'|'.join('---' if place < 2 else '---:' for place in range(len(names)))}|",
     ]
     for row in rows(results):
         cells = [cell.replace("|", r"\|") for cell in row]  # a bar in a name would begin a new cell
