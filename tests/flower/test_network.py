@@ -144,16 +144,15 @@ from flwr.clientapp import ClientApp
 
 from fedistill.runtime.flower import client as node
 from fedistill.runtime.flower.envelope import open_answer, open_order, seal_answer
-from fedistill.runtime.flower.server import app as server
 from fedistill.wire import frame as frames
 
 HERE = pathlib.Path("{here}")
-client = ClientApp()
-client.query()(node.hello)
-client.evaluate()(node.correct)
+app = ClientApp()
+app.query()(node.hello)
+app.evaluate()(node.correct)
 
 
-@client.train()
+@app.train()
 def work(message, context):
     who, round = context.node_config["partition-id"], open_order(message).round
     if round == 4 and not (HERE / "calm").exists():
@@ -184,7 +183,7 @@ def late(frame):
 
 
 CHANGES = {{(1, 2): endless, (2, 2): late, (1, 3): of_before, (2, 3): broken}}
-__all__ = ["client", "server"]
+__all__ = ["app"]
 """
 
 

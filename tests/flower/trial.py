@@ -33,12 +33,12 @@ def experiment(**changes: Any) -> Experiment:
     return parse({**raw, **changes}, "test")
 
 
-def lay_out(wanted: Experiment, out: Path, apps: str = "") -> None:
-    """Write what a network needs; ``apps``: in place of the two sides that fedistill has."""
+def lay_out(wanted: Experiment, out: Path, client: str = "") -> None:
+    """Write what a network needs; ``client``: in place of the client's side that fedistill has."""
     keys.make(out / "flower" / "keys", CLIENTS + 1, [HOST, "localhost"])
     project.write_app(wanted, out / "flower" / "app", out.absolute())
-    if apps:
-        (out / "flower" / "app" / "fedistill_app" / "apps.py").write_text(apps)
+    if client:
+        (out / "flower" / "app" / "fedistill_app" / "client.py").write_text(client)
 
 
 class Watch:

@@ -87,8 +87,8 @@ def write_app(experiment: Experiment, folder: Path, out: Path) -> None:
                 "app": {
                     "publisher": "fedistill",
                     "components": {
-                        "serverapp": "fedistill_app.apps:server",
-                        "clientapp": "fedistill_app.apps:client",
+                        "serverapp": "fedistill_app.server:app",
+                        "clientapp": "fedistill_app.client:app",
                     },
                     "config": {"experiment": dump(experiment), "out": str(out)},
                 }
@@ -100,12 +100,13 @@ def write_app(experiment: Experiment, folder: Path, out: Path) -> None:
         _README.format(nodes=experiment.task.clients, out=out), encoding="utf-8"
     )
     (package / "__init__.py").write_text("")
-    (package / "apps.py").write_text(
-        '"""The two sides of the experiment; what they do is in fedistill."""\n\n'
-        "from fedistill.runtime.flower.client import app as client\n"
-        "from fedistill.runtime.flower.server import app as server\n\n"
-        '__all__ = ["client", "server"]\n'
-    )
+    # Two modules: a node starts a process for each message, and must not import the server's part.
+    for side in ("client", "server"):
+        (package / f"{side}.py").write_text(
+            f'"""The {side}\'s side of the experiment; what it does is in fedistill."""\n\n'
+            f"from fedistill.runtime.flower.{side} import app\n\n"
+            '__all__ = ["app"]\n'
+        )
 
 
 def ended(out: Path, run: int) -> Path:
