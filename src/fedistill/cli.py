@@ -129,6 +129,8 @@ def methods() -> None:
         needs = []
         if method.one_model:
             needs.append("one architecture")
+        elif method.one_width:
+            needs.append("features of one width")
         if method.needs_public_labels:
             needs.append("labelled public set")
         elif method.clients_need_public:

@@ -19,6 +19,7 @@ from fedistill import models
 from fedistill.config import Section, Train
 from fedistill.errors import Refusal
 from fedistill.models import Signature
+from fedistill.models.features import width
 from fedistill.rng import SERVER, stream
 from fedistill.state import State
 from fedistill.tasks.task import Labelled
@@ -178,6 +179,8 @@ class Method(ABC, Generic[Up, Down]):
     has_client_models: ClassVar[bool] = False
     one_model: ClassVar[bool] = False
     """All clients and the server must have the same architecture."""
+    one_width: ClassVar[bool] = False
+    """Features of all clients' models must have one length."""
     server_model_travels: ClassVar[bool] = False
     """Weights that cross are of the server's architecture, and not of the client's own."""
 
@@ -212,6 +215,17 @@ class Method(ABC, Generic[Up, Down]):
                 f" but they have {', '.join(sorted(used))}: give this arm"
                 f' models = {{ clients = ["{plan.peers[0].model}"], server = "{plan.peers[0].model}" }}'
             )
+
+        if self.one_width:
+            widths = {peer.model: width(peer.model, plan.signature) for peer in plan.peers}
+            if len(set(widths.values())) > 1:
+                found = ", ".join(f"{name} {length}" for name, length in widths.items())
+                first = plan.peers[0].model
+                raise Refusal(
+                    f"method {self.name} needs features of one length at all clients, but those of their"
+                    f" models are {found}: end each in a linear layer to one width before the last, or give"
+                    f' this arm models = {{ clients = ["{first}"], server = "{first}" }}'
+                )
 
     def samples(self, public: int) -> int:
         """Public samples that one message of this method speaks of."""

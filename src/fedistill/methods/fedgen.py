@@ -15,7 +15,6 @@ from fedistill.errors import Refusal
 from fedistill.methods.base import Client, Method, Plan, Reply, Server
 from fedistill.methods.own_model import keep, resume, train_private
 from fedistill.methods.private_loss import private_loss
-from fedistill.methods.prototypes import check_widths
 from fedistill.models import reusable
 from fedistill.models.features import Split
 from fedistill.models.generator import Generator, GeneratorSettings, Predictor, learn, predictor
@@ -53,6 +52,7 @@ class FedGen(Method[CountedWeights, GeneratorWeights]):
     uplink = CountedWeights
     downlink = GeneratorWeights
     one_model = True
+    one_width = True
     Settings = FedGenSettings
     settings: FedGenSettings
 
@@ -65,7 +65,6 @@ class FedGen(Method[CountedWeights, GeneratorWeights]):
 
     def check(self, plan: Plan) -> None:
         super().check(plan)
-        check_widths(self.name, plan)
         if len({self.sizes(plan, peer.id).parameters for peer in plan.peers}) > 1:
             raise Refusal(f"method {self.name}: give the last layer of every model a bias, or of none")
 

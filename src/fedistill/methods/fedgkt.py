@@ -14,7 +14,6 @@ from fedistill.errors import TrainingError
 from fedistill.methods.base import Client, Method, Peer, Plan, Reply, Server
 from fedistill.methods.own_model import keep, resume, train_private
 from fedistill.methods.private_loss import private_loss
-from fedistill.methods.prototypes import check_widths
 from fedistill.models.features import Split, width
 from fedistill.models.residual import OnModel, ResidualMlp, ResidualSettings, WithFeatures, learn
 from fedistill.rng import scoped
@@ -58,12 +57,9 @@ class FedGkt(Method[PrivateOutputs, PrivateLogits]):
     downlink = PrivateLogits
     has_server_model = False
     has_client_models = True
+    one_width = True
     Settings = FedGktSettings
     settings: FedGktSettings
-
-    def check(self, plan: Plan) -> None:
-        super().check(plan)
-        check_widths(self.name, plan)
 
     def sizes(self, plan: Plan, client: int) -> Sizes:
         peer = plan.peers[client]

@@ -9,7 +9,6 @@ from pydantic import Field
 from torch import Tensor
 
 from fedistill.config import Section
-from fedistill.errors import Refusal
 from fedistill.methods.base import Client, Method, Plan, Reply, Server
 from fedistill.methods.own_model import begin, keep, resume, train_private
 from fedistill.methods.private_loss import private_loss
@@ -33,11 +32,8 @@ class PrototypeMethod(Method[Prototypes, Prototypes]):
     downlink = Prototypes
     has_server_model = False
     has_client_models = True
+    one_width = True
     settings: PrototypeSettings
-
-    def check(self, plan: Plan) -> None:
-        super().check(plan)
-        check_widths(self.name, plan)
 
     def sizes(self, plan: Plan, client: int) -> Sizes:
         sizes = super().sizes(plan, client)
@@ -85,19 +81,6 @@ class PrototypeMethod(Method[Prototypes, Prototypes]):
     @abstractmethod
     def aggregate(self, state: State, server: Server, vectors: Tensor, present: Tensor) -> State:
         """New global prototypes from those of clients (k, C, d), where present (k, C); k >= 1."""
-
-
-def check_widths(method: str, plan: Plan) -> None:
-    """Refuse clients whose features differ in length, and models without features."""
-    widths = {peer.model: width(peer.model, plan.signature) for peer in plan.peers}
-    if len(set(widths.values())) > 1:
-        found = ", ".join(f"{name} {length}" for name, length in widths.items())
-        first = plan.peers[0].model
-        raise Refusal(
-            f"method {method} needs features of one length at all clients, but those of their models are"
-            f" {found}: end each in a linear layer to one width before the last, or give this arm"
-            f' models = {{ clients = ["{first}"], server = "{first}" }}'
-        )
 
 
 @torch.no_grad()
