@@ -70,7 +70,7 @@ def main() -> None:
         for poll in POLLS:
             there, out = Clock(), Path(folder) / poll
             os.environ["FLWR_SUPEREXEC_TASK_POLL_INTERVAL"] = poll
-            local.up(experiment, out, there)
+            local.up(experiment, out, "benchmark", there)
             seconds[f"flower, polls each {poll} s"] = round(there.median(), 2)
             same = same and payload(Path(folder) / "here") == payload(out)
             transport = overhead(out)

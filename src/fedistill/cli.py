@@ -47,7 +47,7 @@ def compare(experiment: ExperimentPath, set: Set = None, out: Out = None) -> Non
 
     loaded = load(experiment, set or [])
     folder = out or default_folder(experiment)
-    finish(folder, lambda watcher: run_all(loaded, folder, _command(), watcher))
+    finish(folder, lambda watcher: run_all(loaded, folder, command(), watcher))
 
 
 @app.command()
@@ -64,7 +64,7 @@ def run(
 
     loaded = one_arm(load(experiment, set or []), arm)
     folder = out or default_folder(experiment)
-    finish(folder, lambda watcher: run_all(loaded, folder, _command(), watcher))
+    finish(folder, lambda watcher: run_all(loaded, folder, command(), watcher))
 
 
 @app.command()
@@ -260,7 +260,8 @@ def default_folder(experiment: Path) -> Path:
     return Path("runs") / f"{experiment.stem}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
-def _command() -> str:
+def command() -> str:
+    """What was typed, for the results."""
     return shlex.join(["fedistill", *sys.argv[1:]])
 
 

@@ -28,10 +28,11 @@ def init(
 ) -> None:
     """Write a Flower app that `flwr run` takes as it is."""
     _need_flower()
+    from fedistill import cli
     from fedistill.experiment_file import load
     from fedistill.runtime.flower.project import write_app
 
-    write_app(load(experiment, set or []), folder, out)
+    write_app(load(experiment, set or []), folder, out, cli.command())
     print(f"wrote {folder}; how to run it stands in {folder / 'README.md'}")
 
 
@@ -68,7 +69,7 @@ def up(
 
     loaded = load(experiment, [*(set or []), f"task.clients={nodes}"])
     folder = out or cli.default_folder(experiment)
-    cli.finish(folder, lambda watcher: local.up(loaded, folder, watcher), "flower resume")
+    cli.finish(folder, lambda watcher: local.up(loaded, folder, cli.command(), watcher), "flower resume")
 
 
 @app.command()

@@ -1,6 +1,8 @@
 """Real SuperLink and SuperNode processes: the same bits as in one process, and what does not stop a run."""
 
+import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -53,9 +55,10 @@ def listens(port: int) -> bool:
 def test_stopped_and_resumed_it_ends_as_in_one_process(tmp_path: Path) -> None:
     """`up` is stopped by Ctrl-C after a round and leaves nothing running; `resume` ends in the same bits."""
     out = tmp_path / "run"
-    command = [PROGRAM, "flower", "up", EXAMPLE, "--nodes", str(CLIENTS), "--out", out]
+    command = ["flower", "up", str(EXAMPLE), "--nodes", str(CLIENTS), "--out", str(out)]
+    command += ["--set", "task.limit=300", "--set", "rounds=3"]
     process = subprocess.Popen(
-        [*command, "--set", "task.limit=300", "--set", "rounds=3"],
+        [PROGRAM, *command],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -91,6 +94,7 @@ def test_stopped_and_resumed_it_ends_as_in_one_process(tmp_path: Path) -> None:
     found = RunFolder(out)
     name = results["arms"][0]["name"]
     assert [r.views for r in found.records(name)] == [r["views"] for r in results["arms"][0]["rounds"]]
+    assert json.loads((out / "results.json").read_text())["command"] == shlex.join(["fedistill", *command])
     # What Flower adds is counted apart: more than nothing, and not in the payload.
     assert all(r.carried["up"] > 0 < r.carried["down"] for r in found.records(name))
     assert not [r.round for r in found.records(name) if r.missing]

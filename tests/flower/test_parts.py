@@ -85,13 +85,13 @@ def test_keys_are_not_written_over(tmp_path: Path) -> None:
 
 def test_the_app_holds_the_experiment_and_is_not_written_over(tmp_path: Path) -> None:
     wanted = experiment()
-    project.write_app(wanted, tmp_path / "app", tmp_path / "out")
+    project.write_app(wanted, tmp_path / "app", tmp_path / "out", "typed")
     read = tomllib.loads((tmp_path / "app" / "pyproject.toml").read_text())
     config = read["tool"]["flwr"]["app"]["config"]
     assert parse(tomllib.loads(config["experiment"]), "test") == wanted
-    assert config["out"] == str(tmp_path / "out")
+    assert (config["out"], config["command"]) == (str(tmp_path / "out"), "typed")
     with pytest.raises(ExperimentError, match="has an app already"):
-        project.write_app(wanted, tmp_path / "app", tmp_path / "out")
+        project.write_app(wanted, tmp_path / "app", tmp_path / "out", "typed")
 
 
 @given(st.binary(max_size=300), st.integers(0, 10_000), st.text(max_size=20))

@@ -36,7 +36,7 @@ def experiment(**changes: Any) -> Experiment:
 def lay_out(wanted: Experiment, out: Path, client: str = "") -> None:
     """Write what a network needs; ``client``: in place of the client's side that fedistill has."""
     keys.make(out / "flower" / "keys", CLIENTS + 1, [HOST, "localhost"])
-    project.write_app(wanted, out / "flower" / "app", out.absolute())
+    project.write_app(wanted, out / "flower" / "app", out.absolute(), "test")
     if client:
         (out / "flower" / "app" / "fedistill_app" / "client.py").write_text(client)
 

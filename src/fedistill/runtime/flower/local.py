@@ -204,7 +204,7 @@ class Network:
         return f"see {self.folder / f'{name}.log'}"
 
 
-def up(experiment: Experiment, out: Path, watcher: Watcher) -> dict[str, Any]:
+def up(experiment: Experiment, out: Path, command: str, watcher: Watcher) -> dict[str, Any]:
     """Run an experiment with a SuperNode for each client; return the results.
 
     Raises:
@@ -218,7 +218,7 @@ def up(experiment: Experiment, out: Path, watcher: Watcher) -> dict[str, Any]:
     raise_errors(findings)
     nodes = len(task.clients)
     keys.make(out / "flower" / "keys", nodes, [HOST, "localhost"])
-    project.write_app(experiment, out / "flower" / "app", out.absolute())
+    project.write_app(experiment, out / "flower" / "app", out.absolute(), command)
     return _play(experiment, nodes, out, watcher)
 
 

@@ -60,11 +60,12 @@ folder, it goes on from the last whole round.
 """
 
 
-def write_app(experiment: Experiment, folder: Path, out: Path) -> None:
+def write_app(experiment: Experiment, folder: Path, out: Path, command: str) -> None:
     """Write ``pyproject.toml``, the apps and a README.
 
     Args:
         out: where the server leaves the results, on its machine.
+        command: what the results will name as theirs.
 
     Raises:
         ExperimentError: the folder has an app already.
@@ -90,7 +91,7 @@ def write_app(experiment: Experiment, folder: Path, out: Path) -> None:
                         "serverapp": "fedistill_app.server:app",
                         "clientapp": "fedistill_app.client:app",
                     },
-                    "config": {"experiment": dump(experiment), "out": str(out)},
+                    "config": {"experiment": dump(experiment), "out": str(out), "command": command},
                 }
             }
         },

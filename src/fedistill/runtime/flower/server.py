@@ -229,7 +229,7 @@ def main(grid: Grid, context: Context) -> None:
     said = ""
     try:
         with alone(out):
-            _play(grid, experiment, out)
+            _play(grid, experiment, out, str(run.get("command", "flwr run")))
     except FedistillError as failure:
         said = str(failure)
         raise
@@ -249,7 +249,7 @@ def alone(out: Path) -> Iterator[None]:
         yield
 
 
-def _play(grid: Grid, experiment: Experiment, out: Path) -> None:
+def _play(grid: Grid, experiment: Experiment, out: Path, command: str) -> None:
     begun = (out / "experiment.toml").exists()
     name = out / "session"
     if not name.exists():
@@ -262,4 +262,4 @@ def _play(grid: Grid, experiment: Experiment, out: Path) -> None:
     if begun:
         resume(out, _Said(), start)
     else:
-        compare(experiment, out, "fedistill flower", _Said(), start)
+        compare(experiment, out, command, _Said(), start)
