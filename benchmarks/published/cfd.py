@@ -1,7 +1,7 @@
 """Three laws of CFD (Sattler et al., 2022, arXiv 2012.00632, figure 4 and section VI) on MNIST.
 
     python benchmarks/published/cfd.py [--laws bits coders] [--rounds 12] [--seeds 0 1 2]
-        [--samples 1600 3200 6400] [--bits 1 2 32] [--labels digits-2 digits-4 ...]
+        [--samples 1600 3200 6400] [--bits 1 2 32] [--labels digits-2 digits-4 ...] [--fraction 1]
 
 `bits`: LeNet, 20 clients of 1,000 samples by Dirichlet .1 (figure 4), 8 of them a round, Adam 1e-3, batch 32,
 2 local epochs, 3 of distillation; labels of b bits up, fp32 down, on n public samples. Published: for n >=
@@ -11,7 +11,8 @@ all rounds, as published.
 `coders`: one bit each way; the same labels coded with and without delta coding: bits a sample, in the mean of
 both directions from round 2 on. Published: delta coding pays for 10 classes and costs a little for 2 to 4.
 MNIST cut down to its first C digits (IID); shirts of Fashion-MNIST, which are hard to tell apart (2: T-shirt
-and shirt, 4: pullover and coat as well); and BBC news, 5 classes, 10 local epochs.
+and shirt, 4: pullover and coat as well); and BBC news, 5 classes, 10 local epochs. With a fraction of the
+clients in a round, labels are compared with older ones.
 
 What differs: public samples are held-out MNIST in place of EMNIST, at most 6,400; 12 rounds in place of 50;
 here clients draw their own batches when they distil, and so end in unlike models. Needs $FEDISTILL_DATA with
@@ -52,21 +53,27 @@ def main() -> None:
     parser.add_argument("--samples", type=int, nargs="+", default=list(SAMPLES))
     parser.add_argument("--bits", type=int, nargs="+", default=list(BITS))
     parser.add_argument("--labels", nargs="+", choices=LABELS, default=list(LABELS))
+    parser.add_argument("--fraction", type=float, default=1.0, help="of the clients in a round, for coders")
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     chosen = parser.parse_args()
     for seed in chosen.seeds:
         if "bits" in chosen.laws:
             for samples, bits in itertools.product(chosen.samples, chosen.bits):
-                found = run(mnist(samples), up(bits), chosen.rounds, seed)
+                found = run(mnist(samples), up(bits), 0.4, chosen.rounds, seed)
                 options = f"--laws bits --samples {samples} --bits {bits}"
                 keep(f"bits, n {samples}, b {bits}", found, options, seed)
         if "coders" in chosen.laws:
             for labels, coder in itertools.product(chosen.labels, CODERS):
                 with tempfile.TemporaryDirectory() as folder:
                     task = few(*LABELS[labels], Path(folder)) if LABELS[labels] else news()
-                    found = run(task, {"name": "onehot", "coder": coder}, chosen.rounds, seed)
-                keep(f"coders, {labels}, {coder}", found, f"--laws coders --labels {labels}", seed)
+                    both = {"name": "onehot", "coder": coder}
+                    found = run(task, both, chosen.fraction, chosen.rounds, seed)
+                name, options = labels, f"--laws coders --labels {labels}"
+                if chosen.fraction < 1:
+                    name += f" at {chosen.fraction:g}"
+                    options += f" --fraction {chosen.fraction:g}"
+                keep(f"coders, {name}, {coder}", found, options, seed)
 
 
 def up(bits: int) -> dict[str, Any]:
@@ -99,7 +106,9 @@ def news() -> dict[str, Any]:
     return {"name": "bbc-news", "clients": 5, "public": 800, "text": {"length": 64, "vocabulary": 4_000}}
 
 
-def run(task: dict[str, Any], codec: dict[str, Any], rounds: int, seed: int) -> dict[str, Any]:
+def run(
+    task: dict[str, Any], codec: dict[str, Any], fraction: float, rounds: int, seed: int
+) -> dict[str, Any]:
     from fedistill import parse
     from fedistill.experiment import prepare
     from fedistill.round import begin, play
@@ -118,7 +127,7 @@ def run(task: dict[str, Any], codec: dict[str, Any], rounds: int, seed: int) -> 
                 "batch_size": 32,
                 "optimizer": {"name": "adam", "lr": 1e-3},
             },
-            "sampling": {"fraction": 0.4 if task["clients"] == 20 else 1.0},
+            "sampling": {"fraction": fraction},
             "arms": [{"method": "cfd", "distill_epochs": 3, "codec": codec}],
         },
         "cfd",
