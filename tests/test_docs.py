@@ -26,7 +26,9 @@ def script(path: Path) -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module  # its dataclasses look there
+    sys.path.insert(0, str(path.parent))  # a script finds those beside it
     spec.loader.exec_module(module)
+    sys.path.remove(str(path.parent))
     return module
 
 

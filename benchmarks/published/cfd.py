@@ -21,18 +21,15 @@ MNIST, and Fashion-MNIST for the shirts.
 
 import argparse
 import itertools
-import json
 import os
-import platform
 import tempfile
 import time
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parent / "results" / "cfd.json"
-COMMAND = "python benchmarks/published/cfd.py"
+from kept import keep
+
 SAMPLES = (1_600, 3_200, 6_400)
 BITS = (1, 2, 32)
 CODERS = ("order0", "delta", "predictive")
@@ -58,11 +55,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     chosen = parser.parse_args()
     for seed in chosen.seeds:
+        tail = f"--rounds {chosen.rounds} --seeds {seed}"
         if "bits" in chosen.laws:
             for samples, bits in itertools.product(chosen.samples, chosen.bits):
                 found = run(mnist(samples), up(bits), 0.4, chosen.rounds, seed)
                 options = f"--laws bits --samples {samples} --bits {bits}"
-                keep(f"bits, n {samples}, b {bits}", found, options, seed)
+                keep("cfd", f"bits, n {samples}, b {bits}", seed, found, f"{options} {tail}")
         if "coders" in chosen.laws:
             for labels, coder in itertools.product(chosen.labels, CODERS):
                 with tempfile.TemporaryDirectory() as folder:
@@ -73,7 +71,7 @@ def main() -> None:
                 if chosen.fraction < 1:
                     name += f" at {chosen.fraction:g}"
                     options += f" --fraction {chosen.fraction:g}"
-                keep(f"coders, {name}, {coder}", found, options, seed)
+                keep("cfd", f"coders, {name}, {coder}", seed, found, f"{options} {tail}")
 
 
 def up(bits: int) -> dict[str, Any]:
@@ -156,20 +154,6 @@ def run(
         "rounds": rounds,
         "seconds": round(time.perf_counter() - started),
     }
-
-
-def keep(name: str, found: dict[str, Any], options: str, seed: int) -> None:
-    """Add a seed to a row."""
-    kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    kept.setdefault(name, {"seeds": {}})["seeds"][str(seed)] = {
-        **found,
-        "command": f"{COMMAND} {options} --rounds {found['rounds']} --seeds {seed}",
-        "fedistill": version("fedistill"),
-        "torch": version("torch"),
-        "python": platform.python_version(),
-    }
-    RESULTS.write_text(json.dumps(kept, indent=1) + "\n")
-    print(name, seed, found["curve"], found["bits_a_sample"], f"{found['seconds']} s", flush=True)
 
 
 if __name__ == "__main__":

@@ -21,21 +21,16 @@ messages.
 """
 
 import argparse
-import json
-import platform
 import time
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from kept import keep
 from torch import nn
 
 from fedistill import Signature
 
-RESULTS = Path(__file__).parent / "results" / "dadaquant.json"
-COMMAND = "python benchmarks/published/dadaquant.py"
 CLIENTS, CLASSES, INPUTS, MEAN, LARGEST = 30, 10, 60, 320, 4_000
 LEVELS = (2, 4, 8, 16)
 CHOSEN = 4
@@ -65,16 +60,16 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     for seed in arguments.seeds:
+        tail = f"--seeds {seed} --rounds {arguments.rounds}"
         if arguments.choose:
             for name in ("fp32", *map(str, LEVELS)):
                 codec = "fp32" if name == "fp32" else levels("qsgd", levels=int(name))
-                keep(
-                    f"held-out, {name}", None, run(codec, seed, arguments.rounds, held=True), seed, "--choose"
-                )
+                found = run(codec, seed, arguments.rounds, held=True)
+                keep("dadaquant", f"held-out, {name}", seed, found, f"--choose {tail}")
         else:
             for arm in arguments.arms:
                 found = run(codecs(arm), seed, arguments.rounds, held=False)
-                keep(arm, PUBLISHED[arm], found, seed, f"--arms {arm}")
+                keep("dadaquant", arm, seed, found, f"--arms {arm} {tail}", PUBLISHED[arm])
 
 
 def codecs(arm: str) -> Any:
@@ -177,21 +172,6 @@ def run(codec: Any, seed: int, rounds: int, held: bool) -> dict[str, Any]:
         "rounds": rounds,
         "seconds": round(time.perf_counter() - started),
     }
-
-
-def keep(arm: str, published: Any, found: dict[str, Any], seed: int, options: str) -> None:
-    """Add a seed to an arm."""
-    kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    row = kept.setdefault(arm, {"published": published, "seeds": {}})
-    row["seeds"][str(seed)] = {
-        **found,
-        "command": f"{COMMAND} {options} --seeds {seed} --rounds {found['rounds']}",
-        "fedistill": version("fedistill"),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
-    RESULTS.write_text(json.dumps(kept, indent=1) + "\n")
-    print(arm, seed, {key: value for key, value in found.items() if key != "curve"}, flush=True)
 
 
 if __name__ == "__main__":

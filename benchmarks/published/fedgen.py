@@ -17,19 +17,15 @@ round; ours do not. Needs $FEDISTILL_DATA with MNIST.
 """
 
 import argparse
-import json
-import platform
-import statistics
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
+from kept import keep
 from torch import nn
 
 from fedistill import Signature
 
-RESULTS = Path(__file__).parent / "results" / "fedgen.json"
 PUBLISHED = {
     "fedavg": {"0.1": (90.16, 0.59), "1": (93.84, 0.25)},
     "fd": {"0.1": (64.11, 1.36), "1": (79.88, 0.66)},
@@ -65,7 +61,8 @@ def main() -> None:
         for alpha in arguments.alphas:
             for method in arguments.arms:
                 found = run(method, float(alpha), arguments.rounds, seed)
-                keep(method, alpha, seed, arguments.rounds, found)
+                command = f"--rounds {arguments.rounds} --alphas {alpha} --arms {method} --seeds {seed}"
+                keep("fedgen", f"{method}, alpha {alpha}", seed, found, command, PUBLISHED[method][alpha])
 
 
 def setting(method: str, alpha: float, rounds: int, seed: int) -> dict[str, Any]:
@@ -107,6 +104,7 @@ def run(method: str, alpha: float, rounds: int, seed: int) -> dict[str, Any]:
         "views": {
             round: {name: round_(value) for name, value in found.items()} for round, found in views.items()
         },
+        "rounds": rounds,
         "bytes_total": state.ledger.total,
         "seconds": round_(time.perf_counter() - started, 1),
     }
@@ -114,35 +112,6 @@ def run(method: str, alpha: float, rounds: int, seed: int) -> dict[str, Any]:
 
 def round_(value: float, scale: float = 100) -> float:
     return round(scale * value, 2)
-
-
-def keep(method: str, alpha: str, seed: int, rounds: int, found: dict[str, Any]) -> None:
-    """Add a seed to a cell; a cell's figure is of its last rounds."""
-    kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    cell = kept.setdefault(f"{method}, alpha {alpha}", {"published": PUBLISHED[method][alpha], "seeds": {}})
-    cell["seeds"][str(seed)] = {
-        **found,
-        "rounds": rounds,
-        "command": f"python benchmarks/published/fedgen.py --alphas {alpha} --arms {method} --seeds {seed}",
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
-    names = found["views"][max(found["views"], key=int)]
-    last = {
-        name: [one["views"][max(one["views"], key=int)][name] for one in _as_read(cell)] for name in names
-    }
-    cell["ours"] = {
-        name: [round(statistics.mean(values), 2), round(statistics.pstdev(values), 2)]
-        for name, values in last.items()
-    }
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(kept, indent=1) + "\n")
-    print(f"{method} alpha {alpha}: published {PUBLISHED[method][alpha]}, ours {cell['ours']}", flush=True)
-
-
-def _as_read(cell: dict[str, Any]) -> list[dict[str, Any]]:
-    seeds: dict[str, Any] = json.loads(json.dumps(cell["seeds"]))
-    return list(seeds.values())
 
 
 if __name__ == "__main__":

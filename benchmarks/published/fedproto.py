@@ -16,9 +16,7 @@ classes, ``nearest``.
 """
 
 import argparse
-import json
 import os
-import platform
 import tempfile
 import time
 from pathlib import Path
@@ -26,14 +24,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from kept import keep
 from torch import nn
 
 from fedistill import Signature
 
-RESULTS = Path(__file__).parent / "results" / "fedproto.json"
 PUBLISHED = {"local": (94.05, 2.93), "fedavg": (95.04, 6.48), "fedproto": (97.13, 0.30)}
 CLIENTS, TESTED = 20, 3000
-COMMAND = "python benchmarks/published/fedproto.py"
 
 
 def cnn(signature: Signature) -> nn.Module:
@@ -57,27 +54,9 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             split(Path(folder), seed)
             for method in arguments.arms:
-                keep(method, seed, arguments.rounds, run(method, Path(folder), arguments.rounds, seed))
-
-
-def keep(method: str, seed: int, rounds: int, found: dict[str, Any]) -> None:
-    """Add a seed to an arm, whose figures are means over the seeds."""
-    kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    arm = kept.setdefault(method, {"published": PUBLISHED[method], "seeds": {}})
-    arm["seeds"][str(seed)] = {
-        **found,
-        "rounds": rounds,
-        "command": f"{COMMAND} --rounds {rounds} --arms {method} --seeds {seed}",
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
-    last = [one["last"] for one in arm["seeds"].values()]
-    arm["ours"] = {
-        name: [round(float(np.mean([one[name][place] for one in last])), 2) for place in (0, 1)]
-        for name in found["last"]
-    }
-    RESULTS.write_text(json.dumps(kept, indent=1) + "\n")
-    print(f"{method}: published {PUBLISHED[method]}, ours {arm['ours']} after {rounds} rounds", flush=True)
+                found = run(method, Path(folder), arguments.rounds, seed)
+                command = f"--rounds {arguments.rounds} --arms {method} --seeds {seed}"
+                keep("fedproto", method, seed, found, command, PUBLISHED[method])
 
 
 def split(folder: Path, seed: int) -> None:
@@ -148,6 +127,7 @@ def run(method: str, folder: Path, rounds: int, seed: int) -> dict[str, Any]:
         "bytes_last_round": {
             way: sum(e.bytes for e in first if e.direction == way) for way in ("up", "down")
         },
+        "rounds": rounds,
         "bytes_total": state.ledger.total,
         "seconds": round(time.perf_counter() - started),
     }

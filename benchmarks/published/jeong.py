@@ -1,6 +1,6 @@
 """FD and federated averaging (FL) on MNIST, in the setting of Jeong et al. (2018, arXiv 1811.11479, table 1).
 
-    python benchmarks/published/jeong.py [--methods fd fedavg] [--devices 2] [--rounds 16] [--seed 0]
+    python benchmarks/published/jeong.py [--methods fd fedavg] [--devices 2] [--rounds 16] [--seeds 0]
         [--lr 0.1] [--gamma 0.1] [--tested held] [--keep FOLDER]
 
 Setting: each device has 2,000 samples of MNIST's first 55,000, drawn at random, of which 3 classes drawn at
@@ -16,21 +16,19 @@ played: it is counted by the size of the one before. Needs $FEDISTILL_DATA with 
 """
 
 import argparse
+import itertools
 import os
-import platform
 import tempfile
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from niid_bench import keep, play
+from kept import keep
+from niid_bench import play
 from torch import nn
 
 from fedistill import Signature
 
-RESULTS = Path(__file__).parent / "results" / "jeong.json"
 PUBLISHED = {
     "fd": {2: 72.30, 4: 73.04, 6: 69.51, 8: 68.39, 10: 75.24},
     "fedavg": {2: 80.77, 4: 86.84, 6: 87.38, 8: 88.78, 10: 90.60},
@@ -58,56 +56,44 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=[*PUBLISHED, "local"], default=list(PUBLISHED))
     parser.add_argument("--devices", type=int, choices=PUBLISHED["fd"], default=2)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--lr", type=float, default=0.1)
     parser.add_argument("--gamma", type=float, default=0.1)
     parser.add_argument("--tested", choices=["test", "held"], default="test")
     parser.add_argument("--keep", type=Path, help="folder in which interrupted runs stay and go on")
     chosen = parser.parse_args()
+    if chosen.tested == "test" and "local" in chosen.methods:
+        parser.error("nothing is published of local: it is there to choose a learning rate by, --tested held")
     with tempfile.TemporaryDirectory() as passing:
         folder = chosen.keep or Path(passing)
-        deal(folder, chosen.devices, chosen.seed)
-        for method in chosen.methods:
+        for seed, method in itertools.product(chosen.seeds, chosen.methods):
+            deal(folder, chosen.devices, seed)
             name = f"{method}/{chosen.devices}"
-            run = (
-                folder / f"{name.replace('/', '-')}-{chosen.seed}-{chosen.tested}-{chosen.lr}-{chosen.gamma}"
-            )
-            arm = play(parse(setting(method, folder, chosen), name), run, name)["arms"][0]
+            run = folder / f"{method}-{chosen.devices}-{seed}-{chosen.tested}-{chosen.lr}-{chosen.gamma}"
+            arm = play(parse(setting(method, folder, seed, chosen), name), run, name)["arms"][0]
             views = {r["round"]: r["views"] for r in arm["rounds"] if r["views"]}
             view = "server@global" if method == "fedavg" else "client@global"
             curve = {number: round(100 * found[view], 2) for number, found in views.items()}
-            sent = bits(RunFolder(run).records(arm["name"]))
-            published = PUBLISHED.get(method, {}).get(chosen.devices)
-            print(f"{name}: published {published}, {BITS.get(method)} bits; ours {curve}, {sent}")
-            command = [
-                f"python benchmarks/published/jeong.py --methods {method} --devices {chosen.devices}",
-                f"--rounds {chosen.rounds} --seed {chosen.seed} --lr {chosen.lr} --gamma {chosen.gamma}",
-                f"--tested {chosen.tested}",
-            ]
-            if chosen.tested == "held":
-                name = f"held/{name}/lr={chosen.lr}/gamma={chosen.gamma}"
-            keep(
-                RESULTS,
-                name,
-                {
-                    "published": published,
-                    "published_bits": BITS.get(method),
-                    "view": view,
-                    "curve": curve,
-                    "last": curve[chosen.rounds],
-                    "rounds": chosen.rounds,
-                    **sent,
-                    "bytes_total": arm["bytes_total"],
-                    "seed": chosen.seed,
-                    "lr": chosen.lr,
-                    "gamma": chosen.gamma,
-                    "seconds": round(sum(r["seconds"] for r in arm["rounds"])),
-                    "command": " ".join(command),
-                    "fedistill": version("fedistill"),
-                    "torch": torch.__version__,
-                    "python": platform.python_version(),
-                },
+            found = {
+                "view": view,
+                "curve": curve,
+                "last": curve[chosen.rounds],
+                "rounds": chosen.rounds,
+                **bits(RunFolder(run).records(arm["name"])),
+                "bytes_total": arm["bytes_total"],
+                "lr": chosen.lr,
+                "gamma": chosen.gamma,
+                "seconds": round(sum(r["seconds"] for r in arm["rounds"])),
+            }
+            command = (
+                f"--methods {method} --devices {chosen.devices} --rounds {chosen.rounds} --seeds {seed}"
+                f" --lr {chosen.lr} --gamma {chosen.gamma} --tested {chosen.tested}"
             )
+            if chosen.tested == "held":
+                keep("jeong", f"held/{name}/lr={chosen.lr}/gamma={chosen.gamma}", seed, found, command)
+            else:
+                published = (PUBLISHED[method][chosen.devices], BITS[method])
+                keep("jeong", name, seed, found, command, published)
 
 
 def deal(folder: Path, devices: int, seed: int) -> None:
@@ -138,13 +124,13 @@ def deal(folder: Path, devices: int, seed: int) -> None:
     pq.write_table(pq.read_table(source / "mnist-test.parquet"), folder / "test.parquet")
 
 
-def setting(method: str, folder: Path, chosen: argparse.Namespace) -> dict[str, Any]:
+def setting(method: str, folder: Path, seed: int, chosen: argparse.Namespace) -> dict[str, Any]:
     return {
-        "seed": chosen.seed,
+        "seed": seed,
         "rounds": chosen.rounds,
         "task": {
             "format": "parquet",
-            "train": str(folder / f"train-{chosen.devices}-{chosen.seed}.parquet"),
+            "train": str(folder / f"train-{chosen.devices}-{seed}.parquet"),
             "test": str(folder / f"{chosen.tested}.parquet"),
             "clients": chosen.devices,
             "partition": {"kind": "natural", "column": "client"},

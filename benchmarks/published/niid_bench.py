@@ -1,28 +1,24 @@
 """FedAvg on MNIST and Fashion-MNIST in the setting of NIID-bench (Li et al., 2022, arXiv 2102.02079).
 
     python benchmarks/published/niid_bench.py [--task mnist] [--rounds 10] [--rows iid dirichlet labels-2]
-        [--seed 0] [--keep FOLDER]
+        [--seeds 0] [--keep FOLDER]
 
 Setting: 10 clients, all take part, 10 local epochs, batch 64, SGD with lr 0.01, momentum 0.9, weight decay
 1e-5, the LeNet beside this file. The published figures are those of Flower's reproduction after 50 rounds,
-best round on the test set, mean and deviation of 3 seeds. Ours are of one seed; the last round is printed,
-and the best beside it because the published figure is a best one. Runs are kept in FOLDER: started again,
+best round on the test set, mean and deviation of 3 seeds. Ours keep the last round, and the best beside it
+because the published figure is a best one. Runs are kept in FOLDER: started again,
 they go on from their last whole round, up to as many rounds as are then asked for. Needs the data
 ($FEDISTILL_DATA, for Fashion-MNIST also Debian's dataset-fashion-mnist, or a network).
 """
 
 import argparse
-import json
-import platform
+import itertools
 import tempfile
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
+from kept import keep
 
-RESULTS = Path(__file__).parent / "results" / "niid-bench.json"
-COMMAND = "python benchmarks/published/niid_bench.py"
 PARTITIONS: dict[str, dict[str, Any]] = {
     "iid": {"kind": "iid"},
     "dirichlet": {"kind": "dirichlet", "alpha": 0.5, "min_samples": 10},
@@ -40,41 +36,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--task", choices=PUBLISHED, default="fashion-mnist")
     parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--rows", nargs="+", choices=PARTITIONS, default=list(PARTITIONS))
     parser.add_argument("--keep", type=Path, help="folder in which interrupted runs stay and go on")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as passing:
-        for row in arguments.rows:
+        for seed, row in itertools.product(arguments.seeds, arguments.rows):
             name = f"{arguments.task}/{row}"
-            raw = setting(arguments.task, PARTITIONS[row], arguments.rounds, arguments.seed)
-            folder = (arguments.keep or Path(passing)) / f"{arguments.task}-{row}-{arguments.seed}"
+            raw = setting(arguments.task, PARTITIONS[row], arguments.rounds, seed)
+            folder = (arguments.keep or Path(passing)) / f"{arguments.task}-{row}-{seed}"
             arm = play(parse(raw, name), folder, name)["arms"][0]
-            published, spread = PUBLISHED[arguments.task][row]
             curve = [round(100 * r["views"]["server@global"], 2) for r in arm["rounds"]]
-            print(
-                f"{name}: published {published} (best of 50 rounds); ours {curve[-1]} after {len(curve)}"
-                f" rounds, best {max(curve)}; {arm['bytes_total'] / 1e6:.1f} MB"
-            )
-            keep(
-                RESULTS,
-                name,
-                {
-                    "published": [published, spread],
-                    "curve": curve,
-                    "last": curve[-1],
-                    "best": max(curve),
-                    "rounds": len(curve),
-                    "bytes_total": arm["bytes_total"],
-                    "seed": arguments.seed,
-                    "seconds": round(sum(r["seconds"] for r in arm["rounds"])),
-                    "command": f"{COMMAND} --task {arguments.task} --rounds {len(curve)} --rows {row}"
-                    f" --seed {arguments.seed}",
-                    "fedistill": version("fedistill"),
-                    "torch": torch.__version__,
-                    "python": platform.python_version(),
-                },
-            )
+            found = {
+                "curve": curve,
+                "last": curve[-1],
+                "best": max(curve),
+                "rounds": len(curve),
+                "bytes_total": arm["bytes_total"],
+                "seconds": round(sum(r["seconds"] for r in arm["rounds"])),
+            }
+            command = f"--task {arguments.task} --rounds {len(curve)} --rows {row} --seeds {seed}"
+            keep("niid-bench", name, seed, found, command, PUBLISHED[arguments.task][row])
 
 
 def setting(task: str, partition: dict[str, Any], rounds: int, seed: int) -> dict[str, Any]:
@@ -104,15 +86,6 @@ def play(experiment: Any, folder: Path, name: str) -> dict[str, Any]:
     # Nothing in a round depends on how many are to follow.
     asked.write_text(dump(experiment))
     return resume(folder, Lines(name))
-
-
-def keep(results: Path, name: str, found: dict[str, Any]) -> None:
-    """Put a row among the kept ones; the reason that was written beside it stays."""
-    kept = json.loads(results.read_text()) if results.exists() else {}
-    why = {"why": kept[name]["why"]} if "why" in kept.get(name, {}) else {}
-    kept[name] = found | why
-    results.parent.mkdir(exist_ok=True)
-    results.write_text(json.dumps(kept, indent=1) + "\n")
 
 
 class Lines:
