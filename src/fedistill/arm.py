@@ -84,13 +84,14 @@ class ReadyArm:
         dealt, server = self.config.models.clients, self.config.models.server
         parts = {name: self._parts(name) for name in dict.fromkeys(dealt)}
         sizes = {name: sum(math.prod(shape) for shape in shapes) for name, shapes in parts.items()}
-        names = [dealt[client % len(dealt)] for client in range(len(self.task.clients))]
+        samples = self.task.samples()
+        names = [dealt[client % len(dealt)] for client in range(len(samples))]
         return Plan(
             seed=self.seed,
             signature=self.task.signature,
             server_model=server,
             peers=tuple(
-                Peer(client, name, sizes[name], parts[name], len(self.task.clients[client]))
+                Peer(client, name, sizes[name], parts[name], samples[client])
                 for client, name in enumerate(names)
             ),
             public=0 if self.task.public is None else len(self.task.public),

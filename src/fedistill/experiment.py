@@ -91,10 +91,16 @@ def resume(path: Path, watcher: Watcher, start: Start = inprocess.start) -> dict
     """Go on with a run from the last whole round of each arm; ends in the same bits as one never stopped.
 
     Raises:
-        ExperimentError: there is no run in the folder, or its data are not those of the first part.
+        ExperimentError: there is no run in the folder, it was begun on a network and would now go on
+            without it, or its data are not those of the first part.
         RuntimeFailure, KeyboardInterrupt: as `compare`.
     """
     folder = RunFolder.open(path)
+    if folder.on_network and start is inprocess.start:
+        raise ExperimentError(
+            f"{path} was run on a network, whose clients keep their own states: go on with it by:"
+            f" {folder.again()}"
+        )
     experiment = folder.experiment()
     task, arms = prepare(experiment)
     before = [event["fingerprint"] for event in folder.events() if event["event"] == "task"]

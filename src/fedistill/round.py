@@ -167,6 +167,7 @@ def play(run: ArmRun, arm: ReadyArm, runtime: Runtime) -> RoundRecord:
     server, server_seconds = _aggregate(run, arm, number, replies)
     for _ in replies:  # a method may not care to look at all replies; their bytes still crossed
         pass
+    runtime.settle(number, len(clients), missing)
     seconds = time.perf_counter() - started
     unreached = {client for client, gone in missing.items() if not gone.reached}
     crossed = [entry for entry in traffic.entries if entry.client not in unreached]
@@ -291,10 +292,12 @@ def _evaluate(
         return state_of(arm, client, clients.get(client, b""))
 
     try:
-        right = [
-            correct_by_class(model, arm.task.test, classes, arm.evaluate.batch_size)
-            for model in arm.method.answering(server, arm.server(SETUP_ROUND), own)
-        ]
+        right = []
+        if runtime.has_states or not arm.method.answers_with_clients:
+            right = [
+                correct_by_class(model, arm.task.test, classes, arm.evaluate.batch_size)
+                for model in arm.method.answering(server, arm.server(SETUP_ROUND), own)
+            ]
     except Exception as error:  # as in `_aggregate`
         raise TrainingError(describe(error), "evaluation, server") from error
     if arm.method.has_client_models:

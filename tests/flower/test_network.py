@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +25,31 @@ from trial import (
     site_file,
 )
 
-from fedistill import models
 from fedistill.errors import RuntimeFailure
 from fedistill.experiment_file import load
 from fedistill.report.record import RunFolder
 from fedistill.runtime.flower.local import HOST, Network, follow, free_ports
 from fedistill.site import method_state
-from fedistill.tasks.build import build
 from fedistill.tasks.task import Task
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "flower-digits" / "experiment.toml"
 PROGRAM = Path(sys.executable).parent / "fedistill"
 PATIENCE = 240
+
+
+@pytest.fixture(autouse=True)
+def bounded() -> Iterator[None]:
+    """No test waits for ever, whatever hangs."""
+
+    def ring(*_: object) -> None:
+        raise TimeoutError(f"not done after {2 * PATIENCE} s")
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.alarm(2 * PATIENCE)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
 
 
 def wait_for(condition: Callable[[], Any], what: str, seconds: float = PATIENCE) -> None:
@@ -53,7 +65,10 @@ def listens(port: int) -> bool:
 
 
 def test_stopped_and_resumed_it_ends_as_in_one_process(tmp_path: Path) -> None:
-    """`up` is stopped by Ctrl-C after a round and leaves nothing running; `resume` ends in the same bits."""
+    """`up` is stopped by Ctrl-C after a round and leaves nothing running; `resume` ends in the same bits.
+
+    The folder has been moved in between.
+    """
     out = tmp_path / "run"
     command = ["flower", "up", str(EXAMPLE), "--nodes", str(CLIENTS), "--out", str(out)]
     command += ["--set", "task.limit=300", "--set", "rounds=3"]
@@ -84,7 +99,10 @@ def test_stopped_and_resumed_it_ends_as_in_one_process(tmp_path: Path) -> None:
     assert f"fedistill flower resume {out}" in said
     wait_for(lambda: not processes_of(out), "all processes to end", 30)
 
-    done = subprocess.run([PROGRAM, "flower", "resume", out], capture_output=True, text=True)
+    out = out.rename(tmp_path / "moved")
+    done = subprocess.run(
+        [PROGRAM, "flower", "resume", out], capture_output=True, text=True, timeout=PATIENCE
+    )
     assert done.returncode == 0, done.stderr
     wait_for(lambda: not processes_of(out), "all processes to end", 30)
     expected = tmp_path / "expected"
@@ -191,19 +209,36 @@ __all__ = ["app"]
 """
 
 
+OWN_MODEL = """
+from torch import nn
+
+
+def net(signature):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 5), nn.ReLU(), nn.Linear(5, signature.classes))
+"""
+
+
 class Sites(Network):
     """Client 0 has data and a model of its own."""
 
     def node_config(self, node: int) -> str:
-        own = f' train="{self.folder.parent.parent / "mine.parquet"}" model="cnn-s"' if node == 0 else ""
+        own = (
+            f' train="{self.folder.parent.parent / "mine.parquet"}" model="own_model:net"'
+            if node == 0
+            else ""
+        )
         return super().node_config(node) + own
 
 
-def test_a_client_that_misbehaves_is_named_and_the_round_goes_on(tmp_path: Path) -> None:
+def test_a_client_that_misbehaves_is_named_and_the_round_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Frames that are endless, of another round or broken, an error, a late reply; then all at once.
 
-    Client 0, which behaves, learns from samples that only it has, in a model of another kind.
+    Client 0, which behaves, learns from samples that only it has, in a model that lies where `up` was called.
     """
+    (tmp_path / "own_model.py").write_text(OWN_MODEL)
+    monkeypatch.chdir(tmp_path)
     out = tmp_path / "run"
     site_file(tmp_path / "mine.parquet", ["7", "3", "7", "9"] * 6)
     wanted = experiment(rounds=4, flower={"wait": 120, "deadline": 40, "quorum": 0.3})
@@ -233,7 +268,7 @@ def test_a_client_that_misbehaves_is_named_and_the_round_goes_on(tmp_path: Path)
     (held,) = (out / "flower" / "node-0").glob("*/client-0")
     assert Task.open(held / "task.safetensors").clients[0].labels.tolist() == [7, 3, 7, 9] * 6
     kept = {path.stem: len(method_state(path.read_bytes())["model"]) for path in held.glob("0/*.safetensors")}
-    weights = models.count(models.build("cnn-s", build(wanted.task, 0).signature, seed=0, client=0))
+    weights = (64 + 1) * 5 + (5 + 1) * 10
     assert kept == {"3": weights, "4": weights}
 
 

@@ -1,5 +1,7 @@
 """Parts of the Flower runtime by themselves: keys, the app, what crosses, what a node makes of its config."""
 
+import contextlib
+import ssl
 import stat
 import sys
 import tomllib
@@ -14,6 +16,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from trial import experiment, site_file
 
 from fedistill.errors import ExperimentError, FrameError
@@ -61,6 +64,23 @@ def test_the_server_is_known_by_the_authority_and_by_its_hosts(tmp_path: Path) -
     for path in written:
         hidden = stat.S_IMODE(path.stat().st_mode) == 0o600
         assert hidden == (path.suffix == ".key"), path
+
+
+def test_strict_clients_accept_the_server(tmp_path: Path) -> None:
+    """Python 3.13 and later check certificates by RFC 5280 to the letter."""
+    keys.make(tmp_path, 1, ["hub.example"])
+    client = ssl.create_default_context(cafile=str(tmp_path / "ca.crt"))
+    client.verify_flags |= ssl.VERIFY_X509_STRICT
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(tmp_path / "server.crt", tmp_path / "server.key")
+    up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
+    site = client.wrap_bio(down, up, server_hostname="hub.example")
+    hub = server.wrap_bio(up, down, server_side=True)
+    for _ in range(3):
+        for end in (site, hub):
+            with contextlib.suppress(ssl.SSLWantReadError):
+                end.do_handshake()
+    assert site.version() == hub.version() == "TLSv1.3"
 
 
 def test_each_node_has_a_pair_of_its_own(tmp_path: Path) -> None:
@@ -167,6 +187,27 @@ def test_a_site_learns_from_data_of_its_own(tmp_path: Path) -> None:
     said = own.about(Order("5e551")).words
     assert (said["client"], said["own-data"]) == (2, True)
     assert said["fingerprint"] == build(own.experiment.task, own.experiment.seed).fingerprint()
+
+
+def test_a_site_brings_a_folder_of_images_of_one_class(tmp_path: Path) -> None:
+    (tmp_path / "mine" / "3").mkdir(parents=True)
+    for name in "ab":
+        Image.new("L", (8, 8), color=50).save(tmp_path / "mine" / "3" / f"{name}.png")
+    own = node(tmp_path, {"partition-id": 0, "train": str(tmp_path / "mine"), "format": "imagefolder"})
+    assert own.task.clients[0].labels.tolist() == [3, 3]
+    assert own.task.clients[0].inputs.unique().tolist() == [50]
+
+
+def test_a_site_brings_texts(tmp_path: Path) -> None:
+    rows = [f"word{place} word{place % 3},{'good' if place % 2 else 'bad'}" for place in range(20)]
+    (tmp_path / "all.csv").write_text("\n".join(["text,label", *rows]) + "\n")
+    (tmp_path / "mine.csv").write_text("said,mood\nword1 word2,good\n")
+    task = {"format": "csv", "train": str(tmp_path / "all.csv"), "clients": 2, "public": 8}
+    given = {"train": str(tmp_path / "mine.csv"), "format": "csv", "input": "said", "label": "mood"}
+    own = node(tmp_path, {"partition-id": 1, **given}, task=task)
+    mine = own.task.clients[1]
+    assert [own.task.classes[label] for label in mine.labels] == ["good"]
+    assert mine.inputs.shape == (1, own.task.signature.shape[0])
 
 
 def test_data_that_do_not_fit_the_task_are_refused(tmp_path: Path) -> None:

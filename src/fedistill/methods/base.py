@@ -184,6 +184,9 @@ class Method(ABC, Generic[Up, Down]):
     server_model_travels: ClassVar[bool] = False
     """Weights that cross are of the server's architecture, and not of the client's own."""
 
+    answers_with_clients: ClassVar[bool] = False
+    """`answering` needs clients' models, so that there is no ``server@global`` where they stay at sites."""
+
     codec: ClassVar[Wanted] = "fp32"
     """Where the experiment names none."""
 

@@ -40,7 +40,8 @@ class FedGkt(Method[PrivateOutputs, PrivateLogits]):
     sample: the least private of all methods here.
 
     ``server@global`` is the mean over clients of their features under the server's net; a client that has
-    not worked yet counts with its initial model. ``client@...`` is the edge model alone.
+    not worked yet counts with its initial model; on a network, where edge models stay at their sites, there
+    is no such view. ``client@...`` is the edge model alone.
 
     Departs: the features are the last ones, a vector, so that texts have them too, and the net is a residual
     MLP in place of a ResNet. Clients of one architecture begin alike. Of an absent client, labels and last
@@ -58,6 +59,7 @@ class FedGkt(Method[PrivateOutputs, PrivateLogits]):
     has_server_model = False
     has_client_models = True
     one_width = True
+    answers_with_clients = True
     Settings = FedGktSettings
     settings: FedGktSettings
 

@@ -8,6 +8,7 @@
     report.html         the same to look at
     models/ARM/         final models, as safetensors with PyTorch's names
     checkpoint/ARM/     the last whole round of each arm
+    session             of a run on a network alone: the name under which its nodes keep their states
 
 A round is first written to ``events.jsonl``, then its state, then the manifest that names both. A crash
 between any two of these loses nothing but the round in which it fell.
@@ -65,7 +66,7 @@ class RunFolder:
         if any((path / name).exists() for name in ("experiment.toml", "events.jsonl", "checkpoint")):
             raise ExperimentError(
                 f"{path} holds a run already: choose another folder by --out, or go on with that run by:"
-                f" fedistill resume {shlex.quote(str(path))}"
+                f" {RunFolder(path).again()}"
             )
 
     @classmethod
@@ -80,6 +81,22 @@ class RunFolder:
                 f"{path} holds no run: there is no experiment.toml in it; name the folder that --out named"
             )
         return cls(path)
+
+    @property
+    def session(self) -> Path:
+        """The file that a run on a network has."""
+        return self.path / "session"
+
+    @property
+    def on_network(self) -> bool:
+        """Whether clients keep their own states, out of reach of this folder."""
+        return self.session.exists()
+
+    def again(self) -> str:
+        """The command that goes on with this run."""
+        if self.on_network and not (self.path / "flower" / "app").is_dir():
+            return "flwr run with the same app and the same SuperNodes"
+        return shlex.join(["fedistill", *(["flower"] if self.on_network else []), "resume", str(self.path)])
 
     def experiment(self) -> Experiment:
         return load(self.path / "experiment.toml")

@@ -4,7 +4,7 @@ import contextlib
 import ctypes
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
@@ -35,6 +35,8 @@ class Runtime(ABC):
 
     forgives: ClassVar[bool] = False
     """A reply that is not what was expected leaves its client out of the round, and does not end the run."""
+    has_states: ClassVar[bool] = True
+    """Clients' states come to the server with their outcomes; elsewhere they stay at their sites."""
     private_counts_known: bool = True
     """Clients' private samples are those of the task: their classes are known, and so is `client@own`."""
 
@@ -62,6 +64,14 @@ class Runtime(ABC):
 
         None stands for a client that cannot be reached.
         """
+
+    def settle(self, round: int, clients: int, missing: Mapping[int, Missing]) -> None:
+        """Is told, before a round is kept, how many clients were asked and which of them it lacks.
+
+        Raises:
+            RuntimeFailure: too few replied; the round is not kept.
+        """
+        assert not missing, "within a machine a client that fails ends the run"
 
     def carried(self) -> Carried:
         """What has been carried since this was last asked; nothing within a machine."""

@@ -57,6 +57,8 @@ class Task:
         partition: how the private samples were dealt out, in words.
         vocabulary_frame: the set-up frame with the tokenizer of a text task, else empty.
         vocabulary_from_public: whoever holds the public set can build that tokenizer.
+        samples_elsewhere: how many samples each client has, where those of others are not here, as at a
+            site; None: all are here.
     """
 
     name: str
@@ -69,6 +71,11 @@ class Task:
     partition: str
     vocabulary_frame: bytes = b""
     vocabulary_from_public: bool = True
+    samples_elsewhere: tuple[int, ...] | None = None
+
+    def samples(self) -> tuple[int, ...]:
+        """How many samples each client has."""
+        return self.samples_elsewhere or tuple(map(len, self.clients))
 
     def class_counts(self) -> Tensor:
         """Samples of each client and class, int64 (clients, classes)."""
@@ -100,6 +107,8 @@ class Task:
             "from_public": self.vocabulary_from_public,
             "public_labels": self.public_labels,
         }
+        if self.samples_elsewhere is not None:
+            state["elsewhere"] = list(self.samples_elsewhere)
         if self.public is not None:
             state["public"] = {
                 "inputs": self.public.inputs,
@@ -114,7 +123,7 @@ class Task:
         state = load(path.read_bytes())
         sizes = state["sizes"]
         clients = zip(state["inputs"].split(sizes), state["labels"].split(sizes), strict=True)
-        public = state.get("public")
+        public, elsewhere = state.get("public"), state.get("elsewhere")
         return cls(
             name=state["name"],
             signature=Signature(
@@ -128,4 +137,5 @@ class Task:
             partition=state["partition"],
             vocabulary_frame=bytes.fromhex(state["frame"]),
             vocabulary_from_public=state["from_public"],
+            samples_elsewhere=None if elsewhere is None else tuple(elsewhere),
         )

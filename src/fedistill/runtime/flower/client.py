@@ -2,9 +2,10 @@
 
 Flower starts a process for each message, so all that a node is between two messages lies in a folder: its
 share of the data as tensors, and its state after each of the last two rounds that it worked in. Neither is
-ever sent.
+ever sent, and nobody else on the machine may read them.
 """
 
+import json
 import os
 import tomllib
 from collections.abc import Callable
@@ -57,32 +58,58 @@ class Node:
         home = Path(os.environ.get("FLWR_HOME", Path.home() / ".flwr"))
         root = Path(str(own.get("state", home / "fedistill")))
         self.folder = root / session / f"client-{client}"
+        self.folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     @cached_property
     def task(self) -> Task:
         """The task with this client's samples alone."""
-        path = self.folder / "task.safetensors"
-        if not path.exists():
-            # Most messages find their data dealt out; the readers of data take seconds to import.
-            from fedistill.tasks.build import build, build_at_site
-
-            config, seed = self.experiment.task, self.experiment.seed
-            if self._own is None:
-                whole = build(config, seed)
-                private = whole.clients[self.client]
-            else:
-                whole, private = build_at_site(config, seed, self._own)
-            write(self.folder / "fingerprint", whole.fingerprint().encode())
-            _only(whole, self.client, private).save(path)
-        return Task.open(path)
+        built = self._built
+        if built is None or built["source"] != self._source:
+            self._build()
+        return Task.open(self._samples)
 
     def about(self, order: Order) -> Answer:
-        """Who this is: its client's number, whether its data are its own, and the task as it has built it."""
-        assert self.task
-        fingerprint = (self.folder / "fingerprint").read_text()
+        """Who this is: its client's number, whether its data are its own, and the task as it has built it.
+
+        Where what it has built is not what the server has, whose fingerprint is the frame, it builds anew:
+        a file that was amiss may have been mended.
+        """
+        if self._built != {"source": self._source, "fingerprint": order.frame.decode(errors="replace")}:
+            self._build()
+        assert self._built is not None
+        fingerprint = self._built["fingerprint"]
         return Answer(
             words={"client": self.client, "own-data": self._own is not None, "fingerprint": fingerprint}
         )
+
+    def _build(self) -> None:
+        # Most messages find their data dealt out; the readers of data take seconds to import.
+        from fedistill.tasks.build import build, build_at_site
+
+        config, seed = self.experiment.task, self.experiment.seed
+        if self._own is None:
+            whole = build(config, seed)
+            private = whole.clients[self.client]
+        else:
+            whole, private = build_at_site(config, seed, self._own)
+        _only(whole, self.client, private).save(self._samples)
+        built = {"source": self._source, "fingerprint": whole.fingerprint()}
+        write(self.folder / "built.json", json.dumps(built).encode())
+
+    @property
+    def _samples(self) -> Path:
+        return self.folder / "task.safetensors"
+
+    @property
+    def _source(self) -> dict[str, Any] | None:
+        return None if self._own is None else self._own.model_dump(mode="json")
+
+    @property
+    def _built(self) -> dict[str, Any] | None:
+        """Where the data came from that lie here, and the fingerprint of their task; None: there are none."""
+        path = self.folder / "built.json"
+        found: dict[str, Any] | None = json.loads(path.read_bytes()) if path.exists() else None
+        return found
 
     def arm(self, name: str) -> ReadyArm:
         found = [arm for arm in self.experiment.arms if arm.name == name]
@@ -191,7 +218,10 @@ def _own_data(own: dict[str, Any]) -> Source | None:
 
 
 def _only(task: Task, client: int, private: Labelled) -> Task:
-    """A task in which one client has samples, and all others nothing."""
+    """A task in which one client has samples, and of all others there is but their number."""
     nothing = Labelled(task.test.inputs[:0], task.test.labels[:0])
     clients = tuple(private if number == client else nothing for number in range(len(task.clients)))
-    return replace(task, clients=clients, public_labels=None)
+    samples = tuple(
+        len(private) if number == client else count for number, count in enumerate(task.samples())
+    )
+    return replace(task, clients=clients, public_labels=None, samples_elsewhere=samples)

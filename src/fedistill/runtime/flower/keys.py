@@ -36,8 +36,11 @@ def make(folder: Path, nodes: int, hosts: Sequence[str], days: int = 365) -> lis
     issuer = _name("fedistill trial CA")
     root = _certificate(issuer, issuer, authority.public_key(), days)
     root = root.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+    root = root.add_extension(_signs_certificates(), critical=True)
     leaf = _certificate(_name(hosts[0]), issuer, server.public_key(), days)
     leaf = leaf.add_extension(x509.SubjectAlternativeName([_host(host) for host in hosts]), critical=False)
+    known = x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.public_key())
+    leaf = leaf.add_extension(known, critical=False)
     written = [
         _write(folder / "ca.crt", root.sign(authority, hashes.SHA384()).public_bytes(_PEM)),
         _write(folder / "server.crt", leaf.sign(authority, hashes.SHA384()).public_bytes(_PEM)),
@@ -66,7 +69,15 @@ def _certificate(
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - datetime.timedelta(minutes=5))  # clocks differ
         .not_valid_after(now + datetime.timedelta(days=days))
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
     )
+
+
+def _signs_certificates() -> x509.KeyUsage:
+    """What RFC 5280 (section 4.2.1.3) wants of a CA; Python 3.13 and later insist on it."""
+    uses = ("digital_signature", "content_commitment", "key_encipherment", "data_encipherment")
+    others = ("key_agreement", "crl_sign", "encipher_only", "decipher_only")
+    return x509.KeyUsage(key_cert_sign=True, **dict.fromkeys((*uses, *others), False))
 
 
 def _name(common: str) -> x509.Name:

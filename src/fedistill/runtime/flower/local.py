@@ -3,12 +3,13 @@
 import contextlib
 import json
 import os
-import shlex
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,8 @@ class Network:
             "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
             **os.environ,
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
+            # As for `fedistill` itself, a model `module:function` may lie in the folder that one is in.
+            "PYTHONPATH": os.pathsep.join(filter(None, [os.getcwd(), os.environ.get("PYTHONPATH")])),
             "FLWR_HOME": str(self.folder / "home"),
             "FLWR_TELEMETRY_ENABLED": "0",
             "FLWR_DISABLE_UPDATE_CHECK": "1",
@@ -134,6 +137,10 @@ class Network:
         if process is None or process.poll() is not None:
             raise RuntimeFailure(f"{name} has ended; {self._log(name)}")
 
+    def ended(self) -> list[str]:
+        """Where to read why processes have ended by themselves."""
+        return [self._log(name) for name, process in self._processes.items() if process.poll() is not None]
+
     def kill(self, name: str) -> None:
         """End a process and its children at once, as a power cut would."""
         process = self._processes.pop(name)
@@ -212,6 +219,11 @@ def up(experiment: Experiment, out: Path, command: str, watcher: Watcher) -> dic
         RuntimeFailure: the run failed.
     """
     RunFolder.check_free(out)
+    if (out / "flower").exists():
+        raise ExperimentError(
+            f"{out / 'flower'} is left from a run that never began: its logs say why; delete it, and run this"
+            " again"
+        )
     task, arms = prepare(experiment)
     findings = examine(experiment, task, arms)
     watcher.findings(findings)
@@ -229,19 +241,38 @@ def resume(out: Path, watcher: Watcher) -> dict[str, Any]:
         ExperimentError: there is none in the folder.
         RuntimeFailure: the run failed.
     """
-    experiment = RunFolder.open(out).experiment()
-    if not (out / "flower" / "app").is_dir():
+    folder = RunFolder.open(out)
+    experiment, app = folder.experiment(), out / "flower" / "app"
+    if not app.is_dir():
         raise ExperimentError(
-            f"{out} was not run on Flower; go on with: fedistill resume {shlex.quote(str(out))}"
+            f"{out} was not run by `fedistill flower up`; go on with it by: {folder.again()}"
         )
+    # The folder may have been moved, and its settings for the network changed.
+    shutil.rmtree(app)
+    project.write_app(experiment, app, out.absolute(), folder.command())
     return _play(experiment, experiment.task.clients, out, watcher)
 
 
 def _play(experiment: Experiment, nodes: int, out: Path, watcher: Watcher) -> dict[str, Any]:
-    with Network(out, nodes) as network:
-        follow(network, experiment, out, watcher)
+    with _stopped_politely(), Network(out, nodes) as network:
+        try:
+            follow(network, experiment, out, watcher)
+        except RuntimeFailure as failure:
+            raise RuntimeFailure("; ".join([str(failure), *network.ended()])) from None
     results: dict[str, Any] = json.loads((out / "results.json").read_text(encoding="utf-8"))
     return results
+
+
+@contextlib.contextmanager
+def _stopped_politely() -> Iterator[None]:
+    """Take a request to end, or a terminal that closes, for Ctrl-C: what was started has to be stopped."""
+    asked = (signal.SIGTERM, signal.SIGHUP)
+    before = {one: signal.signal(one, signal.default_int_handler) for one in asked}
+    try:
+        yield
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
 
 
 def follow(network: Network, experiment: Experiment, out: Path, watcher: Watcher) -> None:
@@ -273,30 +304,48 @@ def follow(network: Network, experiment: Experiment, out: Path, watcher: Watcher
 
 
 class _News:
-    """What a run has written of itself since it was last asked."""
+    """What a run has written of itself since it was last asked.
+
+    The events are read on from where they were left, and all of them again where the file is another one:
+    who goes on with a run drops the rounds that were not saved.
+    """
 
     def __init__(self, out: Path, watcher: Watcher) -> None:
         self._path, self._watcher = out / "events.jsonl", watcher
-        self._at = self._path.stat().st_size if self._path.exists() else 0
+        self._file, self._at = -1, 0
+        self._failures: Counter[str] = Counter()
+        self._told: set[tuple[str, str, int]] = set()
+        for _ in self._new():
+            pass
 
     def tell(self) -> None:
         """Hand it on."""
         for event in self._new():
             if event["event"] == "round":
                 self._watcher.round(event["arm"], RoundRecord.of(event))
-            elif event["event"] == "failed":
+            else:
                 self._watcher.failed(event["arm"], event["error"])
 
     def _new(self) -> Iterator[dict[str, Any]]:
         if not self._path.exists():
             return
         with self._path.open("rb") as file:
+            number = os.fstat(file.fileno()).st_ino
+            if number != self._file:
+                self._file, self._at = number, 0
+                self._failures.clear()
             file.seek(self._at)
             for line in file:
                 if not line.endswith(b"\n"):  # still being written
                     return
                 self._at += len(line)
-                yield json.loads(line)
+                event = json.loads(line)
+                kind, arm = event["event"], event.get("arm", "")
+                self._failures[arm] += kind == "failed"
+                key = kind, arm, event.get("round", self._failures[arm])
+                if kind in ("round", "failed") and key not in self._told:
+                    self._told.add(key)
+                    yield event
 
 
 def free_ports(count: int) -> list[int]:

@@ -1,5 +1,6 @@
 """Flower's processes for an app tend to outlive those that started them, trying to reach them for ever."""
 
+import functools
 import os
 import threading
 import time
@@ -7,6 +8,7 @@ import time
 _POLL_SECONDS = 0.5
 
 
+@functools.cache  # a process may be handed many messages, and one watch will do
 def end_with_parent() -> None:
     """End this process at once when the one that started it has ended; its files are whole at any time."""
     parent = os.getppid()
