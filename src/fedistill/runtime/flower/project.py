@@ -14,7 +14,9 @@ _README = """\
 # A fedistill experiment as a Flower app
 
 `pyproject.toml` has the whole experiment in its run config. All machines need
-`pip install 'fedistill[flower]'`, and none looks for a network beyond the ones named here.
+`pip install 'fedistill[flower]'`, and, so that none looks for a network beyond the ones named here,
+
+    export FLWR_TELEMETRY_ENABLED=0 FLWR_DISABLE_UPDATE_CHECK=1
 
 ## Keys, for a trial
 
@@ -28,6 +30,9 @@ makes a CA, the server's certificate and a key pair for each node. Real sites ma
     flower-superlink --host 0.0.0.0 --port 8000 \\
         --ssl-ca-certfile keys/ca.crt --ssl-certfile keys/server.crt --ssl-keyfile keys/server.key \\
         --enable-supernode-auth --disable-runtime-dependency-installation
+
+Whoever reaches this port may command the SuperLink: open it to the sites' addresses alone, or put a proxy in
+front of it that passes on `/v1/fleet/` and nothing else.
 
 Name it in `$FLWR_HOME/config.toml`:
 
@@ -48,8 +53,8 @@ Then let each node in, once: `flwr supernode register keys/node-0.pub site`.
 
 `partition-id` is the client's number, below {nodes}, another at each node. `state` is where it keeps its
 model. With `train="/data/mine.parquet"` (and `format`, `input`, `label`) it learns from its own samples and
-not from a share of the experiment's; with `model="cnn-m"` or `model="my_models:net"` it has a model of its
-own.
+not from a share of the experiment's; with `model="cnn-m"` or `model="my_models:net"` (its folder in
+`PYTHONPATH`) it has a model of its own.
 
 ## The run
 
