@@ -1,7 +1,10 @@
 """The training loop against one written out by hand, and models and optimisers as plain data."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from itertools import chain
+from typing import Any
 
 import pytest
 import torch
@@ -10,21 +13,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from fedistill import models
+from fedistill import models, optim
 from fedistill.config import Optimizer
 from fedistill.errors import TrainingError
 from fedistill.models import Signature
+from fedistill.optim import make_optimizer
 from fedistill.state import dump, load
-from fedistill.train import (
-    batch,
-    fit,
-    flatten,
-    make_optimizer,
-    optimizer_state,
-    predict,
-    restore_optimizer,
-    unflatten,
-)
+from fedistill.train import batch, fit, flatten, predict, unflatten
 
 IMAGE = Signature("image", (1, 6, 6), 3, 0)
 TEXT = Signature("text", (5,), 3, 20)
@@ -124,7 +119,7 @@ def test_a_restored_optimiser_goes_on_as_if_never_stopped(name: str, settings: O
         inputs = torch.randint(0, 20, (8, 5), generator=generator)
     labels = torch.arange(8) % 3
 
-    def steps(model: nn.Module, optimizer: torch.optim.Optimizer, count: int) -> None:
+    def steps(model: nn.Module, optimizer: optim.Optimizer, count: int) -> None:
         model.eval()  # no dropout: what is compared is the optimiser
         for _ in range(count):
             optimizer.zero_grad()
@@ -134,15 +129,74 @@ def test_a_restored_optimiser_goes_on_as_if_never_stopped(name: str, settings: O
     model = BUILDERS[name](1)
     optimizer = make_optimizer(settings, model)
     steps(model, optimizer, stop)
-    saved = dump({"model": flatten(model), "optimizer": optimizer_state(optimizer)})
+    saved = dump({"model": flatten(model), "optimizer": optimizer.state()})
     steps(model, optimizer, 3)
 
     state = load(saved)
     again = unflatten(BUILDERS[name](2), state["model"])
-    restored = restore_optimizer(make_optimizer(settings, again), state["optimizer"])
+    restored = make_optimizer(settings, again).restore(state["optimizer"])
     steps(again, restored, 3)
     assert torch.equal(flatten(model), flatten(again))
-    assert dump(optimizer_state(restored)) == dump(optimizer_state(optimizer))
+    assert dump(restored.state()) == dump(optimizer.state())
+
+
+@pytest.mark.parametrize("settings", OPTIMIZERS, ids=["sgd", "momentum", "adam"])
+def test_steps_are_those_of_torch_to_the_bit(settings: Optimizer) -> None:
+    """A parameter without a gradient, as of a layer that is not used in the first steps, stays as it is."""
+    kind: Any = torch.optim.Adam if settings.name == "adam" else torch.optim.SGD
+    own = {} if settings.name == "adam" else {"momentum": settings.momentum}
+    ours, theirs = (nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2)) for _ in range(2))
+    unflatten(theirs, flatten(ours))
+    optimizer = make_optimizer(settings, ours)
+    other = kind(theirs.parameters(), settings.lr, weight_decay=settings.weight_decay, **own)
+    for number in range(5):
+        for one, model in ((optimizer, ours), (other, theirs)):
+            one.zero_grad()
+            inputs = torch.arange(8.0).reshape(2, 4) - number
+            value = model[0](inputs) if number < 2 else model(inputs)
+            value.square().mean().backward()
+            one.step()
+        assert torch.equal(flatten(ours), flatten(theirs))
+    buffers = {str(place): entry for place, entry in other.state_dict()["state"].items()}
+    kept = {place: {k: v for k, v in entry.items() if v is not None} for place, entry in buffers.items()}
+    assert dump(optimizer.state()) == dump({place: entry for place, entry in kept.items() if entry})
+
+
+def test_what_is_restored_is_a_copy() -> None:
+    model = nn.Linear(2, 1)
+    optimizer = make_optimizer(OPTIMIZERS[1], model)
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    state = load(dump(optimizer.state()))
+    again = make_optimizer(OPTIMIZERS[1], model).restore(state)
+    again.step()
+    assert dump(state) == dump(optimizer.state())
+
+
+TRAINS = """
+import sys
+import torch
+from fedistill import Signature, models
+from fedistill.config import Optimizer
+from fedistill.optim import make_optimizer
+from fedistill.train import fit
+
+signature = Signature("image", (1, 8, 8), 10, 0)
+for name in ("sgd", "adam"):
+    model = models.build("cnn-m", signature, 0, 0)
+    optimizer = make_optimizer(Optimizer(name=name, momentum=0.9 * (name == "sgd")), model)
+    inputs = torch.zeros(4, 1, 8, 8, dtype=torch.uint8)
+    loss = lambda logits, at: logits.square().mean()
+    fit(model, optimizer, inputs, loss, epochs=1, batch_size=2, generator=torch.Generator())
+    optimizer.restore(optimizer.state())
+print([name for name in ("torch._dynamo", "sympy") if name in sys.modules])
+"""
+
+
+def test_training_does_not_import_torchs_compiler() -> None:
+    """Its import takes as long as that of torch, in each process that Flower starts."""
+    done = subprocess.run([sys.executable, "-c", TRAINS], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 def test_momentum_that_is_lost_would_show() -> None:
@@ -150,7 +204,7 @@ def test_momentum_that_is_lost_would_show() -> None:
     model = nn.Linear(2, 1)
     optimizer = make_optimizer(OPTIMIZERS[1], model)
 
-    def step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    def step(model: nn.Module, optimizer: optim.Optimizer) -> None:
         optimizer.zero_grad()
         model(torch.ones(1, 2)).sum().backward()
         optimizer.step()

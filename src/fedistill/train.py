@@ -1,4 +1,4 @@
-"""The one local training loop, and models and optimisers as plain data.
+"""The one local training loop, and models as plain data.
 
 A model's weights travel and are saved as one flat float32 vector: all floating-point entries of its
 ``state_dict``, in order.
@@ -8,12 +8,9 @@ from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, Adam
-from torch.optim import Optimizer as TorchOptimizer
 
-from fedistill.config import Optimizer
 from fedistill.errors import TrainingError
-from fedistill.state import State
+from fedistill.optim import Optimizer
 from fedistill.tasks.image import to_float
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -22,7 +19,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 def fit(
     model: nn.Module,
-    optimizer: TorchOptimizer,
+    optimizer: Optimizer,
     inputs: Tensor,
     loss: Loss,
     *,
@@ -91,35 +88,6 @@ def unflatten(model: nn.Module, weights: Tensor) -> nn.Module:
         for value, part in zip(values, parts, strict=True):
             value.copy_(part.view(value.shape))
     return model
-
-
-def make_optimizer(settings: Optimizer, model: nn.Module) -> TorchOptimizer:
-    """Return a fresh optimiser over all parameters of a model."""
-    if settings.name == "adam":
-        return Adam(model.parameters(), settings.lr, weight_decay=settings.weight_decay)
-    return SGD(
-        model.parameters(),
-        settings.lr,
-        momentum=settings.momentum,
-        weight_decay=settings.weight_decay,
-    )
-
-
-def optimizer_state(optimizer: TorchOptimizer) -> State:
-    """Return an optimiser's buffers as plain data."""
-    buffers = optimizer.state_dict()["state"]
-    return {
-        str(place): {key: value for key, value in entry.items() if value is not None}
-        for place, entry in buffers.items()
-    }
-
-
-def restore_optimizer(optimizer: TorchOptimizer, state: State) -> TorchOptimizer:
-    """Put buffers back that `optimizer_state` returned."""
-    buffers = {int(place): entry for place, entry in state.items()}
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": buffers, "param_groups": groups})
-    return optimizer
 
 
 def floats(model: nn.Module) -> Iterable[Tensor]:

@@ -8,9 +8,10 @@ from fedistill.methods.base import Client, Method, Reply, Server
 from fedistill.methods.own_model import train_private
 from fedistill.methods.private_loss import private_loss
 from fedistill.methods.public_labels import DistillSettings, distil, distil_server
+from fedistill.optim import make_optimizer
 from fedistill.pooling import AnyAggregation, Mean
 from fedistill.state import State
-from fedistill.train import flatten, make_optimizer, predict
+from fedistill.train import flatten, predict
 from fedistill.wire.messages.labels import SoftLabels
 
 PUBLISHED = {"name": "simplex", "bits": 1, "coder": "delta"}
@@ -53,6 +54,7 @@ class Cfd(Method[SoftLabels, SoftLabels]):
     clients_need_public = True
     server_needs_public = True
     has_client_models = True
+    shows_priors = True
     codec = PUBLISHED
     Settings = CfdSettings
     settings: CfdSettings

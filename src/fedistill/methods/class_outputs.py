@@ -2,12 +2,12 @@
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from fedistill.distill import soft_cross_entropy
 from fedistill.methods.base import Client
 from fedistill.methods.own_model import train_private
 from fedistill.methods.private_loss import private_loss
+from fedistill.optim import Optimizer
 
 
 def train_following(

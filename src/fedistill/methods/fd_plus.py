@@ -10,8 +10,9 @@ from fedistill.aggregate import weighted_mean
 from fedistill.config import Section
 from fedistill.methods.base import Client, Method, Peer, Reply, Server
 from fedistill.methods.class_outputs import mean_of_others, train_following
+from fedistill.optim import make_optimizer
 from fedistill.state import State
-from fedistill.train import flatten, make_optimizer
+from fedistill.train import flatten
 from fedistill.wire.messages.classes import WeightsAndOutputs
 
 

@@ -12,8 +12,9 @@ from fedistill.config import Optimizer, Section
 from fedistill.methods.base import Plan, Reply, Server
 from fedistill.methods.weights import SmallModels, initial_by_model, means_by_model
 from fedistill.models.features import Split, width
+from fedistill.optim import make_optimizer
 from fedistill.state import State
-from fedistill.train import fit, flatten, make_optimizer, predict, unflatten
+from fedistill.train import fit, flatten, predict, unflatten
 from fedistill.wire.messages.weights import TrainedWeights
 
 

@@ -10,8 +10,9 @@ from fedistill.config import Optimizer, Section
 from fedistill.distill import kl
 from fedistill.methods.base import Reply, Server
 from fedistill.methods.weights import SmallModels, initial_by_model, means_by_model
+from fedistill.optim import make_optimizer
 from fedistill.state import State
-from fedistill.train import fit, flatten, make_optimizer, predict
+from fedistill.train import fit, flatten, predict
 from fedistill.wire.messages.weights import TrainedWeights
 
 

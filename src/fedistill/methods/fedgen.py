@@ -18,9 +18,10 @@ from fedistill.methods.private_loss import private_loss
 from fedistill.models import reusable
 from fedistill.models.features import Split
 from fedistill.models.generator import Generator, GeneratorSettings, Predictor, learn, predictor
+from fedistill.optim import make_optimizer
 from fedistill.rng import scoped
 from fedistill.state import State
-from fedistill.train import flatten, floats, make_optimizer, optimizer_state, restore_optimizer, unflatten
+from fedistill.train import flatten, floats, unflatten
 from fedistill.wire.message import Sizes
 from fedistill.wire.messages.weights import CountedWeights, GeneratorWeights
 
@@ -136,9 +137,9 @@ class FedGen(Method[CountedWeights, GeneratorWeights]):
         generator = self._generator(split)
         unflatten(generator, state["generator"])
         optimizer, each = make_optimizer(self.settings.optimizer, generator), torch.stack(counts)
-        restore_optimizer(optimizer, state["optimizer"])
+        optimizer.restore(state["optimizer"])
         learn(generator, optimizer, predictors, each, self.settings, server.stream("generator"))
-        learned = {"generator": flatten(generator), "optimizer": optimizer_state(optimizer)}
+        learned = {"generator": flatten(generator), "optimizer": optimizer.state()}
         return {**learned, "shares": each.sum(dim=0, keepdim=True) / each.sum(), self._shared: mean}
 
     def _generator(self, split: Split) -> Generator:

@@ -16,9 +16,10 @@ from fedistill.methods.own_model import keep, resume, train_private
 from fedistill.methods.private_loss import private_loss
 from fedistill.models.features import Split, width
 from fedistill.models.residual import OnModel, ResidualMlp, ResidualSettings, WithFeatures, learn
+from fedistill.optim import make_optimizer
 from fedistill.rng import scoped
 from fedistill.state import State
-from fedistill.train import flatten, make_optimizer, optimizer_state, predict, restore_optimizer, unflatten
+from fedistill.train import flatten, predict, unflatten
 from fedistill.wire.message import Sizes
 from fedistill.wire.messages.private import PrivateLogits, PrivateOutputs
 
@@ -117,10 +118,10 @@ class FedGkt(Method[PrivateOutputs, PrivateLogits]):
             return cross_entropy(logits, classes[at]) + self._distance(logits, scores[at])
 
         net = unflatten(self._net(server), state["model"])
-        optimizer = restore_optimizer(make_optimizer(self.settings.optimizer, net), state["optimizer"])
+        optimizer = make_optimizer(self.settings.optimizer, net).restore(state["optimizer"])
         logits = learn(net, optimizer, features, loss, self.settings, server.stream("server-net"))
         answers = logits.split_with_sizes([len(message.scores) for message in came.values()])
-        learned = {"model": flatten(net), "optimizer": optimizer_state(optimizer), "labels": labels}
+        learned = {"model": flatten(net), "optimizer": optimizer.state(), "labels": labels}
         return {**learned, "logits": {**state["logits"], **dict(zip(came, answers, strict=True))}}
 
     def server_net(self, plan: Plan) -> tuple[str, nn.Module]:

@@ -5,10 +5,11 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 
-from fedistill.config import Positive
+from fedistill.config import Optimizer, Positive
 from fedistill.methods.base import Server
 from fedistill.methods.prototypes import PrototypeMethod, PrototypeSettings, class_means
 from fedistill.models.features import width
+from fedistill.optim import make_optimizer
 from fedistill.rng import scoped
 from fedistill.state import State
 from fedistill.train import flatten, unflatten
@@ -46,7 +47,7 @@ class FedTgp(PrototypeMethod):
     def aggregate(self, state: State, server: Server, vectors: Tensor, present: Tensor) -> State:
         classes = server.signature.classes
         net = unflatten(_trainable(server), state["trainable"])
-        optimizer = torch.optim.SGD(net.parameters(), self.settings.server_lr)
+        optimizer = make_optimizer(Optimizer(lr=self.settings.server_lr), net)
         labels = torch.arange(classes).expand_as(present)[present]
         vectors, margin = vectors[present], self._margin(*class_means(vectors, present))
         generator = server.stream("prototypes")

@@ -11,8 +11,9 @@ from fedistill.aggregate import weighted_mean
 from fedistill.methods.base import Client, Method, Reply, Server
 from fedistill.methods.own_model import begin, train_private
 from fedistill.methods.private_loss import private_loss
+from fedistill.optim import make_optimizer
 from fedistill.state import State
-from fedistill.train import flatten, make_optimizer, optimizer_state, restore_optimizer
+from fedistill.train import flatten
 from fedistill.wire.messages.weights import TrainedWeights, Weights
 
 
@@ -62,7 +63,7 @@ class MutualLearning(Method[TrainedWeights, Weights]):
         travelling = copy.deepcopy(client.load(received.values, client.server_model))
         pair = Pair(client.load(state["model"]), travelling)
         optimizer = make_optimizer(client.train.optimizer, pair)
-        restore_optimizer(optimizer, state["optimizer"])
+        optimizer.restore(state["optimizer"])
         own_task, travelling_task = (private_loss(client, model) for model in (pair.own, travelling))
 
         def loss(logits: Tensor, at: Tensor) -> Tensor:
@@ -71,7 +72,7 @@ class MutualLearning(Method[TrainedWeights, Weights]):
 
         train_private(pair, optimizer, client, loss)
         owned = len(list(pair.own.parameters()))
-        buffers = {place: entry for place, entry in optimizer_state(optimizer).items() if int(place) < owned}
+        buffers = {place: entry for place, entry in optimizer.state().items() if int(place) < owned}
         kept = {"model": flatten(pair.own), "optimizer": buffers}
         return kept, TrainedWeights(flatten(travelling), samples=len(client.data))
 

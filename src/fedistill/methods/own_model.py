@@ -1,18 +1,11 @@
 """Shared by methods whose clients keep a model and an optimiser of their own between rounds."""
 
 from torch import nn
-from torch.optim import Optimizer
 
 from fedistill.methods.base import Client
+from fedistill.optim import Optimizer, make_optimizer
 from fedistill.state import State
-from fedistill.train import (
-    Loss,
-    fit,
-    flatten,
-    make_optimizer,
-    optimizer_state,
-    restore_optimizer,
-)
+from fedistill.train import Loss, fit, flatten
 
 
 def begin(client: Client) -> State:
@@ -24,12 +17,12 @@ def resume(state: State, client: Client) -> tuple[nn.Module, Optimizer]:
     """Load the client's model and optimiser."""
     model = client.load(state["model"])
     optimizer = make_optimizer(client.train.optimizer, model)
-    return model, restore_optimizer(optimizer, state["optimizer"])
+    return model, optimizer.restore(state["optimizer"])
 
 
 def keep(model: nn.Module, optimizer: Optimizer) -> State:
     """State to keep until the client takes part again."""
-    return {"model": flatten(model), "optimizer": optimizer_state(optimizer)}
+    return {"model": flatten(model), "optimizer": optimizer.state()}
 
 
 def train_private(

@@ -4,8 +4,9 @@ from collections.abc import Iterable
 
 from fedistill.methods.base import Client, Method, Reply, Server
 from fedistill.methods.private_loss import label_loss
+from fedistill.optim import make_optimizer
 from fedistill.state import State
-from fedistill.train import fit, flatten, make_optimizer, optimizer_state, restore_optimizer
+from fedistill.train import fit, flatten
 from fedistill.wire.message import Message
 
 
@@ -41,7 +42,7 @@ class ServerAlone(Method[Message, Message]):
         assert server.public_labels is not None
         model = server.load(state["model"])
         optimizer = make_optimizer(server.train.optimizer, model)
-        restore_optimizer(optimizer, state["optimizer"])
+        optimizer.restore(state["optimizer"])
         fit(
             model,
             optimizer,
@@ -52,4 +53,4 @@ class ServerAlone(Method[Message, Message]):
             batch_size=server.train.batch_size,
             generator=server.stream("public-training"),
         )
-        return {"model": flatten(model), "optimizer": optimizer_state(optimizer)}
+        return {"model": flatten(model), "optimizer": optimizer.state()}

@@ -9,8 +9,9 @@ from fedistill.aggregate import weighted_mean
 from fedistill.methods.base import Client, Method, Peer, Reply, Server
 from fedistill.methods.own_model import train_private
 from fedistill.methods.private_loss import private_loss
+from fedistill.optim import make_optimizer
 from fedistill.state import State
-from fedistill.train import flatten, make_optimizer
+from fedistill.train import flatten
 from fedistill.wire.messages.weights import TrainedWeights, Weights
 
 Penalty = Callable[[nn.Module], Tensor]

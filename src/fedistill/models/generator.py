@@ -7,6 +7,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear, one_hot
 
+from fedistill import optim
 from fedistill.config import Optimizer, Section
 
 Predictor = tuple[Tensor, Tensor | None]
@@ -58,7 +59,7 @@ def predictor(head: nn.Linear) -> Predictor:
 
 def learn(
     generator: Generator,
-    optimizer: torch.optim.Optimizer,
+    optimizer: optim.Optimizer,
     predictors: Sequence[Predictor],
     counts: Tensor,
     settings: GeneratorSettings,

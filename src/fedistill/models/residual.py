@@ -4,6 +4,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from fedistill import optim
 from fedistill.config import Optimizer, Section
 from fedistill.models.features import Split
 from fedistill.train import Loss, fit, predict
@@ -71,7 +72,7 @@ def _block(width: int) -> nn.Sequential:
 
 def learn(
     net: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer: optim.Optimizer,
     features: Tensor,
     loss: Loss,
     settings: ResidualSettings,

@@ -84,8 +84,7 @@ class Processes(Runtime):
         method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
         context: Any = multiprocessing.get_context(method)
         if method == "forkserver":
-            # The first optimiser that a process makes imports `torch._dynamo`, a second for each worker.
-            context.set_forkserver_preload(["fedistill.runtime.inprocess", "torch._dynamo"])
+            context.set_forkserver_preload(["fedistill.runtime.inprocess"])
         self._ticket = 0
         self._workers: list[_Worker] = []
         for number in range(workers):

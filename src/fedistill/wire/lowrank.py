@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from pydantic import Field
 
@@ -80,7 +81,10 @@ class LowRank(FeedbackCodec):
         widest = _widest((matrix.shape[0], matrix.shape[1]))
         if not widest or not largest:
             return whole
-        left, sizes, right = np.linalg.svd(matrix / largest, full_matrices=False)
+        # By torch's one thread: alike on any number of cores. On busy ones numpy's, which has as many threads
+        # as there are cores, takes a hundred times as long.
+        found = torch.linalg.svd(torch.from_numpy(matrix / largest), full_matrices=False)
+        left, sizes, right = (part.numpy() for part in found)
         kept = np.cumsum(np.square(sizes, dtype=np.float64))
         rank = int(np.searchsorted(kept, self.settings.energy * kept[-1])) + 1
         if rank > widest:
