@@ -369,7 +369,9 @@ CORRECTED = 'aggregation = "prior-corrected"'
     [
         ({"method": "dsfl"}, f"give this arm {BALANCED} and {CORRECTED}"),
         ({"method": "voting"}, f"give this arm {BALANCED} and {CORRECTED}"),
-        ({"method": "scarlet", "train": {"loss": "balanced-softmax"}}, f"give this arm {CORRECTED}"),
+        ({"method": "comet", "train": {"loss": "balanced-softmax"}}, f"give this arm {CORRECTED}"),
+        ({"method": "scarlet"}, f"give this arm {BALANCED}"),
+        ({"method": "edge-fd"}, f"give this arm {BALANCED}"),
         ({"method": "cfd", "train": {"not_true": {}}}, f"give this arm {CORRECTED}"),
         ({"method": "cfd", "aggregation": "prior-corrected"}, f"give this arm {BALANCED}"),
         (

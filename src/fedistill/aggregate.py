@@ -30,6 +30,24 @@ def mean(values: Iterable[Tensor]) -> Tensor | None:
     return weighted_mean((value, 1.0) for value in values)
 
 
+def answered(rows: Tensor) -> Tensor:
+    """Which (..., n) of a client's rows (..., n, C) are answers; a row of zeros is none."""
+    return (rows != 0).any(dim=-1)
+
+
+def mean_of_answers(answers: Iterable[tuple[Tensor, Tensor]]) -> Tensor | None:
+    """Mean of rows (n, C) over those whose mask (n,) has the sample, or None; 0 where no mask has it."""
+    total: Tensor | None = None
+    counts = torch.zeros(())
+    for rows, mask in answers:
+        if total is None:
+            total = torch.zeros_like(rows, dtype=torch.float64)
+            counts = total.new_zeros(len(rows))
+        total += torch.where(mask[:, None], rows, 0)
+        counts += mask
+    return None if total is None else (total / counts.clamp(min=1)[:, None]).float()
+
+
 def entropy_reduced(probs: Tensor, temperature: float) -> Tensor:
     """Entropy reduction aggregation of DS-FL: softmax of mean probabilities (n, C) over a temperature.
 
@@ -50,14 +68,18 @@ def enhanced_era(probs: Tensor, beta: float) -> Tensor:
 
 
 def prior_corrected(values: Iterable[Tensor], sharpness: float, floor: float) -> Tensor | None:
-    """Geometric mean of rows (n, C), each divided by the mean row of its sender, to a power; or None.
+    """Geometric mean of answers (n, C), each divided by the mean answer of its sender, to a power; or None.
 
-    The mean row of a client is its class prior, as its own answers show it. A share ``floor`` of each row
+    The mean answer of a client is its class prior, as its own answers show it. A share ``floor`` of each row
     is spread evenly first, so that no class is ruled out. A class that a client never names then has the
     prior that its rows give it, and the client has no say in it.
     """
-    spread = (value.double() * (1 - floor) + floor / value.shape[1] for value in values)
-    logs = mean(rows.log() - rows.mean(dim=0).log() for rows in spread)
+
+    def corrected(rows: Tensor) -> tuple[Tensor, Tensor]:
+        spread, mask = rows.double() * (1 - floor) + floor / rows.shape[1], answered(rows)
+        return spread.log() - spread[mask].mean(dim=0).log(), mask
+
+    logs = mean_of_answers(corrected(rows) for rows in values)
     return None if logs is None else torch.softmax(sharpness * logs, dim=1)
 
 
@@ -71,34 +93,39 @@ def confidences(probs: Tensor, measure: Literal["entropy", "max"]) -> Tensor:
 
 
 def median(rows: Tensor) -> Tensor:
-    """Median (n, C) of each entry of rows (k, n, C), normalised; the mean of the middle two of an even k."""
-    return trimmed(rows, (len(rows) - 1) // 2)
+    """Median (n, C) of each entry of answers (k, n, C), normalised; of an even number the mean of two."""
+    return trimmed(rows, (answered(rows).sum(dim=0) - 1).clamp(min=0) // 2)
 
 
-def trimmed(rows: Tensor, cut: int) -> Tensor:
-    """Mean (n, C) of each entry of rows (k, n, C) without its ``cut`` least and greatest values, normalised.
+def trimmed(rows: Tensor, cut: Tensor) -> Tensor:
+    """Mean (n, C) of each entry of answers (k, n, C) without its least and greatest values, normalised.
 
-    A row of which nothing is left is the plain mean.
+    ``cut`` (n,) says how many fall away at either end. A row of which nothing is left is the plain mean.
     """
-    kept = rows.double().sort(dim=0).values[cut : len(rows) - cut].mean(dim=0)
-    lost = kept.sum(dim=1) <= 0
-    kept[lost] = rows[:, lost].double().mean(dim=0)
+    mask = answered(rows)[..., None]
+    count = mask.sum(dim=0)
+    place = torch.arange(len(rows))[:, None, None]
+    inside = (place >= cut[:, None]) & (place < count - cut[:, None])
+    ordered = torch.where(mask, rows.double(), torch.inf).sort(dim=0).values
+    kept = torch.where(inside, ordered, 0).sum(dim=0)
+    kept = torch.where(kept.sum(dim=1, keepdim=True) > 0, kept, rows.double().sum(dim=0))
     return (kept / kept.sum(dim=1, keepdim=True)).float()
 
 
 def dawid_skene(votes: Tensor, classes: int, iterations: int, smoothing: float) -> tuple[Tensor, Tensor]:
     """Posterior (n, C) and confusion matrices (k, C, C) of classes (k, n) that k clients named, by EM.
 
-    Starts from the shares of votes. An entry [i, c, v] is the chance that client i names v where c is true;
-    ``smoothing`` is added to each count, so that what was never seen is not ruled out.
+    Starts from the shares of votes; -1 is none. An entry [i, c, v] is the chance that client i names v where
+    c is true; ``smoothing`` is added to each count, so that what was never seen is not ruled out.
     """
-    hot = one_hot(votes, classes).double()
-    posterior = hot.mean(dim=0)
+    hot = one_hot(votes + 1, classes + 1)[..., 1:].double()
+    named = (votes >= 0).sum(dim=0)
+    posterior = hot.sum(dim=0) / named.clamp(min=1)[:, None]
     confusion = hot.new_zeros(len(votes), classes, classes)
     for _ in range(iterations):
         counts = torch.einsum("nc,knv->kcv", posterior, hot) + smoothing
         confusion = counts / counts.sum(dim=2, keepdim=True)
-        prior = posterior.sum(dim=0) + smoothing
+        prior = posterior[named > 0].sum(dim=0) + smoothing
         said = torch.einsum("kcv,knv->nc", confusion.log(), hot)
         before, posterior = posterior, torch.softmax((prior / prior.sum()).log() + said, dim=1)
         if torch.allclose(before, posterior, rtol=0, atol=1e-6):

@@ -188,6 +188,7 @@ def models() -> None:
         for name in names(signature.kind):
             size = count(build(name, signature, seed=0, client=0))
             table.add_row(name, kind, f"{size:,}")
+    table.add_row("NAME@WIDTH", "as NAME", "features of one width for all: cnn-s@64, mlp-s@64")
     table.add_row("module:function", "any", "one's own")
     _wide().print(table)
     console.print("Sizes for 28x28 grey images of 10 classes, and texts of 5 classes and 8,000 words.")

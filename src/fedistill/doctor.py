@@ -139,7 +139,7 @@ def _skewed(arm: ReadyArm, skew: float) -> list[Finding]:
     missing = []
     if train.loss == "cross-entropy" and (train.not_true is None or train.not_true.beta == 0):
         missing.append('train = { loss = "balanced-softmax" }')
-    if pooling.name != "prior-corrected":
+    if arm.method.shows_priors and pooling.name != "prior-corrected":
         missing.append('aggregation = "prior-corrected"')
     if not missing:
         return []

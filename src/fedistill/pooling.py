@@ -1,11 +1,13 @@
 """How soft labels of many clients become one: the choices of the setting ``aggregation``.
 
 Each takes rows (n, C) of probabilities, one tensor a client, in client order, and gives rows that add up
-to 1. Clients are known by these rows alone. What a codec made one-hot is taken as it came.
+to 1. A row of zeros is a sample that the client does not answer: it counts neither for nor against
+anything, and where nobody answers the pooled row is zeros too. Clients are known by these rows alone. What a
+codec made one-hot is taken as it came.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Literal
 
 import torch
@@ -14,12 +16,14 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from fedistill.aggregate import (
+    answered,
     confidences,
     dawid_skene,
     enhanced_era,
     entropy_reduced,
     majority,
     mean,
+    mean_of_answers,
     median,
     prior_corrected,
     trimmed,
@@ -34,17 +38,30 @@ class Aggregation(Section, ABC):
 
     name: str
 
-    @abstractmethod
     def pool(
         self, rows: Iterable[Tensor], draws: torch.Generator, before: Tensor | None = None
     ) -> Tensor | None:
-        """Pooled rows (n, C), or None where no client replied.
+        """Pooled rows (n, C), zeros where no client answered, or None where no client replied.
 
         Args:
-            rows: probabilities (n, C) of each client.
+            rows: probabilities (n, C) of each client; zeros: no answer.
             draws: decides ties where there are any.
             before: one-hot rows (n, C) that stood for the same samples before, which win ties.
         """
+        heard: Tensor | None = None
+
+        def noted() -> Iterator[Tensor]:
+            nonlocal heard
+            for one in rows:
+                heard = answered(one) if heard is None else heard | answered(one)
+                yield one
+
+        pooled = self._pooled(noted(), draws, before)
+        return None if pooled is None or heard is None else torch.where(heard[:, None], pooled, 0)
+
+    @abstractmethod
+    def _pooled(self, rows: Iterable[Tensor], draws: torch.Generator, before: Tensor | None) -> Tensor | None:
+        """As `pool`; what it says of samples that nobody answered does not matter."""
 
 
 class Mean(Aggregation):
@@ -52,10 +69,8 @@ class Mean(Aggregation):
 
     name: Literal["mean"] = "mean"
 
-    def pool(
-        self, rows: Iterable[Tensor], draws: torch.Generator, before: Tensor | None = None
-    ) -> Tensor | None:
-        return mean(rows)
+    def _pooled(self, rows: Iterable[Tensor], draws: torch.Generator, before: Tensor | None) -> Tensor | None:
+        return _mean(rows)
 
 
 class Era(Aggregation):
@@ -67,10 +82,8 @@ class Era(Aggregation):
     name: Literal["era"] = "era"
     temperature: Positive = Field(default=0.1, description="T; below 1 sharpens the mean")
 
-    def pool(
-        self, rows: Iterable[Tensor], draws: torch.Generator, before: Tensor | None = None
-    ) -> Tensor | None:
-        average = mean(rows)
+    def _pooled(self, rows: Iterable[Tensor], draws: torch.Generator, before: Tensor | None) -> Tensor | None:
+        average = _mean(rows)
         return None if average is None else entropy_reduced(average, self.temperature)
 
 
@@ -83,10 +96,8 @@ class EnhancedEra(Aggregation):
     name: Literal["enhanced-era"] = "enhanced-era"
     beta: Positive = Field(default=2.0, description="the power; 1 leaves the mean as it is")
 
-    def pool(
-        self, rows: Iterable[Tensor], draws: torch.Generator, before: Tensor | None = None
-    ) -> Tensor | None:
-        average = mean(rows)
+    def _pooled(self, rows: Iterable[Tensor], draws: torch.Generator, before: Tensor | None) -> Tensor | None:
+        average = _mean(rows)
         return None if average is None else enhanced_era(average, self.beta)
 
 
@@ -103,11 +114,10 @@ class Confidence(Aggregation):
         default="entropy", description="what sureness is: low entropy, or a great probability"
     )
 
-    def pool(
-        self, rows: Iterable[Tensor], draws: torch.Generator, before: Tensor | None = None
-    ) -> Tensor | None:
-        # A little for all: rows of which nobody is sure have a mean too.
-        weighed = ((row, confidences(row, self.measure)[:, None] + 1e-6) for row in rows)
+    def _pooled(self, rows: Iterable[Tensor], draws: torch.Generator, before: Tensor | None) -> Tensor | None:
+        # A little for all answers: those of which nobody is sure have a mean too.
+        sure = ((row, (confidences(row, self.measure) + 1e-6) * answered(row)) for row in rows)
+        weighed = ((row, weight[:, None]) for row, weight in sure)
         pooled = mean(torch.cat([row * weight, weight], dim=1) for row, weight in weighed)
         return None if pooled is None else pooled[:, :-1] / pooled[:, -1:]
 
@@ -117,12 +127,13 @@ class PriorCorrected(Aggregation):
 
     So a class that a client names for want of others counts little, and a class that it does not know not
     at all. The prior is the mean of its rows in this exchange, which should be many and of all classes: a
-    single row is its own prior and says nothing. Ours; division by a prior is the logit adjustment of Menon
-    et al. (arXiv 2007.07314) after training, the geometric mean a logarithmic opinion pool (Genest and
-    Zidek, 1986). That mean is over all clients, so those who do not know a class dilute it; ``sharpness``
-    makes up for them: of 1, 3 and 10, 3 was best in benchmarks/skew.py. Of one-hot rows: a vote counts the
-    more the rarer its class is among the client's votes, and a client that never names a class has no say
-    in it.
+    single row is its own prior and says nothing, and of a client that answers its own class alone (as in
+    selective-fd and edge-fd) what it knows is divided out. Ours; division by a prior is the logit adjustment
+    of Menon et al. (arXiv 2007.07314) after training, the geometric mean a logarithmic opinion pool (Genest
+    and Zidek, 1986). That mean is over all who answer, so those who do not know a class dilute it;
+    ``sharpness`` makes up for them: of 1, 3 and 10, 3 was best in benchmarks/skew.py. Of one-hot rows: a
+    vote counts the more the rarer its class is among the client's votes, and a client that never names a
+    class has no say in it.
     """
 
     name: Literal["prior-corrected"] = "prior-corrected"
@@ -134,9 +145,7 @@ class PriorCorrected(Aggregation):
         default=0.01, gt=0, lt=1, description="share of each row that is spread evenly, so that none is 0"
     )
 
-    def pool(
-        self, rows: Iterable[Tensor], draws: torch.Generator, before: Tensor | None = None
-    ) -> Tensor | None:
+    def _pooled(self, rows: Iterable[Tensor], draws: torch.Generator, before: Tensor | None) -> Tensor | None:
         return prior_corrected(rows, self.sharpness, self.floor)
 
 
@@ -152,13 +161,11 @@ class DawidSkene(Aggregation):
     iterations: int = Field(default=50, ge=1, description="at most; it stops where nothing changes")
     smoothing: Positive = Field(default=0.01, description="added to each count of a confusion matrix")
 
-    def pool(
-        self, rows: Iterable[Tensor], draws: torch.Generator, before: Tensor | None = None
-    ) -> Tensor | None:
+    def _pooled(self, rows: Iterable[Tensor], draws: torch.Generator, before: Tensor | None) -> Tensor | None:
         votes = []
         classes = 0
         for row in rows:
-            votes.append(row.argmax(dim=1))
+            votes.append(torch.where(answered(row), row.argmax(dim=1), -1))
             classes = row.shape[1]
         if not votes:
             return None
@@ -176,9 +183,7 @@ class Median(Aggregation):
 
     name: Literal["median"] = "median"
 
-    def pool(
-        self, rows: Iterable[Tensor], draws: torch.Generator, before: Tensor | None = None
-    ) -> Tensor | None:
+    def _pooled(self, rows: Iterable[Tensor], draws: torch.Generator, before: Tensor | None) -> Tensor | None:
         came = list(rows)
         return median(torch.stack(came)) if came else None
 
@@ -192,14 +197,15 @@ class Trimmed(Aggregation):
 
     name: Literal["trimmed"] = "trimmed"
     share: float = Field(
-        default=0.1, ge=0, lt=0.5, description="of the clients, rounded down, cut off at either end"
+        default=0.1, ge=0, lt=0.5, description="of those who answer, rounded down, cut off at either end"
     )
 
-    def pool(
-        self, rows: Iterable[Tensor], draws: torch.Generator, before: Tensor | None = None
-    ) -> Tensor | None:
+    def _pooled(self, rows: Iterable[Tensor], draws: torch.Generator, before: Tensor | None) -> Tensor | None:
         came = list(rows)
-        return trimmed(torch.stack(came), int(self.share * len(came))) if came else None
+        if not came:
+            return None
+        stacked = torch.stack(came)
+        return trimmed(stacked, (self.share * answered(stacked).sum(dim=0).double()).long())
 
 
 class Majority(Aggregation):
@@ -210,11 +216,14 @@ class Majority(Aggregation):
 
     name: Literal["majority"] = "majority"
 
-    def pool(
-        self, rows: Iterable[Tensor], draws: torch.Generator, before: Tensor | None = None
-    ) -> Tensor | None:
-        shares = mean(one_hot(row.argmax(dim=1), row.shape[1]).float() for row in rows)
+    def _pooled(self, rows: Iterable[Tensor], draws: torch.Generator, before: Tensor | None) -> Tensor | None:
+        likeliest = ((one_hot(row.argmax(dim=1), row.shape[1]).float(), answered(row)) for row in rows)
+        shares = mean_of_answers(likeliest)
         return None if shares is None else majority(shares, before, draws)
+
+
+def _mean(rows: Iterable[Tensor]) -> Tensor | None:
+    return mean_of_answers((row, answered(row)) for row in rows)
 
 
 AGGREGATIONS: dict[str, type[Aggregation]] = {

@@ -137,6 +137,7 @@ def play(run: ArmRun, arm: ReadyArm, runtime: Runtime) -> RoundRecord:
             traffic.count(number, client, "down", frame)
 
     missing: dict[int, Missing] = {}
+    heard: list[int] = []
     jobs = [
         (client, run.clients.get(client, b""), frame) for client, frame in zip(clients, frames, strict=True)
     ]
@@ -161,6 +162,7 @@ def play(run: ArmRun, arm: ReadyArm, runtime: Runtime) -> RoundRecord:
                     missing[client] = Missing(error.what, reached=True)
                 else:
                     if reply is not None:
+                        heard.append(client)
                         yield reply
 
     replies = received()
@@ -183,7 +185,8 @@ def play(run: ArmRun, arm: ReadyArm, runtime: Runtime) -> RoundRecord:
         except TrainingError as error:
             raise TrainingError(error.what, f"round {number}, {error.place}") from error
 
-    moved = _change(run, arm, server, number, clients[0]) if adapts else None
+    # Where nobody was heard, nothing has moved, and that says nothing of what an exchange brings.
+    moved = _change(run, arm, server, number, heard[0]) if adapts and heard else None
     record = RoundRecord(
         round=number,
         clients=clients,

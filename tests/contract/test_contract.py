@@ -43,6 +43,11 @@ class Row:
     beats_local: float | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     refusal: str = "need one architecture"
+    variant: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.method + self.variant
 
 
 ROWS = [
@@ -71,6 +76,16 @@ ROWS = [
     Row("fedproto", SAME_WIDTH, False, ("client@own", 0.7), refusal=WIDTHS),
     Row("fedtgp", SAME_WIDTH, False, ("client@own", 0.7), refusal=WIDTHS),
     Row("fedgen", SAME, False, ("server@global", 0.8)),
+    # What is shared is one linear layer on features that stay each client's own: `local` is not beaten.
+    Row(
+        "fedgen",
+        SAME_WIDTH,
+        False,
+        ("client@own", 0.7),
+        settings={"share": "predictor"},
+        refusal=WIDTHS,
+        variant="-predictor",
+    ),
     # A client's own model meets the others' knowledge on its own samples only: on classes that it lacks
     # neither beats `local`.
     Row("fml", MIXED, True, ("server@global", 0.7)),
@@ -98,11 +113,11 @@ LEARNING: dict[str, Any] = {
     "train": {"epochs": 2, "batch_size": 16, "optimizer": {"lr": 0.05, "momentum": 0.9}},
     "evaluate": {"every": 6},
 }
-table = pytest.mark.parametrize("row", ROWS, ids=[row.method for row in ROWS])
+table = pytest.mark.parametrize("row", ROWS, ids=[row.name for row in ROWS])
 
 
 def test_every_method_is_in_the_table() -> None:
-    assert [row.method for row in ROWS] == list(METHODS)
+    assert list(dict.fromkeys(row.method for row in ROWS)) == list(METHODS)
 
 
 def experiment(row: Row, **changes: Any) -> Experiment:
@@ -232,6 +247,29 @@ def test_local_training_accumulates(row: Row) -> None:
     assert [record.local for record in run.records] == [0, 2, 0, 2, 1]
     assert {entry.round for entry in run.ledger.entries if entry.round} == {2, 4, 5}
     assert [bool(record.views) for record in run.records] == [False, True, False, True, True]
+
+
+@table
+def test_adaptive_exchanges_outlast_lost_replies(row: Row) -> None:
+    """A round in which nobody was heard says nothing of what exchanges bring: neither never, nor always."""
+    if METHODS[row.method].uplink is None:
+        pytest.skip(f"{row.method}: exchanges nothing, and is refused (tests/test_accumulate.py)")
+    accumulate = {"worth": 1.0, "most": 3}
+    wanted, arm = ready(
+        row,
+        rounds=8,
+        sampling={"fraction": 0.5, "dropout": 0.5},
+        arms=[{"method": row.method, **row.settings, "accumulate": accumulate}],
+    )
+    with Serial(wanted, arm.task) as runtime:
+        run = finish(arm, runtime, rounds=8)
+    heard = [set(record.clients) - set(record.dropped) for record in run.records if record.local]
+    changes = [record.change for record in run.records if record.local]
+    assert len(changes) >= 3
+    assert any(not who for who in heard)
+    assert all(change is None for change, who in zip(changes, heard, strict=True) if not who)
+    assert any(change is not None for change in changes)
+    assert sum(record.local for record in run.records) == 8
 
 
 @table

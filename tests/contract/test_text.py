@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 import torch
-from test_contract import ROWS, Row
+from test_contract import ROWS, WIDTHS, Row
 from torch import Tensor
 
 from fedistill import parse
 from fedistill.experiment import prepare
-from fedistill.methods import METHODS
+from fedistill.methods import AnyMethod
 from fedistill.methods.base import Method
 from fedistill.round import ArmRun, begin, play
 from fedistill.runtime.inprocess import Serial
@@ -18,13 +18,13 @@ from fedistill.state import State, dump
 
 CLIENTS = 3
 ONE = {"clients": ["bag"], "server": "bag"}
+ONE_WIDTH = {"clients": ["bag@48", "textcnn@48"], "server": "bag@48"}
 MIXED = {"clients": ["bag", "textcnn"], "server": "transformer-s"}
 
 
-@pytest.mark.parametrize("row", ROWS, ids=[row.method for row in ROWS])
+@pytest.mark.parametrize("row", ROWS, ids=[row.name for row in ROWS])
 def test_it_works_on_texts(row: Row) -> None:
-    method = METHODS[row.method]
-    start, run, first = played(row)
+    method, start, run, first = played(row)
     exchanges = method.uplink is not None
     for record in run.records:
         up, down = (
@@ -46,8 +46,8 @@ def test_it_works_on_texts(row: Row) -> None:
         assert all(moved(first[client], state["model"]) > 0.1 for client, state in clients.items())
 
 
-def played(row: Row) -> tuple[State, ArmRun, dict[int, Tensor]]:
-    """The server's state before round 1, the run after round 2, and clients' weights between its rounds."""
+def played(row: Row) -> tuple[AnyMethod, State, ArmRun, dict[int, Tensor]]:
+    """The method, the server's state before round 1, the run after round 2, clients' weights in between."""
     experiment = parse(
         {
             "rounds": 2,
@@ -58,7 +58,7 @@ def played(row: Row) -> tuple[State, ArmRun, dict[int, Tensor]]:
                 "public": 40,
                 "text": {"length": 16, "vocabulary": 200},
             },
-            "models": MIXED if row.mixes else ONE,
+            "models": models(row),
             "train": {"batch_size": 8, "optimizer": {"name": "adam", "lr": 0.003}},
             "arms": [{"method": row.method, **row.settings}],
         },
@@ -71,11 +71,19 @@ def played(row: Row) -> tuple[State, ArmRun, dict[int, Tensor]]:
         play(run, arm, runtime)
         between = {client: method_state(saved) for client, saved in run.clients.items()}
         play(run, arm, runtime)
-    return start, run, {client: state["model"] for client, state in between.items() if "model" in state}
+    first = {client: state["model"] for client, state in between.items() if "model" in state}
+    return arm.method, start, run, first
 
 
-def views(method: type[Method[Any, Any]]) -> set[str]:
-    at_server = method.has_server_model or method.answering is not Method.answering
+def models(row: Row) -> dict[str, Any]:
+    """Unlike ones where the method takes them."""
+    if row.mixes:
+        return MIXED
+    return ONE_WIDTH if row.refusal == WIDTHS else ONE
+
+
+def views(method: AnyMethod) -> set[str]:
+    at_server = method.has_server_model or type(method).answering is not Method.answering
     expected = {"server@global"} if at_server else set()
     return expected | ({"client@global", "client@own"} if method.has_client_models else set())
 

@@ -29,6 +29,29 @@ def noise(signature: Signature, samples: int, seed: int = 0) -> Tensor:
     return torch.randint(1, signature.vocabulary, (samples, *signature.shape), generator=generator)
 
 
+WIDE = [*((f"{name}@24", IMAGE) for name in IMAGES), *((f"{name}@24", TEXT) for name in TEXTS)]
+
+
+@pytest.mark.parametrize(("name", "signature"), WIDE)
+def test_a_width_is_that_of_the_features(name: str, signature: Signature) -> None:
+    """One more linear layer, and nothing else: all other weights are as many as before."""
+    model = models.check(name, signature)
+    check_features(model, noise(signature, 3), signature.classes)
+    plain = models.build(name.partition("@")[0], signature, seed=0, client=0)
+    head, before = model.get_submodule("head"), plain.get_submodule("head")
+    assert isinstance(head, nn.Linear)
+    assert isinstance(before, nn.Linear)
+    assert head.in_features == 24
+    added = (before.in_features + 1) * 24 + (24 + 1) * signature.classes
+    assert models.count(model) - models.count(plain) == added - models.count(before)
+
+
+@pytest.mark.parametrize("width", ["", "0", "-1", "1.5", "wide", "4097", "64@64", "²"])
+def test_a_width_that_is_none_is_refused(width: str) -> None:
+    with pytest.raises(ExperimentError, match="write NAME@WIDTH, for example cnn-s@64"):
+        models.build(f"mlp-s@{width}", IMAGE, seed=0, client=0)
+
+
 def check_features(model: nn.Module, inputs: Tensor, classes: int) -> None:
     """The logits are the head's answer to what the layer called `features` gives: one vector a sample."""
     seen: list[Tensor] = []

@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div
 
 from fedistill.density import kmeans
-from fedistill.methods.base import draw
-from fedistill.methods.comet import renumbered
+from fedistill.methods.base import Reply, draw
 from fedistill.rng import SERVER, stream
 from fedistill.site import method_state
+from fedistill.wire.messages.labels import SoftLabels
 
 SAMPLES, WEIGHT, SIZE = 40, 0.7, 12
 
@@ -69,19 +69,24 @@ def test_who_are_alike_are_together() -> None:
     assert found[0] == found[2] != found[1] == found[3]
 
 
-@pytest.mark.parametrize(
-    ("found", "before", "expected"),
-    [
-        ([0, 0, 1], [1, 1, 0], [1, 1, 0]),
-        ([0, 0, 1], [-1, -1, -1], [0, 0, 1]),
-        ([0, 0, 0, 1], [1, 1, 0, 1], [1, 1, 1, 0]),
-        ([1, 1, 0], [-1, 1, -1], [1, 1, 0]),
-    ],
-)
-def test_a_cluster_keeps_the_number_that_most_of_it_had(
-    found: list[int], before: list[int], expected: list[int]
-) -> None:
-    assert renumbered(torch.tensor(found), torch.tensor(before), 2).tolist() == expected
+def test_an_absent_client_is_sent_what_its_own_cluster_last_said() -> None:
+    """Others form two clusters without it, whose numbers must not become its own; nor may half of its own."""
+    arm, _ = played("comet", samples=SAMPLES)
+    one, other = torch.eye(10)[torch.arange(SAMPLES) % 5], torch.eye(10)[5 + torch.arange(SAMPLES) % 5]
+
+    def after(state: Any, round: int, *came: tuple[int, Tensor]) -> Any:
+        replies = [Reply(client, SoftLabels(probs, round)) for client, probs in came]
+        return arm.method.server_step(state, arm.server(round), replies)
+
+    first = after(arm.method.start_server(arm.server(0)), 1, (0, one), (1, other))
+    for came in ([(1, other), (2, one * 0.9)], [(2, other), (1, one)], [(1, one), (2, one * 0.9)]):
+        second = after(first, 2, *came)
+        third = after(second, 3, (1, other), (2, other))
+        for state in (first, second, third):
+            message = arm.method.send(state, arm.server(4), 0)
+            close(message.probs, one)
+            assert message.drawn == 1
+        assert len(third["said"]) == 3, "of all, of clients 1 and 2, and what client 0 heard"
 
 
 def test_a_client_that_was_not_heard_gets_the_mean_of_all() -> None:

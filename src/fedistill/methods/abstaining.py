@@ -7,11 +7,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from fedistill.aggregate import answered
 from fedistill.density import familiar, vectors
 from fedistill.methods.base import Client, Method, Reply, Server, draw
 from fedistill.methods.own_model import begin, keep, resume, train_private
 from fedistill.methods.private_loss import private_loss
-from fedistill.methods.public_labels import DistillSettings, chosen, distil, distil_server
+from fedistill.methods.public_labels import DistillSettings, chosen, distil, distil_server, spread
+from fedistill.pooling import AnyAggregation, Mean
 from fedistill.rng import stream
 from fedistill.state import State
 from fedistill.train import predict
@@ -19,7 +21,7 @@ from fedistill.wire.messages.labels import ChosenLabels
 
 Score = Callable[[Tensor], Tensor]
 FEW = 8
-"""So few private samples are not divided: quantiles of four would mean nothing."""
+"""Fewer private samples are not divided: quantiles of four would mean nothing."""
 
 
 class AbstainingSettings(DistillSettings):
@@ -32,16 +34,18 @@ class AbstainingSettings(DistillSettings):
         le=1,
         description="share of a client's own held-out samples that it would not answer either",
     )
+    aggregation: AnyAggregation = Mean()
     references: int = Field(
         default=250, ge=1, description="private samples, at most half of them, that others are compared with"
     )
 
 
 class Abstaining(Method[ChosenLabels, ChosenLabels]):
-    """Soft labels of familiar public samples up, the mean of those who answered down.
+    """Soft labels of familiar public samples up, what those who answered are pooled to down.
 
     Before round 1 a client finds out which public samples are familiar: it learns a score from some of its
-    private samples, and takes those that score higher than a ``quantile`` of its other private samples.
+    private samples, and takes those that score higher than a ``quantile`` of its other private samples. Of
+    fewer than `FEW` each is scored by all others; who has one alone answers nothing.
     """
 
     uplink = ChosenLabels
@@ -55,9 +59,9 @@ class Abstaining(Method[ChosenLabels, ChosenLabels]):
     def score(self, references: Tensor, generator: torch.Generator) -> Score:
         """What gives samples (s, d) scores (s,), higher where they are more like references (m, d)."""
 
-    def clear(self, mean: Tensor) -> Tensor:
-        """Which (n,) of the mean labels (n, C) the server believes."""
-        return torch.ones(len(mean), dtype=torch.bool)
+    def clear(self, labels: Tensor) -> Tensor:
+        """Which (n,) of the pooled labels (n, C) the server believes."""
+        return torch.ones(len(labels), dtype=torch.bool)
 
     def samples(self, public: int) -> int:
         return min(public, self.settings.samples or public)
@@ -69,15 +73,23 @@ class Abstaining(Method[ChosenLabels, ChosenLabels]):
         assert client.public is not None
         own = vectors(client.data.inputs, client.signature, client.public)
         generator = stream(client.seed, "familiar", client.id)  # whatever round is its first
-        order = torch.randperm(len(own), generator=generator)
-        split = min(self.settings.references, len(own) // 2)
-        references, held = (order, order) if len(own) < FEW else (order[:split], order[split:])
-        score = self.score(own[references], generator)
         public = vectors(client.public, client.signature, client.public)
-        return {
-            **begin(client),
-            "familiar": familiar(score(own[held]), score(public), self.settings.quantile),
-        }
+        if len(own) < FEW:
+            held, score = self._one_by_one(own, generator), self.score(own, generator)
+        else:
+            order = torch.randperm(len(own), generator=generator)
+            split = min(self.settings.references, len(own) // 2)
+            score = self.score(own[order[:split]], generator)
+            held = score(own[order[split:]])
+        return {**begin(client), "familiar": familiar(held, score(public), self.settings.quantile)}
+
+    def _one_by_one(self, own: Tensor, generator: torch.Generator) -> Tensor:
+        """Score (m,) of each sample by the others; a sample without others is like nothing."""
+        if len(own) == 1:
+            return own.new_full((1,), torch.inf)
+        rest = [torch.cat([own[:place], own[place + 1 :]]) for place in range(len(own))]
+        scores = [self.score(others, generator)(one[None]) for one, others in zip(own, rest, strict=True)]
+        return torch.cat(scores)
 
     def send(self, state: State, server: Server, client: int) -> ChosenLabels | None:
         return chosen(state["labels"], state["kept"], state["drawn"]) if "labels" in state else None
@@ -92,25 +104,22 @@ class Abstaining(Method[ChosenLabels, ChosenLabels]):
             distil(client, model, optimizer, inputs, received.probs, self.settings)
         train_private(model, optimizer, client, private_loss(client, model))
         size = len(client.public)
-        answered = state["familiar"][draw(client.seed, size, self.samples(size), client.round)]
-        probs = torch.zeros(len(answered), client.signature.classes)
-        if answered.any():
-            inputs = client.drawn(self.settings.samples, client.round)[answered]
-            probs[answered] = predict(model, inputs).softmax(dim=1)
-        return {**keep(model, optimizer), "familiar": state["familiar"]}, chosen(
-            probs, answered, client.round
-        )
+        known = state["familiar"][draw(client.seed, size, self.samples(size), client.round)]
+        probs = torch.zeros(len(known), client.signature.classes)
+        if known.any():
+            inputs = client.drawn(self.settings.samples, client.round)[known]
+            probs[known] = predict(model, inputs).softmax(dim=1)
+        kept = {**keep(model, optimizer), "familiar": state["familiar"]}
+        return kept, chosen(probs, known, client.round)
 
     def server_step(self, state: State, server: Server, replies: Iterable[Reply[ChosenLabels]]) -> State:
         inputs = server.drawn(self.settings.samples, server.round)
-        sums = torch.zeros(len(inputs), server.signature.classes)
-        answers = torch.zeros(len(inputs))
-        for reply in replies:
-            sums[reply.message.places] += reply.message.probs
-            answers[reply.message.places] += 1
-        mean = sums / answers.clamp(min=1)[:, None]
-        kept = (answers > 0) & self.clear(mean)
+        rows = (spread(reply.message, len(inputs)) for reply in replies)
+        labels = self.settings.aggregation.pool(rows, server.stream("ties"))
+        if labels is None:
+            return state
+        kept = answered(labels) & self.clear(labels)
         if not kept.any():
             return state
-        learned = distil_server(state, server, inputs[kept], mean[kept], self.settings)
-        return {**learned, "labels": mean, "kept": kept, "drawn": server.round}
+        learned = distil_server(state, server, inputs[kept], labels[kept], self.settings)
+        return {**learned, "labels": labels, "kept": kept, "drawn": server.round}

@@ -184,6 +184,9 @@ class Method(ABC, Generic[Up, Down]):
     server_model_travels: ClassVar[bool] = False
     """Weights that cross are of the server's architecture, and not of the client's own."""
 
+    shows_priors: ClassVar[bool] = False
+    """In each exchange a client labels many samples that it has not chosen: its class prior shows in them."""
+
     answers_with_clients: ClassVar[bool] = False
     """`answering` needs clients' models, so that there is no ``server@global`` where they stay at sites."""
 
@@ -223,11 +226,15 @@ class Method(ABC, Generic[Up, Down]):
             widths = {peer.model: width(peer.model, plan.signature) for peer in plan.peers}
             if len(set(widths.values())) > 1:
                 found = ", ".join(f"{name} {length}" for name, length in widths.items())
-                first = plan.peers[0].model
+                least = min(widths.values())
+                alike = [name if ":" in name else f"{name.partition('@')[0]}@{least}" for name in widths]
+                written = ", ".join(f'"{name}"' for name in alike)
+                own = "; end one's own in a linear layer to that width before the last"
                 raise Refusal(
                     f"method {self.name} needs features of one length at all clients, but those of their"
-                    f" models are {found}: end each in a linear layer to one width before the last, or give"
-                    f' this arm models = {{ clients = ["{first}"], server = "{first}" }}'
+                    f" models are {found}: give this arm models ="
+                    f' {{ clients = [{written}], server = "{alike[0]}" }}'
+                    + (own if any(":" in name for name in alike) else "")
                 )
 
     def samples(self, public: int) -> int:

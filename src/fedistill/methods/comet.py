@@ -12,6 +12,7 @@ from fedistill.distill import kl
 from fedistill.methods.base import Client, Method, Peer, Reply, Server
 from fedistill.methods.own_model import begin, keep, resume, train_private
 from fedistill.methods.private_loss import private_loss
+from fedistill.pooling import AnyAggregation, Mean
 from fedistill.state import State
 from fedistill.train import Loss, batch, predict
 from fedistill.wire.messages.labels import SoftLabels
@@ -21,6 +22,7 @@ class CometSettings(Section):
     samples: int | None = Field(
         default=None, ge=1, description="public samples a round, drawn anew; default: all"
     )
+    aggregation: AnyAggregation = Mean()
     clusters: int = Field(default=2, ge=1, description="k, at most so many groups of clients")
     weight: float = Field(default=1.0, ge=0, description="lambda, of the divergence from what came")
     public_batch_size: int = Field(default=32, ge=1, description="public samples in each step of training")
@@ -32,14 +34,14 @@ class Comet(Method[SoftLabels, SoftLabels]):
     A round: each step of private training has a second term, ``weight`` times the KL divergence from what the
     server said of a batch of public samples; then the client predicts the next public samples. The server
     puts the clients that replied into ``clusters`` by k-means, each client a point of n C probabilities, and
-    sends a client the mean of its own cluster. One that it has not heard gets the mean of all. Exchanged:
-    (n, C) probabilities each way. Bytes: ``b n C / 8`` each way, b bits a number. No server model.
+    sends a client the mean of its own cluster, or what ``aggregation`` makes of it; one that it has not heard
+    gets that of all. Exchanged: (n, C) probabilities each way. Bytes: ``b n C / 8`` each way, b bits a
+    number. No server model.
 
     Clients get better at the classes of their own group and learn little of those of others: look at
     ``client@own``, and take one cluster where every client should know every class. k-means gives as many
-    clusters as it is asked for, where there are no groups too. A client that was absent keeps its cluster: a
-    new cluster has the number of the old one that it shares most clients with, and one that nobody spoke for
-    keeps its labels, on the samples of then.
+    clusters as it is asked for, where there are no groups too. A client that was absent is sent what the
+    cluster said that it was in last, on the samples of then.
 
     Departs from what we could read: of the paper its abstract alone. SCARLET's code has another form: it
     divides the answers to each sample anew, sends the means of all clusters, and a client distils, before
@@ -56,6 +58,7 @@ class Comet(Method[SoftLabels, SoftLabels]):
     clients_need_public = True
     has_server_model = False
     has_client_models = True
+    shows_priors = True
     Settings = CometSettings
     settings: CometSettings
 
@@ -91,12 +94,17 @@ class Comet(Method[SoftLabels, SoftLabels]):
             return state
         who, rows = [client for client, _ in came], torch.stack([probs for _, probs in came])
         _, found = kmeans(rows.flatten(start_dim=1), self.settings.clusters, server.stream("clusters"))
-        clusters, said = state["clusters"].clone(), dict(state["said"])
-        clusters[who] = renumbered(found, clusters[who], self.settings.clusters)
-        for number in set(clusters[who].tolist()):
-            said[str(number)] = {"probs": rows[clusters[who] == number].mean(dim=0), "drawn": server.round}
-        said["-1"] = {"probs": rows.mean(dim=0), "drawn": server.round}
-        return {"clusters": clusters, "said": said}
+        clusters = state["clusters"].clone()
+        # No number is used twice: an absent client's still names what was said to its cluster.
+        clusters[who] = found + server.round * self.settings.clusters
+        groups = {number: rows[clusters[who] == number] for number in clusters[who].unique().tolist()}
+        ties = server.stream("ties")
+        said = {
+            str(number): {"probs": self.settings.aggregation.pool(group, ties), "drawn": server.round}
+            for number, group in [(-1, rows), *groups.items()]
+        }
+        held = {number: state["said"][number] for number in map(str, clusters.tolist()) if number not in said}
+        return {"clusters": clusters, "said": {**held, **said}}
 
     def _pulled(self, private: Loss, model: nn.Module, client: Client, received: SoftLabels) -> Loss:
         """The private loss, and the divergence from what came on as many public samples at each step."""
@@ -109,20 +117,6 @@ class Comet(Method[SoftLabels, SoftLabels]):
             return private(logits, at) + self.settings.weight * apart
 
         return loss
-
-
-def renumbered(found: Tensor, before: Tensor, clusters: int) -> Tensor:
-    """Rename clusters (m,) after those (m,) that most of their clients were in before; -1: in none."""
-    shared = torch.zeros(clusters, clusters)
-    for now, then in zip(found.tolist(), before.tolist(), strict=True):
-        if then >= 0:
-            shared[now, then] += 1
-    names = torch.zeros(clusters, dtype=torch.long)
-    for _ in range(clusters):
-        now, then = divmod(int(shared.argmax()), clusters)
-        names[now] = then
-        shared[now], shared[:, then] = -1, -1
-    return names[found]
 
 
 def _batches(count: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:

@@ -16,10 +16,10 @@ class EdgeFd(Abstaining):
     """As `selective-fd`, with k-means in place of density ratios, and no filter at the server.
 
     A client finds ``clusters`` centroids of private samples. Familiar is a public sample that is nearer to
-    one of them than all but a ``quantile`` of the client's own held-out samples are. The server averages,
-    sample by sample, those who answered; all distil that. Exchanged: (s, C) probabilities and which samples
-    they are of; s <= n differs by client and round. Bytes: ``b s C / 8`` each way, b bits a number, and at
-    most about ``n / 8`` to say which samples.
+    one of them than the farthest ``quantile`` of the client's own held-out samples are. The server averages,
+    sample by sample, those who answered, or pools them by another ``aggregation``; all distil that.
+    Exchanged: (s, C) probabilities and which samples they are of; s <= n differs by client and round.
+    Bytes: ``b s C / 8`` each way, b bits a number, and at most about ``n / 8`` to say which samples.
 
     Cheaper than a density ratio where there are many private samples: k distances for each public sample.
 

@@ -1,19 +1,21 @@
 """FedGEMS without labels: the server labels public samples that it is sure of, and asks for the others."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import torch
 from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import kl_div
 
+from fedistill.aggregate import answered
 from fedistill.methods.base import Client, Method, Reply, Server
 from fedistill.methods.own_model import begin, keep, resume, train_private
 from fedistill.methods.private_loss import private_loss
-from fedistill.methods.public_labels import DistillSettings, chosen, distil
+from fedistill.methods.public_labels import DistillSettings, chosen, distil, spread
+from fedistill.optim import make_optimizer
 from fedistill.pooling import AnyAggregation, Era
 from fedistill.state import State
-from fedistill.train import fit, flatten, make_optimizer, optimizer_state, predict, restore_optimizer
+from fedistill.train import fit, flatten, predict
 from fedistill.wire.messages.labels import ChosenLabels
 
 
@@ -62,6 +64,7 @@ class FedGems(Method[ChosenLabels, ChosenLabels]):
     clients_need_public = True
     server_needs_public = True
     has_client_models = True
+    shows_priors = True
     Settings = FedGemsSettings
     settings: FedGemsSettings
 
@@ -97,14 +100,16 @@ class FedGems(Method[ChosenLabels, ChosenLabels]):
         return keep(model, optimizer), chosen(probs, asked, drawn)
 
     def server_step(self, state: State, server: Server, replies: Iterable[Reply[ChosenLabels]]) -> State:
-        came = [reply.message for reply in replies]
-        if not came:
+        own, _ = self._own(state, server)
+        rows = (spread(reply.message, len(own)) for reply in replies)
+        pooled = self.settings.aggregation.pool(rows, server.stream("ties"))
+        if pooled is None:
             return state
-        probs, _ = self._own(state, server)
-        answered = self._pool(came, probs, server.stream("ties"))
-        weights = torch.where(answered, 1.0, self.settings.self_weight)
+        said = answered(pooled)
+        probs = torch.where(said[:, None], pooled, own)
+        weights = torch.where(said, 1.0, self.settings.self_weight)
         model = server.load(state["model"])
-        optimizer = restore_optimizer(make_optimizer(server.train.optimizer, model), state["optimizer"])
+        optimizer = make_optimizer(server.train.optimizer, model).restore(state["optimizer"])
 
         def loss(logits: Tensor, at: Tensor) -> Tensor:
             rows = kl_div(logits.log_softmax(dim=1), probs[at], reduction="none").sum(dim=1)
@@ -119,7 +124,7 @@ class FedGems(Method[ChosenLabels, ChosenLabels]):
             batch_size=self.settings.distill_batch_size,
             generator=server.stream("distil"),
         )
-        return {"model": flatten(model), "optimizer": optimizer_state(optimizer), "taught": True}
+        return {"model": flatten(model), "optimizer": optimizer.state(), "taught": True}
 
     def _own(self, state: State, server: Server) -> tuple[Tensor, Tensor]:
         """The server's labels (n, C) of this round's samples, and which (n,) it does not ask for."""
@@ -128,17 +133,3 @@ class FedGems(Method[ChosenLabels, ChosenLabels]):
         order = torch.randperm(len(inputs), generator=server.stream("asked"))
         sure = probs.max(dim=1).values >= self.settings.confidence
         return probs, sure & (order >= self.settings.least_asked * len(inputs))
-
-    def _pool(self, came: Sequence[ChosenLabels], probs: Tensor, ties: torch.Generator) -> Tensor:
-        """Put what came in place of rows of ``probs`` (n, C); return which rows (n,) had an answer."""
-        said = torch.zeros(len(came), len(probs), dtype=torch.bool)
-        for row, message in zip(said, came, strict=True):
-            row[message.places] = True
-        # Samples that the same clients answered are pooled together: as a rule, all of them.
-        for group in sorted(set(map(tuple, said.T.tolist()))):
-            at = (torch.tensor(group) == said.T).all(dim=1)
-            rows = [one.probs[at[one.places]] for one, spoke in zip(came, group, strict=True) if spoke]
-            pooled = self.settings.aggregation.pool(rows, ties)
-            if pooled is not None:
-                probs[at] = pooled
-        return said.any(dim=0)

@@ -22,7 +22,7 @@ class FedMdSettings(Section):
     digest_epochs: int = Field(default=1, ge=1, description="epochs on the consensus")
     digest_batch_size: int = Field(default=256, ge=1)
     pretrain_epochs: int = Field(
-        default=5, ge=1, description="private epochs of a client before its first exchange"
+        default=5, ge=1, description="private epochs of a client before its first exchange, at least"
     )
 
 
@@ -76,7 +76,8 @@ class FedMd(Method[Logits, Logits]):
                 batch_size=self.settings.digest_batch_size,
                 generator=client.stream("digest"),
             )
-        epochs = None if state["pretrained"] else self.settings.pretrain_epochs
+        pretraining = max(self.settings.pretrain_epochs, client.train.epochs)
+        epochs = None if state["pretrained"] else pretraining
         train_private(model, optimizer, client, private_loss(client, model), epochs)
         scores = predict(model, client.drawn(self.settings.samples, client.round))
         return {**keep(model, optimizer), "pretrained": True}, Logits(scores, client.round)

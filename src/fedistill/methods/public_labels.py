@@ -4,7 +4,6 @@ from abc import abstractmethod
 from collections.abc import Iterable
 from typing import TypeVar
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -13,9 +12,10 @@ from fedistill.distill import kl
 from fedistill.methods.base import Client, Method, Reply, Server, Site
 from fedistill.methods.own_model import begin, keep, resume, train_private
 from fedistill.methods.private_loss import private_loss
+from fedistill.optim import Optimizer, make_optimizer
 from fedistill.pooling import AnyAggregation
 from fedistill.state import State
-from fedistill.train import fit, flatten, make_optimizer, optimizer_state, predict, restore_optimizer
+from fedistill.train import fit, flatten, predict
 from fedistill.wire.messages.labels import ChosenLabels, SoftLabels, Votes
 
 Labels = TypeVar("Labels", SoftLabels, Votes)
@@ -29,7 +29,7 @@ class DistillSettings(Section):
 def distil(
     site: Site,
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     inputs: Tensor,
     probs: Tensor,
     settings: DistillSettings,
@@ -52,14 +52,21 @@ def distil_server(
     """Go on with the server's model and optimiser; return their new state."""
     model = server.load(state["model"])
     optimizer = make_optimizer(server.train.optimizer, model)
-    restore_optimizer(optimizer, state["optimizer"])
+    optimizer.restore(state["optimizer"])
     distil(server, model, optimizer, inputs, probs, settings)
-    return {"model": flatten(model), "optimizer": optimizer_state(optimizer)}
+    return {"model": flatten(model), "optimizer": optimizer.state()}
 
 
 def chosen(probs: Tensor, mask: Tensor, drawn: int) -> ChosenLabels:
     """The message of those rows of labels (n, C) that a mask (n,) chooses."""
     return ChosenLabels(probs[mask], mask.nonzero().flatten(), drawn, int(mask.sum()))
+
+
+def spread(message: ChosenLabels, samples: int) -> Tensor:
+    """Labels (n, C) of all samples of the message's round: zeros where its sender chose none."""
+    rows = message.probs.new_zeros(samples, message.probs.shape[1])
+    rows[message.places] = message.probs
+    return rows
 
 
 class DrawnSettings(DistillSettings):
@@ -79,6 +86,7 @@ class DrawnLabels(Method[Labels, Labels]):
     clients_need_public = True
     server_needs_public = True
     has_client_models = True
+    shows_priors = True
     settings: DrawnSettings
 
     @abstractmethod

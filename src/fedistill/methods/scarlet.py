@@ -42,7 +42,7 @@ class Scarlet(Method[DueLabels, FreshLabels]):
     turns is sent what it lacks, one whose cache is lost is sent all.
 
     Another ``aggregation`` sees the samples that are due, few once the cache is full: those that learn about
-    clients from their rows (prior-corrected, dawid-skene) then learn little.
+    clients from their rows (prior-corrected, dawid-skene) then learn little, and of a single row nothing.
 
     Departs from the published code, which clears a label that has expired after one use, so that it is
     sent twice: here it is refreshed.

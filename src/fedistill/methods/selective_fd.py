@@ -19,7 +19,7 @@ class SelectiveFdSettings(AbstainingSettings):
         default=1.0,
         ge=0,
         le=2,
-        description="tau, how far (L1) a mean label may be from its likeliest class; 2: any",
+        description="tau, how far (L1) a pooled label may be from its likeliest class; 2: any",
     )
 
 
@@ -29,9 +29,10 @@ class SelectiveFd(Abstaining):
     A round: distil the last global labels (KL), train on private data, predict those of the round's n public
     samples that are familiar. Familiar is what the density ratio of private to uniform samples (KuLSIF) puts
     above the lowest ``quantile`` of the client's own held-out samples. The server averages, sample by
-    sample, those who answered, drops what is further than ``ambiguity`` from one class, distils the rest
-    and sends it. Exchanged: (s, C) probabilities and which samples they are of; s <= n differs by client
-    and round. Bytes: ``b s C / 8`` each way, b bits a number, and at most about ``n / 8`` to say which.
+    sample, those who answered (or pools them by another ``aggregation``), drops what is further than
+    ``ambiguity`` from one class, distils the rest and sends it. Exchanged: (s, C) probabilities and which
+    samples they are of; s <= n differs by client and round. Bytes: ``b s C / 8`` each way, b bits a number,
+    and at most about ``n / 8`` to say which.
 
     Samples that nobody is familiar with teach nobody, and with few private samples or many dimensions the
     ratio tells little: the published code says so too, and takes features of a pretrained model there.
@@ -52,6 +53,6 @@ class SelectiveFd(Abstaining):
     def score(self, references: Tensor, generator: torch.Generator) -> Score:
         return Kulsif(references, generator, self.settings.auxiliaries, self.settings.width)
 
-    def clear(self, mean: Tensor) -> Tensor:
+    def clear(self, labels: Tensor) -> Tensor:
         # From probabilities p to the one-hot row of their maximum: (1 - max p) + sum of the others.
-        return 2 * (1 - mean.max(dim=1).values) <= self.settings.ambiguity
+        return 2 * (1 - labels.max(dim=1).values) <= self.settings.ambiguity

@@ -2,7 +2,8 @@
 
 Every model of the ladder ends in ``features`` (a module whose output is one vector for each sample)
 and ``head`` (a linear layer on it), and normalises by groups or layers, never by batches: batch
-statistics of one client mean nothing to another.
+statistics of one client mean nothing to another. ``NAME@WIDTH`` is a model of the ladder with its features
+brought to that width by one more linear layer, for methods that exchange features.
 """
 
 import functools
@@ -19,6 +20,7 @@ from fedistill.rng import scoped
 
 FEATURES = "features"
 """Name of the layer whose output is a sample's feature vector."""
+WIDEST = 4096
 
 
 @dataclass(frozen=True)
@@ -125,17 +127,41 @@ def _find(name: str, signature: Signature) -> Build:
     if ":" in name:
         return _own(name)
     ladder = _ladder()
-    if name in ladder[signature.kind]:
-        return ladder[signature.kind][name]
+    base, at, width = name.partition("@")
+    if base in ladder[signature.kind]:
+        make = ladder[signature.kind][base]
+        return _brought_to(_width(name, width), make) if at else make
     known = names(signature.kind)
-    other = next((kind for kind, models in ladder.items() if name in models), None)
+    other = next((kind for kind, models in ladder.items() if base in models), None)
     if other is not None:
         raise ExperimentError(
             f"model {name!r} is for {other} tasks; this is a task of {signature.kind}s: {', '.join(known)}"
         )
     raise ExperimentError(
-        f"model {name!r} is not one of {', '.join(known)} or module:function.{nearest(name, known)}"
+        f"model {name!r} is not one of {', '.join(known)} or module:function.{nearest(base, known)}"
     )
+
+
+def _width(name: str, given: str) -> int:
+    if given.isascii() and given.isdigit() and 1 <= int(given) <= WIDEST:
+        return int(given)
+    raise ExperimentError(
+        f"model {name!r}: write NAME@WIDTH, for example cnn-s@64: the length that its features are brought to"
+        f" by one more linear layer, a whole number from 1 to {WIDEST}"
+    )
+
+
+def _brought_to(width: int, make: Build) -> Build:
+    def wider(signature: Signature) -> nn.Module:
+        model = make(signature)
+        head = model.get_submodule("head")
+        assert isinstance(head, nn.Linear)
+        features = nn.Sequential(model.get_submodule(FEATURES), nn.Linear(head.in_features, width), nn.ReLU())
+        model.register_module(FEATURES, features)
+        model.register_module("head", nn.Linear(width, head.out_features))
+        return model
+
+    return wider
 
 
 def _function(name: str) -> str:
