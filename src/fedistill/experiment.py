@@ -6,9 +6,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
-from safetensors.torch import save_file
-
 from fedistill import models
 from fedistill.arm import ReadyArm, resolved
 from fedistill.config import Experiment
@@ -25,7 +22,7 @@ from fedistill.site import method_state
 from fedistill.state import write
 from fedistill.tasks.build import build
 from fedistill.tasks.task import Task
-from fedistill.train import unflatten
+from fedistill.train import save_model
 
 
 class Watcher(Protocol):
@@ -206,12 +203,4 @@ def _save_models(folder: RunFolder, arm: ReadyArm, run: ArmRun) -> None:
             module = models.reusable(model, arm.task.signature)
             found[f"client-{client}"] = (model, module, method_state(kept))
     for name, (model, module, state) in found.items():
-        path = folder.model_path(arm.name, name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unflatten(module, state["model"])
-        # Clones, since weights that a model uses twice share memory, which the format does not know.
-        tensors = {
-            key: value.clone(memory_format=torch.contiguous_format)
-            for key, value in module.state_dict().items()
-        }
-        save_file(tensors, path, {"model": model})
+        save_model(folder.model_path(arm.name, name), module, state["model"], {"model": model})

@@ -41,21 +41,24 @@ def keys(
     folder: Folder,
     nodes: Annotated[int, typer.Option(min=1, help="How many SuperNodes.")] = 2,
     host: Annotated[
-        list[str] | None, typer.Option(help="Name or address of the SuperLink. May be repeated.")
+        list[str] | None,
+        typer.Option(help="Name or address of the SuperLink, beside this machine's. May be repeated."),
     ] = None,
 ) -> None:
     """Make a CA, the SuperLink's certificate and a key pair for each SuperNode, for trials."""
     _need_flower()
     from fedistill.runtime.flower.keys import make
 
-    for path in make(folder, nodes, host or ["127.0.0.1", "localhost"]):
+    for path in make(folder, nodes, host or []):
         print(path)
 
 
 @app.command()
 def up(
     experiment: ExperimentPath,
-    nodes: Annotated[int, typer.Option(min=1, help="How many SuperNodes; as many clients.")] = 2,
+    nodes: Annotated[
+        int | None, typer.Option(min=1, help="How many SuperNodes, and clients. Default: task.clients.")
+    ] = None,
     set: Set = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for the run. Default: runs/EXPERIMENT-TIME.")
@@ -67,7 +70,7 @@ def up(
     from fedistill.experiment_file import load
     from fedistill.runtime.flower import local
 
-    loaded = load(experiment, [*(set or []), f"task.clients={nodes}"])
+    loaded = load(experiment, [*(set or []), *([f"task.clients={nodes}"] if nodes else [])])
     folder = out or cli.default_folder(experiment)
     cli.finish(folder, lambda watcher: local.up(loaded, folder, cli.command(), watcher), "flower resume")
 

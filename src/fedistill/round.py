@@ -243,6 +243,8 @@ def _receive(
     assert arm.method.uplink is not None
     try:
         message = end.receive(client, arm.method.uplink, outcome.frame, arm.sizes(client))
+        if message is not None:
+            message.check()
     except FrameError as error:
         place = f"round {number}, client {client}"
         raise TrainingError(f"its reply is refused: {error}", place) from None

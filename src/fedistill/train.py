@@ -5,12 +5,15 @@ A model's weights travel and are saved as one flat float32 vector: all floating-
 """
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import torch
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from fedistill.errors import TrainingError
 from fedistill.optim import Optimizer
+from fedistill.state import write
 from fedistill.tasks.image import to_float
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -88,6 +91,16 @@ def unflatten(model: nn.Module, weights: Tensor) -> nn.Module:
         for value, part in zip(values, parts, strict=True):
             value.copy_(part.view(value.shape))
     return model
+
+
+def save_model(path: Path, model: nn.Module, weights: Tensor, about: dict[str, str]) -> None:
+    """Write flat weights (P,) of a model as safetensors, by PyTorch's own names; it is left with them."""
+    unflatten(model, weights)
+    # Clones, since weights that a model uses twice share memory, which the format does not know.
+    tensors = {
+        key: value.clone(memory_format=torch.contiguous_format) for key, value in model.state_dict().items()
+    }
+    write(path, save(tensors, about))
 
 
 def floats(model: nn.Module) -> Iterable[Tensor]:

@@ -3,6 +3,7 @@
 import contextlib
 import ssl
 import stat
+import subprocess
 import sys
 import tomllib
 import warnings
@@ -22,6 +23,7 @@ from trial import experiment, site_file
 from fedistill.errors import ExperimentError, FrameError
 from fedistill.experiment_file import dump, parse
 from fedistill.runtime.flower import keys, project
+from fedistill.runtime.flower.local import Network
 from fedistill.tasks.build import build
 
 with warnings.catch_warnings():
@@ -55,8 +57,9 @@ def test_the_server_is_known_by_the_authority_and_by_its_hosts(tmp_path: Path) -
     server = x509.load_pem_x509_certificate((tmp_path / "keys" / "server.crt").read_bytes())
     server.verify_directly_issued_by(authority)
     names = server.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    assert names.get_values_for_type(x509.DNSName) == ["hub.example"]
-    assert [str(one) for one in names.get_values_for_type(x509.IPAddress)] == ["192.0.2.7"]
+    # A SuperLink that listens on all addresses reaches itself by the loopback.
+    assert names.get_values_for_type(x509.DNSName) == ["hub.example", "localhost"]
+    assert [str(one) for one in names.get_values_for_type(x509.IPAddress)] == ["192.0.2.7", "127.0.0.1"]
     assert {path.name for path in written} == {
         *("ca.crt", "server.crt", "server.key"),
         *("node-0.key", "node-0.pub", "node-1.key", "node-1.pub"),
@@ -81,6 +84,13 @@ def test_strict_clients_accept_the_server(tmp_path: Path) -> None:
             with contextlib.suppress(ssl.SSLWantReadError):
                 end.do_handshake()
     assert site.version() == hub.version() == "TLSv1.3"
+
+
+@pytest.mark.parametrize("host", ["", "hub.example:8000", "https://hub", "hübsch.example", "-hub", "a" * 64])
+def test_what_is_no_host_is_refused_before_anything_is_written(tmp_path: Path, host: str) -> None:
+    with pytest.raises(ExperimentError, match="is no host: give a name such as"):
+        keys.make(tmp_path / "keys", 1, [host])
+    assert not (tmp_path / "keys").exists()
 
 
 def test_each_node_has_a_pair_of_its_own(tmp_path: Path) -> None:
@@ -212,7 +222,7 @@ def test_a_site_brings_texts(tmp_path: Path) -> None:
 
 def test_data_that_do_not_fit_the_task_are_refused(tmp_path: Path) -> None:
     path = site_file(tmp_path / "mine.parquet", ["7", "cat"])
-    with pytest.raises(ExperimentError, match="has the classes 'cat', which the task has not"):
+    with pytest.raises(ExperimentError, match="has 1 classes that the task has not, 'cat'; it has '0', '1'"):
         assert node(tmp_path, {"partition-id": 0, "train": str(path)}).task
     with pytest.raises(ExperimentError, match="no such file"):
         assert node(tmp_path, {"partition-id": 0, "train": str(tmp_path / "none.parquet")}).task
@@ -229,6 +239,37 @@ def test_a_site_has_a_model_of_its_own_where_weights_do_not_travel(tmp_path: Pat
         own.arm("fedavg")
     with pytest.raises(ExperimentError, match="cnn-l"):
         node(tmp_path, {"partition-id": 1, "model": "cnn-l"}).arm("dsfl")
+
+
+def test_what_goes_to_this_machine_goes_by_no_proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "intranet.example")
+    for name in ("NO_PROXY", "no_proxy"):
+        assert Network(tmp_path, 1).environment[name] == "intranet.example,127.0.0.1,localhost"
+
+
+def test_nothing_that_is_started_reports_or_installs(tmp_path: Path) -> None:
+    environment = Network(tmp_path, 1).environment
+    assert environment["FLWR_TELEMETRY_ENABLED"] == "0"
+    assert environment["FLWR_DISABLE_UPDATE_CHECK"] == "1"
+
+
+def test_keys_and_app_are_written_by_commands(tmp_path: Path) -> None:
+    """What the documents tell to type; the app's experiment is that of the file, as it was changed."""
+    program = str(Path(sys.executable).parent / "fedistill")
+    (tmp_path / "experiment.toml").write_text(dump(experiment()))
+    for command in (
+        ["init", "experiment.toml", "app", "--out", "results", "--set", "rounds=7"],
+        ["keys", "keys", "--nodes", "2", "--host", "hub.example"],
+    ):
+        done = subprocess.run([program, "flower", *command], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    config = tomllib.loads((tmp_path / "app" / "pyproject.toml").read_text())["tool"]["flwr"]["app"]["config"]
+    assert parse(tomllib.loads(config["experiment"]), "test") == experiment(rounds=7)
+    assert config["out"] == "results"
+    assert len([*(tmp_path / "keys").iterdir()]) == 7
+    again = subprocess.run([program, "flower", "keys", "keys"], cwd=tmp_path, capture_output=True, text=True)
+    assert again.returncode == 2
+    assert again.stderr.strip().endswith("keys has keys already; name another folder, or move them away")
 
 
 def test_without_the_extra_the_command_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

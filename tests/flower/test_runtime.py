@@ -5,14 +5,21 @@ import os
 import re
 import signal
 import stat
+import threading
+import time
 import warnings
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import pytest
-from trial import CLIENTS, Watch, experiment, frames, in_process, site_file
+import torch
+from google.protobuf.message import DecodeError
+from safetensors.torch import load_file
+from trial import CLIENTS, Watch, at_sites, experiment, frames, in_process, site_file, what_is_kept
 
 from fedistill.config import Experiment
 from fedistill.errors import ExperimentError, RuntimeFailure
@@ -21,10 +28,13 @@ from fedistill.experiment_file import dump
 from fedistill.report.record import RunFolder
 from fedistill.runtime.flower import local
 from fedistill.tasks.build import build
+from fedistill.wire import frame as frame_format
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)
-    from flwr.app import Message, RecordDict
+    from flwr.app import Array, Message, RecordDict
+    from flwr.app.message.arraychunk import ArrayChunk
+    from flwr.supercore.inflatable.inflatable_object import add_header_to_object_body
     from flwr.supercore.task_identity import TaskIdentity
 
     from fedistill.runtime.flower import client, server
@@ -59,6 +69,7 @@ class Desk:
         self.change: Callable[[int, Order, Message], Message] = lambda node, order, reply: reply
         self.taken: list[tuple[int, str, Order]] = []
         self._sent: dict[str, Message] = {}
+        self._one = threading.Lock()  # a process has one node's module of each model at a time
 
     def get_node_ids(self) -> list[int]:
         return list(self.nodes)
@@ -79,7 +90,8 @@ class Desk:
         if node in self.silent:
             return []
         context: Any = SimpleNamespace(run_config=self.run, node_config=self.nodes[node])
-        reply = HANDLERS[message.metadata.message_type](message, context)
+        with self._one:
+            reply = HANDLERS[message.metadata.message_type](message, context)
         return [self.change(node, open_order(message), reply)]
 
 
@@ -118,6 +130,16 @@ def test_methods_end_in_the_same_bits_as_in_one_process(tmp_path: Path, method: 
     play(Desk(asked, tmp_path), asked, tmp_path / "run")
     assert frames(tmp_path / "run") == frames(tmp_path / "expected")
     assert models_of(tmp_path / "run") == models_of(tmp_path / "expected")
+    server_state, memories, clients = what_is_kept(tmp_path / "expected")
+    assert what_is_kept(tmp_path / "run") == (server_state, memories, {})
+    assert at_sites(tmp_path.glob("node-*"), round=2) == clients
+    # Each site has its own newest model, as the folder of one process has it.
+    for client in clients:
+        expected_model = tmp_path / "expected" / "models" / method / f"client-{client}.safetensors"
+        saved = [*(tmp_path / f"node-{client}").glob("*/client-*/models/0.safetensors")]
+        assert expected_model.exists() == bool(saved)
+        for path in saved:
+            same_tensors(path, expected_model)
     found = [record.views for record in RunFolder(tmp_path / "run").records(method)]
     expected = [record["views"] for record in results["arms"][0]["rounds"]]
     if method == "fedgkt":  # the edge models that its view is made of stay at their sites
@@ -128,15 +150,21 @@ def test_methods_end_in_the_same_bits_as_in_one_process(tmp_path: Path, method: 
     assert found == expected
 
 
+def same_tensors(one: Path, other: Path) -> None:
+    left, right = load_file(one), load_file(other)
+    assert left.keys() == right.keys()
+    assert all(torch.equal(value, right[name]) for name, value in left.items())
+
+
 def test_a_node_that_is_not_a_client_is_named_with_its_reason(tmp_path: Path) -> None:
-    asked = experiment(flower={"wait": 1, "deadline": 5, "quorum": 1.0})
+    asked = experiment(flower={"wait": 8, "deadline": 60, "quorum": 1.0})
     desk = Desk(asked, tmp_path, [{"partition-id": 0}, {"partition-id": 7}, {"partition-id": 0}])
     desk.silent.add(13)
     desk.nodes[13] = {"partition-id": 1}
     with pytest.raises(RuntimeFailure) as failed:
         play(desk, asked, tmp_path / "run")
     said = str(failed.value)
-    assert said.startswith("1 of 3 clients are connected after 1 s, but flower.quorum asks for 3 (node 1")
+    assert said.startswith("1 of 3 clients are connected after 8 s, but flower.quorum asks for 3 (node 1")
     assert "node 11: node config: partition-id = 7 must be a whole number from 0 to 2" in said
     assert "node 12: client 0 is node 10 in this run" in said
     assert "node 13: it has not said who it is" in said
@@ -148,7 +176,7 @@ def test_a_site_that_was_refused_gets_in_once_it_is_mended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server, "_HELLO_SECONDS", 0.3)
-    asked = experiment(rounds=1, flower={"wait": 30, "deadline": 30, "quorum": 1.0})
+    asked = experiment(rounds=1, flower={"wait": 30, "deadline": 60, "quorum": 1.0})
     desk = Desk(asked, tmp_path)
     built = client.Node._build
     times: list[int] = []
@@ -166,7 +194,7 @@ def test_a_site_that_was_refused_gets_in_once_it_is_mended(
 
 
 def test_nobody_takes_the_number_of_a_client_that_is_away(tmp_path: Path) -> None:
-    asked = experiment(rounds=2, flower={"wait": 30, "deadline": 5, "quorum": 0.6})
+    asked = experiment(rounds=2, flower={"wait": 30, "deadline": 60, "quorum": 0.6})
     desk = Desk(asked, tmp_path)
 
     class Swap(Watch):
@@ -213,7 +241,7 @@ def test_right_answers_beyond_the_test_set_are_not_counted(tmp_path: Path, count
 
 
 def test_the_quorum_is_of_replies_that_can_be_read(tmp_path: Path) -> None:
-    asked = experiment(rounds=1, flower={"wait": 30, "deadline": 5, "quorum": 1.0})
+    asked = experiment(rounds=1, flower={"wait": 30, "deadline": 60, "quorum": 1.0})
     desk = Desk(asked, tmp_path)
     desk.change = answered(lambda answer: Answer(answer.frame[:-6] + bytes(6), answer.words))
     with pytest.raises(
@@ -223,12 +251,15 @@ def test_the_quorum_is_of_replies_that_can_be_read(tmp_path: Path) -> None:
     assert RunFolder(tmp_path / "run").round("dsfl") == 0
 
 
-def test_a_reply_that_flower_cannot_put_together_is_of_its_client_alone(tmp_path: Path) -> None:
-    asked = experiment(rounds=1, flower={"wait": 30, "deadline": 5, "quorum": 0.6})
+@pytest.mark.parametrize("error", [KeyError("no such class"), DecodeError("no such class"), RecursionError()])
+def test_a_reply_that_flower_cannot_put_together_is_of_its_client_alone(
+    tmp_path: Path, error: Exception
+) -> None:
+    asked = experiment(rounds=1, flower={"wait": 30, "deadline": 60, "quorum": 0.6})
 
     def broken(node: int, order: Order, reply: Message) -> Message:
         if node == 11 and order.round:
-            raise KeyError("no such class")
+            raise error
         return reply
 
     desk = Desk(asked, tmp_path)
@@ -236,11 +267,120 @@ def test_a_reply_that_flower_cannot_put_together_is_of_its_client_alone(tmp_path
     play(desk, asked, tmp_path / "run")
     (record,) = RunFolder(tmp_path / "run").records("dsfl")
     assert set(record.missing) == {"1"}
-    assert record.missing["1"].startswith("its reply cannot be read: KeyError: 'no such class'")
+    assert record.missing["1"].startswith(f"its reply cannot be read: {type(error).__name__}: {error}")
+
+
+def test_a_superlink_that_is_lost_is_no_fault_of_a_client(tmp_path: Path) -> None:
+    asked = experiment(rounds=1)
+    desk = Desk(asked, tmp_path)
+
+    def lost(node: int, order: Order, reply: Message) -> Message:
+        if order.round:
+            raise httpx.ConnectError("no route")
+        return reply
+
+    desk.change = lost
+    with pytest.raises(RuntimeFailure, match="the SuperLink does not answer: ConnectError: no route"):
+        play(desk, asked, tmp_path / "run")
+
+
+def test_a_reply_whose_parts_do_not_come_is_not_waited_for(tmp_path: Path) -> None:
+    """Flower names a reply when its head is there, and would wait for the rest beyond any deadline."""
+    asked = experiment(rounds=3, flower={"wait": 60, "deadline": 10, "quorum": 0.6})
+    desk = Desk(asked, tmp_path)
+    whole = threading.Event()
+
+    def slow(node: int, order: Order, reply: Message) -> Message:
+        if node == 11 and order.round == 1:
+            whole.wait(100)
+        return reply
+
+    class Then(Watch):
+        def round(self, name: str, record: Any) -> None:
+            if record.round == 1:
+                whole.set()
+
+    desk.change = slow
+    began = time.monotonic()
+    grid: Any = desk
+    RunFolder(tmp_path / "run").session.parent.mkdir()
+    RunFolder(tmp_path / "run").session.write_text("5e551")
+    start = lambda config, task: server.FlowerRuntime(grid, config, task, "5e551")  # noqa: E731
+    compare(asked, tmp_path / "run", "test", Then(), start)
+    assert time.monotonic() - began < 100
+    records = RunFolder(tmp_path / "run").records("dsfl")
+    assert [record.missing for record in records] == [{"1": "no reply within 10 s"}, {}, {}]
+    assert sum(record.carried["late"] for record in records) == 1
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/status").exists(), reason="needs Linux, which tells what a process holds"
+)
+def test_a_reply_that_names_a_part_a_thousand_times_takes_no_memory(tmp_path: Path) -> None:
+    """A megabyte that is named 40,000 times in an array would be 40 GB."""
+    asked = experiment(rounds=1, flower={"wait": 60, "deadline": 60, "quorum": 0.6})
+    desk = Desk(asked, tmp_path)
+
+    def bomb(node: int, order: Order, reply: Message) -> Message:
+        if node == 11 and order.round:
+            part = ArrayChunk(bytes(1_000_000))
+            body = {"shape": [1], "dtype": "uint8", "stype": "bytes", "arraychunk_ids": [0] * 40_000}
+            array = Array(dtype="uint8", shape=(1,), stype="bytes", data=part.data)
+            head = add_header_to_object_body(json.dumps(body).encode(), array)
+            array = Array.inflate(head, {part.object_id: part})
+        return reply
+
+    desk.change = bomb
+    play(desk, asked, tmp_path / "run")
+    (record,) = RunFolder(tmp_path / "run").records("dsfl")
+    assert record.missing["1"].startswith("its reply cannot be read: MemoryError")
+
+
+@pytest.mark.parametrize("samples", [0, (1 << 40) + 1])
+def test_weights_of_impossible_samples_are_of_their_client_alone(tmp_path: Path, samples: int) -> None:
+    """Of none they would make a mean of nothing, of too many the mean would be theirs."""
+    asked = experiment(rounds=1, arms=[{"method": "fedavg"}])
+    desk = Desk(asked, tmp_path)
+
+    def claim(answer: Answer) -> Answer:
+        frame = frame_format.decode(answer.frame)
+        values = frame.sections[0]
+        return Answer(
+            frame_format.encode(replace(frame, sections=(values, frame_format.varint(samples)))), answer.words
+        )
+
+    desk.change = answered(claim)
+    play(desk, asked, tmp_path / "run")
+    (record,) = RunFolder(tmp_path / "run").records("fedavg")
+    assert f"weights of {samples} samples" in record.missing["1"]
+
+
+def test_what_a_node_says_is_cut_off_and_clean(tmp_path: Path) -> None:
+    asked = experiment(rounds=1, flower={"wait": 60, "deadline": 60, "quorum": 0.6})
+    desk = Desk(asked, tmp_path)
+    desk.change = answered(lambda answer: Answer(words={"error": "\x1b[2J" + "a" * 10_000}))
+    play(desk, asked, tmp_path / "run")
+    (record,) = RunFolder(tmp_path / "run").records("dsfl")
+    assert record.missing["1"] == " [2J" + "a" * 496 + "…"
+
+
+def test_what_is_wrong_with_a_sites_own_data_stays_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A column named amiss has what nobody else may read."""
+    site_file(tmp_path / "mine.parquet", ["Jane Doe", "John Roe"])
+    asked = experiment(rounds=1, flower={"wait": 8, "deadline": 60, "quorum": 1.0})
+    configs: list[dict[str, Any]] = [{"partition-id": number} for number in range(CLIENTS)]
+    configs[1]["train"] = str(tmp_path / "mine.parquet")
+    with pytest.raises(RuntimeFailure) as failed:
+        play(Desk(asked, tmp_path, configs), asked, tmp_path / "run")
+    assert "node 11: its own data cannot be used; its log says why" in str(failed.value)
+    assert "Doe" not in str(failed.value)
+    assert "'Jane Doe'" in capsys.readouterr().out
 
 
 def test_frames_that_are_too_long_are_in_the_bytes_of_transport(tmp_path: Path) -> None:
-    asked = experiment(rounds=1, flower={"wait": 30, "deadline": 5, "quorum": 0.6})
+    asked = experiment(rounds=1, flower={"wait": 30, "deadline": 60, "quorum": 0.6})
     desk = Desk(asked, tmp_path)
     play(desk, asked, tmp_path / "honest")
     desk.change = answered(lambda answer: Answer(bytes(2_000_000), answer.words))

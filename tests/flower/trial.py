@@ -1,6 +1,6 @@
 """A trial network for the tests: SuperLink and SuperNodes with TLS and known keys, on this machine."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,12 @@ from PIL import Image
 from fedistill import parse
 from fedistill.config import Experiment
 from fedistill.doctor import Finding
-from fedistill.experiment import compare
+from fedistill.experiment import compare, prepare
 from fedistill.report.record import RunFolder
 from fedistill.round import RoundRecord
 from fedistill.runtime.flower import keys, project
-from fedistill.runtime.flower.local import HOST
+from fedistill.state import dump
+from fedistill.wire.memory import dump_all
 
 CLIENTS = 3
 
@@ -35,7 +36,7 @@ def experiment(**changes: Any) -> Experiment:
 
 def lay_out(wanted: Experiment, out: Path, client: str = "") -> None:
     """Write what a network needs; ``client``: in place of the client's side that fedistill has."""
-    keys.make(out / "flower" / "keys", CLIENTS + 1, [HOST, "localhost"])
+    keys.make(out / "flower" / "keys", CLIENTS + 1, ["hub.example"])
     project.write_app(wanted, out / "flower" / "app", out.absolute(), "test")
     if client:
         (out / "flower" / "app" / "fedistill_app" / "client.py").write_text(client)
@@ -73,6 +74,21 @@ def frames(folder: Path) -> list[list[tuple[int, str, int, int]]]:
 def server_model(folder: Path) -> bytes:
     (path,) = (folder / "models").glob("*/server.safetensors")
     return path.read_bytes()
+
+
+def what_is_kept(folder: Path) -> tuple[bytes, bytes, dict[int, bytes]]:
+    """The server's state, what it remembers of its links, and clients' states, of a run's only arm."""
+    opened = RunFolder(folder)
+    (arm,) = prepare(opened.experiment())[1]
+    run = opened.load(arm)
+    return dump(run.server), dump(dump_all(run.memories)), run.clients
+
+
+def at_sites(places: Iterable[Path], round: int) -> dict[int, bytes]:
+    """The state after a round that each client keeps in one of these folders, of a run's only arm."""
+    found = [path for place in places for path in place.glob(f"*/client-*/0/{round}.safetensors")]
+    states = {int(path.parents[1].name.removeprefix("client-")): path.read_bytes() for path in found}
+    return {client: state for client, state in states.items() if state}
 
 
 def processes_of(folder: Path) -> list[int]:

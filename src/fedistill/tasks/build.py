@@ -40,10 +40,11 @@ def build_at_site(config: TaskConfig, seed: int, own: Source) -> tuple[Task, Lab
     found = sources.load(own, config.image_size)
     if found.kind != task.signature.kind:
         raise ExperimentError(f"{own.train} holds {found.kind}s, but the task holds {task.signature.kind}s")
-    unknown = [name for name in found.classes if name not in task.classes]
+    unknown = [repr(name) for name in found.classes if name not in task.classes]
     if unknown:
+        shown = ", ".join(unknown[:5]) + (" …" if len(unknown) > 5 else "")
         raise ExperimentError(
-            f"{own.train} has the classes {', '.join(map(repr, unknown))}, which the task has not; it has"
+            f"{own.train} has {len(unknown)} classes that the task has not, {shown}; it has"
             f" {', '.join(map(repr, task.classes))}"
         )
     places = torch.tensor([task.classes.index(name) for name in found.classes])

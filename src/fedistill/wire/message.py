@@ -83,6 +83,13 @@ class Message:
         """
         return {}
 
+    def check(self) -> None:
+        """Refuse a client's message whose numbers cannot be.
+
+        Raises:
+            FrameError: it is such a one.
+        """
+
     @classmethod
     def longest(cls, sizes: Sizes) -> Numbers:
         """The whole numbers of a message of full size."""

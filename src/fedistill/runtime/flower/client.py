@@ -1,13 +1,14 @@
 """A SuperNode's part: its own data, its own state on its own disk, and `fedistill.site` in between.
 
 Flower starts a process for each message, so all that a node is between two messages lies in a folder: its
-share of the data as tensors, and its state after each of the last two rounds that it worked in. Neither is
-ever sent, and nobody else on the machine may read them.
+share of the data as tensors, its state after each of the last two rounds that it worked in, and the newest
+model of each arm. None is ever sent, and nobody else on the machine may read them.
 """
 
 import json
 import os
 import tomllib
+import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
@@ -29,12 +30,17 @@ from fedistill.runtime.flower.parent import end_with_parent
 from fedistill.runtime.runtime import prepare_process
 from fedistill.state import write
 from fedistill.tasks.task import Labelled, Task
+from fedistill.train import save_model
 from fedistill.wire.codec import Content
 from fedistill.wire.message import contents
 
 app = ClientApp()
 _KEPT = 2
 """States of so many rounds: to go on from, and to go back to where the server did not save the last one."""
+
+
+class OwnDataError(ExperimentError):
+    """A site's own data cannot be used; what it says may quote them, and stays at the site."""
 
 
 class Node:
@@ -91,7 +97,10 @@ class Node:
             whole = build(config, seed)
             private = whole.clients[self.client]
         else:
-            whole, private = build_at_site(config, seed, self._own)
+            try:
+                whole, private = build_at_site(config, seed, self._own)
+            except FedistillError as error:
+                raise OwnDataError(str(error)) from None
         _only(whole, self.client, private).save(self._samples)
         built = {"source": self._source, "fingerprint": whole.fingerprint()}
         write(self.folder / "built.json", json.dumps(built).encode())
@@ -143,12 +152,22 @@ class Node:
                 path.unlink()
         for _, path in self._kept(arm)[:-_KEPT]:
             path.unlink()
+        self._save_model(arm, outcome.state)
         words: dict[str, Any] = {"seconds": outcome.seconds}
         if arm.method.has_client_models and arm.evaluates(
             order.round, arm.local_rounds(order.round, order.frame)
         ):
             words["counts"] = site.correct(arm, self.client, outcome.state)
         return Answer(outcome.frame, words)
+
+    def _save_model(self, arm: ReadyArm, state: bytes) -> None:
+        """Leave the newest model where its site can use it."""
+        kept = site.method_state(state).get("model")
+        if arm.method.has_client_models and kept is not None:
+            name = arm.plan.peers[self.client].model
+            module = models.reusable(name, arm.task.signature)
+            path = self.folder / "models" / f"{self._states(arm).name}.safetensors"
+            save_model(path, module, kept, {"arm": arm.name, "model": name})
 
     def correct(self, order: Order) -> Answer:
         arm = self.arm(order.arm)
@@ -189,10 +208,14 @@ def _answered(message: Message, context: Context, what: Callable[[Node, Order], 
         order = open_order(message)
         node = Node(dict(context.run_config), dict(context.node_config), order.session)
         answer = what(node, order)
+    except OwnDataError as error:
+        print(error, flush=True)
+        answer = Answer(words={"error": "its own data cannot be used; its log says why"})
     except FedistillError as error:
         answer = Answer(words={"error": str(error)})
     except Exception as error:
-        answer = Answer(words={"error": site.describe(error)})
+        traceback.print_exc()
+        answer = Answer(words={"error": f"{type(error).__name__}; its log says where"})
     return seal_answer(answer, message)
 
 

@@ -6,6 +6,7 @@ Real sites bring their own; what Flower asks for is the same.
 import datetime
 import ipaddress
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,17 +19,21 @@ from fedistill.errors import ExperimentError
 
 _CURVE = ec.SECP384R1()
 _PEM = serialization.Encoding.PEM
+_LOOPBACK = ("127.0.0.1", "localhost")
+_DNS_NAME = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9-]{1,63}(?<!-))*")
 
 
 def make(folder: Path, nodes: int, hosts: Sequence[str], days: int = 365) -> list[Path]:
     """Write ``ca.crt``, ``server.crt``, ``server.key`` and, for each node, ``node-N.key`` and ``node-N.pub``.
 
     Args:
-        hosts: names or addresses under which nodes will reach the SuperLink.
+        hosts: names or addresses under which nodes will reach the SuperLink. The loopback is always among
+            them: a SuperLink that listens on all addresses reaches itself there.
 
     Raises:
-        ExperimentError: the folder has keys already.
+        ExperimentError: the folder has keys already, or a host is no name or address.
     """
+    names = [_host(host) for host in dict.fromkeys([*hosts, *_LOOPBACK])]
     if (folder / "ca.crt").exists():
         raise ExperimentError(f"{folder} has keys already; name another folder, or move them away")
     folder.mkdir(parents=True, exist_ok=True)
@@ -37,8 +42,8 @@ def make(folder: Path, nodes: int, hosts: Sequence[str], days: int = 365) -> lis
     root = _certificate(issuer, issuer, authority.public_key(), days)
     root = root.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
     root = root.add_extension(_signs_certificates(), critical=True)
-    leaf = _certificate(_name(hosts[0]), issuer, server.public_key(), days)
-    leaf = leaf.add_extension(x509.SubjectAlternativeName([_host(host) for host in hosts]), critical=False)
+    leaf = _certificate(_name("fedistill trial SuperLink"), issuer, server.public_key(), days)
+    leaf = leaf.add_extension(x509.SubjectAlternativeName(names), critical=False)
     known = x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.public_key())
     leaf = leaf.add_extension(known, critical=False)
     written = [
@@ -88,6 +93,10 @@ def _host(host: str) -> x509.GeneralName:
     try:
         return x509.IPAddress(ipaddress.ip_address(host))
     except ValueError:
+        if not _DNS_NAME.fullmatch(host) or len(host) > 253:
+            raise ExperimentError(
+                f"{host!r} is no host: give a name such as hub.example, or an address, without a port"
+            ) from None
         return x509.DNSName(host)
 
 

@@ -28,9 +28,11 @@ from fedistill.state import write
 
 _LINK = "trial"
 _START_SECONDS, _STOP_SECONDS, _POLL_SECONDS = 60.0, 10.0, 0.5
+_COMMAND_SECONDS = 120.0
 _ASK_SECONDS = 30.0
 """Between questions to Flower, each a process of two seconds; a run that ends says so itself."""
 HOST = "127.0.0.1"
+_ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Network:
@@ -38,7 +40,10 @@ class Network:
 
     Attributes:
         environment: of all processes.
+        listens_on: the SuperLink's address.
     """
+
+    listens_on = HOST
 
     def __init__(self, out: Path, nodes: int) -> None:
         self.folder = out.absolute() / "flower"
@@ -58,6 +63,11 @@ class Network:
             "FLWR_DISABLE_UPDATE_CHECK": "1",
             "OMP_NUM_THREADS": "1",
         }
+        # What goes to this machine must not go by way of a proxy.
+        near = ",".join(
+            filter(None, [os.environ.get("NO_PROXY", os.environ.get("no_proxy")), HOST, "localhost"])
+        )
+        self.environment |= {"NO_PROXY": near, "no_proxy": near}
 
     def __enter__(self) -> "Network":
         self._write_settings()
@@ -96,7 +106,7 @@ class Network:
             "superlink",
             "flower-superlink",
             *certificates,
-            *("--host", HOST, "--port", str(self._ports[0])),
+            *("--host", self.listens_on, "--port", str(self._ports[0])),
             *("--database", str(self.folder / "superlink.db")),
             "--enable-supernode-auth",
             "--disable-runtime-dependency-installation",
@@ -106,7 +116,7 @@ class Network:
             self.check("superlink")
             if time.monotonic() > until:
                 waited = f"the SuperLink does not listen after {_START_SECONDS:g} s"
-                raise RuntimeFailure(f"{waited}; {self._log('superlink')}")
+                raise RuntimeFailure(f"{waited}; {self.log('superlink')}")
             time.sleep(0.1)
 
     def start_node(self, node: int) -> None:
@@ -135,11 +145,11 @@ class Network:
         """Raise `RuntimeFailure` where a process has ended."""
         process = self._processes.get(name)
         if process is None or process.poll() is not None:
-            raise RuntimeFailure(f"{name} has ended; {self._log(name)}")
+            raise RuntimeFailure(f"{name} has ended; {self.log(name)}")
 
     def ended(self) -> list[str]:
         """Where to read why processes have ended by themselves."""
-        return [self._log(name) for name, process in self._processes.items() if process.poll() is not None]
+        return [self.log(name) for name, process in self._processes.items() if process.poll() is not None]
 
     def kill(self, name: str) -> None:
         """End a process and its children at once, as a power cut would."""
@@ -149,7 +159,14 @@ class Network:
         process.wait()
 
     def stop(self) -> None:
-        """End all that was started, politely and then not."""
+        """End all that was started, politely and then not; a second Ctrl-C waits until that is done."""
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDINGS)
+        try:
+            self._stop()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def _stop(self) -> None:
         for process in self._processes.values():
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGTERM)
@@ -183,12 +200,17 @@ class Network:
         Raises:
             RuntimeFailure: it failed.
         """
-        done = subprocess.run(
-            [_program("flwr"), *arguments, "--format", "json"],
-            capture_output=True,
-            text=True,
-            env=self.environment,
-        )
+        try:
+            done = subprocess.run(
+                [_program("flwr"), *arguments, "--format", "json"],
+                capture_output=True,
+                text=True,
+                env=self.environment,
+                timeout=_COMMAND_SECONDS,
+            )
+        except subprocess.TimeoutExpired:
+            what = f"flwr {arguments[0]} has not ended after {_COMMAND_SECONDS:g} s"
+            raise RuntimeFailure(f"{what}; {self.log('superlink')}") from None
         try:
             said: dict[str, Any] = json.loads(done.stdout)
         except json.JSONDecodeError:
@@ -207,7 +229,7 @@ class Network:
     def _key(self, node: int, kind: str) -> Path:
         return self.folder / "keys" / f"node-{node}.{kind}"
 
-    def _log(self, name: str) -> str:
+    def log(self, name: str) -> str:
         return f"see {self.folder / f'{name}.log'}"
 
 
@@ -266,8 +288,7 @@ def _play(experiment: Experiment, nodes: int, out: Path, watcher: Watcher) -> di
 @contextlib.contextmanager
 def _stopped_politely() -> Iterator[None]:
     """Take a request to end, or a terminal that closes, for Ctrl-C: what was started has to be stopped."""
-    asked = (signal.SIGTERM, signal.SIGHUP)
-    before = {one: signal.signal(one, signal.default_int_handler) for one in asked}
+    before = {one: signal.signal(one, signal.default_int_handler) for one in _ENDINGS[1:]}
     try:
         yield
     finally:
@@ -298,7 +319,11 @@ def follow(network: Network, experiment: Experiment, out: Path, watcher: Watcher
                 break
     news.tell()
     last = ended(out, run)
-    said = last.read_text(encoding="utf-8") if last.exists() else "the server's process ended"
+    said = (
+        last.read_text(encoding="utf-8")
+        if last.exists()
+        else f"the server's process has ended; {network.log('superlink')}"
+    )
     if said:
         raise RuntimeFailure(said)
 

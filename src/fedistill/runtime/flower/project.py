@@ -29,7 +29,7 @@ makes a CA, the server's certificate and a key pair for each node. Real sites ma
 
     flower-superlink --host 0.0.0.0 --port 8000 \\
         --ssl-ca-certfile keys/ca.crt --ssl-certfile keys/server.crt --ssl-keyfile keys/server.key \\
-        --enable-supernode-auth --disable-runtime-dependency-installation
+        --database superlink.db --enable-supernode-auth --disable-runtime-dependency-installation
 
 Whoever reaches this port may command the SuperLink: open it to the sites' addresses alone, or put a proxy in
 front of it that passes on `/v1/fleet/` and nothing else.

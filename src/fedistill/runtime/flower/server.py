@@ -11,19 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from flwr.app import Context, Message
+from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from fedistill.arm import ReadyArm, resolved
 from fedistill.config import Experiment
 from fedistill.doctor import Finding
-from fedistill.errors import ExperimentError, FedistillError, FrameError, RuntimeFailure
+from fedistill.errors import ExperimentError, FedistillError, RuntimeFailure
 from fedistill.experiment import compare, resume
 from fedistill.experiment_file import dump
 from fedistill.report.record import RunFolder
 from fedistill.round import RoundRecord
 from fedistill.runtime.flower.client import _experiment
-from fedistill.runtime.flower.envelope import Answer, Order, open_answer, overhead, seal_order
+from fedistill.runtime.flower.envelope import Answer, Order
+from fedistill.runtime.flower.mail import Mail, bounded, brief
 from fedistill.runtime.flower.parent import end_with_parent
 from fedistill.runtime.flower.project import ended
 from fedistill.runtime.runtime import Carried, Job, Runtime
@@ -51,7 +52,7 @@ class FlowerRuntime(Runtime):
         Raises:
             RuntimeFailure: fewer came.
         """
-        self._grid, self._settings, self._session = grid, experiment.flower, session
+        self._mail, self._settings, self._session = Mail(grid), experiment.flower, session
         self._longest = {arm.name: _longest(ReadyArm.of(arm, experiment, task)) for arm in experiment.arms}
         self._clients = len(task.clients)
         self._tested = torch.bincount(task.test.labels, minlength=len(task.classes)).tolist()
@@ -60,7 +61,6 @@ class FlowerRuntime(Runtime):
         self._first: dict[int, int] = {}
         self._hellos: dict[int, _Hello] = {}
         self._outstanding: set[str] = set()
-        self._up = self._down = self._late = 0
         self.private_counts_known = True
         self._counts: dict[tuple[str, int], list[int]] = {}
         until = time.monotonic() + self._settings.wait
@@ -81,7 +81,7 @@ class FlowerRuntime(Runtime):
         answers = self._ask(orders, "train")
         for client, answer in answers.items():
             if isinstance(answer, Answer) and len(answer.frame) > self._longest[arm]:
-                self._up += len(answer.frame)  # it has crossed, and is in no ledger
+                self._mail.refuse(answer)
                 what = (
                     f"it sent {len(answer.frame):,} bytes where at most {self._longest[arm]:,} are expected"
                 )
@@ -114,9 +114,7 @@ class FlowerRuntime(Runtime):
             yield self._counts.pop((arm, client), None)
 
     def carried(self) -> Carried:
-        found = Carried(self._up, self._down, self._late)
-        self._up = self._down = self._late = 0
-        return found
+        return self._mail.carried()
 
     def close(self) -> None:
         pass
@@ -132,24 +130,26 @@ class FlowerRuntime(Runtime):
         ):
             self._counts[arm, client] = counts
         else:
-            _say(f"arm {arm}: client {client} says {counts!r} of {self._tested} samples right: not counted")
+            said = brief(repr(counts))
+            _say(f"arm {arm}: client {client} says {said} of {self._tested} samples right: not counted")
 
     def _greet(self) -> None:
         """Ask nodes that are new which client they are, and hear what they say; waits for nobody.
 
         Who has not answered, or not well, is asked again after a while, or when it comes back.
         """
-        there, now = set(self._grid.get_node_ids()), time.monotonic()
+        there, now = self._mail.nodes(), time.monotonic()
         self._nodes = {client: node for client, node in self._nodes.items() if node in there}
         self._hellos = {node: hello for node, hello in self._hellos.items() if node in there}
         waiting = {node for node, hello in self._hellos.items() if now < hello.asked + _HELLO_SECONDS}
         new = there - set(self._nodes.values()) - waiting
         hello = Order(self._session, frame=self._fingerprint.encode())
-        for message, node in self._push(dict.fromkeys(new, hello), "query").items():
+        for message, node in self._mail.push(dict.fromkeys(new, hello), "query").items():
             met = self._hellos.get(node)
             self._hellos[node] = _Hello(message, now, met.met if met else now, met.refused if met else "")
-        for node, one in list(self._hellos.items()):
-            answer = self._pull(one.message) if one.message else None
+        with bounded(0):
+            came = {node: self._mail.pull(one.message) for node, one in self._hellos.items() if one.message}
+        for node, answer in came.items():
             if answer is not None:
                 self._meet(node, answer)
 
@@ -171,7 +171,7 @@ class FlowerRuntime(Runtime):
             return answer.reason
         client = answer.words.get("client")
         if type(client) is not int or not 0 <= client < self._clients:
-            return f"it says that it is client {client!r} of {self._clients}"
+            return f"it says that it is client {brief(repr(client))} of {self._clients}"
         if answer.words.get("fingerprint") != self._fingerprint:
             return f"client {client} has built other data than the server"
         if self._first.get(client, node) != node:
@@ -182,7 +182,10 @@ class FlowerRuntime(Runtime):
         return ""
 
     def _strangers(self) -> str:
-        found = ((node, hello.refused or "it has not said who it is") for node, hello in self._hellos.items())
+        silent = (
+            "it has not said who it is; its log says why, or raise flower.wait if it builds its data still"
+        )
+        found = ((node, hello.refused or silent) for node, hello in self._hellos.items())
         return "; ".join(f"node {node}: {why}" for node, why in sorted(found))
 
     def _listening(self) -> bool:
@@ -200,57 +203,25 @@ class FlowerRuntime(Runtime):
         return {client: found.get(client, Missing(why, reached=False)) for client in orders}
 
     def _exchange(self, orders: dict[int, Order], kind: str) -> dict[int, Answer | Missing]:
-        waiting = self._push(orders, kind)
+        waiting = self._mail.push(orders, kind)
         refused = Missing("Flower did not take the message for it; its log says why", reached=False)
         answers: dict[int, Answer | Missing] = dict.fromkeys(set(orders) - set(waiting.values()), refused)
         until = time.monotonic() + self._settings.deadline
-        while waiting and time.monotonic() < until:
-            for message in list(waiting):
-                answer = self._pull(message)
-                if answer is not None:
-                    answers[waiting.pop(message)] = answer
-            time.sleep(_POLL_SECONDS if waiting else 0)
-        for message in list(self._outstanding):
-            late = self._pull(message)
-            if late is not None:
-                self._outstanding.discard(message)
-                self._late += 1
-                self._up += len(late.frame) if isinstance(late, Answer) else 0
+        with bounded(sum(self._longest.values()) * len(waiting)):
+            while waiting and time.monotonic() < until:
+                for message in list(waiting):
+                    answer = self._mail.pull(message)
+                    if answer is not None:
+                        answers[waiting.pop(message)] = answer
+                time.sleep(_POLL_SECONDS if waiting else 0)
+            for message in list(self._outstanding):
+                late = self._mail.pull(message)
+                if late is not None:
+                    self._outstanding.discard(message)
+                    self._mail.late(late)
         self._outstanding |= set(waiting)
         gone = Missing(f"no reply within {self._settings.deadline:g} s", reached=True)
         return answers | dict.fromkeys(waiting.values(), gone)
-
-    def _push(self, orders: dict[int, Order], kind: str) -> dict[str, int]:
-        """Hand orders to Flower; return which message is for which node, of those that it took."""
-        if not orders:
-            return {}
-        messages = [seal_order(order, node, kind) for node, order in orders.items()]
-        framed = [order.frame if kind == "train" else b"" for order in orders.values()]
-        sizes = [overhead(message, frame) for message, frame in zip(messages, framed, strict=True)]
-        # Flower answers with nothing where all together are too much, and with None for one that it refuses.
-        ids: list[str | None] = [*self._grid.push_messages(messages)] or [None] * len(messages)
-        taken = {}
-        for message, node, size in zip(ids, orders, sizes, strict=True):
-            if message is not None:
-                taken[message] = node
-                self._down += size
-        return taken
-
-    def _pull(self, message: str) -> Answer | Missing | None:
-        """The reply to a message; None: it has not come.
-
-        One at a time: Flower puts a reply together from parts that its sender has named, and whatever that
-        raises must not take the replies of others with it.
-        """
-        try:
-            came = list(self._grid.pull_messages([message]))
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
-            return Missing(f"its reply cannot be read: {describe(error)}", reached=True)
-        if not came:
-            return None
-        answer = _read(came[0])
-        self._up += overhead(came[0], answer.frame if isinstance(answer, Answer) else b"")
-        return answer
 
     def _need(self, there: int, of: int, what: str, why: str) -> None:
         needed = min(of, max(1, math.ceil(self._settings.quorum * of - 1e-9)))
@@ -288,18 +259,6 @@ def _longest(arm: ReadyArm) -> int:
 def _seconds(answer: Answer) -> float:
     seconds = answer.words.get("seconds")
     return seconds if isinstance(seconds, float) and 0 <= seconds < float("inf") else 0.0
-
-
-def _read(message: Message) -> Answer | Missing:
-    if message.has_error():
-        return Missing(f"Flower says: {message.error.reason or message.error.code}", reached=True)
-    try:
-        answer = open_answer(message)
-    except FrameError as error:
-        return Missing(str(error), reached=True)
-    if "error" in answer.words:
-        return Missing(str(answer.words["error"]), reached=True)
-    return answer
 
 
 def _say(what: str) -> None:

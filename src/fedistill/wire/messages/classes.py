@@ -8,7 +8,7 @@ from torch import Tensor
 from fedistill.wire.codec import Content, Spec
 from fedistill.wire.frame import Kind
 from fedistill.wire.message import Message, Numbers, Sizes
-from fedistill.wire.messages.weights import Weights
+from fedistill.wire.messages.weights import Weights, check_samples
 from fedistill.wire.wholes import Subset, Whole
 
 
@@ -76,3 +76,6 @@ class WeightsAndOutputs(Message):
     @classmethod
     def specs(cls, sizes: Sizes, numbers: Numbers) -> dict[str, Spec]:
         return {**Weights.specs(sizes, numbers), **ClassOutputs.specs(sizes, numbers)}
+
+    def check(self) -> None:
+        check_samples(self.samples)

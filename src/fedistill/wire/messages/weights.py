@@ -5,9 +5,22 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from fedistill.errors import FrameError
 from fedistill.wire.codec import Content, Spec
 from fedistill.wire.frame import Kind
 from fedistill.wire.message import Message, Numbers, Sizes
+
+MOST_SAMPLES = 1 << 40
+
+
+def check_samples(samples: int) -> None:
+    """Refuse weights of no samples, which would count for nothing, or of more than there are anywhere.
+
+    Raises:
+        FrameError: so many cannot be.
+    """
+    if not 1 <= samples <= MOST_SAMPLES:
+        raise FrameError(f"weights of {samples} samples: there must be from 1 to {MOST_SAMPLES}")
 
 
 @dataclass(frozen=True)
@@ -33,6 +46,9 @@ class TrainedWeights(Message):
     @classmethod
     def specs(cls, sizes: Sizes, numbers: Numbers) -> dict[str, Spec]:
         return Weights.specs(sizes, numbers)
+
+    def check(self) -> None:
+        check_samples(self.samples)
 
 
 @dataclass(frozen=True)
