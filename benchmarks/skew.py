@@ -3,10 +3,11 @@
     python benchmarks/skew.py TRAIN.parquet [--scale small] [--alpha 0.1] [--seed 0] [--arms NAME ...]
 
 Fashion-MNIST, 10 clients, Dirichlet of ``--alpha``; the server's model after each of 5 rounds of DS-FL, for
-pairs of LOSSES and AGGREGATIONS, of voting with VOTES, and of FedAvg with each loss. A twentieth of the
-training file is held out and stands for the test set, which is never read. `small` has a quarter of the
-images of `full`. Clients and server have one model of 106,000 parameters, below. An arm is named
-LOSS/AGGREGATION, LOSS/VOTES or LOSS/fedavg.
+pairs of LOSSES and AGGREGATIONS, of voting with VOTES, of OTHERS and of FedAvg with each loss. A twentieth
+of the training file is held out and stands for the test set, which is never read. `small` has a quarter of
+the images of `full`. Clients and server have one model of 106,000 parameters, below. An arm is named
+LOSS/AGGREGATION, LOSS/VOTES, LOSS/OTHER or LOSS/fedavg. Of COMET, whose server has no model, it is the mean
+of the clients'. docs/label-skew.md shows what is kept.
 """
 
 import argparse
@@ -54,6 +55,11 @@ VOTES: dict[str, Any] = {
     "votes-prior": "prior-corrected",
     "votes-dawid-skene": "dawid-skene",
 }
+OTHERS: dict[str, dict[str, Any]] = {
+    f"{method}{name}": {"method": method, **given}
+    for method in ("scarlet", "fedgems", "comet", "selective-fd", "edge-fd")
+    for name, given in {"": {}, "-prior": {"aggregation": "prior-corrected"}}.items()
+}
 TRAIN = {"epochs": 1, "batch_size": 32, "optimizer": {"name": "sgd", "lr": 0.02, "momentum": 0.9}}
 
 
@@ -75,7 +81,7 @@ def cnn(signature: Signature) -> nn.Module:
 
 
 def main() -> None:
-    names = [f"{loss}/{pool}" for loss in LOSSES for pool in (*AGGREGATIONS, *VOTES, "fedavg")]
+    names = [f"{loss}/{pool}" for loss in LOSSES for pool in (*AGGREGATIONS, *VOTES, *OTHERS, "fedavg")]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("train", type=Path, help="Parquet file of Fashion-MNIST's training set")
     parser.add_argument("--scale", choices=SCALES, default="small")
@@ -108,13 +114,15 @@ def main() -> None:
         with inprocess.start(experiment, data) as runtime:
             while run.round < ROUNDS:
                 play(run, prepared, runtime)
-        curve = [round(record.views["server@global"], 4) for record in run.records]
+        view = "server@global" if prepared.method.has_server_model else "client@global"
+        curve = [round(record.views[view], 4) for record in run.records]
         print(f"{prepared.name}: {curve}", flush=True)
         keep(
             f"{arguments.scale}, alpha {arguments.alpha}, seed {arguments.seed}",
             prepared.name,
             {
-                "server@global": curve,
+                "accuracy": curve,
+                "view": view,
                 "bytes": run.ledger.total,
                 "seconds": round(time.perf_counter() - started),
                 "arm": arm(prepared.name),
@@ -134,6 +142,8 @@ def arm(name: str) -> dict[str, Any]:
     method = {"method": "fedavg"}
     if pool in AGGREGATIONS:
         method = {"method": "dsfl", "aggregation": AGGREGATIONS[pool]}
+    if pool in OTHERS:
+        method = OTHERS[pool]
     if pool in VOTES:
         method = {"method": "voting", "aggregation": VOTES[pool]}
     return {"name": name, **method, "train": {**TRAIN, **LOSSES[loss]}}

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import one_hot
@@ -64,6 +64,7 @@ def partial(draw: st.DrawFn) -> Tensor:
 
 
 @every
+@settings(max_examples=25)
 @given(rows=replies())
 def test_rows_are_probabilities(name: str, rows: Tensor) -> None:
     found = pooled(name, rows)
@@ -74,6 +75,7 @@ def test_rows_are_probabilities(name: str, rows: Tensor) -> None:
 
 
 @every
+@settings(max_examples=25)
 @given(rows=replies(), order=st.randoms(use_true_random=False))
 def test_the_order_of_clients_does_not_matter(name: str, rows: Tensor, order: Any) -> None:
     other = list(range(len(rows)))
@@ -134,6 +136,7 @@ def test_a_sample_is_pooled_of_those_who_answer_it(name: str, rows: Tensor) -> N
 
 
 @every
+@settings(max_examples=25)
 @given(rows=partial())
 def test_who_answers_nothing_and_what_nobody_answers_changes_nothing(name: str, rows: Tensor) -> None:
     found = pooled(name, rows)

@@ -92,12 +92,15 @@ class Centroids:
 
 def kmeans(points: Tensor, clusters: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Centroids (k, d), float64, and which is nearest (m,) to each of points (m, d), m >= 1."""
-    from sklearn.cluster import KMeans  # its import takes longer than most commands
+    # The import of scikit-learn takes longer than most commands.
+    from sklearn.cluster import KMeans
+    from threadpoolctl import threadpool_limits
 
     rows = points.double().numpy()
     count = min(clusters, len(torch.unique(points, dim=0)))
     seed = int(torch.randint(2**31, (), generator=generator))
-    found = KMeans(count, n_init=10, random_state=seed).fit(rows)
+    with threadpool_limits(1):  # as torch: sums in one order, on any number of cores
+        found = KMeans(count, n_init=10, random_state=seed).fit(rows)
     return torch.from_numpy(found.cluster_centers_), torch.from_numpy(found.labels_).long()
 
 

@@ -2,15 +2,15 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import pytest
 
 from fedistill import parse
 from fedistill.arm import ReadyArm
-from fedistill.config import Experiment
+from fedistill.config import Experiment, TaskConfig
 from fedistill.doctor import examine
-from fedistill.experiment import prepare
 from fedistill.methods import METHODS
 from fedistill.report.record import RunFolder
 from fedistill.round import ArmRun, begin, play
@@ -18,6 +18,8 @@ from fedistill.runtime.inprocess import Processes, Serial
 from fedistill.runtime.runtime import Job, Runtime
 from fedistill.site import Outcome
 from fedistill.state import dump
+from fedistill.tasks.build import build
+from fedistill.tasks.task import Task
 from fedistill.wire.memory import dump_all
 
 SAME = {"clients": ["cnn-s"], "server": "cnn-s"}
@@ -140,8 +142,14 @@ def experiment(row: Row, **changes: Any) -> Experiment:
 
 def ready(row: Row, **changes: Any) -> tuple[Experiment, ReadyArm]:
     wanted = experiment(row, **changes)
-    _, (arm,) = prepare(wanted)
-    return wanted, arm
+    task = digits(wanted.task.model_dump_json(), wanted.seed)
+    return wanted, ReadyArm.of(wanted.arms[0], wanted, task)
+
+
+@cache
+def digits(task: str, seed: int) -> Task:
+    """A task, built once for all methods."""
+    return build(TaskConfig.model_validate_json(task), seed)
 
 
 def finish(arm: ReadyArm, runtime: Runtime, run: ArmRun | None = None, rounds: int = 3) -> ArmRun:

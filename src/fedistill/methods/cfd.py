@@ -42,7 +42,8 @@ class Cfd(Method[SoftLabels, SoftLabels]):
     is needed where clients are absent; ``afresh = false`` lets them go on from their own models.
 
     A server that has learned little sends one class for nearly everything; at one bit nothing else is left
-    of its labels, and clients follow it. So both sides distil for several epochs.
+    of its labels, and clients follow it. So both sides distil for several epochs. Where that is not enough,
+    as with few texts, send more bits down, which the paper has too: ``down = "fp32"`` in ``codec``.
     """
 
     name = "cfd"

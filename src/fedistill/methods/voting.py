@@ -21,8 +21,12 @@ class Voting(DrawnLabels[Votes]):
 
     A round: learn the last majority labels (cross entropy), train on private data, vote on the next
     public samples. The server counts votes and trains its own model, of any size, on the majority.
-    Exchanged: one class a sample each way; the samples are drawn from a shared seed. Bytes: at most
-    ``n log2(C) / 8`` each way, less by what the codec can foretell.
+    Exchanged: one class a sample each way; the samples are drawn from a shared seed. Bytes: ``n H / 8`` each
+    way, H bits a vote under the codec's model, which learns: at most about ``log2 C``, and some 10 bytes in
+    the first rounds.
+
+    Where clients have a class or two each, the first majority is one class for most samples; all learn it,
+    and name it again. Balanced softmax and prior correction (``doctor``) keep it from that.
 
     Departs from the paper, which has no server and no server model: here the server counts, and has a
     model of its own. The order of steps is that of `dsfl`. A tie goes to the class that had the majority
@@ -32,7 +36,7 @@ class Voting(DrawnLabels[Votes]):
     name = "voting"
     paper = "TallyTrain, 2026, arXiv 2607.00173 (abstract)"
     exchanges = "the most probable class of public samples"
-    byte_formula = "up, down <= n log2(C)/8"
+    byte_formula = "up = down = n H/8, H at most about log2(C)"
     uplink = Votes
     downlink = Votes
     codec = "onehot"

@@ -60,8 +60,8 @@ not from a share of the experiment's; with `model="cnn-m"` or `model="my_models:
 
     flwr run . site --stream
 
-Results go to `{out}` on the server's machine, as `fedistill compare` leaves them. Run again with the same
-folder, it goes on from the last whole round.
+Results go to `{out}` on the server's machine, as `fedistill compare` leaves them but for clients' own models,
+which stay at the nodes (`state`). Run again with the same folder, it goes on from the last whole round.
 """
 
 
