@@ -31,7 +31,7 @@ from fedistill.runtime.flower import local
 RESULTS = Path(__file__).parent / "results" / "flower.json"
 EXAMPLE = Path(__file__).parents[1] / "examples" / "flower-digits" / "experiment.toml"
 WARM = 2
-POLLS = ("1.0", "0.2")
+POLLS = ("1.0", "0.5")
 
 
 class Clock:

@@ -73,7 +73,7 @@ def test_stopped_and_resumed_it_ends_as_in_one_process(tmp_path: Path) -> None:
     """
     out = tmp_path / "run"
     command = ["flower", "up", str(EXAMPLE), "--nodes", str(CLIENTS), "--out", str(out)]
-    command += ["--set", "task.limit=300", "--set", "rounds=3"]
+    command += ["--set", "task.limit=300", "--set", "rounds=2"]
     process = subprocess.Popen(
         [PROGRAM, *command],
         cwd=ROOT,
@@ -108,12 +108,12 @@ def test_stopped_and_resumed_it_ends_as_in_one_process(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     wait_for(lambda: not processes_of(out), "all processes to end", 30)
     expected = tmp_path / "expected"
-    results = in_process(load(EXAMPLE, ["task.limit=300", "rounds=3", "runtime.kind=serial"]), expected)
+    results = in_process(load(EXAMPLE, ["task.limit=300", "rounds=2", "runtime.kind=serial"]), expected)
     assert frames(out) == frames(expected)
     assert server_model(out) == server_model(expected)
     server_state, memories, clients = what_is_kept(expected)
     assert what_is_kept(out) == (server_state, memories, {})
-    assert at_sites((out / "flower").glob("node-*"), round=3) == clients
+    assert at_sites((out / "flower").glob("node-*"), round=2) == clients
     found = RunFolder(out)
     name = results["arms"][0]["name"]
     assert [r.views for r in found.records(name)] == [r["views"] for r in results["arms"][0]["rounds"]]
@@ -254,7 +254,7 @@ def test_a_client_that_misbehaves_is_named_and_the_round_goes_on(
     monkeypatch.chdir(tmp_path)
     out = tmp_path / "run"
     site_file(tmp_path / "mine.parquet", ["7", "3", "7", "9"] * 6)
-    wanted = experiment(rounds=4, flower={"wait": 120, "deadline": 50, "quorum": 0.3})
+    wanted = experiment(rounds=4, flower={"wait": 120, "deadline": 40, "quorum": 0.3})
     lay_out(wanted, out, MISCHIEF.format(here=tmp_path))
     watch = Watch(lambda round: (tmp_path / f"round {round} is over").touch())
     with Sites(out, CLIENTS) as network:
@@ -266,7 +266,7 @@ def test_a_client_that_misbehaves_is_named_and_the_round_goes_on(
         missing = {round: record.missing for round, record in watch.records.items()}
         assert {round: list(who) for round, who in missing.items()} == {1: [], 2: ["1", "2"], 3: ["1", "2"]}
         assert missing[2]["1"].startswith("it sent 2,000,000 bytes where at most")
-        assert missing[2]["2"] == "no reply within 50 s"
+        assert missing[2]["2"] == "no reply within 40 s"
         assert "round 1" in missing[3]["1"]
         assert "checksum" in missing[3]["2"]
         assert all(r.dropped == [int(c) for c in r.missing] for r in watch.records.values())

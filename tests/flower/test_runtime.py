@@ -48,6 +48,7 @@ def app(monkeypatch: pytest.MonkeyPatch) -> None:
     """Messages are made within a run of an app."""
     for name in ("task_id", "run_id", "node_id"):
         monkeypatch.setattr(TaskIdentity, f"_{name}", 1)
+    monkeypatch.setattr(server, "_POLL_SECONDS", 0.02)
 
 
 class Desk:

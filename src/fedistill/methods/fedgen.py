@@ -42,8 +42,8 @@ class FedGen(Method[CountedWeights, GeneratorWeights]):
     has no model. Exchanged: weights and label counts up; their mean, the generator and the classes'
     shares down. Bytes: ``b (|θ| + C) / 8`` up, ``b (|θ| + |G| + C) / 8`` down, b bits a number.
 
-    The paper has the loss of mean logits; a_k is of its code, which also has alpha = 10, decays of .98, labels
-    drawn evenly, batch norm in the generator and a KL term of real and generated outputs. No update codec fits.
+    The paper has the loss of mean logits; a_k is of its code, which also has alpha = 10, decays of .98, even
+    labels, batch norm in the generator and a KL term of real and generated outputs. No update codec fits.
     """
 
     name = "fedgen"

@@ -35,7 +35,8 @@ from fedistill.wire import codecs
 from fedistill.wire.exchange import Exchange
 
 app = ServerApp()
-_POLL_SECONDS = 0.1
+_POLL_SECONDS = 0.5
+"""Between looks for replies. Each is a request for each node, which costs the SuperLink 10 ms and more."""
 _HELLO_SECONDS = 60.0
 """For a node to say who it is; it builds its share of the data before it does."""
 
@@ -209,16 +210,16 @@ class FlowerRuntime(Runtime):
         until = time.monotonic() + self._settings.deadline
         with bounded(sum(self._longest.values()) * len(waiting)):
             while waiting and time.monotonic() < until:
+                time.sleep(_POLL_SECONDS)
                 for message in list(waiting):
                     answer = self._mail.pull(message)
                     if answer is not None:
                         answers[waiting.pop(message)] = answer
-                time.sleep(_POLL_SECONDS if waiting else 0)
-            for message in list(self._outstanding):
-                late = self._mail.pull(message)
-                if late is not None:
-                    self._outstanding.discard(message)
-                    self._mail.late(late)
+                for message in list(self._outstanding):
+                    late = self._mail.pull(message)
+                    if late is not None:
+                        self._outstanding.discard(message)
+                        self._mail.late(late)
         self._outstanding |= set(waiting)
         gone = Missing(f"no reply within {self._settings.deadline:g} s", reached=True)
         return answers | dict.fromkeys(waiting.values(), gone)
