@@ -49,8 +49,8 @@ MEASURED = """\
 Each task under one setting, with default codecs; accuracy after the last round, bytes of the whole run
 and of all clients. One seed: a point or two mean nothing. `local` and `server-alone` are controls:
 without an exchange, and with labels that no other method sees. `-balanced` has what `doctor` advises
-under strong label skew: balanced softmax at the clients, prior-corrected labels at the server. Made by
-`python benchmarks/methods.py`."""
+under strong label skew: balanced softmax at the clients, and prior-corrected labels at the server where
+clients' priors show in what they send. Made by `python benchmarks/methods.py`."""
 NOTES = {
     "bbc-news": """\
 `voting` and `cfd` end at chance here, by their nature: a client names little but the classes that it has

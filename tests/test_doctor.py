@@ -127,6 +127,18 @@ def test_batch_norm_and_a_last_batch_of_one_sample(own: None, batch: int, level:
             raise_errors(findings)
 
 
+@pytest.mark.parametrize(("batch", "level"), [(33, "error"), (1, "error"), (32, "warning"), (100, "warning")])
+def test_batch_norm_and_a_last_batch_of_one_public_sample(own: None, batch: int, level: str) -> None:
+    arm = {"method": "dsfl", "distill_batch_size": batch, "samples": 34}
+    findings = bad(examined(raw(arm, models=("mlp-s", "normed:with_batch_norm"))))
+    assert findings[-1].level == level
+    if level == "error":
+        assert str(findings[-1]) == (
+            "arm 'dsfl': model 'normed:with_batch_norm' has batch norm, but the last batch of public samples"
+            f" is of one: use nn.GroupNorm or nn.LayerNorm, or another distill_batch_size than {batch}"
+        )
+
+
 def test_a_last_batch_of_one_without_batch_norm_is_fine() -> None:
     content = raw({"method": "local"})
     content["train"]["batch_size"] = 19

@@ -3,6 +3,8 @@
 Rounds count local training. In a round without an exchange nothing crosses and the server's model stays as it
 is; what clients would train in it they train when the next exchange comes, on the knowledge that they then
 receive. So a fixed number of rounds is that many times the local epochs, with as many times fewer exchanges.
+A client that is sent nothing, as in some methods before its first work, cannot be told an adaptive number,
+and trains for one.
 The adaptive form expects of a further round as much change as the last exchange brought for each of its own.
 It is ours: of the paper the abstract was read.
 """

@@ -188,7 +188,18 @@ def _norms(arm: ReadyArm) -> list[Finding]:
             what = f"model {name!r} has batch norm, but client {ones[0]} has a last batch of one sample"
             fix = f"{fix}, or another train.batch_size than {size_}"
             findings.append(Finding("error", where, what, fix))
+        if _leaves_one_public_sample(arm):
+            size_ = arm.method.settings.distill_batch_size
+            what = f"model {name!r} has batch norm, but the last batch of public samples is of one"
+            fix = f"use nn.GroupNorm or nn.LayerNorm, or another distill_batch_size than {size_}"
+            findings.append(Finding("error", where, what, fix))
     return findings
+
+
+def _leaves_one_public_sample(arm: ReadyArm) -> bool:
+    size_ = getattr(arm.method.settings, "distill_batch_size", None)
+    count = arm.method.samples(arm.plan.public)
+    return size_ is not None and count > 0 and (count % size_ == 1 or size_ == 1)
 
 
 def _batches_of_one(arm: ReadyArm, name: str) -> list[int]:

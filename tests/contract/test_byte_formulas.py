@@ -68,6 +68,11 @@ def test_a_label_takes_log2_c_bits_before_entropy_coding(method: str) -> None:
     assert payloads(run, "down") == [size + 1] * 2
 
 
+def test_votes_take_little_more_than_log2_c_bits_while_the_coder_learns() -> None:
+    _, run = played({"method": "voting"}, rounds=3)
+    assert all(size <= PUBLIC * math.log2(CLASSES) / 8 + 10 for size in payloads(run, "up"))
+
+
 @pytest.mark.parametrize("bits", [1, 2, 4])
 def test_cfd_at_b_bits_costs_at_most_n_c_b_bits(bits: int) -> None:
     codec = {"name": "simplex", "bits": bits, "coder": "plain"}
