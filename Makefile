@@ -10,7 +10,7 @@ demo: $(READY)  ## compare methods on images and on text; about two minutes afte
 	$(BIN)/fedistill compare examples/bbc-news.toml
 
 test: $(READY)  ## all tests
-	$(BIN)/python -m pytest -n auto --ignore tests/flower/test_network.py
+	$(BIN)/python -m pytest -n auto --dist worksteal --ignore tests/flower/test_network.py
 
 e2e: $(READY)  ## on a network of processes: SuperLink and SuperNodes on this machine
 	$(BIN)/python -m pytest tests/flower/test_network.py

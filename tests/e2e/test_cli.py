@@ -791,6 +791,7 @@ def test_models_are_listed_with_their_sizes(place: Path) -> None:
     assert list(found) == [
         *("mlp-s", "cnn-s", "cnn-m", "resnet-8", "resnet-20"),
         *("bag", "textcnn", "transformer-s"),
+        "NAME@WIDTH",
         "module:function",
     ]
     # 28 * 28 pixels to 64 units to 10 classes.
