@@ -49,8 +49,8 @@ MEASURED = """\
 Each task under one setting, with default codecs; accuracy after the last round, bytes of the whole run
 and of all clients. One seed: a point or two mean nothing. `local` and `server-alone` are controls:
 without an exchange, and with labels that no other method sees. `-balanced` has what `doctor` advises
-under strong label skew: balanced softmax at the clients, and prior-corrected labels at the server where
-clients' priors show in what they send. Made by `python benchmarks/methods.py`."""
+under strong label skew: balanced softmax at the clients, and (but for `scarlet`) prior-corrected labels at
+the server. Made by `python benchmarks/methods.py`."""
 NOTES = {
     "bbc-news": """\
 `voting` and `cfd` end at chance here, by their nature: a client names little but the classes that it has
@@ -76,7 +76,9 @@ What holds: *balanced softmax at the client with prior-corrected pooling at the 
 client's model from answering what it has most of, the other takes out what of that is left in its answers.
 FedNTD's not-true loss in place of balanced softmax is about as good; both together are not better. Votes
 with the same pair keep most of it for a three-hundredth of the bytes. Prior correction alone, or balanced
-softmax alone, is half of the way.
+softmax alone, is half of the way. Clients who answer only what is like their own data (`edge-fd`) do as
+well without. SCARLET's published defaults are meant for hundreds of rounds; of its few labels a round,
+prior correction makes more while the cache fills, and little after.
 
 What does not: entropy reduction, a plain mean, medians and trimmed means. The robust ones are worst of all:
 what few clients know is an outlier to them. Confidence weighs those who have seen one class only as sure.

@@ -383,7 +383,6 @@ CORRECTED = 'aggregation = "prior-corrected"'
         ({"method": "voting"}, f"give this arm {BALANCED} and {CORRECTED}"),
         ({"method": "comet", "train": {"loss": "balanced-softmax"}}, f"give this arm {CORRECTED}"),
         ({"method": "scarlet"}, f"give this arm {BALANCED}"),
-        ({"method": "edge-fd"}, f"give this arm {BALANCED}"),
         ({"method": "cfd", "train": {"not_true": {}}}, f"give this arm {CORRECTED}"),
         ({"method": "cfd", "aggregation": "prior-corrected"}, f"give this arm {BALANCED}"),
         (
@@ -410,6 +409,7 @@ def test_strong_skew_without_a_remedy_is_warned_of(arm: dict[str, Any], fix: str
         {"method": "server-alone"},
         {"method": "fedavg"},
         {"method": "fd"},
+        {"method": "edge-fd"},
         {"method": "dsfl", "aggregation": "prior-corrected", "train": {"loss": "balanced-softmax"}},
         {"method": "dsfl", "aggregation": "prior-corrected", "train": {"not_true": {}}},
     ],

@@ -130,16 +130,18 @@ def _arm(arm: ReadyArm) -> list[Finding]:
 def _skewed(arm: ReadyArm, skew: float) -> list[Finding]:
     """Soft labels of clients that hold very unlike classes.
 
-    Others are left alone: for averaged weights balanced softmax is ahead in the first rounds and behind
+    Those who answer only what is like their own data do as well without (docs/label-skew.md). Others are left
+    alone: for averaged weights balanced softmax is ahead in the first rounds and behind
     after twenty, and where nothing is pooled it costs accuracy on the clients' own classes.
     """
     train, pooling = arm.config.train, getattr(arm.method.settings, "aggregation", None)
     if skew < STRONG_SKEW or pooling is None:
         return []
     missing = []
-    if train.loss == "cross-entropy" and (train.not_true is None or train.not_true.beta == 0):
+    plain = train.loss == "cross-entropy" and (train.not_true is None or train.not_true.beta == 0)
+    if "loss" in arm.method.under_skew and plain:
         missing.append('train = { loss = "balanced-softmax" }')
-    if arm.method.shows_priors and pooling.name != "prior-corrected":
+    if "aggregation" in arm.method.under_skew and pooling.name != "prior-corrected":
         missing.append('aggregation = "prior-corrected"')
     if not missing:
         return []

@@ -10,7 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -184,8 +184,9 @@ class Method(ABC, Generic[Up, Down]):
     server_model_travels: ClassVar[bool] = False
     """Weights that cross are of the server's architecture, and not of the client's own."""
 
-    shows_priors: ClassVar[bool] = False
-    """In each exchange a client labels many samples that it has not chosen: its class prior shows in them."""
+    under_skew: ClassVar[tuple[Literal["loss", "aggregation"], ...]] = ()
+    """What holds up under strong label skew (`fedistill.doctor`): balanced softmax, and prior correction
+    where a client labels many samples in each exchange that it has not chosen, so that its prior shows."""
 
     answers_with_clients: ClassVar[bool] = False
     """`answering` needs clients' models, so that there is no ``server@global`` where they stay at sites."""

@@ -55,7 +55,7 @@ class Cfd(Method[SoftLabels, SoftLabels]):
     clients_need_public = True
     server_needs_public = True
     has_client_models = True
-    shows_priors = True
+    under_skew = ("loss", "aggregation")
     codec = PUBLISHED
     Settings = CfdSettings
     settings: CfdSettings

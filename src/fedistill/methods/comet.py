@@ -58,7 +58,7 @@ class Comet(Method[SoftLabels, SoftLabels]):
     clients_need_public = True
     has_server_model = False
     has_client_models = True
-    shows_priors = True
+    under_skew = ("loss", "aggregation")
     Settings = CometSettings
     settings: CometSettings
 

@@ -64,7 +64,7 @@ class FedGems(Method[ChosenLabels, ChosenLabels]):
     clients_need_public = True
     server_needs_public = True
     has_client_models = True
-    shows_priors = True
+    under_skew = ("loss", "aggregation")
     Settings = FedGemsSettings
     settings: FedGemsSettings
 

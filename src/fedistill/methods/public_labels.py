@@ -86,7 +86,7 @@ class DrawnLabels(Method[Labels, Labels]):
     clients_need_public = True
     server_needs_public = True
     has_client_models = True
-    shows_priors = True
+    under_skew = ("loss", "aggregation")
     settings: DrawnSettings
 
     @abstractmethod

@@ -57,6 +57,7 @@ class Scarlet(Method[DueLabels, FreshLabels]):
     clients_need_public = True
     server_needs_public = True
     has_client_models = True
+    under_skew = ("loss",)
     Settings = ScarletSettings
     settings: ScarletSettings
 
