@@ -4,9 +4,8 @@
 
 examples/flower-digits: SuperLink and SuperNodes on this machine with TLS and known keys, and the same file
 in one process. A round is the time from one to the next, medians without the first two, in which nodes deal
-out their data. `polls`: how often Flower's SuperExec looks for work, once a second by default and as
-`fedistill flower up` has it. `start` is what a process needs to import what a client needs, without Flower.
-Frames are equal, and checked to be.
+out their data. `polls`: how often Flower's SuperExec looks for work, once a second by default. `start` is
+what a process needs to import what a client needs, without Flower. Frames are equal, and checked to be.
 """
 
 import argparse

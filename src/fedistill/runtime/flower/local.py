@@ -50,11 +50,8 @@ class Network:
         self._count = nodes
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._ports = free_ports(nodes + 1)
-        # Without telemetry, and without a look for updates, it works offline. SuperExec looks for work once a
-        # second unless it is told otherwise, at the server and at each node; more often than this, and all of
-        # them on one machine keep it busy with that.
+        # Without telemetry, and without a look for updates, it works offline.
         self.environment = {
-            "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.5",
             **os.environ,
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
             # As for `fedistill` itself, a model `module:function` may lie in the folder that one is in.
