@@ -11,9 +11,7 @@ other methods stay as they are.
 """
 
 import argparse
-import functools
 import json
-import operator
 import platform
 import time
 from pathlib import Path
@@ -76,9 +74,9 @@ SMALL_TRAVELS = {
 # Its defaults are meant for public sets of thousands and for hundreds of rounds: here a round would teach two
 # batches, and labels of round 1 would stay to the end.
 SETTINGS = {"scarlet": {"samples": 250, "duration": 3}}
-REMEDIES: dict[str, dict[str, Any]] = {
-    "loss": {"train": {"loss": "balanced-softmax"}},
-    "aggregation": {"aggregation": "prior-corrected"},
+REMEDIES: dict[str, tuple[str, Any]] = {
+    "loss": ("train", {"loss": "balanced-softmax"}),
+    "aggregation": ("aggregation", "prior-corrected"),
 }
 VARIANTS: dict[str, dict[str, Any]] = {"fedgen": {"fedgen-predictor": {"share": "predictor"}}}
 
@@ -100,9 +98,9 @@ def main() -> None:
 def arms(method: str) -> list[dict[str, Any]]:
     arm = {"name": method, "method": method, **SETTINGS.get(method, {})}
     found = [arm, *({**arm, "name": name, **given} for name, given in VARIANTS.get(method, {}).items())]
-    under_skew = [REMEDIES[part] for part in METHODS[method].under_skew]
-    if under_skew:
-        found.append(functools.reduce(operator.or_, under_skew, {**arm, "name": f"{method}-balanced"}))
+    remedy = dict(REMEDIES[part] for part in METHODS[method].under_skew)
+    if remedy:
+        found.append({**arm, "name": f"{method}-balanced", **remedy})
     return found
 
 

@@ -1,12 +1,15 @@
 """Aggregation: from the clients' replies, in client order, to one value."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
+
+Answers = Iterator[tuple[Tensor, Tensor]]
+"""Of each client, rows (n, C) and which (n,) of them are answers."""
 
 
 def weighted_mean(values: Iterable[tuple[Tensor, float]]) -> Tensor | None:
@@ -30,13 +33,8 @@ def mean(values: Iterable[Tensor]) -> Tensor | None:
     return weighted_mean((value, 1.0) for value in values)
 
 
-def answered(rows: Tensor) -> Tensor:
-    """Which (..., n) of a client's rows (..., n, C) are answers; a row of zeros is none."""
-    return (rows != 0).any(dim=-1)
-
-
-def mean_of_answers(answers: Iterable[tuple[Tensor, Tensor]]) -> Tensor | None:
-    """Mean of rows (n, C) over those whose mask (n,) has the sample, or None; 0 where no mask has it."""
+def mean_of_answers(answers: Answers) -> Tensor | None:
+    """Mean of rows (n, C) over those who answer the sample, or None; 0 where nobody does."""
     total: Tensor | None = None
     counts = torch.zeros(())
     for rows, mask in answers:
@@ -67,7 +65,7 @@ def enhanced_era(probs: Tensor, beta: float) -> Tensor:
     return powers / powers.sum(dim=1, keepdim=True)
 
 
-def prior_corrected(values: Iterable[Tensor], sharpness: float, floor: float) -> Tensor | None:
+def prior_corrected(answers: Answers, sharpness: float, floor: float) -> Tensor | None:
     """Geometric mean of answers (n, C), each divided by the mean answer of its sender, to a power; or None.
 
     The mean answer of a client is its class prior, as its own answers show it. A share ``floor`` of each row
@@ -75,11 +73,11 @@ def prior_corrected(values: Iterable[Tensor], sharpness: float, floor: float) ->
     prior that its rows give it, and the client has no say in it.
     """
 
-    def corrected(rows: Tensor) -> tuple[Tensor, Tensor]:
-        spread, mask = rows.double() * (1 - floor) + floor / rows.shape[1], answered(rows)
+    def corrected(rows: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        spread = rows.double() * (1 - floor) + floor / rows.shape[1]
         return spread.log() - spread[mask].mean(dim=0).log(), mask
 
-    logs = mean_of_answers(corrected(rows) for rows in values)
+    logs = mean_of_answers(corrected(rows, mask) for rows, mask in answers)
     return None if logs is None else torch.softmax(sharpness * logs, dim=1)
 
 
@@ -92,17 +90,17 @@ def confidences(probs: Tensor, measure: Literal["entropy", "max"]) -> Tensor:
     return 1 - entropies / math.log(classes)
 
 
-def median(rows: Tensor) -> Tensor:
-    """Median (n, C) of each entry of answers (k, n, C), normalised; of an even number the mean of two."""
-    return trimmed(rows, (answered(rows).sum(dim=0) - 1).clamp(min=0) // 2)
+def median(rows: Tensor, mask: Tensor) -> Tensor:
+    """Median (n, C) of each entry of rows (k, n, C) where ``mask`` (k, n), normalised; of two the mean."""
+    return trimmed(rows, mask, (mask.sum(dim=0) - 1).clamp(min=0) // 2)
 
 
-def trimmed(rows: Tensor, cut: Tensor) -> Tensor:
-    """Mean (n, C) of each entry of answers (k, n, C) without its least and greatest values, normalised.
+def trimmed(rows: Tensor, mask: Tensor, cut: Tensor) -> Tensor:
+    """Mean (n, C) of each entry of rows (k, n, C) where ``mask`` (k, n), without its extremes, normalised.
 
     ``cut`` (n,) says how many fall away at either end. A row of which nothing is left is the plain mean.
     """
-    mask = answered(rows)[..., None]
+    mask = mask[..., None]
     count = mask.sum(dim=0)
     place = torch.arange(len(rows))[:, None, None]
     inside = (place >= cut[:, None]) & (place < count - cut[:, None])

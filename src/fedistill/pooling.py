@@ -7,7 +7,7 @@ codec made one-hot is taken as it came.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from fedistill.aggregate import (
-    answered,
+    Answers,
     confidences,
     dawid_skene,
     enhanced_era,
@@ -50,17 +50,18 @@ class Aggregation(Section, ABC):
         """
         heard: Tensor | None = None
 
-        def noted() -> Iterator[Tensor]:
+        def answers() -> Answers:
             nonlocal heard
             for one in rows:
-                heard = answered(one) if heard is None else heard | answered(one)
-                yield one
+                mask = (one != 0).any(dim=1)
+                heard = mask if heard is None else heard | mask
+                yield one, mask
 
-        pooled = self._pooled(noted(), draws, before)
+        pooled = self._pooled(answers(), draws, before)
         return None if pooled is None or heard is None else torch.where(heard[:, None], pooled, 0)
 
     @abstractmethod
-    def _pooled(self, rows: Iterable[Tensor], draws: torch.Generator, before: Tensor | None) -> Tensor | None:
+    def _pooled(self, answers: Answers, draws: torch.Generator, before: Tensor | None) -> Tensor | None:
         """As `pool`; what it says of samples that nobody answered does not matter."""
 
 
@@ -69,8 +70,8 @@ class Mean(Aggregation):
 
     name: Literal["mean"] = "mean"
 
-    def _pooled(self, rows: Iterable[Tensor], draws: torch.Generator, before: Tensor | None) -> Tensor | None:
-        return _mean(rows)
+    def _pooled(self, answers: Answers, draws: torch.Generator, before: Tensor | None) -> Tensor | None:
+        return mean_of_answers(answers)
 
 
 class Era(Aggregation):
@@ -82,8 +83,8 @@ class Era(Aggregation):
     name: Literal["era"] = "era"
     temperature: Positive = Field(default=0.1, description="T; below 1 sharpens the mean")
 
-    def _pooled(self, rows: Iterable[Tensor], draws: torch.Generator, before: Tensor | None) -> Tensor | None:
-        average = _mean(rows)
+    def _pooled(self, answers: Answers, draws: torch.Generator, before: Tensor | None) -> Tensor | None:
+        average = mean_of_answers(answers)
         return None if average is None else entropy_reduced(average, self.temperature)
 
 
@@ -96,8 +97,8 @@ class EnhancedEra(Aggregation):
     name: Literal["enhanced-era"] = "enhanced-era"
     beta: Positive = Field(default=2.0, description="the power; 1 leaves the mean as it is")
 
-    def _pooled(self, rows: Iterable[Tensor], draws: torch.Generator, before: Tensor | None) -> Tensor | None:
-        average = _mean(rows)
+    def _pooled(self, answers: Answers, draws: torch.Generator, before: Tensor | None) -> Tensor | None:
+        average = mean_of_answers(answers)
         return None if average is None else enhanced_era(average, self.beta)
 
 
@@ -114,11 +115,12 @@ class Confidence(Aggregation):
         default="entropy", description="what sureness is: low entropy, or a great probability"
     )
 
-    def _pooled(self, rows: Iterable[Tensor], draws: torch.Generator, before: Tensor | None) -> Tensor | None:
+    def _pooled(self, answers: Answers, draws: torch.Generator, before: Tensor | None) -> Tensor | None:
         # A little for all answers: those of which nobody is sure have a mean too.
-        sure = ((row, (confidences(row, self.measure) + 1e-6) * answered(row)) for row in rows)
-        weighed = ((row, weight[:, None]) for row, weight in sure)
-        pooled = mean(torch.cat([row * weight, weight], dim=1) for row, weight in weighed)
+        weighed = (
+            (rows, ((confidences(rows, self.measure) + 1e-6) * mask)[:, None]) for rows, mask in answers
+        )
+        pooled = mean(torch.cat([rows * weight, weight], dim=1) for rows, weight in weighed)
         return None if pooled is None else pooled[:, :-1] / pooled[:, -1:]
 
 
@@ -145,8 +147,8 @@ class PriorCorrected(Aggregation):
         default=0.01, gt=0, lt=1, description="share of each row that is spread evenly, so that none is 0"
     )
 
-    def _pooled(self, rows: Iterable[Tensor], draws: torch.Generator, before: Tensor | None) -> Tensor | None:
-        return prior_corrected(rows, self.sharpness, self.floor)
+    def _pooled(self, answers: Answers, draws: torch.Generator, before: Tensor | None) -> Tensor | None:
+        return prior_corrected(answers, self.sharpness, self.floor)
 
 
 class DawidSkene(Aggregation):
@@ -161,12 +163,12 @@ class DawidSkene(Aggregation):
     iterations: int = Field(default=50, ge=1, description="at most; it stops where nothing changes")
     smoothing: Positive = Field(default=0.01, description="added to each count of a confusion matrix")
 
-    def _pooled(self, rows: Iterable[Tensor], draws: torch.Generator, before: Tensor | None) -> Tensor | None:
+    def _pooled(self, answers: Answers, draws: torch.Generator, before: Tensor | None) -> Tensor | None:
         votes = []
         classes = 0
-        for row in rows:
-            votes.append(torch.where(answered(row), row.argmax(dim=1), -1))
-            classes = row.shape[1]
+        for rows, mask in answers:
+            votes.append(torch.where(mask, rows.argmax(dim=1), -1))
+            classes = rows.shape[1]
         if not votes:
             return None
         posterior, _ = dawid_skene(torch.stack(votes), classes, self.iterations, self.smoothing)
@@ -183,9 +185,9 @@ class Median(Aggregation):
 
     name: Literal["median"] = "median"
 
-    def _pooled(self, rows: Iterable[Tensor], draws: torch.Generator, before: Tensor | None) -> Tensor | None:
-        came = list(rows)
-        return median(torch.stack(came)) if came else None
+    def _pooled(self, answers: Answers, draws: torch.Generator, before: Tensor | None) -> Tensor | None:
+        came = _stacked(answers)
+        return None if came is None else median(*came)
 
 
 class Trimmed(Aggregation):
@@ -200,12 +202,12 @@ class Trimmed(Aggregation):
         default=0.1, ge=0, lt=0.5, description="of those who answer, rounded down, cut off at either end"
     )
 
-    def _pooled(self, rows: Iterable[Tensor], draws: torch.Generator, before: Tensor | None) -> Tensor | None:
-        came = list(rows)
-        if not came:
+    def _pooled(self, answers: Answers, draws: torch.Generator, before: Tensor | None) -> Tensor | None:
+        came = _stacked(answers)
+        if came is None:
             return None
-        stacked = torch.stack(came)
-        return trimmed(stacked, (self.share * answered(stacked).sum(dim=0).double()).long())
+        rows, mask = came
+        return trimmed(rows, mask, (self.share * mask.sum(dim=0).double()).long())
 
 
 class Majority(Aggregation):
@@ -216,14 +218,18 @@ class Majority(Aggregation):
 
     name: Literal["majority"] = "majority"
 
-    def _pooled(self, rows: Iterable[Tensor], draws: torch.Generator, before: Tensor | None) -> Tensor | None:
-        likeliest = ((one_hot(row.argmax(dim=1), row.shape[1]).float(), answered(row)) for row in rows)
+    def _pooled(self, answers: Answers, draws: torch.Generator, before: Tensor | None) -> Tensor | None:
+        likeliest = ((one_hot(rows.argmax(dim=1), rows.shape[1]).float(), mask) for rows, mask in answers)
         shares = mean_of_answers(likeliest)
         return None if shares is None else majority(shares, before, draws)
 
 
-def _mean(rows: Iterable[Tensor]) -> Tensor | None:
-    return mean_of_answers((row, answered(row)) for row in rows)
+def _stacked(answers: Answers) -> tuple[Tensor, Tensor] | None:
+    """Rows (k, n, C) and masks (k, n) of k clients, or None where there is none."""
+    came = list(answers)
+    return (
+        (torch.stack([rows for rows, _ in came]), torch.stack([mask for _, mask in came])) if came else None
+    )
 
 
 AGGREGATIONS: dict[str, type[Aggregation]] = {

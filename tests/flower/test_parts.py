@@ -247,7 +247,7 @@ def test_what_goes_to_this_machine_goes_by_no_proxy(tmp_path: Path, monkeypatch:
         assert Network(tmp_path, 1).environment[name] == "intranet.example,127.0.0.1,localhost"
 
 
-def test_nothing_that_is_started_reports_or_installs(tmp_path: Path) -> None:
+def test_nothing_that_is_started_reports_on_its_use(tmp_path: Path) -> None:
     environment = Network(tmp_path, 1).environment
     assert environment["FLWR_TELEMETRY_ENABLED"] == "0"
     assert environment["FLWR_DISABLE_UPDATE_CHECK"] == "1"

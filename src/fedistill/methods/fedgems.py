@@ -7,7 +7,6 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import kl_div
 
-from fedistill.aggregate import answered
 from fedistill.methods.base import Client, Method, Reply, Server
 from fedistill.methods.own_model import begin, keep, resume, train_private
 from fedistill.methods.private_loss import private_loss
@@ -105,7 +104,7 @@ class FedGems(Method[ChosenLabels, ChosenLabels]):
         pooled = self.settings.aggregation.pool(rows, server.stream("ties"))
         if pooled is None:
             return state
-        said = answered(pooled)
+        said = pooled.any(dim=1)
         probs = torch.where(said[:, None], pooled, own)
         weights = torch.where(said, 1.0, self.settings.self_weight)
         model = server.load(state["model"])

@@ -249,7 +249,7 @@ def up(experiment: Experiment, out: Path, command: str, watcher: Watcher) -> dic
     watcher.findings(findings)
     raise_errors(findings)
     nodes = len(task.clients)
-    keys.make(out / "flower" / "keys", nodes, [HOST, "localhost"])
+    keys.make(out / "flower" / "keys", nodes, [])
     project.write_app(experiment, out / "flower" / "app", out.absolute(), command)
     return _play(experiment, nodes, out, watcher)
 

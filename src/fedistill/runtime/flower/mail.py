@@ -71,15 +71,15 @@ class Mail:
         self._up += overhead(pull.came[0], answer.frame if isinstance(answer, Answer) else b"")
         return answer
 
-    def refuse(self, answer: Answer) -> None:
-        """Count a frame that has crossed and is in no ledger."""
+    def count(self, answer: Answer) -> None:
+        """Count a frame that has crossed and gets into no ledger."""
         self._up += len(answer.frame)
 
     def late(self, answer: Answer | Missing) -> None:
         """Count an answer that comes after its round."""
         self._late += 1
         if isinstance(answer, Answer):
-            self.refuse(answer)
+            self.count(answer)
 
     def carried(self) -> Carried:
         """What has been carried since this was last asked."""

@@ -82,7 +82,7 @@ class FlowerRuntime(Runtime):
         answers = self._ask(orders, "train")
         for client, answer in answers.items():
             if isinstance(answer, Answer) and len(answer.frame) > self._longest[arm]:
-                self._mail.refuse(answer)
+                self._mail.count(answer)
                 what = (
                     f"it sent {len(answer.frame):,} bytes where at most {self._longest[arm]:,} are expected"
                 )
@@ -208,7 +208,7 @@ class FlowerRuntime(Runtime):
         refused = Missing("Flower did not take the message for it; its log says why", reached=False)
         answers: dict[int, Answer | Missing] = dict.fromkeys(set(orders) - set(waiting.values()), refused)
         until = time.monotonic() + self._settings.deadline
-        with bounded(sum(self._longest.values()) * len(waiting)):
+        with bounded(max(self._longest.values()) * len(waiting)):
             while waiting and time.monotonic() < until:
                 time.sleep(_POLL_SECONDS)
                 for message in list(waiting):
