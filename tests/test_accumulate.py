@@ -17,7 +17,8 @@ from fedistill.config import WhenWorth
 from fedistill.doctor import examine
 from fedistill.errors import ExperimentError, FrameError
 from fedistill.experiment import prepare
-from fedistill.round import ArmRun, begin, play
+from fedistill.played import ArmRun
+from fedistill.round import begin, play
 from fedistill.runtime.inprocess import Serial
 from fedistill.runtime.runtime import Job, Runtime
 from fedistill.site import Outcome

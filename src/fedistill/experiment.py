@@ -12,10 +12,11 @@ from fedistill.config import Experiment
 from fedistill.doctor import Finding, examine, raise_errors
 from fedistill.errors import ExperimentError, RuntimeFailure, TrainingError, nearest
 from fedistill.experiment_file import dump
+from fedistill.played import ArmRun, RoundRecord
 from fedistill.report.html import render
 from fedistill.report.record import RunFolder
 from fedistill.report.results import choices, describe_arm, link_times, results
-from fedistill.round import ArmRun, RoundRecord, play
+from fedistill.round import play
 from fedistill.runtime import inprocess
 from fedistill.runtime.runtime import Runtime
 from fedistill.site import method_state

@@ -6,96 +6,25 @@ later. A round either happens whole or not at all: the `ArmRun` is changed only 
 
 import time
 from collections.abc import Hashable, Iterator
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict
 
 import torch
 
-from fedistill.accumulate import Exchanged, change, due
+from fedistill.accumulate import change, due
 from fedistill.arm import ReadyArm
 from fedistill.config import WhenWorth
 from fedistill.errors import FedistillError, FrameError, TrainingError
 from fedistill.evaluate import correct_by_class, views
-from fedistill.ledger import SETUP_ROUND, Entry, Ledger
+from fedistill.ledger import SETUP_ROUND, Ledger
 from fedistill.methods.base import Reply
+from fedistill.played import ArmRun, RoundRecord
 from fedistill.rng import SERVER, scoped
 from fedistill.runtime.runtime import Runtime
 from fedistill.sampling import chosen, lost
 from fedistill.site import Missing, Outcome, check_finite, describe, state_of
 from fedistill.state import State, ordered
 from fedistill.wire.ends import ServerEnd
-from fedistill.wire.memory import Memory
 from fedistill.wire.message import Message
-
-
-@dataclass(frozen=True)
-class RoundRecord:
-    """What a round was.
-
-    Attributes:
-        clients: who took part; none where no exchange was due. ``dropped``: whose reply was lost.
-        missing: of the dropped, those whose failure is known, by number; and what it was.
-        carried: bytes around the frames, ``up`` and ``down``, and replies that came too ``late``.
-        local: rounds of local training behind the exchange; 0: there was none.
-        change: how far what the server says has moved, where the arm goes by it (`fedistill.accumulate`).
-        seconds: wall-clock, without evaluation; ``server_seconds``: of the server step alone.
-        work: seconds of each client's work, in the order of ``clients``.
-        views: accuracy by view; empty where nothing was evaluated.
-        traffic: every frame.
-    """
-
-    round: int
-    clients: list[int]
-    dropped: list[int]
-    seconds: float
-    server_seconds: float
-    work: list[float]
-    views: dict[str, float]
-    traffic: list[Entry]
-    local: int
-    change: float | None
-    missing: dict[str, str]
-    carried: dict[str, int]
-
-    def plain(self) -> dict[str, Any]:
-        """As JSON has it; frames are [client, direction, kind, bytes, payload]."""
-        frames = [[e.client, e.direction, e.kind, e.bytes, e.payload] for e in self.traffic]
-        return {**asdict(self), "traffic": frames}
-
-    @classmethod
-    def of(cls, plain: dict[str, Any]) -> "RoundRecord":
-        """The inverse of `plain`; other keys are ignored."""
-        fields = {name: plain[name] for name in cls.__dataclass_fields__}
-        fields["traffic"] = [Entry(plain["round"], *frame) for frame in plain["traffic"]]
-        return cls(**fields)
-
-
-@dataclass
-class ArmRun:
-    """All that an arm is between two rounds.
-
-    Attributes:
-        round: the last whole round, 0 before the first.
-        server: the server's state; ``clients``: the saved state of each client that has worked.
-        memories: what the server and each client that has replied both remember of their exchanges.
-        correct: right answers by class of each client's model, as last evaluated.
-    """
-
-    round: int
-    server: State
-    clients: dict[int, bytes]
-    ledger: Ledger
-    memories: dict[int, Memory] = field(default_factory=dict)
-    records: list[RoundRecord] = field(default_factory=list)
-    correct: dict[int, list[int]] = field(default_factory=dict)
-
-    def exchanges(self) -> list[Exchanged]:
-        """The rounds in which there was an exchange."""
-        return [
-            Exchanged(one.round, one.local, sum(entry.bytes for entry in one.traffic), one.change)
-            for one in self.records
-            if one.local
-        ]
 
 
 def begin(arm: ReadyArm) -> ArmRun:

@@ -9,7 +9,8 @@ from fedistill import parse
 from fedistill.arm import ReadyArm
 from fedistill.experiment import prepare
 from fedistill.methods.base import draw
-from fedistill.round import ArmRun, begin, play
+from fedistill.played import ArmRun
+from fedistill.round import begin, play
 from fedistill.runtime.inprocess import Serial
 
 PUBLIC, CLASSES, CLIENTS = 60, 10, 3

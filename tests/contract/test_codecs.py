@@ -10,8 +10,9 @@ from fedistill.arm import ReadyArm
 from fedistill.config import Experiment
 from fedistill.doctor import examine
 from fedistill.experiment import prepare
+from fedistill.played import ArmRun
 from fedistill.report.record import RunFolder
-from fedistill.round import ArmRun, begin, play
+from fedistill.round import begin, play
 from fedistill.runtime.inprocess import Processes, Serial
 from fedistill.runtime.runtime import Runtime
 from fedistill.state import dump, load

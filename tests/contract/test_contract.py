@@ -12,8 +12,9 @@ from fedistill.arm import ReadyArm
 from fedistill.config import Experiment, TaskConfig
 from fedistill.doctor import examine
 from fedistill.methods import METHODS
+from fedistill.played import ArmRun
 from fedistill.report.record import RunFolder
-from fedistill.round import ArmRun, begin, play
+from fedistill.round import begin, play
 from fedistill.runtime.inprocess import Processes, Serial
 from fedistill.runtime.runtime import Job, Runtime
 from fedistill.site import Outcome

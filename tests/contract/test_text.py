@@ -13,7 +13,8 @@ from fedistill.arm import ReadyArm
 from fedistill.config import Experiment, TaskConfig
 from fedistill.methods import AnyMethod
 from fedistill.methods.base import Method
-from fedistill.round import ArmRun, begin, play
+from fedistill.played import ArmRun
+from fedistill.round import begin, play
 from fedistill.runtime.inprocess import Serial
 from fedistill.site import method_state
 from fedistill.state import State, dump

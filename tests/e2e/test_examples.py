@@ -20,9 +20,7 @@ EXAMPLES = sorted((ROOT / "examples").rglob("*.toml"))
 @pytest.mark.parametrize("example", EXAMPLES, ids=[path.stem for path in EXAMPLES])
 def test_example_runs_every_arm(example: Path, tmp_path: Path) -> None:
     if example.stem == "fashion-mnist" and not HAS_FASHION_MNIST:
-        pytest.skip(
-            f"no Fashion-MNIST: set {DATA_VARIABLE} or install Debian's package dataset-fashion-mnist"
-        )
+        pytest.skip(f"no Fashion-MNIST: set {DATA_VARIABLE} or install Debian's dataset-fashion-mnist")
     short = ["--set", "rounds=1", "--set", "task.limit=300", "--set", "train.epochs=1"]
     done = subprocess.run(
         [COMMAND, "compare", example, *short, "--out", tmp_path / "run"],

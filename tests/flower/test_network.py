@@ -30,7 +30,8 @@ from trial import (
 from fedistill.errors import RuntimeFailure
 from fedistill.experiment_file import load
 from fedistill.report.record import RunFolder
-from fedistill.runtime.flower.local import HOST, Network, follow, free_ports
+from fedistill.runtime.flower.local import follow
+from fedistill.runtime.flower.network import HOST, Network, free_ports
 from fedistill.site import method_state
 from fedistill.tasks.task import Task
 

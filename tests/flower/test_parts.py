@@ -23,12 +23,11 @@ from trial import experiment, site_file
 from fedistill.errors import ExperimentError, FrameError
 from fedistill.experiment_file import dump, parse
 from fedistill.runtime.flower import keys, project
-from fedistill.runtime.flower.local import Network
+from fedistill.runtime.flower.network import Network
 from fedistill.tasks.build import build
 
 with warnings.catch_warnings():
-    # Flower's own command line, which comes with its apps, uses what its libraries will drop.
-    warnings.simplefilter("ignore", DeprecationWarning)
+    warnings.simplefilter("ignore", DeprecationWarning)  # Flower uses what its libraries will drop
     from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
     from flwr.supercore.task_identity import TaskIdentity
 

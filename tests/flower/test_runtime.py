@@ -26,17 +26,18 @@ from fedistill.experiment import compare, resume
 from fedistill.experiment_file import dump
 from fedistill.report.record import RunFolder
 from fedistill.runtime.flower import local
+from fedistill.runtime.flower import news as news_of
 from fedistill.tasks.build import build
 from fedistill.wire import frame as frame_format
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore", DeprecationWarning)
+    warnings.simplefilter("ignore", DeprecationWarning)  # Flower uses what its libraries will drop
     from flwr.app import Array, Message, RecordDict
     from flwr.app.message.arraychunk import ArrayChunk
     from flwr.supercore.inflatable.inflatable_object import add_header_to_object_body
     from flwr.supercore.task_identity import TaskIdentity
 
-    from fedistill.runtime.flower import client, server
+    from fedistill.runtime.flower import client, nodes, register, server
     from fedistill.runtime.flower.envelope import Answer, Order, open_order, seal_answer
 
 HANDLERS = {"query": client.hello, "train": client.work, "evaluate": client.correct}
@@ -47,7 +48,7 @@ def app(monkeypatch: pytest.MonkeyPatch) -> None:
     """Messages are made within a run of an app."""
     for name in ("task_id", "run_id", "node_id"):
         monkeypatch.setattr(TaskIdentity, f"_{name}", 1)
-    monkeypatch.setattr(server, "_POLL_SECONDS", 0.02)
+    monkeypatch.setattr(nodes, "_POLL_SECONDS", 0.02)
 
 
 class Desk:
@@ -105,7 +106,7 @@ def watched(desk: Desk, asked: Experiment, out: Path, watch: Watch) -> None:
     grid: Any = desk
     out.mkdir()
     RunFolder(out).session.write_text("5e551")
-    compare(asked, out, "test", watch, lambda config, task: server.FlowerRuntime(grid, config, task, "5e551"))
+    compare(asked, out, "test", watch, lambda config, task: nodes.FlowerRuntime(grid, config, task, "5e551"))
 
 
 def models_of(folder: Path) -> dict[str, bytes]:
@@ -183,7 +184,7 @@ def test_a_node_that_is_not_a_client_is_named_with_its_reason(tmp_path: Path) ->
 def test_a_site_that_was_refused_gets_in_once_it_is_mended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "_HELLO_SECONDS", 0.3)
+    monkeypatch.setattr(register, "_HELLO_SECONDS", 0.3)
     asked = experiment(rounds=1, flower={"wait": 30, "deadline": 60, "quorum": 1.0})
     desk = Desk(asked, tmp_path)
     built = client.Node._build
@@ -430,7 +431,7 @@ def test_news_are_told_once_though_rounds_are_dropped_and_played_again(tmp_path:
     record = RoundlessRecords(tmp_path)
     record.add(1, 2)
     watch = Told()
-    news = local._News(tmp_path, watch)
+    news = news_of.News(tmp_path, watch)
     news.tell()
     assert watch.told == []
     record.drop(2)
@@ -451,7 +452,7 @@ class RoundlessRecords:
         self.folder = RunFolder(path)
 
     def add(self, *rounds: int) -> None:
-        from fedistill.round import RoundRecord
+        from fedistill.played import RoundRecord
 
         for number in rounds:
             record = RoundRecord(number, [], [], 0.0, 0.0, [], {}, [], 0, None, {}, {})

@@ -12,8 +12,8 @@ from fedistill import parse
 from fedistill.config import Experiment
 from fedistill.doctor import Finding
 from fedistill.experiment import compare, prepare
+from fedistill.played import RoundRecord
 from fedistill.report.record import RunFolder
-from fedistill.round import RoundRecord
 from fedistill.runtime.flower import keys, project
 from fedistill.state import dump
 from fedistill.wire.memory import dump_all

@@ -14,8 +14,9 @@ from fedistill.experiment import prepare
 from fedistill.methods.base import Reply
 from fedistill.methods.fedtgp import FedTgp, FedTgpSettings
 from fedistill.models import build
+from fedistill.played import ArmRun
 from fedistill.rng import SERVER, scoped, stream
-from fedistill.round import ArmRun, begin, play
+from fedistill.round import begin, play
 from fedistill.runtime.inprocess import Serial
 from fedistill.site import method_state
 from fedistill.wire.messages.classes import Prototypes

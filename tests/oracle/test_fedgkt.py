@@ -16,8 +16,9 @@ from fedistill.errors import TrainingError
 from fedistill.experiment import compare, prepare
 from fedistill.methods.base import Reply
 from fedistill.models.residual import ResidualMlp, ResidualSettings
+from fedistill.played import ArmRun
 from fedistill.rng import SERVER, scoped, stream
-from fedistill.round import ArmRun, begin, play
+from fedistill.round import begin, play
 from fedistill.runtime.inprocess import Serial
 from fedistill.state import dump
 from fedistill.wire.messages.private import PrivateOutputs

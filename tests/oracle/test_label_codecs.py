@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedistill.wire.channel import Channel
 from fedistill.wire.codec import Content, Floats, Known, Sender, Spec
 from fedistill.wire.entropy import Integers
 from fedistill.wire.labels import Simplex, SimplexSettings, TopClasses, TopClassesSettings
-from fedistill.wire.predict import Channel, Predictor, _tables
+from fedistill.wire.predict import Predictor, _tables
 from fedistill.wire.simplex import Counts, quantize, quantize_top
 
 # The quantiser

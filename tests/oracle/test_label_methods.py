@@ -12,8 +12,9 @@ from fedistill.arm import ReadyArm
 from fedistill.experiment import prepare
 from fedistill.methods.base import draw
 from fedistill.models import build
+from fedistill.played import ArmRun
 from fedistill.rng import SERVER, stream
-from fedistill.round import ArmRun, begin, play
+from fedistill.round import begin, play
 from fedistill.runtime.inprocess import Serial
 
 CLIENTS, PUBLIC, ROUNDS = 3, 60, 4

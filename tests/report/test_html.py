@@ -22,10 +22,7 @@ SETTINGS = '[task]\nname = "digits"  # <b>kept as text</b> & so on\n'
 ERROR = "loss is NaN in <i>client 3</i>"
 VOID = {"area", "base", "br", "col", "hr", "img", "input", "link", "meta", "source", "wbr"}
 
-needs_chromium = pytest.mark.skipif(
-    shutil.which("chromium") is None,
-    reason="chromium is not installed: apt-get install chromium chromium-driver",
-)
+needs_chromium = pytest.mark.skipif(not shutil.which("chromium"), reason="run: apt-get install chromium")
 
 
 def _round(number: int, up: int, down: int, **views: float) -> dict[str, Any]:

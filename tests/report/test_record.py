@@ -18,9 +18,9 @@ from fedistill.errors import ExperimentError
 from fedistill.experiment import compare, prepare, report, resume
 from fedistill.ledger import Entry
 from fedistill.models import build
+from fedistill.played import RoundRecord
 from fedistill.report import record
 from fedistill.report.record import RunFolder
-from fedistill.round import RoundRecord
 from fedistill.state import load
 
 ROUNDS = 3

@@ -16,7 +16,8 @@ from torch import Tensor
 from fedistill import parse
 from fedistill.errors import FrameError
 from fedistill.experiment import prepare
-from fedistill.round import RoundRecord, begin, play
+from fedistill.played import RoundRecord
+from fedistill.round import begin, play
 from fedistill.runtime.inprocess import Serial
 from fedistill.state import State, dump, load
 from fedistill.wire import frame as frames

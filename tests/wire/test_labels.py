@@ -16,17 +16,16 @@ from fedistill.state import dump, load
 from fedistill.wire import predict
 from fedistill.wire.codec import Classes, Codec, Content, Floats, Known, Sender, Spec
 from fedistill.wire.entropy import Encoder, Integers, ideal_bits
+from fedistill.wire.forms import Coder
 from fedistill.wire.labels import (
-    Coder,
     OneHot,
     OneHotSettings,
     Simplex,
     SimplexSettings,
     TopClasses,
     TopClassesSettings,
-    pack,
-    unpack,
 )
+from fedistill.wire.packing import pack, unpack
 from fedistill.wire.simplex import quantize
 
 CODERS: tuple[Coder, ...] = ("predictive", "delta", "order0", "plain")

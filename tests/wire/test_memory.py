@@ -11,8 +11,9 @@ from fedistill import parse
 from fedistill.arm import ReadyArm
 from fedistill.config import Experiment
 from fedistill.experiment import prepare
+from fedistill.played import ArmRun
 from fedistill.report.record import RunFolder
-from fedistill.round import ArmRun, begin, play
+from fedistill.round import begin, play
 from fedistill.runtime.inprocess import Serial
 from fedistill.state import dump, load
 from fedistill.wire.codec import Content

@@ -11,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedistill.state import State, dump, load
+from fedistill.wire.channel import Reader, Writer
 from fedistill.wire.codec import Classes, Content, Known, Spec
-from fedistill.wire.predict import Past, Predictor, Reader, Writer, blocks
+from fedistill.wire.past import Past
+from fedistill.wire.predict import Predictor, blocks
 
 
 def spec_of(classes: int, rows: Classes | None, count: int = 0, population: int = 0) -> Spec:

@@ -28,7 +28,8 @@ from fedistill.config import Experiment
 from fedistill.errors import ExperimentError
 from fedistill.experiment_file import dump, load
 from fedistill.ledger import Entry
-from fedistill.round import ArmRun, RoundRecord, begin
+from fedistill.played import ArmRun, RoundRecord
+from fedistill.round import begin
 from fedistill.state import dump as dump_state
 from fedistill.state import load as load_state
 from fedistill.state import write

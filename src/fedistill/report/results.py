@@ -10,7 +10,7 @@ from typing import Any
 
 from fedistill.arm import ReadyArm
 from fedistill.link import PROFILES, Exchange, Link, round_seconds
-from fedistill.round import ArmRun, RoundRecord
+from fedistill.played import ArmRun, RoundRecord
 from fedistill.tasks.task import Task
 from fedistill.wire import codecs
 

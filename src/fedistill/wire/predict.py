@@ -13,20 +13,20 @@ a few vector operations. All arithmetic is that of integers.
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from fedistill.state import State
+from fedistill.wire.channel import Channel
 from fedistill.wire.codec import Classes, Known, Spec
-from fedistill.wire.entropy import Decoder, Encoder, Integers
+from fedistill.wire.entropy import Integers
+from fedistill.wire.past import TRIPLES, Past, Table
 
 Bools = NDArray[np.bool_]
-Table = NDArray[np.int64]
 
 MOST_COUNTED = 64
 """With more classes, the unforeseen ones are counted without regard to the sample's earlier classes."""
@@ -40,44 +40,8 @@ _FULL = 1 << 14  # a weight of 1
 _RATE = 2000  # of learning weights: the larger the slower
 _UNIT = 16  # an answer, in the units of counts
 _PRIORS = (12, 8, 4)  # of 16: the chance of a yes before any answer, for each question
-_TRIPLES = 1361  # prime; with more than 10 classes, triples of classes share places
-_EXPERTS = ((_TRIPLES, 100), (_TRIPLES, 8), (512, 100))  # circumstances; answers remembered of each
+_EXPERTS = ((TRIPLES, 100), (TRIPLES, 8), (512, 100))  # circumstances; answers remembered of each
 _RARE, _SHARE = 256, 1 << 13  # unforeseen classes: weight of one not seen yet, and of one seen
-
-
-class Channel(Protocol):
-    """One side of a message."""
-
-    def code(self, symbols: Integers, frequencies: Integers) -> Integers:
-        """Write symbols (n,), or read as many, under frequencies (n, A) or (A,); return them."""
-
-
-class Writer:
-    """The sender's side."""
-
-    def __init__(self) -> None:
-        self._encoder = Encoder()
-
-    def code(self, symbols: Integers, frequencies: Integers) -> Integers:
-        self._encoder.put(symbols, frequencies)
-        return symbols
-
-    def finish(self) -> bytes:
-        return self._encoder.finish()
-
-
-class Reader:
-    """The receiver's side: of the symbols that it is given, only their number counts."""
-
-    def __init__(self, payload: bytes) -> None:
-        self._decoder = Decoder(payload)
-
-    def code(self, symbols: Integers, frequencies: Integers) -> Integers:
-        return self._decoder.take(frequencies, len(symbols) if frequencies.ndim == 1 else None)
-
-    def finish(self) -> None:
-        """Refuse bytes that are left over (FrameError)."""
-        self._decoder.finish()
 
 
 def blocks(count: int, most: int | None = None) -> Iterator[slice]:
@@ -87,88 +51,6 @@ def blocks(count: int, most: int | None = None) -> Iterator[slice]:
         stop = min(count, start + max(FIRST_BLOCK, min(start // 3, most or count)))
         yield slice(start, stop)
         start = stop
-
-
-@dataclass(frozen=True)
-class Past:
-    """What both sides know of each row's sample; classes (n,), -1 where there is none.
-
-    Attributes:
-        last: what this side last gave it.
-        previous: what this side gave it before it last changed its mind.
-        told: what the other side last gave it.
-        told_before: the same, when ``last`` was given.
-        history: of the last four messages, in the upper four bits where ``last`` differed from ``told``,
-            in the lower four where this side changed its mind; the lowest bit is the newest.
-    """
-
-    last: Classes
-    previous: Classes
-    told: Classes
-    told_before: Classes
-    history: Classes
-
-    @classmethod
-    def of(cls, spec: Spec, known: Known) -> "Past":
-        nothing = np.full(spec.shape[0], -1)
-        told = nothing if known.told is None else known.told
-        last, previous, before, history = (
-            recall(known, spec, name) for name in ("last", "previous", "told", "history")
-        )
-        if last is None or previous is None or before is None or history is None:
-            return cls(nothing, nothing, told, nothing, np.zeros_like(nothing))
-        return cls(last, previous, told, before, history)
-
-    def candidates(self) -> Classes:
-        """The classes (3, n) that the questions name in turn; -1 where one would be asked in vain."""
-        told = np.where(self.told == self.last, -1, self.told)
-        again = (self.previous == self.last) | (self.previous == self.told)
-        return np.stack([self.last, told, np.where(again, -1, self.previous)])
-
-    def contexts(self, classes: int) -> Classes:
-        """Where the three experts count each row's answer (3, n)."""
-        pair = (self.last + 1) * (classes + 1) + self.told + 1
-        with_told, with_own = (
-            (pair * (classes + 1) + third + 1) % _TRIPLES for third in (self.told_before, self.previous)
-        )
-        by_history = self.history * 2 + (self.last == self.told)
-        return np.stack([with_told, _TRIPLES + with_own, 2 * _TRIPLES + by_history])
-
-    def after(self, labels: Classes, spec: Spec, known: Known) -> State:
-        """The tables over the public set after these labels (n,)."""
-        changed = (labels != self.last) & (self.last >= 0)
-        differed = (labels != self.told) & (self.told >= 0)
-        news = {
-            "last": labels,
-            "previous": np.where(changed, self.last, self.previous),
-            "told": self.told,
-            "history": (self.history << 1) & 0xEE | differed << 4 | changed,
-        }
-        return {
-            name: keep(known, spec, name, values, torch.uint8 if name == "history" else torch.int16)
-            for name, values in news.items()
-        }
-
-
-def recall(known: Known, spec: Spec, name: str) -> Table | None:
-    """What a table over the public set says of each row (n, …); None where it is not known."""
-    tables = known.memory.get("samples", {})
-    if spec.rows is None or name not in tables:
-        return None
-    found: Table = tables[name].numpy()[spec.rows].astype(np.int64)
-    return found
-
-
-def keep(known: Known, spec: Spec, name: str, values: Classes, dtype: torch.dtype) -> torch.Tensor:
-    """Return a table over the public set, anew, with other values (n, …) for these rows."""
-    before = known.memory.get("samples", {}).get(name)
-    if before is None:
-        empty = -1 if dtype.is_signed else 0
-        table = torch.full((spec.population, *values.shape[1:]), empty, dtype=dtype)
-    else:
-        table = before.clone()
-    table.numpy()[spec.rows] = values
-    return table
 
 
 class Predictor:

@@ -8,9 +8,11 @@ from numpy.typing import NDArray
 
 from fedistill.errors import FrameError
 from fedistill.state import State
+from fedistill.wire.channel import Channel
 from fedistill.wire.codec import Classes, Floats, Known, Spec
 from fedistill.wire.entropy import Integers
-from fedistill.wire.predict import MOST_COUNTED, Channel, Question, Table, blocks, keep, recall
+from fedistill.wire.past import Table, keep, recall
+from fedistill.wire.predict import MOST_COUNTED, Question, blocks
 
 _CHUNK = 1 << 18
 _BUCKETS = 16

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedistill.errors import FrameError
+from fedistill.wire.channel import Reader, Writer
 from fedistill.wire.codec import Classes
 from fedistill.wire.entropy import Decoder, Encoder
 from fedistill.wire.fitted import put_places, take_places
-from fedistill.wire.predict import Reader, Writer
 from fedistill.wire.simplex import Counts
 
 

@@ -7,7 +7,6 @@ model of each arm. None is ever sent, and nobody else on the machine may read th
 
 import json
 import os
-import tomllib
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,12 +20,12 @@ from pydantic import ValidationError
 
 from fedistill import models, site
 from fedistill.arm import ReadyArm
-from fedistill.config import Experiment, Source
+from fedistill.config import Source
 from fedistill.errors import ExperimentError, FedistillError
-from fedistill.experiment_file import parse
 from fedistill.explain import describe
 from fedistill.runtime.flower.envelope import Answer, Order, open_order, seal_answer
 from fedistill.runtime.flower.parent import end_with_parent
+from fedistill.runtime.flower.project import asked_for
 from fedistill.runtime.runtime import prepare_process
 from fedistill.state import write
 from fedistill.tasks.task import Labelled, Task
@@ -52,7 +51,7 @@ class Node:
         Raises:
             ExperimentError: one of the configs is wrong.
         """
-        self.experiment = _experiment(run)
+        self.experiment = asked_for(run)
         clients = self.experiment.task.clients
         client = own.get("partition-id")
         if not isinstance(client, int) or not 0 <= client < clients:
@@ -217,16 +216,6 @@ def _answered(message: Message, context: Context, what: Callable[[Node, Order], 
         traceback.print_exc()
         answer = Answer(words={"error": f"{type(error).__name__}; its log says where"})
     return seal_answer(answer, message)
-
-
-def _experiment(run: dict[str, Any]) -> Experiment:
-    text = run.get("experiment")
-    if not isinstance(text, str):
-        raise ExperimentError("run config: `experiment` must be the text of an experiment file")
-    try:
-        return parse(tomllib.loads(text), "run config")
-    except tomllib.TOMLDecodeError as error:
-        raise ExperimentError(f"run config: `experiment` is not valid TOML: {error}") from None
 
 
 def _own_data(own: dict[str, Any]) -> Source | None:

@@ -1,5 +1,6 @@
 """A Flower app for one experiment: what ``flwr run`` takes as it is."""
 
+import tomllib
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import tomli_w
 
 from fedistill.config import Experiment
 from fedistill.errors import ExperimentError
-from fedistill.experiment_file import dump
+from fedistill.experiment_file import dump, parse
 
 _README = """\
 # A fedistill experiment as a Flower app
@@ -113,6 +114,21 @@ def write_app(experiment: Experiment, folder: Path, out: Path, command: str) -> 
             f"from fedistill.runtime.flower.{side} import app\n\n"
             '__all__ = ["app"]\n'
         )
+
+
+def asked_for(run: dict[str, Any]) -> Experiment:
+    """The experiment of a run config that `write_app` wrote, or that somebody has changed.
+
+    Raises:
+        ExperimentError: it is none.
+    """
+    text = run.get("experiment")
+    if not isinstance(text, str):
+        raise ExperimentError("run config: `experiment` must be the text of an experiment file")
+    try:
+        return parse(tomllib.loads(text), "run config")
+    except tomllib.TOMLDecodeError as error:
+        raise ExperimentError(f"run config: `experiment` is not valid TOML: {error}") from None
 
 
 def ended(out: Path, run: int) -> Path:
