@@ -147,8 +147,7 @@ def _load(dealer: flwr.Partitioner, labels: Rows, ids: list[str] | None = None) 
         columns["id"] = ids
     dealer.dataset = Dataset.from_dict(columns)
     with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
-        # Classes that no client drew are shown by `doctor`; the progress bar is not ours.
-        warnings.simplefilter("ignore")
+        warnings.simplefilter("ignore")  # `doctor` shows classes that no client drew; the bar is not ours
         return [
             np.array(dealer.load_partition(client)["row"], dtype=np.int64)
             for client in range(dealer.num_partitions)

@@ -220,7 +220,7 @@ def _quietly() -> Iterator[None]:
     datasets.logging.set_verbosity(logging.CRITICAL + 1)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ResourceWarning)
+            warnings.simplefilter("ignore", ResourceWarning)  # files are closed by the garbage collector
             try:
                 yield
             except Exception as error:  # handed on as it is
