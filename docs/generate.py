@@ -1,5 +1,5 @@
 """Makes the pages of docs/methods/ from the methods themselves, their examples and their measured rows, and
-docs/label-skew.md from what benchmarks/skew.py has measured.
+docs/label-skew.md (`label_skew.py`).
 
     python docs/generate.py
 
@@ -16,8 +16,10 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+import label_skew
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
+from writing import made_by, table
 
 from fedistill.config import Arm
 from fedistill.errors import Refusal
@@ -31,7 +33,6 @@ from fedistill.wire import codecs
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
 COMMAND = "python docs/generate.py"
-MADE = f"<!-- Made by `{COMMAND}`. Edit {{}}, and run it again. -->"
 CONTROLS = ("local", "server-alone", "fedavg")
 PUBLISHED = {
     "cfd": ("cfd",),
@@ -59,34 +60,6 @@ and name it again. Soft labels keep what the others said (`dsfl`; `cfd` in `fp32
 it by what a client has.""",
 }
 
-SKEW = """\
-What helps where each client has few classes, and what does not. `fedistill doctor` advises the first pair
-of this page where labels are strongly skewed and pooled; it says how skewed an experiment's are (0 even, 1
-apart).
-
-Fashion-MNIST, 10 clients, one convolutional network of 106,000 weights at clients and server, one local
-epoch of SGD (0.02, momentum 0.9), batches of 32; `full` has 20,000 private and 8,000 public images, `small`
-a quarter. All is judged on 3,000 held-out training images; the test set is never read. A row is a local
-loss and what the server does: pool soft labels (`dsfl`), pool votes (`voting`), average weights (`fedavg`),
-or another method with its own defaults (`-prior`: with prior-corrected labels). `prior-3` is
-prior-corrected pooling of sharpness 3. Figures are the server's accuracy (for COMET, which has no server
-model, the clients' mean) after round 5."""
-SKEW_FOUND = """\
-What holds: *balanced softmax at the client with prior-corrected pooling at the server*. The one keeps a
-client's model from answering what it has most of, the other takes out what of that is left in its answers.
-FedNTD's not-true loss in place of balanced softmax is about as good; both together are not better. Votes
-with the same pair keep most of it for a three-hundredth of the bytes. Prior correction alone, or balanced
-softmax alone, is half of the way. Clients who answer only what is like their own data (`edge-fd`) do as
-well without. SCARLET's published defaults are meant for hundreds of rounds; of its few labels a round,
-prior correction makes more while the cache fills, and little after.
-
-What does not: entropy reduction, a plain mean, medians and trimmed means. The robust ones are worst of all:
-what few clients know is an outlier to them. Confidence weighs those who have seen one class only as sure.
-Dawid-Skene does well at first and no better than a majority later. Label smoothing is worth nothing here."""
-SKEW_ALPHA = """\
-How much the pair gains by how skewed the partition is, at `small`: the less, the less skewed. Other tasks
-and more rounds can turn a small lead round, so that `doctor` advises it from a skew of 0.55 on."""
-
 AnyMethod = type[Method[Any, Any]]
 
 
@@ -104,72 +77,7 @@ def pages() -> dict[Path, str]:
     """The text of each page."""
     folder = DOCS / "methods"
     made = {folder / f"{name}.md": _page(method) for name, method in METHODS.items()}
-    return {DOCS / "label-skew.md": _label_skew(), folder / "README.md": _index(), **made}
-
-
-def _label_skew() -> str:
-    path = ROOT / "benchmarks" / "results" / "skew.json"
-    kept: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
-    parts = [
-        MADE.format("docs/generate.py"),
-        "# Label skew",
-        SKEW,
-        SKEW_FOUND,
-        "## Dirichlet 0.1, full",
-        "After rounds 1 to 5, for each seed; bytes of both directions and all clients, without public data.",
-        _skew_rows(kept, "full", curves=True),
-        "## Dirichlet 0.1, small",
-        _skew_rows(kept, "small", curves=False),
-        "## By skew",
-        SKEW_ALPHA,
-        _skew_by_alpha(kept),
-        "`python benchmarks/skew.py TRAIN.parquet --scale SCALE --alpha ALPHA --seed SEED --arms ARM` makes a"
-        " row; each is kept with its command in `benchmarks/results/skew.json`.",
-    ]
-    return "\n\n".join(parts) + "\n"
-
-
-def _skew_rows(kept: dict[str, dict[str, Any]], scale: str, curves: bool) -> str:
-    """Arms from best to worst by the first seed that they have."""
-    seeds = [group for name, group in kept.items() if name.startswith(f"{scale}, alpha 0.1,")]
-    arms = dict.fromkeys(arm for group in seeds for arm in group)
-    rows = []
-    for arm in arms:
-        found = [group.get(arm) for group in seeds]
-        first = next(one for one in found if one)
-        shown = [_curve(one, curves) for one in found]
-        rows.append((first["accuracy"][-1], (f"`{arm}`", *shown, size(first["bytes"]))))
-    rows.sort(key=lambda row: -row[0])
-    heads = ("arm", *(f"seed {number}" for number in range(len(seeds))), "bytes")
-    return _table(heads, [row for _, row in rows])
-
-
-def _curve(found: dict[str, Any] | None, whole: bool) -> str:
-    if found is None:
-        return "-"
-    values = [f"{100 * value:.1f}" for value in found["accuracy"]]
-    return " ".join(values) if whole else values[-1]
-
-
-def _skew_by_alpha(kept: dict[str, dict[str, Any]]) -> str:
-    rows = []
-    for name, group in kept.items():
-        asked = re.fullmatch(r"small, alpha ([\d.]+), seed (\d+)", name)
-        arms = ("cross-entropy/era", "balanced/prior-3")
-        if asked and all(arm in group for arm in arms):
-            before, after = (100 * group[arm]["accuracy"][-1] for arm in arms)
-            skew = group[arms[0]]["label_skew"]
-            cells = (
-                asked[1],
-                asked[2],
-                f"{skew:.2f}",
-                f"{before:.1f}",
-                f"{after:.1f}",
-                f"{after - before:+.1f}",
-            )
-            rows.append((-skew, cells))
-    heads = ("Dirichlet", "seed", "skew", "`dsfl` as it is", "with the pair", "gain")
-    return _table(heads, [cells for _, cells in sorted(rows)])
+    return {DOCS / "label-skew.md": label_skew.page(COMMAND), folder / "README.md": _index(), **made}
 
 
 def _page(method: AnyMethod) -> str:
@@ -186,10 +94,10 @@ def _page(method: AnyMethod) -> str:
     ]
     place = f"src/fedistill/methods/{Path(inspect.getfile(method)).name}"
     parts = [
-        MADE.format(place),
+        made_by(COMMAND, place),
         f"# {method.name}",
         _wrapped(summary),
-        _table(("", ""), facts),
+        table(("", ""), facts),
         _section("How it works", *map(_wrapped, how)),
         _section("Where it departs from its source", *map(_wrapped, departures)),
         _section("Settings", _settings(method)),
@@ -215,12 +123,12 @@ def _index() -> str:
     keys = [(f"`{key}`", Arm.model_fields[key].description or "") for key in ("codec", "accumulate")]
     keys += [("`models`, `train`", "what differs from the tables of the experiment")]
     parts = [
-        MADE.format("the methods in src/fedistill/methods/"),
+        made_by(COMMAND, "the methods in src/fedistill/methods/"),
         "# Methods",
         INTRODUCTION,
-        _table(("method", "shares", "bytes", "needs", "clients' models", "server model"), rows),
+        table(("method", "shares", "bytes", "needs", "clients' models", "server model"), rows),
         "Each arm names a `method`. Besides the method's own settings it takes:",
-        _table(("setting", "what"), keys),
+        table(("setting", "what"), keys),
         _section("Aggregations", *_aggregations()),
         _section("Measured", *_all_measured()),
     ]
@@ -230,16 +138,6 @@ def _index() -> str:
 def _section(title: str, *parts: str) -> str:
     body = [part for part in parts if part]
     return "\n\n".join([f"## {title}", *body]) if body else ""
-
-
-def _table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    lines = [heads, tuple("---" for _ in heads), *rows]
-    return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
-
-
-def _cell(text: str) -> str:
-    """A bar would end the cell, in code too; a backslash before it is taken away in both."""
-    return text.replace("|", r"\|")
 
 
 def _paragraphs(kind: type) -> list[str]:
@@ -336,7 +234,7 @@ def _settings(method: AnyMethod) -> str:
     fields = method.Settings.model_fields
     if not fields:
         return "None of its own."
-    return _table(("setting", "type", "default", "what"), [_setting(*item) for item in fields.items()])
+    return table(("setting", "type", "default", "what"), [_setting(*item) for item in fields.items()])
 
 
 def _setting(name: str, field: FieldInfo) -> tuple[str, ...]:
@@ -383,7 +281,7 @@ def _aggregations() -> list[str]:
         rows.append((f"`{name}`", _with_papers(_paragraphs(kind)[0]), "; ".join(settings) or "-"))
     return [
         "How the server pools soft labels or votes: `aggregation`, a name or a table { name, SETTINGS }.",
-        _table(("aggregation", "what", "settings"), rows),
+        table(("aggregation", "what", "settings"), rows),
     ]
 
 
@@ -412,7 +310,7 @@ def _measured(method: AnyMethod) -> list[str]:
             shown = dict.fromkeys([*own, *(name for name in CONTROLS if name in rows)])
             parts += [
                 _setting_of(task, rows[own[0]]),
-                _table(HEADS, [_row(name, rows[name]) for name in shown]),
+                table(HEADS, [_row(name, rows[name]) for name in shown]),
             ]
             arms = [rows[name]["arm"] for name in own]
     if parts:
@@ -436,7 +334,7 @@ def _all_measured() -> list[str]:
     for task, rows in _results().items():
         parts.append(_setting_of(task, next(iter(rows.values()))))
         body = [_row(f"[{name}]({row['arm']['method']}.md)", row) for name, row in rows.items()]
-        parts += [_table(HEADS, body), NOTES.get(task, "")]
+        parts += [table(HEADS, body), NOTES.get(task, "")]
     return parts
 
 
