@@ -5,8 +5,10 @@ sent once to set an arm up. Totals are integers, summed over clients; a frame to
 counted once for each client that received it.
 """
 
+from bisect import bisect_left
 from collections import Counter
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Literal
 
 from fedistill.errors import FrameError
@@ -33,7 +35,7 @@ class Ledger:
     """What one arm has cost so far.
 
     Attributes:
-        entries: every frame, in the order in which it crossed; round 0 is set-up.
+        entries: every frame, in the order in which it crossed, round by round; round 0 is set-up.
         public: bytes of the public set, one copy for each client that needs it.
     """
 
@@ -51,7 +53,8 @@ class Ledger:
         self.entries.append(Entry(round, client, direction, kind, len(frame), payload))
 
     def of_round(self, round: int) -> list[Entry]:
-        return [entry for entry in self.entries if entry.round == round]
+        first, after = (bisect_left(self.entries, at, key=attrgetter("round")) for at in (round, round + 1))
+        return self.entries[first:after]
 
     def kinds(self, round: int, direction: Direction) -> dict[str, int]:
         """Bytes of one round and direction by kind."""

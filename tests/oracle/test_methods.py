@@ -4,6 +4,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -11,7 +13,7 @@ from fedistill import parse
 from fedistill.arm import ReadyArm
 from fedistill.experiment import prepare
 from fedistill.methods.base import Reply
-from fedistill.methods.class_outputs import class_mean
+from fedistill.methods.class_outputs import mean_of_others, pooled
 from fedistill.models import build
 from fedistill.rng import SERVER, stream
 from fedistill.round import begin, play
@@ -87,12 +89,33 @@ def test_fedprox_pulls_towards_what_was_received() -> None:
     assert moved[1] < 0.9 * moved[0]
 
 
-def test_class_mean_counts_only_clients_that_hold_the_class() -> None:
+def test_mean_of_others_counts_only_clients_that_hold_the_class() -> None:
     first = torch.tensor([[0.6, 0.4], [0.0, 0.0]])
     second = torch.tensor([[0.2, 0.8], [0.3, 0.7]])
-    nobody = torch.zeros(2, 2)
-    torch.testing.assert_close(class_mean([first, second, nobody]), torch.tensor([[0.4, 0.6], [0.3, 0.7]]))
-    assert torch.equal(class_mean([first, first])[1], torch.zeros(2))
+    state = pooled({"10": first, "2": second, "3": torch.zeros(2, 2)})
+    told = {client: mean_of_others(state, client) for client in (2, 3, 7, 10)}
+    assert torch.equal(told[2], first)
+    assert torch.equal(told[10], second)
+    for client in (3, 7):
+        torch.testing.assert_close(told[client], torch.tensor([[0.4, 0.6], [0.3, 0.7]]))
+    assert mean_of_others(pooled({"2": second}), 2) is None
+
+
+@given(st.integers(2, 12), st.integers(0, 2**16))
+def test_leaving_one_out_of_a_sum_is_adding_up_the_others(clients: int, seed: int) -> None:
+    """Rows of zeros, and probabilities next to nothing, included."""
+    random = torch.Generator().manual_seed(seed)
+    tables = torch.randn(clients, 4, 4, generator=random).mul(20).softmax(dim=2)
+    tables *= torch.rand(clients, 4, 1, generator=random) < 0.6
+    state = pooled({str(client): table for client, table in enumerate(tables)})
+    for client in range(clients):
+        others = tables[[other for other in range(clients) if other != client]]
+        holders = (others.sum(dim=2, keepdim=True) > 0).sum(dim=0)
+        expected = (others.double().sum(dim=0) / holders.clamp(min=1)).float()
+        found = mean_of_others(state, client)
+        assert found is not None
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-15)
+        assert torch.equal(found.sum(dim=1) > 0, holders.flatten() > 0)
 
 
 def test_fd_leaves_the_client_itself_out() -> None:

@@ -10,6 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import torch
@@ -66,6 +67,11 @@ class Plan:
     public: int
     labelled_public: bool
     server_parts: tuple[tuple[int, ...], ...] = ()
+
+    @cached_property
+    def samples(self) -> tuple[int, ...]:
+        """Private samples of each client."""
+        return tuple(peer.samples for peer in self.peers)
 
 
 @dataclass(frozen=True)
@@ -254,7 +260,7 @@ class Method(ABC, Generic[Up, Down]):
             population=plan.public,
             drawn=lambda round: draw(plan.seed, plan.public, samples, round).numpy(),
             client=client,
-            weights=tuple(peer.samples for peer in plan.peers),
+            weights=plan.samples,
         )
 
     def audience(self, peer: Peer) -> Hashable:

@@ -8,6 +8,7 @@ from fedistill.methods.base import Client
 from fedistill.methods.own_model import train_private
 from fedistill.methods.private_loss import private_loss
 from fedistill.optim import Optimizer
+from fedistill.state import State
 
 
 def train_following(
@@ -38,15 +39,31 @@ def train_following(
     return sums / counts.clamp(min=1)[:, None]
 
 
-def mean_of_others(outputs: dict[str, Tensor], client: int) -> Tensor | None:
-    """`class_mean` of all clients' outputs but one's, or None where there are no others."""
-    names = sorted(outputs, key=int)  # in client order, whatever the order of the keys
-    others = [outputs[name] for name in names if name != str(client)]
-    return class_mean(others) if others else None
+def pooled(outputs: dict[str, Tensor]) -> State:
+    """What the server keeps of clients' tables (C, C): each, their sum, and how many hold each class."""
+    # In client order, whatever the order of the keys. Doubles, so that a client's own can be taken out
+    # of the sum again: adding up the others for each client takes the square of their number.
+    tables = torch.stack([outputs[name] for name in sorted(outputs, key=int)]).double()
+    return {"outputs": outputs, "sum": tables.sum(dim=0), "holders": _held(tables).sum(dim=0)}
 
 
-def class_mean(tables: list[Tensor]) -> Tensor:
-    """Mean of (C, C) tables row by row, over those whose row is not zero; a row nobody has stays zero."""
-    stacked = torch.stack(tables)
-    present = (stacked.sum(dim=2) > 0).sum(dim=0).clamp(min=1)
-    return stacked.sum(dim=0) / present[:, None]
+def mean_of_others(state: State, client: int) -> Tensor | None:
+    """Mean (C, C) of the tables in what `pooled` returned but a client's own; None where there are none.
+
+    Row by row, over those whose row is not zero; a row that nobody else has is zero.
+    """
+    own: Tensor | None = state["outputs"].get(str(client))
+    if len(state["outputs"]) == (own is not None):
+        return None
+    total: Tensor = state["sum"]
+    holders: Tensor = state["holders"]
+    if own is not None:
+        total, holders = total - own, holders - _held(own).long()
+    known = holders > 0
+    # Where the others' part is tiny, a rounding error may leave it below zero.
+    return (torch.where(known[:, None], total, 0).clamp(min=0) / holders.clamp(min=1)[:, None]).float()
+
+
+def _held(tables: Tensor) -> Tensor:
+    """Which rows (…, C) of tables (…, C, C) are not zero."""
+    return tables.sum(dim=-1) > 0

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from fedistill.config import Section
 from fedistill.methods.base import Client, Method, Peer, Reply, Server
-from fedistill.methods.class_outputs import mean_of_others, train_following
+from fedistill.methods.class_outputs import mean_of_others, pooled, train_following
 from fedistill.methods.own_model import begin, keep, resume
 from fedistill.state import State
 from fedistill.wire.messages.classes import ClassOutputs
@@ -50,7 +50,7 @@ class Fd(Method[ClassOutputs, ClassOutputs]):
         return begin(client)
 
     def send(self, state: State, server: Server, client: int) -> ClassOutputs | None:
-        means = mean_of_others(state["outputs"], client)
+        means = mean_of_others(state, client)
         return None if means is None else ClassOutputs(means)
 
     def client_step(
@@ -64,4 +64,4 @@ class Fd(Method[ClassOutputs, ClassOutputs]):
 
     def server_step(self, state: State, server: Server, replies: Iterable[Reply[ClassOutputs]]) -> State:
         outputs = {str(reply.client): reply.message.means for reply in replies}
-        return {"outputs": outputs} if outputs else state
+        return pooled(outputs) if outputs else state

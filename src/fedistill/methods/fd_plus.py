@@ -9,7 +9,7 @@ from torch import Tensor
 from fedistill.aggregate import weighted_mean
 from fedistill.config import Section
 from fedistill.methods.base import Client, Method, Peer, Reply, Server
-from fedistill.methods.class_outputs import mean_of_others, train_following
+from fedistill.methods.class_outputs import mean_of_others, pooled, train_following
 from fedistill.optim import make_optimizer
 from fedistill.state import State
 from fedistill.train import flatten
@@ -54,7 +54,7 @@ class FdPlus(Method[WeightsAndOutputs, WeightsAndOutputs]):
         return {}
 
     def send(self, state: State, server: Server, client: int) -> WeightsAndOutputs:
-        means = mean_of_others(state["outputs"], client)
+        means = mean_of_others(state, client)
         if means is None:
             means = torch.zeros(server.signature.classes, server.signature.classes)
         return WeightsAndOutputs(state["model"], means, state["samples"])
@@ -80,4 +80,4 @@ class FdPlus(Method[WeightsAndOutputs, WeightsAndOutputs]):
                 yield reply.message.values, reply.message.samples
 
         mean = weighted_mean(trained())
-        return state if mean is None else {"model": mean, "outputs": outputs, "samples": samples}
+        return state if mean is None else {"model": mean, "samples": samples, **pooled(outputs)}
