@@ -1,9 +1,13 @@
-"""Keeps the Hugging Face libraries off the network and out of the user's cache; they read this on import."""
+"""What every test process has in common.
+
+The Hugging Face libraries are kept off the network and out of the user's cache; they read this on import.
+"""
 
 import os
 import shutil
 import tempfile
 
+import torch
 from hypothesis import settings
 
 _CACHE = tempfile.mkdtemp(prefix="fedistill-tests-")
@@ -14,6 +18,8 @@ os.environ.update(
     HF_HUB_DISABLE_TELEMETRY="1",
     HF_DATASETS_DISABLE_PROGRESS_BARS="1",
 )
+# Tests run side by side: threads of one that wait for each other by spinning take the time of another.
+torch.set_num_threads(1)
 # What a machine needs for an example says nothing about the code.
 settings.register_profile("fedistill", deadline=None)
 settings.load_profile("fedistill")
