@@ -1,14 +1,11 @@
 """The command line as other programs rely on it: real processes, files, exit status and messages."""
 
-import contextlib
-import io
 import json
 import os
 import shlex
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -18,17 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from program import PATIENCE, PROGRAM, fedistill, here
 
-from fedistill import cli
 from fedistill.arm import resolved
 from fedistill.errors import RuntimeFailure
 from fedistill.experiment_file import load
 from fedistill.methods import METHODS
 from fedistill.report.table import markdown, reach_markdown
 from fedistill.wire.codecs import CODECS
-
-PROGRAM = str(Path(sys.executable).parent / "fedistill")
-PATIENCE = 120  # seconds until a test gives up on a process; says nothing about how long one should take
 
 EXPERIMENT = """
 rounds = 2
@@ -65,33 +59,6 @@ codec = "fp16"
 [[arms]]
 method = "local"
 """
-
-
-def fedistill(*arguments: str | Path, cwd: Path, **more: Any) -> "subprocess.CompletedProcess[str]":
-    """The program in a process of its own, until it ends."""
-    command = [PROGRAM, *map(str, arguments)]
-    return subprocess.run(
-        command, cwd=cwd, capture_output=True, text=True, timeout=PATIENCE, check=False, **more
-    )
-
-
-def here(*arguments: str | Path, cwd: Path) -> "subprocess.CompletedProcess[str]":
-    """The program inside this process: each of its own needs seconds to import its libraries."""
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        contextlib.redirect_stdout(io.StringIO()) as out,
-        contextlib.redirect_stderr(io.StringIO()) as err,
-    ):
-        patch.chdir(cwd)
-        patch.setenv("COLUMNS", "300")
-        patch.setattr(sys, "argv", ["fedistill", *map(str, arguments)])
-        patch.setattr(sys, "path", list(sys.path))
-        try:
-            cli.main()
-            status: Any = 0
-        except SystemExit as ended:
-            status = ended.code or 0
-    return subprocess.CompletedProcess(sys.argv, status, out.getvalue(), err.getvalue())
 
 
 def read(path: Path) -> Any:

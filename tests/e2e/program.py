@@ -1,0 +1,42 @@
+"""The command ``fedistill``, as a process and inside this one."""
+
+import contextlib
+import io
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedistill import cli
+
+PROGRAM = str(Path(sys.executable).parent / "fedistill")
+PATIENCE = 120  # seconds until a test gives up on a process; says nothing about how long one should take
+
+
+def fedistill(*arguments: str | Path, cwd: Path, **more: Any) -> "subprocess.CompletedProcess[str]":
+    """The program in a process of its own, until it ends."""
+    command = [PROGRAM, *map(str, arguments)]
+    return subprocess.run(
+        command, cwd=cwd, capture_output=True, text=True, timeout=PATIENCE, check=False, **more
+    )
+
+
+def here(*arguments: str | Path, cwd: Path) -> "subprocess.CompletedProcess[str]":
+    """The program inside this process: each of its own needs seconds to import its libraries."""
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(io.StringIO()) as out,
+        contextlib.redirect_stderr(io.StringIO()) as err,
+    ):
+        patch.chdir(cwd)
+        patch.setenv("COLUMNS", "300")
+        patch.setattr(sys, "argv", ["fedistill", *map(str, arguments)])
+        patch.setattr(sys, "path", list(sys.path))
+        try:
+            cli.main()
+            status: Any = 0
+        except SystemExit as ended:
+            status = ended.code or 0
+    return subprocess.CompletedProcess(sys.argv, status, out.getvalue(), err.getvalue())
