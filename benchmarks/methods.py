@@ -6,8 +6,8 @@ Methods have their default settings and codecs, but for SETTINGS; where labels a
 what `doctor` advises under strong label skew; VARIANTS are further rows. Clients have unlike models where
 the method allows it: of any features, else of features of one length, else all have one model. Where the
 server's model travels, it is the small one, and the clients' are larger. Nothing here was chosen by the
-test set: training is that of the examples. One seed; a difference of a point or two means nothing. Rows of
-other methods stay as they are.
+test set: training is that of the examples. One seed; on another processor it ends a point or two away, and
+a larger model at the server up to nine. Rows of other methods stay as they are.
 """
 
 import argparse

@@ -48,10 +48,11 @@ What each method shares and needs. Bytes are of one client in one round, in a co
 is the number of classes, n of public samples, θ the weights. Each page says more."""
 MEASURED = """\
 Each task under one setting, with default codecs; accuracy after the last round, bytes of the whole run
-and of all clients. One seed: a point or two mean nothing. `local` and `server-alone` are controls:
-without an exchange, and with labels that no other method sees. `-balanced` has what `doctor` advises
-under strong label skew: balanced softmax at the clients, and (but for `scarlet`) prior-corrected labels at
-the server. Made by `python benchmarks/methods.py`."""
+and of all clients. One seed. On another processor it ends a point or two away, and a larger model at the
+server, which still swings after so few rounds, up to nine: differences like these mean nothing. `local` and
+`server-alone` are controls: without an exchange, and with labels that no other method sees. `-balanced` has
+what `doctor` advises under strong label skew: balanced softmax at the clients, and (but for `scarlet`)
+prior-corrected labels at the server. Made by `python benchmarks/methods.py`."""
 NOTES = {
     "bbc-news": """\
 `voting` and `cfd` end at chance here, by their nature: a client names little but the classes that it has

@@ -60,11 +60,11 @@ WHY: dict[str, str] = {
         "Fashion-MNIST. One seed. (Its seconds hold 17 minutes in which the run stood still.)"
     ),
     "dadaquant": (
-        "In seed 0, where the level was chosen, accuracy is within .3 points of that without compression, "
-        "in seed 1 QSGD's within .8; published are .2. It is higher in all arms: a seed draws the data "
+        "In each seed accuracy is within .8 points of that without compression, in seed 0, where the level "
+        "was chosen, within .3; published are .2. It is higher in all arms: a seed draws the data "
         "anew, which alone makes 4 points, and here no client does fewer epochs than others. Both codecs "
         "send less than published, by a range coder under a fitted model in place of Elias codes; "
-        "QSGD gains more by it, so that DAdaQuant is ahead by 1.9 and not by 2.8 times."
+        "QSGD gains more by it, so that DAdaQuant is ahead by 2.0 and not by 2.8 times."
     ),
     "jeong": (
         "FD's bits agree exactly; the last of its 16 downloads would come in a 17th round and is "
