@@ -289,7 +289,7 @@ def test_a_client_that_misbehaves_is_named_and_the_round_goes_on(
 def test_server_and_node_are_killed_and_strangers_stay_out(tmp_path: Path) -> None:
     """The SuperLink dies after round 1, a SuperNode after round 2; both come back; nobody else gets in."""
     out, expected = tmp_path / "run", tmp_path / "expected"
-    # Within its deadline the SuperLink forgets the node that died, and lets it in again.
+    # Within the deadline the SuperLink forgets the node that died, and lets it in again.
     wanted = experiment(rounds=6, arms=[{"method": "scarlet", "samples": 40}])
     lay_out(wanted, out)
     in_process(wanted, expected)
