@@ -5,7 +5,7 @@ READY := $(VENV)/.ready
 
 .PHONY: demo test e2e lint types check fuzz clean
 
-demo: $(READY)  ## compare methods on images and on text; about two minutes after set-up
+demo: $(READY)  ## compare methods on images and on text; two to three minutes after set-up
 	$(BIN)/fedistill compare examples/digits.toml
 	$(BIN)/fedistill compare examples/bbc-news.toml
 
