@@ -51,7 +51,7 @@ def digests(path: Path) -> str:
 
     name = path.relative_to(EXAMPLES).as_posix()
     Ledger.count = counted  # type: ignore[method-assign]  # the one place that all frames pass
-    sys.path.insert(0, str(path.parent))  # own models lie beside their experiment
+    sys.path.insert(0, str(EXAMPLES.parent))  # where the examples' own models are looked up from
     try:
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "run"
@@ -62,7 +62,7 @@ def digests(path: Path) -> str:
         return f"{name}: {type(error).__name__}: {error}"
     finally:
         Ledger.count = count  # type: ignore[method-assign]
-        sys.path.remove(str(path.parent))
+        sys.path.remove(str(EXAMPLES.parent))
     outcome = _digest(json.dumps(_timeless(results), sort_keys=True).encode())
     return f"{name}: results {outcome} frames {frames.hexdigest()} models {models} checkpoint {checkpoint}"
 
