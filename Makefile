@@ -31,7 +31,7 @@ $(READY): pyproject.toml constraints.txt
 	touch $(READY)
 
 fuzz: $(READY)  ## bytes that nobody meant, for every decoder; CASES and SEED say how many and which
-	$(BIN)/python tests/wire/fuzzing.py --cases $(or $(CASES),1000000) --seed $(or $(SEED),0)
+	$(BIN)/python tests/communication/fuzzing.py --cases $(or $(CASES),1000000) --seed $(or $(SEED),0)
 
 clean:
 	rm -rf $(VENV) runs

@@ -28,19 +28,22 @@ from rich.console import Console
 from rich.table import Table
 
 from fedistill import parse
-from fedistill.experiment import prepare
-from fedistill.round import begin, play
-from fedistill.runtime.inprocess import Serial
-from fedistill.runtime.runtime import Job, Runtime
-from fedistill.site import Outcome
-from fedistill.wire import frame as frames
-from fedistill.wire.codec import Codec, Known, Sender, Spec
-from fedistill.wire.codecs import CODECS, create, title
-from fedistill.wire.entropy import Encoder, ideal_bits
-from fedistill.wire.exchange import Exchange, Way
-from fedistill.wire.message import Message, Sizes
-from fedistill.wire.messages.labels import SoftLabels
-from fedistill.wire.messages.weights import Weights
+from fedistill.communication.codecs.base import Codec, Sender
+from fedistill.communication.codecs.registry import CODECS, create, title
+from fedistill.communication.entropy_coding.range_coder import Encoder, ideal_bits
+from fedistill.communication.kinds import Direction
+from fedistill.communication.messages.base import Message, Sizes
+from fedistill.communication.messages.labels import SoftLabels
+from fedistill.communication.messages.weights import Weights
+from fedistill.communication.protocol import frame as frames
+from fedistill.communication.protocol.message_coder import Exchange
+from fedistill.communication.tensor_specs import Known, Spec
+from fedistill.experiment.runner import prepare
+from fedistill.federation.arm import start_run
+from fedistill.federation.client import Outcome
+from fedistill.federation.executor import Job, Runtime
+from fedistill.federation.local_executor import Serial
+from fedistill.federation.round import play
 
 RESULTS = Path(__file__).parent / "results" / "codecs.json"
 Floats = NDArray[np.float32]
@@ -120,7 +123,7 @@ def record(name: str, rounds: int) -> Trace:
         "benchmark",
     )
     task, (arm,) = prepare(wanted)
-    run = begin(arm)
+    run = start_run(arm)
     with Recorder(Serial(wanted, task)) as runtime:
         while run.round < rounds:
             play(run, arm, runtime)
@@ -164,9 +167,9 @@ def counted(length: Length) -> Iterator[None]:
         Encoder.put, Encoder.finish = put, finish  # type: ignore[method-assign]  # a spy
 
 
-def replay(trace: Trace, settings: dict[str, Any]) -> dict[Way, Length]:
+def replay(trace: Trace, settings: dict[str, Any]) -> dict[Direction, Length]:
     """Send a trace through a codec in both directions, client by client, as a run would."""
-    lengths: dict[Way, Length] = {"up": Length(), "down": Length()}
+    lengths: dict[Direction, Length] = {"up": Length(), "down": Length()}
     for client in range(CLIENTS):
         exchange = Exchange(create(settings), create(settings), seed=0)
         memory = exchange.start(None if trace.start is None else torch.from_numpy(trace.start))

@@ -22,10 +22,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from fedistill.experiment import compare
-from fedistill.experiment_file import load
-from fedistill.report.record import RunFolder
-from fedistill.runtime.flower import local
+from fedistill.config.toml import load
+from fedistill.experiment.run_folder import RunFolder
+from fedistill.experiment.runner import compare
+from fedistill.flower import local_trial
 
 RESULTS = Path(__file__).parent / "results" / "flower.json"
 EXAMPLE = Path(__file__).parents[1] / "examples" / "flower-digits" / "experiment.toml"
@@ -69,7 +69,7 @@ def main() -> None:
         for poll in POLLS:
             there, out = Clock(), Path(folder) / poll
             os.environ["FLWR_SUPEREXEC_TASK_POLL_INTERVAL"] = poll
-            local.up(experiment, out, "benchmark", there)
+            local_trial.up(experiment, out, "benchmark", there)
             seconds[f"flower, polls each {poll} s"] = round(there.median(), 2)
             same = same and payload(Path(folder) / "here") == payload(out)
             transport = overhead(out)
@@ -104,7 +104,7 @@ def start() -> float:
     spans = []
     for _ in range(5):
         began = time.perf_counter()
-        subprocess.run([sys.executable, "-c", "import fedistill.site"], check=True)
+        subprocess.run([sys.executable, "-c", "import fedistill.federation.client"], check=True)
         spans.append(time.perf_counter() - began)
     return statistics.median(spans)
 

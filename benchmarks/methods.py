@@ -21,11 +21,12 @@ import torch
 
 from fedistill import parse
 from fedistill.errors import Refusal
-from fedistill.experiment import prepare
-from fedistill.methods import METHODS
-from fedistill.report.results import describe_arm
-from fedistill.round import begin, play
-from fedistill.runtime import inprocess
+from fedistill.experiment.results import describe_arm
+from fedistill.experiment.runner import prepare
+from fedistill.federation import local_executor
+from fedistill.federation.arm import start_run
+from fedistill.federation.round import play
+from fedistill.methods.registry import METHODS
 
 RESULTS = Path(__file__).parent / "results" / "methods.json"
 TASKS: dict[str, dict[str, Any]] = {
@@ -109,8 +110,8 @@ def measure(task: str, wanted: dict[str, Any], seed: int) -> dict[str, Any]:
     raw = {"seed": seed, **TASKS[task], "models": models(task, wanted), "arms": [wanted]}
     experiment = parse({**raw, "runtime": {"kind": "serial"}}, "methods")
     data, (arm,) = prepare(experiment)
-    started, run = time.perf_counter(), begin(arm)
-    with inprocess.start(experiment, data) as runtime:
+    started, run = time.perf_counter(), start_run(arm)
+    with local_executor.start(experiment, data) as runtime:
         while run.round < arm.rounds:
             play(run, arm, runtime)
     outcome = describe_arm(arm, run, "done", None)

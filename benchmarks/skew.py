@@ -21,11 +21,12 @@ import torch
 from torch import nn
 
 from fedistill import parse
-from fedistill.doctor import label_skew
-from fedistill.experiment import prepare
-from fedistill.models import Signature
-from fedistill.round import begin, play
-from fedistill.runtime import inprocess
+from fedistill.experiment.preflight import label_skew
+from fedistill.experiment.runner import prepare
+from fedistill.federation import local_executor
+from fedistill.federation.arm import start_run
+from fedistill.federation.round import play
+from fedistill.models.signature import Signature
 
 RESULTS = Path(__file__).parent / "results" / "skew.json"
 ROUNDS = 5
@@ -110,8 +111,8 @@ def main() -> None:
     data, ready = prepare(experiment)
     print(f"label skew {label_skew(data):.3f}", flush=True)
     for prepared in ready:
-        run, started = begin(prepared), time.perf_counter()
-        with inprocess.start(experiment, data) as runtime:
+        run, started = start_run(prepared), time.perf_counter()
+        with local_executor.start(experiment, data) as runtime:
             while run.round < ROUNDS:
                 play(run, prepared, runtime)
         view = "server@global" if prepared.method.has_server_model else "client@global"

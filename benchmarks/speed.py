@@ -31,7 +31,7 @@ from torch.nn import functional as F
 
 # What loads data is imported where a side starts: worker processes import this file too, and data
 # libraries that they never use would count as their memory.
-from fedistill.tasks.task import Task
+from fedistill.data.task import Task
 
 RESULTS = Path(__file__).parent / "results" / "speed.json"
 BATCH, LR, MOMENTUM = 32, 0.05, 0.9
@@ -113,14 +113,15 @@ class Side:
 
 def serve_fedistill(pipe: Any, name: str, repeats: int) -> None:
     from fedistill import parse
-    from fedistill.experiment import prepare
-    from fedistill.round import begin, play
-    from fedistill.runtime import inprocess
+    from fedistill.experiment.runner import prepare
+    from fedistill.federation import local_executor
+    from fedistill.federation.arm import start_run
+    from fedistill.federation.round import play
 
     experiment = parse(experiment_of(WORKLOADS[name], repeats + 1), name)
     task, arms = prepare(experiment)
-    with inprocess.start(experiment, task) as runtime:
-        run = begin(arms[0])
+    with local_executor.start(experiment, task) as runtime:
+        run = start_run(arms[0])
         pipe.send("ready")
         while pipe.recv():
             pipe.send(play(run, arms[0], runtime).seconds)
@@ -149,7 +150,7 @@ SIDES = {"fedistill": serve_fedistill, "a": serve_one_process, "b": serve_two_pr
 
 def plain_loop(name: str, repeats: int) -> "tuple[Plain, Callable[..., None]]":
     from fedistill import parse
-    from fedistill.experiment import prepare
+    from fedistill.experiment.runner import prepare
 
     task, _ = prepare(parse(experiment_of(WORKLOADS[name], repeats + 1), name))
     plain = Plain(task)

@@ -16,11 +16,13 @@ from typing import Any
 import torch
 
 from fedistill import parse
-from fedistill.experiment import prepare
-from fedistill.report.results import describe_arm
-from fedistill.report.table import reached, size
-from fedistill.round import begin, play
-from fedistill.runtime import inprocess
+from fedistill.config.units import format_bytes
+from fedistill.experiment.results import describe_arm
+from fedistill.experiment.runner import prepare
+from fedistill.experiment.table import reached
+from fedistill.federation import local_executor
+from fedistill.federation.arm import start_run
+from fedistill.federation.round import play
 
 ROOT = Path(__file__).parent
 EXAMPLE = ROOT.parent / "examples" / "fashion-mnist.toml"
@@ -59,7 +61,7 @@ def main() -> None:
             tried.append({"settings": settings, **found})
             print(name, json.dumps(tried[-1]), flush=True)
         best = min(tried, key=lambda one: (one["bytes"] is None, one["bytes"] or 0, -one["accuracy"]))
-        print(name, "best:", json.dumps(best["settings"]), size(best["bytes"] or 0), flush=True)
+        print(name, "best:", json.dumps(best["settings"]), format_bytes(best["bytes"] or 0), flush=True)
         kept[name] = {"target": TARGET, "torch": torch.__version__, "tried": tried, "best": best["settings"]}
         RESULTS.write_text(json.dumps(kept, indent=1) + "\n")
 
@@ -68,8 +70,8 @@ def measure(raw: dict[str, Any]) -> dict[str, Any]:
     """Last accuracy of the server's model on held-out training data, and the bytes to the target."""
     experiment = parse(raw, "tuning")
     data, (arm,) = prepare(experiment)
-    run = begin(arm)
-    with inprocess.start(experiment, data) as runtime:
+    run = start_run(arm)
+    with local_executor.start(experiment, data) as runtime:
         while run.round < arm.rounds:
             play(run, arm, runtime)
     described = describe_arm(arm, run, "done", None)

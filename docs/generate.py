@@ -21,14 +21,15 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from writing import made_by, table
 
-from fedistill.config import Arm
+from fedistill.aggregation.labels import AGGREGATIONS, Aggregation
+from fedistill.communication.codecs import registry as codecs
+from fedistill.config.schema import Arm
+from fedistill.config.units import format_bytes
 from fedistill.errors import Refusal
-from fedistill.methods import METHODS
+from fedistill.experiment.table import VIEWS
 from fedistill.methods.base import Method, Peer, Plan
-from fedistill.models import Signature
-from fedistill.pooling import AGGREGATIONS, Aggregation
-from fedistill.report.table import VIEWS, size
-from fedistill.wire import codecs
+from fedistill.methods.registry import METHODS
+from fedistill.models.signature import Signature
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
@@ -353,7 +354,7 @@ def _setting_of(task: str, row: dict[str, Any]) -> str:
 
 def _row(title: str, row: dict[str, Any]) -> tuple[str, ...]:
     views = [f"{row['views'][view]:.1%}" if view in row["views"] else "-" for view in VIEWS]
-    ways = [size(row[f"bytes_{key}"]) for key in ("up", "down", "setup", "public")]
+    ways = [format_bytes(row[f"bytes_{key}"]) for key in ("up", "down", "setup", "public")]
     clients = [name for name in row["models"]["clients"] if name in row["parameters"]]
     server = row["models"]["server"] if "server" in row["parameters"] else "-"
     return title, f"{', '.join(clients) or '-'} → {server}", *views, *ways

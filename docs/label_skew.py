@@ -7,7 +7,7 @@ from typing import Any
 
 from writing import made_by, table
 
-from fedistill.report.table import size
+from fedistill.config.units import format_bytes
 
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results" / "skew.json"
 
@@ -71,7 +71,7 @@ def _arms(kept: dict[str, dict[str, Any]], scale: str, curves: bool) -> str:
         found = [group.get(arm) for group in seeds]
         first = next(one for one in found if one)
         shown = [_curve(one, curves) for one in found]
-        rows.append((first["accuracy"][-1], (f"`{arm}`", *shown, size(first["bytes"]))))
+        rows.append((first["accuracy"][-1], (f"`{arm}`", *shown, format_bytes(first["bytes"]))))
     rows.sort(key=lambda row: -row[0])
     heads = ("arm", *(f"seed {number}" for number in range(len(seeds))), "bytes")
     return table(heads, [row for _, row in rows])

@@ -18,10 +18,10 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from fedistill.config.toml import load
 from fedistill.errors import FedistillError
-from fedistill.experiment import compare
-from fedistill.experiment_file import load
-from fedistill.ledger import Ledger
+from fedistill.experiment.runner import compare
+from fedistill.federation.ledger import Ledger
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 TIMES = ("seconds", "versions", "version", "command")

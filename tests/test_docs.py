@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from fedistill.methods import METHODS
+from fedistill.methods.registry import METHODS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*sorted((ROOT / "docs").rglob("*.md")), ROOT / "README.md"]

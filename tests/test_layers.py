@@ -1,21 +1,48 @@
-"""What may import what, read from the sources."""
+"""What may import what, read from the sources: rooms stand on one another in one order."""
 
 import ast
 import importlib.util
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 import fedistill
-from fedistill.methods import METHODS
+from fedistill.methods.registry import METHODS
 
 ROOT = Path(fedistill.__file__).parent
 SOURCES = sorted(ROOT.rglob("*.py"))
+
+ROOMS = [
+    "cli",
+    "flower",
+    "experiment",
+    "federation",
+    "methods",
+    "data",
+    "models",
+    "training",
+    "aggregation",
+    "communication/protocol",
+    "communication/codecs",
+    "communication/messages",
+    "communication/entropy_coding",
+    "communication",
+    "config",
+    "",
+]
+"""From top to bottom: a room uses those below it and none above. The last is the files beside the folders."""
+
+STUBS = {"fedistill.runtime.flower.client", "fedistill.runtime.flower.server"}
+"""The only exceptions: Flower apps of earlier versions import them."""
 
 
 def name_of(path: Path) -> str:
     parts = ["fedistill", *path.relative_to(ROOT).with_suffix("").parts]
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {name_of(path): path for path in SOURCES}
 
 
 def imports(path: Path) -> set[str]:
@@ -28,72 +55,105 @@ def imports(path: Path) -> set[str]:
             assert node.level == 0, f"{path}: relative import"
             assert node.module is not None
             found.add(node.module)
-            if node.module.split(".")[0] == "fedistill":
-                inner = [f"{node.module}.{alias.name}" for alias in node.names]
-                found |= {name for name in inner if is_module(name)}
+            found |= {name for alias in node.names if (name := f"{node.module}.{alias.name}") in MODULES}
     return found
 
 
-def is_module(name: str) -> bool:
-    place = ROOT.joinpath(*name.split(".")[1:])
-    return place.with_suffix(".py").exists() or (place / "__init__.py").exists()
+def room(module: str) -> str:
+    """The room of a module: its folder, and within `communication` the folder in it."""
+    place = MODULES[module].relative_to(ROOT).parent.parts
+    return "/".join(place[: 2 if place[:1] == ("communication",) else 1])
+
+
+def arrows() -> dict[str, set[str]]:
+    """From each room to those that it uses, not counting the package's own front door."""
+    found: dict[str, set[str]] = {name: set() for name in ROOMS}
+    for module, path in MODULES.items():
+        if module == "fedistill" or module.startswith("fedistill.runtime"):
+            continue
+        used = {room(name) for name in imports(path) if name in MODULES and name != "fedistill"}
+        found[room(module)] |= used - {room(module)}
+    return found
 
 
 def within(name: str, package: str) -> bool:
     return name == package or name.startswith(package + ".")
 
 
-def files(package: str) -> list[Path]:
-    found = [path for path in SOURCES if within(name_of(path), f"fedistill.{package}")]
-    assert found
-    return found
-
-
 def offenders(package: str, *forbidden: str) -> list[str]:
+    found = [module for module in MODULES if within(module, f"fedistill.{package}")]
+    assert found
     return [
-        f"{name_of(path)} imports {name}"
-        for path in files(package)
-        for name in sorted(imports(path))
+        f"{module} imports {name}"
+        for module in found
+        for name in sorted(imports(MODULES[module]))
         if any(within(name, one) for one in forbidden)
     ]
 
 
 def test_the_reader_of_imports_sees_them() -> None:
     """Else the tests below would pass for nothing."""
-    found = imports(ROOT / "doctor.py")
-    assert {"torch", "fedistill.models", "fedistill.report.table"} <= found
-    assert "fedistill.runtime.inprocess" in found  # inside a function
-    assert name_of(ROOT / "wire" / "__init__.py") == "fedistill.wire"
+    found = imports(ROOT / "experiment" / "preflight.py")
+    assert {"torch", "fedistill.models.registry", "fedistill.config.units"} <= found
+    assert "fedistill.experiment.runner" in imports(ROOT / "cli" / "main.py")  # inside functions
+    assert room("fedistill.communication.codecs") == "communication/codecs"
+    assert room("fedistill.methods.labels.dsfl") == "methods"
 
 
-@pytest.mark.parametrize("package", ["methods", "wire"])
-def test_methods_and_wire_do_not_know_where_they_run(package: str) -> None:
-    assert offenders(package, "fedistill.runtime", "flwr", "multiprocessing", "fedistill.site") == []
+def test_the_rooms_are_the_folders() -> None:
+    assert {room(module) for module in MODULES} == {*ROOMS, "runtime"}
+    assert {module for module in MODULES if within(module, "fedistill.runtime")} == {
+        *STUBS,
+        "fedistill.runtime",
+        "fedistill.runtime.flower",
+    }
 
 
-def test_wire_knows_nothing_of_the_rest() -> None:
-    below = ("errors", "wire", "config", "state", "rng", "explain")
-    allowed = tuple(f"fedistill.{name}" for name in below)
-    wrong = [
-        f"{name_of(path)} imports {name}"
-        for path in files("wire")
-        for name in imports(path)
-        if within(name, "fedistill") and name != "fedistill" and not any(within(name, one) for one in allowed)
-    ]
-    assert wrong == []
+@pytest.mark.parametrize("place", range(len(ROOMS)), ids=[name or "files" for name in ROOMS])
+def test_a_room_uses_those_below_it_alone(place: int) -> None:
+    assert sorted(arrows()[ROOMS[place]] - set(ROOMS[place + 1 :])) == []
 
 
-def test_tasks_and_models_do_not_know_methods() -> None:
-    above = [f"fedistill.{name}" for name in ("methods", "runtime", "round", "arm", "report", "experiment")]
-    assert offenders("tasks", *above) == []
-    assert offenders("models", *above, "fedistill.tasks") == []
+@pytest.mark.parametrize("stub", sorted(STUBS))
+def test_stubs_hand_on_to_the_room_that_took_their_place(stub: str) -> None:
+    used = {name for name in imports(MODULES[stub]) if within(name, "fedistill")}
+    assert {room(name) for name in used} == {"flower"}
+    assert not [name for name in MODULES if name not in STUBS and stub in imports(MODULES[name])]
 
 
-def test_methods_do_not_know_the_command_line_or_reports() -> None:
-    assert (
-        offenders("methods", "fedistill.report", "fedistill.cli", "fedistill.experiment", "fedistill.round")
-        == []
-    )
+def test_no_two_files_use_each_other() -> None:
+    """Over any number of steps; `fedistill` itself, which all stand in, is left out."""
+    graph = {
+        module: {name for name in imports(path) if name in MODULES} - {"fedistill", module}
+        for module, path in MODULES.items()
+        if module != "fedistill"
+    }
+    TopologicalSorter(graph).prepare()
+
+
+def test_the_arrows_reach_no_room_from_below() -> None:
+    """The same over indirect imports: what a room reaches in any number of steps lies below it."""
+    direct = arrows()
+    for place, name in enumerate(ROOMS):
+        reached: set[str] = set()
+        ahead = [name]
+        while ahead:
+            new = direct[ahead.pop()] - reached
+            reached |= new
+            ahead += new
+        assert reached <= set(ROOMS[place + 1 :]), name
+
+
+def test_methods_and_messages_do_not_know_where_they_run() -> None:
+    for package in ("methods", "communication"):
+        assert offenders(package, "flwr", "multiprocessing") == []
+
+
+def test_flower_is_used_in_its_own_room_alone() -> None:
+    for module, path in MODULES.items():
+        if not within(module, "fedistill.flower"):
+            users = {name for name in imports(path) if within(name, "flwr")}
+            assert not users or (module == "fedistill.cli.flower" and users == {"flwr"})
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=map(name_of, SOURCES))
@@ -113,7 +173,7 @@ def test_a_method_is_one_short_file_with_a_full_docstring(name: str) -> None:
     assert spec is not None
     assert spec.origin is not None
     path = Path(spec.origin)
-    assert path.parent == ROOT / "methods"
+    assert path.parent.parent == ROOT / "methods"
     assert path.stem == name.replace("-", "_")
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 150
     assert method.__doc__ is not None
@@ -122,20 +182,12 @@ def test_a_method_is_one_short_file_with_a_full_docstring(name: str) -> None:
     assert not method.__subclasses__(), "classes are abstract or final"
 
 
-def test_every_file_in_methods_is_a_method_or_shared() -> None:
-    shared = {
-        "__init__",
-        "abstaining",
-        "base",
-        "class_outputs",
-        "mutual",
-        "own_model",
-        "private_loss",
-        "prototypes",
-        "public_labels",
-        "weights",
+def test_every_file_in_a_family_of_methods_is_a_method() -> None:
+    found = {
+        path.stem
+        for path in (ROOT / "methods").glob("*/*.py")
+        if path.stem != "__init__" and path.parent.name != "shared"
     }
-    found = {path.stem for path in files("methods")} - shared
     assert found == {name.replace("-", "_") for name in METHODS}
 
 

@@ -108,9 +108,10 @@ def run(
     task: dict[str, Any], codec: dict[str, Any], fraction: float, rounds: int, seed: int
 ) -> dict[str, Any]:
     from fedistill import parse
-    from fedistill.experiment import prepare
-    from fedistill.round import begin, play
-    from fedistill.runtime.inprocess import Serial
+    from fedistill.experiment.runner import prepare
+    from fedistill.federation.arm import start_run
+    from fedistill.federation.local_executor import Serial
+    from fedistill.federation.round import play
 
     text = task.get("name") == "bbc-news"
     model = "textcnn" if text else "lenet:lenet"
@@ -131,7 +132,7 @@ def run(
         "cfd",
     )
     data, (arm,) = prepare(wanted)
-    state, started = begin(arm), time.perf_counter()
+    state, started = start_run(arm), time.perf_counter()
     with Serial(wanted, data) as runtime:
         while state.round < rounds:
             play(state, arm, runtime)

@@ -90,7 +90,7 @@ def levels(name: str, **settings: Any) -> dict[str, Any]:
 
 def synthetic(seed: int, held: bool) -> Any:
     """Synthetic(1, 1) (Li et al., 2020, arXiv 1812.06127, section 5.1), or its training part divided."""
-    from fedistill.tasks.task import Labelled, Task
+    from fedistill.data.task import Labelled, Task
 
     random = np.random.default_rng(seed)
     counts = np.zeros(CLIENTS)
@@ -137,9 +137,9 @@ def divided(data: Any, random: np.random.Generator) -> tuple[Any, Any]:
 def run(codec: Any, seed: int, rounds: int, held: bool) -> dict[str, Any]:
     """Play one arm; return its accuracy every tenth round, and its uplink."""
     from fedistill import parse
-    from fedistill.arm import ReadyArm
-    from fedistill.round import begin, play
-    from fedistill.runtime.inprocess import Serial
+    from fedistill.federation.arm import ReadyArm, start_run
+    from fedistill.federation.local_executor import Serial
+    from fedistill.federation.round import play
 
     wanted = parse(
         {
@@ -156,7 +156,7 @@ def run(codec: Any, seed: int, rounds: int, held: bool) -> dict[str, Any]:
     )
     task = synthetic(seed, held)
     arm = ReadyArm.of(wanted.arms[0], wanted, task)
-    state, started = begin(arm), time.perf_counter()
+    state, started = start_run(arm), time.perf_counter()
     with Serial(wanted, task) as runtime:
         while state.round < rounds:
             play(state, arm, runtime)

@@ -87,14 +87,15 @@ def setting(method: str, alpha: float, rounds: int, seed: int) -> dict[str, Any]
 def run(method: str, alpha: float, rounds: int, seed: int) -> dict[str, Any]:
     """Play one arm; return its views every tenth round, and its bytes."""
     from fedistill import parse
-    from fedistill.experiment import prepare
-    from fedistill.round import begin, play
-    from fedistill.runtime import inprocess
+    from fedistill.experiment.runner import prepare
+    from fedistill.federation import local_executor
+    from fedistill.federation.arm import start_run
+    from fedistill.federation.round import play
 
     wanted = parse(setting(method, alpha, rounds, seed), method)
     task, (arm,) = prepare(wanted)
-    state, started = begin(arm), time.perf_counter()
-    with inprocess.Serial(wanted, task) as runtime:
+    state, started = start_run(arm), time.perf_counter()
+    with local_executor.Serial(wanted, task) as runtime:
         while state.round < rounds:
             record = play(state, arm, runtime)
             if record.views:

@@ -105,13 +105,14 @@ def setting(method: str, folder: Path, rounds: int, seed: int) -> dict[str, Any]
 def run(method: str, folder: Path, rounds: int, seed: int) -> dict[str, Any]:
     """Play one arm; return its figures every tenth of the rounds, and its bytes."""
     from fedistill import parse
-    from fedistill.experiment import prepare
-    from fedistill.round import begin, play
-    from fedistill.runtime.inprocess import Serial
+    from fedistill.experiment.runner import prepare
+    from fedistill.federation.arm import start_run
+    from fedistill.federation.local_executor import Serial
+    from fedistill.federation.round import play
 
     wanted = parse(setting(method, folder, rounds, seed), method)
     task, (arm,) = prepare(wanted)
-    state = begin(arm)
+    state = start_run(arm)
     curve: dict[int, dict[str, Any]] = {}
     started = time.perf_counter()
     with Serial(wanted, task) as runtime:
@@ -135,9 +136,9 @@ def run(method: str, folder: Path, rounds: int, seed: int) -> dict[str, Any]:
 
 def measure(arm: Any, run: Any) -> dict[str, Any]:
     """Percent right of each client's own classes: mean and deviation over the clients."""
+    from fedistill.federation.client import method_state
     from fedistill.models.features import Split
-    from fedistill.site import method_state
-    from fedistill.train import predict
+    from fedistill.training.loop import predict
 
     test, shares = arm.task.test, arm.task.class_counts().double()
     own: list[float] = []

@@ -50,7 +50,7 @@ def cnn(signature: Signature) -> nn.Module:
 
 def main() -> None:
     from fedistill import parse
-    from fedistill.report.record import RunFolder
+    from fedistill.experiment.run_folder import RunFolder
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--methods", nargs="+", choices=[*PUBLISHED, "local"], default=list(PUBLISHED))

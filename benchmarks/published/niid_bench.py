@@ -77,8 +77,8 @@ def setting(task: str, partition: dict[str, Any], rounds: int, seed: int) -> dic
 
 def play(experiment: Any, folder: Path, name: str) -> dict[str, Any]:
     """Run from the start, or go on from where an earlier run in the folder got to."""
-    from fedistill.experiment import compare, resume
-    from fedistill.experiment_file import dump
+    from fedistill.config.toml import dump
+    from fedistill.experiment.runner import compare, resume
 
     asked = folder / "experiment.toml"
     if not asked.exists():

@@ -321,7 +321,7 @@ def table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
 
 
 def size(count: int) -> str:
-    from fedistill.report.table import size as shown
+    from fedistill.config.units import format_bytes as shown
 
     return shown(count)
 

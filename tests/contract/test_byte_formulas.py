@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 
 from fedistill import parse
-from fedistill.arm import ReadyArm
-from fedistill.experiment import prepare
+from fedistill.experiment.runner import prepare
+from fedistill.federation.arm import ReadyArm, start_run
+from fedistill.federation.history import ArmRun
+from fedistill.federation.local_executor import Serial
+from fedistill.federation.round import play
 from fedistill.methods.base import draw
-from fedistill.played import ArmRun
-from fedistill.round import begin, play
-from fedistill.runtime.inprocess import Serial
 
 PUBLIC, CLASSES, CLIENTS = 60, 10, 3
 
@@ -27,7 +27,7 @@ def played(arm: dict[str, Any], rounds: int, **changes: Any) -> tuple[ReadyArm, 
     }
     wanted = parse(raw, "test")
     task, (ready,) = prepare(wanted)
-    run = begin(ready)
+    run = start_run(ready)
     with Serial(wanted, task) as runtime:
         while run.round < rounds:
             play(run, ready, runtime)

@@ -5,7 +5,7 @@ import math
 import pytest
 from test_byte_formulas import CLASSES, CLIENTS, PUBLIC, payloads, played
 
-from fedistill.site import method_state
+from fedistill.federation.client import method_state
 
 
 def subset(chosen: int, population: int) -> tuple[float, float]:

@@ -6,19 +6,19 @@ from typing import Any
 import pytest
 
 from fedistill import parse
-from fedistill.arm import ReadyArm
-from fedistill.config import Experiment
-from fedistill.doctor import examine
-from fedistill.experiment import prepare
-from fedistill.played import ArmRun
-from fedistill.report.record import RunFolder
-from fedistill.round import begin, play
-from fedistill.runtime.inprocess import Processes, Serial
-from fedistill.runtime.runtime import Runtime
+from fedistill.communication.codecs.registry import CODECS, create
+from fedistill.communication.protocol.shared_state import Memory, dump_all
+from fedistill.communication.tensor_specs import Content
+from fedistill.config.schema import Experiment
+from fedistill.experiment.preflight import examine
+from fedistill.experiment.run_folder import RunFolder
+from fedistill.experiment.runner import prepare
+from fedistill.federation.arm import ReadyArm, start_run
+from fedistill.federation.executor import Runtime
+from fedistill.federation.history import ArmRun
+from fedistill.federation.local_executor import Processes, Serial
+from fedistill.federation.round import play
 from fedistill.state import dump, load
-from fedistill.wire.codec import Content
-from fedistill.wire.codecs import CODECS, create
-from fedistill.wire.memory import Memory, dump_all
 
 WEIGHTS = [name for name, codec in CODECS.items() if Content.WEIGHTS in codec.codes]
 LABELS = [name for name, codec in CODECS.items() if Content.PROBS in codec.codes]
@@ -66,7 +66,7 @@ def ready(method: str, codec: Any, **changes: Any) -> tuple[Experiment, ReadyArm
 
 
 def finish(arm: ReadyArm, runtime: Runtime, run: ArmRun | None = None) -> ArmRun:
-    run = begin(arm) if run is None else run
+    run = start_run(arm) if run is None else run
     while run.round < arm.rounds:
         play(run, arm, runtime)
     return run
@@ -87,7 +87,7 @@ def test_same_bits_serial_in_processes_and_resumed(method: str, codec: str, tmp_
     with Serial(wanted, arm.task) as runtime:
         once = bits(finish(arm, runtime))
         folder = RunFolder.create(tmp_path / "run", wanted, "test")
-        run = begin(arm)
+        run = start_run(arm)
         for _ in range(3):
             play(run, arm, runtime)
             folder.save(arm, run)

@@ -8,20 +8,20 @@ from typing import Any
 import pytest
 
 from fedistill import parse
-from fedistill.arm import ReadyArm
-from fedistill.config import Experiment, TaskConfig
-from fedistill.doctor import examine
-from fedistill.methods import METHODS
-from fedistill.played import ArmRun
-from fedistill.report.record import RunFolder
-from fedistill.round import begin, play
-from fedistill.runtime.inprocess import Processes, Serial
-from fedistill.runtime.runtime import Job, Runtime
-from fedistill.site import Outcome
+from fedistill.communication.protocol.shared_state import dump_all
+from fedistill.config.schema import Experiment, TaskConfig
+from fedistill.data.build import build
+from fedistill.data.task import Task
+from fedistill.experiment.preflight import examine
+from fedistill.experiment.run_folder import RunFolder
+from fedistill.federation.arm import ReadyArm, start_run
+from fedistill.federation.client import Outcome
+from fedistill.federation.executor import Job, Runtime
+from fedistill.federation.history import ArmRun
+from fedistill.federation.local_executor import Processes, Serial
+from fedistill.federation.round import play
+from fedistill.methods.registry import METHODS
 from fedistill.state import dump
-from fedistill.tasks.build import build
-from fedistill.tasks.task import Task
-from fedistill.wire.memory import dump_all
 
 SAME = {"clients": ["cnn-s"], "server": "cnn-s"}
 MIXED = {"clients": ["cnn-s", "mlp-s"], "server": "cnn-m"}
@@ -154,7 +154,7 @@ def digits(task: str, seed: int) -> Task:
 
 
 def finish(arm: ReadyArm, runtime: Runtime, run: ArmRun | None = None, rounds: int = 3) -> ArmRun:
-    run = begin(arm) if run is None else run
+    run = start_run(arm) if run is None else run
     while run.round < rounds:
         play(run, arm, runtime)
     return run
@@ -186,7 +186,7 @@ def test_resumed_ends_as_never_stopped(row: Row, tmp_path: Any) -> None:
     with Serial(wanted, arm.task) as runtime:
         whole = bits(finish(arm, runtime))
         folder = RunFolder.create(tmp_path / "run", wanted, "test")
-        run = begin(arm)
+        run = start_run(arm)
         for _ in range(2):
             play(run, arm, runtime)
             folder.save(arm, run)
@@ -289,7 +289,7 @@ def test_lost_replies_change_nothing_at_the_server(row: Row, monkeypatch: pytest
     with Serial(wanted, arm.task) as runtime:
         run = finish(arm, runtime, rounds=1)
         before = dump(run.server)
-        monkeypatch.setattr("fedistill.round.lost", lambda settings, clients, seed, round: clients)
+        monkeypatch.setattr("fedistill.federation.round.lost", lambda settings, clients, seed, round: clients)
         record = play(run, arm, runtime)
         assert dump(run.server) == before
         assert record.dropped == record.clients == [0, 1, 2, 3]

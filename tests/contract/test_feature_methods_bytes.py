@@ -10,8 +10,8 @@ from test_byte_formulas import CLASSES, CLIENTS, payloads, played
 from torch import Tensor, nn
 
 from fedistill import parse
-from fedistill.doctor import examine
-from fedistill.experiment import prepare
+from fedistill.experiment.preflight import examine
+from fedistill.experiment.runner import prepare
 
 FLAT = 8 * 8
 MARKS = 4

@@ -7,8 +7,8 @@ import torch
 from test_byte_formulas import CLASSES, CLIENTS, payloads, played
 
 from fedistill import parse
-from fedistill.doctor import examine
-from fedistill.experiment import prepare
+from fedistill.experiment.preflight import examine
+from fedistill.experiment.runner import prepare
 
 WIDTH = 64
 """Features of mlp-s."""

@@ -4,9 +4,9 @@ import pytest
 import torch
 from test_byte_formulas import CLASSES, payloads, played
 
-from fedistill.models import build
+from fedistill.models.registry import build
 from fedistill.rng import SERVER
-from fedistill.train import flatten
+from fedistill.training.model_state import flatten
 
 MLP = (64 * 64 + 64) + (64 * CLASSES + CLASSES)
 """mlp-s on 8 x 8 pixels."""

@@ -5,9 +5,10 @@ from typing import Any
 import pytest
 
 from fedistill import parse
-from fedistill.experiment import prepare
-from fedistill.round import begin
-from fedistill.wire.frame import Kind, decode
+from fedistill.communication.kinds import Kind
+from fedistill.communication.protocol.frame import decode
+from fedistill.experiment.runner import prepare
+from fedistill.federation.arm import start_run
 
 TEXT: dict[str, Any] = {"length": 8, "vocabulary": 200}
 
@@ -23,7 +24,7 @@ def ledger_of(method: str, text: dict[str, Any]) -> Any:
         "test",
     )
     task, (arm,) = prepare(wanted)
-    return task, begin(arm).ledger
+    return task, start_run(arm).ledger
 
 
 @pytest.mark.parametrize(

@@ -9,17 +9,17 @@ from test_contract import ROWS, WIDTHS, Row
 from torch import Tensor
 
 from fedistill import parse
-from fedistill.arm import ReadyArm
-from fedistill.config import Experiment, TaskConfig
-from fedistill.methods import AnyMethod
+from fedistill.config.schema import Experiment, TaskConfig
+from fedistill.data.build import build
+from fedistill.data.task import Task
+from fedistill.federation.arm import ReadyArm, start_run
+from fedistill.federation.client import method_state
+from fedistill.federation.history import ArmRun
+from fedistill.federation.local_executor import Serial
+from fedistill.federation.round import play
 from fedistill.methods.base import Method
-from fedistill.played import ArmRun
-from fedistill.round import begin, play
-from fedistill.runtime.inprocess import Serial
-from fedistill.site import method_state
+from fedistill.methods.registry import AnyMethod
 from fedistill.state import State, dump
-from fedistill.tasks.build import build
-from fedistill.tasks.task import Task
 
 CLIENTS = 3
 ONE = {"clients": ["bag"], "server": "bag"}
@@ -86,7 +86,7 @@ def test_it_learns_from_texts(row: Row) -> None:
     arms = [{"method": row.method, **row.settings}]
     experiment = parse({**LEARNING, "models": chosen, "arms": arms}, "test")
     arm = ready(experiment)
-    run = begin(arm)
+    run = start_run(arm)
     with Serial(experiment, arm.task) as runtime:
         while run.round < arm.rounds:
             play(run, arm, runtime)
@@ -112,7 +112,7 @@ def played(row: Row) -> tuple[AnyMethod, State, ArmRun, dict[int, Tensor]]:
         "test",
     )
     arm = ready(experiment)
-    run = begin(arm)
+    run = start_run(arm)
     start = run.server
     with Serial(experiment, arm.task) as runtime:
         play(run, arm, runtime)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from fedistill import cli
+from fedistill.cli import main
 
 PROGRAM = str(Path(sys.executable).parent / "fedistill")
 PATIENCE = 120  # seconds until a test gives up on a process; says nothing about how long one should take
@@ -35,7 +35,7 @@ def here(*arguments: str | Path, cwd: Path) -> "subprocess.CompletedProcess[str]
         patch.setattr(sys, "argv", ["fedistill", *map(str, arguments)])
         patch.setattr(sys, "path", list(sys.path))
         try:
-            cli.main()
+            main.main()
             status: Any = 0
         except SystemExit as ended:
             status = ended.code or 0

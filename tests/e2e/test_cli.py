@@ -17,12 +17,12 @@ from typing import Any
 import pytest
 from program import PATIENCE, PROGRAM, fedistill, here
 
-from fedistill.arm import resolved
+from fedistill.communication.codecs.registry import CODECS
+from fedistill.config.toml import load
 from fedistill.errors import RuntimeFailure
-from fedistill.experiment_file import load
-from fedistill.methods import METHODS
-from fedistill.report.table import markdown, reach_markdown
-from fedistill.wire.codecs import CODECS
+from fedistill.experiment.table import markdown, reach_markdown
+from fedistill.federation.arm import resolved
+from fedistill.methods.registry import METHODS
 
 EXPERIMENT = """
 rounds = 2
@@ -805,7 +805,7 @@ def test_what_ends_a_run_is_said_in_one_line(
 
     if begun:
         (tmp_path / "experiment.toml").touch()
-    monkeypatch.setattr("fedistill.experiment.resume", fail)
+    monkeypatch.setattr("fedistill.experiment.runner.resume", fail)
     ended = here("resume", tmp_path, cwd=tmp_path)
     assert ended.returncode == 1
     folder = f" {shlex.quote(str(tmp_path))}" if begun else ""

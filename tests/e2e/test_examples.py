@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from program import fedistill, here
 
-from fedistill.tasks.sources import DATA_VARIABLE, DEBIAN_FASHION_MNIST
+from fedistill.data.sources import DATA_VARIABLE, DEBIAN_FASHION_MNIST
 
 ROOT = Path(__file__).parents[2]
 HAS_FASHION_MNIST = DEBIAN_FASHION_MNIST.is_dir() or DATA_VARIABLE in os.environ

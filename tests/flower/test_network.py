@@ -27,13 +27,13 @@ from trial import (
     what_is_kept,
 )
 
+from fedistill.config.toml import load
+from fedistill.data.task import Task
 from fedistill.errors import RuntimeFailure
-from fedistill.experiment_file import load
-from fedistill.report.record import RunFolder
-from fedistill.runtime.flower.local import follow
-from fedistill.runtime.flower.network import HOST, Network, free_ports
-from fedistill.site import method_state
-from fedistill.tasks.task import Task
+from fedistill.experiment.run_folder import RunFolder
+from fedistill.federation.client import method_state
+from fedistill.flower.local_trial import follow
+from fedistill.flower.processes import HOST, Network, free_ports
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "flower-digits" / "experiment.toml"
@@ -339,7 +339,7 @@ def test_server_and_node_are_killed_and_strangers_stay_out(tmp_path: Path) -> No
 
 def intrude(network: Network, place: Path) -> dict[str, "subprocess.Popen[bytes]"]:
     """SuperNodes that must not get in: with a key that nobody registered, another CA, and without TLS."""
-    from fedistill.runtime.flower import keys
+    from fedistill.flower import keys
 
     keys.make(place / "other", 1, [HOST])
     held = network.folder / "keys"

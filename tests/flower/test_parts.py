@@ -20,19 +20,19 @@ from hypothesis import strategies as st
 from PIL import Image
 from trial import experiment, site_file
 
+from fedistill.config.toml import dump, parse
+from fedistill.data.build import build
 from fedistill.errors import ExperimentError, FrameError
-from fedistill.experiment_file import dump, parse
-from fedistill.runtime.flower import keys, project
-from fedistill.runtime.flower.network import Network
-from fedistill.tasks.build import build
+from fedistill.flower import app_template, keys
+from fedistill.flower.processes import Network
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # Flower uses what its libraries will drop
     from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
     from flwr.supercore.task_identity import TaskIdentity
 
-    from fedistill.runtime.flower.client import Node
-    from fedistill.runtime.flower.envelope import (
+    from fedistill.flower.client_app import Node
+    from fedistill.flower.serde import (
         Answer,
         Order,
         open_answer,
@@ -114,13 +114,13 @@ def test_keys_are_not_written_over(tmp_path: Path) -> None:
 
 def test_the_app_holds_the_experiment_and_is_not_written_over(tmp_path: Path) -> None:
     wanted = experiment()
-    project.write_app(wanted, tmp_path / "app", tmp_path / "out", "typed")
+    app_template.write_app(wanted, tmp_path / "app", tmp_path / "out", "typed")
     read = tomllib.loads((tmp_path / "app" / "pyproject.toml").read_text())
     config = read["tool"]["flwr"]["app"]["config"]
     assert parse(tomllib.loads(config["experiment"]), "test") == wanted
     assert (config["out"], config["command"]) == (str(tmp_path / "out"), "typed")
     with pytest.raises(ExperimentError, match="has an app already"):
-        project.write_app(wanted, tmp_path / "app", tmp_path / "out", "typed")
+        app_template.write_app(wanted, tmp_path / "app", tmp_path / "out", "typed")
 
 
 @given(st.binary(max_size=300), st.integers(0, 10_000), st.text(max_size=20))
@@ -272,8 +272,8 @@ def test_keys_and_app_are_written_by_commands(tmp_path: Path) -> None:
 
 
 def test_without_the_extra_the_command_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fedistill import flower_cli
+    from fedistill.cli import flower
 
     monkeypatch.setitem(sys.modules, "flwr", None)
     with pytest.raises(ExperimentError, match=r"pip install 'fedistill\[flower\]'"):
-        flower_cli.keys(Path("never"), 1)
+        flower.keys(Path("never"), 1)

@@ -9,14 +9,14 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from fedistill import parse
-from fedistill.config import Experiment
-from fedistill.doctor import Finding
-from fedistill.experiment import compare, prepare
-from fedistill.played import RoundRecord
-from fedistill.report.record import RunFolder
-from fedistill.runtime.flower import keys, project
+from fedistill.communication.protocol.shared_state import dump_all
+from fedistill.config.schema import Experiment
+from fedistill.experiment.preflight import Finding
+from fedistill.experiment.run_folder import RunFolder
+from fedistill.experiment.runner import compare, prepare
+from fedistill.federation.history import RoundRecord
+from fedistill.flower import app_template, keys
 from fedistill.state import dump
-from fedistill.wire.memory import dump_all
 
 CLIENTS = 3
 
@@ -37,7 +37,7 @@ def experiment(**changes: Any) -> Experiment:
 def lay_out(wanted: Experiment, out: Path, client: str = "") -> None:
     """Write what a network needs; ``client``: in place of the client's side that fedistill has."""
     keys.make(out / "flower" / "keys", CLIENTS + 1, ["hub.example"])
-    project.write_app(wanted, out / "flower" / "app", out.absolute(), "test")
+    app_template.write_app(wanted, out / "flower" / "app", out.absolute(), "test")
     if client:
         (out / "flower" / "app" / "fedistill_app" / "client.py").write_text(client)
 

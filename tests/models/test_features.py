@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fedistill import models
 from fedistill.errors import Refusal
-from fedistill.models import FEATURES, Signature
+from fedistill.models import registry as models
 from fedistill.models.features import Split, width
+from fedistill.models.registry import FEATURES
+from fedistill.models.signature import Signature
 
 IMAGE = Signature("image", (1, 8, 8), 3, 0)
 TEXT = Signature("text", (12,), 5, 40)

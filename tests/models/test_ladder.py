@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
-from fedistill import models
 from fedistill.errors import ExperimentError
-from fedistill.models import FEATURES, Signature
+from fedistill.models import registry as models
+from fedistill.models.registry import FEATURES
+from fedistill.models.signature import Signature
 
 IMAGE = Signature("image", (1, 28, 28), 10, 0)
 TEXT = Signature("text", (128,), 5, 8000)

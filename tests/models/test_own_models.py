@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from fedistill import models
 from fedistill.errors import ExperimentError
-from fedistill.models import Signature
+from fedistill.models import registry as models
+from fedistill.models.signature import Signature
 
 IMAGE = Signature("image", (1, 4, 4), 3, 0)
 TEXT = Signature("text", (6,), 3, 20)
@@ -166,7 +166,14 @@ method = "fedavg"
 def test_the_command_finds_it_in_the_current_folder(tmp_path: Path, function: str, status: int) -> None:
     (tmp_path / "my_models.py").write_text(CODE)
     (tmp_path / "exp.toml").write_text(EXPERIMENT.replace("MODEL", f"my_models:{function}"))
-    command = [sys.executable, "-P", "-c", "from fedistill.cli import main; main()", "doctor", "exp.toml"]
+    command = [
+        sys.executable,
+        "-P",
+        "-c",
+        "from fedistill.cli.main import main; main()",
+        "doctor",
+        "exp.toml",
+    ]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == status
     assert "Traceback" not in done.stderr

@@ -8,10 +8,10 @@ from test_label_methods import CLIENTS, PUBLIC, ROUNDS, Learner, close, learners
 from torch import Tensor
 from torch.nn.functional import kl_div
 
-from fedistill.density import Centroids, Kulsif
+from fedistill.federation.client import method_state
 from fedistill.methods.base import draw
+from fedistill.methods.shared.density import Centroids, Kulsif
 from fedistill.rng import SERVER, stream
-from fedistill.site import method_state
 
 QUANTILE, SAMPLES = 0.4, 40
 OWN = {

@@ -8,11 +8,11 @@ from test_label_methods import BATCH, CLIENTS, PUBLIC, ROUNDS, Learner, close, l
 from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div
 
-from fedistill.density import kmeans
+from fedistill.communication.messages.labels import SoftLabels
+from fedistill.federation.client import method_state
 from fedistill.methods.base import Reply, draw
+from fedistill.methods.shared.density import kmeans
 from fedistill.rng import SERVER, stream
-from fedistill.site import method_state
-from fedistill.wire.messages.labels import SoftLabels
 
 SAMPLES, WEIGHT, SIZE = 40, 0.7, 12
 

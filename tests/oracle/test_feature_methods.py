@@ -9,17 +9,17 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss, one_hot
 
 from fedistill import parse
-from fedistill.arm import ReadyArm
-from fedistill.experiment import prepare
+from fedistill.communication.messages.classwise import Prototypes
+from fedistill.experiment.runner import prepare
+from fedistill.federation.arm import ReadyArm, start_run
+from fedistill.federation.client import method_state
+from fedistill.federation.history import ArmRun
+from fedistill.federation.local_executor import Serial
+from fedistill.federation.round import play
 from fedistill.methods.base import Reply
-from fedistill.methods.fedtgp import FedTgp, FedTgpSettings
-from fedistill.models import build
-from fedistill.played import ArmRun
+from fedistill.methods.classwise.fedtgp import FedTgp, FedTgpSettings
+from fedistill.models.registry import build
 from fedistill.rng import SERVER, scoped, stream
-from fedistill.round import begin, play
-from fedistill.runtime.inprocess import Serial
-from fedistill.site import method_state
-from fedistill.wire.messages.classes import Prototypes
 
 SKEWED = {"kind": "pathological", "classes_per_client": 4}
 CLASSES, WIDTH = 10, 128
@@ -40,7 +40,7 @@ def played(method: str, **settings: Any) -> tuple[ReadyArm, ArmRun]:
         "test",
     )
     task, (arm,) = prepare(wanted)
-    run = begin(arm)
+    run = start_run(arm)
     with Serial(wanted, task) as runtime:
         while run.round < ROUNDS:
             play(run, arm, runtime)

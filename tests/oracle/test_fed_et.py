@@ -9,12 +9,13 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from fedistill import parse
-from fedistill.experiment import prepare
-from fedistill.methods.fed_et import consensus
-from fedistill.models import build
+from fedistill.experiment.runner import prepare
+from fedistill.federation.arm import start_run
+from fedistill.federation.local_executor import Serial
+from fedistill.federation.round import play
+from fedistill.methods.weights.fed_et import consensus
+from fedistill.models.registry import build
 from fedistill.rng import SERVER, stream
-from fedistill.round import begin, play
-from fedistill.runtime.inprocess import Serial
 
 LAMBDA = 0.3
 MODELS = ("cnn-s", "mlp-s", "cnn-s")
@@ -81,7 +82,7 @@ def test_the_run_is_the_plain_loop(share_head: bool) -> None:
         "test",
     )
     task, (arm,) = prepare(wanted)
-    run = begin(arm)
+    run = start_run(arm)
     with Serial(wanted, task) as runtime:
         while run.round < ROUNDS:
             play(run, arm, runtime)

@@ -11,17 +11,17 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div, layer_norm, linear
 
 from fedistill import parse
-from fedistill.arm import ReadyArm
+from fedistill.communication.messages.private_samples import PrivateOutputs
 from fedistill.errors import TrainingError
-from fedistill.experiment import compare, prepare
+from fedistill.experiment.runner import compare, prepare
+from fedistill.federation.arm import ReadyArm, start_run
+from fedistill.federation.history import ArmRun
+from fedistill.federation.local_executor import Serial
+from fedistill.federation.round import play
 from fedistill.methods.base import Reply
 from fedistill.models.residual import ResidualMlp, ResidualSettings
-from fedistill.played import ArmRun
 from fedistill.rng import SERVER, scoped, stream
-from fedistill.round import begin, play
-from fedistill.runtime.inprocess import Serial
 from fedistill.state import dump
-from fedistill.wire.messages.private import PrivateOutputs
 
 CLIENTS, ROUNDS = 3, 3
 WEIGHT, HEAT, WIDTH, DEPTH, EPOCHS, BATCH = 0.7, 2.0, 12, 2, 2, 20
@@ -52,7 +52,7 @@ RAW: dict[str, Any] = {
 def played(**changes: Any) -> tuple[ReadyArm, ArmRun]:
     wanted = parse({**RAW, **changes}, "test")
     task, (arm,) = prepare(wanted)
-    run = begin(arm)
+    run = start_run(arm)
     with Serial(wanted, task) as runtime:
         while run.round < ROUNDS:
             play(run, arm, runtime)

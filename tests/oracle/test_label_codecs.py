@@ -11,12 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedistill.wire.channel import Channel
-from fedistill.wire.codec import Content, Floats, Known, Sender, Spec
-from fedistill.wire.entropy import Integers
-from fedistill.wire.labels import Simplex, SimplexSettings, TopClasses, TopClassesSettings
-from fedistill.wire.predict import Predictor, _tables
-from fedistill.wire.simplex import Counts, quantize, quantize_top
+from fedistill.communication.codecs.base import Sender
+from fedistill.communication.codecs.label_predictor import Predictor, _tables
+from fedistill.communication.codecs.label_rows import quantize, quantize_top
+from fedistill.communication.codecs.labels import Simplex, SimplexSettings, TopClasses, TopClassesSettings
+from fedistill.communication.entropy_coding.adaptive_model import Counts
+from fedistill.communication.entropy_coding.range_coder import Integers
+from fedistill.communication.entropy_coding.symbol_io import Channel
+from fedistill.communication.tensor_specs import Content, Floats, Known, Spec
 
 # The quantiser
 

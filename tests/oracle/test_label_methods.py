@@ -8,14 +8,14 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div
 
 from fedistill import parse
-from fedistill.arm import ReadyArm
-from fedistill.experiment import prepare
+from fedistill.experiment.runner import prepare
+from fedistill.federation.arm import ReadyArm, start_run
+from fedistill.federation.history import ArmRun
+from fedistill.federation.local_executor import Serial
+from fedistill.federation.round import play
 from fedistill.methods.base import draw
-from fedistill.models import build
-from fedistill.played import ArmRun
+from fedistill.models.registry import build
 from fedistill.rng import SERVER, stream
-from fedistill.round import begin, play
-from fedistill.runtime.inprocess import Serial
 
 CLIENTS, PUBLIC, ROUNDS = 3, 60, 4
 LR, MOMENTUM, BATCH = 0.1, 0.5, 16
@@ -34,7 +34,7 @@ def played(method: str, **settings: Any) -> tuple[ReadyArm, ArmRun]:
         "test",
     )
     task, (arm,) = prepare(wanted)
-    run = begin(arm)
+    run = start_run(arm)
     with Serial(wanted, task) as runtime:
         while run.round < ROUNDS:
             play(run, arm, runtime)

@@ -10,18 +10,18 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from fedistill import parse
-from fedistill.arm import ReadyArm
-from fedistill.experiment import prepare
+from fedistill.communication.messages.classwise import ClassOutputs
+from fedistill.communication.messages.labels import SoftLabels
+from fedistill.communication.messages.weights import TrainedWeights
+from fedistill.communication.protocol.endpoints import ServerEnd
+from fedistill.experiment.runner import prepare
+from fedistill.federation.arm import ReadyArm, start_run
+from fedistill.federation.local_executor import Serial
+from fedistill.federation.round import play
 from fedistill.methods.base import Reply
-from fedistill.methods.class_outputs import mean_of_others, pooled
-from fedistill.models import build
+from fedistill.methods.shared.class_outputs import mean_of_others, pooled
+from fedistill.models.registry import build
 from fedistill.rng import SERVER, stream
-from fedistill.round import begin, play
-from fedistill.runtime.inprocess import Serial
-from fedistill.wire.ends import ServerEnd
-from fedistill.wire.messages.classes import ClassOutputs
-from fedistill.wire.messages.labels import SoftLabels
-from fedistill.wire.messages.weights import TrainedWeights
 
 
 def arm_of(method: str, **settings: Any) -> tuple[Any, ReadyArm]:
@@ -70,7 +70,7 @@ def plain_fedavg(arm: ReadyArm, rounds: int, mu: float = 0.0) -> Tensor:
 @pytest.mark.parametrize(("method", "mu"), [("fedavg", 0.0), ("fedprox", 0.5)])
 def test_weight_averaging_is_the_plain_loop(method: str, mu: float) -> None:
     wanted, arm = arm_of(method, **({"mu": mu} if mu else {}))
-    run = begin(arm)
+    run = start_run(arm)
     with Serial(wanted, arm.task) as runtime:
         for _ in range(2):
             play(run, arm, runtime)
@@ -81,7 +81,7 @@ def test_fedprox_pulls_towards_what_was_received() -> None:
     moved = []
     for mu in (0.0, 1.0):
         wanted, arm = arm_of("fedprox", mu=mu)
-        run = begin(arm)
+        run = start_run(arm)
         start = run.server["model"].clone()
         with Serial(wanted, arm.task) as runtime:
             play(run, arm, runtime)
@@ -160,7 +160,7 @@ def test_feddf_teacher_is_the_softmax_of_mean_logits(monkeypatch: pytest.MonkeyP
     _, arm = arm_of("feddf", fuse=False)
     server = arm.server(1)
     first, second = (build("cnn-s", arm.task.signature, seed, 0) for seed in (1, 2))
-    from fedistill.train import flatten
+    from fedistill.training.model_state import flatten
 
     replies = [
         Reply(0, TrainedWeights(flatten(first), samples=10)),
@@ -176,7 +176,7 @@ def test_feddf_teacher_is_the_softmax_of_mean_logits(monkeypatch: pytest.MonkeyP
         seen.append(probs)
         return logits.sum() * 0
 
-    monkeypatch.setattr("fedistill.methods.feddf.kl", keep)
+    monkeypatch.setattr("fedistill.methods.weights.feddf.kl", keep)
     _, fusing = arm_of("feddf", batch_size=60, epochs=1)
     fusing.method.server_step(state, fusing.server(1), replies)
     with torch.no_grad():

@@ -10,10 +10,10 @@ from test_label_methods import BATCH, LR, MOMENTUM, ROUNDS, Learner, close, play
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from fedistill.methods.fedkd import FedKd, FedKdSettings
-from fedistill.methods.fml import Fml, FmlSettings
+from fedistill.federation.client import method_state
+from fedistill.methods.weights.fedkd import FedKd, FedKdSettings
+from fedistill.methods.weights.fml import Fml, FmlSettings
 from fedistill.rng import SERVER, stream
-from fedistill.site import method_state
 
 
 def divergence(target: Tensor, output: Tensor) -> Tensor:

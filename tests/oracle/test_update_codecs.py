@@ -12,12 +12,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedistill.wire import fitted, matrices
-from fedistill.wire.codec import Codec, Content, Floats, Known, NoSettings, Sender, Spec
-from fedistill.wire.entropy import Encoder
-from fedistill.wire.lowrank import LowRank, LowRankSettings
-from fedistill.wire.quantize import DAdaQuant, DAdaQuantSettings, Int8, Int8Settings, Qsgd, QsgdSettings, Sign
-from fedistill.wire.sparsify import Stc, StcSettings, TopK, TopKSettings
+from fedistill.communication.codecs.base import Codec, NoSettings, Sender
+from fedistill.communication.codecs.low_rank import LowRank, LowRankSettings
+from fedistill.communication.codecs.quantize import (
+    DAdaQuant,
+    DAdaQuantSettings,
+    Int8,
+    Int8Settings,
+    Qsgd,
+    QsgdSettings,
+    Sign,
+)
+from fedistill.communication.codecs.sparsify import Stc, StcSettings, TopK, TopKSettings
+from fedistill.communication.entropy_coding import matrix_coder, parametric_model
+from fedistill.communication.entropy_coding.range_coder import Encoder
+from fedistill.communication.tensor_specs import Content, Floats, Known, Spec
 
 SHAPES = ((30, 40), (), (0,), (5, 2, 3, 3), (40,), (1,))
 SPEC = Spec(Content.WEIGHTS, (sum(math.prod(shape) for shape in SHAPES),), SHAPES)
@@ -271,7 +280,7 @@ def prior(family: int, width: int, high: int) -> list[int]:
 
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (-1, 1), (0, 9), (-15, 15), (-127, 127)])
 def test_priors_are_the_recurrences(low: int, high: int) -> None:
-    tables = fitted.priors(low, high).tolist()
+    tables = parametric_model.priors(low, high).tolist()
     for family in range(3):
         for width in range(0, 64, 9):
             heights = prior(family, width, high)
@@ -284,7 +293,7 @@ def test_priors_are_the_recurrences(low: int, high: int) -> None:
 def test_integers_are_coded_under_what_was_counted(count: int, width: float, seed: int) -> None:
     symbols = np.clip(np.random.default_rng(seed).laplace(size=count) * width, -9, 9).astype(np.int32)
     tape = Tape()
-    fitted.put(tape, symbols, -9, 9)
+    parametric_model.put(tape, symbols, -9, 9)
     family, width_code = divmod(tape.symbols[0], 64)
     heights = prior(family, width_code, 9)
     both = heights[:0:-1] + heights
@@ -304,9 +313,9 @@ def test_the_best_table_is_chosen() -> None:
     """Of 192 tables, none would have written the first integers in fewer bits."""
     symbols = np.random.default_rng(1).laplace(size=200).astype(np.int32).clip(-9, 9)
     tape = Tape()
-    fitted.put(tape, symbols, -9, 9)
+    parametric_model.put(tape, symbols, -9, 9)
     costs = []
-    for table in fitted.priors(-9, 9).tolist():
+    for table in parametric_model.priors(-9, 9).tolist():
         costs.append(-sum(math.log2(table[symbol + 9] / sum(table)) for symbol in symbols.tolist()))
     assert tape.symbols[0] == costs.index(min(costs))
 
@@ -334,7 +343,7 @@ def test_places_are_coded_as_gaps_under_what_was_counted(data: st.DataObject, co
     kept = data.draw(st.integers(1, min(count, 60)))
     places = sorted(np.random.default_rng(kept).choice(count, kept, replace=False).tolist())
     tape = Tape()
-    fitted.put_places(tape, np.array(places), count)
+    parametric_model.put_places(tape, np.array(places), count)
     longest = min(4_096, 8 * (count // kept) + 8)
     assert tape.symbols == gap_tokens(places, longest)
     table = np.array(tape.tables[0], float)
@@ -348,7 +357,7 @@ def test_gap_tables_follow_the_counts_of_length_classes() -> None:
     count, kept = 6_400, 100
     places = np.sort(np.random.default_rng(0).choice(count, kept, replace=False))
     tape = Tape()
-    fitted.put_places(tape, places, count)
+    parametric_model.put_places(tape, places, count)
     longest = 8 * 64 + 8
     edges = [0, 1, 2, 3, 5, 7, 11, 15, 23, 31, 47, 63, 95, 127, 191, 255, 383, 511, longest]
     classes = [range(a, b) for a, b in pairwise(edges)] + [range(longest, longest + 1)]
@@ -366,7 +375,7 @@ def test_cells_of_one_level_are_coded_together() -> None:
     sizes = 2.0 ** (random.integers(0, 5, (30, 1)) + random.integers(0, 4, (1, 40)))
     matrix = np.clip(np.rint(random.laplace(size=(30, 40)) * sizes), -127, 127).astype(np.int32)
     tape = Tape()
-    matrices.put_matrix(tape, matrix, -127, 127)
+    matrix_coder.put_matrix(tape, matrix, -127, 127)
     octaves = [
         [round(math.log2(np.float32(np.abs(line).mean()) + 0.01)) for line in side]
         for side in (matrix, matrix.T)

@@ -3,7 +3,7 @@
 A method never knows where it runs. The round loop calls, in each round: `send` for every client that
 takes part, `client_step` at that client, and `server_step` once with the replies that came. States are
 dictionaries of plain data (`fedistill.state`). The entry ``"model"`` of a state holds flat weights
-(`fedistill.train`): it is what the view of that side is measured on; a state without it has no view.
+(`fedistill.training.loop`): it is what the view of that side is measured on; a state without it has no view.
 """
 
 import math
@@ -16,17 +16,17 @@ from typing import Any, ClassVar, Generic, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
-from fedistill import models
-from fedistill.config import Section, Train
+from fedistill.communication.codecs.registry import Wanted
+from fedistill.communication.messages.base import Message, Sizes
+from fedistill.config.schema import Section, Train
+from fedistill.data.task import Labelled
 from fedistill.errors import Refusal
-from fedistill.models import Signature
+from fedistill.models import registry as models
 from fedistill.models.features import width
+from fedistill.models.signature import Signature
 from fedistill.rng import SERVER, stream
 from fedistill.state import State
-from fedistill.tasks.task import Labelled
-from fedistill.train import flatten, unflatten
-from fedistill.wire.codecs import Wanted
-from fedistill.wire.message import Message, Sizes
+from fedistill.training.model_state import flatten, unflatten
 
 Up = TypeVar("Up", bound=Message)
 Down = TypeVar("Down", bound=Message)
@@ -191,7 +191,7 @@ class Method(ABC, Generic[Up, Down]):
     """Weights that cross are of the server's architecture, and not of the client's own."""
 
     under_skew: ClassVar[tuple[Literal["loss", "aggregation"], ...]] = ()
-    """What holds up under strong label skew (`fedistill.doctor`): balanced softmax, and prior correction
+    """What holds up under strong label skew (`experiment.preflight`): balanced softmax, and prior correction
     where a client labels many samples in each exchange that it has not chosen, so that its prior shows."""
 
     answers_with_clients: ClassVar[bool] = False

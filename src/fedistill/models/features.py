@@ -10,9 +10,9 @@ import functools
 import torch
 from torch import Tensor, nn
 
-from fedistill import models
 from fedistill.errors import Refusal
-from fedistill.models import Signature
+from fedistill.models import registry as models
+from fedistill.models.signature import Signature
 
 _DROPOUTS = nn.Dropout | nn.AlphaDropout
 

@@ -7,8 +7,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear, one_hot
 
-from fedistill import optim
-from fedistill.config import Optimizer, Section
+from fedistill.config.schema import Optimizer, Section
+from fedistill.training import optimizers
 
 Predictor = tuple[Tensor, Tensor | None]
 """Weight (C, d) and bias (C,) of a linear layer."""
@@ -59,7 +59,7 @@ def predictor(head: nn.Linear) -> Predictor:
 
 def learn(
     generator: Generator,
-    optimizer: optim.Optimizer,
+    optimizer: optimizers.Optimizer,
     predictors: Sequence[Predictor],
     counts: Tensor,
     settings: GeneratorSettings,

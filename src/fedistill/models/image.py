@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from fedistill.models import Build, Signature
+from fedistill.models.signature import Build, Signature
 
 
 class _Classifier(nn.Module):

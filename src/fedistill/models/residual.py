@@ -4,10 +4,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from fedistill import optim
-from fedistill.config import Optimizer, Section
+from fedistill.config.schema import Optimizer, Section
 from fedistill.models.features import Split
-from fedistill.train import Loss, fit, predict
+from fedistill.training import optimizers
+from fedistill.training.loop import Loss, fit, predict
 
 
 class ResidualSettings(Section):
@@ -72,7 +72,7 @@ def _block(width: int) -> nn.Sequential:
 
 def learn(
     net: nn.Module,
-    optimizer: optim.Optimizer,
+    optimizer: optimizers.Optimizer,
     features: Tensor,
     loss: Loss,
     settings: ResidualSettings,

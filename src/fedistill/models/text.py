@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from fedistill.models import Build, Signature
+from fedistill.models.signature import Build, Signature
 
 
 def _small(vectors: nn.Embedding | nn.EmbeddingBag) -> None:

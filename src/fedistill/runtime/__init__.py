@@ -1,1 +1,1 @@
-"""Where clients work: in this process, in worker processes."""
+"""Kept for Flower apps of earlier versions alone."""

@@ -1,1 +1,1 @@
-"""The same round loop on a real network: Flower carries the frames. Needs the extra ``flower``."""
+"""Kept for Flower apps of earlier versions alone."""

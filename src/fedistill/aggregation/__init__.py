@@ -1,0 +1,1 @@
+"""From the replies of many clients to one value."""

@@ -1,0 +1,89 @@
+"""``fedistill flower``: the same experiment on a real network."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedistill.cli.console import ExperimentPath, Out, Set, command, default_folder, finish
+from fedistill.errors import ExperimentError
+
+app = typer.Typer(help="Run an experiment on Flower: SuperLink and SuperNodes.", no_args_is_help=True)
+
+NewFolder = Annotated[Path, typer.Argument(help="The folder to write.")]
+
+
+@app.command()
+def init(
+    experiment: ExperimentPath,
+    folder: NewFolder,
+    set: Set = None,
+    out: Annotated[Path, typer.Option(help="Folder for the results, on the server's machine.")] = Path(
+        "fedistill-results"
+    ),
+) -> None:
+    """Write a Flower app that `flwr run` takes as it is."""
+    _need_flower()
+    from fedistill.config.toml import load
+    from fedistill.flower.app_template import write_app
+
+    write_app(load(experiment, set or []), folder, out, command())
+    print(f"wrote {folder}; how to run it stands in {folder / 'README.md'}")
+
+
+@app.command()
+def keys(
+    folder: NewFolder,
+    nodes: Annotated[int, typer.Option(min=1, help="How many SuperNodes.")] = 2,
+    host: Annotated[
+        list[str] | None,
+        typer.Option(help="Name or address of the SuperLink, beside this machine's. May be repeated."),
+    ] = None,
+) -> None:
+    """Make a CA, the SuperLink's certificate and a key pair for each SuperNode, for trials."""
+    _need_flower()
+    from fedistill.flower.keys import make
+
+    for path in make(folder, nodes, host or []):
+        print(path)
+
+
+@app.command()
+def up(
+    experiment: ExperimentPath,
+    nodes: Annotated[
+        int | None, typer.Option(min=1, help="How many SuperNodes, and clients. Default: task.clients.")
+    ] = None,
+    set: Set = None,
+    out: Out = None,
+) -> None:
+    """Start a SuperLink and SuperNodes on this machine, run the experiment on them, and stop them."""
+    _need_flower()
+    from fedistill.config.toml import load
+    from fedistill.flower import local_trial
+
+    loaded = load(experiment, [*(set or []), *([f"task.clients={nodes}"] if nodes else [])])
+    folder = out or default_folder(experiment)
+    finish(folder, lambda watcher: local_trial.up(loaded, folder, command(), watcher), "flower resume")
+
+
+@app.command()
+def resume(folder: Annotated[Path, typer.Argument(help="The folder of a run that `up` began.")]) -> None:
+    """Go on with a run that `up` began, from its last whole round."""
+    _need_flower()
+    from fedistill.flower import local_trial
+
+    finish(folder, lambda watcher: local_trial.resume(folder, watcher), "flower resume")
+
+
+def _need_flower() -> None:
+    try:
+        import cryptography
+        import flwr
+
+        assert cryptography
+        assert flwr
+    except ImportError as error:
+        raise ExperimentError(
+            f"fedistill flower needs the extra `flower` ({error}): pip install 'fedistill[flower]'"
+        ) from None

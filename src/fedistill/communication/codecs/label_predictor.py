@@ -1,0 +1,113 @@
+"""Class labels, coded under what both sides can foresee of them.
+
+A label is told by at most three questions: is it the class that this side last gave the sample? the class
+that the other side last gave it? the one that this side gave it before it last changed its mind? Only where
+all are denied is the class itself coded. The chance of a yes is mixed from three experts, each of which
+counts how often the answer was yes under circumstances of its own; their opinions are added as log-odds,
+under weights that are learnt (logistic mixing, as in Mahoney's PAQ coders). Counts and weights live on from
+message to message, and within a message they are brought up to date after each block, so that a block takes
+a few vector operations. All arithmetic is that of integers.
+
+`Predictor.code` is one walk for both sides: what is written cannot disagree with what is read.
+"""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fedistill.communication.codecs.label_history import TRIPLES, Past
+from fedistill.communication.entropy_coding.adaptive_model import Question, Table, blocks
+from fedistill.communication.entropy_coding.range_coder import Integers
+from fedistill.communication.entropy_coding.symbol_io import Channel
+from fedistill.communication.tensor_specs import Classes, Known, Spec
+from fedistill.state import State
+
+Bools = NDArray[np.bool_]
+
+MOST_COUNTED = 64
+"""With more classes, the unforeseen ones are counted without regard to the sample's earlier classes."""
+
+FIRST_BLOCK = 16
+_ONE = 1 << 16  # a chance of 1
+_LEAST = 24  # no answer is held for less likely
+_BIT = 256  # log-odds of one bit
+_FAR = 16 * _BIT
+_FULL = 1 << 14  # a weight of 1
+_RATE = 2000  # of learning weights: the larger the slower
+_UNIT = 16  # an answer, in the units of counts
+_PRIORS = (12, 8, 4)  # of 16: the chance of a yes before any answer, for each question
+_EXPERTS = ((TRIPLES, 100), (TRIPLES, 8), (512, 100))  # circumstances; answers remembered of each
+_RARE, _SHARE = 256, 1 << 13  # unforeseen classes: weight of one not seen yet, and of one seen
+
+
+class Predictor:
+    """The model of the labels of one message; begins from a memory and ends in another."""
+
+    def __init__(self, spec: Spec, known: Known) -> None:
+        self._spec, self._known = spec, known
+        self._past = Past.of(spec, known)
+        learnt = known.memory.get("learnt", {}) if spec.rows is not None else {}
+        self._questions = [
+            Question(_EXPERTS, prior, learnt.get(f"question-{place}")) for place, prior in enumerate(_PRIORS)
+        ]
+        self._unforeseen = Unforeseen(spec.shape[1], learnt.get("unforeseen"))
+
+    def code(self, channel: Channel, labels: Classes) -> None:
+        """Write labels (n,), or read them into this array."""
+        named = self._past.candidates()
+        contexts = self._past.contexts(self._spec.shape[1])
+        rest = np.arange(len(labels))
+        for question, candidates in zip(self._questions, named, strict=True):
+            open_ = candidates[rest] >= 0
+            at = rest[open_]
+            yes = question.code(channel, labels[at] == candidates[at], contexts[:, at])
+            labels[at[yes]] = candidates[at[yes]]
+            open_[open_] = yes
+            rest = rest[~open_]
+        for block in blocks(len(rest)):
+            at = rest[block]
+            given = np.stack([self._past.last[at], self._past.told[at]])
+            labels[at] = self._unforeseen.code(channel, labels[at], given, named[:, at])
+
+    def memory(self, labels: Classes) -> State:
+        """What both sides remember after these labels; nothing where rows have no lasting place."""
+        if self._spec.rows is None:
+            return {}
+        learnt = {f"question-{place}": question.state() for place, question in enumerate(self._questions)}
+        return {
+            "samples": self._past.after(labels, self._spec, self._known),
+            "learnt": {**learnt, "unforeseen": self._unforeseen.state()},
+        }
+
+
+class Unforeseen:
+    """Classes that no question named, as they were counted for each last and each told class."""
+
+    def __init__(self, classes: int, state: State | None) -> None:
+        self._classes = classes
+        self._counts = np.zeros((2, classes + 1 if classes <= MOST_COUNTED else 1, classes), np.int64)
+        if state is not None:
+            self._counts += state["counts"].numpy()
+
+    def code(self, channel: Channel, labels: Classes, given: Classes, denied: Classes) -> Integers:
+        """Write labels (n,), or read as many, given last and told classes (2, n) and denied ones (3, n)."""
+        if self._classes > MOST_COUNTED:
+            found = channel.code(labels, self._counts[0, 0] * _SHARE + _RARE)
+            self._count(self._counts[0], found, np.zeros_like(given[0]))
+            return found
+        last, told = given + 1
+        tables = (2 * self._counts[0, last] + self._counts[1, told]) * _SHARE + _RARE
+        for candidates in denied:
+            at = np.flatnonzero(candidates >= 0)
+            tables[at, candidates[at]] = 1
+        found = channel.code(labels, tables)
+        self._count(self._counts[0], found, last)
+        self._count(self._counts[1], found, told)
+        return found
+
+    def _count(self, counts: Table, labels: Integers, rows: Classes) -> None:
+        counts += np.bincount(rows * self._classes + labels, minlength=counts.size).reshape(counts.shape)
+        counts[counts.sum(axis=1) > 16 * self._classes + 1000] >>= 1
+
+    def state(self) -> State:
+        return {"counts": torch.from_numpy(self._counts.astype(np.int32))}

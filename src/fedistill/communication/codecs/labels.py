@@ -1,0 +1,144 @@
+"""Codecs of soft labels: one class of a sample, b bits of each probability, or the likeliest classes."""
+
+from abc import abstractmethod
+from typing import Any
+
+from pydantic import Field
+
+from fedistill.communication.codecs.base import Codec, Decoded, Encoded, Sender
+from fedistill.communication.codecs.label_formats import Coder, Form, Hard, Likeliest, Packable, Soft
+from fedistill.communication.entropy_coding.bit_packing import pack, unpack
+from fedistill.communication.entropy_coding.symbol_io import Reader, Writer
+from fedistill.communication.tensor_specs import Content, Floats, Known, Spec
+from fedistill.config.schema import Section
+
+_CODER: Any = Field(
+    default="predictive",
+    description="predictive: from all that both sides know; delta: as CFD's, what has changed; order0: by how"
+    " frequent it is; plain: fixed width",
+)
+
+
+class OneHotSettings(Section):
+    coder: Coder = _CODER
+
+
+class SimplexSettings(Section):
+    bits: int = Field(default=2, ge=1, le=8, description="b: entries are multiples of 1 / (2**b - 1)")
+    coder: Coder = _CODER
+
+
+class TopClassesSettings(Section):
+    k: int = Field(default=2, ge=1, description="classes of a sample that are sent; at most all")
+    bits: int = Field(default=4, ge=1, le=8, description="of their masses: multiples of 1 / (2**bits - 1)")
+
+
+class _LabelCodec(Codec):
+    codes = frozenset({Content.PROBS})
+    remembers = True
+
+    @abstractmethod
+    def form(self, spec: Spec) -> Form:
+        """How labels are written."""
+
+    def encode(self, values: Floats, spec: Spec, known: Known, sender: Sender) -> Encoded:
+        form = self.form(spec)
+        found = form.reduce(values)
+        writer = Writer()
+        memory = form.code(writer, found, spec, known)
+        return Encoded(writer.finish(), memory)
+
+    def decode(self, payload: bytes, spec: Spec, known: Known) -> Decoded:
+        form = self.form(spec)
+        found = form.blank(spec)
+        reader = Reader(payload)
+        memory = form.code(reader, found, spec, known)
+        reader.finish()
+        return Decoded(form.expand(found, spec), memory)
+
+
+class _Fixed(_LabelCodec):
+    """One more coder, ``plain``: a fixed width, without the range coder and without a memory."""
+
+    def __init__(self, settings: Any) -> None:
+        super().__init__(settings)
+        self.remembers = self.coder in ("predictive", "delta")
+
+    @property
+    @abstractmethod
+    def coder(self) -> Coder:
+        """The settings' choice."""
+
+    def encode(self, values: Floats, spec: Spec, known: Known, sender: Sender) -> Encoded:
+        if self.coder != "plain":
+            return super().encode(values, spec, known, sender)
+        form = self.form(spec)
+        return Encoded(pack(form.reduce(values).ravel(), form.width(spec)))
+
+    def decode(self, payload: bytes, spec: Spec, known: Known) -> Decoded:
+        if self.coder != "plain":
+            return super().decode(payload, spec, known)
+        form = self.form(spec)
+        blank = form.blank(spec)
+        found = unpack(payload, blank.size, form.width(spec)).reshape(blank.shape)
+        form.check(found, spec)
+        return Decoded(form.expand(found, spec))
+
+    @abstractmethod
+    def form(self, spec: Spec) -> Packable:
+        """How labels are written."""
+
+
+class OneHot(_Fixed):
+    """The likeliest class of each sample; the lower one where two are."""
+
+    name = "onehot"
+    loses = "all but the likeliest class of each sample"
+    source = "as CFD with one bit: Sattler et al., 2020, arXiv 2012.00632"
+    Settings = OneHotSettings
+    settings: OneHotSettings
+
+    @property
+    def coder(self) -> Coder:
+        return self.settings.coder
+
+    def form(self, spec: Spec) -> Packable:
+        return Hard(self.coder)
+
+
+class Simplex(_Fixed):
+    """The nearest row of multiples of 1 / (2**b - 1) that adds up to 1.
+
+    Departure from the paper: ties go to the lower class, not by chance, so that a run can be repeated.
+    """
+
+    name = "simplex"
+    loses = "all but b bits of each probability"
+    source = "Sattler et al., 2020, arXiv 2012.00632, eq. 10-13"
+    Settings = SimplexSettings
+    settings: SimplexSettings
+
+    @property
+    def coder(self) -> Coder:
+        return self.settings.coder
+
+    def form(self, spec: Spec) -> Packable:
+        if self.settings.bits == 1:
+            return Hard(self.coder)
+        return Soft(self.coder, self.settings.bits)
+
+
+class TopClasses(_LabelCodec):
+    """The k likeliest classes with their masses; what is left is spread evenly over the others.
+
+    Masses are rounded together with what is left, by largest remainder; classes whose mass becomes 0 count
+    among the others.
+    """
+
+    name = "top-classes"
+    loses = "all but the k likeliest classes of each sample and b bits of their probabilities"
+    Settings = TopClassesSettings
+    settings: TopClassesSettings
+
+    def form(self, spec: Spec) -> Form:
+        return Likeliest(min(self.settings.k, spec.shape[1]), 2**self.settings.bits - 1)

@@ -1,0 +1,152 @@
+"""What codecs of weight updates share: the difference, the parts, the short scales, the residual."""
+
+from abc import abstractmethod
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fedistill.communication.codecs.base import Codec, Decoded, Encoded, Sender
+from fedistill.communication.tensor_specs import Content, Floats, Known, Spec
+from fedistill.errors import FrameError
+from fedistill.state import State
+
+Scales = NDArray[np.float32]
+
+LARGEST = float(np.finfo(np.float32).max)
+_WHOLE = b"\0"
+_CHANGE = b"\1"
+_HALF = np.finfo(np.float16).max
+_SHORT = 2
+
+
+class UpdateCodec(Codec):
+    """Codes the difference between weights and those that the receiver has.
+
+    The first byte says what follows: 0, all weights as fp16, for a receiver that has none; 1, a difference.
+    """
+
+    codes = frozenset({Content.WEIGHTS})
+    relative = True
+
+    def encode(self, values: Floats, spec: Spec, known: Known, sender: Sender) -> Encoded:
+        if known.reference is None:
+            return Encoded(_WHOLE + halves(values), own=sender.own or {})
+        body, own = self.write(_sum(values, -known.reference), spec, sender)
+        return Encoded(_CHANGE + body, own=own)
+
+    def decode(self, payload: bytes, spec: Spec, known: Known) -> Decoded:
+        mode, body = payload[:1], payload[1:]
+        if mode != (_WHOLE if known.reference is None else _CHANGE):
+            raise FrameError("the message does not say how its weights are written")
+        if known.reference is None:
+            return Decoded(from_halves(body, spec.count))
+        return Decoded(_sum(known.reference, self.read(body, spec)))
+
+    @abstractmethod
+    def write(self, update: Floats, spec: Spec, sender: Sender) -> tuple[bytes, State]:
+        """Return the bytes of an update (P,), and what the sender keeps for itself."""
+
+    @abstractmethod
+    def read(self, body: bytes, spec: Spec) -> Floats:
+        """Return the update (P,); its numbers are finite."""
+
+
+class FeedbackCodec(UpdateCodec):
+    """Adds what was not sent to the next update."""
+
+    keeps = True
+
+    def write(self, update: Floats, spec: Spec, sender: Sender) -> tuple[bytes, State]:
+        if sender.own is None:
+            return self.compress(update, spec)[0], {}
+        if "residual" in sender.own:
+            update = _sum(update, sender.own["residual"].numpy())
+        body, sent = self.compress(update, spec)
+        return body, {"residual": torch.from_numpy(_sum(update, -sent))}
+
+    @abstractmethod
+    def compress(self, update: Floats, spec: Spec) -> tuple[bytes, Floats]:
+        """Return the bytes of an update (P,), and what `read` makes of them."""
+
+
+def parts(spec: Spec) -> Iterator[tuple[slice, tuple[int, ...]]]:
+    """Where the tensors lie in the flat weights, and their shapes."""
+    start = 0
+    for shape in spec.parts or (spec.shape,):
+        stop = start + int(np.prod(shape, dtype=np.int64))
+        yield slice(start, stop), shape
+        start = stop
+
+
+def sides_of(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Rows and columns of a tensor: a kernel of a convolution has a row for each output, a vector is one."""
+    count = int(np.prod(shape, dtype=np.int64))
+    rows = shape[0] if len(shape) > 1 and count else 1
+    return rows, count // rows
+
+
+def halves(values: Floats) -> bytes:
+    """Numbers as fp16, clipped to its range."""
+    return np.clip(values, -_HALF, _HALF).astype("<f2").tobytes()
+
+
+def from_halves(data: bytes, count: int) -> Floats:
+    """Read ``count`` numbers.
+
+    Raises:
+        FrameError: there are more or fewer, or one is not finite.
+    """
+    if len(data) != 2 * count:
+        raise FrameError(f"{len(data)} bytes of fp16 where {count} numbers were expected")
+    values = np.frombuffer(data, "<f2").astype(np.float32)
+    if not np.isfinite(values).all():
+        raise FrameError("a number in the message is not finite")
+    return values
+
+
+def mean_size(values: Floats) -> Floats:
+    """Mean size, (1,), of numbers of which there may be none."""
+    if not len(values):
+        return np.zeros(1, np.float32)
+    return np.array([np.abs(values).mean(dtype=np.float64)], np.float32)
+
+
+def short(scales: Scales, up: bool = False) -> Scales:
+    """Round numbers >= 0 to those that are written in two bytes (bfloat16), to the nearest or up."""
+    bits = scales.astype(np.float32).view(np.uint32)
+    rounded = (bits + np.uint32(0xFFFF if up else 0x8000)) & np.uint32(0xFFFF0000)
+    short_bits: NDArray[np.uint32] = np.minimum(rounded, np.uint32(0x7F7F0000))
+    return short_bits.view(np.float32)
+
+
+def pack_scales(scales: Scales) -> bytes:
+    """Write numbers that `short` returned."""
+    return (scales.view(np.uint32) >> 16).astype("<u2").tobytes()
+
+
+def unpack_scales(body: bytes, count: int) -> tuple[Scales, bytes]:
+    """Return ``count`` scales, and the bytes behind them.
+
+    Raises:
+        FrameError: there are fewer, or one is negative or not finite.
+    """
+    head = body[: _SHORT * count]
+    if len(head) != _SHORT * count:
+        raise FrameError(f"the message ends within its {count} scales")
+    scales = (np.frombuffer(head, "<u2").astype(np.uint32) << 16).view(np.float32)
+    if not np.isfinite(scales).all() or np.signbit(scales).any():
+        raise FrameError("a scale in the message is negative or not finite")
+    return scales, body[_SHORT * count :]
+
+
+def finite(values: Floats) -> Floats:
+    """Bring infinite numbers back to the largest that is not; changes the array."""
+    return np.clip(values, -LARGEST, LARGEST, out=values)
+
+
+def _sum(left: Floats, right: Floats) -> Floats:
+    """Add finite numbers; what is too large for float32 stays at the largest that is not."""
+    with np.errstate(over="ignore"):
+        return finite(left + right)

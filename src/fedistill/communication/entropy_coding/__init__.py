@@ -1,0 +1,1 @@
+"""Integers in as few bytes as their models foresee."""

@@ -1,0 +1,40 @@
+"""One walk for both sides of a message: what codes it says the same whether it writes or reads."""
+
+from typing import Protocol
+
+from fedistill.communication.entropy_coding.range_coder import Decoder, Encoder, Integers
+
+
+class Channel(Protocol):
+    """One side of a message."""
+
+    def code(self, symbols: Integers, frequencies: Integers) -> Integers:
+        """Write symbols (n,), or read as many, under frequencies (n, A) or (A,); return them."""
+
+
+class Writer:
+    """The sender's side."""
+
+    def __init__(self) -> None:
+        self._encoder = Encoder()
+
+    def code(self, symbols: Integers, frequencies: Integers) -> Integers:
+        self._encoder.put(symbols, frequencies)
+        return symbols
+
+    def finish(self) -> bytes:
+        return self._encoder.finish()
+
+
+class Reader:
+    """The receiver's side: of the symbols that it is given, only their number counts."""
+
+    def __init__(self, payload: bytes) -> None:
+        self._decoder = Decoder(payload)
+
+    def code(self, symbols: Integers, frequencies: Integers) -> Integers:
+        return self._decoder.take(frequencies, len(symbols) if frequencies.ndim == 1 else None)
+
+    def finish(self) -> None:
+        """Refuse bytes that are left over (FrameError)."""
+        self._decoder.finish()

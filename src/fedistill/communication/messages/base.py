@@ -1,0 +1,134 @@
+"""Typed messages: what a method sends, as tensors and whole numbers.
+
+A message is a frozen dataclass. Its tensors are coded by the arm's codec; its numbers are varints, and arrays
+of whole numbers are coded without loss (`integer_arrays`). The receiver says how large it expects each to be
+(`Sizes`); nothing in a frame can change that.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedistill.communication.kinds import Kind
+from fedistill.communication.messages.integer_arrays import Whole
+from fedistill.communication.tensor_specs import Classes, Content, Spec
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What both sides know of a message before it is sent.
+
+    Attributes:
+        classes: C, the number of classes.
+        parameters: P, the numbers in the weights of the model that travels (0: none travels).
+        samples: n, the public samples that a message speaks of (0: none), or may at most speak of.
+        parts: shapes of the tensors that the travelling weights are made of.
+        population: N, the samples of the public set.
+        drawn: from a round to the (n,) places of its public samples.
+        since: from two turns to the places of the samples whose label came after the first, and by the
+            second.
+        width: d, the length of a feature vector.
+        generator: shapes of the tensors that a generator of features is made of.
+        private: samples of the client's private set.
+        client: whose link it is.
+        weights: private samples of each client, by which the server may weigh what they send.
+    """
+
+    classes: int
+    parameters: int = 0
+    samples: int = 0
+    parts: tuple[tuple[int, ...], ...] = ()
+    population: int = 0
+    drawn: Callable[[int], Classes] | None = None
+    since: Callable[[int, int], Classes] | None = None
+    width: int = 0
+    generator: tuple[tuple[int, ...], ...] = ()
+    private: int = 0
+    client: int = 0
+    weights: tuple[int, ...] = ()
+
+
+Numbers = Mapping[str, Any]
+"""What is read of a message before its tensors: its whole numbers, and arrays (n,) of them."""
+
+
+@dataclass(frozen=True)
+class Message:
+    """Base of all messages; subclasses are frozen dataclasses and final."""
+
+    kind: ClassVar[Kind]
+    caches: ClassVar[bool] = False
+    """Speaks of all public samples, and only rows that the receiver does not hold are sent."""
+    varies: ClassVar[bool] = False
+    """How much is said is the sender's choice; `longest` is the most."""
+
+    @classmethod
+    def specs(cls, sizes: Sizes, numbers: Numbers) -> dict[str, Spec]:
+        """What is sent of each tensor, given the message's whole numbers and arrays of them.
+
+        ``numbers`` also has ``held``, the turn that the receiver's cache is of, where the message caches.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def wholes(cls, sizes: Sizes, numbers: Numbers) -> dict[str, Whole]:
+        """What is sent of each array of whole numbers, given those that stand alone; most have none.
+
+        Raises:
+            FrameError: there cannot be so many.
+        """
+        return {}
+
+    def check(self) -> None:
+        """Refuse a client's message whose numbers cannot be.
+
+        Raises:
+            FrameError: it is such a one.
+        """
+
+    @classmethod
+    def longest(cls, sizes: Sizes) -> Numbers:
+        """The whole numbers of a message of full size."""
+        return dict.fromkeys(cls.number_names(), 1)
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """The fields, in the order in which they are sent."""
+        return [field.name for field in fields(cls)]
+
+    @classmethod
+    def number_names(cls) -> list[str]:
+        return [field.name for field in fields(cls) if field.type is int]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors, and the arrays of whole numbers."""
+        alone = self.number_names()
+        return {name: getattr(self, name) for name in self.names() if name not in alone}
+
+    def numbers(self) -> dict[str, int]:
+        return {name: getattr(self, name) for name in self.number_names()}
+
+
+def contents(kind: type[Message]) -> set[Content]:
+    """What the tensors of a message that a codec codes are."""
+    sizes, numbers = Sizes(classes=2), {"held": 0, **dict.fromkeys(kind.number_names(), 0)}
+    none = {name: np.zeros(0, np.int64) for name in kind.wholes(sizes, numbers)}
+    return {spec.content for spec in kind.specs(sizes, {**numbers, **none}).values()}
+
+
+def example(kind: type[Message], sizes: Sizes) -> Message:
+    """Return a message of full size with random numbers in it, to foretell how long one will be."""
+    generator = torch.Generator().manual_seed(0)
+    numbers = {"held": 0, **kind.longest(sizes)}
+    wholes = {name: whole.example() for name, whole in kind.wholes(sizes, numbers).items()}
+    values: dict[str, Any] = {name: numbers[name] for name in kind.number_names()}
+    values |= {name: torch.from_numpy(whole) for name, whole in wholes.items()}
+    for name, spec in kind.specs(sizes, {**numbers, **wholes}).items():
+        rows = sizes.population if kind.caches else spec.shape[0]
+        noise = torch.randn(rows, *spec.shape[1:], generator=generator)
+        values[name] = noise.softmax(dim=1) if spec.content is Content.PROBS else noise
+    return kind(**values)

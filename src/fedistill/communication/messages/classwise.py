@@ -1,0 +1,81 @@
+"""Messages of classes: an output, or a feature vector, for each."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fedistill.communication.kinds import Kind
+from fedistill.communication.messages.base import Message, Numbers, Sizes
+from fedistill.communication.messages.integer_arrays import Subset, Whole
+from fedistill.communication.messages.weights import Weights, check_samples
+from fedistill.communication.tensor_specs import Content, Spec
+
+
+@dataclass(frozen=True)
+class ClassOutputs(Message):
+    """Mean output for each class, (C, C); a row of zeros says that there is none for this class."""
+
+    kind = Kind.CLASS_OUTPUTS
+    means: Tensor
+
+    @classmethod
+    def specs(cls, sizes: Sizes, numbers: Numbers) -> dict[str, Spec]:
+        return {"means": Spec(Content.SCORES, (sizes.classes, sizes.classes))}
+
+
+@dataclass(frozen=True)
+class Prototypes(Message):
+    """A feature vector (m, d) for each of some classes (m,), in order; ``present`` is m.
+
+    A class that is not among them costs nothing, and a vector of zeros, which a ReLU may well give, is a
+    vector like any other.
+    """
+
+    kind = Kind.PROTOTYPES
+    varies = True
+    vectors: Tensor
+    classes: Tensor
+    present: int
+
+    @classmethod
+    def wholes(cls, sizes: Sizes, numbers: Numbers) -> dict[str, Whole]:
+        return {"classes": Subset(numbers["present"], sizes.classes)}
+
+    @classmethod
+    def specs(cls, sizes: Sizes, numbers: Numbers) -> dict[str, Spec]:
+        return {"vectors": Spec(Content.SCORES, (len(numbers["classes"]), sizes.width))}
+
+    @classmethod
+    def longest(cls, sizes: Sizes) -> Numbers:
+        return {"present": sizes.classes}
+
+    @classmethod
+    def of(cls, table: Tensor, present: Tensor) -> "Prototypes":
+        """The rows of a table (C, d) that are present, (C,)."""
+        return cls(table[present], present.nonzero().flatten(), int(present.sum()))
+
+    def table(self, classes: int) -> tuple[Tensor, Tensor]:
+        """The inverse of `of`; rows that are not present are zeros."""
+        present = torch.zeros(classes, dtype=torch.bool)
+        present[self.classes] = True
+        table = torch.zeros(classes, self.vectors.shape[1])
+        table[present] = self.vectors
+        return table, present
+
+
+@dataclass(frozen=True)
+class WeightsAndOutputs(Message):
+    """All weights of one model, flat (P,), the samples behind them, and `ClassOutputs`, (C, C)."""
+
+    kind = Kind.WEIGHTS_AND_OUTPUTS
+    values: Tensor
+    means: Tensor
+    samples: int
+
+    @classmethod
+    def specs(cls, sizes: Sizes, numbers: Numbers) -> dict[str, Spec]:
+        return {**Weights.specs(sizes, numbers), **ClassOutputs.specs(sizes, numbers)}
+
+    def check(self) -> None:
+        check_samples(self.samples)

@@ -1,0 +1,89 @@
+"""Many whole numbers in a message, which no codec may change: classes of samples, places of those meant.
+
+They are range-coded without loss, whatever the arm's codec is, under what both sides can work out: a subset
+costs about the logarithm of the number of such subsets, classes about their entropy.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedistill.communication.entropy_coding.adaptive_model import Counts
+from fedistill.communication.entropy_coding.parametric_model import put_places, take_places
+from fedistill.communication.entropy_coding.range_coder import Decoder, Encoder
+from fedistill.communication.entropy_coding.symbol_io import Reader, Writer
+from fedistill.communication.tensor_specs import Classes
+from fedistill.errors import FrameError
+
+
+class Whole(ABC):
+    """What the receiver expects of an array of whole numbers; subclasses are final."""
+
+    @abstractmethod
+    def write(self, values: Classes) -> bytes:
+        """Write values (n,) that are as expected."""
+
+    @abstractmethod
+    def read(self, payload: bytes) -> Classes:
+        """Read what `write` wrote.
+
+        Raises:
+            FrameError: the payload is not one that `write` writes.
+        """
+
+    @abstractmethod
+    def example(self) -> Classes:
+        """Values as they may be, to foretell how long they will be."""
+
+
+@dataclass(frozen=True)
+class Subset(Whole):
+    """Different places below ``count``, in order; ``kept`` of them."""
+
+    kept: int
+    count: int
+
+    def write(self, values: Classes) -> bytes:
+        encoder = Encoder()
+        put_places(encoder, values, self.count)
+        return encoder.finish()
+
+    def read(self, payload: bytes) -> Classes:
+        if self.kept > self.count:
+            raise FrameError(f"{self.kept} places are said to be among {self.count}")
+        decoder = Decoder(payload)
+        places = take_places(decoder, self.kept, self.count)
+        decoder.finish()
+        return places
+
+    def example(self) -> Classes:
+        return np.linspace(0, self.count - 1, self.kept).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Symbols(Whole):
+    """``count`` numbers from 0 to ``below`` - 1."""
+
+    count: int
+    below: int
+
+    def write(self, values: Classes) -> bytes:
+        writer = Writer()
+        self._model().code(writer, values, np.zeros_like(values))
+        return writer.finish()
+
+    def read(self, payload: bytes) -> Classes:
+        reader = Reader(payload)
+        blank = np.zeros(self.count, np.int64)
+        values = self._model().code(reader, blank, blank)
+        reader.finish()
+        if self.count and values.max() >= self.below:
+            raise FrameError(f"a number is not below {self.below}")
+        return values
+
+    def _model(self) -> Counts:
+        return Counts(1, max(self.below, 2))  # the range coder knows no alphabet of one
+
+    def example(self) -> Classes:
+        return np.arange(self.count) % self.below

@@ -1,0 +1,86 @@
+"""Messages of weights."""
+
+import math
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from fedistill.communication.kinds import Kind
+from fedistill.communication.messages.base import Message, Numbers, Sizes
+from fedistill.communication.tensor_specs import Content, Spec
+from fedistill.errors import FrameError
+
+MOST_SAMPLES = 1 << 40
+
+
+def check_samples(samples: int) -> None:
+    """Refuse weights of no samples, which would count for nothing, or of more than there are anywhere.
+
+    Raises:
+        FrameError: so many cannot be.
+    """
+    if not 1 <= samples <= MOST_SAMPLES:
+        raise FrameError(f"weights of {samples} samples: there must be from 1 to {MOST_SAMPLES}")
+
+
+@dataclass(frozen=True)
+class Weights(Message):
+    """All weights of one model, flat (P,)."""
+
+    kind = Kind.WEIGHTS
+    values: Tensor
+
+    @classmethod
+    def specs(cls, sizes: Sizes, numbers: Numbers) -> dict[str, Spec]:
+        return {"values": Spec(Content.WEIGHTS, (sizes.parameters,), sizes.parts)}
+
+
+@dataclass(frozen=True)
+class TrainedWeights(Message):
+    """All weights of one model, flat (P,), and the number of samples that they were trained on."""
+
+    kind = Kind.WEIGHTS
+    values: Tensor
+    samples: int
+
+    @classmethod
+    def specs(cls, sizes: Sizes, numbers: Numbers) -> dict[str, Spec]:
+        return Weights.specs(sizes, numbers)
+
+    def check(self) -> None:
+        check_samples(self.samples)
+
+
+@dataclass(frozen=True)
+class CountedWeights(Message):
+    """Weights, flat (P,), and the number of samples of each class that they were trained on, (1, C)."""
+
+    kind = Kind.WEIGHTS
+    values: Tensor
+    counts: Tensor
+
+    @classmethod
+    def specs(cls, sizes: Sizes, numbers: Numbers) -> dict[str, Spec]:
+        return {
+            **Weights.specs(sizes, numbers),
+            "counts": Spec(Content.SCORES, (1, sizes.classes)),
+        }
+
+
+@dataclass(frozen=True)
+class GeneratorWeights(Message):
+    """Weights, flat (P,), those of a generator of features, flat, and the classes' shares, (1, C)."""
+
+    kind = Kind.GENERATOR
+    values: Tensor
+    generator: Tensor
+    shares: Tensor
+
+    @classmethod
+    def specs(cls, sizes: Sizes, numbers: Numbers) -> dict[str, Spec]:
+        count = sum(math.prod(shape) for shape in sizes.generator)
+        return {
+            **Weights.specs(sizes, numbers),
+            "generator": Spec(Content.WEIGHTS, (count,), sizes.generator),
+            "shares": Spec(Content.SCORES, (1, sizes.classes)),
+        }

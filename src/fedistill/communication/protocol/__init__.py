@@ -1,0 +1,1 @@
+"""Frames, what both sides remember, and the two ends of a link."""

@@ -1,0 +1,180 @@
+"""The two ends of a link: frames in, messages out, and memory that never falls out of step.
+
+One rule keeps it so: **an exchange happens whole or not at all**. At the server a reply commits both what
+was sent and what came; without one, the server goes on from what it held before. The client cannot know
+whether its reply arrived, so it keeps its memory before and after its last exchange, and the next frame's
+`Base` says which of the two the server holds. A sender may always code against nothing (no base): both
+sides then start afresh. A client that holds neither memory answers by a refresh, and is sent everything
+anew when it takes part again.
+"""
+
+from collections.abc import Callable, Hashable, Mapping
+from typing import TypeVar
+
+from fedistill.communication.kinds import Kind
+from fedistill.communication.messages.base import Message, Sizes
+from fedistill.communication.protocol import frame as frames
+from fedistill.communication.protocol.frame import EVERYONE, Frame
+from fedistill.communication.protocol.message_coder import Exchange, Written
+from fedistill.communication.protocol.shared_state import NOTHING, Memory
+from fedistill.communication.tensor_specs import Floats
+from fedistill.errors import FrameError
+from fedistill.rng import SERVER
+from fedistill.state import State
+
+M = TypeVar("M", bound=Message)
+_SHARED = ("down", "reference", "told", "cache")
+"""Parts of the memory that a message down changes."""
+
+
+class StaleMemory(FrameError):
+    """A frame was coded against a memory that the receiver does not hold."""
+
+
+class ServerEnd:
+    """The server's end of all links of an arm, for one round."""
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        memories: Mapping[int, Memory],
+        start: Callable[[int], Memory],
+        round: int,
+        local: int = 1,
+    ) -> None:
+        """``local``: rounds of local training that its frames ask for."""
+        self._exchange, self._round, self._start, self._local = exchange, round, start, local
+        self.memories = dict(memories)
+        self._open: dict[int, tuple[Memory, Floats | None]] = {}
+        self._written: dict[Hashable, Written] = {}
+
+    def send(self, client: int, audience: Hashable, message: Message, sizes: Sizes) -> bytes:
+        """Return the frame of a message; clients of one audience that remember the same share its coding."""
+        before = self._memory(client)
+        key = (audience, *(before.parts[name].digest for name in (*_SHARED, "said") if name in before.parts))
+        written = self._written.get(key)
+        if written is None:
+            written = self._exchange.write(
+                "down", message, sizes, before, sent=None, own=None, round=self._round, client=SERVER
+            )
+            self._written[key] = written
+        # What a client said itself stays its own, even where the coding was shared.
+        shared = {name: part for name, part in written.memory.parts.items() if name in _SHARED}
+        self._open[client] = (Memory(before.version, {**before.parts, **shared}), written.weights)
+        peer = client + 1 if audience == client else EVERYONE
+        frame = Frame(message.kind, self._round, peer, written.sections, before.base, self._local)
+        return frames.encode(frame)
+
+    def receive(self, client: int, expected: type[M], data: bytes, sizes: Sizes) -> M | None:
+        """Read a reply and commit the exchange; None: the client asks to be sent everything anew.
+
+        Raises:
+            FrameError: the frame is damaged or not the one that was expected; nothing is committed.
+            StaleMemory: it was coded against another memory.
+        """
+        frame = frames.decode(data)
+        _check(frame, self._round, client)
+        if frame.local != 1:
+            raise FrameError("a reply asks for local training")
+        if frame.kind is Kind.REFRESH:
+            if frame.sections:
+                raise FrameError("a refresh frame has sections")
+            self.memories[client] = NOTHING
+            return None
+        _check_kind(frame, expected)
+        memory, sent = self._open.get(client, (self._memory(client), None))
+        if frame.base is None:
+            memory = NOTHING
+        elif frame.base != memory.base:
+            raise StaleMemory(
+                f"a frame coded against memory {frame.base} came where {memory.base or 'nothing'} is held"
+            )
+        read = self._exchange.read(
+            "up", expected, frame.sections, sizes, memory, sent=sent, round=self._round
+        )
+        self.memories[client] = read.memory
+        return read.message
+
+    def _memory(self, client: int) -> Memory:
+        return self.memories[client] if client in self.memories else self._start(client)
+
+
+class ClientEnd:
+    """A client's end of its link, for one round."""
+
+    def __init__(self, exchange: Exchange, kept: State, start: Memory, round: int, client: int) -> None:
+        """``kept``: as `kept` returned it after the client's last exchange; empty before the first."""
+        self._exchange, self._round, self._client = exchange, round, client
+        held = [kept["after"], kept["before"]] if kept else []
+        self._held = [(Memory.of(one["memory"]), one["own"]) for one in held] or [(start, {})]
+        self._before: tuple[Memory, State] = (NOTHING, self._held[0][1])
+        self._memory, self._own = self._before
+        self._sent: Floats | None = None
+        self._after: tuple[Memory, State] | None = None
+
+    def receive(self, expected: type[M], data: bytes, sizes: Sizes) -> M:
+        """Read what the server sent.
+
+        Raises:
+            FrameError: the frame is damaged or not the one that was expected.
+            StaleMemory: it was coded against a memory that this client does not hold: answer by `refresh`.
+        """
+        frame = frames.decode(data)
+        _check(frame, self._round, self._client)
+        _check_kind(frame, expected)
+        self._before = self._find(frame)
+        memory, self._own = self._before
+        read = self._exchange.read(
+            "down", expected, frame.sections, sizes, memory, sent=None, round=self._round
+        )
+        self._memory, self._sent = read.memory, read.weights
+        return read.message
+
+    def reply(self, message: Message, sizes: Sizes) -> bytes:
+        """Return the frame of the client's message."""
+        written = self._exchange.write(
+            "up",
+            message,
+            sizes,
+            self._memory,
+            sent=self._sent,
+            own=self._own,
+            round=self._round,
+            client=self._client,
+        )
+        self._after = (written.memory, written.own)
+        frame = Frame(message.kind, self._round, self._client + 1, written.sections, self._memory.base)
+        return frames.encode(frame)
+
+    def refresh(self) -> bytes:
+        """Return the frame that asks to be sent everything anew."""
+        return frames.encode(Frame(Kind.REFRESH, self._round, self._client + 1, ()))
+
+    def kept(self) -> State:
+        """What the client must keep until it takes part again; empty where nothing is remembered."""
+        if not self._exchange.remembers:
+            return {}
+        after = self._after or (self._memory, self._own)
+        pairs = {"before": self._before, "after": after}
+        return {name: {"memory": memory.plain(), "own": own} for name, (memory, own) in pairs.items()}
+
+    def _find(self, frame: Frame) -> tuple[Memory, State]:
+        if frame.base is None:
+            return NOTHING, {}
+        for memory, own in self._held:
+            if memory.base == frame.base:
+                return memory, own
+        held = " and ".join(str(memory.base or "nothing") for memory, _ in self._held)
+        raise StaleMemory(f"a frame coded against memory {frame.base} came where {held} is held")
+
+
+def _check(frame: Frame, round: int, client: int) -> None:
+    if frame.round != round:
+        raise FrameError(f"a frame of round {frame.round} came in round {round}")
+    if frame.peer not in (EVERYONE, client + 1):
+        raise FrameError(f"a frame of client {frame.peer - 1} came where client {client}'s belongs")
+
+
+def _check_kind(frame: Frame, expected: type[Message]) -> None:
+    if frame.kind is not expected.kind:
+        raise FrameError(f"a frame of {frame.kind.label} came where {expected.kind.label} belong")

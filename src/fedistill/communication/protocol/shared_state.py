@@ -1,0 +1,88 @@
+"""What the two sides of a link remember of their exchanges, and how a frame names it."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from fedistill.communication.protocol.frame import Base
+from fedistill.state import State, dump
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """One thing that both sides remember, as plain data; equal parts have equal digests."""
+
+    value: State
+
+    @cached_property
+    def digest(self) -> bytes:
+        return hashlib.blake2b(dump(self.value), digest_size=16).digest()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Part) and self.digest == other.digest
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What both sides remember of their exchanges.
+
+    Attributes:
+        version: how many exchanges it holds.
+        parts: ``up`` and ``down``: the codecs' own memories; ``reference``: the weights that the client
+            last decoded; ``told`` and ``said``: the class last named for each public sample, downlink
+            and uplink; ``cache``: labels of public samples, and the turn that they are of. Each is
+            there only where something in the arm looks at it.
+    """
+
+    version: int = 0
+    parts: Mapping[str, Part] = field(default_factory=dict)
+
+    @cached_property
+    def base(self) -> Base | None:
+        """What names this memory in a frame; None for a memory of nothing."""
+        if not self.version and not self.parts:
+            return None
+        digest = hashlib.blake2b(self.version.to_bytes(8, "little"), digest_size=4)
+        for name in sorted(self.parts):
+            digest.update(name.encode() + b"\0" + self.parts[name].digest)
+        return Base(self.version, digest.digest())
+
+    def value(self, name: str) -> State:
+        """Return a part, or an empty one where there is none."""
+        return self.parts[name].value if name in self.parts else {}
+
+    def plain(self) -> State:
+        parts = {name: part.value for name, part in self.parts.items()}
+        return {"version": self.version, "parts": parts}
+
+    @classmethod
+    def of(cls, plain: State) -> "Memory":
+        """The inverse of `plain`."""
+        return cls(plain["version"], {name: Part(value) for name, value in plain["parts"].items()})
+
+
+NOTHING = Memory()
+
+
+def dump_all(memories: Mapping[int, Memory]) -> State:
+    """Return the memories of many clients as plain data, each different part once."""
+    parts: State = {}
+    held: State = {}
+    for client, memory in memories.items():
+        digests = {name: part.digest.hex() for name, part in memory.parts.items()}
+        held[str(client)] = {"version": memory.version, "parts": digests}
+        parts |= {part.digest.hex(): part.value for part in memory.parts.values()}
+    return {"held": held, "parts": parts}
+
+
+def load_all(plain: State) -> dict[int, Memory]:
+    """The inverse of `dump_all`; clients share what they have in common."""
+    parts = {digest: Part(value) for digest, value in plain["parts"].items()}
+    return {
+        int(client): Memory(held["version"], {name: parts[digest] for name, digest in held["parts"].items()})
+        for client, held in plain["held"].items()
+    }

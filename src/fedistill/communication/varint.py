@@ -1,0 +1,33 @@
+"""Whole numbers of any size in few bytes (LEB128)."""
+
+from fedistill.errors import FrameError
+
+
+def varint(value: int) -> bytes:
+    """LEB128: seven bits a byte, low bits first; ``value`` must not be negative."""
+    if value < 0:
+        raise ValueError(f"{value} is negative")
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def read_varint(data: memoryview | bytes, at: int) -> tuple[int, int]:
+    """Return the value at ``at`` and the place behind it; at most 9 bytes are read.
+
+    Raises:
+        FrameError: the data end within the integer, or it has more than 63 bits.
+    """
+    value = 0
+    for index in range(9):
+        if at >= len(data):
+            raise FrameError("frame ends in the middle of a field")
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << (7 * index)
+        if byte < 0x80:
+            return value, at
+    raise FrameError("frame has an integer of more than 63 bits")

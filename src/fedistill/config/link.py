@@ -1,0 +1,172 @@
+"""The link model: bytes and local work in, seconds out ("how long on that link?").
+
+A message takes the latency once and its bits at the rate of its direction. Lost bytes are sent
+again, so loss lowers the rate by its share. Work measured on this machine is stretched by
+``compute``. A synchronous round lasts as long as its slowest client, plus the server's own seconds.
+Left out: queueing, channels or a server line shared by clients, slow start and handshakes, packet
+headers, waiting for a retransmission, rates that change over time, and clients that drop out.
+The profiles are single points for orders of magnitude, no forecast for a given site.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Link(BaseModel):
+    """One client's link to the server, and how fast the client computes.
+
+    Raises:
+        pydantic.ValidationError: a figure is out of range or not finite, or a field is unknown.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    title: str = Field(default="custom", description="name shown in reports")
+    up: float = Field(gt=0, description="bits per second, client to server")
+    down: float = Field(gt=0, description="bits per second, server to client")
+    latency: float = Field(ge=0, description="seconds, one way, once per message")
+    loss: float = Field(default=0.0, ge=0, lt=1, description="share of bytes lost and sent again")
+    compute: float = Field(
+        default=1.0, gt=0, description="how many times slower than this machine the client computes"
+    )
+    sources: dict[str, str] = Field(
+        default_factory=dict, description="field name -> where the figure comes from"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class LinkUse:
+    """What one client moved and did in one round.
+
+    Attributes:
+        down: bytes received, 0 or more.
+        work: seconds of local work, measured on this machine.
+        up: bytes sent, 0 or more.
+    """
+
+    down: int
+    work: float
+    up: int
+
+
+def client_seconds(link: Link, use: LinkUse) -> float:
+    """Return the seconds one client needs to receive, work and send, one after the other.
+
+    Args:
+        link: the client's link.
+        use: the client's bytes and work. A direction with 0 bytes has no message and is free.
+    """
+    return (
+        _message_seconds(link, use.down, link.down)
+        + use.work * link.compute
+        + _message_seconds(link, use.up, link.up)
+    )
+
+
+def round_seconds(link: Link, uses: Sequence[LinkUse], server: float = 0.0) -> float:
+    """Return the seconds of a synchronous round, in which each client has such a link to itself.
+
+    Args:
+        link: the link that every client has.
+        uses: one per client that took part; none means that only the server worked.
+        server: the server's own seconds, not stretched by ``link.compute``.
+    """
+    return max((client_seconds(link, one) for one in uses), default=0.0) + server
+
+
+def _message_seconds(link: Link, size: int, rate: float) -> float:
+    # Each byte is sent 1 / (1 - loss) times on average, since what is sent again can be lost too.
+    return link.latency + 8 * size / (rate * (1 - link.loss)) if size else 0.0
+
+
+def _profile(title: str, **figures: tuple[float, str]) -> Link:
+    return Link.model_validate(
+        {"title": title, "sources": {name: source for name, (_, source) in figures.items()}}
+        | {name: value for name, (value, _) in figures.items()}
+    )
+
+
+_LORA = (
+    "LoRa Alliance RP002 Regional Parameters, EU863-870 data rate table: DR5 (SF7, 125 kHz) is "
+    "5470 bit/s; times the 1 % duty cycle of ETSI EN 300 220-2 Annex B for 868.0-868.6 MHz, because"
+    " a model without bursts needs the long-run rate"
+)
+_OFCOM = (
+    "Ofcom, Measuring mobile broadband performance in the UK: 4G and 3G network performance, "
+    "2 April 2015 (measured Q4 2014): average "
+)
+_AWS = "AWS, Amazon EC2 instance network bandwidth: a single flow is limited to 5 Gbps"
+_HUGHES = "HughesNet Gen5 service plans, designed (advertised, not measured) for 25 down, 3 Mbps up"
+_RESENT = "our assumption: nothing to add, as the measured rates already contain resending"
+_BOARD = "our assumption: a single-board computer, ten times slower than this machine"
+_PHONE = "our assumption: a phone or tablet, three times slower than this machine"
+_SAME = "our assumption: a computer like this machine"
+
+PROFILES: dict[str, Link] = {
+    "lora": _profile(
+        "LoRaWAN EU868, SF7",
+        up=(54.7, _LORA),
+        down=(54.7, _LORA + "; our assumption: the gateway keeps its 1 % for this client alone"),
+        latency=(1.0, "our assumption: RECEIVE_DELAY1 of 1 s (RP002), in both directions"),
+        loss=(0.1, "our assumption: one frame in ten is lost and sent again"),
+        compute=(10.0, _BOARD),
+    ),
+    "nb-iot": _profile(
+        "NB-IoT Cat NB1",
+        up=(
+            62.5e3,
+            "our arithmetic from 3GPP TS 36.213 Rel-13 clause 16: the largest block of 1000 bits "
+            "per 16 ms (1 ms grant, 8 ms gap, 4 ms for 12 tones, 3 ms gap); best coverage",
+        ),
+        down=(
+            19.6e3,
+            "techplayon.com, NB IOT Peak Data Rate Calculation: 680 bits per 26 ms, less 25 % for "
+            "broadcast and synchronisation; best coverage",
+        ),
+        latency=(0.837, "Electronics 2021, 10, 2224, abstract: 837 ms; our assumption: one way"),
+        loss=(0.1, "our assumption: one block in ten is lost and sent again"),
+        compute=(10.0, _BOARD),
+    ),
+    "3g": _profile(
+        "3G",
+        up=(1.6e6, _OFCOM + "3G upload 1.6 Mbit/s"),
+        down=(5.9e6, _OFCOM + "3G download 5.9 Mbit/s"),
+        latency=(0.03175, _OFCOM + "3G latency 63.5 ms there and back, of which half"),
+        loss=(0.0, _RESENT),
+        compute=(3.0, _PHONE),
+    ),
+    "4g": _profile(
+        "4G",
+        up=(13.6e6, _OFCOM + "4G upload 13.6 Mbit/s"),
+        down=(14.7e6, _OFCOM + "4G download 14.7 Mbit/s"),
+        latency=(0.02655, _OFCOM + "4G latency 53.1 ms there and back, of which half"),
+        loss=(0.0, _RESENT),
+        compute=(3.0, _PHONE),
+    ),
+    "satellite": _profile(
+        "Geostationary satellite",
+        up=(3e6, _HUGHES),
+        down=(25e6, _HUGHES),
+        latency=(0.279, "RFC 2488 section 2: 279.0 ms a hop at the edge of view; propagation only"),
+        loss=(1e-7, "our assumption: quasi error free both ways, ETSI EN 302 307-1 clause 6"),
+        compute=(1.0, _SAME),
+    ),
+    "office-dsl": _profile(
+        "Office ADSL2+",
+        up=(0.8e6, "our assumption: 800 kbit/s, a usual rate of an ADSL2+ line (ITU-T G.992.5)"),
+        down=(10e6, "Ofcom, UK Home Broadband Performance, 9 May 2018: ADSL around 10 Mbit/s"),
+        latency=(0.015, "our assumption: a 30 ms round trip with interleaving, of which half"),
+        loss=(0.004, "our assumption: end of the best class, FCC MBA Ninth Report, Chart 8"),
+        compute=(1.0, _SAME),
+    ),
+    "data-centre": _profile(
+        "Data centre",
+        up=(5e9, _AWS),
+        down=(5e9, _AWS),
+        latency=(0.00025, "Dean, LADIS 2009 keynote: 0.5 ms round trip in a data centre, half"),
+        loss=(1e-4, "Guo et al., Pingmesh, SIGCOMM 2015: drop rates 1e-4 to 1e-5, the upper end"),
+        compute=(1.0, _SAME),
+    ),
+}

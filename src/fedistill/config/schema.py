@@ -1,0 +1,279 @@
+"""The settings of an experiment, validated; `fedistill.config.toml` reads and writes them.
+
+Each setting is written once, here or in the ``Settings`` of the method that owns it. Values are
+checked where they stand; what a method can do with them is checked by the method before round 1.
+"""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    model_validator,
+)
+
+from fedistill.config.link import PROFILES, Link
+from fedistill.errors import nearest
+
+
+class Section(BaseModel):
+    """A table of the experiment file; unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+Side = Annotated[int, Field(ge=1, le=4096)]
+
+
+class Iid(Section):
+    kind: Literal["iid"] = "iid"
+
+
+class Dirichlet(Section):
+    kind: Literal["dirichlet"]
+    alpha: Positive = Field(description="concentration; small is skewed")
+    min_samples: int = Field(default=2, ge=1, description="fewest samples a client may get")
+
+
+class Pathological(Section):
+    kind: Literal["pathological"]
+    classes_per_client: int = Field(ge=1)
+
+
+class Quantity(Section):
+    kind: Literal["quantity"]
+    alpha: Positive = Field(description="concentration of the clients' sizes; small is skewed")
+    min_samples: int = Field(default=2, ge=1, description="fewest samples a client may get")
+
+
+class Natural(Section):
+    kind: Literal["natural"]
+    column: str = Field(description="column whose values are the clients")
+
+
+Partition = Annotated[Iid | Dirichlet | Pathological | Quantity | Natural, Field(discriminator="kind")]
+
+
+class Source(Section):
+    """Where samples come from: a name, or files of one format."""
+
+    name: str | None = Field(
+        default=None, description="digits, bbc-news, mnist, fashion-mnist or hf:OWNER/NAME"
+    )
+    format: Literal["parquet", "csv", "json", "imagefolder"] | None = None
+    train: str | None = Field(default=None, description="file or folder; for hf: a split's name")
+    test: str | None = Field(default=None, description="as train; absent: a part is held out")
+    input: str | None = Field(default=None, description="column of images or texts")
+    label: str | None = Field(default=None, description="column of labels")
+    subset: str | None = Field(default=None, description="configuration of a hf: data set")
+
+    @model_validator(mode="after")
+    def _one_kind_of_source(self) -> Self:
+        if self.name is None and self.format is None:
+            raise ValueError(
+                'give `name`, for example "digits", or for files of your own `format` and `train`'
+            )
+        if self.name is not None and self.format is not None:
+            raise ValueError("`name` and `format` exclude each other: `format` is for files of your own")
+        if self.format is not None and self.train is None:
+            raise ValueError("`format` needs `train`, the path of the training data")
+        return self
+
+
+class PublicSource(Source):
+    """Another data set as the public set; its labels are never read."""
+
+    samples: int = Field(ge=1, description="how many samples to take, drawn by the seed")
+
+
+class Text(Section):
+    length: int = Field(default=128, ge=4, le=4096, description="tokens kept of each text")
+    vocabulary: int = Field(default=8000, ge=16, description="most words kept, from the public set")
+    tokenizer: str | None = Field(
+        default=None, description="path of a tokenizer.json, in place of a vocabulary of our own"
+    )
+
+
+class TaskConfig(Source):
+    limit: int | None = Field(default=None, ge=1, description="at most so many training samples")
+    clients: int = Field(default=10, ge=1, le=100_000)
+    partition: Partition = Iid()
+    public: Annotated[
+        Annotated[int, Field(ge=0, strict=True), Tag("int")] | Annotated[PublicSource, Tag("PublicSource")],
+        Discriminator(lambda value: "PublicSource" if isinstance(value, dict | PublicSource) else "int"),
+    ] = Field(default=0, description="size of the held-out public set, or another data set")
+    test_share: float = Field(
+        default=0.2, gt=0, lt=1, description="held out for testing where no test set exists"
+    )
+    image_size: tuple[Side, Side] | None = Field(
+        default=None, description="height and width that images are scaled to"
+    )
+    text: Text = Text()
+
+    @property
+    def public_size(self) -> int:
+        return self.public if isinstance(self.public, int) else self.public.samples
+
+
+class ModelsConfig(Section):
+    clients: list[str] = Field(min_length=1, description="dealt out to the clients in turn")
+    server: str
+
+
+class Optimizer(Section):
+    name: Literal["sgd", "adam"] = "sgd"
+    lr: Positive = 0.05
+    momentum: Share = 0.0
+    weight_decay: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+
+
+class NotTrue(Section):
+    """FedNTD: stay near the model's own start on the classes that a sample is not of."""
+
+    beta: float = Field(default=1.0, ge=0, allow_inf_nan=False, description="weight of the term; 0: none")
+    temperature: Positive = Field(default=1.0, description="of both softmaxes")
+
+
+class Train(Section):
+    epochs: int = Field(default=1, ge=1)
+    steps: int | None = Field(default=None, ge=1, description="batches of a round, in place of epochs")
+    batch_size: int = Field(default=32, ge=1)
+    optimizer: Optimizer = Optimizer()
+    loss: Literal["cross-entropy", "balanced-softmax"] = Field(
+        default="cross-entropy",
+        description="on private labels; balanced: adjusted by the client's class counts",
+    )
+    label_smoothing: Share = Field(default=0.0, description="share of a label spread over all classes")
+    not_true: NotTrue | None = Field(
+        default=None, description="keep to the model as it was before, on other classes (FedNTD)"
+    )
+
+
+class Sampling(Section):
+    fraction: float = Field(default=1.0, gt=0, le=1, description="share of clients in a round")
+    dropout: Share = Field(default=0.0, description="chance that a chosen client's reply is lost, each round")
+
+
+class WhenWorth(Section):
+    """Accumulate for as long as an exchange would change too little for its bytes."""
+
+    worth: Positive = Field(
+        default=1.0, description="change a byte to expect of an exchange, as a multiple of the first one's"
+    )
+    most: int = Field(default=8, ge=2, le=1000, description="rounds before an exchange, at most")
+
+
+AnyAccumulate = Annotated[
+    Annotated[int, Field(ge=1, le=1000, strict=True), Tag("int")] | Annotated[WhenWorth, Tag("WhenWorth")],
+    Discriminator(lambda value: "WhenWorth" if isinstance(value, dict | WhenWorth) else "int"),
+]
+
+
+class Evaluate(Section):
+    every: int = Field(default=1, ge=1, description="rounds between evaluations; the last is always")
+    batch_size: int = Field(default=500, ge=1)
+
+
+class RuntimeConfig(Section):
+    kind: Literal["auto", "serial", "processes"] = "auto"
+    workers: int | None = Field(default=None, ge=1, description="default: one for each core")
+
+
+class FlowerConfig(Section):
+    """How long the server waits for clients that are on a network."""
+
+    wait: Positive = Field(default=120.0, description="seconds for all clients to connect, at first")
+    deadline: Positive = Field(default=600.0, description="seconds for the replies of a round")
+    quorum: float = Field(default=0.5, gt=0, le=1, description="share of a round's clients that must reply")
+
+
+def _name_or_table(codec: Any) -> Any:
+    if codec is None or isinstance(codec, str | dict):
+        return codec
+    raise ValueError(f"{codec!r} must be the name of a codec, or a table {{ up = CODEC, down = CODEC }}")
+
+
+class Arm(BaseModel):
+    """One method with its codec and settings; keys beyond these belong to the method."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    method: str
+    name: str = ""
+    codec: Annotated[str | dict[str, Any] | None, BeforeValidator(_name_or_table)] = Field(
+        default=None, description="a name, { name, SETTINGS } or { up, down }; default: the method's"
+    )
+    accumulate: AnyAccumulate = Field(
+        default=1, description="rounds of local training before an exchange, or { worth, most }"
+    )
+    seed: int | None = Field(default=None, ge=0, description="default: the experiment's seed")
+    models: ModelsConfig
+    train: Train
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class Experiment(Section):
+    seed: int = Field(default=0, ge=0)
+    rounds: int = Field(ge=1)
+    task: TaskConfig
+    models: ModelsConfig
+    train: Train = Train()
+    sampling: Sampling = Sampling()
+    evaluate: Evaluate = Evaluate()
+    runtime: RuntimeConfig = RuntimeConfig()
+    flower: FlowerConfig = FlowerConfig()
+    link: Annotated[
+        Annotated[str, Tag("str")] | Annotated[Link, Tag("Link")],
+        Discriminator(lambda value: "Link" if isinstance(value, dict | Link) else "str"),
+    ] = Field(default="office-dsl", description="the report's first choice of link")
+    arms: list[Arm] = Field(min_length=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _arms_inherit(cls, raw: Any) -> Any:
+        """An arm says only what differs; tables of the experiment fill in the rest."""
+        if not isinstance(raw, dict) or not isinstance(raw.get("arms"), list):
+            return raw
+        arms = []
+        for arm in raw["arms"]:
+            if isinstance(arm, dict):
+                inherited = {key: raw[key] for key in ("models", "train") if key in raw}
+                arm = _merge({"train": {}, **inherited}, arm)
+                if isinstance(arm.get("method"), str):
+                    arm.setdefault("name", arm["method"])
+            arms.append(arm)
+        return {**raw, "arms": arms}
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        names = [arm.name for arm in self.arms]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two arms are called {name!r}; give one of them another `name`")
+        return self
+
+    @model_validator(mode="after")
+    def _link_is_known(self) -> Self:
+        if isinstance(self.link, str) and self.link not in PROFILES:
+            known = ", ".join(PROFILES)
+            guess = nearest(self.link, PROFILES)
+            raise ValueError(f"`link` = {self.link!r}: must be a table or one of {known}.{guess}")
+        return self
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        both = isinstance(old, dict) and isinstance(value, dict)
+        merged[key] = _merge(old, value) if both else value  # type: ignore[arg-type]  # `both`
+    return merged

@@ -1,0 +1,119 @@
+"""The experiment file: TOML and overrides in, a validated `Experiment` out, and back."""
+
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from pydantic import ValidationError
+
+from fedistill.config.messages import describe
+from fedistill.config.schema import Experiment
+from fedistill.errors import ExperimentError, nearest
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Experiment:
+    """Read an experiment file and apply ``section.key=value`` overrides.
+
+    Paths in the file are relative to the file itself.
+
+    Raises:
+        ExperimentError: the file is missing or not TOML, or a key or value is wrong.
+    """
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # some editors put a mark before the text
+    except FileNotFoundError:
+        raise ExperimentError(f"{path}: there is no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ExperimentError(f"{path}: cannot be read ({error})") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ExperimentError(f"{path}: not valid TOML: {error}") from None
+    for override in overrides:
+        _override(raw, override)
+    return parse(raw, str(path), base=path.parent)
+
+
+def parse(raw: dict[str, Any], where: str, base: Path | None = None) -> Experiment:
+    """Validate a raw experiment; ``where`` names it in error messages.
+
+    Raises:
+        ExperimentError: names each wrong place, with the nearest known key.
+    """
+    if base is not None:
+        raw = _anchor(raw, base)
+    try:
+        return Experiment.model_validate(raw)
+    except ValidationError as error:
+        raise ExperimentError(describe(error, where, Experiment)) from None
+
+
+def dump(experiment: Experiment) -> str:
+    """Return the fully resolved experiment as TOML; loading it again gives the same experiment."""
+    return tomli_w.dumps(experiment.model_dump(exclude_none=True))
+
+
+def _override(raw: dict[str, Any], text: str) -> None:
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise ExperimentError(f"--set {text}: write section.key=value, for example rounds=5")
+    try:
+        parsed = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value
+    *parents, last = key.strip().split(".")
+    place: Any = raw
+    for depth, part in enumerate(parents):
+        inside = ".".join(parents[: depth + 1])
+        place = _item(place, part, text) if isinstance(place, list) else place.setdefault(part, {})
+        if not isinstance(place, dict | list):
+            raise ExperimentError(
+                f"--set {text}: `{inside}` is a value, not a table: set it as a whole,"
+                f" {inside}={{ {last} = {value} }}"
+            )
+    if isinstance(place, list):
+        whole = ".".join(parents)
+        example = "arms.0.codec=fp16" if whole == "arms" else f'{whole}=["a", "b"]'
+        raise ExperimentError(
+            f"--set {text}: `{whole}` is a list: name a key of one of its tables, or set it as a whole,"
+            f" for example {example}"
+        )
+    place[last] = parsed
+
+
+def _item(items: list[Any], part: str, text: str) -> Any:
+    """An arm by its position or by its name."""
+    if part.isdecimal() and int(part) < len(items):
+        return items[int(part)]
+    names = [item.get("name", item.get("method")) for item in items if isinstance(item, dict)]
+    for item, name in zip(items, names, strict=False):
+        if part == name:
+            return item
+    known = ", ".join(f"{place} ({name})" for place, name in enumerate(names))
+    guess = nearest(part, [name for name in names if isinstance(name, str)])
+    raise ExperimentError(f"--set {text}: there is no arm {part!r}; the arms are {known}.{guess}")
+
+
+def _anchor(raw: dict[str, Any], base: Path) -> dict[str, Any]:
+    """Make the paths of local files absolute, so that a run can be resumed from anywhere."""
+    task = raw.get("task")
+    if not isinstance(task, dict):
+        return raw
+    task = _anchored_source(task, base)
+    if isinstance(task.get("public"), dict):
+        task["public"] = _anchored_source(task["public"], base)
+    text = task.get("text")
+    if isinstance(text, dict) and isinstance(text.get("tokenizer"), str):
+        task["text"] = {**text, "tokenizer": str((base / text["tokenizer"]).resolve())}
+    return {**raw, "task": task}
+
+
+def _anchored_source(source: dict[str, Any], base: Path) -> dict[str, Any]:
+    if "format" not in source:
+        return dict(source)
+    paths = {
+        key: str((base / source[key]).resolve())
+        for key in ("train", "test")
+        if isinstance(source.get(key), str)
+    }
+    return {**source, **paths}

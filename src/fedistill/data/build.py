@@ -1,0 +1,223 @@
+"""From an experiment's ``[task]`` to a `Task`: load, hold out, deal out, encode."""
+
+import io
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from fedistill.config.schema import PublicSource, Source, TaskConfig
+from fedistill.data import image, sources, text
+from fedistill.data.partition import describe, partition
+from fedistill.data.table import Inputs, Loaded, Rows, Table
+from fedistill.data.task import Labelled, PublicSet, Task
+from fedistill.errors import ExperimentError
+from fedistill.models.signature import Signature
+from fedistill.rng import numpy_stream
+
+
+def build(config: TaskConfig, seed: int) -> Task:
+    """Build a task; the same settings and seed give the same task.
+
+    Raises:
+        ExperimentError: the data cannot be found, read, or divided as asked.
+    """
+    return _build(config, seed)[0]
+
+
+def build_at_site(config: TaskConfig, seed: int, own: Source) -> tuple[Task, Labelled]:
+    """Build a task, and beside it a site's own samples: classes by their names, inputs as the task has them.
+
+    Raises:
+        ExperimentError: as in `build`, or the site's data are of another kind, size or other classes.
+    """
+    task, encode = _build(config, seed)
+    found = sources.load(own, config.image_size)
+    if found.kind != task.signature.kind:
+        raise ExperimentError(f"{own.train} holds {found.kind}s, but the task holds {task.signature.kind}s")
+    unknown = [repr(name) for name in found.classes if name not in task.classes]
+    if unknown:
+        shown = ", ".join(unknown[:5]) + (" …" if len(unknown) > 5 else "")
+        raise ExperimentError(
+            f"{own.train} has {len(unknown)} classes that the task has not, {shown}; it has"
+            f" {', '.join(map(repr, task.classes))}"
+        )
+    places = torch.tensor([task.classes.index(name) for name in found.classes])
+    inputs = found.train.read(np.arange(len(found.train), dtype=np.int64))
+    if isinstance(inputs, np.ndarray):
+        _check_size("the site's", inputs, task.signature)
+        inputs = image.fit_to(inputs, task.signature.shape)
+    return task, Labelled(encode(inputs), places[torch.from_numpy(found.train.labels)])
+
+
+def _build(config: TaskConfig, seed: int) -> tuple[Task, "_Encode"]:
+    source = sources.load(config, config.image_size)
+    private, test_table, test_rows = _hold_out_test(source, config, seed)
+    public_inputs, public_labels, where = None, None, ""
+    if isinstance(config.public, PublicSource):
+        public_inputs, where = _other_public(config.public, config, source, seed)
+    elif config.public:
+        private, public_rows = _hold_out_public(private, config.public, source.train, seed)
+        public_inputs = source.train.read(public_rows)
+        public_labels = torch.from_numpy(source.train.labels[public_rows])
+        where = "held out from the training data"
+    if config.limit is not None and config.limit < len(private):
+        drawn = numpy_stream(seed, "limit").permutation(len(private))[: config.limit]
+        private = private[np.sort(drawn)]
+
+    ids = None
+    if config.partition.kind == "natural":
+        column = source.train.column(config.partition.column)
+        ids = [column[row] for row in private]
+    parts = partition(config.partition, source.train.labels[private], config.clients, seed, ids)
+
+    private_inputs = source.train.read(private)
+    test_inputs = test_table.read(test_rows)
+    signature, frame, encode = _encoder(source, private_inputs, public_inputs, config)
+    inputs = encode(private_inputs)
+    labels = torch.from_numpy(source.train.labels[private])
+    if isinstance(test_inputs, np.ndarray):
+        _check_size("test", test_inputs, signature)
+        test_inputs = image.fit_to(test_inputs, signature.shape)
+    if isinstance(public_inputs, np.ndarray):
+        if not isinstance(config.public, PublicSource):
+            _check_size("public", public_inputs, signature)
+        public_inputs = image.fit_to(public_inputs, signature.shape)
+    task = Task(
+        name=config.name or str(config.train),
+        signature=signature,
+        classes=source.classes,
+        clients=tuple(Labelled(inputs[rows], labels[rows]) for rows in map(torch.from_numpy, parts)),
+        test=Labelled(encode(test_inputs), torch.from_numpy(test_table.labels[test_rows])),
+        public=None
+        if public_inputs is None
+        else PublicSet(encode(public_inputs), stored_bytes(public_inputs), where),
+        public_labels=public_labels,
+        partition=describe(config.partition),
+        vocabulary_frame=frame,
+        vocabulary_from_public=config.text.tokenizer is None,
+    )
+    return task, encode
+
+
+def stored_bytes(inputs: Inputs) -> int:
+    """Return what one copy of unlabelled samples costs: a Parquet file, zstd, pixels or UTF-8 text."""
+    if isinstance(inputs, np.ndarray):
+        flat = inputs.reshape(len(inputs), -1)
+        column = pa.array([row.tobytes() for row in flat], type=pa.binary(flat.shape[1]))
+    else:
+        column = pa.array(inputs, type=pa.string())
+    sink = io.BytesIO()
+    table = pa.table({"input": column})
+    # Statistics would hold two samples a second time, to no one's use.
+    packing: dict[str, Any] = {"compression": "zstd", "compression_level": 19, "use_dictionary": False}
+    pq.write_table(table, sink, write_statistics=False, **packing)
+    return len(sink.getvalue())
+
+
+def _hold_out_test(source: Loaded, config: TaskConfig, seed: int) -> tuple[Rows, Table, Rows]:
+    """Return the rows left for training, and the table and rows to test on."""
+    everything = np.arange(len(source.train), dtype=np.int64)
+    if source.test is not None:
+        return everything, source.test, np.arange(len(source.test), dtype=np.int64)
+    wanted = max(1, round(config.test_share * len(everything)))
+    # Equal inputs stay on one side: a copy in the training data would give the answer away.
+    _, group = np.unique(np.array(source.train.keys()), return_inverse=True)
+    order = numpy_stream(seed, "test").permutation(int(group.max()) + 1)
+    sizes = np.bincount(group)[order].cumsum()
+    chosen = order[: int(np.searchsorted(sizes, wanted)) + 1]
+    held = np.isin(group, chosen)
+    if held.all():
+        raise ExperimentError(f"task.test_share = {config.test_share} leaves nothing to train on")
+    return everything[~held], source.train, everything[held]
+
+
+def _hold_out_public(private: Rows, size: int, table: Table, seed: int) -> tuple[Rows, Rows]:
+    """Return the rows left for the clients, and ``size`` rows for everyone, in no order.
+
+    Data are often sorted by class, and the place of a public sample must not tell its class.
+    """
+    if size >= len(private):
+        raise ExperimentError(
+            f"task.public = {size}, but there are {len(private)} training samples: nothing would be left"
+            " for the clients"
+        )
+    order = numpy_stream(seed, "public").permutation(len(private))
+    rest, public = private[np.sort(order[size:])], private[order[:size]]
+    # What everyone may see is not private: copies of public samples leave the clients.
+    keys = np.array(table.keys())
+    rest = rest[~np.isin(keys[rest], keys[public])]
+    if len(rest) == 0:
+        raise ExperimentError(
+            f"task.public = {size}: all other training samples are copies of public ones; nothing would be"
+            " left for the clients"
+        )
+    return rest, public
+
+
+def _other_public(public: PublicSource, config: TaskConfig, source: Loaded, seed: int) -> tuple[Inputs, str]:
+    taken = [_data(config, config.train or "train"), _data(config, config.test or "test")]
+    if _data(public, public.train or "train") in taken:
+        raise ExperimentError(
+            "task.public names the task's own data, which would put private or test samples into the public"
+            f" set: hold a part out instead, by task.public = {public.samples}"
+        )
+    other = sources.load(public, config.image_size)
+    if other.kind != source.kind:
+        raise ExperimentError(f"task.public holds {other.kind}s, but the task holds {source.kind}s")
+    # Under whatever name it came: what the task holds itself is private, or would be tested on.
+    own = {*source.train.keys(), *(source.test.keys() if source.test else ())}
+    free = np.array([row for row, key in enumerate(other.train.keys()) if key not in own], dtype=np.int64)
+    if public.samples > len(free):
+        raise ExperimentError(
+            f"task.public.samples = {public.samples}, but there are {len(free)} samples"
+            + (" that the task does not hold itself" if len(free) < len(other.train) else "")
+        )
+    rows = free[numpy_stream(seed, "public").permutation(len(free))[: public.samples]]
+    return other.train.read(rows), public.name or str(public.train)
+
+
+def _data(source: Source, split: str) -> tuple[str | None, ...]:
+    """What tells one split of a source from another."""
+    return (sources.hub_name(source.name), source.format, source.subset, split)
+
+
+def _check_size(what: str, images: NDArray[np.uint8], signature: Signature) -> None:
+    if images.shape[2:] != signature.shape[1:]:
+        height, width = images.shape[2:]
+        raise ExperimentError(
+            f"task: {what} images are {height}x{width} pixels, private ones are"
+            f" {signature.shape[1]}x{signature.shape[2]}; set task.image_size = [height, width]"
+        )
+
+
+def _encoder(
+    source: Loaded, private: Inputs, public: Inputs | None, config: TaskConfig
+) -> tuple[Signature, bytes, "_Encode"]:
+    """Return what models take and give, the set-up frame, and the way from inputs to tensors."""
+    classes = len(source.classes)
+    if isinstance(private, np.ndarray):
+        shape = private.shape[1:]
+        return Signature("image", tuple(shape), classes, 0), b"", _Encode(None)
+    words = public if isinstance(public, list) else []
+    tokenizer = text.build(words, config.text)
+    signature = Signature("text", (config.text.length,), classes, text.size(tokenizer))
+    return signature, text.vocabulary_frame(tokenizer), _Encode(tokenizer)
+
+
+class _Encode:
+    """Inputs as tensors: pixels as they are, texts as token ids."""
+
+    def __init__(self, tokenizer: Tokenizer | None) -> None:
+        self.tokenizer = tokenizer
+
+    def __call__(self, inputs: Inputs) -> Tensor:
+        if isinstance(inputs, np.ndarray):
+            return torch.from_numpy(inputs.copy(order="C"))
+        assert self.tokenizer is not None
+        return torch.from_numpy(text.encode_texts(self.tokenizer, inputs))

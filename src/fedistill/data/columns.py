@@ -1,0 +1,181 @@
+"""From the columns of a Hugging Face data set to tables: which column is what, and what labels mean."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import datasets
+import numpy as np
+from numpy.typing import NDArray
+
+from fedistill.config.schema import PublicSource, Source, TaskConfig
+from fedistill.data import image
+from fedistill.data.table import Inputs, Loaded, Rows, Table, digest, texts_table
+from fedistill.errors import ExperimentError, nearest
+
+_INPUT_NAMES = ("image", "img", "text", "sentence", "content", "document", "article")
+_LABEL_NAMES = ("label", "labels", "class", "category", "target", "coarse_label", "fine_label")
+
+
+def place_of(source: Source) -> str:
+    """The table of the experiment file that names this source."""
+    return "task.public" if isinstance(source, PublicSource) else "task"
+
+
+def from_hugging_face(
+    train: Any, test: Any | None, source: Source, wheres: tuple[str, str], image_size: tuple[int, int] | None
+) -> Loaded:
+    """Open splits that are read; ``wheres`` names both in error messages."""
+    columns = list(train.column_names)
+    place = place_of(source)
+    where, where_test = wheres
+    if len(train) == 0:
+        raise ExperimentError(f"{where}: has no rows")
+    if isinstance(source, PublicSource):
+        inputs = _choose(source.input, columns, _INPUT_NAMES, f"{place}.input", where)
+        kind = _kind(train.features[inputs], where, inputs, place)
+        unknown = np.zeros(len(train), dtype=np.int64)
+        return Loaded(kind, (), _columns(train, kind, inputs, unknown, where, image_size), None)
+    label = _choose(source.label, columns, _LABEL_NAMES, f"{place}.label", where)
+    others = [column for column in columns if column != label]
+    inputs = _choose(source.input, others, _INPUT_NAMES, f"{place}.input", where)
+    kind = _kind(train.features[inputs], where, inputs, place)
+    names = getattr(train.features[label], "names", None)
+    given = _labels(train, label, where, names)
+    classes = names or sorted(set(given))
+    if isinstance(source, TaskConfig) and len(set(given)) < 2:  # a site may well have one class alone
+        folders = " (images lie in one folder for each class)" if source.format == "imagefolder" else ""
+        raise ExperimentError(
+            f"{where}: column {label!r} has one value only{folders}; there is nothing to learn"
+        )
+    index = {value: number for number, value in enumerate(classes)}
+    if strange := _strange(given, index):
+        raise ExperimentError(f"{where}: labels {strange} in column {label!r} have no class name")
+
+    def table(split: Any, labels: list[Any], where: str) -> Table:
+        numbers = np.array([index[value] for value in labels], dtype=np.int64)
+        return _columns(split, kind, inputs, numbers, where, image_size)
+
+    ready = table(train, given, where)
+    if test is None:
+        return Loaded(kind, tuple(map(str, classes)), ready, None)
+    if not {label, inputs} <= set(test.column_names):
+        raise ExperimentError(
+            f"{where_test}: the test data need the columns {label!r} and {inputs!r} of the training data;"
+            f" they have {', '.join(test.column_names)}"
+        )
+    if len(test) == 0:
+        raise ExperimentError(f"{where_test}: has no rows")
+    if _kind(test.features[inputs], where_test, inputs, place) != kind:
+        raise ExperimentError(f"{where_test}: column {inputs!r} holds no {kind}s, as in the training data")
+    tested = _labels(test, label, where_test, names)
+    if strange := _strange(tested, index):
+        known = ", ".join(map(repr, classes[:5])) + (", …" if len(classes) > 5 else "")
+        raise ExperimentError(
+            f"{where_test}: labels {strange} do not occur in the training data, which have {known}; both"
+            " parts need one label space: drop those rows or map them"
+        )
+    return Loaded(kind, tuple(map(str, classes)), ready, table(test, tested, where_test))
+
+
+def _strange(labels: list[Any], index: dict[Any, int]) -> list[Any]:
+    """A few labels that are not among the classes."""
+    return [label for label in dict.fromkeys(labels) if label not in index][:5]
+
+
+def _labels(split: Any, column: str, where: str, names: list[str] | None) -> list[Any]:
+    """Values of the label column, by name where there are ``names`` for its numbers."""
+    feature = split.features[column]
+    if not isinstance(feature, datasets.Value | datasets.ClassLabel):
+        raise ExperimentError(
+            f"{where}: column {column!r} holds {_in_words(feature)}; one label for each sample is needed"
+        )
+    values = _values(split, column, where)
+    own = getattr(feature, "names", None) or names
+    if own:
+        # A number is a position in the split's own list of names, which another split may order otherwise.
+        return [own[value] if value in range(len(own)) else value for value in values]
+    if feature.dtype.startswith("float"):
+        broken = [value for value in values if value != int(value)] if np.isfinite(values).all() else values
+        if broken:
+            raise ExperimentError(
+                f"{where}: column {column!r} holds numbers with fractions such as {broken[0]}; classes are"
+                " needed"
+            )
+        return [int(value) for value in values]
+    return values
+
+
+def _choose(given: str | None, columns: list[str], usual: Sequence[str], key: str, where: str) -> str:
+    """Find a column: the one that is given by the setting ``key``, or one with a usual name."""
+    if given is not None:
+        if given not in columns:
+            raise ExperimentError(
+                f"{where}: {key} = {given!r} is not a column; there are"
+                f" {', '.join(columns)}.{nearest(given, columns)}"
+            )
+        return given
+    found = [column for column in usual if column in columns]
+    if not found:
+        what = key.rsplit(".", 1)[1]
+        raise ExperimentError(
+            f"{where}: cannot tell which column is the {what}; set {key} to one of {', '.join(columns)}"
+        )
+    return found[0]
+
+
+def _kind(feature: Any, where: str, column: str, place: str) -> Literal["image", "text"]:
+    if isinstance(feature, datasets.Image) or (isinstance(feature, dict) and "bytes" in feature):
+        return "image"
+    if getattr(feature, "dtype", None) in ("string", "large_string"):
+        return "text"
+    raise ExperimentError(
+        f"{where}: column {column!r} holds {_in_words(feature)}, neither images nor texts; set {place}.input"
+    )
+
+
+def _in_words(feature: Any) -> str:
+    if isinstance(feature, datasets.Value | datasets.ClassLabel):
+        return f"values of type {feature.dtype}"
+    return "images" if isinstance(feature, datasets.Image) else "lists or tables"
+
+
+def _values(split: Any, column: str, where: str) -> list[Any]:
+    values = list(split[column])
+    # -1 is how a column of class labels says that there is none.
+    missing = (None, -1) if isinstance(split.features[column], datasets.ClassLabel) else (None,)
+    for row, value in enumerate(values):
+        if value in missing:
+            raise ExperimentError(
+                f"{where}: row {row} (the first is 0) has no {column!r}; drop the row or fill it in"
+            )
+    return values
+
+
+def _columns(
+    split: Any,
+    kind: Literal["image", "text"],
+    inputs: str,
+    labels: NDArray[np.int64],
+    where: str,
+    image_size: tuple[int, int] | None,
+) -> Table:
+    def column(name: str) -> list[Any]:
+        if name not in split.column_names:
+            raise ExperimentError(
+                f"task.partition.column = {name!r} is not a column; there are"
+                f" {', '.join(split.column_names)}.{nearest(name, split.column_names)}"
+            )
+        return _values(split, name, where)
+
+    if kind == "text":
+        texts = _values(split, inputs, where)
+        return texts_table(texts, labels, column)
+    encoded = split.select_columns([inputs]).cast_column(inputs, datasets.Image(decode=False))
+
+    def read(rows: Rows) -> Inputs:
+        return image.decode((cell[inputs] for cell in encoded.select(rows)), rows, where, image_size)
+
+    def keys() -> list[bytes]:
+        return [digest(image.content(cell[inputs], row, where)) for row, cell in enumerate(encoded)]
+
+    return Table(labels, read, keys, column)

@@ -1,0 +1,83 @@
+"""Tables: one split of a source, read lazily; labels at once, inputs only for the rows that are kept."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedistill.data import image
+from fedistill.errors import ExperimentError
+
+Rows = NDArray[np.int64]
+Inputs = NDArray[np.uint8] | list[str]
+
+
+@dataclass(frozen=True)
+class Table:
+    """One split of a source.
+
+    Attributes:
+        labels: int64 (n,), the class of each row.
+        read: inputs of given rows: uint8 images (rows, channels, height, width), or texts.
+        keys: a digest of each row's content; rows with equal inputs have equal keys.
+        column: values of another column, for natural partitions.
+    """
+
+    labels: NDArray[np.int64]
+    read: Callable[[Rows], Inputs]
+    keys: Callable[[], list[bytes]]
+    column: Callable[[str], list[Any]]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A source's splits; ``test`` is None where the source has none.
+
+    Of files and hub data sets that are to be a public set, labels are not read: there are no classes
+    then, and all labels are 0.
+    """
+
+    kind: Literal["image", "text"]
+    classes: tuple[str, ...]
+    train: Table
+    test: Table | None
+
+
+def no_columns(name: str) -> list[Any]:
+    raise ExperimentError(
+        f"task.partition.column = {name!r}: this task has no columns besides inputs and labels;"
+        " choose another partition kind"
+    )
+
+
+def arrays(pixels: NDArray[np.uint8], labels: NDArray[np.int64], image_size: tuple[int, int] | None) -> Table:
+    shape = (pixels.shape[1], *(image_size or pixels.shape[2:]))
+    return Table(
+        labels,
+        lambda rows: image.fit_to(pixels[rows], shape),
+        lambda: [digest(row.tobytes()) for row in pixels],
+        no_columns,
+    )
+
+
+def texts_table(
+    texts: list[str],
+    labels: NDArray[np.int64],
+    column: Callable[[str], list[Any]] = no_columns,
+) -> Table:
+    return Table(
+        labels,
+        lambda rows: [texts[row] for row in rows],
+        lambda: [digest(text.encode()) for text in texts],
+        column,
+    )
+
+
+def digest(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=16).digest()

@@ -1,0 +1,90 @@
+"""Texts: a vocabulary from the public set alone, and token ids of a fixed length.
+
+Private texts never touch the vocabulary: a word that only clients know becomes ``[UNK]``, so the
+vocabulary tells nobody what clients write.
+"""
+
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer, normalizers, pre_tokenizers
+from tokenizers.models import WordLevel
+from tokenizers.trainers import WordLevelTrainer
+
+from fedistill.communication.kinds import Kind
+from fedistill.communication.protocol.frame import EVERYONE, Frame, encode
+from fedistill.config.schema import Text
+from fedistill.errors import ExperimentError
+
+PAD, UNKNOWN = "[PAD]", "[UNK]"
+
+
+def build(public: Sequence[str], settings: Text) -> Tokenizer:
+    """Return the tokenizer of a task: the user's own file, or words counted in the public texts.
+
+    Raises:
+        ExperimentError: there is neither, or the file is no tokenizer.
+    """
+    if settings.tokenizer is not None:
+        tokenizer = _from_file(settings.tokenizer)
+    elif not public:
+        raise ExperimentError(
+            "a text task builds its vocabulary from the public set: set task.public, or give a"
+            " tokenizer.json by task.text.tokenizer"
+        )
+    else:
+        tokenizer = Tokenizer(WordLevel(unk_token=UNKNOWN))
+        tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+        tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        trainer = WordLevelTrainer(
+            vocab_size=settings.vocabulary, special_tokens=[PAD, UNKNOWN], show_progress=False
+        )
+        tokenizer.train_from_iterator(public, trainer)
+    tokenizer.enable_truncation(settings.length)
+    tokenizer.enable_padding(length=settings.length)
+    return tokenizer
+
+
+def size(tokenizer: Tokenizer) -> int:
+    """Number of token ids that `encode_texts` may give."""
+    return int(max(tokenizer.get_vocab().values())) + 1 + _shift(tokenizer)
+
+
+def encode_texts(tokenizer: Tokenizer, texts: Sequence[str]) -> NDArray[np.int32]:
+    """Return token ids, int32 (n, length), cut or padded at the end; 0 is padding and nothing else.
+
+    A text without a single token would leave a model nothing to average, so it becomes one unknown
+    word (id 1 in vocabularies of our own).
+    """
+    encodings = tokenizer.encode_batch(list(texts))
+    ids = np.array([encoding.ids for encoding in encodings], dtype=np.int32)
+    kept = np.array([encoding.attention_mask for encoding in encodings], dtype=np.int32)
+    shift = _shift(tokenizer)
+    ids = (ids + shift) * kept
+    empty = (ids == 0).all(axis=1)
+    known = [tokenizer.token_to_id(name) for name in (UNKNOWN, "<unk>")]
+    ids[empty, 0] = next((token + shift for token in known if token is not None), 1)
+    return ids
+
+
+def _shift(tokenizer: Tokenizer) -> int:
+    """How far ids move up: models take 0 for padding, in a user's own tokenizer it may be a word."""
+    return 0 if tokenizer.id_to_token(0) in (PAD, "<pad>") else 1
+
+
+def vocabulary_frame(tokenizer: Tokenizer) -> bytes:
+    """Return the set-up frame that brings the tokenizer to a client that has no public set."""
+    description = tokenizer.to_str(pretty=False).encode()
+    return encode(Frame(Kind.VOCABULARY, 0, EVERYONE, (zlib.compress(description, 9),)))
+
+
+def _from_file(path: str) -> Tokenizer:
+    if not Path(path).is_file():
+        raise ExperimentError(f"task.text.tokenizer = {path}: there is no such file")
+    try:
+        return Tokenizer.from_file(path)
+    except Exception as error:  # the library raises a bare Exception for a bad file
+        raise ExperimentError(f"task.text.tokenizer = {path}: not a tokenizer ({error})") from None

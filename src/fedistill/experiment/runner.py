@@ -1,0 +1,207 @@
+"""Runs all arms of an experiment and leaves a folder behind: what ``fedistill compare`` does."""
+
+import json
+import shlex
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from fedistill.config.schema import Experiment
+from fedistill.config.toml import dump
+from fedistill.data.build import build
+from fedistill.data.task import Task
+from fedistill.errors import ExperimentError, RuntimeFailure, TrainingError, nearest
+from fedistill.experiment.html import render
+from fedistill.experiment.preflight import Finding, examine, raise_errors
+from fedistill.experiment.results import choices, describe_arm, link_times, results
+from fedistill.experiment.run_folder import RunFolder
+from fedistill.federation import local_executor
+from fedistill.federation.arm import ReadyArm, resolved
+from fedistill.federation.client import method_state
+from fedistill.federation.executor import Runtime
+from fedistill.federation.history import ArmRun, RoundRecord
+from fedistill.federation.round import play
+from fedistill.models import registry as models
+from fedistill.state import write
+from fedistill.training.model_state import save_model
+
+
+class Watcher(Protocol):
+    """Is told how a run goes on."""
+
+    def findings(self, findings: Sequence[Finding]) -> None: ...
+    def arm(self, name: str, rounds: int, done: int) -> None: ...
+    def round(self, name: str, record: RoundRecord) -> None: ...
+    def failed(self, name: str, error: str) -> None: ...
+
+
+def prepare(experiment: Experiment) -> tuple[Task, list[ReadyArm]]:
+    """Build the task and make all arms ready.
+
+    Raises:
+        ExperimentError: something in the experiment cannot be.
+    """
+    for arm in experiment.arms:
+        resolved(arm)  # a wrong name is said before data are loaded, which may take minutes
+    task = build(experiment.task, experiment.seed)
+    return task, [ReadyArm.of(arm, experiment, task) for arm in experiment.arms]
+
+
+def one_arm(experiment: Experiment, name: str) -> Experiment:
+    """Return the experiment with one of its arms alone.
+
+    Raises:
+        ExperimentError: there is no such arm.
+    """
+    arms = [arm for arm in experiment.arms if arm.name == name]
+    if not arms:
+        known = [arm.name for arm in experiment.arms]
+        raise ExperimentError(f"--arm {name}: the arms are {', '.join(known)}.{nearest(name, known)}")
+    return experiment.model_copy(update={"arms": arms})
+
+
+Start = Callable[[Experiment, Task], Runtime]
+"""What gives the runtime of an experiment."""
+
+
+def compare(
+    experiment: Experiment, out: Path, command: str, watcher: Watcher, start: Start = local_executor.start
+) -> dict[str, Any]:
+    """Run every arm from the start; return the results.
+
+    Raises:
+        ExperimentError: the experiment or the folder is wrong; nothing was written.
+        RuntimeFailure: the machine failed; the run can be resumed.
+        KeyboardInterrupt: the user stopped it; the run can be resumed.
+    """
+    RunFolder.check_free(out)
+    task, arms = prepare(experiment)
+    findings = examine(experiment, task, arms)
+    watcher.findings(findings)
+    raise_errors(findings)
+    experiment = experiment.model_copy(update={"arms": [arm.config for arm in arms]})
+    folder = RunFolder.create(out, experiment, command)
+    folder.append({"event": "task", "fingerprint": task.fingerprint()})
+    return _go_on(folder, experiment, task, arms, watcher, start)
+
+
+def resume(path: Path, watcher: Watcher, start: Start = local_executor.start) -> dict[str, Any]:
+    """Go on with a run from the last whole round of each arm; ends in the same bits as one never stopped.
+
+    Raises:
+        ExperimentError: there is no run in the folder, it was begun on a network and would now go on
+            without it, or its data are not those of the first part.
+        RuntimeFailure, KeyboardInterrupt: as `compare`.
+    """
+    folder = RunFolder.open(path)
+    if folder.on_network and start is local_executor.start:
+        raise ExperimentError(
+            f"{path} was run on a network, whose clients keep their own states: go on with it by:"
+            f" {folder.again()}"
+        )
+    experiment = folder.experiment()
+    task, arms = prepare(experiment)
+    before = [event["fingerprint"] for event in folder.events() if event["event"] == "task"]
+    if before and before[0] != task.fingerprint():
+        raise ExperimentError(
+            f"{path}: the data of task {task.name!r} are not those that the run began with; bring them"
+            " back, or start a new run"
+        )
+    folder.forget_after({arm.name: folder.round(arm.name) for arm in arms})
+    folder.append({"event": "resumed"})
+    return _go_on(folder, experiment, task, arms, watcher, start)
+
+
+def report(path: Path) -> dict[str, Any]:
+    """Write ``report.html`` of a finished run again from its results and events.
+
+    Raises:
+        ExperimentError: there are no results in the folder.
+    """
+    folder = RunFolder.open(path)
+    try:
+        content: dict[str, Any] = json.loads((path / "results.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ExperimentError(
+            f"{path}: results.json cannot be read ({error}); write it by: fedistill resume"
+            f" {shlex.quote(str(path))}"
+        ) from None
+    _write_report(folder, folder.experiment(), content)
+    return content
+
+
+def _go_on(
+    folder: RunFolder,
+    experiment: Experiment,
+    task: Task,
+    arms: list[ReadyArm],
+    watcher: Watcher,
+    start: Start,
+) -> dict[str, Any]:
+    runs = {arm.name: folder.load(arm) for arm in arms}
+    errors: dict[str, str] = {}
+    try:
+        with start(experiment, task) as runtime:
+            for arm in arms:
+                run = runs[arm.name]
+                watcher.arm(arm.name, arm.rounds, run.round)
+                try:
+                    while run.round < arm.rounds:
+                        record = play(run, arm, runtime)
+                        folder.save(arm, run)
+                        watcher.round(arm.name, record)
+                except TrainingError as error:
+                    errors[arm.name] = str(error)
+                    folder.append({"event": "failed", "arm": arm.name, "error": str(error)})
+                    watcher.failed(arm.name, str(error))
+                else:
+                    _save_models(folder, arm, run)
+    except (KeyboardInterrupt, RuntimeFailure):
+        _finish(folder, experiment, task, arms, runs, errors)
+        raise
+    return _finish(folder, experiment, task, arms, runs, errors)
+
+
+def _finish(
+    folder: RunFolder,
+    experiment: Experiment,
+    task: Task,
+    arms: list[ReadyArm],
+    runs: dict[str, ArmRun],
+    errors: dict[str, str],
+) -> dict[str, Any]:
+    described = []
+    for arm in arms:
+        run = runs[arm.name]
+        status = "done" if run.round == arm.rounds else "stopped"
+        status = "failed" if arm.name in errors else status
+        described.append(describe_arm(arm, run, status, errors.get(arm.name)))
+    content = results(folder.command(), task, described)
+    write(folder.path / "results.json", json.dumps(content, indent=1).encode())
+    _write_report(folder, experiment, content)
+    return content
+
+
+def _write_report(folder: RunFolder, experiment: Experiment, content: dict[str, Any]) -> None:
+    first, links = choices(experiment.link)
+    records = {arm["name"]: folder.records(arm["name"]) for arm in content["arms"]}
+    times = {
+        name: {arm: link_times(link, played) for arm, played in records.items()}
+        for name, link in links.items()
+    }
+    described = {name: link.model_dump() for name, link in links.items()}
+    page = render(content, times, described, dump(experiment), first)
+    write(folder.path / "report.html", page.encode())
+
+
+def _save_models(folder: RunFolder, arm: ReadyArm, run: ArmRun) -> None:
+    """Leave the final models, under PyTorch's own names of their weights."""
+    server = arm.server_model()
+    found = {} if server is None else {"server": (*server, run.server)}
+    if arm.method.has_client_models:
+        for client, kept in run.clients.items():
+            model = arm.plan.peers[client].model
+            module = models.reusable(model, arm.task.signature)
+            found[f"client-{client}"] = (model, module, method_state(kept))
+    for name, (model, module, state) in found.items():
+        save_model(folder.model_path(arm.name, name), module, state["model"], {"model": model})

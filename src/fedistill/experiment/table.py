@@ -1,0 +1,148 @@
+"""The table that ends a run: accuracy beside bytes, with and without public data."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from fedistill.config.units import format_bytes
+
+VIEWS = ("server@global", "client@global", "client@own")
+
+
+def last_and_best(arm: dict[str, Any], view: str) -> tuple[float, float, int] | None:
+    """The last accuracy of a view, the best one and its round, or None where the arm has no such view."""
+    found = [(r["views"][view], r["round"]) for r in arm["rounds"] if view in r["views"]]
+    if not found:
+        return None
+    best = max(found, key=lambda item: (item[0], -item[1]))
+    return found[-1][0], best[0], best[1]
+
+
+def rows(results: dict[str, Any]) -> list[list[str]]:
+    """One row of texts for each arm, under `headings`."""
+    table = []
+    carried = _carried(results)
+    for arm in results["arms"]:
+        views = []
+        for view in VIEWS:
+            found = last_and_best(arm, view)
+            views.append("-" if found is None else f"{found[0]:.1%} ({found[1]:.1%} @{found[2]})")
+        up = sum(r["bytes_up"] for r in arm["rounds"])
+        down = sum(r["bytes_down"] for r in arm["rounds"])
+        total = arm["bytes_total"]
+        models = ", ".join(dict.fromkeys(arm["client_models"])) or "-"
+        table.append(
+            [
+                arm["name"] if arm["status"] == "done" else f"{arm['name']} [{arm['status']}]",
+                f"{models} -> {arm['server_model'] or '-'}",
+                *views,
+                format_bytes(up),
+                format_bytes(down),
+                format_bytes(arm["bytes_setup"]),
+                format_bytes(arm["bytes_public"]),
+                format_bytes(total),
+                format_bytes(total + arm["bytes_public"]),
+                *([format_bytes(arm["bytes_transport"])] if carried else []),
+            ]
+        )
+    return table
+
+
+def headings(results: dict[str, Any]) -> tuple[str, ...]:
+    """Of the columns; what a network adds around the frames has one where there was a network."""
+    return (*_HEADINGS, "transport") if _carried(results) else _HEADINGS
+
+
+def _carried(results: dict[str, Any]) -> bool:
+    return any(arm["bytes_transport"] for arm in results["arms"])
+
+
+_HEADINGS = (
+    "arm",
+    "clients -> server",
+    *VIEWS,
+    "up",
+    "down",
+    "set-up",
+    "public data",
+    "total",
+    "total + public",
+)
+_LEFT_OUT = ("clients -> server", "up", "down", "transport")
+_WHOLE_TABLE = 160
+"""Columns that the whole table takes with the names of the examples."""
+
+
+def rich_table(results: dict[str, Any], width: int) -> Table:
+    """The table for a terminal of so many columns; a narrow one leaves out models, best rounds and ways."""
+    task = results["task"]
+    rounds = max((len(arm["rounds"]) for arm in results["arms"]), default=0)
+    whole = width >= _WHOLE_TABLE
+    table = Table(
+        title=escape(f"{task['name']}, {task['clients']} clients, {task['partition']}, {rounds} rounds"),
+        caption="last round (best @round); bytes summed over clients, both ways, all rounds"
+        if whole
+        else "last round; bytes summed over clients, both ways, all rounds; more in the report",
+        box=box.HEAVY_HEAD if whole else box.SIMPLE_HEAD,
+        padding=(0, 1) if whole else (0, 1, 0, 0),
+    )
+    names = headings(results)
+    kept = [place for place, heading in enumerate(names) if whole or heading not in _LEFT_OUT]
+    for place in kept:
+        heading = names[place] if whole else names[place].replace("@", "\n@").replace(" ", "\n")
+        table.add_column(heading, justify="left" if place < 2 else "right", overflow="fold")
+    for row in rows(results):
+        cells = [row[place] if whole else row[place].split(" (")[0] for place in kept]
+        table.add_row(*map(escape, cells))
+    return table
+
+
+def reached(arm: dict[str, Any], view: str, accuracy: float) -> tuple[int, int] | None:
+    """Bytes sent (set-up included, public data not) when a view first had an accuracy, and the round."""
+    sent = arm["bytes_setup"]
+    for played in arm["rounds"]:
+        sent += played["bytes_up"] + played["bytes_down"]
+        if played["views"].get(view, -1.0) >= accuracy:
+            return sent, played["round"]
+    return None
+
+
+def reach_markdown(results: dict[str, Any], view: str, accuracies: Sequence[float]) -> str:
+    """Bytes that each arm needs to reach accuracies in a view; with public data after the stroke."""
+    lines = [
+        f"| arm | codec | {' | '.join(f'{view} {accuracy:.0%}' for accuracy in accuracies)} |",
+        f"|---|---|{'|'.join('---:' for _ in accuracies)}|",
+    ]
+    for arm in results["arms"]:
+        if not any(view in played["views"] for played in arm["rounds"]):
+            continue
+        cells = []
+        for accuracy in accuracies:
+            found = reached(arm, view, accuracy)
+            if found is None:
+                cells.append("-")
+                continue
+            sent, number = found
+            public = arm["bytes_public"]
+            cells.append(
+                f"{format_bytes(sent)}{f' / {format_bytes(sent + public)}' if public else ''} @{number}"
+            )
+        names = (arm["name"].replace("|", r"\|"), arm["codec"])
+        lines.append(f"| {' | '.join([*names, *cells])} |")
+    return "\n".join(lines)
+
+
+def markdown(results: dict[str, Any]) -> str:
+    """The table for a README."""
+    names = headings(results)
+    lines = [
+        f"| {' | '.join(names)} |",
+        f"|{'|'.join('---' if place < 2 else '---:' for place in range(len(names)))}|",
+    ]
+    for row in rows(results):
+        cells = [cell.replace("|", r"\|") for cell in row]  # a bar in a name would begin a new cell
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""One arm: the round loop, clients and what carries frames to them, evaluation, the ledger."""

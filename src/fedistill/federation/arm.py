@@ -1,0 +1,244 @@
+"""An arm made ready to run: its method, codec and models on a task. Both sides build it alike."""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+from torch import Tensor, nn
+
+from fedistill.communication.codecs import registry as codecs
+from fedistill.communication.kinds import Direction
+from fedistill.communication.messages.base import Message, Sizes
+from fedistill.communication.messages.weights import Weights
+from fedistill.communication.protocol import frame as frames
+from fedistill.communication.protocol.message_coder import Exchange
+from fedistill.communication.protocol.shared_state import Memory
+from fedistill.config.schema import Arm, Evaluate, Experiment, Sampling
+from fedistill.data.task import Task
+from fedistill.errors import ExperimentError, FrameError
+from fedistill.federation.client_sampling import chosen
+from fedistill.federation.history import ArmRun
+from fedistill.federation.ledger import SETUP_ROUND, Ledger
+from fedistill.federation.local_rounds import fixed
+from fedistill.methods.base import Client, Peer, Plan, Server
+from fedistill.methods.registry import AnyMethod, create
+from fedistill.models import registry as models
+from fedistill.training.model_state import floats
+
+
+def resolved(config: Arm) -> Arm:
+    """Return the arm with its method's and its codecs' settings written out.
+
+    Raises:
+        ExperimentError: the method, a codec, or a setting of one is unknown.
+    """
+    method = create(config)
+    wanted = method.codec if config.codec is None else config.codec
+    try:
+        codec = codecs.resolved(wanted)
+    except ExperimentError as error:
+        raise ExperimentError(f"arm {config.name!r}: {error}") from None
+    return config.model_copy(update={"codec": codec, **method.settings.model_dump(exclude_none=True)})
+
+
+@dataclass(frozen=True)
+class ReadyArm:
+    """One arm on one task."""
+
+    config: Arm
+    task: Task
+    method: AnyMethod
+    exchange: Exchange
+    seed: int
+    rounds: int
+    sampling: Sampling
+    evaluate: Evaluate
+
+    @classmethod
+    def of(cls, config: Arm, experiment: Experiment, task: Task) -> "ReadyArm":
+        """Make an arm ready.
+
+        Raises:
+            ExperimentError: the method, a codec, or a setting of one is unknown.
+        """
+        config = resolved(config)
+        assert config.codec is not None
+        seed = experiment.seed if config.seed is None else config.seed
+        method = create(config)
+        up, down = codecs.pair(config.codec)
+        return cls(
+            config=config,
+            task=task,
+            method=method,
+            exchange=Exchange(up, down, seed, method.downlink is not None and method.downlink.caches),
+            seed=seed,
+            rounds=experiment.rounds,
+            sampling=experiment.sampling,
+            evaluate=experiment.evaluate,
+        )
+
+    @property
+    def name(self) -> str:
+        return self.config.name
+
+    @cached_property
+    def plan(self) -> Plan:
+        """Who takes part with which models; builds each architecture once."""
+        dealt, server = self.config.models.clients, self.config.models.server
+        parts = {name: self._parts(name) for name in dict.fromkeys(dealt)}
+        sizes = {name: sum(math.prod(shape) for shape in shapes) for name, shapes in parts.items()}
+        samples = self.task.samples()
+        names = [dealt[client % len(dealt)] for client in range(len(samples))]
+        return Plan(
+            seed=self.seed,
+            signature=self.task.signature,
+            server_model=server,
+            peers=tuple(
+                Peer(client, name, sizes[name], parts[name], samples[client])
+                for client, name in enumerate(names)
+            ),
+            public=0 if self.task.public is None else len(self.task.public),
+            labelled_public=self.task.public_labels is not None,
+            server_parts=self._parts(server) if self.method.server_model_travels else (),
+        )
+
+    def parameters(self) -> dict[str, int]:
+        """Trainable parameters: of the server's model, and of each architecture among the clients."""
+        server = self.server_model()
+        found = {} if server is None else {"server": models.count(server[1])}
+        if self.method.clients_work:
+            found |= {name: models.count(self._module(name)) for name in self.config.models.clients}
+        return found
+
+    def server_model(self) -> tuple[str, nn.Module] | None:
+        """Name and module of the model that the server has, whatever its weights; None: it has none."""
+        if self.method.has_server_model:
+            return self.config.models.server, self._module(self.config.models.server)
+        return self.method.server_net(self.plan)
+
+    def sizes(self, client: int) -> Sizes:
+        return self.method.sizes(self.plan, client)
+
+    def start_memory(self, client: int) -> Memory:
+        """What both sides of a client's link know before its first exchange."""
+        return self._start_memories[self._travelling(client)]
+
+    def local_rounds(self, round: int, frame: bytes) -> int:
+        """Rounds of local training behind a client's reply, from what the server sent; empty: nothing.
+
+        Raises:
+            FrameError: the frame is damaged, or asks for more than the arm allows.
+        """
+        accumulate = self.config.accumulate
+        if isinstance(accumulate, int):
+            return fixed(accumulate, round)
+        asked = frames.decode(frame).local if frame else 1
+        if asked > accumulate.most:
+            raise FrameError(
+                f"a frame asks for {asked} rounds of local training, more than {accumulate.most}"
+            )
+        return asked
+
+    def evaluates(self, round: int, local: int) -> bool:
+        """Whether views are taken after an exchange in this round, with so many local rounds behind it."""
+        every = self.evaluate.every
+        return round // every > (round - local) // every or round == self.rounds
+
+    def client(self, client: int, round: int, local: int = 1) -> Client:
+        """What a client has to work with in a round; ``local``: rounds that it trains for."""
+        train = self.config.train
+        steps = None if train.steps is None else train.steps * local
+        return Client(
+            seed=self.seed,
+            round=round,
+            signature=self.task.signature,
+            model=self.plan.peers[client].model,
+            public=self._public(self.method.clients_need_public),
+            train=train.model_copy(update={"epochs": train.epochs * local, "steps": steps}),
+            id=client,
+            data=self.task.clients[client],
+            server_model=self.config.models.server,
+        )
+
+    def server(self, round: int) -> Server:
+        """What the server has to work with in a round."""
+        needed = self.method.needs_public_labels
+        return Server(
+            seed=self.seed,
+            round=round,
+            signature=self.task.signature,
+            model=self.config.models.server,
+            public=self._public(self.method.server_needs_public),
+            train=self.config.train,
+            peers=self.plan.peers,
+            public_labels=self.task.public_labels if needed else None,
+        )
+
+    @cached_property
+    def _start_memories(self) -> dict[str, Memory]:
+        server = self.server(round=0)
+        travels = self.method.downlink is Weights
+        names = dict.fromkeys(self._travelling(peer.id) for peer in self.plan.peers)
+        return {
+            name: self.exchange.start(server.initial_weights(name) if travels else None) for name in names
+        }
+
+    def public_bytes(self) -> int:
+        """One copy of the public set for each client that needs one."""
+        if self.task.public is None or not self.method.clients_need_public:
+            return 0
+        return self.task.public.bytes * len(self.task.clients)
+
+    def setup_frame(self) -> bytes:
+        """The frame that each client gets before round 1, or nothing.
+
+        Clients that hold the public set build the vocabulary from it; others are sent it. A tokenizer of
+        the user's own is sent to all.
+        """
+        alone = self.method.uplink is None and self.method.downlink is None
+        builds = self.method.clients_need_public and self.task.vocabulary_from_public
+        return b"" if alone or builds else self.task.vocabulary_frame
+
+    def expected_bytes(self) -> tuple[int, int]:
+        """Bytes up and down of a full round; exact for codecs of fixed width, else the most to expect."""
+        participants = len(chosen(self.sampling, len(self.task.clients), self.seed, round=1))
+        totals = []
+        ways: tuple[tuple[Direction, type[Message] | None], ...] = (
+            ("up", self.method.uplink),
+            ("down", self.method.downlink),
+        )
+        for way, kind in ways:
+            # Of clients that differ in neither, messages are equally long.
+            alike = [(peer.model, self.sizes(peer.id).private) for peer in self.plan.peers]
+            by_kind = {
+                key: 0 if kind is None else self.exchange.length(way, kind, self.sizes(client))
+                for client, key in enumerate(alike)
+                if key not in alike[:client]
+            }
+            lengths = [by_kind[key] for key in alike]
+            totals.append(sum(lengths) * participants // len(lengths))
+        return totals[0], totals[1]
+
+    def _public(self, needed: bool) -> Tensor | None:
+        return self.task.public.inputs if needed and self.task.public is not None else None
+
+    def _travelling(self, client: int) -> str:
+        """Name of the model whose weights cross between the server and a client."""
+        server, own = self.config.models.server, self.plan.peers[client].model
+        return server if self.method.server_model_travels else own
+
+    def _parts(self, name: str) -> tuple[tuple[int, ...], ...]:
+        return tuple(tuple(value.shape) for value in floats(self._module(name)))
+
+    def _module(self, name: str) -> nn.Module:
+        return models.reusable(name, self.task.signature)
+
+
+def start_run(arm: ReadyArm) -> ArmRun:
+    """Return an arm before round 1, its set-up traffic counted."""
+    ledger = Ledger(public=arm.public_bytes())
+    frame = arm.setup_frame()
+    if frame:
+        for peer in arm.plan.peers:
+            ledger.count(SETUP_ROUND, peer.id, "down", frame)
+    return ArmRun(0, arm.method.start_server(arm.server(SETUP_ROUND)), {}, ledger)

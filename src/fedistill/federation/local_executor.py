@@ -1,0 +1,201 @@
+"""Clients on this machine: one after the other, or in persistent worker processes.
+
+Both end in the same bits: every client's work is a function of bytes (`federation.client`), one torch
+thread does it, and outcomes are handed on in client order, whoever was first.
+"""
+
+import contextlib
+import multiprocessing
+import signal
+import tempfile
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any, Literal
+
+from fedistill.config.schema import Experiment
+from fedistill.data.task import Task
+from fedistill.errors import RuntimeFailure, TrainingError
+from fedistill.federation.arm import ReadyArm
+from fedistill.federation.client import Outcome, count_correct, run_client
+from fedistill.federation.executor import Job, Runtime, prepare_process, workers
+
+_LARGEST_CHUNK = 16
+
+
+def start(experiment: Experiment, task: Task) -> Runtime:
+    """Return the runtime that the settings ask for; ``auto`` takes processes where there are cores."""
+    settings = experiment.runtime
+    count = workers(settings, len(task.clients))
+    if settings.kind == "processes" or count > 1:
+        return Processes(count, experiment, task)
+    return Serial(experiment, task)
+
+
+class Serial(Runtime):
+    """One client after the other, in this process."""
+
+    def __init__(self, experiment: Experiment, task: Task) -> None:
+        self._arms = _ready(experiment, task)
+
+    def work(self, arm: str, round: int, jobs: Sequence[Job]) -> Iterator[Outcome]:
+        for client, state, frame in jobs:
+            yield run_client(self._arms[arm], client, round, state, frame)
+
+    def correct(self, arm: str, jobs: Sequence[Job]) -> Iterator[list[int]]:
+        for client, state, _ in jobs:
+            yield count_correct(self._arms[arm], client, state)
+
+    def close(self) -> None:
+        pass
+
+
+@dataclass
+class _Worker:
+    process: Any
+    connection: Connection
+    busy: bool = False
+
+
+class Processes(Runtime):
+    """Persistent worker processes with one torch thread each; they live through all arms.
+
+    Workers are forked from a server process that has imported torch and nothing else, so they start
+    fast, share its memory, and inherit no threads or locks of the caller. Any worker can do any
+    client's work, since state travels with the job.
+    """
+
+    def __init__(self, workers: int, experiment: Experiment, task: Task) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="fedistill-")
+        path = Path(self._folder.name) / "task.safetensors"
+        task.save(path)
+        method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+        context: Any = multiprocessing.get_context(method)
+        if method == "forkserver":
+            context.set_forkserver_preload(["fedistill.federation.local_executor"])
+        self._ticket = 0
+        self._workers: list[_Worker] = []
+        for number in range(workers):
+            ours, theirs = context.Pipe()
+            process = context.Process(
+                target=_serve,
+                args=(theirs, experiment.model_dump_json(), str(path)),
+                name=f"fedistill-worker-{number}",
+                daemon=True,
+            )
+            process.start()
+            theirs.close()
+            self._workers.append(_Worker(process, ours))
+
+    def work(self, arm: str, round: int, jobs: Sequence[Job]) -> Iterator[Outcome]:
+        for result in self._map("work", arm, round, jobs):
+            yield Outcome(*result)
+
+    def correct(self, arm: str, jobs: Sequence[Job]) -> Iterator[list[int]]:
+        yield from self._map("correct", arm, 0, jobs)
+
+    def close(self) -> None:
+        for worker in self._workers:
+            worker.connection.close()
+            if worker.busy:
+                worker.process.terminate()
+        for worker in self._workers:
+            worker.process.join(timeout=5)
+            if worker.process.is_alive():
+                worker.process.kill()
+                worker.process.join()
+        self._folder.cleanup()
+
+    def _map(
+        self, what: Literal["work", "correct"], arm: str, round: int, jobs: Sequence[Job]
+    ) -> Iterator[Any]:
+        self._ticket += 1
+        size = max(1, min(_LARGEST_CHUNK, len(jobs) // (len(self._workers) * 8)))
+        starts = range(0, len(jobs), size)
+        waiting = deque((start, _chunk(jobs[start : start + size])) for start in starts)
+        done: dict[int, list[Any]] = {}
+        for start in starts:
+            while start not in done:
+                self._hand_out(waiting, what, arm, round)
+                self._collect(done, patience=None)
+            for result in done.pop(start):
+                if isinstance(result, TrainingError):
+                    raise result
+                yield result
+                # The server may have worked on that reply for a while; keep the clients busy.
+                self._collect(done, patience=0)
+                self._hand_out(waiting, what, arm, round)
+
+    def _hand_out(self, waiting: deque[tuple[int, Any]], what: str, arm: str, round: int) -> None:
+        """Give each idle worker a chunk; one at a time, since two full pipes would block both ends."""
+        for worker in self._workers:
+            if waiting and not worker.busy:
+                start, chunk = waiting.popleft()
+                try:
+                    worker.connection.send((self._ticket, start, what, arm, round, chunk))
+                except OSError:
+                    raise self._died(worker) from None
+                worker.busy = True
+
+    def _collect(self, done: dict[int, list[Any]], patience: float | None) -> None:
+        """Take the results that are there, waiting for the first for ``patience`` seconds."""
+        for connection in wait([worker.connection for worker in self._workers], patience):
+            worker = next(w for w in self._workers if w.connection is connection)
+            try:
+                ticket, start, results = worker.connection.recv()
+            except (EOFError, OSError):
+                raise self._died(worker) from None
+            worker.busy = False
+            # What an arm that has stopped had asked for is of no use to the next one.
+            if ticket == self._ticket:
+                done[start] = results
+
+    def _died(self, worker: _Worker) -> RuntimeFailure:
+        worker.process.join(timeout=1)
+        code = worker.process.exitcode
+        cause = f"exit code {code}"
+        if code is not None and code < 0:
+            cause = f"signal {-code}: {signal.strsignal(-code)}"
+        return RuntimeFailure(
+            f"{worker.process.name} ended ({cause}); if memory ran out, set runtime.workers lower or"
+            " runtime.kind = 'serial' in the run's experiment.toml"
+        )
+
+
+def _chunk(jobs: Sequence[Job]) -> tuple[list[bytes], list[tuple[int, bytes, int]]]:
+    """Jobs with each different frame once: a broadcast is not copied for every client."""
+    frames: dict[bytes, int] = {}
+    packed = [(client, state, frames.setdefault(frame, len(frames))) for client, state, frame in jobs]
+    return list(frames), packed
+
+
+def _serve(connection: Connection, experiment: str, task: str) -> None:
+    """A worker's life: take jobs until the other end is closed."""
+    # Ctrl-C reaches all processes of a terminal; the parent decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    prepare_process()
+    arms = _ready(Experiment.model_validate_json(experiment), Task.open(Path(task)))
+    while True:
+        try:
+            ticket, start, what, arm, round, (frames, jobs) = connection.recv()
+        except (EOFError, OSError):
+            return
+        results: list[Any] = []
+        for client, state, frame in jobs:
+            try:
+                if what == "work":
+                    outcome = run_client(arms[arm], client, round, state, frames[frame])
+                    results.append((outcome.state, outcome.frame, outcome.seconds))
+                else:
+                    results.append(count_correct(arms[arm], client, state))
+            except TrainingError as error:
+                results.append(error)
+                break
+        with contextlib.suppress(OSError):
+            connection.send((ticket, start, results))
+
+
+def _ready(experiment: Experiment, task: Task) -> dict[str, ReadyArm]:
+    return {arm.name: ReadyArm.of(arm, experiment, task) for arm in experiment.arms}

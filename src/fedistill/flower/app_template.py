@@ -1,0 +1,145 @@
+"""A Flower app for one experiment: what ``flwr run`` takes as it is."""
+
+import tomllib
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from fedistill.config.schema import Experiment
+from fedistill.config.toml import dump, parse
+from fedistill.errors import ExperimentError
+
+_README = """\
+# A fedistill experiment as a Flower app
+
+`pyproject.toml` has the whole experiment in its run config. All machines need
+`pip install 'fedistill[flower]'`, and, so that none looks for a network beyond the ones named here,
+
+    export FLWR_TELEMETRY_ENABLED=0 FLWR_DISABLE_UPDATE_CHECK=1
+
+## Keys, for a trial
+
+    fedistill flower keys keys --nodes {nodes} --host NAME-OF-THE-SERVER
+
+makes a CA, the server's certificate and a key pair for each node. Real sites make their own key pair
+(`ssh-keygen -t ecdsa -b 384`), keep the private half and send the public one.
+
+## The server
+
+    flower-superlink --host 0.0.0.0 --port 8000 \\
+        --ssl-ca-certfile keys/ca.crt --ssl-certfile keys/server.crt --ssl-keyfile keys/server.key \\
+        --database superlink.db --enable-supernode-auth --disable-runtime-dependency-installation
+
+Whoever reaches this port may command the SuperLink: open it to the sites' addresses alone, or put a proxy in
+front of it that passes on `/v1/fleet/` and nothing else.
+
+Name it in `$FLWR_HOME/config.toml`:
+
+    [superlink]
+    default = "site"
+
+    [superlink.site]
+    address = "NAME-OF-THE-SERVER:8000"
+    root-certificates = "/absolute/path/keys/ca.crt"
+
+Then let each node in, once: `flwr supernode register keys/node-0.pub site`.
+
+## Each node
+
+    flower-supernode --root-certificates keys/ca.crt --superlink NAME-OF-THE-SERVER:8000 \\
+        --auth-supernode-private-key keys/node-0.key \\
+        --node-config 'partition-id=0 state="/var/lib/fedistill"'
+
+`partition-id` is the client's number, below {nodes}, another at each node. `state` is where it keeps its
+model. With `train="/data/mine.parquet"` (and `format`, `input`, `label`) it learns from its own samples and
+not from a share of the experiment's; with `model="cnn-m"` or `model="my_models:net"` (its folder in
+`PYTHONPATH`) it has a model of its own.
+
+## The run
+
+    flwr run . site --stream
+
+Results go to `{out}` on the server's machine, as `fedistill compare` leaves them but for clients' own models,
+which stay at the nodes (`state`). Run again with the same folder, it goes on from the last whole round.
+"""
+
+
+def write_app(experiment: Experiment, folder: Path, out: Path, command: str) -> None:
+    """Write ``pyproject.toml``, the apps and a README.
+
+    Args:
+        out: where the server leaves the results, on its machine.
+        command: what the results will name as theirs.
+
+    Raises:
+        ExperimentError: the folder has an app already.
+    """
+    if (folder / "pyproject.toml").exists():
+        raise ExperimentError(f"{folder} has an app already; name another folder")
+    package = folder / "fedistill_app"
+    package.mkdir(parents=True, exist_ok=True)
+    project: dict[str, Any] = {
+        "build-system": {"requires": ["hatchling"], "build-backend": "hatchling.build"},
+        "project": {
+            "name": "fedistill-app",
+            "version": "1.0.0",
+            "description": "A fedistill experiment.",
+            "license": "Apache-2.0",
+            "dependencies": [f"fedistill[flower]=={version('fedistill')}"],
+        },
+        "tool": {
+            "flwr": {
+                "app": {
+                    "publisher": "fedistill",
+                    "components": {
+                        "serverapp": "fedistill_app.server:app",
+                        "clientapp": "fedistill_app.client:app",
+                    },
+                    "config": {"experiment": dump(experiment), "out": str(out), "command": command},
+                }
+            }
+        },
+    }
+    (folder / "pyproject.toml").write_text(tomli_w.dumps(project, multiline_strings=True), encoding="utf-8")
+    (folder / "README.md").write_text(
+        _README.format(nodes=experiment.task.clients, out=out), encoding="utf-8"
+    )
+    (package / "__init__.py").write_text("")
+    # Two modules: a node starts a process for each message, and must not import the server's part.
+    for side in ("client", "server"):
+        (package / f"{side}.py").write_text(
+            f'"""The {side}\'s side of the experiment; what it does is in fedistill."""\n\n'
+            f"from fedistill.flower.{side}_app import app\n\n"
+            '__all__ = ["app"]\n'
+        )
+
+
+def asked_for(run: dict[str, Any]) -> Experiment:
+    """The experiment of a run config that `write_app` wrote, or that somebody has changed.
+
+    Raises:
+        ExperimentError: it is none.
+    """
+    text = run.get("experiment")
+    if not isinstance(text, str):
+        raise ExperimentError("run config: `experiment` must be the text of an experiment file")
+    try:
+        return parse(tomllib.loads(text), "run config")
+    except tomllib.TOMLDecodeError as error:
+        raise ExperimentError(f"run config: `experiment` is not valid TOML: {error}") from None
+
+
+def ended(out: Path, run: int) -> Path:
+    """The file in which a run says why it ended; empty: it has done all."""
+    return out / "flower" / f"ended-{run}"
+
+
+def say_renew(side: str) -> None:
+    """Say, in the log of a process, that its app was written by an earlier version, and how to renew it."""
+    print(
+        f"this Flower app looks for fedistill.runtime.flower.{side}, which has moved: write the app anew with"
+        " `fedistill flower init EXPERIMENT.toml FOLDER`; a later version will not find it",
+        flush=True,
+    )

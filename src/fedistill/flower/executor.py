@@ -1,0 +1,169 @@
+"""The runtime whose clients are SuperNodes."""
+
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from flwr.serverapp import Grid
+
+from fedistill.communication.codecs import registry as codecs
+from fedistill.communication.protocol.message_coder import Exchange
+from fedistill.config.schema import Experiment
+from fedistill.data.task import Task
+from fedistill.errors import RuntimeFailure
+from fedistill.federation.arm import ReadyArm
+from fedistill.federation.client import Missing, Outcome
+from fedistill.federation.executor import Carried, Job, Runtime
+from fedistill.flower.log import say
+from fedistill.flower.node_registry import Register
+from fedistill.flower.serde import Answer, Order
+from fedistill.flower.transport import Mail, bounded, brief
+
+_POLL_SECONDS = 0.5
+"""Between looks for replies. Each is a request for each node, which costs the SuperLink 10 ms and more."""
+
+
+class FlowerRuntime(Runtime):
+    """Clients are SuperNodes; each knows which client it is."""
+
+    forgives = True
+    has_states = False
+
+    def __init__(self, grid: Grid, experiment: Experiment, task: Task, session: str) -> None:
+        """Wait until all clients are there, or, as long as the settings say, for the quorum.
+
+        Raises:
+            RuntimeFailure: fewer came.
+        """
+        self._mail, self._settings, self._session = Mail(grid), experiment.flower, session
+        self._register = Register(self._mail, session, len(task.clients), task.fingerprint())
+        self._longest = {arm.name: _longest(ReadyArm.of(arm, experiment, task)) for arm in experiment.arms}
+        self._tested = torch.bincount(task.test.labels, minlength=len(task.classes)).tolist()
+        self._outstanding: set[str] = set()
+        self._counts: dict[tuple[str, int], list[int]] = {}
+        until, clients = time.monotonic() + self._settings.wait, len(task.clients)
+        while len(self._register.nodes) < clients and time.monotonic() < until:
+            self._greet()
+            time.sleep(_POLL_SECONDS)
+        what = f"are connected after {self._settings.wait:g} s"
+        self._need(len(self._register.nodes), clients, what, self._register.strangers())
+
+    def work(self, arm: str, round: int, jobs: Sequence[Job]) -> Iterator[Outcome | Missing]:
+        if not jobs:  # a method may leave clients alone
+            return
+        self._greet()
+        while self._register.listening():
+            time.sleep(_POLL_SECONDS)
+            self._greet()
+        orders = {client: Order(self._session, arm, round, frame) for client, _, frame in jobs}
+        answers = self._ask(orders, "train")
+        for client, answer in answers.items():
+            if isinstance(answer, Answer) and len(answer.frame) > self._longest[arm]:
+                self._mail.count(answer)
+                what = (
+                    f"it sent {len(answer.frame):,} bytes where at most {self._longest[arm]:,} are expected"
+                )
+                answers[client] = Missing(what, reached=True)
+        self.settle(
+            round, len(jobs), {client: gone for client, gone in answers.items() if isinstance(gone, Missing)}
+        )
+        for client, _, _ in jobs:
+            answer = answers[client]
+            if isinstance(answer, Missing):
+                yield answer
+            else:
+                self._note(arm, client, answer)
+                yield Outcome(b"", answer.frame, _seconds(answer))
+
+    def settle(self, round: int, clients: int, missing: Mapping[int, Missing]) -> None:
+        reasons = "; ".join(f"client {client}: {gone.reason}" for client, gone in sorted(missing.items()))
+        self._need(clients - len(missing), clients, f"replied in round {round}", reasons)
+
+    def correct(self, arm: str, jobs: Sequence[Job]) -> Iterator[list[int] | None]:
+        # Who has just worked has said it already: a message of its own would start one more process.
+        asked = [client for client, _, _ in jobs if (arm, client) not in self._counts]
+        answers = self._ask({client: Order(self._session, arm) for client in asked}, "evaluate")
+        for client, answer in answers.items():
+            if isinstance(answer, Answer):
+                self._note(arm, client, answer)
+            else:
+                say(f"arm {arm}: client {client} is not evaluated: {answer.reason}")
+        for client, _, _ in jobs:
+            yield self._counts.pop((arm, client), None)
+
+    def carried(self) -> Carried:
+        return self._mail.carried()
+
+    def close(self) -> None:
+        pass
+
+    def _note(self, arm: str, client: int, answer: Answer) -> None:
+        if "counts" not in answer.words:
+            return
+        counts = answer.words["counts"]
+        whole = isinstance(counts, list) and len(counts) == len(self._tested)
+        if whole and all(
+            type(right) is int and 0 <= right <= samples
+            for right, samples in zip(counts, self._tested, strict=True)
+        ):
+            self._counts[arm, client] = counts
+        else:
+            said = brief(repr(counts))
+            say(f"arm {arm}: client {client} says {said} of {self._tested} samples right: not counted")
+
+    def _greet(self) -> None:
+        self._register.greet()
+        self.private_counts_known = not self._register.own_data
+
+    def _ask(self, orders: dict[int, Order], kind: str) -> dict[int, Answer | Missing]:
+        """Send each client its order; an answer of each, in words where there is none."""
+        nodes = self._register.nodes
+        to = {nodes[client]: client for client in orders if client in nodes}
+        answers = self._exchange({node: orders[client] for node, client in to.items()}, kind)
+        found = {to[node]: answer for node, answer in answers.items()}
+        strangers = self._register.strangers()
+        why = "it is not connected" + (f" ({strangers})" if strangers else "")
+        return {client: found.get(client, Missing(why, reached=False)) for client in orders}
+
+    def _exchange(self, orders: dict[int, Order], kind: str) -> dict[int, Answer | Missing]:
+        waiting = self._mail.push(orders, kind)
+        refused = Missing("Flower did not take the message for it; its log says why", reached=False)
+        answers: dict[int, Answer | Missing] = dict.fromkeys(set(orders) - set(waiting.values()), refused)
+        until = time.monotonic() + self._settings.deadline
+        with bounded(max(self._longest.values()) * len(waiting)):
+            while waiting and time.monotonic() < until:
+                time.sleep(_POLL_SECONDS)
+                for message in list(waiting):
+                    answer = self._mail.pull(message)
+                    if answer is not None:
+                        answers[waiting.pop(message)] = answer
+                for message in list(self._outstanding):
+                    late = self._mail.pull(message)
+                    if late is not None:
+                        self._outstanding.discard(message)
+                        self._mail.late(late)
+        self._outstanding |= set(waiting)
+        gone = Missing(f"no reply within {self._settings.deadline:g} s", reached=True)
+        return answers | dict.fromkeys(waiting.values(), gone)
+
+    def _need(self, there: int, of: int, what: str, why: str) -> None:
+        needed = min(of, max(1, math.ceil(self._settings.quorum * of - 1e-9)))
+        if there < needed:
+            asked = f"{there} of {of} clients {what}, but flower.quorum asks for {needed}"
+            raise RuntimeFailure(asked + (f" ({why})" if why else ""))
+
+
+def _longest(arm: ReadyArm) -> int:
+    """Bytes that no reply of an arm reaches: numbers of 8 bytes, and room for what is not numbers."""
+    kind = arm.method.uplink
+    if kind is None:
+        return 0
+    plain = Exchange(*codecs.pair("fp32"), arm.seed)
+    sizes = [arm.sizes(client) for client in range(len(arm.task.clients))]
+    return 2 * max(plain.length("up", kind, one) for one in sizes) + 65_536
+
+
+def _seconds(answer: Answer) -> float:
+    seconds = answer.words.get("seconds")
+    return seconds if isinstance(seconds, float) and 0 <= seconds < float("inf") else 0.0

@@ -1,0 +1,119 @@
+"""A trial of the real thing: an experiment on a SuperLink and SuperNodes on this machine."""
+
+import contextlib
+import json
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from fedistill.config.schema import Experiment
+from fedistill.errors import ExperimentError, RuntimeFailure
+from fedistill.experiment.preflight import examine, raise_errors
+from fedistill.experiment.run_folder import RunFolder
+from fedistill.experiment.runner import Watcher, prepare
+from fedistill.flower import app_template, keys
+from fedistill.flower.app_template import ended
+from fedistill.flower.event_tail import News
+from fedistill.flower.processes import ENDINGS, Network
+
+_POLL_SECONDS = 0.5
+_ASK_SECONDS = 30.0
+"""Between questions to Flower, each a process of two seconds; a run that ends says so itself."""
+
+
+def up(experiment: Experiment, out: Path, command: str, watcher: Watcher) -> dict[str, Any]:
+    """Run an experiment with a SuperNode for each client; return the results.
+
+    Raises:
+        ExperimentError: the experiment or the folder is wrong; nothing was started.
+        RuntimeFailure: the run failed.
+    """
+    RunFolder.check_free(out)
+    if (out / "flower").exists():
+        raise ExperimentError(
+            f"{out / 'flower'} is left from a run that never began: its logs say why; delete it, and run this"
+            " again"
+        )
+    task, arms = prepare(experiment)
+    findings = examine(experiment, task, arms)
+    watcher.findings(findings)
+    raise_errors(findings)
+    nodes = len(task.clients)
+    keys.make(out / "flower" / "keys", nodes, [])
+    app_template.write_app(experiment, out / "flower" / "app", out.absolute(), command)
+    return _play(experiment, nodes, out, watcher)
+
+
+def resume(out: Path, watcher: Watcher) -> dict[str, Any]:
+    """Go on with a run that `up` began; return the results.
+
+    Raises:
+        ExperimentError: there is none in the folder.
+        RuntimeFailure: the run failed.
+    """
+    folder = RunFolder.open(out)
+    experiment, app = folder.experiment(), out / "flower" / "app"
+    if not app.is_dir():
+        raise ExperimentError(
+            f"{out} was not run by `fedistill flower up`; go on with it by: {folder.again()}"
+        )
+    # The folder may have been moved, and its settings for the network changed.
+    shutil.rmtree(app)
+    app_template.write_app(experiment, app, out.absolute(), folder.command())
+    return _play(experiment, experiment.task.clients, out, watcher)
+
+
+def _play(experiment: Experiment, nodes: int, out: Path, watcher: Watcher) -> dict[str, Any]:
+    with _stopped_politely(), Network(out, nodes) as network:
+        try:
+            follow(network, experiment, out, watcher)
+        except RuntimeFailure as failure:
+            raise RuntimeFailure("; ".join([str(failure), *network.ended()])) from None
+    results: dict[str, Any] = json.loads((out / "results.json").read_text(encoding="utf-8"))
+    return results
+
+
+@contextlib.contextmanager
+def _stopped_politely() -> Iterator[None]:
+    """Take a request to end, or a terminal that closes, for Ctrl-C: what was started has to be stopped."""
+    before = {one: signal.signal(one, signal.default_int_handler) for one in ENDINGS[1:]}
+    try:
+        yield
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+
+
+def follow(network: Network, experiment: Experiment, out: Path, watcher: Watcher) -> None:
+    """Run the app and tell how it goes on, until it ends.
+
+    Raises:
+        RuntimeFailure: the run failed, or the SuperLink ended.
+    """
+    run = network.run()
+    news = News(out, watcher)
+    for arm in experiment.arms:
+        watcher.arm(arm.name, experiment.rounds, RunFolder(out).round(arm.name))
+    asked = time.monotonic()
+    while True:
+        time.sleep(_POLL_SECONDS)
+        news.tell()
+        network.check("superlink")
+        if ended(out, run).exists():
+            break
+        if time.monotonic() > asked + _ASK_SECONDS:
+            asked = time.monotonic()
+            if network.status(run).startswith("finished"):
+                break
+    news.tell()
+    last = ended(out, run)
+    said = (
+        last.read_text(encoding="utf-8")
+        if last.exists()
+        else f"the server's process has ended; {network.log('superlink')}"
+    )
+    if said:
+        raise RuntimeFailure(said)

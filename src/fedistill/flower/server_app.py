@@ -1,0 +1,97 @@
+"""The server's part: the round loop in a Flower ServerApp, with SuperNodes as its clients."""
+
+import contextlib
+import fcntl
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from fedistill.config.schema import Experiment
+from fedistill.config.toml import dump
+from fedistill.data.task import Task
+from fedistill.errors import ExperimentError, FedistillError
+from fedistill.experiment.run_folder import RunFolder
+from fedistill.experiment.runner import compare, resume
+from fedistill.federation.arm import resolved
+from fedistill.federation.client import describe
+from fedistill.federation.executor import Runtime
+from fedistill.flower.app_template import asked_for, ended
+from fedistill.flower.executor import FlowerRuntime
+from fedistill.flower.log import Said
+from fedistill.flower.parent_watch import end_with_parent
+from fedistill.state import write
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Play the experiment of the run config, or go on with it where its folder holds a part of it."""
+    end_with_parent()
+    run: dict[str, Any] = dict(context.run_config)
+    if not isinstance(run.get("out"), str):
+        raise ExperimentError("run config: `out` must be the folder for the results")
+    out = Path(run["out"])
+    said = ""
+    try:
+        with alone(out):
+            _play(grid, asked_for(run), out, str(run.get("command", "flwr run")))
+    except FedistillError as failure:
+        said = str(failure)
+        raise
+    except BaseException as failure:
+        said = describe(failure)
+        raise
+    finally:
+        write(ended(out, context.run_id), said.encode())
+
+
+@contextlib.contextmanager
+def alone(out: Path) -> Iterator[None]:
+    """Wait until no other process plays in a folder: one whose SuperLink has died may not know it yet."""
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _play(grid: Grid, asked: Experiment, out: Path, command: str) -> None:
+    """Begin, or go on with what the folder holds of the same experiment; `[flower]` may have changed.
+
+    Raises:
+        ExperimentError: the folder holds another run.
+    """
+    folder = RunFolder(out)
+    begun = (out / "experiment.toml").exists()
+    if begun:
+        _check_same(folder, asked)
+    else:
+        write(folder.session, secrets.token_hex(8).encode())
+    session = folder.session.read_text()
+
+    def start(experiment: Experiment, task: Task) -> Runtime:
+        return FlowerRuntime(grid, experiment.model_copy(update={"flower": asked.flower}), task, session)
+
+    if begun:
+        resume(out, Said(), start)
+    else:
+        compare(asked, out, command, Said(), start)
+
+
+def _check_same(folder: RunFolder, asked: Experiment) -> None:
+    if not folder.on_network:
+        raise ExperimentError(
+            f"{folder.path} holds a run that was begun in one process: go on with it by: {folder.again()},"
+            " or name another folder for the results"
+        )
+    arms = [resolved(arm) for arm in asked.arms]
+    held = folder.experiment().model_copy(update={"flower": asked.flower})
+    if dump(held) != dump(asked.model_copy(update={"arms": arms})):
+        raise ExperimentError(
+            f"{folder.path} holds a run of another experiment: name another folder for the results (`out` in"
+            " the run config), or run the app of that experiment to go on with it"
+        )

@@ -1,0 +1,151 @@
+"""Orders to SuperNodes and what they answer, by a Flower grid; nothing that a node sends is trusted."""
+
+import contextlib
+import resource
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import httpx
+from flwr.app import Message
+from flwr.serverapp import Grid
+
+from fedistill.errors import FrameError, RuntimeFailure
+from fedistill.federation.client import Missing, describe
+from fedistill.federation.executor import Carried
+from fedistill.flower.serde import Answer, Order, open_answer, overhead, seal_order
+
+_BRIEFLY = 0.05
+_SPARE = 1 << 30
+_LONGEST_TEXT = 500
+
+
+class Mail:
+    """Sends orders and pulls answers, and counts the bytes around the frames."""
+
+    def __init__(self, grid: Grid) -> None:
+        self._grid = grid
+        self._pulls: dict[str, _Pull] = {}
+        self._up = self._down = self._late = 0
+
+    def nodes(self) -> set[int]:
+        """The SuperNodes that are there."""
+        return set(self._grid.get_node_ids())
+
+    def push(self, orders: Mapping[int, Order], kind: str) -> dict[str, int]:
+        """Hand orders to Flower; return which message is for which node, of those that it took."""
+        if not orders:
+            return {}
+        messages = [seal_order(order, node, kind) for node, order in orders.items()]
+        framed = [order.frame if kind == "train" else b"" for order in orders.values()]
+        sizes = [overhead(message, frame) for message, frame in zip(messages, framed, strict=True)]
+        # Flower answers with nothing where all together are too much, and with None for one that it refuses.
+        ids: list[str | None] = [*self._grid.push_messages(messages)] or [None] * len(messages)
+        taken = {}
+        for message, node, size in zip(ids, orders, sizes, strict=True):
+            if message is not None:
+                taken[message] = node
+                self._down += size
+        return taken
+
+    def pull(self, message: str) -> Answer | Missing | None:
+        """The answer to a message; None: it has not come, or not whole.
+
+        Flower names a reply as soon as its head is there, and then waits for the parts that its sender has
+        named: for hours, if they never come. So each is pulled in a thread, and nobody waits for it.
+
+        Raises:
+            RuntimeFailure: the SuperLink cannot be reached.
+        """
+        pull = self._pulls.pop(message, None) or _Pull(self._grid, message)
+        if not pull.done.is_set():
+            self._pulls[message] = pull
+            return None
+        if isinstance(pull.error, httpx.HTTPError):
+            raise RuntimeFailure(f"the SuperLink does not answer: {describe(pull.error)}") from pull.error
+        if pull.error is not None:
+            return Missing(brief(f"its reply cannot be read: {describe(pull.error)}"), reached=True)
+        if not pull.came:
+            return None
+        answer = _read(pull.came[0])
+        self._up += overhead(pull.came[0], answer.frame if isinstance(answer, Answer) else b"")
+        return answer
+
+    def count(self, answer: Answer) -> None:
+        """Count a frame that has crossed and gets into no ledger."""
+        self._up += len(answer.frame)
+
+    def late(self, answer: Answer | Missing) -> None:
+        """Count an answer that comes after its round."""
+        self._late += 1
+        if isinstance(answer, Answer):
+            self.count(answer)
+
+    def carried(self) -> Carried:
+        """What has been carried since this was last asked."""
+        found = Carried(self._up, self._down, self._late)
+        self._up = self._down = self._late = 0
+        return found
+
+
+class _Pull:
+    """One look for a reply, in a thread of its own.
+
+    Attributes:
+        done: it is over. ``came``: the reply, if it was there; ``error``: what went wrong.
+    """
+
+    def __init__(self, grid: Grid, message: str) -> None:
+        self._grid, self._message = grid, message
+        self.came: list[Message] = []
+        self.error: Exception | None = None
+        self.done = threading.Event()
+        threading.Thread(target=self._run, daemon=True).start()
+        self.done.wait(_BRIEFLY)
+
+    def _run(self) -> None:
+        try:
+            self.came = list(self._grid.pull_messages([self._message]))
+        except Exception as error:  # whatever Flower raises of bytes that a node has made
+            self.error = error
+        self.done.set()
+
+
+@contextlib.contextmanager
+def bounded(frames: int) -> Iterator[None]:
+    """Let this process take no more memory than frames of so many bytes need, where the system can tell.
+
+    Flower puts a reply together before anybody may look at its length, and a part of a megabyte may be named
+    a thousand times in it. What is too much is then a `MemoryError` of that reply.
+    """
+    status = Path("/proc/self/status")
+    if not status.exists():
+        yield
+        return
+    held = next(line for line in status.read_text().splitlines() if line.startswith("VmData:"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    limit = 1024 * int(held.split()[1]) + 4 * frames + _SPARE
+    limits = [one for one in (limit, soft, hard) if one != resource.RLIM_INFINITY]
+    resource.setrlimit(resource.RLIMIT_DATA, (min(limits), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
+def brief(text: str) -> str:
+    """What a node says, cut off and without what could disturb a terminal or a log."""
+    shown = "".join(sign if sign.isprintable() else " " for sign in text[: _LONGEST_TEXT + 1])
+    return shown if len(shown) <= _LONGEST_TEXT else shown[:_LONGEST_TEXT] + "…"
+
+
+def _read(message: Message) -> Answer | Missing:
+    if message.has_error():
+        return Missing(brief(f"Flower says: {message.error.reason or message.error.code}"), reached=True)
+    try:
+        answer = open_answer(message)
+    except FrameError as error:
+        return Missing(brief(str(error)), reached=True)
+    if "error" in answer.words:
+        return Missing(brief(str(answer.words["error"])), reached=True)
+    return answer

@@ -1,0 +1,1 @@
+"""Methods that exchange something for each class."""

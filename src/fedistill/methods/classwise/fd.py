@@ -1,0 +1,67 @@
+"""FD: mean outputs for each class, leave-one-out."""
+
+from collections.abc import Iterable
+
+import torch
+from pydantic import Field
+
+from fedistill.communication.messages.classwise import ClassOutputs
+from fedistill.config.schema import Section
+from fedistill.methods.base import Client, Method, Peer, Reply, Server
+from fedistill.methods.shared.class_outputs import mean_of_others, pooled, train_following
+from fedistill.methods.shared.own_model import begin, keep, resume
+from fedistill.state import State
+
+
+class FdSettings(Section):
+    gamma: float = Field(default=0.1, ge=0, description="weight of the distillation term")
+
+
+class Fd(Method[ClassOutputs, ClassOutputs]):
+    """Clients share the mean softmax output of each class and follow the mean of all others.
+
+    Local loss: ``CE(F(x), y) + gamma * CE(F(x), G_y)``, G_y being the mean over the other clients of
+    their mean output for class y. Exchanged: a (C, C) table each way. Bytes: ``b C^2 / 8`` each way, b
+    bits a number; no public data and no server model.
+
+    The paper leaves gamma open. Departs from it where it is silent: a class that a client does not hold
+    is a row of zeros and enters no mean, and a class that nobody else holds has no distillation term. A
+    client that missed the last exchange gets the mean of all that took part in it.
+    """
+
+    name = "fd"
+    paper = "Jeong et al., 2018, arXiv 1811.11479, algorithm 1"
+    exchanges = "mean softmax output of each class"
+    byte_formula = "up = down = bC²/8"
+    uplink = ClassOutputs
+    downlink = ClassOutputs
+    has_server_model = False
+    has_client_models = True
+    Settings = FdSettings
+    settings: FdSettings
+
+    def audience(self, peer: Peer) -> int:
+        return peer.id
+
+    def start_server(self, server: Server) -> State:
+        return {"outputs": {}}
+
+    def start_client(self, client: Client) -> State:
+        return begin(client)
+
+    def send(self, state: State, server: Server, client: int) -> ClassOutputs | None:
+        means = mean_of_others(state, client)
+        return None if means is None else ClassOutputs(means)
+
+    def client_step(
+        self, state: State, client: Client, received: ClassOutputs | None
+    ) -> tuple[State, ClassOutputs]:
+        model, optimizer = resume(state, client)
+        classes = client.signature.classes
+        targets = torch.zeros(classes, classes) if received is None else received.means
+        means = train_following(model, optimizer, client, targets, self.settings.gamma)
+        return keep(model, optimizer), ClassOutputs(means)
+
+    def server_step(self, state: State, server: Server, replies: Iterable[Reply[ClassOutputs]]) -> State:
+        outputs = {str(reply.client): reply.message.means for reply in replies}
+        return pooled(outputs) if outputs else state

@@ -1,0 +1,83 @@
+"""FD+: class outputs as in FD, and averaged weights."""
+
+from collections.abc import Iterable
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from fedistill.aggregation.functional import weighted_mean
+from fedistill.communication.messages.classwise import WeightsAndOutputs
+from fedistill.config.schema import Section
+from fedistill.methods.base import Client, Method, Peer, Reply, Server
+from fedistill.methods.shared.class_outputs import mean_of_others, pooled, train_following
+from fedistill.state import State
+from fedistill.training.model_state import flatten
+from fedistill.training.optimizers import make_optimizer
+
+
+class FdPlusSettings(Section):
+    gamma: float = Field(default=0.1, ge=0, description="weight of the distillation term")
+
+
+class FdPlus(Method[WeightsAndOutputs, WeightsAndOutputs]):
+    """FedAvg, whose clients also follow the other clients' mean softmax output of each class, as in `fd`.
+
+    Known as FedDistill+ from the table of FedGen. Local loss, from the averaged weights on: ``CE(F(x), y)
+    + gamma * CE(F(x), G_y)``, G_y being the mean over the other clients of their mean output for class y.
+    Exchanged, in one frame: all weights, a (C, C) table and the number of samples, both ways. Bytes:
+    ``b (|θ| + C^2) / 8`` each way, b bits a number, and one to three for the samples.
+
+    Departs from FedGen's code, which is not what Jeong et al. describe: it averages raw logits, adds them
+    to sums that are never reset, counts a class that a client lacks as zeros, and does not leave the
+    client itself out. Here all four are as in the paper of `fd`. Codecs of updates cannot code it, since
+    class outputs have no update.
+    """
+
+    name = "fd-plus"
+    paper = "Jeong et al., 2018, arXiv 1811.11479; with weights: Zhu et al., 2021, arXiv 2105.10056, table 1"
+    exchanges = "all weights, mean softmax output of each class"
+    byte_formula = "up = down = b(|θ|+C²)/8"
+    uplink = WeightsAndOutputs
+    downlink = WeightsAndOutputs
+    one_model = True
+    Settings = FdPlusSettings
+    settings: FdPlusSettings
+
+    def audience(self, peer: Peer) -> int:
+        return peer.id
+
+    def start_server(self, server: Server) -> State:
+        return {"model": server.initial_weights(), "outputs": {}, "samples": 0}
+
+    def start_client(self, client: Client) -> State:
+        return {}
+
+    def send(self, state: State, server: Server, client: int) -> WeightsAndOutputs:
+        means = mean_of_others(state, client)
+        if means is None:
+            means = torch.zeros(server.signature.classes, server.signature.classes)
+        return WeightsAndOutputs(state["model"], means, state["samples"])
+
+    def client_step(
+        self, state: State, client: Client, received: WeightsAndOutputs | None
+    ) -> tuple[State, WeightsAndOutputs]:
+        assert received is not None
+        model = client.load(received.values)
+        optimizer = make_optimizer(client.train.optimizer, model)
+        means = train_following(model, optimizer, client, received.means, self.settings.gamma)
+        return state, WeightsAndOutputs(flatten(model), means, len(client.data))
+
+    def server_step(self, state: State, server: Server, replies: Iterable[Reply[WeightsAndOutputs]]) -> State:
+        outputs: dict[str, Tensor] = {}
+        samples = 0
+
+        def trained() -> Iterable[tuple[Tensor, float]]:
+            nonlocal samples
+            for reply in replies:
+                outputs[str(reply.client)] = reply.message.means
+                samples += reply.message.samples
+                yield reply.message.values, reply.message.samples
+
+        mean = weighted_mean(trained())
+        return state if mean is None else {"model": mean, "samples": samples, **pooled(outputs)}

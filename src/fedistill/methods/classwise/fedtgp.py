@@ -1,0 +1,82 @@
+"""FedTGP: the server trains global prototypes that lie apart."""
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, one_hot
+
+from fedistill.config.schema import Optimizer, Positive
+from fedistill.methods.base import Server
+from fedistill.methods.shared.prototypes import PrototypeMethod, PrototypeSettings, class_means
+from fedistill.models.features import width
+from fedistill.rng import scoped
+from fedistill.state import State
+from fedistill.training.model_state import flatten, unflatten
+from fedistill.training.optimizers import make_optimizer
+
+
+class FedTgpSettings(PrototypeSettings):
+    server_epochs: int = Field(default=100, ge=1, description="epochs on the prototypes that came")
+    server_batch_size: int = Field(default=10, ge=1)
+    server_lr: Positive = Field(default=0.01, description="of plain SGD")
+    margin: float = Field(default=100.0, ge=0, description="tau: no margin is larger")
+
+
+class FedTgp(PrototypeMethod):
+    """As `fedproto`, but the server learns the global prototypes by contrast, with an adaptive margin.
+
+    A vector for each class goes through two linear layers and gives its global prototype. They are
+    trained on the clients' prototypes p of class y by cross-entropy over the negative distances
+    ``-(|p - g_c| + margin [c = y])``. The margin is the largest over classes of the distance to the
+    nearest other class, both being means over clients, and at most tau. Exchanged: as in `fedproto`.
+    Bytes: the same, ``b C_k d / 8`` up and ``b C d / 8`` down.
+
+    Departs from its published code: its default lambda is 1 as in `fedproto`, not 10; prototypes of
+    classes that no client has named are not sent; the server's learning rate is a setting of its own.
+    """
+
+    name = "fedtgp"
+    paper = "Zhang et al., AAAI 2024, arXiv 2401.03230, and its published code"
+    Settings = FedTgpSettings
+    settings: FedTgpSettings
+
+    def start_server(self, server: Server) -> State:
+        with scoped(server.seed, "prototypes"):
+            return {"trainable": flatten(_trainable(server))}
+
+    def aggregate(self, state: State, server: Server, vectors: Tensor, present: Tensor) -> State:
+        classes = server.signature.classes
+        net = unflatten(_trainable(server), state["trainable"])
+        optimizer = make_optimizer(Optimizer(lr=self.settings.server_lr), net)
+        labels = torch.arange(classes).expand_as(present)[present]
+        vectors, margin = vectors[present], self._margin(*class_means(vectors, present))
+        generator = server.stream("prototypes")
+        for _ in range(self.settings.server_epochs):
+            order = torch.randperm(len(labels), generator=generator)
+            for index in torch.split(order, self.settings.server_batch_size):
+                distances = torch.cdist(vectors[index], net(torch.arange(classes)))
+                distances = distances + margin * one_hot(labels[index], classes)
+                optimizer.zero_grad()
+                cross_entropy(-distances, labels[index]).backward()  # type: ignore[no-untyped-call]  # in torch
+                optimizer.step()
+        named = present.any(dim=0) | state.get("present", torch.zeros(classes, dtype=torch.bool))
+        with torch.no_grad():
+            prototypes = net(torch.arange(classes))
+        return {"trainable": flatten(net), "prototypes": prototypes, "present": named}
+
+    def _margin(self, means: Tensor, named: Tensor) -> float:
+        if named.sum() < 2:
+            return self.settings.margin
+        distances = torch.cdist(means[named], means[named]).fill_diagonal_(torch.inf)
+        return min(self.settings.margin, float(distances.min(dim=1).values.max()))
+
+
+def _trainable(server: Server) -> nn.Module:
+    """The embedding of each class and what makes prototypes of it."""
+    length = width(server.peers[0].model, server.signature)
+    return nn.Sequential(
+        nn.Embedding(server.signature.classes, length),
+        nn.Linear(length, length),
+        nn.ReLU(),
+        nn.Linear(length, length),
+    )

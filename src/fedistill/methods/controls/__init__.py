@@ -1,0 +1,1 @@
+"""Controls: nothing is exchanged."""

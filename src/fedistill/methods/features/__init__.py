@@ -1,0 +1,1 @@
+"""Methods that exchange features, or what makes them."""

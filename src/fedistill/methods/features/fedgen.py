@@ -1,0 +1,150 @@
+"""FedGen: the server learns a generator of features, on which clients train their predictors."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from fedistill.aggregation.functional import weighted_mean
+from fedistill.communication.messages.base import Sizes
+from fedistill.communication.messages.weights import CountedWeights, GeneratorWeights
+from fedistill.errors import Refusal
+from fedistill.methods.base import Client, Method, Plan, Reply, Server
+from fedistill.methods.shared.own_model import keep, resume, train_private
+from fedistill.methods.shared.private_loss import private_loss
+from fedistill.models.features import Split
+from fedistill.models.generator import Generator, GeneratorSettings, Predictor, learn, predictor
+from fedistill.models.registry import reusable
+from fedistill.rng import scoped
+from fedistill.state import State
+from fedistill.training.model_state import flatten, floats, unflatten
+from fedistill.training.optimizers import make_optimizer
+
+
+class FedGenSettings(GeneratorSettings):
+    share: Literal["all", "predictor"] = Field(default="all", description="weights: all, or the last layer")
+    weight: float = Field(default=1.0, ge=0, description="alpha, of the client's loss on generated features")
+    decay: float = Field(default=1.0, gt=0, le=1, description="of that weight, each round")
+
+
+class FedGen(Method[CountedWeights, GeneratorWeights]):
+    """The server learns which features of a class its clients' predictors agree on; clients train on them.
+
+    The generator G makes features of a label and noise. Server: ``min E[sum_k a_k(y) CE(g_k(G(y)), y)] +
+    diversity``, g_k being client k's predictor (the last linear layer), a_k(y) its share of the samples of
+    class y, and y drawn as often as the round's clients have it. Client: ``CE(x, y) + alpha E[CE(g(G(y')),
+    y')]``. With ``share = "predictor"`` unlike models of one feature width keep all else, and the server
+    has no model. Exchanged: weights and label counts up; their mean, the generator and the classes'
+    shares down. Bytes: ``b (|θ| + C) / 8`` up, ``b (|θ| + |G| + C) / 8`` down, b bits a number.
+
+    The paper has the loss of mean logits; a_k is of its code, which also has alpha = 10, decays of .98, even
+    labels, batch norm in the generator and a KL term of real and generated outputs. No update codec fits.
+    """
+
+    name = "fedgen"
+    paper = "Zhu et al., 2021, arXiv 2105.10056, algorithm 1, and its published code"
+    exchanges = "weights or predictor, label counts; a generator of features"
+    byte_formula = "up = b(|θ|+C)/8, down = b(|θ|+|G|+C)/8"
+    uplink = CountedWeights
+    downlink = GeneratorWeights
+    one_model = True
+    one_width = True
+    Settings = FedGenSettings
+    settings: FedGenSettings
+
+    def __init__(self, settings: FedGenSettings) -> None:
+        super().__init__(settings)
+        self._all = settings.share == "all"
+        self._shared = "model" if self._all else "predictor"
+        self.one_model = self.has_server_model = self._all  # type: ignore[misc]  # as the setting says
+        self.has_client_models = not self._all  # type: ignore[misc]  # so does this
+
+    def check(self, plan: Plan) -> None:
+        super().check(plan)
+        if len({self.sizes(plan, peer.id).parameters for peer in plan.peers}) > 1:
+            raise Refusal(f"method {self.name}: give the last layer of every model a bias, or of none")
+
+    def sizes(self, plan: Plan, client: int) -> Sizes:
+        sizes, name = super().sizes(plan, client), plan.peers[client].model
+        split = Split(reusable(name, plan.signature), name, plan.signature)
+        with torch.device("meta"):  # draws no initial weights
+            generator = _shapes(self._generator(split))
+        parts = sizes.parts if self._all else _shapes(split.head)
+        return replace(sizes, parameters=sum(map(math.prod, parts)), parts=parts, generator=generator)
+
+    def start_server(self, server: Server) -> State:
+        name = server.peers[0].model
+        weights = server.initial_weights(name)
+        split = Split(server.load(weights, name), name, server.signature)
+        with scoped(server.seed, "generator"):
+            generator = flatten(self._generator(split))
+        start = {"generator": generator, "optimizer": {}, "shares": torch.zeros(1, split.head.out_features)}
+        return {**start, self._shared: weights if self._all else flatten(split.head)}
+
+    def start_client(self, client: Client) -> State:
+        return {} if self._all else {"model": client.common_weights(), "optimizer": {}}
+
+    def send(self, state: State, server: Server, client: int) -> GeneratorWeights:
+        return GeneratorWeights(state[self._shared], state["generator"], state["shares"])
+
+    def client_step(
+        self, state: State, client: Client, received: GeneratorWeights | None
+    ) -> tuple[State, CountedWeights]:
+        assert received is not None
+        fresh = {"model": received.values, "optimizer": {}}
+        model, optimizer = resume(fresh if self._all else state, client)
+        split = Split(model, client.model, client.signature)
+        shared = model if self._all else split.head
+        unflatten(shared, received.values)
+        generator = self._generator(split)
+        unflatten(generator, received.generator)
+        shares, random = received.shares[0].clamp(min=0), client.stream("generator")
+        weight = self.settings.weight * self.settings.decay ** (client.round - 1)
+        private = private_loss(client, model)
+
+        def loss(logits: Tensor, at: Tensor) -> Tensor:
+            value = private(logits, at)
+            if not shares.any():  # the generator has not learned yet
+                return value
+            y, noise = generator.draw(shares, len(at), random)
+            return value + weight * cross_entropy(split.head(generator(y, noise).detach()), y)
+
+        train_private(split, optimizer, client, loss)
+        counts = torch.bincount(client.data.labels, minlength=len(shares)).float()[None]
+        return state if self._all else keep(model, optimizer), CountedWeights(flatten(shared), counts)
+
+    def server_step(self, state: State, server: Server, replies: Iterable[Reply[CountedWeights]]) -> State:
+        name = server.peers[0].model  # all predictors are alike
+        split = Split(server.load(server.initial_weights(name), name), name, server.signature)
+        predictors: list[Predictor] = []
+        counts: list[Tensor] = []
+
+        def trained() -> Iterable[tuple[Tensor, float]]:
+            for reply in replies:
+                unflatten(split.model if self._all else split.head, reply.message.values)
+                predictors.append(predictor(split.head))
+                counts.append(reply.message.counts[0].clamp(min=0))
+                yield reply.message.values, max(float(counts[-1].sum()), 1.0)
+
+        mean = weighted_mean(trained())
+        if mean is None:
+            return state
+        generator = self._generator(split)
+        unflatten(generator, state["generator"])
+        optimizer, each = make_optimizer(self.settings.optimizer, generator), torch.stack(counts)
+        optimizer.restore(state["optimizer"])
+        learn(generator, optimizer, predictors, each, self.settings, server.stream("generator"))
+        learned = {"generator": flatten(generator), "optimizer": optimizer.state()}
+        return {**learned, "shares": each.sum(dim=0, keepdim=True) / each.sum(), self._shared: mean}
+
+    def _generator(self, split: Split) -> Generator:
+        return Generator(split.head.out_features, split.head.in_features, self.settings)
+
+
+def _shapes(module: nn.Module) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(value.shape) for value in floats(module))

@@ -1,0 +1,145 @@
+"""FedGKT: clients send features of every private sample; the server trains a large net on them."""
+
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from dataclasses import replace
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from fedistill.communication.messages.base import Sizes
+from fedistill.communication.messages.private_samples import PrivateLogits, PrivateOutputs
+from fedistill.config.schema import Positive
+from fedistill.errors import TrainingError
+from fedistill.methods.base import Client, Method, Peer, Plan, Reply, Server
+from fedistill.methods.shared.own_model import keep, resume, train_private
+from fedistill.methods.shared.private_loss import private_loss
+from fedistill.models.features import Split, width
+from fedistill.models.residual import OnModel, ResidualMlp, ResidualSettings, WithFeatures, learn
+from fedistill.rng import scoped
+from fedistill.state import State
+from fedistill.training.loop import predict
+from fedistill.training.losses import kl
+from fedistill.training.model_state import flatten, unflatten
+from fedistill.training.optimizers import make_optimizer
+
+
+class FedGktSettings(ResidualSettings):
+    weight: float = Field(default=1.0, ge=0, description="of the distance to the other side's logits")
+    temperature: Positive = Field(default=3.0, description="of both softmaxes of that distance")
+
+
+class FedGkt(Method[PrivateOutputs, PrivateLogits]):
+    """Small models at the edge, a large net on their features at the server: what crosses is per sample.
+
+    A client trains on ``CE + weight T^2 KL(softmax(s/T) || softmax(z/T))``, z being its logits and s the
+    server's for the same sample, of the round before. Then it sends features and logits of all its private
+    samples; the server's net learns from the features by the same loss with the two sides changed about,
+    and answers with logits. Exchanged: features (n_k, d) and logits up, and the labels, once; logits down.
+    Bytes: ``b n_k (d + C) / 8 + 1`` up, ``b n_k C / 8`` down, b bits a number, and once the entropy of the
+    labels: in proportion to private samples, so this is the negative control. Features tell much of a
+    sample: the least private of all methods here.
+
+    ``server@global`` is the mean over clients of their features under the server's net; a client that has
+    not worked yet counts with its initial model; on a network, where edge models stay at their sites, there
+    is no such view. ``client@...`` is the edge model alone.
+
+    Departs: the features are the last ones, a vector, so that texts have them too, and the net is a residual
+    MLP in place of a ResNet. Clients of one architecture begin alike. Of an absent client, labels and last
+    logits are kept and no features: the net learns from what came. In the published code it goes over
+    clients in turn and its logits are those of training; here all samples are mixed, and it answers once it
+    has learned. That code also steps its learning rate by the best test accuracy, which is not done here.
+    """
+
+    name = "fedgkt"
+    paper = "He et al., 2020, arXiv 2007.14513, and its published code"
+    exchanges = "features, logits and once labels of every private sample; logits of each"
+    byte_formula = "up = bn_k(d+C)/8 + 1 (once + n_k H(y)/8), down = bn_kC/8"
+    uplink = PrivateOutputs
+    downlink = PrivateLogits
+    has_server_model = False
+    has_client_models = True
+    one_width = True
+    answers_with_clients = True
+    Settings = FedGktSettings
+    settings: FedGktSettings
+
+    def sizes(self, plan: Plan, client: int) -> Sizes:
+        peer = plan.peers[client]
+        found = width(peer.model, plan.signature)
+        return replace(super().sizes(plan, client), width=found, private=peer.samples)
+
+    def audience(self, peer: Peer) -> Hashable:
+        return peer.id
+
+    def start_server(self, server: Server) -> State:
+        return {"model": flatten(self._net(server)), "optimizer": {}, "labels": {}, "logits": {}}
+
+    def start_client(self, client: Client) -> State:
+        # The net could not tell what features mean that begin unlike.
+        return {"model": client.common_weights(), "optimizer": {}}
+
+    def send(self, state: State, server: Server, client: int) -> PrivateLogits | None:
+        logits = state["logits"].get(str(client))
+        return None if logits is None else PrivateLogits(logits)
+
+    def client_step(
+        self, state: State, client: Client, received: PrivateLogits | None
+    ) -> tuple[State, PrivateOutputs]:
+        model, optimizer = resume(state, client)
+        split = Split(model, client.model, client.signature)
+        private = private_loss(client, model)
+
+        def loss(logits: Tensor, at: Tensor) -> Tensor:
+            value = private(logits, at)
+            return value if received is None else value + self._distance(logits, received.scores[at])
+
+        train_private(split, optimizer, client, loss)
+        # Whoever has answered has the labels.
+        labels = client.data.labels if received is None else client.data.labels[:0]
+        outputs = predict(WithFeatures(split), client.data.inputs)
+        features, scores = outputs.split_with_sizes([split.head.in_features, split.head.out_features], dim=1)
+        message = PrivateOutputs(features, scores, labels, int(received is None))
+        return keep(model, optimizer), message
+
+    def server_step(self, state: State, server: Server, replies: Iterable[Reply[PrivateOutputs]]) -> State:
+        came = {str(reply.client): reply.message for reply in replies}
+        fresh = {client: message.labels for client, message in came.items() if message.labelled}
+        labels = {**state["labels"], **fresh}
+        if lacking := sorted(came.keys() - labels.keys()):
+            raise TrainingError(f"client {lacking[0]} sent no labels, and the server has none of it")
+        if not came:
+            return state
+        features = torch.cat([message.features for message in came.values()])
+        scores = torch.cat([message.scores for message in came.values()])
+        classes = torch.cat([labels[client] for client in came])
+
+        def loss(logits: Tensor, at: Tensor) -> Tensor:
+            return cross_entropy(logits, classes[at]) + self._distance(logits, scores[at])
+
+        net = unflatten(self._net(server), state["model"])
+        optimizer = make_optimizer(self.settings.optimizer, net).restore(state["optimizer"])
+        logits = learn(net, optimizer, features, loss, self.settings, server.stream("server-net"))
+        answers = logits.split_with_sizes([len(message.scores) for message in came.values()])
+        learned = {"model": flatten(net), "optimizer": optimizer.state(), "labels": labels}
+        return {**learned, "logits": {**state["logits"], **dict(zip(came, answers, strict=True))}}
+
+    def server_net(self, plan: Plan) -> tuple[str, nn.Module]:
+        return "residual-mlp", self._net(plan)
+
+    def answering(self, state: State, server: Server, clients: Callable[[int], State]) -> Iterator[nn.Module]:
+        net = unflatten(self._net(server), state["model"])
+        for peer in server.peers:
+            model = server.load(clients(peer.id)["model"], peer.model)
+            yield OnModel(Split(model, peer.model, server.signature), net)
+
+    def _net(self, known: Plan | Server) -> nn.Module:
+        """With its initial weights."""
+        length = width(known.peers[0].model, known.signature)
+        with scoped(known.seed, "server-net"):
+            return ResidualMlp(length, known.signature.classes, self.settings)
+
+    def _distance(self, logits: Tensor, other: Tensor) -> Tensor:
+        heat = self.settings.temperature
+        return self.settings.weight * heat**2 * kl(logits / heat, (other / heat).softmax(dim=1))

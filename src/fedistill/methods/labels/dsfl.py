@@ -1,0 +1,46 @@
+"""DS-FL: soft labels on public samples, their sharpened mean back."""
+
+from collections.abc import Iterable
+
+from torch import Tensor
+
+from fedistill.aggregation.labels import AnyAggregation, Era
+from fedistill.communication.messages.labels import SoftLabels
+from fedistill.methods.base import Server
+from fedistill.methods.shared.public_labels import DrawnLabels, DrawnSettings
+from fedistill.state import State
+
+
+class DsFlSettings(DrawnSettings):
+    aggregation: AnyAggregation = Era()
+
+
+class DsFl(DrawnLabels[SoftLabels]):
+    """Clients of any architecture send probabilities on public samples; all learn their sharpened mean.
+
+    A round: distil the last global labels (KL), train on private data, predict the next public samples.
+    The server averages the *probabilities*, reduces their entropy (softmax of mean over T) and distils
+    its own model, of any size, from the result; ``aggregation`` names other ways to pool. Exchanged: (n, C)
+    probabilities each way; the samples are drawn from a shared seed. Bytes: ``b n C / 8`` each way, b bits a
+    number.
+
+    A client that was absent learns from the newest global labels and not from those that it missed.
+    """
+
+    name = "dsfl"
+    paper = "Itahara et al., 2020, arXiv 2008.06180; order of steps as in its authors' SCARLET code"
+    exchanges = "soft labels on public samples"
+    byte_formula = "up = down = bnC/8"
+    uplink = SoftLabels
+    downlink = SoftLabels
+    Settings = DsFlSettings
+    settings: DsFlSettings
+
+    def message(self, probs: Tensor, drawn: int) -> SoftLabels:
+        return SoftLabels(probs, drawn)
+
+    def labels(self, logits: Tensor) -> Tensor:
+        return logits.softmax(dim=1)
+
+    def pooled(self, probs: Iterable[Tensor], state: State, server: Server) -> Tensor | None:
+        return self.settings.aggregation.pool(probs, server.stream("ties"))

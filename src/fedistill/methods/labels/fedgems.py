@@ -1,0 +1,135 @@
+"""FedGEMS without labels: the server labels public samples that it is sure of, and asks for the others."""
+
+from collections.abc import Iterable
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn.functional import kl_div
+
+from fedistill.aggregation.labels import AnyAggregation, Era
+from fedistill.communication.messages.labels import ChosenLabels
+from fedistill.methods.base import Client, Method, Reply, Server
+from fedistill.methods.shared.own_model import begin, keep, resume, train_private
+from fedistill.methods.shared.private_loss import private_loss
+from fedistill.methods.shared.public_labels import DistillSettings, chosen, distil, spread
+from fedistill.state import State
+from fedistill.training.loop import fit, predict
+from fedistill.training.model_state import flatten
+from fedistill.training.optimizers import make_optimizer
+
+
+class FedGemsSettings(DistillSettings):
+    samples: int | None = Field(
+        default=None, ge=1, description="public samples a round, drawn anew; default: all"
+    )
+    aggregation: AnyAggregation = Era()
+    confidence: float = Field(
+        default=0.7, ge=0, le=1, description="probability from which on the server is sure of a sample"
+    )
+    least_asked: float = Field(
+        default=0.1, ge=0, le=1, description="share of samples that clients are asked for in any case"
+    )
+    self_weight: float = Field(
+        default=1.0, ge=0, description="weight of the server's own labels in its loss; those that came have 1"
+    )
+
+
+class FedGems(Method[ChosenLabels, ChosenLabels]):
+    """The server's large model labels the public samples that it is sure of; clients label the others.
+
+    A round: the server predicts the round's n public samples and sends its labels of those whose likeliest
+    class has at least the probability ``confidence``. A client distils them (KL), trains on private data and
+    labels all that did not come. The server pools what came and distils it, beside its own labels of the
+    other samples with ``self_weight``, so that it keeps what it knew. In the first round nothing comes down,
+    and all are asked. Exchanged: probabilities of s samples down, of n - s up. Bytes: ``b s C / 8`` down,
+    ``b (n - s) C / 8`` up, b bits a number, and at most about ``n / 8`` each way to say which samples.
+
+    Together that is half of what `dsfl` sends; as the server grows sure, bytes move from uplink to downlink.
+    Clients learn nothing before it is sure of something, and what is wrong at a low ``confidence`` stays.
+
+    Departs from the paper, where public samples have labels. They say there where the server is right, and
+    so needs no client, and which clients are right; both learn from them too, and the server's logits of
+    when it was right are kept. Here confidence stands for being right and ``aggregation`` for the choice of
+    clients. A random share of samples, ``least_asked``, is asked for in any case, or the server would never
+    learn of an error that it is sure of.
+    """
+
+    name = "fedgems"
+    paper = "Cheng et al., 2021, arXiv 2110.11027, without labels on public samples"
+    exchanges = "soft labels: the server's where it is sure, the clients' where it is not"
+    byte_formula = "down = bsC/8, up = b(n - s)C/8"
+    uplink = ChosenLabels
+    downlink = ChosenLabels
+    clients_need_public = True
+    server_needs_public = True
+    has_client_models = True
+    under_skew = ("loss", "aggregation")
+    Settings = FedGemsSettings
+    settings: FedGemsSettings
+
+    def samples(self, public: int) -> int:
+        return min(public, self.settings.samples or public)
+
+    def start_server(self, server: Server) -> State:
+        return {"model": server.initial_weights(), "optimizer": {}, "taught": False}
+
+    def start_client(self, client: Client) -> State:
+        return begin(client)
+
+    def send(self, state: State, server: Server, client: int) -> ChosenLabels | None:
+        if not state["taught"]:
+            return None
+        probs, sure = self._own(state, server)
+        return chosen(probs, sure, server.round)
+
+    def client_step(
+        self, state: State, client: Client, received: ChosenLabels | None
+    ) -> tuple[State, ChosenLabels]:
+        model, optimizer = resume(state, client)
+        drawn = client.round if received is None else received.drawn
+        inputs = client.drawn(self.settings.samples, drawn)
+        asked = torch.ones(len(inputs), dtype=torch.bool)
+        if received is not None and received.chosen:
+            asked[received.places] = False
+            distil(client, model, optimizer, inputs[received.places], received.probs, self.settings)
+        train_private(model, optimizer, client, private_loss(client, model))
+        probs = torch.zeros(len(inputs), client.signature.classes)
+        if asked.any():
+            probs[asked] = predict(model, inputs[asked]).softmax(dim=1)
+        return keep(model, optimizer), chosen(probs, asked, drawn)
+
+    def server_step(self, state: State, server: Server, replies: Iterable[Reply[ChosenLabels]]) -> State:
+        own, _ = self._own(state, server)
+        rows = (spread(reply.message, len(own)) for reply in replies)
+        pooled = self.settings.aggregation.pool(rows, server.stream("ties"))
+        if pooled is None:
+            return state
+        said = pooled.any(dim=1)
+        probs = torch.where(said[:, None], pooled, own)
+        weights = torch.where(said, 1.0, self.settings.self_weight)
+        model = server.load(state["model"])
+        optimizer = make_optimizer(server.train.optimizer, model).restore(state["optimizer"])
+
+        def loss(logits: Tensor, at: Tensor) -> Tensor:
+            rows = kl_div(logits.log_softmax(dim=1), probs[at], reduction="none").sum(dim=1)
+            return (weights[at] * rows).mean()
+
+        fit(
+            model,
+            optimizer,
+            server.drawn(self.settings.samples, server.round),
+            loss,
+            epochs=self.settings.distill_epochs,
+            batch_size=self.settings.distill_batch_size,
+            generator=server.stream("distil"),
+        )
+        return {"model": flatten(model), "optimizer": optimizer.state(), "taught": True}
+
+    def _own(self, state: State, server: Server) -> tuple[Tensor, Tensor]:
+        """The server's labels (n, C) of this round's samples, and which (n,) it does not ask for."""
+        inputs = server.drawn(self.settings.samples, server.round)
+        probs = predict(server.load(state["model"]), inputs).softmax(dim=1)
+        order = torch.randperm(len(inputs), generator=server.stream("asked"))
+        sure = probs.max(dim=1).values >= self.settings.confidence
+        return probs, sure & (order >= self.settings.least_asked * len(inputs))

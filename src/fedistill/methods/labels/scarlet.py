@@ -1,0 +1,137 @@
+"""SCARLET: DS-FL that does not send again what is cached."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import lru_cache
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from fedistill.aggregation.labels import AnyAggregation, EnhancedEra
+from fedistill.communication.messages.base import Sizes
+from fedistill.communication.messages.labels import DueLabels, FreshLabels
+from fedistill.errors import FrameError
+from fedistill.methods.base import Client, Method, Plan, Reply, Server, draw
+from fedistill.methods.shared.own_model import begin, keep, resume, train_private
+from fedistill.methods.shared.private_loss import private_loss
+from fedistill.methods.shared.public_labels import DistillSettings, distil, distil_server
+from fedistill.state import State
+from fedistill.training.loop import predict
+
+
+class ScarletSettings(DistillSettings):
+    samples: int | None = Field(
+        default=None, ge=1, description="public samples a turn, drawn anew; default: a tenth of them"
+    )
+    duration: int = Field(default=50, ge=1, description="D: turns after which a cached label is due again")
+    aggregation: AnyAggregation = EnhancedEra()
+
+
+class Scarlet(Method[DueLabels, FreshLabels]):
+    """Clients send soft labels only of public samples whose global label is missing or D turns old.
+
+    A turn is a round in which replies came. In each, a shared seed draws public samples; those without a
+    global label, and those whose label is D turns old or more, are due. Clients send probabilities of
+    these, the server aggregates them by Enhanced ERA and caches the result, and all distil the labels of
+    all samples drawn, cached or fresh. The rest is as in `dsfl`. What is due follows from the seed and
+    the turn, so no index is sent. Exchanged: (m, C) probabilities, m <= n. Bytes: ``b m C / 8`` each
+    way, b bits a number; once the cache is full, m/n is about ``1 / (1 + (D - 1) n/N)`` of N samples.
+
+    Both sides remember the cache, by version and hash (`communication.protocol`): a client that missed
+    turns is sent what it lacks, one whose cache is lost is sent all.
+
+    Another ``aggregation`` sees the samples that are due, few once the cache is full: those that learn about
+    clients from their rows (prior-corrected, dawid-skene) then learn little, and of a single row nothing.
+
+    Departs from the published code, which clears a label that has expired after one use, so that it is
+    sent twice: here it is refreshed.
+    """
+
+    name = "scarlet"
+    paper = "Azuma et al., 2025, arXiv 2504.19602, and its published code"
+    exchanges = "soft labels on public samples that are not cached"
+    byte_formula = "up = down = bmC/8, m ≤ n"
+    uplink = DueLabels
+    downlink = FreshLabels
+    clients_need_public = True
+    server_needs_public = True
+    has_client_models = True
+    under_skew = ("loss",)
+    Settings = ScarletSettings
+    settings: ScarletSettings
+
+    def sizes(self, plan: Plan, client: int) -> Sizes:
+        def since(held: int, turn: int) -> Tensor:
+            came = self._turns(plan.seed, plan.public, turn)
+            return (came > held).nonzero().flatten()
+
+        return replace(super().sizes(plan, client), since=lambda held, turn: since(held, turn).numpy())
+
+    def start_server(self, server: Server) -> State:
+        assert server.public is not None
+        cache = torch.zeros(len(server.public), server.signature.classes)
+        return {"model": server.initial_weights(), "optimizer": {}, "cache": cache, "turn": 0}
+
+    def start_client(self, client: Client) -> State:
+        return begin(client)
+
+    def send(self, state: State, server: Server, client: int) -> FreshLabels | None:
+        return FreshLabels(state["cache"], state["turn"]) if state["turn"] else None
+
+    def client_step(
+        self, state: State, client: Client, received: FreshLabels | None
+    ) -> tuple[State, DueLabels]:
+        assert client.public is not None
+        model, optimizer = resume(state, client)
+        turn = 0 if received is None else received.turn
+        if received is not None:
+            drawn = self._drawn(client.seed, len(client.public), turn)
+            distil(client, model, optimizer, client.public[drawn], received.probs[drawn], self.settings)
+        train_private(model, optimizer, client, private_loss(client, model))
+        due = self._turns(client.seed, len(client.public), turn + 1) == turn + 1
+        probs = torch.zeros(0, client.signature.classes)
+        if due.any():
+            probs = predict(model, client.public[due]).softmax(dim=1)
+        return keep(model, optimizer), DueLabels(probs, turn + 1)
+
+    def server_step(self, state: State, server: Server, replies: Iterable[Reply[DueLabels]]) -> State:
+        assert server.public is not None
+        turn = state["turn"] + 1
+
+        def of_this_turn() -> Iterable[Tensor]:
+            for reply in replies:
+                if reply.message.turn != turn:
+                    raise FrameError(
+                        f"client {reply.client} sent labels of turn {reply.message.turn} in {turn}"
+                    )
+                yield reply.message.probs
+
+        pooled = self.settings.aggregation.pool(of_this_turn(), server.stream("ties"))
+        if pooled is None:
+            return state
+        cache = state["cache"].clone()
+        cache[self._turns(server.seed, len(cache), turn) == turn] = pooled
+        drawn = self._drawn(server.seed, len(cache), turn)
+        learned = distil_server(state, server, server.public[drawn], cache[drawn], self.settings)
+        return {**learned, "cache": cache, "turn": turn}
+
+    def _drawn(self, seed: int, population: int, turn: int) -> Tensor:
+        return draw(seed, population, self._samples(population), turn)
+
+    def _turns(self, seed: int, population: int, turn: int) -> Tensor:
+        """The turn in which the label of each public sample was last sent, by turn ``turn``; 0: never."""
+        return _turns(seed, population, self._samples(population), self.settings.duration, turn)
+
+    def _samples(self, population: int) -> int:
+        return self.settings.samples or max(1, population // 10)
+
+
+@lru_cache(maxsize=64)
+def _turns(seed: int, population: int, samples: int, duration: int, turn: int) -> Tensor:
+    turns = torch.zeros(population, dtype=torch.int64)
+    for now in range(1, turn + 1):
+        drawn = draw(seed, population, samples, now)
+        due = (turns[drawn] == 0) | (now - turns[drawn] >= duration)
+        turns[drawn[due]] = now
+    return turns

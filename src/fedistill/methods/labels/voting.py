@@ -1,0 +1,60 @@
+"""Voting: one class for each public sample up, the majority down."""
+
+from collections.abc import Iterable
+
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from fedistill.aggregation.labels import AnyAggregation, Majority
+from fedistill.communication.messages.labels import Votes
+from fedistill.methods.base import Server
+from fedistill.methods.shared.public_labels import DrawnLabels, DrawnSettings
+from fedistill.state import State
+
+
+class VotingSettings(DrawnSettings):
+    aggregation: AnyAggregation = Majority()
+
+
+class Voting(DrawnLabels[Votes]):
+    """Clients of any architecture name a class for each public sample; all learn what most of them named.
+
+    A round: learn the last majority labels (cross entropy), train on private data, vote on the next
+    public samples. The server counts votes and trains its own model, of any size, on the majority.
+    Exchanged: one class a sample each way; the samples are drawn from a shared seed. Bytes: ``n H / 8`` each
+    way, H bits a vote under the codec's model, which learns: at most about ``log2 C``, and some 10 bytes in
+    the first rounds.
+
+    Where clients have a class or two each, the first majority is one class for most samples; all learn it,
+    and name it again. Balanced softmax and prior correction (``doctor``) keep it from that.
+
+    Departs from the paper, which has no server and no server model: here the server counts, and has a
+    model of its own. The order of steps is that of `dsfl`. A tie goes to the class that had the majority
+    before if it is among the tied, else it is drawn. By another ``aggregation`` the likeliest class is sent.
+    """
+
+    name = "voting"
+    paper = "TallyTrain, 2026, arXiv 2607.00173 (abstract)"
+    exchanges = "the most probable class of public samples"
+    byte_formula = "up = down = n H/8, H at most about log2(C)"
+    uplink = Votes
+    downlink = Votes
+    codec = "onehot"
+    Settings = VotingSettings
+    settings: VotingSettings
+
+    def message(self, probs: Tensor, drawn: int) -> Votes:
+        return Votes(probs, drawn)
+
+    def labels(self, logits: Tensor) -> Tensor:
+        return _likeliest(logits)
+
+    def pooled(self, probs: Iterable[Tensor], state: State, server: Server) -> Tensor | None:
+        # Only where all samples are drawn does the last majority speak of the same ones.
+        before = state.get("labels") if self.settings.samples is None else None
+        found = self.settings.aggregation.pool(probs, server.stream("ties"), before)
+        return None if found is None else _likeliest(found)
+
+
+def _likeliest(scores: Tensor) -> Tensor:
+    return one_hot(scores.argmax(dim=1), scores.shape[1]).float()

@@ -1,0 +1,81 @@
+"""Shared by methods whose clients train a model of their own beside one that travels."""
+
+import copy
+from abc import abstractmethod
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from fedistill.aggregation.functional import weighted_mean
+from fedistill.communication.messages.weights import TrainedWeights, Weights
+from fedistill.methods.base import Client, Method, Reply, Server
+from fedistill.methods.shared.own_model import begin, train_private
+from fedistill.methods.shared.private_loss import private_loss
+from fedistill.state import State
+from fedistill.training.model_state import flatten
+from fedistill.training.optimizers import make_optimizer
+
+
+class Pair(nn.Module):
+    """Two models on the same inputs; their logits are stacked, (2, b, C)."""
+
+    def __init__(self, own: nn.Module, travelling: nn.Module) -> None:
+        super().__init__()
+        self.own, self.travelling = own, travelling
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return torch.stack([self.own(inputs), self.travelling(inputs)])
+
+
+class MutualLearning(Method[TrainedWeights, Weights]):
+    """Clients train their own model and the server's on the same batches; the server averages the latter.
+
+    The client's own model and its optimiser stay with it between rounds; the optimiser of the travelling
+    model starts afresh, as in FedAvg.
+    """
+
+    exchanges = "weights of the server's model"
+    byte_formula = "up = down = b|θ_server|/8"
+    uplink = TrainedWeights
+    downlink = Weights
+    has_client_models = True
+    server_model_travels = True
+
+    @abstractmethod
+    def loss(self, own: Tensor, travelling: Tensor, own_task: Tensor, travelling_task: Tensor) -> Tensor:
+        """Loss of both models together, from the logits (b, C) of each and its loss on the labels."""
+
+    def start_server(self, server: Server) -> State:
+        return {"model": server.initial_weights()}
+
+    def start_client(self, client: Client) -> State:
+        return begin(client)
+
+    def send(self, state: State, server: Server, client: int) -> Weights:
+        return Weights(state["model"])
+
+    def client_step(
+        self, state: State, client: Client, received: Weights | None
+    ) -> tuple[State, TrainedWeights]:
+        assert received is not None
+        # A copy, since one module of a name is kept, and both models may have the same.
+        travelling = copy.deepcopy(client.load(received.values, client.server_model))
+        pair = Pair(client.load(state["model"]), travelling)
+        optimizer = make_optimizer(client.train.optimizer, pair)
+        optimizer.restore(state["optimizer"])
+        own_task, travelling_task = (private_loss(client, model) for model in (pair.own, travelling))
+
+        def loss(logits: Tensor, at: Tensor) -> Tensor:
+            own, other = logits
+            return self.loss(own, other, own_task(own, at), travelling_task(other, at))
+
+        train_private(pair, optimizer, client, loss)
+        owned = len(list(pair.own.parameters()))
+        buffers = {place: entry for place, entry in optimizer.state().items() if int(place) < owned}
+        kept = {"model": flatten(pair.own), "optimizer": buffers}
+        return kept, TrainedWeights(flatten(travelling), samples=len(client.data))
+
+    def server_step(self, state: State, server: Server, replies: Iterable[Reply[TrainedWeights]]) -> State:
+        mean = weighted_mean((reply.message.values, reply.message.samples) for reply in replies)
+        return state if mean is None else {"model": mean}

@@ -1,0 +1,100 @@
+"""Shared by methods whose messages are prototypes: a feature vector for each class."""
+
+from abc import abstractmethod
+from collections.abc import Iterable
+from dataclasses import replace
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from fedistill.communication.messages.base import Sizes
+from fedistill.communication.messages.classwise import Prototypes
+from fedistill.config.schema import Section
+from fedistill.methods.base import Client, Method, Plan, Reply, Server
+from fedistill.methods.shared.own_model import begin, keep, resume, train_private
+from fedistill.methods.shared.private_loss import private_loss
+from fedistill.models.features import Split, width
+from fedistill.state import State
+from fedistill.training.loop import batch
+
+
+class PrototypeSettings(Section):
+    weight: float = Field(default=1.0, ge=0, description="lambda, of the distance to the global prototypes")
+
+
+class PrototypeMethod(Method[Prototypes, Prototypes]):
+    """Clients pull their features to the global prototypes and send the mean features of their classes."""
+
+    exchanges = "mean features of each class"
+    byte_formula = "up = bC_kd/8 + log2(C over C_k)/8, down = bCd/8"
+    uplink = Prototypes
+    downlink = Prototypes
+    has_server_model = False
+    has_client_models = True
+    one_width = True
+    settings: PrototypeSettings
+
+    def sizes(self, plan: Plan, client: int) -> Sizes:
+        sizes = super().sizes(plan, client)
+        return replace(sizes, width=width(plan.peers[client].model, plan.signature))
+
+    def start_client(self, client: Client) -> State:
+        return begin(client)
+
+    def send(self, state: State, server: Server, client: int) -> Prototypes | None:
+        return Prototypes.of(state["prototypes"], state["present"]) if "present" in state else None
+
+    def client_step(
+        self, state: State, client: Client, received: Prototypes | None
+    ) -> tuple[State, Prototypes]:
+        model, optimizer = resume(state, client)
+        split = Split(model, client.model, client.signature)
+        labels = client.data.labels
+        classes = client.signature.classes
+        private = private_loss(client, model)
+        if received is not None:
+            targets, known = received.table(classes)
+
+        def loss(logits: Tensor, at: Tensor) -> Tensor:
+            value = private(logits, at)
+            if received is None:
+                return value
+            y = labels[at]
+            # A mean over the whole batch: a sample without a prototype adds nothing.
+            distances = (split.features - targets[y]).square().mean(dim=1)
+            return value + self.settings.weight * (distances * known[y]).mean()
+
+        train_private(split, optimizer, client, loss)
+        sums, counts = class_sums(split, client.data.inputs, labels, classes)
+        present = counts > 0
+        return keep(model, optimizer), Prototypes.of(sums / counts.clamp(min=1)[:, None], present)
+
+    def server_step(self, state: State, server: Server, replies: Iterable[Reply[Prototypes]]) -> State:
+        classes = server.signature.classes
+        came = [reply.message.table(classes) for reply in replies]
+        if not came:
+            return state
+        vectors = torch.stack([table for table, _ in came])
+        return self.aggregate(state, server, vectors, torch.stack([present for _, present in came]))
+
+    @abstractmethod
+    def aggregate(self, state: State, server: Server, vectors: Tensor, present: Tensor) -> State:
+        """New global prototypes from those of clients (k, C, d), where present (k, C); k >= 1."""
+
+
+@torch.no_grad()
+def class_sums(split: Split, inputs: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """Sums of the features (C, d), in evaluation mode, and counts (C,) of the samples of each class."""
+    split.eval()
+    sums = torch.zeros(classes, split.head.in_features)
+    for index in torch.split(torch.arange(len(inputs)), 500):
+        split(batch(inputs, index))
+        sums.index_add_(0, labels[index], split.features)
+    return sums, torch.bincount(labels, minlength=classes)
+
+
+def class_means(vectors: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+    """Plain means (C, d) over the clients that have a class, and which classes (C,) any has."""
+    counts = present.sum(dim=0)
+    return vectors.sum(dim=0) / counts.clamp(min=1)[:, None], counts > 0

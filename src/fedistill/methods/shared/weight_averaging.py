@@ -1,0 +1,102 @@
+"""Shared by methods whose messages are weights."""
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+
+from torch import Tensor, nn
+
+from fedistill.aggregation.functional import weighted_mean
+from fedistill.communication.messages.weights import TrainedWeights, Weights
+from fedistill.methods.base import Client, Method, Peer, Reply, Server
+from fedistill.methods.shared.own_model import train_private
+from fedistill.methods.shared.private_loss import private_loss
+from fedistill.state import State
+from fedistill.training.model_state import flatten
+from fedistill.training.optimizers import make_optimizer
+
+Penalty = Callable[[nn.Module], Tensor]
+
+
+def train_received(client: Client, received: Weights, penalty: Penalty | None = None) -> TrainedWeights:
+    """Train the received weights on private data with a fresh optimiser; add a penalty to the loss."""
+    model = client.load(received.values)
+    private = private_loss(client, model)
+
+    def loss(logits: Tensor, at: Tensor) -> Tensor:
+        value = private(logits, at)
+        return value if penalty is None else value + penalty(model)
+
+    train_private(model, make_optimizer(client.train.optimizer, model), client, loss)
+    return TrainedWeights(flatten(model), samples=len(client.data))
+
+
+class WeightAveraging(Method[TrainedWeights, Weights]):
+    """One model for all: clients train it, the server averages, weighted by samples."""
+
+    exchanges = "all weights"
+    byte_formula = "up = down = b|θ|/8"
+    uplink = TrainedWeights
+    downlink = Weights
+    one_model = True
+
+    @abstractmethod
+    def penalty(self, received: Weights) -> Penalty | None:
+        """What is added to the local loss."""
+
+    def start_server(self, server: Server) -> State:
+        return {"model": server.initial_weights()}
+
+    def start_client(self, client: Client) -> State:
+        return {}
+
+    def send(self, state: State, server: Server, client: int) -> Weights:
+        return Weights(state["model"])
+
+    def client_step(
+        self, state: State, client: Client, received: Weights | None
+    ) -> tuple[State, TrainedWeights]:
+        assert received is not None
+        return state, train_received(client, received, self.penalty(received))
+
+    def server_step(self, state: State, server: Server, replies: Iterable[Reply[TrainedWeights]]) -> State:
+        mean = weighted_mean((reply.message.values, reply.message.samples) for reply in replies)
+        return state if mean is None else {"model": mean}
+
+
+class SmallModels(Method[TrainedWeights, Weights]):
+    """Clients' models of any architecture travel; the server keeps one of each, and a model of its own."""
+
+    exchanges = "weights of the client's model"
+    byte_formula = "up = down = b|θ_client|/8"
+    uplink = TrainedWeights
+    downlink = Weights
+    server_needs_public = True
+
+    def audience(self, peer: Peer) -> str:
+        return peer.model
+
+    def start_client(self, client: Client) -> State:
+        return {}
+
+    def send(self, state: State, server: Server, client: int) -> Weights:
+        return Weights(state["travelling"][server.peers[client].model])
+
+    def client_step(
+        self, state: State, client: Client, received: Weights | None
+    ) -> tuple[State, TrainedWeights]:
+        assert received is not None
+        return state, train_received(client, received)
+
+
+def initial_by_model(server: Server) -> dict[str, Tensor]:
+    """Initial weights of each architecture among the clients."""
+    return {name: server.initial_weights(name) for name in sorted({peer.model for peer in server.peers})}
+
+
+def means_by_model(held: dict[str, Tensor], came: Sequence[tuple[str, TrainedWeights]]) -> dict[str, Tensor]:
+    """For each architecture the mean of what came, by samples; where none came, what was held."""
+    means = {
+        name: weighted_mean((sent.values, sent.samples) for model, sent in came if model == name)
+        for name in held
+    }
+    return {name: held[name] if mean is None else mean for name, mean in means.items()}

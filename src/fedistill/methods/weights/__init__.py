@@ -1,0 +1,1 @@
+"""Methods whose messages are weights."""

@@ -1,0 +1,130 @@
+"""Fed-ET: small models travel; the server's larger one learns what they agree on, and where they do not."""
+
+from collections.abc import Iterable
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn.functional import cross_entropy, kl_div
+
+from fedistill.aggregation.functional import weighted_mean
+from fedistill.communication.messages.weights import TrainedWeights
+from fedistill.config.schema import Optimizer, Section
+from fedistill.methods.base import Plan, Reply, Server
+from fedistill.methods.shared.weight_averaging import SmallModels, initial_by_model, means_by_model
+from fedistill.models.features import Split, width
+from fedistill.state import State
+from fedistill.training.loop import fit, predict
+from fedistill.training.model_state import flatten, unflatten
+from fedistill.training.optimizers import make_optimizer
+
+
+class FedEtSettings(Section):
+    epochs: int = Field(default=5, ge=1, description="epochs of distillation on the public set")
+    batch_size: int = Field(default=128, ge=1, description="of distillation")
+    optimizer: Optimizer = Field(
+        default=Optimizer(name="adam", lr=1e-3), description="of distillation; starts afresh each round"
+    )
+    diversity: float = Field(default=0.05, ge=0, description="lambda, weight of the outvoted clients")
+    share_head: bool = Field(
+        default=True, description="share the last linear layer with the server's model where it fits"
+    )
+
+
+class FedEt(SmallModels):
+    """Clients train received weights; the server's own model learns from their weighted consensus.
+
+    For each architecture among the clients the server averages the weights that came, by samples. On the
+    public set, which only the server holds, client k's logits s_k(x) weigh ``var(s_k(x))``, over the
+    classes, against those of the others: a sure client's differ more. Server loss: ``CE(S(x), y) + lambda
+    KL(softmax(d) || S(x))``, y being the class of the weighted mean of all s_k(x), and d that of the
+    clients whose own class is another (a sample that has none has no such term). The server's model keeps
+    its weights between rounds, and its architecture is free. Exchanged: weights of the client's model
+    each way. Bytes: ``b |θ_client| / 8`` each way, b bits a weight.
+
+    The server's model is no better than the consensus. Where clients have learned little that is one class
+    for nearly all samples: news articles under plain SGD, at a rate that suits images, end at chance.
+
+    Departs from the paper: what returns to clients there is a layer that all models have in common, averaged
+    into the server's model before it learns, and put into the clients' models after. Here it is the last
+    linear layer, and only of architectures whose features are as long as those of the server's model; the
+    others get their averages alone. This was read at second hand (public code of others), lambda too. The
+    server learns by Adam at a constant rate for a set number of epochs.
+    """
+
+    name = "fed-et"
+    paper = "Cho et al., 2022, arXiv 2204.12703"
+    Settings = FedEtSettings
+    settings: FedEtSettings
+
+    def check(self, plan: Plan) -> None:
+        super().check(plan)
+        if self.settings.share_head:
+            for name in sorted({plan.server_model, *(peer.model for peer in plan.peers)}):
+                width(name, plan.signature)
+
+    def start_server(self, server: Server) -> State:
+        return {"travelling": initial_by_model(server), "model": server.initial_weights()}
+
+    def server_step(self, state: State, server: Server, replies: Iterable[Reply[TrainedWeights]]) -> State:
+        assert server.public is not None
+        came = [(server.peers[reply.client].model, reply.message) for reply in replies]
+        if not came:
+            return state
+        travelling = means_by_model(state["travelling"], came)
+        sharing = [name for name in travelling if self._shares(server, name)]
+        heads = [(_head(server, sent.values, name), sent.samples) for name, sent in came if name in sharing]
+        head, weights = weighted_mean(heads), state["model"]
+        if head is not None:
+            weights = _with_head(server, weights, server.model, head)
+        logits = [predict(server.load(sent.values, name), server.public) for name, sent in came]
+        weights = self._learn(server, weights, *consensus(torch.stack(logits)))
+        for name in sharing:
+            learned = _head(server, weights, server.model)
+            travelling[name] = _with_head(server, travelling[name], name, learned)
+        return {"travelling": travelling, "model": weights}
+
+    def _shares(self, server: Server, name: str) -> bool:
+        if not self.settings.share_head:  # then a model need not have a head
+            return False
+        return width(name, server.signature) == width(server.model, server.signature)
+
+    def _learn(self, server: Server, weights: Tensor, labels: Tensor, diverse: Tensor) -> Tensor:
+        assert server.public is not None
+
+        def loss(logits: Tensor, at: Tensor) -> Tensor:
+            # Rows of zeros have no divergence: their samples' term is 0.
+            other = kl_div(logits.log_softmax(dim=1), diverse[at], reduction="batchmean")
+            return cross_entropy(logits, labels[at]) + self.settings.diversity * other
+
+        model = server.load(weights)
+        fit(
+            model,
+            make_optimizer(self.settings.optimizer, model),
+            server.public,
+            loss,
+            epochs=self.settings.epochs,
+            batch_size=self.settings.batch_size,
+            generator=server.stream("distil"),
+        )
+        return flatten(model)
+
+
+def consensus(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """From logits (K, n, C) to the consensus class (n,) and probabilities (n, C), or zeros, of the others."""
+    variance = logits.var(dim=2, keepdim=True)
+    labels = (variance * logits).sum(dim=0).argmax(dim=1)
+    against = variance * (logits.argmax(dim=2) != labels)[..., None]
+    total = against.sum(dim=0)
+    mean = (against * logits).sum(dim=0) / total.clamp(min=torch.finfo(total.dtype).tiny)
+    return labels, mean.softmax(dim=1) * (total > 0)
+
+
+def _head(server: Server, weights: Tensor, name: str) -> Tensor:
+    return flatten(Split(server.load(weights, name), name, server.signature).head)
+
+
+def _with_head(server: Server, weights: Tensor, name: str, head: Tensor) -> Tensor:
+    split = Split(server.load(weights, name), name, server.signature)
+    unflatten(split.head, head)
+    return flatten(split.model)

@@ -1,0 +1,34 @@
+"""FedProx: FedAvg with a pull towards the received weights."""
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from fedistill.communication.messages.weights import Weights
+from fedistill.config.schema import Section
+from fedistill.methods.shared.weight_averaging import Penalty, WeightAveraging
+from fedistill.training.model_state import floats
+
+
+class FedProxSettings(Section):
+    mu: float = Field(default=0.01, ge=0, description="strength of the pull; 0 is FedAvg")
+
+
+class FedProx(WeightAveraging):
+    """FedAvg whose local loss has ``mu/2 ||w - w_received||^2`` added.
+
+    Exchanged and bytes: as FedAvg. Departs from the paper in that all clients do the same number of
+    epochs; partial work at slow clients is not modelled.
+    """
+
+    name = "fedprox"
+    paper = "Li et al., 2020, arXiv 1812.06127, equation 2"
+    Settings = FedProxSettings
+    settings: FedProxSettings
+
+    def penalty(self, received: Weights) -> Penalty:
+        def pull(model: nn.Module) -> Tensor:
+            weights = torch.cat([value.reshape(-1) for value in floats(model)])
+            return self.settings.mu / 2 * (weights - received.values).square().sum()
+
+        return pull

@@ -1,0 +1,169 @@
+"""Models: a ladder from small to large for images and texts, and one's own by ``module:function``.
+
+Every model of the ladder ends in ``features`` (a module whose output is one vector for each sample)
+and ``head`` (a linear layer on it), and normalises by groups or layers, never by batches: batch
+statistics of one client mean nothing to another. ``NAME@WIDTH`` is a model of the ladder with its features
+brought to that width by one more linear layer, for methods that exchange features.
+"""
+
+import functools
+import importlib
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from fedistill.errors import ExperimentError, nearest
+from fedistill.models.signature import Build, Signature
+from fedistill.rng import scoped
+
+FEATURES = "features"
+"""Name of the layer whose output is a sample's feature vector."""
+WIDEST = 4096
+
+
+def _ladder() -> dict[str, dict[str, Build]]:
+    from fedistill.models import image, text
+
+    return {"image": image.LADDER, "text": text.LADDER}
+
+
+def names(kind: Literal["image", "text"]) -> list[str]:
+    """Names of the ladder, from small to large: images by work for one sample, texts by weights.
+
+    `cnn-m` has more weights than the ResNets, whose convolutions use theirs more often.
+    """
+    return list(_ladder()[kind])
+
+
+def build(name: str, signature: Signature, seed: int, client: int) -> nn.Module:
+    """Build a model with its initial weights, drawn from the stream of this seed and client.
+
+    Raises:
+        ExperimentError: the name is unknown, belongs to the other kind of task, or one's own function
+            fails or gives no module.
+    """
+    make = _find(name, signature)
+    try:
+        with scoped(seed, "init", client):
+            model = make(signature)
+    except Exception as error:  # whatever a user's own function raises is shown with its name
+        raise ExperimentError(
+            f"model {name!r}: {_function(name)}({signature}) raised {type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(model, nn.Module):
+        raise ExperimentError(
+            f"model {name!r}: {_function(name)} must return an nn.Module, but gave a {type(model).__name__}"
+        )
+    if signature.kind == "image":
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # stub lacks it
+    return model
+
+
+@functools.lru_cache(maxsize=32)
+def reusable(name: str, signature: Signature) -> nn.Module:
+    """Return this process's one module of a name, to load weights into; its weights are leftovers."""
+    return build(name, signature, seed=0, client=0)
+
+
+def check(name: str, signature: Signature) -> nn.Module:
+    """Build a model and run two blank samples through it.
+
+    Raises:
+        ExperimentError: as `build`; or the output is not (2, classes).
+    """
+    model = build(name, signature, seed=0, client=0)
+    try:
+        output = model.eval()(blank(signature, 2))
+    except Exception as error:  # whatever a user's own model raises is shown with its name
+        raise ExperimentError(
+            f"model {name!r} fails on an input of shape {(2, *signature.shape)}:"
+            f" {type(error).__name__}: {error}"
+        ) from None
+    if not isinstance(output, Tensor) or output.shape != (2, signature.classes):
+        found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise ExperimentError(
+            f"model {name!r} gives {found} for 2 samples, but the task has {signature.classes} classes:"
+            f" its last layer must give (2, {signature.classes})"
+        )
+    return model
+
+
+def blank(signature: Signature, samples: int) -> Tensor:
+    """Inputs of the right shape, without content."""
+    if signature.kind == "image":
+        return torch.zeros(samples, *signature.shape)
+    return torch.ones(samples, *signature.shape, dtype=torch.int64)
+
+
+def count(model: nn.Module) -> int:
+    """Number of trainable parameters."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _find(name: str, signature: Signature) -> Build:
+    if ":" in name:
+        return _own(name)
+    ladder = _ladder()
+    base, at, width = name.partition("@")
+    if base in ladder[signature.kind]:
+        make = ladder[signature.kind][base]
+        return _brought_to(_width(name, width), make) if at else make
+    known = names(signature.kind)
+    other = next((kind for kind, models in ladder.items() if base in models), None)
+    if other is not None:
+        raise ExperimentError(
+            f"model {name!r} is for {other} tasks; this is a task of {signature.kind}s: {', '.join(known)}"
+        )
+    raise ExperimentError(
+        f"model {name!r} is not one of {', '.join(known)} or module:function.{nearest(base, known)}"
+    )
+
+
+def _width(name: str, given: str) -> int:
+    if given.isascii() and given.isdigit() and 1 <= int(given) <= WIDEST:
+        return int(given)
+    raise ExperimentError(
+        f"model {name!r}: write NAME@WIDTH, for example cnn-s@64: the length that its features are brought to"
+        f" by one more linear layer, a whole number from 1 to {WIDEST}"
+    )
+
+
+def _brought_to(width: int, make: Build) -> Build:
+    def wider(signature: Signature) -> nn.Module:
+        model = make(signature)
+        head = model.get_submodule("head")
+        assert isinstance(head, nn.Linear)
+        features = nn.Sequential(model.get_submodule(FEATURES), nn.Linear(head.in_features, width), nn.ReLU())
+        model.register_module(FEATURES, features)
+        model.register_module("head", nn.Linear(width, head.out_features))
+        return model
+
+    return wider
+
+
+def _function(name: str) -> str:
+    return name.rpartition(":")[2]
+
+
+def _own(name: str) -> Build:
+    module_name, _, function_name = name.partition(":")
+    if not all(part.isidentifier() for part in module_name.split(".")):
+        raise ExperimentError(
+            f"model {name!r}: write module:function as Python would import them, without a path and"
+            " without .py, for example my_models:small"
+        )
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # a module may raise anything while it is run
+        raise ExperimentError(
+            f"model {name!r}: module {module_name!r} cannot be imported ({type(error).__name__}: {error});"
+            " modules are looked up in the current folder and where Python finds packages"
+        ) from None
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        known = [key for key, value in vars(module).items() if callable(value)]
+        raise ExperimentError(
+            f"model {name!r}: {module_name} has no function {function_name!r}.{nearest(function_name, known)}"
+        )
+    return function  # type: ignore[no-any-return]  # its result is checked by `check`

@@ -1,0 +1,1 @@
+"""Local training: the loop, losses, optimizers, and models as plain data."""

@@ -1,0 +1,75 @@
+"""The one local training loop."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from fedistill.errors import TrainingError
+from fedistill.training.optimizers import Optimizer
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""From logits (b, C) and the positions (b,) of the batch's samples to a scalar."""
+
+
+def fit(
+    model: nn.Module,
+    optimizer: Optimizer,
+    inputs: Tensor,
+    loss: Loss,
+    *,
+    epochs: int,
+    batch_size: int,
+    generator: torch.Generator,
+    steps: int | None = None,
+) -> None:
+    """Train a model, going over the samples in a new order each epoch.
+
+    Args:
+        steps: batches to train on, in place of epochs: the last epoch may end early.
+
+    Raises:
+        TrainingError: the loss is NaN or infinite.
+    """
+    model.train()
+    left = steps
+    for epoch in range(epochs if steps is None else steps):
+        if left == 0:
+            break
+        batches = torch.split(torch.randperm(len(inputs), generator=generator), batch_size)[:left]
+        if left is not None:
+            left -= len(batches)
+        total = torch.zeros(())
+        for index in batches:
+            optimizer.zero_grad()
+            value = loss(model(batch(inputs, index)), index)
+            value.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            optimizer.step()
+            total += value.detach()
+        if not torch.isfinite(total):
+            raise TrainingError(
+                f"the loss is {total.item()} in local epoch {epoch + 1}: lower train.optimizer.lr, or look"
+                " for extreme inputs"
+            )
+
+
+@torch.no_grad()
+def predict(model: nn.Module, inputs: Tensor, batch_size: int = 500) -> Tensor:
+    """Return logits (n, C) in evaluation mode."""
+    model.eval()
+    places = torch.split(torch.arange(len(inputs)), batch_size)
+    return torch.cat([model(batch(inputs, index)) for index in places])
+
+
+def batch(inputs: Tensor, index: Tensor) -> Tensor:
+    """Pick samples and turn what is stored into what models take: scaled pixels, int64 tokens, or floats."""
+    # Copies whole rows, three times as fast as `inputs[index]`.
+    picked = inputs.index_select(0, index)
+    if inputs.dtype == torch.uint8:
+        return to_float(picked).contiguous(memory_format=torch.channels_last)
+    return picked if picked.is_floating_point() else picked.to(torch.int64)
+
+
+def to_float(pixels: Tensor) -> Tensor:
+    """Scale uint8 pixels to [-1, 1]; constants that no private pixel has entered."""
+    return pixels.to(torch.float32).div_(127.5).sub_(1.0)

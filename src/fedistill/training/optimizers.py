@@ -1,0 +1,117 @@
+"""SGD and Adam with their buffers as plain data, by the functions that torch's own optimisers compute with.
+
+Those optimisers import torch's compiler in their first step, which takes as long again as torch itself, in
+every process. On Flower that is one for each message.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+from torch.optim.adam import adam
+from torch.optim.sgd import sgd
+
+from fedistill.config import schema
+from fedistill.state import State
+
+Moved = list[tuple[Tensor, Tensor, dict[str, Tensor]]]
+"""Parameters, their gradients and their buffers."""
+
+
+class Optimizer(ABC):
+    """Base of both; subclasses are final. Steps are those of `torch.optim`, to the bit."""
+
+    def __init__(self, parameters: Iterable[nn.Parameter], settings: schema.Optimizer) -> None:
+        self._parameters = list(parameters)
+        self._buffers: list[dict[str, Tensor]] = [{} for _ in self._parameters]
+        self._settings = settings
+
+    def zero_grad(self) -> None:
+        """Forget all gradients."""
+        for parameter in self._parameters:
+            parameter.grad = None
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Move all parameters that have a gradient."""
+        each = zip(self._parameters, self._buffers, strict=True)
+        self._move(
+            [
+                (parameter, parameter.grad, buffers)
+                for parameter, buffers in each
+                if parameter.grad is not None
+            ]
+        )
+
+    def state(self) -> State:
+        """The buffers of each parameter that has some, by its place."""
+        return {str(place): dict(buffers) for place, buffers in enumerate(self._buffers) if buffers}
+
+    def restore(self, state: State) -> Self:
+        """Take copies of buffers that `state` returned."""
+        for place, buffers in state.items():
+            self._buffers[int(place)] = {name: value.clone() for name, value in buffers.items()}
+        return self
+
+    @abstractmethod
+    def _move(self, moved: Moved) -> None:
+        """Move parameters by their gradients, and keep what the next step needs in their buffers."""
+
+
+class Sgd(Optimizer):
+    """`torch.optim.SGD` without dampening."""
+
+    def _move(self, moved: Moved) -> None:
+        before = [buffers.get("momentum_buffer") for _, _, buffers in moved]
+        sgd(
+            [parameter for parameter, _, _ in moved],
+            [gradient for _, gradient, _ in moved],
+            before,  # becomes what it is after
+            foreach=False,
+            fused=False,
+            lr=self._settings.lr,
+            momentum=self._settings.momentum,
+            weight_decay=self._settings.weight_decay,
+            dampening=0.0,
+            nesterov=False,
+            maximize=False,
+        )
+        for (_, _, buffers), after in zip(moved, before, strict=True):
+            if after is not None:
+                buffers["momentum_buffer"] = after
+
+
+class Adam(Optimizer):
+    """`torch.optim.Adam` with betas of 0.9 and 0.999."""
+
+    def _move(self, moved: Moved) -> None:
+        for parameter, _, buffers in moved:
+            if not buffers:
+                buffers["step"] = torch.tensor(0.0)
+                buffers["exp_avg"] = torch.zeros_like(parameter)
+                buffers["exp_avg_sq"] = torch.zeros_like(parameter)
+        adam(
+            [parameter for parameter, _, _ in moved],
+            [gradient for _, gradient, _ in moved],
+            [buffers["exp_avg"] for _, _, buffers in moved],
+            [buffers["exp_avg_sq"] for _, _, buffers in moved],
+            [],
+            [buffers["step"] for _, _, buffers in moved],
+            foreach=False,
+            fused=False,
+            amsgrad=False,
+            beta1=0.9,
+            beta2=0.999,
+            lr=self._settings.lr,
+            weight_decay=self._settings.weight_decay,
+            eps=1e-8,
+            maximize=False,
+        )
+
+
+def make_optimizer(settings: schema.Optimizer, model: nn.Module) -> Optimizer:
+    """Return a fresh optimiser over all parameters of a model."""
+    kind = Adam if settings.name == "adam" else Sgd
+    return kind(model.parameters(), settings)

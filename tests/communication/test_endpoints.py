@@ -1,0 +1,769 @@
+"""The two ends of a link, under all that can go wrong between them."""
+
+from collections import Counter
+from collections.abc import Hashable
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from fedistill import parse
+from fedistill.communication.codecs.base import Codec, Decoded, Encoded, NoSettings, Sender
+from fedistill.communication.codecs.registry import CODECS, create
+from fedistill.communication.kinds import Kind
+from fedistill.communication.messages.base import Message, Sizes, contents
+from fedistill.communication.messages.classwise import ClassOutputs
+from fedistill.communication.messages.labels import ChosenLabels, DueLabels, FreshLabels, SoftLabels
+from fedistill.communication.messages.weights import TrainedWeights, Weights
+from fedistill.communication.protocol import frame as frames
+from fedistill.communication.protocol.endpoints import ClientEnd, ServerEnd, StaleMemory
+from fedistill.communication.protocol.frame import EVERYONE, Base, Frame
+from fedistill.communication.protocol.message_coder import Exchange
+from fedistill.communication.protocol.shared_state import NOTHING, Memory, Part, dump_all, load_all
+from fedistill.communication.tensor_specs import Content, Floats, Known, Spec
+from fedistill.errors import FrameError
+from fedistill.experiment.runner import prepare
+from fedistill.federation.arm import start_run
+from fedistill.federation.history import RoundRecord
+from fedistill.federation.local_executor import Serial
+from fedistill.federation.round import play
+from fedistill.state import State, dump, load
+
+CLIENTS = 3
+POPULATION = 12
+
+
+def _since(held: int, turn: int) -> Any:
+    """A label comes in turns 1, 2, 3, 4, 1, 2, … of the sample's place, once."""
+    turns = np.arange(POPULATION) % 4 + 1
+    return np.flatnonzero((turns > held) & (turns <= turn))
+
+
+SIZES = Sizes(
+    classes=3,
+    parameters=10,
+    samples=5,
+    parts=((2, 4), (2,)),
+    population=POPULATION,
+    drawn=lambda round: (np.arange(5) * 2 + round) % POPULATION,
+    since=_since,
+    width=6,
+    generator=((2, 3), (4,)),
+    private=4,
+)
+
+
+# Toy codecs
+
+
+class Toy(Codec):
+    """A codec without settings, that counts what it codes."""
+
+    loses = "nothing"
+
+    def __init__(self) -> None:
+        super().__init__(NoSettings())
+        self.coded = 0
+
+
+class Plain(Toy):
+    """fp32 that counts its messages."""
+
+    name = "plain"
+
+    def encode(self, values: Floats, spec: Spec, known: Known, sender: Sender) -> Encoded:
+        self.coded += 1
+        return create("fp32").encode(values, spec, known, sender)
+
+    def decode(self, payload: bytes, spec: Spec, known: Known) -> Decoded:
+        return create("fp32").decode(payload, spec, known)
+
+
+class Witness(Toy):
+    """Writes numbers as they are, behind a digest of all that it knows; refuses another's knowledge."""
+
+    name = "witness"
+    remembers = True
+    relative = True
+
+    def encode(self, values: Floats, spec: Spec, known: Known, sender: Sender) -> Encoded:
+        self.coded += 1
+        return Encoded(knowledge(known) + values.tobytes(), self._after(values, known))
+
+    def decode(self, payload: bytes, spec: Spec, known: Known) -> Decoded:
+        if payload[:4] != knowledge(known):
+            raise FrameError("OUT OF STEP")
+        values = np.frombuffer(payload[4:], np.float32).copy().reshape(spec.shape)
+        return Decoded(values, self._after(values, known))
+
+    def _after(self, values: Floats, known: Known) -> State:
+        if not self.remembers:
+            return {}
+        return {"messages": known.memory.get("messages", 0) + 1, "last": torch.from_numpy(values.copy())}
+
+
+class Changes(Toy):
+    """Writes how the bits of the numbers differ from those of the last message; counts messages."""
+
+    name = "changes"
+    remembers = True
+
+    def encode(self, values: Floats, spec: Spec, known: Known, sender: Sender) -> Encoded:
+        self.coded += 1
+        bits = values.view(np.int32) ^ self._last(spec, known)
+        return Encoded(bits.tobytes(), self._after(values, known))
+
+    def decode(self, payload: bytes, spec: Spec, known: Known) -> Decoded:
+        bits = np.frombuffer(payload, np.int32).reshape(spec.shape)
+        values = (bits ^ self._last(spec, known)).view(np.float32)
+        return Decoded(values, self._after(values, known))
+
+    @staticmethod
+    def _last(spec: Spec, known: Known) -> Any:
+        if not known.memory or known.memory["last"].shape != spec.shape:
+            return np.zeros(spec.shape, np.int32)
+        return known.memory["last"].numpy().view(np.int32)
+
+    @staticmethod
+    def _after(values: Floats, known: Known) -> State:
+        return {"messages": known.memory.get("messages", 0) + 1, "last": torch.from_numpy(values.copy())}
+
+
+class Halving(Toy):
+    """Relative, with feedback: sends half of the way from the reference, and keeps the rest for later.
+
+    What it kept is written down, so that a test can see what it had: ``seen``, by client and round.
+    """
+
+    name = "halving"
+    loses = "half of the way"
+    codes = frozenset({Content.WEIGHTS})
+    relative = True
+    keeps = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[State | None] = []
+
+    def encode(self, values: Floats, spec: Spec, known: Known, sender: Sender) -> Encoded:
+        self.seen.append(sender.own)
+        own = {"messages": [*(sender.own or {}).get("messages", []), float(values[0])]}
+        way = values - (0 if known.reference is None else known.reference)
+        return Encoded((way / 2).astype(np.float32).tobytes(), own={} if sender.own is None else own)
+
+    def decode(self, payload: bytes, spec: Spec, known: Known) -> Decoded:
+        half = np.frombuffer(payload, np.float32)
+        return Decoded(half + (np.float32(0) if known.reference is None else known.reference))
+
+
+def knowledge(known: Known) -> bytes:
+    """4 bytes of all that both sides know."""
+    state: State = {"memory": known.memory}
+    for name, array in (("reference", known.reference), ("told", known.told)):
+        if array is not None:
+            state[name] = torch.from_numpy(np.ascontiguousarray(array))
+    return Part(state).digest[:4]
+
+
+# A world of a server and some clients
+
+
+class Fate(Enum):
+    """What becomes of a client in a round."""
+
+    WHOLE = "takes part"
+    ABSENT = "is not asked"
+    NOT_REACHED = "the frame down is lost"
+    REPLY_LOST = "the frame up is lost"
+    CRASHED = "the frame up arrives, but the client's new state is not saved"
+    CRASHED_AND_LOST = "neither arrives nor is saved"
+    FORGOT = "has lost its state before the round"
+    FORGOT_AND_LOST = "has lost its state before the round, and the frame up is lost"
+
+    @property
+    def reached(self) -> bool:
+        return self not in (Fate.ABSENT, Fate.NOT_REACHED)
+
+    @property
+    def forgot(self) -> bool:
+        return self in (Fate.FORGOT, Fate.FORGOT_AND_LOST)
+
+    @property
+    def saves(self) -> bool:
+        return self not in (Fate.CRASHED, Fate.CRASHED_AND_LOST)
+
+    @property
+    def arrives(self) -> bool:
+        return self not in (Fate.REPLY_LOST, Fate.CRASHED_AND_LOST, Fate.FORGOT_AND_LOST)
+
+
+@dataclass(frozen=True)
+class Talk:
+    """Which messages are exchanged; ``audience`` "each" has a message for each client apart."""
+
+    up: type[Message]
+    down: type[Message]
+    audience: str = "everyone"
+
+
+WEIGHTS = Talk(TrainedWeights, Weights)
+LABELS = Talk(SoftLabels, SoftLabels)
+OUTPUTS = Talk(ClassOutputs, ClassOutputs, "each")
+CACHED = Talk(DueLabels, FreshLabels)
+MIXED = Talk(SoftLabels, Weights)
+CHOSEN = Talk(ChosenLabels, ChosenLabels, "each")
+TALKS = {
+    "weights": WEIGHTS,
+    "labels": LABELS,
+    "outputs": OUTPUTS,
+    "cached": CACHED,
+    "mixed": MIXED,
+    "chosen": CHOSEN,
+}
+
+
+@dataclass
+class World:
+    """A server and its clients, whose states go through bytes after each round.
+
+    ``held``: for each client, the number of the exchange that the server stands at (0: it holds nothing;
+    -1: the start), and the two that the client holds.
+    """
+
+    exchange: Exchange
+    talk: Talk
+    memories: dict[int, Memory] = field(default_factory=dict)
+    kept: dict[int, bytes] = field(default_factory=dict)
+    at_server: dict[int, int] = field(default_factory=dict)
+    at_client: dict[int, tuple[int, int]] = field(default_factory=dict)
+    exchanges: int = 0
+    happened: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def start(self) -> Memory:
+        return self.exchange.start(torch.ones(SIZES.parameters) if self.talk.down is Weights else None)
+
+    @property
+    def marked(self) -> bool:
+        """Whether memories of different exchanges differ in more than their number."""
+        up, down = self.exchange.up, self.exchange.down
+        return up.remembers or down.remembers or down.relative or self.talk.down.caches
+
+    def play(self, round: int, fates: list[Fate]) -> None:
+        server = ServerEnd(self.exchange, self.memories, lambda client: self.start, round)
+        for client, fate in enumerate(fates):
+            if fate is not Fate.ABSENT:
+                self._meet(server, client, round, fate)
+        self.memories = load_all(load(dump(dump_all(server.memories))))
+
+    def _meet(self, server: ServerEnd, client: int, round: int, fate: Fate) -> None:
+        audience: Hashable = client if self.talk.audience == "each" else "everyone"
+        down = message(self.talk.down, -round, client if self.talk.audience == "each" else 0)
+        data = server.send(client, audience, down, SIZES)
+        if fate.forgot:
+            self.kept.pop(client, None)
+            self.at_client.pop(client, None)
+        if not fate.reached:
+            return
+        kept = load(self.kept[client]) if client in self.kept else {}
+        end = ClientEnd(self.exchange, kept, self.start, round, client)
+        at_server, at_client = self.at_server.get(client, -1), self.at_client.get(client, (-1, -1))
+        # The one reason for a refresh: the server goes on from something that the client does not hold.
+        foreseen = self.exchange.remembers and at_server and at_server not in at_client
+        try:
+            came = end.receive(self.talk.down, data, SIZES)
+        except StaleMemory:
+            assert foreseen
+            self.happened["refresh"] += 1
+            if fate.arrives:
+                assert server.receive(client, self.talk.up, end.refresh(), SIZES) is None
+                assert server.memories[client] == NOTHING
+                self.at_server[client] = 0
+            return
+        assert not foreseen
+        self.arrived(down, came, self.exchange.down)
+        up = message(self.talk.up, round, client)
+        reply = end.reply(up, SIZES)
+        self.exchanges += 1
+        number = self.exchanges if self.marked else max(at_server, 0) + 1
+        if fate.saves:
+            self.kept[client] = dump(end.kept())
+            self.at_client[client] = (at_server, number)
+        if not fate.arrives:
+            return
+        read = server.receive(client, self.talk.up, reply, SIZES)
+        assert read is not None
+        self.arrived(up, read, self.exchange.up)
+        self.at_server[client] = number
+        self.happened["exchange"] += 1
+        if fate.saves and self.exchange.remembers:
+            theirs = Memory.of(load(self.kept[client])["after"]["memory"])
+            assert server.memories[client].base == theirs.base
+            assert digests(server.memories[client]) == digests(theirs)
+
+    def arrived(self, sent: Message, came: Message, codec: Codec) -> None:
+        assert type(came) is type(sent)
+        assert came.numbers() == sent.numbers()
+        for name, values in came.tensors().items():
+            assert values.isfinite().all()
+            if codec.loses == "nothing":
+                assert torch.equal(values, expected(sent.tensors()[name], sent))
+
+
+def expected(values: Tensor, sent: Message) -> Tensor:
+    """What a receiver has that missed nothing: rows that have a label by this turn."""
+    if not sent.caches:
+        return values
+    there = torch.zeros(POPULATION, 1)
+    there[torch.from_numpy(_since(0, sent.numbers()["turn"]))] = 1
+    return values * there
+
+
+def digests(memory: Memory) -> dict[str, bytes]:
+    return {name: part.digest for name, part in memory.parts.items()}
+
+
+def message(kind: type[Message], round: int, client: int) -> Message:
+    """The message of this round, negative for one down, and client; a label does not change once it came."""
+    numbers = {name: abs(round) if name in ("drawn", "turn") else 7 for name in kind.number_names()}
+    generator = torch.Generator().manual_seed(0 if kind is FreshLabels else 1000 + 10 * round + client)
+    numbers |= {name: 3 for name in ("chosen", "present") if name in numbers}
+    numbers |= {name: 1 for name in ("labelled",) if name in numbers}
+    wholes = {name: whole.example() for name, whole in kind.wholes(SIZES, numbers).items()}
+    fields: dict[str, Any] = {**numbers, **{name: torch.from_numpy(array) for name, array in wholes.items()}}
+    for name, spec in kind.specs(SIZES, {**numbers, **wholes, "held": 0}).items():
+        shape = (POPULATION, SIZES.classes) if kind.caches else spec.shape
+        noise = torch.randn(shape, generator=generator)
+        fields[name] = noise.softmax(dim=1) if spec.content is Content.PROBS else noise
+    return kind(**fields)
+
+
+def world(talk: Talk, up: Codec, down: Codec) -> World:
+    return World(Exchange(up, down, seed=3, caches=talk.down.caches), talk)
+
+
+def fitting(kind: type[Message]) -> list[str]:
+    return [name for name, codec in CODECS.items() if contents(kind) <= codec.codes]
+
+
+fate = st.sampled_from([Fate.WHOLE, Fate.WHOLE, *Fate])
+schedules = st.lists(st.lists(fate, min_size=CLIENTS, max_size=CLIENTS), min_size=1, max_size=9)
+TOYS: dict[str, Any] = {
+    "witness": Witness,
+    "changes": Changes,
+    "halving": Halving,
+    "fp32": lambda: create("fp32"),
+}
+
+
+@settings(max_examples=400)
+@given(st.sampled_from(sorted(TALKS)), st.data(), schedules)
+def test_toy_codecs_never_fall_out_of_step(talk: str, data: Any, schedule: list[list[Fate]]) -> None:
+    spoken = TALKS[talk]
+    weights = [Content.WEIGHTS]
+    names = {
+        way: data.draw(
+            st.sampled_from([name for name in TOYS if name != "halving" or list(contents(kind)) == weights])
+        )
+        for way, kind in (("up", spoken.up), ("down", spoken.down))
+    }
+    played = world(spoken, TOYS[names["up"]](), TOYS[names["down"]]())
+    for round, fates in enumerate(schedule, start=1):
+        played.play(round, fates)
+
+
+@settings(max_examples=250)
+@given(st.sampled_from(sorted(TALKS)), st.data(), schedules)
+def test_registered_codecs_never_fall_out_of_step(talk: str, data: Any, schedule: list[list[Fate]]) -> None:
+    spoken = TALKS[talk]
+    up, down = (data.draw(st.sampled_from(fitting(kind))) for kind in (spoken.up, spoken.down))
+    played = world(spoken, create(up), create(down))
+    for round, fates in enumerate(schedule, start=1):
+        played.play(round, fates)
+
+
+ROUGH = [
+    [Fate.WHOLE, Fate.WHOLE, Fate.ABSENT],
+    [Fate.REPLY_LOST, Fate.CRASHED, Fate.WHOLE],
+    [Fate.WHOLE, Fate.WHOLE, Fate.NOT_REACHED],
+    [Fate.FORGOT, Fate.WHOLE, Fate.CRASHED_AND_LOST],
+    [Fate.WHOLE, Fate.FORGOT_AND_LOST, Fate.WHOLE],
+    [Fate.WHOLE, Fate.WHOLE, Fate.WHOLE],
+    [Fate.WHOLE, Fate.WHOLE, Fate.WHOLE],
+]
+PAIRS = [
+    (talk, up, down)
+    for talk, spoken in TALKS.items()
+    for up in fitting(spoken.up)
+    for down in fitting(spoken.down)
+    if talk not in ("outputs", "mixed") or up == down or "fp32" in (up, down)
+]
+
+
+@pytest.mark.parametrize(("talk", "up", "down"), PAIRS)
+def test_every_pair_of_registered_codecs_through_a_rough_run(talk: str, up: str, down: str) -> None:
+    played = world(TALKS[talk], create(up), create(down))
+    for round, fates in enumerate(ROUGH, start=1):
+        played.play(round, fates)
+    # By hand: client 1 is refreshed in round 3, having crashed, and in 5 and 6, having forgotten, since the
+    # first of these is lost; client 0 in round 4. Where nothing is remembered, these are exchanges too.
+    remembers = played.exchange.remembers
+    assert played.happened["refresh"] == (REFRESHES if remembers else 0)
+    assert played.happened["exchange"] == (WHOLE if remembers else WHOLE + REFRESHES - 1)
+
+
+REFRESHES, WHOLE = 4, 13
+
+
+# The parts of the protocol, one by one
+
+
+def test_a_client_that_forgot_is_refreshed_once_and_then_served() -> None:
+    played = world(LABELS, Witness(), Witness())
+    for round, fate in enumerate([Fate.WHOLE, Fate.WHOLE, Fate.FORGOT, Fate.WHOLE, Fate.WHOLE], start=1):
+        played.play(round, [fate, Fate.WHOLE, Fate.WHOLE])
+        refreshed = round == 3
+        assert played.happened["refresh"] == (round >= 3)
+        assert (played.memories[0] == NOTHING) == refreshed
+    assert played.happened["exchange"] == 3 * 5 - 1
+    assert [played.memories[client].version for client in range(3)] == [2, 5, 5]
+
+
+def test_a_refresh_that_is_lost_is_asked_for_again() -> None:
+    played = world(LABELS, Witness(), Witness())
+    played.play(1, [Fate.WHOLE] * 3)
+    for round in (2, 3):
+        played.play(round, [Fate.FORGOT_AND_LOST, Fate.ABSENT, Fate.ABSENT])
+        assert played.memories[0].version == 1
+    played.play(4, [Fate.WHOLE, Fate.ABSENT, Fate.ABSENT])
+    assert played.memories[0] == NOTHING
+    played.play(5, [Fate.WHOLE, Fate.ABSENT, Fate.ABSENT])
+    assert (played.happened["refresh"], played.memories[0].version) == (3, 1)
+
+
+def test_a_lost_reply_changes_nothing_at_the_server() -> None:
+    played = world(LABELS, Witness(), Witness())
+    played.play(1, [Fate.WHOLE] * 3)
+    before = dump(dump_all(played.memories))
+    for round, lost in enumerate([Fate.REPLY_LOST, Fate.NOT_REACHED, Fate.CRASHED_AND_LOST], start=2):
+        played.play(round, [lost] * 3)
+        assert dump(dump_all(played.memories)) == before
+    played.play(5, [Fate.WHOLE] * 3)
+    assert played.happened["refresh"] == 0
+
+
+def test_what_a_sender_keeps_for_itself_is_that_of_the_last_exchange_that_arrived() -> None:
+    """Else a residual would be lost with a reply, or sent twice."""
+    codec = Halving()
+    played = world(WEIGHTS, codec, create("fp32"))
+    fates = [Fate.WHOLE, Fate.REPLY_LOST, Fate.WHOLE, Fate.CRASHED_AND_LOST, Fate.NOT_REACHED, Fate.WHOLE]
+    for round, fate in enumerate([*fates, Fate.ABSENT, Fate.WHOLE], start=1):
+        played.play(round, [fate])
+    first = {round: float(message(TrainedWeights, round, 0).tensors()["values"][0]) for round in range(1, 9)}
+    arrived = [first[1], first[3], first[6]]
+    assert (
+        [own.get("messages", []) for own in codec.seen if own is not None]
+        == [
+            [],
+            arrived[:1],  # round 2: its reply is lost
+            arrived[:1],
+            arrived[:2],  # round 4: likewise
+            arrived[:2],
+            arrived,
+        ]
+    )
+
+
+def test_nothing_is_kept_where_nothing_is_remembered() -> None:
+    played = world(WEIGHTS, create("fp32"), create("fp16"))
+    played.play(1, [Fate.WHOLE] * 3)
+    assert set(played.kept.values()) == {dump({})}
+    assert all(memory == NOTHING for memory in played.memories.values())
+    played.play(2, [Fate.FORGOT] * 3)
+    assert played.happened == {"exchange": 6}
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_what_a_sender_keeps_for_itself_comes_back_to_it(name: str) -> None:
+    """Whatever a codec returns as its own must be handed to it in the next round."""
+    codec = create(name)
+    talk = WEIGHTS if Content.WEIGHTS in codec.codes else LABELS
+    given: list[State | None] = []
+    returned: list[State] = []
+    encode = codec.encode
+
+    def watched(values: Floats, spec: Spec, known: Known, sender: Sender) -> Encoded:
+        encoded = encode(values, spec, known, sender)
+        given.append(sender.own)
+        returned.append(encoded.own)
+        return encoded
+
+    codec.encode = watched  # type: ignore[method-assign]  # a spy
+    played = world(talk, codec, create("fp32"))
+    for round in range(1, 4):
+        played.play(round, [Fate.WHOLE])
+    assert given[0] == {}
+    assert [dump(own or {}) for own in given[1:]] == [dump(own) for own in returned[:-1]]
+
+
+# Sharing
+
+
+def test_clients_that_remember_the_same_share_one_coding() -> None:
+    codec = Changes()
+    played = world(WEIGHTS, create("fp32"), codec)
+    played.play(1, [Fate.WHOLE] * 3)
+    assert codec.coded == 1
+    played.play(2, [Fate.WHOLE, Fate.WHOLE, Fate.ABSENT])
+    assert codec.coded == 2
+    # Client 2 missed a message, so that what it remembers differs.
+    played.play(3, [Fate.WHOLE] * 3)
+    assert codec.coded == 4
+    # What it was sent last is the same, but not how often it was sent something.
+    assert len({digests(memory)["down"] for memory in played.memories.values()}) == 2
+
+
+def test_clients_share_a_coding_after_different_numbers_of_exchanges() -> None:
+    """Only what was sent matters: here nothing is remembered of it."""
+    codec = Plain()
+    played = world(WEIGHTS, Halving(), codec)
+    played.play(1, [Fate.WHOLE, Fate.ABSENT, Fate.ABSENT])
+    played.play(2, [Fate.WHOLE] * 3)
+    assert codec.coded == 2
+    assert [played.memories[client].version for client in range(3)] == [2, 1, 1]
+
+
+def test_clients_that_said_different_things_do_not_share_a_coding_that_looks_at_it() -> None:
+    codec = Witness()
+    codec.relative = False
+    played = world(LABELS, Changes(), codec)
+    played.play(1, [Fate.WHOLE] * 3)
+    played.play(2, [Fate.WHOLE] * 3)
+    assert codec.coded == 1 + 3
+
+
+def test_audiences_do_not_share_a_coding() -> None:
+    codec = Plain()
+    played = world(OUTPUTS, create("fp32"), codec)
+    played.play(1, [Fate.WHOLE] * 3)
+    assert codec.coded == 3
+
+
+# Real runs
+
+RUNS: list[dict[str, Any]] = [
+    *({"method": "dsfl", "codec": name} for name in fitting(SoftLabels) if CODECS[name].remembers),
+    *({"method": "fedavg", "codec": name} for name in fitting(Weights) if CODECS[name].relative),
+    {"method": "scarlet", "samples": 40},
+    {"method": "voting"},
+    {"method": "cfd"},
+]
+
+
+@pytest.mark.parametrize("arm", RUNS, ids=lambda arm: f"{arm['method']}-{arm.get('codec', 'own')}")
+def test_a_client_whose_state_is_lost_takes_part_again_after_a_refresh(arm: dict[str, Any]) -> None:
+    wanted = parse(
+        {
+            "rounds": 5,
+            "task": {"name": "digits", "clients": 3, "limit": 120, "public": 60},
+            "models": {"clients": ["mlp-s"], "server": "mlp-s"},
+            "train": {"batch_size": 32, "optimizer": {"lr": 0.05}},
+            "evaluate": {"every": 5},
+            "arms": [arm],
+        },
+        "test",
+    )
+    task, (ready,) = prepare(wanted)
+    with Serial(wanted, task) as runtime:
+        run = start_run(ready)
+        for _ in range(2):
+            play(run, ready, runtime)
+        del run.clients[1]
+        refreshed, anew, after = (play(run, ready, runtime) for _ in range(3))
+    kind = ready.method.uplink
+    assert kind is not None
+
+    def replies(record: RoundRecord) -> list[tuple[int, str]]:
+        return [(e.client, e.kind) for e in record.traffic if e.direction == "up"]
+
+    usual = [(client, kind.kind.label) for client in range(3)]
+    assert replies(refreshed) == [usual[0], (1, "refresh"), usual[2]]
+    assert replies(anew) == replies(after) == usual
+    # "fd", version, kind, round, peer, base and checksum.
+    (asked,) = [entry for entry in refreshed.traffic if entry.kind == "refresh"]
+    assert (asked.bytes, asked.payload) == (11, 0)
+    # Its memory begins again, and the others' go on.
+    assert [run.memories[client].version for client in range(3)] == [5, 2, 5]
+    held = Memory.of(load(run.clients[1])["link"]["after"]["memory"])
+    assert held.base == run.memories[1].base
+
+
+def test_the_round_of_a_refresh_goes_on_with_the_others() -> None:
+    """The server learns from those that replied: as if the client had not been asked."""
+    raw: dict[str, Any] = {
+        "rounds": 3,
+        "task": {"name": "digits", "clients": 3, "limit": 120, "public": 60},
+        "models": {"clients": ["mlp-s"], "server": "mlp-s"},
+        "evaluate": {"every": 3},
+        "arms": [{"method": "fedavg", "codec": "stc"}],
+    }
+    wanted = parse(raw, "test")
+    task, (ready,) = prepare(wanted)
+    with Serial(wanted, task) as runtime:
+        servers = []
+        for forgets in (True, False):
+            run = start_run(ready)
+            play(run, ready, runtime)
+            if forgets:
+                del run.clients[1]
+                play(run, ready, runtime)
+            else:
+                with pytest.MonkeyPatch.context() as patch:
+                    patch.setattr("fedistill.federation.round.lost", lambda *_: [1])
+                    play(run, ready, runtime)
+            servers.append(dump(run.server))
+    assert servers[0] == servers[1]
+
+
+# Frames that do not belong
+
+
+@pytest.fixture
+def met() -> tuple[World, ServerEnd, ClientEnd, Frame, Frame]:
+    """Client 1 and the server in the middle of round 3, and the frames down and up."""
+    played = world(LABELS, Witness(), Witness())
+    for round in (1, 2):
+        played.play(round, [Fate.WHOLE] * 3)
+    server = ServerEnd(played.exchange, played.memories, lambda client: NOTHING, 3)
+    down = server.send(1, "everyone", message(SoftLabels, 3, 0), SIZES)
+    client = ClientEnd(played.exchange, load(played.kept[1]), NOTHING, 3, 1)
+    client.receive(SoftLabels, down, SIZES)
+    up = client.reply(message(SoftLabels, 3, 1), SIZES)
+    again = ClientEnd(played.exchange, load(played.kept[1]), NOTHING, 3, 1)
+    return played, server, again, frames.decode(down), frames.decode(up)
+
+
+MARK = b"\x01\x23\xab\xcd"
+WRONG = {
+    "round": ({"round": 2}, "a frame of round 2 came in round 3"),
+    "later": ({"round": 4}, "a frame of round 4 came in round 3"),
+    "client": ({"peer": 5}, "a frame of client 4 came where client 1's belongs"),
+    "kind": ({"kind": Kind.LOGITS}, "a frame of logits came where soft-labels belong"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_frame_that_does_not_belong_is_refused_by_name(case: str, met: Any) -> None:
+    _, server, client, down, up = met
+    changes, said = WRONG[case]
+    before = dict(server.memories)
+    with pytest.raises(FrameError) as caught:
+        client.receive(SoftLabels, frames.encode(replace(down, **changes)), SIZES)
+    assert str(caught.value) == said
+    with pytest.raises(FrameError) as caught:
+        server.receive(1, SoftLabels, frames.encode(replace(up, **changes)), SIZES)
+    assert str(caught.value) == said
+    assert server.memories == before
+
+
+@pytest.mark.parametrize("version", [0, 1, 3, 70])
+def test_a_frame_against_another_memory_is_refused_by_name(version: int, met: Any) -> None:
+    """The client holds memories 1 and 2 in round 3, the server 2."""
+    _, server, client, down, up = met
+    base = Base(version, down.base.hash)
+    first, second = (memory.base for memory, _ in client._held[::-1])
+    assert (first.version, second.version) == (1, 2)
+    with pytest.raises(StaleMemory) as caught:
+        client.receive(SoftLabels, frames.encode(replace(down, base=base)), SIZES)
+    hash = down.base.hash.hex()
+    held = f"2 ({second.hash.hex()}) and 1 ({first.hash.hex()})"
+    assert str(caught.value) == f"a frame coded against memory {version} ({hash}) came where {held} is held"
+    with pytest.raises(StaleMemory) as caught:
+        server.receive(1, SoftLabels, frames.encode(replace(up, base=base)), SIZES)
+    assert str(caught.value) == (
+        f"a frame coded against memory {version} ({hash}) came where 2 ({up.base.hash.hex()}) is held"
+    )
+
+
+def test_a_frame_against_another_hash_is_refused_by_name(met: Any) -> None:
+    _, server, client, down, up = met
+    said = r"coded against memory 2 \(0123abcd\) came where 2 \("
+    with pytest.raises(StaleMemory, match=said):
+        client.receive(SoftLabels, frames.encode(replace(down, base=Base(2, MARK))), SIZES)
+    with pytest.raises(StaleMemory, match=said):
+        server.receive(1, SoftLabels, frames.encode(replace(up, base=Base(2, MARK))), SIZES)
+
+
+def test_a_frame_against_a_memory_where_nothing_is_held_is_refused_by_name() -> None:
+    exchange = Exchange(Witness(), Witness(), seed=0)
+    frame = frames.encode(Frame(Kind.SOFT_LABELS, 1, EVERYONE, (b"", b"\1"), Base(4, MARK)))
+    said = "a frame coded against memory 4 (0123abcd) came where nothing is held"
+    with pytest.raises(StaleMemory) as caught:
+        ClientEnd(exchange, {}, NOTHING, 1, 0).receive(SoftLabels, frame, SIZES)
+    assert str(caught.value) == said
+    with pytest.raises(StaleMemory) as caught:
+        ServerEnd(exchange, {}, lambda client: NOTHING, 1).receive(0, SoftLabels, frame, SIZES)
+    assert str(caught.value) == said
+
+
+def test_a_refresh_with_something_in_it_is_refused(met: Any) -> None:
+    _, server, _, _, _ = met
+    before = dict(server.memories)
+    with pytest.raises(FrameError, match="a refresh frame has sections"):
+        server.receive(1, SoftLabels, frames.encode(Frame(Kind.REFRESH, 3, 2, (b"",))), SIZES)
+    with pytest.raises(FrameError, match="a frame of client 0 came where client 1's belongs"):
+        server.receive(1, SoftLabels, frames.encode(Frame(Kind.REFRESH, 3, 1, ())), SIZES)
+    with pytest.raises(FrameError, match="a frame of round 2 came in round 3"):
+        server.receive(1, SoftLabels, frames.encode(Frame(Kind.REFRESH, 2, 2, ())), SIZES)
+    assert server.memories == before
+
+
+def test_a_refresh_is_for_servers_only(met: Any) -> None:
+    _, _, client, _, _ = met
+    with pytest.raises(FrameError, match="a frame of refresh came where soft-labels belong"):
+        client.receive(SoftLabels, frames.encode(Frame(Kind.REFRESH, 3, 2, ())), SIZES)
+
+
+def test_a_damaged_reply_commits_nothing_and_the_whole_one_still_counts(met: Any) -> None:
+    _, server, _, _, up = met
+    before = dict(server.memories)
+    whole = frames.encode(up)
+    for odd in (whole[:-1], frames.encode(replace(up, sections=(b"short", up.sections[1])))):
+        with pytest.raises(FrameError):
+            server.receive(1, SoftLabels, odd, SIZES)
+        assert server.memories == before
+    assert server.receive(1, SoftLabels, whole, SIZES) is not None
+    committed = digests(server.memories[1])
+    assert server.memories[1].version == 3
+    # The same frame once more, as a network may bring it, is the same exchange.
+    server.receive(1, SoftLabels, whole, SIZES)
+    assert (server.memories[1].version, digests(server.memories[1])) == (3, committed)
+
+
+def test_a_server_that_sent_nothing_reads_a_reply_coded_against_nothing() -> None:
+    """In round 1 most methods send nothing down."""
+    exchange = Exchange(Witness(), Witness(), seed=0)
+    server = ServerEnd(exchange, {}, lambda client: NOTHING, 1)
+    client = ClientEnd(exchange, {}, NOTHING, 1, 0)
+    sent = message(SoftLabels, 1, 0)
+    came = server.receive(0, SoftLabels, client.reply(sent, SIZES), SIZES)
+    assert isinstance(came, SoftLabels)
+    assert torch.equal(came.probs, sent.tensors()["probs"])
+    assert Memory.of(client.kept()["after"]["memory"]).base == server.memories[0].base
+
+
+def test_a_sender_may_always_begin_anew(met: Any) -> None:
+    """A client that was sent nothing codes against nothing, whatever the server holds."""
+    played, server, _, _, _ = met
+    client = ClientEnd(played.exchange, load(played.kept[1]), NOTHING, 3, 1)
+    data = client.reply(message(SoftLabels, 3, 1), SIZES)
+    assert frames.decode(data).base is None
+    assert server.receive(1, SoftLabels, data, SIZES) is not None
+    assert server.memories[1].version == 1
+    assert server.memories[1].base == Memory.of(client.kept()["after"]["memory"]).base

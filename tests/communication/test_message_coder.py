@@ -1,0 +1,312 @@
+"""Whole messages through the two codecs of an arm, and what both sides remember of them."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from test_ends import SIZES, Changes, Halving, Plain, Witness, digests, message
+
+from fedistill.communication.codecs.base import Codec, Decoded, Encoded, Sender
+from fedistill.communication.codecs.registry import CODECS, create
+from fedistill.communication.kinds import Direction
+from fedistill.communication.messages.base import Message, contents, example
+from fedistill.communication.messages.classwise import ClassOutputs, Prototypes, WeightsAndOutputs
+from fedistill.communication.messages.labels import (
+    ChosenLabels,
+    DueLabels,
+    FreshLabels,
+    Logits,
+    SoftLabels,
+    Votes,
+)
+from fedistill.communication.messages.private_samples import PrivateLogits, PrivateOutputs
+from fedistill.communication.messages.weights import CountedWeights, GeneratorWeights, TrainedWeights, Weights
+from fedistill.communication.protocol.frame import Base, Frame, encode
+from fedistill.communication.protocol.message_coder import Exchange
+from fedistill.communication.protocol.shared_state import NOTHING, Memory
+from fedistill.communication.tensor_specs import Content, Floats, Known, Spec
+from fedistill.communication.varint import varint
+from fedistill.errors import FrameError
+from fedistill.rng import SERVER
+
+KINDS = [Weights, TrainedWeights, ClassOutputs, Logits, SoftLabels, Votes, FreshLabels, DueLabels]
+KINDS += [Prototypes, WeightsAndOutputs, CountedWeights, GeneratorWeights, ChosenLabels]
+KINDS += [PrivateOutputs, PrivateLogits]
+WAYS: list[Direction] = ["up", "down"]
+both_ways = pytest.mark.parametrize("way", WAYS)
+FITTING: list[tuple[Direction, type[Message], str]] = [
+    (way, kind, name)
+    for way in WAYS
+    for kind in KINDS
+    for name, codec in CODECS.items()
+    if contents(kind) <= codec.codes and (way == "down" or not kind.caches)
+]
+fitting = pytest.mark.parametrize(
+    ("way", "kind", "name"), FITTING, ids=lambda value: getattr(value, "__name__", value)
+)
+
+
+def plain() -> Exchange:
+    return Exchange(create("fp32"), create("fp32"), seed=0)
+
+
+def write(exchange: Exchange, way: Direction, what: Message, memory: Memory = NOTHING, **more: Any) -> Any:
+    own = None if way == "down" else {}
+    given = {"sent": None, "own": own, "round": 4, "client": SERVER if way == "down" else 1, **more}
+    return exchange.write(way, what, SIZES, memory, **given)
+
+
+def read(
+    exchange: Exchange,
+    way: Direction,
+    kind: type[Message],
+    sections: Any,
+    memory: Memory = NOTHING,
+    **more: Any,
+) -> Any:
+    return exchange.read(way, kind, sections, SIZES, memory, **{"sent": None, "round": 4, **more})
+
+
+def refusal(kind: type[Message], sections: tuple[bytes, ...], **more: Any) -> str:
+    with pytest.raises(FrameError) as caught:
+        read(plain(), "up", kind, sections, **more)
+    return str(caught.value)
+
+
+@fitting
+def test_both_sides_end_with_the_same(way: Direction, kind: type[Message], name: str) -> None:
+    exchange = Exchange(create(name), create(name), seed=0, caches=kind.caches)
+    memory = NOTHING
+    held = np.ones(SIZES.parameters, np.float32) if Content.WEIGHTS in contents(kind) else None
+    for round in (1, 2, 3):
+        sent = message(kind, round, 0)
+        written = write(exchange, way, sent, memory, round=round, sent=held)
+        came = read(exchange, way, kind, written.sections, memory, round=round, sent=held)
+        assert came.memory.base == written.memory.base
+        assert digests(came.memory) == digests(written.memory)
+        assert came.message.numbers() == sent.numbers()
+        assert all(value.isfinite().all() for value in came.message.tensors().values())
+        again = read(exchange, way, kind, written.sections, memory, round=round, sent=held)
+        assert digests(again.memory) == digests(came.memory)
+        for field, value in came.message.tensors().items():
+            assert torch.equal(value, again.message.tensors()[field])
+        memory = came.memory
+
+
+@fitting
+def test_a_memory_is_never_changed_in_place(way: Direction, kind: type[Message], name: str) -> None:
+    """The server goes back to it where a reply is lost."""
+    exchange = Exchange(create(name), create(name), seed=0, caches=kind.caches)
+    before = write(exchange, way, message(kind, 1, 0), round=1).memory
+    twin = Memory.of(before.plain())
+    parts = {name: {**part.value} for name, part in before.parts.items()}
+    written = write(exchange, way, message(kind, 2, 1), before, round=2)
+    read(exchange, way, kind, written.sections, before, round=2)
+    assert digests(Memory.of({"version": before.version, "parts": parts})) == digests(twin)
+
+
+@both_ways
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_sections_are_the_fields_in_their_order(way: Direction, kind: type[Message]) -> None:
+    sent = message(kind, 3, 0)
+    sections = write(Exchange(create("fp32"), create("fp32"), 0, kind.caches), way, sent).sections
+    expected = []
+    wholes = kind.wholes(SIZES, sent.numbers())
+    arrays = {name: sent.tensors()[name].numpy() for name in wholes}
+    for name, value in {**sent.tensors(), **sent.numbers()}.items():
+        if isinstance(value, int):
+            expected.append(varint(value))
+        elif name in wholes:
+            expected.append(wholes[name].write(arrays[name]))
+        else:
+            rows = kind.specs(SIZES, {**sent.numbers(), **arrays, "held": 0})[name].rows
+            expected.append((value[torch.from_numpy(rows)] if kind.caches else value).numpy().tobytes())
+    assert list(sections) == expected
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_other_sections_are_named(count: int) -> None:
+    said = refusal(TrainedWeights, (b"",) * count)
+    assert said == f"frame has {count} sections, not 2 (values, samples)"
+
+
+@pytest.mark.parametrize(
+    ("payload", "said"),
+    [
+        (b"", "section 'samples': frame ends in the middle of a field"),
+        (b"\x80", "section 'samples': frame ends in the middle of a field"),
+        (b"\x05\x00\x00", "section 'samples': 2 bytes follow the integer"),
+        (b"\xff" * 10, "section 'samples': frame has an integer of more than 63 bits"),
+    ],
+)
+def test_odd_integers_are_refused(payload: bytes, said: str) -> None:
+    assert refusal(TrainedWeights, (bytes(40), payload)) == said
+
+
+@pytest.mark.parametrize("number", [5, 6, 2**62])
+@pytest.mark.parametrize("kind", [Logits, SoftLabels, Votes, DueLabels, FreshLabels, ChosenLabels])
+def test_samples_of_a_later_round_are_refused_before_they_are_drawn(kind: type[Message], number: int) -> None:
+    def never(*_: int) -> Any:
+        raise AssertionError("drawn")
+
+    sizes = replace(SIZES, drawn=never, since=never)
+    (name,) = {"drawn", "turn"} & {*kind.number_names()}
+    sections = tuple(varint(number) if field == name else b"\0" for field in kind.names())
+    with pytest.raises(FrameError) as caught:
+        plain().read("up", kind, sections, sizes, NOTHING, sent=None, round=4)
+    assert str(caught.value) == f"public samples of {name} {number} came in round 4"
+
+
+# What is remembered
+
+
+def test_where_nothing_looks_at_it_nothing_is_remembered() -> None:
+    for way in WAYS:
+        exchange = plain()
+        assert not exchange.remembers
+        assert write(exchange, way, message(SoftLabels, 1, 0)).memory == NOTHING
+        assert exchange.start(torch.ones(10)) == NOTHING
+
+
+@pytest.mark.parametrize(
+    ("up", "down", "parts"),
+    [
+        (Changes, Plain, {"up", "told"}),
+        (Plain, Changes, {"down", "said"}),
+        (Changes, Changes, {"up", "down", "told", "said"}),
+    ],
+)
+def test_what_is_remembered_of_labels(up: type[Any], down: type[Any], parts: set[str]) -> None:
+    exchange = Exchange(up(), down(), seed=0)
+    memory = write(exchange, "down", message(SoftLabels, 1, 0)).memory
+    memory = write(exchange, "up", message(SoftLabels, 1, 0), memory).memory
+    assert set(memory.parts) == parts
+    assert memory.version == 1
+
+
+def test_classes_are_remembered_by_place_in_the_public_set() -> None:
+    """By hand: samples 1, 3, 5, 7, 9 in round 1, and 2, 4, 6, 8, 10 in round 2, of 12."""
+    exchange = Exchange(Changes(), Plain(), seed=0)
+    likeliest = [0, 2, 1, 1, 0]
+    probs = torch.eye(3)[likeliest]
+    memory = write(exchange, "down", SoftLabels(probs, 1)).memory
+    assert memory.value("told")["classes"].tolist() == [-1, 0, -1, 2, -1, 1, -1, 1, -1, 0, -1, -1]
+    memory = write(exchange, "down", SoftLabels(probs.flip(0), 2), memory).memory
+    assert memory.value("told")["classes"].tolist() == [-1, 0, 0, 2, 1, 1, 1, 1, 2, 0, 0, -1]
+
+
+def test_a_codec_is_told_the_classes_of_the_other_direction() -> None:
+    seen: list[Any] = []
+
+    class Listening(Changes):
+        def encode(self, values: Floats, spec: Spec, known: Known, sender: Sender) -> Encoded:
+            seen.append(None if known.told is None else known.told.tolist())
+            return super().encode(values, spec, known, sender)
+
+    exchange = Exchange(Listening(), Plain(), seed=0)
+    memory = write(exchange, "down", SoftLabels(torch.eye(3)[[0, 2, 1, 1, 0]], 1)).memory
+    write(exchange, "up", message(SoftLabels, 1, 0))
+    write(exchange, "up", message(SoftLabels, 1, 0), memory)
+    write(exchange, "up", message(SoftLabels, 3, 0), memory)
+    # Round 3 has samples 3, 5, 7, 9 and 11.
+    assert seen == [None, [0, 2, 1, 1, 0], [2, 1, 1, 0, -1]]
+
+
+def test_weights_down_are_the_reference_of_the_next_and_of_the_reply() -> None:
+    exchange = Exchange(Halving(), Halving(), seed=0)
+    start = exchange.start(torch.ones(SIZES.parameters))
+    assert (start.version, start.value("reference")["weights"].tolist()) == (0, [1.0] * 10)
+    written = write(exchange, "down", Weights(torch.full((10,), 3.0)), start)
+    # Half of the way from 1 to 3, and then from 2 to 6.
+    assert written.weights.tolist() == [2.0] * 10
+    assert written.memory.value("reference")["weights"].tolist() == [2.0] * 10
+    came = read(exchange, "down", Weights, written.sections, start)
+    assert came.message.values.tolist() == came.weights.tolist() == [2.0] * 10
+    up = write(exchange, "up", Weights(torch.full((10,), 6.0)), came.memory, sent=came.weights)
+    answer = read(exchange, "up", Weights, up.sections, came.memory, sent=came.weights)
+    assert answer.message.values.tolist() == [4.0] * 10
+    assert answer.memory.value("reference")["weights"].tolist() == [2.0] * 10
+
+
+def test_a_cache_is_filled_by_the_rows_that_come() -> None:
+    exchange = Exchange(create("fp32"), create("fp32"), seed=0, caches=True)
+    assert exchange.remembers
+    labels = message(FreshLabels, 4, 0).tensors()["probs"]
+    memory, sizes = NOTHING, []
+    for turn in (1, 3, 3, 4):
+        written = write(exchange, "down", FreshLabels(labels, turn), memory)
+        came = read(exchange, "down", FreshLabels, written.sections, memory)
+        there = torch.arange(12) % 4 < turn
+        assert torch.equal(came.message.probs, labels * there[:, None])
+        memory = came.memory
+        sizes.append(len(written.sections[0]))
+    # 12 samples, a quarter of them in each turn, of 3 classes in 4 bytes each.
+    assert sizes == [36, 72, 0, 36]
+    assert memory.value("cache")["turn"] == 4
+
+
+def test_what_the_receiver_has_is_remembered_and_not_what_was_meant() -> None:
+    class Blunt(Plain):
+        def decode(self, payload: bytes, spec: Spec, known: Known) -> Decoded:
+            return Decoded(np.round(super().decode(payload, spec, known).values))
+
+    exchange = Exchange(Changes(), Blunt(), seed=0)
+    probs = torch.tensor([[0.4, 0.6, 0.0]] * 4 + [[0.3, 0.3, 0.4]])
+    memory = write(exchange, "down", SoftLabels(probs, 1)).memory
+    # The last row is all zeros once it was rounded, so that its first class is named.
+    assert memory.value("told")["classes"].tolist()[1:10:2] == [1, 1, 1, 1, 0]
+
+
+def test_streams_have_the_name_of_client_round_way_and_tensor() -> None:
+    drawn: list[int] = []
+
+    class Drawing(Plain):
+        def encode(self, values: Floats, spec: Spec, known: Known, sender: Sender) -> Encoded:
+            drawn.append(int(sender.random.integers(2**60)))
+            return super().encode(values, spec, known, sender)
+
+    def draw(seed: int, way: Direction, round: int, client: int) -> int:
+        exchange = Exchange(Drawing(), Drawing(), seed)
+        write(exchange, way, message(SoftLabels, 1, 0), round=round, client=client)
+        return drawn[-1]
+
+    cases: list[Any] = [(0, "up", 1, 1), (1, "up", 1, 1), (0, "down", 1, 1), (0, "up", 2, 1), (0, "up", 1, 2)]
+    assert len({draw(*case) for case in cases}) == len(cases)
+    assert draw(*cases[0]) == draw(*cases[0])
+
+
+# Lengths foretold
+
+
+@fitting
+def test_a_foretold_length_is_exact_for_codecs_of_fixed_width(
+    way: Direction, kind: type[Message], name: str
+) -> None:
+    codec: Codec = create(name)
+    exchange = Exchange(codec, codec, seed=0, caches=kind.caches)
+    foretold = exchange.length(way, kind, SIZES)
+    assert foretold > 11
+    if codec.fixed:
+        sent = example(kind, SIZES) if kind.varies else message(kind, 1, 0)
+        sections = write(exchange, way, sent, round=1).sections
+        base = Base(1, bytes(4)) if exchange.remembers else None
+        assert foretold == len(encode(Frame(kind.kind, 1, 1, sections, base)))
+
+
+def test_witness_knows_what_it_must() -> None:
+    """The toy that guards the tests of the ends does refuse another's knowledge."""
+    codec, spec = Witness(), Spec(Content.WEIGHTS, (3,))
+    values = np.ones(3, np.float32)
+    known = Known(codec.encode(values, spec, Known(), Sender()).memory, values, None)
+    payload = codec.encode(values, spec, known, Sender()).payload
+    assert codec.decode(payload, spec, known).values.tolist() == [1, 1, 1]
+    others = [
+        replace(known, memory={}),
+        replace(known, reference=None),
+        replace(known, told=np.zeros(3, np.int64)),
+    ]
+    for other in others:
+        with pytest.raises(FrameError, match="OUT OF STEP"):
+            codec.decode(payload, spec, other)

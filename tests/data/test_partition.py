@@ -1,0 +1,238 @@
+"""Who gets which samples: properties of every kind, and what cannot be is refused at once."""
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from pydantic import TypeAdapter
+
+from fedistill.config.schema import Partition
+from fedistill.data.partition import describe, partition
+from fedistill.errors import ExperimentError
+
+Kind = dict[str, Any]
+Rows = NDArray[np.int64]
+
+
+def deal(
+    kind: Kind, labels: list[int], clients: int, seed: int = 0, ids: list[object] | None = None
+) -> list[Rows]:
+    setting = TypeAdapter(Partition).validate_python(kind)
+    return partition(setting, np.array(labels, dtype=np.int64), clients, seed, ids)
+
+
+def try_deal(kind: Kind, labels: list[int], clients: int, seed: int) -> list[Rows]:
+    try:
+        return deal(kind, labels, clients, seed)
+    except ExperimentError:
+        assume(False)
+        raise
+
+
+def check_disjoint(parts: list[Rows], total: int, whole: bool = True) -> None:
+    rows = [int(row) for part in parts for row in part]
+    assert len(set(rows)) == len(rows)
+    assert set(rows) <= set(range(total))
+    if whole:
+        assert len(rows) == total
+
+
+labels = st.lists(st.integers(0, 4), min_size=1, max_size=120)
+clients = st.integers(1, 10)
+seeds = st.integers(0, 2**63)
+alphas = st.floats(min_value=1e-3, max_value=1e3) | st.sampled_from([5e-324, 1e-300, 1e300])
+minimum = st.integers(1, 3)
+
+
+@given(labels, clients, seeds)
+def test_iid_gives_everyone_the_same_number(labels: list[int], clients: int, seed: int) -> None:
+    assume(clients <= len(labels))
+    parts = deal({"kind": "iid"}, labels, clients, seed)
+    check_disjoint(parts, len(labels))
+    assert len(parts) == clients
+    assert {len(part) for part in parts} <= {len(labels) // clients, -(-len(labels) // clients)}
+
+
+def test_iid_takes_no_heed_of_the_order_of_the_data() -> None:
+    parts = deal({"kind": "iid"}, [0] * 500 + [1] * 500, 2)
+    # 250 of each class in each half, give or take four standard deviations (of about 8).
+    assert 218 <= int((parts[0] < 500).sum()) <= 282
+
+
+@given(labels, clients, seeds, alphas, minimum)
+@example([0] * 6, 3, 0, 1e-300, 2)
+def test_dirichlet_deals_out_all_and_at_least_so_many(
+    labels: list[int], clients: int, seed: int, alpha: float, minimum: int
+) -> None:
+    kind = {"kind": "dirichlet", "alpha": alpha, "min_samples": minimum}
+    parts = try_deal(kind, labels, clients, seed)
+    assert len(parts) == clients
+    check_disjoint(parts, len(labels))
+    assert min(map(len, parts)) >= minimum
+
+
+def test_dirichlet_is_the_more_skewed_the_smaller_alpha_is() -> None:
+    labels = [row % 10 for row in range(2000)]
+
+    def largest_share(alpha: float) -> float:
+        parts = deal({"kind": "dirichlet", "alpha": alpha}, labels, 10)
+        counts = [np.bincount(np.array(labels)[part], minlength=10) for part in parts]
+        return float(np.mean([count.max() / count.sum() for count in counts]))
+
+    skewed, middle, even = largest_share(0.05), largest_share(0.5), largest_share(1000)
+    assert skewed > middle > even
+    assert even < 0.2
+    assert skewed > 0.5
+
+
+@given(labels, clients, seeds, st.integers(1, 5))
+def test_pathological_gives_everyone_exactly_so_many_classes(
+    labels: list[int], clients: int, seed: int, classes: int
+) -> None:
+    parts = try_deal({"kind": "pathological", "classes_per_client": classes}, labels, clients, seed)
+    assert len(parts) == clients
+    check_disjoint(parts, len(labels), whole=False)
+    held = [{labels[row] for row in part} for part in parts]
+    assert {len(one) for one in held} == {classes}
+    # Of a class that anyone holds, all samples are dealt out.
+    for label in set.union(*held):
+        assert sum(labels[row] == label for part in parts for row in part) == labels.count(label)
+    if clients >= len(set(labels)):
+        assert set.union(*held) == set(labels)
+
+
+@given(labels, clients, seeds, alphas, minimum)
+def test_quantity_deals_out_all_in_unequal_sizes(
+    labels: list[int], clients: int, seed: int, alpha: float, minimum: int
+) -> None:
+    assume(clients * minimum <= len(labels))
+    parts = deal({"kind": "quantity", "alpha": alpha, "min_samples": minimum}, labels, clients, seed)
+    assert len(parts) == clients
+    check_disjoint(parts, len(labels))
+    assert min(map(len, parts)) >= minimum
+
+
+def test_quantity_is_the_more_skewed_the_smaller_alpha_is() -> None:
+    def largest(alpha: float) -> int:
+        return max(map(len, deal({"kind": "quantity", "alpha": alpha}, [0] * 1000, 10)))
+
+    assert largest(0.01) > 900
+    assert 100 <= largest(1e6) <= 102
+
+
+@given(st.lists(st.sampled_from(["a", "b", "c", 7, True]), min_size=1, max_size=60), clients)
+def test_natural_gives_each_client_one_id_and_keeps_the_largest(ids: list[object], clients: int) -> None:
+    sizes = Counter(map(str, ids))
+    assume(clients <= len(sizes))
+    parts = deal({"kind": "natural", "column": "who"}, [0] * len(ids), clients, ids=ids)
+    check_disjoint(parts, len(ids), whole=False)
+    held = [{str(ids[row]) for row in part} for part in parts]
+    assert [len(one) for one in held] == [1] * clients
+    assert len(set.union(*held)) == clients
+    assert [len(part) for part in parts] == sorted(sizes.values(), reverse=True)[:clients]
+
+
+KINDS: list[Kind] = [
+    {"kind": "iid"},
+    {"kind": "dirichlet", "alpha": 0.5},
+    {"kind": "pathological", "classes_per_client": 2},
+    {"kind": "quantity", "alpha": 0.5},
+]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind["kind"])
+def test_the_seed_decides_who_gets_what(kind: Kind) -> None:
+    labels = [row % 5 for row in range(100)]
+
+    def dealt(seed: int) -> list[list[int]]:
+        return [part.tolist() for part in deal(kind, labels, 5, seed)]
+
+    assert dealt(3) == dealt(3)
+    assert dealt(3) != dealt(4)
+
+
+@pytest.mark.parametrize(
+    "kind", [*KINDS, {"kind": "natural", "column": "who"}], ids=lambda kind: kind["kind"]
+)
+def test_more_clients_than_samples_are_refused(kind: Kind) -> None:
+    with pytest.raises(ExperimentError) as caught:
+        deal(kind, [0, 1, 2], 4, ids=[0, 1, 2])
+    assert str(caught.value) == (
+        "task.clients = 4, but there are 3 private samples: lower task.clients or task.public, or raise"
+        " task.limit"
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "labels", "clients", "said"),
+    [
+        (
+            {"kind": "pathological", "classes_per_client": 3},
+            [0, 1] * 5,
+            2,
+            "task.partition.classes_per_client = 3, but the private samples have 2 classes: set it to at"
+            " most 2",
+        ),
+        (
+            # All three clients would need the one sample of class 1.
+            {"kind": "pathological", "classes_per_client": 2},
+            [0, 0, 0, 1],
+            3,
+            "task.partition: with 3 clients of 2 classes, one class would go to more clients than it has"
+            " samples (the rarest has 1): lower task.clients or task.partition.classes_per_client",
+        ),
+        (
+            {"kind": "dirichlet", "alpha": 1, "min_samples": 4},
+            [0, 1] * 5,
+            3,
+            "task.partition: 3 clients of at least 4 samples need 12, but there are 10: lower task.clients or"
+            " task.partition.min_samples",
+        ),
+        (
+            # One class and a tiny alpha: one client gets everything, whatever is drawn.
+            {"kind": "dirichlet", "alpha": 1e-6},
+            [0] * 20,
+            3,
+            "task.partition: no draw of dirichlet(alpha=1e-06) gave each of 3 clients 2 samples of 20: raise"
+            " alpha, lower task.clients or task.partition.min_samples",
+        ),
+        (
+            {"kind": "quantity", "alpha": 1, "min_samples": 4},
+            [0, 1] * 5,
+            3,
+            "task.partition: 3 clients of at least 4 samples need 12, but there are 10: lower task.clients or"
+            " task.partition.min_samples",
+        ),
+        (
+            {"kind": "natural", "column": "who"},
+            [0] * 4,
+            3,
+            "task.partition.column = 'who' has 2 values among the private samples, but task.clients = 3: set"
+            " task.clients to at most 2",
+        ),
+    ],
+    ids=["more classes than there are", "rare class", "minimum", "no draw", "quantity", "few ids"],
+)
+def test_an_impossible_partition_says_why_and_what_would_go(
+    kind: Kind, labels: list[int], clients: int, said: str
+) -> None:
+    with pytest.raises(ExperimentError) as caught:
+        deal(kind, labels, clients, ids=["x", "y"] * (len(labels) // 2))
+    assert str(caught.value) == said
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ({"kind": "iid"}, "iid"),
+        ({"kind": "dirichlet", "alpha": 0.3}, "dirichlet(alpha=0.3)"),
+        ({"kind": "dirichlet", "alpha": 0.3, "min_samples": 5}, "dirichlet(alpha=0.3, min_samples=5)"),
+        ({"kind": "natural", "column": "who"}, "natural(column=who)"),
+    ],
+)
+def test_a_partition_in_words(kind: Kind, words: str) -> None:
+    assert describe(TypeAdapter(Partition).validate_python(kind)) == words

@@ -1,0 +1,515 @@
+"""The report page in a real browser, against numbers worked out by hand.
+
+The page is opened from a file, its finished DOM is written out by the browser, and the tests read
+that. A script that a test adds to the page stands for the reader who clicks.
+"""
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedistill.experiment.html import render
+
+HOSTILE = "</script><img src=x onerror=alert(1)>"
+SETTINGS = '[task]\nname = "digits"  # <b>kept as text</b> & so on\n'
+ERROR = "loss is NaN in <i>client 3</i>"
+VOID = {"area", "base", "br", "col", "hr", "img", "input", "link", "meta", "source", "wbr"}
+
+needs_chromium = pytest.mark.skipif(not shutil.which("chromium"), reason="run: apt-get install chromium")
+
+
+def _round(number: int, up: int, down: int, **views: float) -> dict[str, Any]:
+    """A round in which half of the upload is soft labels and half is logits."""
+    return {
+        "round": number,
+        "bytes_up": up,
+        "bytes_down": down,
+        "seconds": 0.25,
+        "kinds": {
+            "up": {"soft-labels": up // 2, "logits": up - up // 2} if up else {},
+            "down": {"soft-labels": down} if down else {},
+        },
+        "clients": [0, 1, 2],
+        "dropped": [],
+        "views": {name.replace("_at_", "@"): value for name, value in views.items()},
+    }
+
+
+def _arm(name: str, rounds: list[dict[str, Any]], **changes: Any) -> dict[str, Any]:
+    setup = changes.get("bytes_setup", 0)
+    return {
+        "name": name,
+        "method": "dsfl",
+        "codec": "fp16",
+        "seed": 0,
+        "status": "done",
+        "error": None,
+        "server_model": "cnn-m",
+        "client_models": ["cnn-s", "mlp-s"],
+        "parameters": {"server": 12345, "cnn-s": 4810, "mlp-s": 2410},
+        "rounds": rounds,
+        "bytes_setup": setup,
+        "bytes_public": 0,
+        "bytes_total": setup + sum(one["bytes_up"] + one["bytes_down"] for one in rounds),
+        "bytes_transport": 0,
+    } | changes
+
+
+def _results(clients: int = 3) -> dict[str, Any]:
+    """Four arms; cumulative bytes stand beside each round, with public data in brackets."""
+    return {
+        "schema": 1,
+        "version": "0.1.0",
+        "versions": {"python": "3.11.7", "torch": "2.13.0"},
+        "command": "fedistill compare examples/digits.toml",
+        "task": {
+            "name": "digits <&>",
+            "kind": "image",
+            "classes": ["zero", "one", "<b>two</b>"],
+            "clients": clients,
+            "partition": "dirichlet(alpha=0.3)",
+            "samples": [60] * clients,
+            "class_counts": [[10, 20, 30] for _ in range(clients)],
+            "test": 360,
+            "public": {"samples": 400, "bytes": 20000, "source": "held out"},
+            "vocabulary": None,
+        },
+        "arms": [
+            _arm(
+                "dsfl",
+                [
+                    _round(1, 1000, 1000, server_at_global=0.5, client_at_own=0.4),  # 2000 [22000]
+                    _round(2, 1000, 1000),  # 4000 [24000], not evaluated
+                    _round(3, 1000, 1000, server_at_global=0.8, client_at_own=0.45),  # 6000 [26000]
+                    _round(4, 1500, 500, server_at_global=0.75, client_at_own=0.44),  # 8000 [28000]
+                ],
+                bytes_public=20000,
+            ),
+            _arm(
+                HOSTILE,
+                [
+                    _round(1, 30000, 30000, server_at_global=0.7),  # 60600
+                    _round(2, 30000, 30000, server_at_global=0.9),  # 120600
+                ],
+                method="fedavg",
+                bytes_setup=600,
+            ),
+            _arm(
+                "server-alone",
+                [_round(1, 0, 0, server_at_global=0.62), _round(2, 0, 0, server_at_global=0.6)],
+                method="server-alone",
+            ),
+            _arm(
+                "boom",
+                [_round(1, 700, 0)],  # 700 [20700]
+                status="failed",
+                error=ERROR,
+                bytes_public=20000,
+            ),
+        ],
+    }
+
+
+def _link(title: str, rate: float) -> dict[str, Any]:
+    return {
+        "title": title,
+        "up": rate,
+        "down": rate,
+        "latency": 0.05,
+        "loss": 0.1,
+        "compute": 3.0,
+        "sources": {"up": f"measured for {title}, https://example.org/{title}"},
+    }
+
+
+LINKS = {"4g": _link("4G", 13.6e6), "lora": _link("LoRa", 54.7)}
+TIMES = {
+    "4g": {"dsfl": [1, 2, 3, 4], HOSTILE: [60, 120], "server-alone": [5, 10], "boom": [1]},
+    "lora": {"dsfl": [3600, 7200, 10800, 14400], HOSTILE: [9e5, 18e5], "server-alone": [5, 10]},
+}
+
+
+def _page(results: dict[str, Any] | None = None) -> str:
+    return render(results or _results(), TIMES, LINKS, SETTINGS, "4g")
+
+
+class Node:
+    """An element of the finished page."""
+
+    def __init__(self, tag: str, attributes: dict[str, str]) -> None:
+        self.tag = tag
+        self.attributes = attributes
+        self.children: list[Node | str] = []
+
+    def all(self) -> Iterator["Node"]:
+        """This element and all below it, in the order of the page."""
+        yield self
+        for child in self.children:
+            if isinstance(child, Node):
+                yield from child.all()
+
+    def id(self, name: str) -> "Node":
+        [found] = [node for node in self.all() if node.attributes.get("id") == name]
+        return found
+
+    def of_class(self, name: str) -> list["Node"]:
+        return [n for n in self.all() if name in n.attributes.get("class", "").split()]
+
+    @property
+    def text(self) -> str:
+        return "".join(c if isinstance(c, str) else c.text for c in self.children)
+
+
+class _Tree(HTMLParser):
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.root = Node("page", {})
+        self._open = [self.root]
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        node = Node(tag, {name: value or "" for name, value in attrs})
+        self._open[-1].children.append(node)
+        if tag not in VOID:
+            self._open.append(node)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self._open.pop().tag == tag
+
+    def handle_data(self, data: str) -> None:
+        self._open[-1].children.append(data)
+
+
+def _chromium(page: Path, fragment: str, profile: Path) -> str:
+    done = subprocess.run(
+        [
+            "chromium",
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-background-networking",
+            f"--user-data-dir={profile}",
+            "--window-size=1280,2400",
+            "--virtual-time-budget=20000",
+            "--dump-dom",
+            f"{page.as_uri()}{fragment}",
+        ],
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=True,
+        timeout=300,
+    )
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def browse(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Open a page in the browser and return its finished DOM; a page is opened once."""
+    seen: dict[tuple[str, str], Node] = {}
+
+    def open_page(fragment: str = "", script: str = "", page: str = "") -> Node:
+        page = page or _page()
+        if script:
+            # Waits for the page as a reader would, then notes what only a script can see.
+            script = f"""<script>{{
+              const wait = setInterval(() => {{
+                if (!document.body.dataset.ready) return;
+                clearInterval(wait);
+                {script}
+              }}, 50);
+            }}</script>"""
+            page = page.replace("</body>", f"{script}</body>")
+        if (fragment, page) not in seen:
+            folder = tmp_path_factory.mktemp("page")
+            path = folder / "report.html"
+            path.write_text(page, encoding="utf-8")
+            seen[fragment, page] = _Tree(_chromium(path, fragment, folder / "profile")).root
+        return seen[fragment, page]
+
+    return open_page
+
+
+def _body(page: Node) -> dict[str, str]:
+    [body] = [node for node in page.all() if node.tag == "body"]
+    return body.attributes
+
+
+def _table(page: Node, name: str) -> list[list[str]]:
+    """The rows of a table's body as text, thin spaces made plain."""
+    rows = [node for node in page.id(name).all() if node.tag == "tr"]
+    cells = [[n.text for n in row.all() if n.tag in ("td", "th")] for row in rows]
+    return [[text.replace("\u00a0", " ") for text in row] for row in cells]
+
+
+def _titles(page: Node, name: str, row: int) -> list[str]:
+    rows = [node for node in page.id(name).all() if node.tag == "tr"]
+    return [n.attributes.get("title", "") for n in rows[row].all() if n.tag == "td"]
+
+
+def _traces(page: Node, name: str) -> int:
+    """How many lines or stacks of bars a plot has drawn."""
+    drawn = page.id(name).of_class("trace")
+    return sum(any(node.tag == "path" for node in trace.all()) for trace in drawn)
+
+
+# ------------------------------------------------------------------ without a browser
+
+
+def test_a_name_can_neither_end_the_script_nor_open_a_comment() -> None:
+    results = _results()
+    results["arms"][0]["name"] = "<!--<script>"
+    page = _page(results)
+    assert "<!--<script>" not in page
+    assert HOSTILE not in page
+    [data] = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)
+    held = json.loads(data)
+    assert held["results"] == results
+    assert held["times"] == TIMES
+    assert held["links"] == LINKS
+    assert held["settings"] == SETTINGS
+    assert held["link"] == "4g"
+
+
+def test_the_title_is_text() -> None:
+    assert "<title>digits &lt;&amp;&gt; - fedistill report</title>" in _page()
+
+
+def test_a_slot_name_in_the_data_stays_what_it_is() -> None:
+    results = _results()
+    results["command"] = "@@PLOTLY@@ @@DATA@@"
+    assert _page(results).count("@@PLOTLY@@ @@DATA@@") == 1
+
+
+def test_nan_is_refused() -> None:
+    results = _results()
+    results["arms"][0]["rounds"][0]["views"]["server@global"] = float("nan")
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        _page(results)
+
+
+def test_an_unknown_link_is_refused() -> None:
+    with pytest.raises(KeyError, match="5g"):
+        render(_results(), TIMES, LINKS, SETTINGS, "5g")
+
+
+# ------------------------------------------------------------------ in the browser
+
+
+@needs_chromium
+def test_the_page_runs_without_an_error_and_shows_all_names_as_text(browse: Any) -> None:
+    page = browse()
+    assert "error" not in {key.removeprefix("data-") for key in _body(page)}
+    assert _body(page)["data-ready"] == "1"
+    assert page.id("name").text == "digits <&>"
+    assert page.id("settings").text == SETTINGS
+    assert "fedistill compare examples/digits.toml" in page.id("facts").text
+    assert "torch 2.13.0" in page.id("facts").text
+    for table in ("table-summary", "table-target", "table-budget"):
+        assert any(HOSTILE in row[0] for row in _table(page, table))
+    for plot in ("plot-bytes", "plot-rounds", "plot-time", "plot-kinds"):
+        # A legend cuts a long name; what it shows must still be the text.
+        assert HOSTILE[:23] in page.id(plot).text
+    assert "<b>two</b>" in page.id("plot-partition").text
+
+
+@needs_chromium
+def test_a_script_error_is_written_where_tests_find_it(browse: Any) -> None:
+    broken = browse(page=_page().replace('id="table-target"', 'id="gone"'))
+    assert "null" in _body(broken)["data-error"]
+    assert "data-ready" not in _body(broken)
+
+
+@needs_chromium
+def test_nothing_is_fetched(browse: Any) -> None:
+    page = browse(
+        script="document.body.dataset.fetched = JSON.stringify("
+        "performance.getEntriesByType('resource').map((entry) => entry.name));"
+    )
+    fetched = json.loads(_body(page)["data-fetched"])
+    assert [name for name in fetched if not name.startswith("data:")] == []
+    for node in page.all():
+        for name in ("src", "href", "xlink:href", "action", "srcset", "poster"):
+            assert not re.match(r"\s*(https?:)?//", node.attributes.get(name, "")), node.tag
+    assert not [node for node in page.all() if node.tag == "img"]
+
+
+@needs_chromium
+def test_each_plot_is_drawn(browse: Any) -> None:
+    page = browse()
+    # boom was never evaluated; server-alone sends nothing, and is a line across the byte plot.
+    assert _traces(page, "plot-bytes") == 3
+    assert _traces(page, "plot-rounds") == 3
+    assert _traces(page, "plot-time") == 3
+    assert "server-alone: 0 B" in page.id("plot-bytes").text
+    assert "server-alone: 0 B" not in page.id("plot-rounds").text
+    # soft labels, logits, set-up, public data
+    assert _traces(page, "plot-kinds") == 4
+    for kind in ("soft-labels", "logits", "set-up", "public data (not counted)"):
+        assert kind in page.id("plot-kinds").text
+    labels = page.id("plot-partition").of_class("heatmap-label")
+    assert sorted(label.text for label in labels) == ["10"] * 3 + ["20"] * 3 + ["30"] * 3
+    assert len(page.id("plot-partition").of_class("hm")) == 1
+
+
+@needs_chromium
+@pytest.mark.parametrize("clients", [31, 1000])
+def test_many_clients_are_drawn_without_text(browse: Any, clients: int) -> None:
+    page = browse(page=_page(_results(clients)))
+    assert _body(page)["data-ready"] == "1"
+    assert len(page.id("plot-partition").of_class("hm")) == 1
+    assert page.id("plot-partition").of_class("heatmap-label") == []
+
+
+@needs_chromium
+def test_bytes_to_the_target(browse: Any) -> None:
+    page = browse("#target=0.8")
+    head, *rows = _table(page, "table-target")
+    assert head == ["Arm", "Bytes", "Round", "Accuracy there", "Time on 4G"]
+    assert rows == [
+        ["dsfl", "6.00 kB", "3", "0.800", "3.00 s"],
+        [HOSTILE, "121 kB", "2", "0.900", "2.00 min"],
+        ["server-alone", "not reached (best 0.620)", "-", "-", "-"],
+        ["boom failednever evaluated", "-", "-", "-", "-"],
+    ]
+    assert _titles(page, "table-target", 1)[0] == "6000 B"
+    assert _titles(page, "table-target", 2)[0] == "120600 B"
+
+
+@needs_chromium
+def test_bytes_to_the_target_with_public_data(browse: Any) -> None:
+    page = browse("#target=0.8&public=1&link=lora")
+    _, *rows = _table(page, "table-target")
+    assert rows[0] == ["dsfl", "26.0 kB", "3", "0.800", "3.00 h"]
+    assert rows[1][:2] == [HOSTILE, "121 kB"]
+    assert _titles(page, "table-target", 1)[0] == "26000 B"
+
+
+@needs_chromium
+def test_accuracy_at_equal_bytes(browse: Any) -> None:
+    head, *rows = _table(browse("#target=0.8"), "table-budget")
+    # The totals are 700, 8000 and 120600 B.
+    assert head == ["Arm", "500 B", "2 kB", "10 kB", "50 kB", "200 kB"]
+    assert [row[1:] for row in rows] == [
+        ["-", "0.500", "0.750", "0.750", "0.750"],
+        ["-", "-", "-", "-", "0.900"],
+        ["0.600", "0.600", "0.600", "0.600", "0.600"],
+        ["-", "-", "-", "-", "-"],
+    ]
+
+
+@needs_chromium
+def test_accuracy_at_equal_bytes_with_public_data(browse: Any) -> None:
+    head, *rows = _table(browse("#target=0.8&public=1&link=lora"), "table-budget")
+    # The totals are 20700, 28000 and 120600 B.
+    assert head == ["Arm", "20 kB", "50 kB", "100 kB", "200 kB"]
+    assert [row[1:] for row in rows] == [
+        ["-", "0.750", "0.750", "0.750"],
+        ["-", "-", "0.700", "0.900"],
+        ["0.600", "0.600", "0.600", "0.600"],
+        ["-", "-", "-", "-"],
+    ]
+
+
+@needs_chromium
+def test_the_summary(browse: Any) -> None:
+    _, columns, *rows = _table(browse("#target=0.8"), "table-summary")
+    assert columns == [
+        *("server@global", "client@own"),
+        *("up", "down", "set-up", "total", "public", "with public"),
+    ]
+    assert rows[0][1:10] == [
+        *("0.7500.800 (3)", "0.4400.450 (3)"),
+        *("4.50 kB", "3.50 kB", "0 B", "8.00 kB", "20.0 kB", "28.0 kB", "4.00 s"),
+    ]
+    assert rows[0][10] == "server: cnn-m (12.3k)cnn-s (4.81k)mlp-s (2.41k)"
+    assert rows[1][1:10] == [
+        *("0.9000.900 (2)", "-"),
+        *("60.0 kB", "60.0 kB", "600 B", "121 kB", "0 B", "121 kB", "2.00 min"),
+    ]
+    assert ERROR in rows[3][0]
+
+
+@needs_chromium
+def test_what_a_network_adds_has_a_column_where_there_was_one(browse: Any) -> None:
+    results = _results()
+    results["arms"][0]["bytes_transport"] = 4_321
+    _, columns, *rows = _table(browse(page=_page(results)), "table-summary")
+    assert columns[-2:] == ["with public", "transport"]
+    assert [row[9] for row in rows] == ["4.32 kB", "0 B", "0 B", "0 B"]
+
+
+@needs_chromium
+def test_an_arm_without_the_view_is_named_and_left_out(browse: Any) -> None:
+    page = browse("#view=client@own&target=0.42")
+    assert f"No client@own: {HOSTILE}, server-alone." in page.id("notes").text
+    assert "Never evaluated: boom." in page.id("notes").text
+    assert _traces(page, "plot-bytes") == 1
+    _, *rows = _table(page, "table-target")
+    assert rows[0] == ["dsfl", "6.00 kB", "3", "0.450", "3.00 s"]
+    assert rows[1] == [f"{HOSTILE}no client@own", "-", "-", "-", "-"]
+
+
+@needs_chromium
+def test_an_arm_that_failed_shows_its_error(browse: Any) -> None:
+    page = browse()
+    assert "hidden" not in page.id("failed").attributes
+    assert ERROR in page.id("failures").text
+    fine = _results()
+    fine["arms"].pop()
+    assert "hidden" in browse(page=_page(fine)).id("failed").attributes
+
+
+@needs_chromium
+def test_links_stand_with_their_sources(browse: Any) -> None:
+    page = browse()
+    _, *rows = _table(page, "table-links")
+    assert rows == [
+        ["4G4g", "13.6 Mbit/s", "13.6 Mbit/s", "50 ms", "10 %", "\u00d7 3"],
+        ["LoRalora", "54.7 bit/s", "54.7 bit/s", "50 ms", "10 %", "\u00d7 3"],
+    ]
+    assert "measured for LoRa, https://example.org/LoRa" in page.id("sources").text
+
+
+@needs_chromium
+def test_the_controls_change_the_page_and_its_address(browse: Any) -> None:
+    page = browse(
+        "#target=0.8",
+        script="""
+        const set = (id, value, event) => {
+          const input = document.getElementById(id);
+          input.value = value;
+          input.dispatchEvent(new Event(event));
+        };
+        document.getElementById("public").click();
+        set("target", "0.45", "input");
+        set("view", "client@own", "change");
+        set("link", "lora", "change");
+        document.body.dataset.hash = location.hash;
+        """,
+    )
+    assert "data-error" not in _body(page)
+    _, *rows = _table(page, "table-target")
+    assert rows[0] == ["dsfl", "26.0 kB", "3", "0.450", "3.00 h"]
+    fields = set(_body(page)["data-hash"].lstrip("#").split("&"))
+    assert fields == {"view=client%40own", "public=1", "link=lora", "target=0.45"}
+
+
+@needs_chromium
+def test_a_page_without_arms_or_public_data_opens(browse: Any) -> None:
+    empty = _results()
+    empty["arms"] = []
+    empty["task"]["public"] = None
+    page = browse(page=_page(empty))
+    assert "data-error" not in _body(page)
+    assert _body(page)["data-ready"] == "1"
+    assert "none" in page.id("facts").text

@@ -1,0 +1,213 @@
+"""The table: what stands in it, worked out by hand."""
+
+import io
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from fedistill.config.units import format_bytes
+from fedistill.experiment.table import (
+    headings,
+    last_and_best,
+    markdown,
+    reach_markdown,
+    reached,
+    rich_table,
+    rows,
+)
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 B"),
+        (1, "1 B"),
+        (999, "999 B"),
+        (1000, "1 kB"),
+        (1049, "1.05 kB"),
+        (12_345, "12.3 kB"),
+        (999_499, "999 kB"),
+        (999_500, "1 MB"),
+        (1_234_567, "1.23 MB"),
+        (999_500_000, "1 GB"),
+        (45_600_000_000, "45.6 GB"),
+        (7_890_000_000_000, "7.89 TB"),
+        (12_345_000_000_000_000, "12,345 TB"),
+    ],
+)
+def test_size(count: int, text: str) -> None:
+    assert format_bytes(count) == text
+
+
+@given(st.integers(0, 10**18))
+def test_sizes_are_short_plain_and_right_within_half_a_percent(count: int) -> None:
+    number, unit = format_bytes(count).split()
+    factor = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}[unit]
+    assert "e" not in number
+    assert float(number.replace(",", "")) * factor == pytest.approx(count, rel=0.0051)
+    assert len(number.replace(",", "")) <= 4 or unit == "TB"
+
+
+def played(round: int, up: int, down: int, **views: float) -> dict[str, Any]:
+    named = {name.replace("_", "@"): value for name, value in views.items()}
+    return {"round": round, "bytes_up": up, "bytes_down": down, "views": named}
+
+
+RESULTS: dict[str, Any] = {
+    "task": {"name": "digits", "clients": 3, "partition": "dirichlet(alpha=0.3)"},
+    "arms": [
+        {
+            "name": "dsfl",
+            "status": "done",
+            "server_model": "cnn-m",
+            "client_models": ["cnn-s", "mlp-s", "cnn-s"],
+            "rounds": [
+                played(1, 1000, 0, server_global=0.5, client_global=0.25, client_own=0.3),
+                played(2, 1000, 2000),
+                played(3, 1000, 2000, server_global=0.75, client_global=0.5, client_own=0.3),
+                played(4, 1000, 2000, server_global=0.625, client_global=0.5, client_own=0.2),
+            ],
+            "bytes_setup": 500,
+            "bytes_public": 7_000,
+            "bytes_total": 10_500,
+            "bytes_transport": 0,
+        },
+        {
+            "name": "bad|one [x]",
+            "status": "failed",
+            "server_model": None,
+            "client_models": ["mlp-s"],
+            "rounds": [],
+            "bytes_setup": 0,
+            "bytes_public": 0,
+            "bytes_total": 0,
+            "bytes_transport": 0,
+        },
+        {
+            "name": "alone",
+            "status": "stopped",
+            "server_model": "cnn-m",
+            "client_models": [],
+            "rounds": [played(1, 0, 0, server_global=1.0)],
+            "bytes_setup": 0,
+            "bytes_public": 0,
+            "bytes_total": 0,
+            "bytes_transport": 0,
+        },
+    ],
+}
+
+
+def test_last_and_best() -> None:
+    dsfl = RESULTS["arms"][0]
+    assert last_and_best(dsfl, "server@global") == (0.625, 0.75, 3)
+    # Of equal rounds the first is the best one.
+    assert last_and_best(dsfl, "client@global") == (0.5, 0.5, 3)
+    assert last_and_best(dsfl, "client@own") == (0.2, 0.3, 1)
+    assert last_and_best(RESULTS["arms"][2], "client@own") is None
+    assert last_and_best(RESULTS["arms"][1], "server@global") is None
+
+
+def test_bytes_to_reach_an_accuracy() -> None:
+    dsfl = RESULTS["arms"][0]
+    # Set-up and all rounds up to the first that is good enough, evaluated or not.
+    assert reached(dsfl, "server@global", 0.5) == (500 + 1000, 1)
+    assert reached(dsfl, "server@global", 0.51) == (500 + 1000 + 3000 + 3000, 3)
+    assert reached(dsfl, "server@global", 0.76) is None
+    assert reached(dsfl, "client@own", 0.3) == (1500, 1)
+    assert reached(RESULTS["arms"][1], "server@global", 0.0) is None
+
+
+def test_reach_as_markdown() -> None:
+    named = {"tasks": {}, "arms": [{**arm, "codec": f"c{n}"} for n, arm in enumerate(RESULTS["arms"])]}
+    lines = reach_markdown(named, "server@global", [0.5, 0.7, 0.9]).splitlines()
+    assert lines == [
+        "| arm | codec | server@global 50% | server@global 70% | server@global 90% |",
+        "|---|---|---:|---:|---:|",
+        "| dsfl | c0 | 1.5 kB / 8.5 kB @1 | 7.5 kB / 14.5 kB @3 | - |",
+        "| alone | c2 | 0 B @1 | 0 B @1 | 0 B @1 |",
+    ]
+
+
+DSFL = [
+    "dsfl",
+    "cnn-s, mlp-s -> cnn-m",
+    "62.5% (75.0% @3)",
+    "50.0% (50.0% @3)",
+    "20.0% (30.0% @1)",
+    "4 kB",
+    "6 kB",
+    "500 B",
+    "7 kB",
+    "10.5 kB",
+    "17.5 kB",
+]
+ZEROS = ["0 B"] * 6
+
+
+def test_rows() -> None:
+    assert rows(RESULTS) == [
+        DSFL,
+        ["bad|one [x] [failed]", "mlp-s -> -", "-", "-", "-", *ZEROS],
+        ["alone [stopped]", "- -> cnn-m", "100.0% (100.0% @1)", "-", "-", *ZEROS],
+    ]
+    assert all(len(row) == len(headings(RESULTS)) for row in rows(RESULTS))
+
+
+def test_markdown() -> None:
+    head, rule, first, second, third = markdown(RESULTS).split("\n")
+    assert head == (
+        "| arm | clients -> server | server@global | client@global | client@own | up | down | set-up"
+        " | public data | total | total + public |"
+    )
+    assert rule == "|---|---|" + "---:|" * 9
+    assert first == f"| {' | '.join(DSFL)} |"
+    # A bar in a name is no border of a cell.
+    assert second.startswith(r"| bad\|one [x] [failed] | mlp-s -> - | - |")
+    assert second.replace(r"\|", "").count("|") == third.count("|") == len(headings(RESULTS)) + 1
+
+
+def test_what_a_network_adds_has_a_column_where_there_was_one() -> None:
+    first, *others = RESULTS["arms"]
+    carried = {**RESULTS, "arms": [{**first, "bytes_transport": 4_321}, *others]}
+    assert headings(carried) == (*headings(RESULTS), "transport")
+    assert [row[-1] for row in rows(carried)] == ["4.32 kB", "0 B", "0 B"]
+    assert markdown(carried).splitlines()[0].endswith("| total + public | transport |")
+    assert "transport" in shown(carried)
+
+
+def shown(results: dict[str, Any]) -> str:
+    sink = io.StringIO()
+    Console(file=sink, width=240).print(rich_table(results, 240))
+    return sink.getvalue()
+
+
+def test_rich_table_shows_all_cells_as_they_are() -> None:
+    lines = shown(RESULTS).splitlines()
+    assert lines[0].strip() == "digits, 3 clients, dirichlet(alpha=0.3), 4 rounds"
+    assert lines[-1].strip() == "last round (best @round); bytes summed over clients, both ways, all rounds"
+    cells = [[cell.strip() for cell in line.strip("│").split("│")] for line in lines if line.startswith("│")]
+    assert cells == rows(RESULTS)
+
+
+def test_names_are_text_and_no_markup() -> None:
+    odd = {**RESULTS["arms"][0], "name": "[bold]x[/bold] [/] \\"}
+    task = {**RESULTS["task"], "name": "/data/[x]/train.csv"}
+    text = shown({"task": task, "arms": [odd]})
+    assert "[bold]x[/bold] [/] \\" in text
+    assert "/data/[x]/train.csv, 3 clients" in text
+
+
+def test_no_arms() -> None:
+    assert "0 rounds" in shown({**RESULTS, "arms": []})
+
+
+def test_narrow_terminal_keeps_accuracies_and_both_totals_whole() -> None:
+    sink = io.StringIO()
+    Console(file=sink, width=80).print(rich_table(RESULTS, 80))
+    (line,) = [line for line in sink.getvalue().splitlines() if line.strip().startswith("dsfl")]
+    views, sizes = ["62.5%", "50.0%", "20.0%"], ["500", "B", "7", "kB", "10.5", "kB", "17.5", "kB"]
+    assert line.split() == ["dsfl", *views, *sizes]

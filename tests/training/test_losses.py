@@ -1,0 +1,82 @@
+"""Distillation losses against plain Python."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn.functional import cross_entropy, one_hot
+
+from fedistill.training.losses import kl, logit_mae, soft_cross_entropy
+
+batches = st.integers(1, 4).flatmap(
+    lambda size: st.tuples(
+        *[
+            st.lists(
+                st.lists(st.floats(-8, 8, width=32), min_size=3, max_size=3), min_size=size, max_size=size
+            )
+        ]
+        * 2
+    )
+)
+
+
+def softmax(row: list[float]) -> list[float]:
+    powers = [math.exp(x - max(row)) for x in row]
+    return [power / sum(powers) for power in powers]
+
+
+@given(batches)
+def test_against_plain_loops(pair: tuple[list[list[float]], list[list[float]]]) -> None:
+    logits, others = pair
+    targets = [softmax(row) for row in others]
+    student = [softmax(row) for row in logits]
+    both = list(zip(targets, student, strict=True))
+    size = len(logits)
+    cross = sum(-q * math.log(p) for t, s in both for q, p in zip(t, s, strict=True)) / size
+    entropy = sum(-q * math.log(q) for t in targets for q in t) / size
+    error = sum(abs(a - b) for x, y in zip(logits, others, strict=True) for a, b in zip(x, y, strict=True))
+    left, right = torch.tensor(logits), torch.tensor(targets)
+    assert soft_cross_entropy(left, right).item() == pytest.approx(cross, abs=1e-4)
+    assert kl(left, right).item() == pytest.approx(cross - entropy, abs=1e-4)
+    assert logit_mae(left, torch.tensor(others)).item() == pytest.approx(error / size / 3, abs=1e-5)
+
+
+@given(batches)
+def test_kl_is_zero_for_equals_and_never_negative(pair: tuple[list[list[float]], list[list[float]]]) -> None:
+    logits, others = (torch.tensor(rows) for rows in pair)
+    assert kl(logits, logits.softmax(dim=1)).item() == pytest.approx(0, abs=1e-5)
+    assert kl(logits, others.softmax(dim=1)).item() >= -1e-5
+
+
+def test_kl_by_hand_and_in_its_direction() -> None:
+    """KL(q || p) with q = (1, 0) and p = (1/4, 3/4) is log 4; a zero in the target adds nothing."""
+    logits = torch.tensor([[0.25, 0.75]]).log()
+    assert kl(logits, torch.tensor([[1.0, 0.0]])).item() == pytest.approx(math.log(4), rel=1e-6)
+    # A mean over the batch, not over all numbers.
+    twice = kl(logits.repeat(2, 1), torch.tensor([[1.0, 0.0]] * 2))
+    assert twice.item() == pytest.approx(math.log(4), rel=1e-6)
+
+
+def test_soft_cross_entropy_is_cross_entropy_for_one_hot_targets() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(20, 5, generator=generator)
+    labels = torch.randint(0, 5, (20,), generator=generator)
+    found = soft_cross_entropy(logits, one_hot(labels, 5).float())
+    assert found.item() == pytest.approx(cross_entropy(logits, labels).item(), rel=1e-6)
+
+
+def test_the_gradient_is_student_minus_teacher() -> None:
+    """The known gradient of both losses in the logits: (p - q) / batch."""
+    generator = torch.Generator().manual_seed(1)
+    targets = torch.randn(4, 3, generator=generator).softmax(dim=1)
+    for loss in (kl, soft_cross_entropy):
+        logits = torch.randn(4, 3, generator=generator).requires_grad_()
+        loss(logits, targets).backward()
+        assert logits.grad is not None
+        torch.testing.assert_close(logits.grad, (logits.detach().softmax(dim=1) - targets) / 4)
+
+
+def test_logit_mae_by_hand() -> None:
+    assert logit_mae(torch.tensor([[1.0, -2.0]]), torch.tensor([[0.0, 1.0]])).item() == 2.0
