@@ -29,21 +29,21 @@ from rich.table import Table
 
 from fedistill import parse
 from fedistill.communication.codecs.base import Codec, Sender
-from fedistill.communication.codecs.registry import CODECS, create, title
+from fedistill.communication.codecs.registry import CODECS, create_codec, title
 from fedistill.communication.entropy_coding.range_coder import Encoder, ideal_bits
 from fedistill.communication.kinds import Direction
-from fedistill.communication.messages.base import Message, Sizes
+from fedistill.communication.messages.base import Message, MessageContext
 from fedistill.communication.messages.labels import SoftLabels
 from fedistill.communication.messages.weights import Weights
 from fedistill.communication.protocol import frame as frames
-from fedistill.communication.protocol.message_coder import Exchange
-from fedistill.communication.tensor_specs import Known, Spec
+from fedistill.communication.protocol.message_coder import MessageCoder
+from fedistill.communication.tensor_specs import SharedKnowledge, TensorSpec
 from fedistill.experiment.runner import prepare
 from fedistill.federation.arm import start_run
-from fedistill.federation.client import Outcome
-from fedistill.federation.executor import Job, Runtime
-from fedistill.federation.local_executor import Serial
-from fedistill.federation.round import play
+from fedistill.federation.client import ClientResult
+from fedistill.federation.executor import Executor, Job
+from fedistill.federation.local_executor import SerialExecutor
+from fedistill.federation.round import play_round
 
 RESULTS = Path(__file__).parent / "results" / "codecs.json"
 Floats = NDArray[np.float32]
@@ -61,9 +61,9 @@ class Trace:
     """What crossed in one run: for each round and client, the tensor down (or None) and the tensor up."""
 
     name: str
-    spec: Spec
+    spec: TensorSpec
     rounds: list[list[tuple[Floats | None, Floats | None]]]
-    sizes: Sizes
+    sizes: MessageContext
     kind: type[Message]
     start: Floats | None
 
@@ -83,21 +83,21 @@ class Length:
     worst: list[float] = field(default_factory=list)
 
 
-class Recorder(Runtime):
+class Recorder(Executor):
     """Hands jobs on and keeps the frames."""
 
-    def __init__(self, inner: Runtime) -> None:
+    def __init__(self, inner: Executor) -> None:
         self.inner = inner
         self.rounds: list[list[tuple[bytes, bytes]]] = []
 
-    def work(self, arm: str, round: int, jobs: Sequence[Job]) -> Iterator[Outcome]:
+    def run_clients(self, arm: str, round: int, jobs: Sequence[Job]) -> Iterator[ClientResult]:
         self.rounds.append([])
-        for job, outcome in zip(jobs, self.inner.work(arm, round, jobs), strict=True):
+        for job, outcome in zip(jobs, self.inner.run_clients(arm, round, jobs), strict=True):
             self.rounds[-1].append((job[2], outcome.frame))
             yield outcome
 
-    def correct(self, arm: str, jobs: Sequence[Job]) -> Iterator[list[int]]:
-        return self.inner.correct(arm, jobs)
+    def count_correct(self, arm: str, jobs: Sequence[Job]) -> Iterator[list[int]]:
+        return self.inner.count_correct(arm, jobs)
 
     def close(self) -> None:
         self.inner.close()
@@ -124,11 +124,11 @@ def record(name: str, rounds: int) -> Trace:
     )
     task, (arm,) = prepare(wanted)
     run = start_run(arm)
-    with Recorder(Serial(wanted, task)) as runtime:
+    with Recorder(SerialExecutor(wanted, task)) as executor:
         while run.round < rounds:
-            play(run, arm, runtime)
-        recorded = [[(_floats(down), _floats(up)) for down, up in clients] for clients in runtime.rounds]
-    sizes = arm.sizes(0)
+            play_round(run, arm, executor)
+        recorded = [[(_floats(down), _floats(up)) for down, up in clients] for clients in executor.rounds]
+    sizes = arm.message_context(0)
     weights = name == "weights"
     kind: type[Message] = Weights if weights else SoftLabels
     start = arm.server(0).initial_weights("cnn-s").numpy() if weights else None
@@ -171,7 +171,7 @@ def replay(trace: Trace, settings: dict[str, Any]) -> dict[Direction, Length]:
     """Send a trace through a codec in both directions, client by client, as a run would."""
     lengths: dict[Direction, Length] = {"up": Length(), "down": Length()}
     for client in range(CLIENTS):
-        exchange = Exchange(create(settings), create(settings), seed=0)
+        exchange = MessageCoder(create_codec(settings), create_codec(settings), seed=0)
         memory = exchange.start(None if trace.start is None else torch.from_numpy(trace.start))
         own: dict[str, Any] = {}
         for number, clients in enumerate(trace.rounds, start=1):
@@ -209,15 +209,15 @@ def speed(trace: Trace, codec: Codec) -> tuple[float, float]:
     size = LARGE[trace.name]
     first, second = (_enlarged(trace.rounds[-number][0][1], trace, size) for number in (2, 1))
     spec = replace(trace.spec, shape=(size, *trace.spec.shape[1:]), parts=((size // 1000, 1000),))
-    known = Known()
+    known = SharedKnowledge()
     if trace.kind is Weights:
-        known = Known(reference=first)
+        known = SharedKnowledge(reference=first)
     else:
         spec = replace(spec, rows=np.arange(size), population=size)
-        told = first.reshape(spec.shape).argmax(axis=1)
+        other_labels = first.reshape(spec.shape).argmax(axis=1)
         for _ in range(2):
             encoded = codec.encode(first.reshape(spec.shape), spec, known, Sender({}))
-            known = Known(memory=encoded.memory, told=told)
+            known = SharedKnowledge(memory=encoded.memory, other_labels=other_labels)
     values = second.reshape(spec.shape)
     seconds: tuple[list[float], list[float]] = ([], [])
     for _ in range(5):
@@ -238,7 +238,7 @@ def _enlarged(values: Floats, trace: Trace, size: int) -> Floats:
 
 def measure(trace: Trace, settings: dict[str, Any]) -> dict[str, Any]:
     lengths = replay(trace, settings)
-    encode, decode = speed(trace, create(settings))
+    encode, decode = speed(trace, create_codec(settings))
     found: dict[str, Any] = {"trace": trace.name, "codec": title(settings)}
     for way, length in lengths.items():
         found[way] = {

@@ -69,7 +69,7 @@ def main() -> None:
         for poll in POLLS:
             there, out = Clock(), Path(folder) / poll
             os.environ["FLWR_SUPEREXEC_TASK_POLL_INTERVAL"] = poll
-            local_trial.up(experiment, out, "benchmark", there)
+            local_trial.run_trial(experiment, out, "benchmark", there)
             seconds[f"flower, polls each {poll} s"] = round(there.median(), 2)
             same = same and payload(Path(folder) / "here") == payload(out)
             transport = overhead(out)

@@ -25,7 +25,7 @@ from fedistill.experiment.results import describe_arm
 from fedistill.experiment.runner import prepare
 from fedistill.federation import local_executor
 from fedistill.federation.arm import start_run
-from fedistill.federation.round import play
+from fedistill.federation.round import play_round
 from fedistill.methods.registry import METHODS
 
 RESULTS = Path(__file__).parent / "results" / "methods.json"
@@ -111,9 +111,9 @@ def measure(task: str, wanted: dict[str, Any], seed: int) -> dict[str, Any]:
     experiment = parse({**raw, "runtime": {"kind": "serial"}}, "methods")
     data, (arm,) = prepare(experiment)
     started, run = time.perf_counter(), start_run(arm)
-    with local_executor.start(experiment, data) as runtime:
+    with local_executor.start_executor(experiment, data) as executor:
         while run.round < arm.rounds:
-            play(run, arm, runtime)
+            play_round(run, arm, executor)
     outcome = describe_arm(arm, run, "done", None)
     views = [record.views for record in run.records]
     main_view = "server@global" if "server@global" in views[-1] else "client@global"
@@ -147,7 +147,7 @@ def models(task: str, wanted: dict[str, Any]) -> dict[str, Any]:
         experiment = parse({**TASKS[task], "models": choice, "arms": [wanted]}, "methods")
         _, (arm,) = prepare(experiment)
         try:
-            arm.method.check(arm.plan)
+            arm.method.check(arm.federation)
         except Refusal:
             continue
         return choice

@@ -25,7 +25,7 @@ from fedistill.experiment.preflight import label_skew
 from fedistill.experiment.runner import prepare
 from fedistill.federation import local_executor
 from fedistill.federation.arm import start_run
-from fedistill.federation.round import play
+from fedistill.federation.round import play_round
 from fedistill.models.signature import Signature
 
 RESULTS = Path(__file__).parent / "results" / "skew.json"
@@ -112,9 +112,9 @@ def main() -> None:
     print(f"label skew {label_skew(data):.3f}", flush=True)
     for prepared in ready:
         run, started = start_run(prepared), time.perf_counter()
-        with local_executor.start(experiment, data) as runtime:
+        with local_executor.start_executor(experiment, data) as executor:
             while run.round < ROUNDS:
-                play(run, prepared, runtime)
+                play_round(run, prepared, executor)
         view = "server@global" if prepared.method.has_server_model else "client@global"
         curve = [round(record.views[view], 4) for record in run.records]
         print(f"{prepared.name}: {curve}", flush=True)

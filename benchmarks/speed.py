@@ -116,15 +116,15 @@ def serve_fedistill(pipe: Any, name: str, repeats: int) -> None:
     from fedistill.experiment.runner import prepare
     from fedistill.federation import local_executor
     from fedistill.federation.arm import start_run
-    from fedistill.federation.round import play
+    from fedistill.federation.round import play_round
 
     experiment = parse(experiment_of(WORKLOADS[name], repeats + 1), name)
     task, arms = prepare(experiment)
-    with local_executor.start(experiment, task) as runtime:
+    with local_executor.start_executor(experiment, task) as executor:
         run = start_run(arms[0])
         pipe.send("ready")
         while pipe.recv():
-            pipe.send(play(run, arms[0], runtime).seconds)
+            pipe.send(play_round(run, arms[0], executor).seconds)
 
 
 def serve_one_process(pipe: Any, name: str, repeats: int) -> None:

@@ -22,7 +22,7 @@ from fedistill.experiment.runner import prepare
 from fedistill.experiment.table import reached
 from fedistill.federation import local_executor
 from fedistill.federation.arm import start_run
-from fedistill.federation.round import play
+from fedistill.federation.round import play_round
 
 ROOT = Path(__file__).parent
 EXAMPLE = ROOT.parent / "examples" / "fashion-mnist.toml"
@@ -71,9 +71,9 @@ def measure(raw: dict[str, Any]) -> dict[str, Any]:
     experiment = parse(raw, "tuning")
     data, (arm,) = prepare(experiment)
     run = start_run(arm)
-    with local_executor.start(experiment, data) as runtime:
+    with local_executor.start_executor(experiment, data) as executor:
         while run.round < arm.rounds:
-            play(run, arm, runtime)
+            play_round(run, arm, executor)
     described = describe_arm(arm, run, "done", None)
     sent = reached(described, "server@global", TARGET)
     accuracy = described["rounds"][-1]["views"]["server@global"]

@@ -21,18 +21,20 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from writing import made_by, table
 
+import fedistill
 from fedistill.aggregation.labels import AGGREGATIONS, Aggregation
 from fedistill.communication.codecs import registry as codecs
 from fedistill.config.schema import Arm
 from fedistill.config.units import format_bytes
 from fedistill.errors import Refusal
 from fedistill.experiment.table import VIEWS
-from fedistill.methods.base import Method, Peer, Plan
+from fedistill.methods.base import ClientInfo, FederationInfo, Method
 from fedistill.methods.registry import METHODS
 from fedistill.models.signature import Signature
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
+PACKAGE = Path(fedistill.__file__).parent
 COMMAND = "python docs/generate.py"
 CONTROLS = ("local", "server-alone", "fedavg")
 PUBLISHED = {
@@ -94,7 +96,7 @@ def _page(method: AnyMethod) -> str:
         ("clients' models", _mixes(method)),
         ("views", _views(method)),
     ]
-    place = f"src/fedistill/methods/{Path(inspect.getfile(method)).name}"
+    place = f"src/fedistill/{Path(inspect.getfile(method)).relative_to(PACKAGE).as_posix()}"
     parts = [
         made_by(COMMAND, place),
         f"# {method.name}",
@@ -205,16 +207,16 @@ def _mixes(method: AnyMethod) -> str:
 
 
 def _accepts(method: AnyMethod, clients: tuple[str, ...], server: str) -> bool:
-    plan = Plan(
+    federation = FederationInfo(
         seed=0,
         signature=Signature("image", (1, 8, 8), 10, 0),
         server_model=server,
-        peers=tuple(Peer(place, name, 1) for place, name in enumerate(clients)),
+        clients=tuple(ClientInfo(place, name, 1) for place, name in enumerate(clients)),
         public=100,
         labelled_public=True,
     )
     try:
-        method(method.Settings()).check(plan)
+        method(method.Settings()).check(federation)
     except Refusal:
         return False
     return True
@@ -229,7 +231,7 @@ def _views(method: AnyMethod) -> str:
 
 def _has_server_view(method: AnyMethod) -> bool:
     """By the model of its own, or by whatever else answers for the server."""
-    return method.has_server_model or method.answering is not Method.answering
+    return method.has_server_model or method.server_eval_models is not Method.server_eval_models
 
 
 def _settings(method: AnyMethod) -> str:

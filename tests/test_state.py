@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 from torch import Tensor
 
-from fedistill.state import State, dump, load, ordered, write
+from fedistill.state import State, decode_state, encode_state, ordered, write_file
 
 keys = st.text(
     alphabet=st.characters(exclude_characters="/", exclude_categories=["Cs"]), min_size=1, max_size=6
@@ -62,15 +62,15 @@ def reversed_order(state: State) -> State:
 @settings(max_examples=300)
 @given(states)
 def test_round_trip(state: State) -> None:
-    assert same(load(dump(state)), state)
+    assert same(decode_state(encode_state(state)), state)
 
 
 @settings(max_examples=300)
 @given(states)
 def test_equal_states_have_equal_bytes(state: State) -> None:
-    data = dump(state)
-    assert dump(reversed_order(state)) == data
-    assert dump(load(data)) == data
+    data = encode_state(state)
+    assert encode_state(reversed_order(state)) == data
+    assert encode_state(decode_state(data)) == data
 
 
 @given(states)
@@ -80,7 +80,7 @@ def test_keys_come_back_in_order(state: State) -> None:
     def walk(state: State) -> list[Any]:
         return [(key, walk(value) if isinstance(value, dict) else None) for key, value in state.items()]
 
-    assert walk(load(dump(reversed_order(state)))) == walk(ordered(state))
+    assert walk(decode_state(encode_state(reversed_order(state)))) == walk(ordered(state))
     assert list(ordered(state)) == sorted(state)
 
 
@@ -97,15 +97,15 @@ def test_states_that_differ_have_other_bytes() -> None:
         {"a": None},
         {},
     ]
-    assert len({dump(state) for state in found}) == len(found)
+    assert len({encode_state(state) for state in found}) == len(found)
 
 
 def test_channels_last_tensors_come_back_equal() -> None:
     values = torch.arange(2 * 3 * 4 * 5.0).reshape(2, 3, 4, 5)
     other = values.contiguous(memory_format=torch.channels_last)
     assert not other.is_contiguous()
-    assert dump({"a": other}) == dump({"a": values})
-    back = load(dump({"a": other}))["a"]
+    assert encode_state({"a": other}) == encode_state({"a": values})
+    back = decode_state(encode_state({"a": other}))["a"]
     assert torch.equal(back, values)
     assert back.is_contiguous()
 
@@ -113,25 +113,25 @@ def test_channels_last_tensors_come_back_equal() -> None:
 def test_views_and_shared_tensors() -> None:
     base = torch.arange(12.0).reshape(3, 4)
     state = {"row": base[1], "column": base[:, 2], "turned": base.t(), "whole": base, "again": base}
-    assert same(load(dump(state)), {key: value.clone() for key, value in state.items()})
+    assert same(decode_state(encode_state(state)), {key: value.clone() for key, value in state.items()})
 
 
 def test_what_is_dumped_is_a_copy() -> None:
     values = torch.zeros(3)
-    data = dump({"a": values})
+    data = encode_state({"a": values})
     values += 1
-    assert load(data)["a"].tolist() == [0, 0, 0]
+    assert decode_state(data)["a"].tolist() == [0, 0, 0]
 
 
 def test_a_tensor_with_a_gradient() -> None:
-    back = load(dump({"a": torch.ones(2, requires_grad=True)}))["a"]
+    back = decode_state(encode_state({"a": torch.ones(2, requires_grad=True)}))["a"]
     assert back.tolist() == [1, 1]
     assert not back.requires_grad
 
 
 def test_zero_dimensional_and_empty_tensors() -> None:
     state = {"step": torch.tensor(7.0), "none": torch.zeros(0, 3), "yes": torch.tensor(True)}
-    back = load(dump(state))
+    back = decode_state(encode_state(state))
     assert back["step"].shape == ()
     assert back["none"].shape == (0, 3)
     assert same(back, state)
@@ -139,50 +139,50 @@ def test_zero_dimensional_and_empty_tensors() -> None:
 
 def test_empty_dictionaries_at_every_depth() -> None:
     for state in ({}, {"a": {}}, {"a": {"b": {}, "c": {"d": {}}}, "e": {}}):
-        assert load(dump(state)) == state
+        assert decode_state(encode_state(state)) == state
 
 
 def test_odd_numbers() -> None:
     state = {"inf": math.inf, "minus": -math.inf, "zero": -0.0, "large": 2**200, "third": 1 / 3}
-    back = load(dump(state))
+    back = decode_state(encode_state(state))
     assert back == state
     assert math.copysign(1, back["zero"]) == -1
-    assert math.isnan(load(dump({"nan": math.nan}))["nan"])
+    assert math.isnan(decode_state(encode_state({"nan": math.nan}))["nan"])
     weights = torch.tensor([math.nan, -0.0, 1e-45])
-    assert load(dump({"w": weights}))["w"].numpy().tobytes() == weights.numpy().tobytes()
+    assert decode_state(encode_state({"w": weights}))["w"].numpy().tobytes() == weights.numpy().tobytes()
 
 
 @pytest.mark.parametrize("key", ["a/b", "", 3, None])
 def test_odd_keys_are_refused(key: Any) -> None:
     with pytest.raises(TypeError, match=r"state key .* must be a text without '/'"):
-        dump({"x": {key: 1}})
+        encode_state({"x": {key: 1}})
 
 
 @pytest.mark.parametrize("value", [(1, 2), {1}, b"x", object()])
 def test_what_is_not_plain_data_is_refused_by_name(value: Any) -> None:
     with pytest.raises(TypeError, match=r"state value x/y is a \w+, not plain data"):
-        dump({"x": {"y": value}})
+        encode_state({"x": {"y": value}})
 
 
 def test_a_tensor_in_a_list_is_refused() -> None:
     with pytest.raises(TypeError):
-        dump({"x": [torch.zeros(1)]})
+        encode_state({"x": [torch.zeros(1)]})
 
 
 @settings(max_examples=500)
 @given(st.binary(max_size=60))
 def test_random_bytes_are_refused(data: bytes) -> None:
     with pytest.raises(ValueError, match="not a saved state"):
-        load(data)
+        decode_state(data)
 
 
-GOOD = dump({"a": torch.arange(3.0), "b": {"c": 1, "d": "text"}})
+GOOD = encode_state({"a": torch.arange(3.0), "b": {"c": 1, "d": "text"}})
 
 
 def test_truncations_are_refused() -> None:
     for size in range(len(GOOD)):
         with pytest.raises(ValueError, match="not a saved state"):
-            load(GOOD[:size])
+            decode_state(GOOD[:size])
 
 
 @settings(max_examples=500)
@@ -191,7 +191,7 @@ def test_changed_bytes_give_a_state_or_are_refused(place: int, byte: int) -> Non
     damaged = bytearray(GOOD)
     damaged[place] = byte
     try:
-        found = load(bytes(damaged))
+        found = decode_state(bytes(damaged))
     except ValueError:
         return
     assert isinstance(found, dict)
@@ -203,13 +203,13 @@ def test_changed_bytes_give_a_state_or_are_refused(place: int, byte: int) -> Non
 )
 def test_safetensors_that_are_no_state_are_refused(meta: dict[str, str] | None) -> None:
     with pytest.raises(ValueError, match="not a saved state"):
-        load(save({"x/y": torch.zeros(1)}, meta))
+        decode_state(save({"x/y": torch.zeros(1)}, meta))
 
 
 def test_write_makes_folders_and_replaces(tmp_path: Path) -> None:
     path = tmp_path / "a" / "b" / "file"
-    write(path, b"one")
-    write(path, b"two")
+    write_file(path, b"one")
+    write_file(path, b"two")
     assert path.read_bytes() == b"two"
     assert [entry.name for entry in path.parent.iterdir()] == ["file"]
 
@@ -219,7 +219,7 @@ def test_a_write_that_fails_leaves_the_old_file_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
     path = tmp_path / "file"
-    write(path, b"old")
+    write_file(path, b"old")
 
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -233,14 +233,14 @@ def test_a_write_that_fails_leaves_the_old_file_whole(
         else:
             patched.setattr(Path, "replace", fail)
         with pytest.raises(OSError, match="No space left"):
-            write(path, b"new" * 10_000)
+            write_file(path, b"new" * 10_000)
         assert path.read_bytes() == b"old"
     (tmp_path / "file.part").unlink()
-    write(path, b"new")
+    write_file(path, b"new")
     assert path.read_bytes() == b"new"
 
 
 def test_part_names_do_not_collide(tmp_path: Path) -> None:
     for letter in string.ascii_lowercase[:3]:
-        write(tmp_path / f"{letter}.safetensors", letter.encode())
+        write_file(tmp_path / f"{letter}.safetensors", letter.encode())
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"{x}.safetensors" for x in "abc"]

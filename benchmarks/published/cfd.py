@@ -110,8 +110,8 @@ def run(
     from fedistill import parse
     from fedistill.experiment.runner import prepare
     from fedistill.federation.arm import start_run
-    from fedistill.federation.local_executor import Serial
-    from fedistill.federation.round import play
+    from fedistill.federation.local_executor import SerialExecutor
+    from fedistill.federation.round import play_round
 
     text = task.get("name") == "bbc-news"
     model = "textcnn" if text else "lenet:lenet"
@@ -133,9 +133,9 @@ def run(
     )
     data, (arm,) = prepare(wanted)
     state, started = start_run(arm), time.perf_counter()
-    with Serial(wanted, data) as runtime:
+    with SerialExecutor(wanted, data) as executor:
         while state.round < rounds:
-            play(state, arm, runtime)
+            play_round(state, arm, executor)
     curve = [round(100 * record.views["server@global"], 2) for record in state.records]
     later = [entry for entry in state.ledger.entries if entry.round > 1]
     public = data.public

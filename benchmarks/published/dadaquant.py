@@ -138,8 +138,8 @@ def run(codec: Any, seed: int, rounds: int, held: bool) -> dict[str, Any]:
     """Play one arm; return its accuracy every tenth round, and its uplink."""
     from fedistill import parse
     from fedistill.federation.arm import ReadyArm, start_run
-    from fedistill.federation.local_executor import Serial
-    from fedistill.federation.round import play
+    from fedistill.federation.local_executor import SerialExecutor
+    from fedistill.federation.round import play_round
 
     wanted = parse(
         {
@@ -157,9 +157,9 @@ def run(codec: Any, seed: int, rounds: int, held: bool) -> dict[str, Any]:
     task = synthetic(seed, held)
     arm = ReadyArm.of(wanted.arms[0], wanted, task)
     state, started = start_run(arm), time.perf_counter()
-    with Serial(wanted, task) as runtime:
+    with SerialExecutor(wanted, task) as executor:
         while state.round < rounds:
-            play(state, arm, runtime)
+            play_round(state, arm, executor)
     views = {r.round: r.views["server@global"] for r in state.records if r.views}
     uplink = [entry for entry in state.ledger.entries if entry.direction == "up"]
     return {

@@ -90,14 +90,14 @@ def run(method: str, alpha: float, rounds: int, seed: int) -> dict[str, Any]:
     from fedistill.experiment.runner import prepare
     from fedistill.federation import local_executor
     from fedistill.federation.arm import start_run
-    from fedistill.federation.round import play
+    from fedistill.federation.round import play_round
 
     wanted = parse(setting(method, alpha, rounds, seed), method)
     task, (arm,) = prepare(wanted)
     state, started = start_run(arm), time.perf_counter()
-    with local_executor.Serial(wanted, task) as runtime:
+    with local_executor.SerialExecutor(wanted, task) as executor:
         while state.round < rounds:
-            record = play(state, arm, runtime)
+            record = play_round(state, arm, executor)
             if record.views:
                 print(f"{method} alpha {alpha} seed {seed} round {record.round}: {record.views}", flush=True)
     views = {record.round: record.views for record in state.records if record.views}

@@ -107,17 +107,17 @@ def run(method: str, folder: Path, rounds: int, seed: int) -> dict[str, Any]:
     from fedistill import parse
     from fedistill.experiment.runner import prepare
     from fedistill.federation.arm import start_run
-    from fedistill.federation.local_executor import Serial
-    from fedistill.federation.round import play
+    from fedistill.federation.local_executor import SerialExecutor
+    from fedistill.federation.round import play_round
 
     wanted = parse(setting(method, folder, rounds, seed), method)
     task, (arm,) = prepare(wanted)
     state = start_run(arm)
     curve: dict[int, dict[str, Any]] = {}
     started = time.perf_counter()
-    with Serial(wanted, task) as runtime:
+    with SerialExecutor(wanted, task) as executor:
         while state.round < rounds:
-            play(state, arm, runtime)
+            play_round(state, arm, executor)
             if state.round % max(1, rounds // 10) == 0 or state.round == rounds:
                 curve[state.round] = measure(arm, state)
                 print(f"{method} round {state.round}: {curve[state.round]}", flush=True)

@@ -21,7 +21,7 @@ _SEPARATOR = "/"
 _META = "state"
 
 
-def dump(state: State) -> bytes:
+def encode_state(state: State) -> bytes:
     """Return the bytes of a state; equal states give equal bytes."""
     tensors: dict[str, Tensor] = {}
     plain: dict[str, Any] = {}
@@ -30,7 +30,7 @@ def dump(state: State) -> bytes:
     return bytes(save_tensors({name: tensors[name] for name in sorted(tensors)}, meta))
 
 
-def load(data: bytes) -> State:
+def decode_state(data: bytes) -> State:
     """Read the bytes of a state.
 
     Raises:
@@ -61,7 +61,7 @@ def ordered(state: State) -> State:
     return {key: ordered(value) if isinstance(value, dict) else value for key, value in sorted(state.items())}
 
 
-def write(path: Path, data: bytes) -> None:
+def write_file(path: Path, data: bytes) -> None:
     """Write a file whole or not at all: a reader, or a crash, never meets half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")

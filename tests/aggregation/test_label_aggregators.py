@@ -15,13 +15,13 @@ from fedistill import parse
 from fedistill.aggregation.functional import confidences, dawid_skene
 from fedistill.aggregation.labels import AGGREGATIONS, AnyAggregation
 from fedistill.config.schema import Sampling, Section
-from fedistill.config.toml import dump
+from fedistill.config.toml import to_toml
 from fedistill.errors import ExperimentError
 from fedistill.experiment.runner import prepare
-from fedistill.federation.arm import resolved, start_run
-from fedistill.federation.local_executor import Serial
-from fedistill.federation.round import play
-from fedistill.methods.registry import create
+from fedistill.federation.arm import resolve_arm, start_run
+from fedistill.federation.local_executor import SerialExecutor
+from fedistill.federation.round import play_round
+from fedistill.methods.registry import create_method
 
 CLASSES = 4
 every = pytest.mark.parametrize("name", AGGREGATIONS)
@@ -36,7 +36,7 @@ def draws(seed: int = 0) -> torch.Generator:
 
 
 def pooled(wanted: Any, rows: list[Tensor] | Tensor, before: Tensor | None = None) -> Tensor:
-    found = Holder(aggregation=wanted).aggregation.pool(rows, draws(), before)
+    found = Holder(aggregation=wanted).aggregation.aggregate(rows, draws(), before)
     assert found is not None
     return found
 
@@ -104,7 +104,7 @@ def test_of_one_hot_rows_it_is_the_shares_of_votes(name: str, rows: Tensor) -> N
 
 @every
 def test_no_replies_have_no_labels(name: str) -> None:
-    assert Holder(aggregation=name).aggregation.pool(iter(()), draws()) is None
+    assert Holder(aggregation=name).aggregation.aggregate(iter(()), draws()) is None
 
 
 @every
@@ -116,7 +116,7 @@ def test_replies_without_samples_are_no_error(name: str) -> None:
 @every
 def test_replies_may_come_one_at_a_time(name: str) -> None:
     rows = torch.rand(5, 3, CLASSES, generator=draws(1)).softmax(dim=2)
-    lazily = Holder(aggregation=name).aggregation.pool(iter(rows), draws())
+    lazily = Holder(aggregation=name).aggregation.aggregate(iter(rows), draws())
     assert lazily is not None
     assert torch.equal(lazily, pooled(name, rows))
 
@@ -394,7 +394,7 @@ def experiment(method: str, **settings: Any) -> Any:
 )
 def test_each_method_has_its_papers_default(method: str, default: dict[str, Any]) -> None:
     (arm,) = experiment(method).arms
-    assert resolved(arm).settings["aggregation"] == default
+    assert resolve_arm(arm).settings["aggregation"] == default
 
 
 @pytest.mark.parametrize(
@@ -402,10 +402,10 @@ def test_each_method_has_its_papers_default(method: str, default: dict[str, Any]
 )
 def test_a_name_and_a_table_are_written_out_and_read_again(wanted: Any) -> None:
     found = experiment("dsfl", aggregation=wanted)
-    whole = found.model_copy(update={"arms": [resolved(arm) for arm in found.arms]})
-    again = parse(tomllib.loads(dump(whole)), "again")
+    whole = found.model_copy(update={"arms": [resolve_arm(arm) for arm in found.arms]})
+    again = parse(tomllib.loads(to_toml(whole)), "again")
     assert again == whole
-    assert create(again.arms[0]).settings == create(found.arms[0]).settings
+    assert create_method(again.arms[0]).settings == create_method(found.arms[0]).settings
     (arm,) = prepare(again)[1]
     assert arm.config.settings["aggregation"] == whole.arms[0].settings["aggregation"]
 
@@ -427,7 +427,7 @@ def test_a_name_and_a_table_are_written_out_and_read_again(wanted: Any) -> None:
 )
 def test_what_is_wrong_is_said_in_words(wanted: Any, said: str) -> None:
     with pytest.raises(ExperimentError) as raised:
-        create(experiment("dsfl", aggregation=wanted).arms[0])
+        create_method(experiment("dsfl", aggregation=wanted).arms[0])
     assert said in str(raised.value)
     assert str(raised.value).startswith("arm 'dsfl': ")
 
@@ -444,9 +444,9 @@ def test_every_method_pools_by_it_with_one_hot_rows_and_lost_replies(method: str
     )
     task, (arm,) = prepare(wanted)
     run = start_run(arm)
-    with Serial(wanted, task) as runtime:
+    with SerialExecutor(wanted, task) as executor:
         while run.round < 3:
-            play(run, arm, runtime)
+            play_round(run, arm, executor)
     assert any(record.dropped for record in run.records)
     if method == "fedgems":  # keeps no labels, but what it has learned from them
         assert run.server["taught"]

@@ -31,7 +31,7 @@ from rich.progress import track
 from fedistill.communication.codecs.base import Codec, Decoded, Sender
 from fedistill.communication.codecs.registry import CODECS
 from fedistill.communication.kinds import Kind
-from fedistill.communication.messages.base import Message, Sizes, contents
+from fedistill.communication.messages.base import Message, MessageContext, contents
 from fedistill.communication.messages.classwise import ClassOutputs, Prototypes, WeightsAndOutputs
 from fedistill.communication.messages.labels import (
     ChosenLabels,
@@ -44,13 +44,13 @@ from fedistill.communication.messages.labels import (
 from fedistill.communication.messages.private_samples import PrivateLogits, PrivateOutputs
 from fedistill.communication.messages.weights import CountedWeights, GeneratorWeights, TrainedWeights, Weights
 from fedistill.communication.protocol import frame as frames
-from fedistill.communication.protocol.endpoints import ClientEnd, ServerEnd
-from fedistill.communication.protocol.frame import EVERYONE, Base
-from fedistill.communication.protocol.message_coder import Exchange
-from fedistill.communication.protocol.shared_state import Memory
-from fedistill.communication.tensor_specs import Content, Floats, Known, Spec
+from fedistill.communication.protocol.endpoints import ClientEndpoint, ServerEndpoint
+from fedistill.communication.protocol.frame import EVERYONE, StateId
+from fedistill.communication.protocol.message_coder import MessageCoder
+from fedistill.communication.protocol.shared_state import SharedState
+from fedistill.communication.tensor_specs import Content, Floats, SharedKnowledge, TensorSpec
 from fedistill.errors import FrameError
-from fedistill.state import dump, load
+from fedistill.state import decode_state, encode_state
 
 PATIENCE = 20
 """Seconds; no case takes a hundredth of it on any machine, so that only a hang is found."""
@@ -195,7 +195,7 @@ def settings_of(random: Random, kind: type[Codec]) -> Codec:
         return kind(kind.Settings())
 
 
-def spec_of(random: Random, content: Content) -> Spec:
+def spec_of(random: Random, content: Content) -> TensorSpec:
     """A tensor of up to a few thousand numbers, or of none."""
     if content is Content.WEIGHTS:
         parts = tuple(
@@ -203,17 +203,17 @@ def spec_of(random: Random, content: Content) -> Spec:
             for _ in range(random.randrange(4))
         )
         count = sum(int(np.prod(shape)) for shape in parts) if parts else random.choice((0, 1, 7, 500))
-        return Spec(content, (count,), parts)
+        return TensorSpec(content, (count,), parts)
     classes = random.choice((2, 3, 10, 10, 10, 64, 65, 100, 1000))
     count = random.choice((0, 1, 2, 30, 30, 130)) if classes < 100 else random.choice((0, 1, 5))
     if random.random() < 0.4:
-        return Spec(content, (count, classes))
+        return TensorSpec(content, (count, classes))
     population = count + random.choice((0, 1, 50))
     rows = np.array(sorted(random.sample(range(population), count)), np.int64)
-    return Spec(content, (count, classes), rows=rows, population=population)
+    return TensorSpec(content, (count, classes), rows=rows, population=population)
 
 
-def elsewhere(random: Random, spec: Spec) -> Spec:
+def elsewhere(random: Random, spec: TensorSpec) -> TensorSpec:
     """Another message of the same kind: as many other rows of the same public set."""
     if spec.rows is None:
         return spec
@@ -221,7 +221,7 @@ def elsewhere(random: Random, spec: Spec) -> Spec:
     return replace(spec, rows=rows)
 
 
-def values_of(random: Random, spec: Spec) -> Floats:
+def values_of(random: Random, spec: TensorSpec) -> Floats:
     """Numbers that a sender might have: of many sizes, peaked or flat, all equal or all zero."""
     numbers = np.random.default_rng(random.getrandbits(64))
     scale = np.float32(random.choice((0, 1e-30, 1e-3, 1, 1, 1, 30, 1e30)))
@@ -233,7 +233,7 @@ def values_of(random: Random, spec: Spec) -> Floats:
     return typing.cast(Floats, (whole / whole.sum(axis=1, keepdims=True)).astype(np.float32))
 
 
-def known_of(random: Random, codec: Codec, spec: Spec, messages: int) -> Known:
+def known_of(random: Random, codec: Codec, spec: TensorSpec, messages: int) -> SharedKnowledge:
     """What is known after so many messages."""
     known = _beside(random, codec, spec)
     for _ in range(messages):
@@ -243,14 +243,14 @@ def known_of(random: Random, codec: Codec, spec: Spec, messages: int) -> Known:
     return known
 
 
-def _beside(random: Random, codec: Codec, spec: Spec) -> Known:
+def _beside(random: Random, codec: Codec, spec: TensorSpec) -> SharedKnowledge:
     """All but the memory."""
-    reference, told = None, None
+    reference, other_labels = None, None
     if codec.relative and spec.content is Content.WEIGHTS and random.random() < 0.8:
         reference = values_of(random, spec)
     if spec.rows is not None and random.random() < 0.7:
-        told = np.array([random.randrange(-1, spec.shape[1]) for _ in range(spec.shape[0])], np.int64)
-    return Known(reference=reference, told=told)
+        other_labels = np.array([random.randrange(-1, spec.shape[1]) for _ in range(spec.shape[0])], np.int64)
+    return SharedKnowledge(reference=reference, other_labels=other_labels)
 
 
 def sender_of(random: Random) -> Sender:
@@ -296,7 +296,7 @@ def _codec_cases(random: Random, name: str) -> Iterator[Case]:
     spec = spec_of(random, random.choice(sorted(codec.codes, key=lambda content: content.value)))
     known = known_of(random, codec, spec, messages=random.randrange(3))
 
-    def coded(by: Codec, of: Spec) -> bytes:
+    def coded(by: Codec, of: TensorSpec) -> bytes:
         held = known if of is spec else known_of(random, by, of, 0)
         return by.encode(values_of(random, of), of, held, sender_of(random)).payload
 
@@ -320,7 +320,7 @@ def _codec_cases(random: Random, name: str) -> Iterator[Case]:
             written = codec.encode(values_of(random, after), after, held, sender_of(random))
             again = codec.decode(written.payload, after, held)
         _whole(again, after)
-        if dump(again.memory) != dump(written.memory):
+        if encode_state(again.memory) != encode_state(written.memory):
             raise Failure("the two sides remember different things")
 
     expected = spec.count + spec.population * 8
@@ -328,14 +328,14 @@ def _codec_cases(random: Random, name: str) -> Iterator[Case]:
         yield Case(name, "codec", damaged(random, valid, others), read, expected)
 
 
-def _whole(came: Decoded, spec: Spec) -> None:
+def _whole(came: Decoded, spec: TensorSpec) -> None:
     if came.values.dtype != np.float32 or came.values.shape != spec.shape:
         raise Failure(f"{came.values.dtype} {came.values.shape} is not float32 {spec.shape}")
     if not np.isfinite(came.values).all():
         raise Failure("a number is not finite")
     if not came.values.flags.writeable:
         raise Failure("the numbers cannot be changed, which torch warns of")
-    dump(came.memory)  # refuses what is not plain data
+    encode_state(came.memory)  # refuses what is not plain data
 
 
 # Frames, exchanges and the two ends
@@ -357,7 +357,7 @@ _PAIRS: tuple[tuple[type[Message], type[Message]], ...] = (
 _ROUND, _CLIENT, _POPULATION = 5, 3, 40
 
 
-def sizes_of(random: Random) -> Sizes:
+def sizes_of(random: Random) -> MessageContext:
     classes, samples = random.choice((2, 3, 10, 10, 70)), random.choice((0, 1, 20, 40))
     shuffles = [np.random.default_rng(round).permutation(_POPULATION) for round in range(_ROUND + 1)]
     turns = np.random.default_rng(samples).integers(1, _ROUND + 1, _POPULATION)
@@ -365,7 +365,7 @@ def sizes_of(random: Random) -> Sizes:
     def since(held: int, turn: int) -> Any:
         return np.flatnonzero((turns > held) & (turns <= turn))
 
-    return Sizes(
+    return MessageContext(
         classes=classes,
         parameters=54,
         samples=samples,
@@ -379,7 +379,7 @@ def sizes_of(random: Random) -> Sizes:
     )
 
 
-def message_of(random: Random, kind: type[Message], sizes: Sizes, round: int) -> Message:
+def message_of(random: Random, kind: type[Message], sizes: MessageContext, round: int) -> Message:
     """What a sender might send in this round."""
     numbers = {name: round if name in ("drawn", "turn") else 100 for name in kind.number_names()}
     if kind is Prototypes:
@@ -388,9 +388,12 @@ def message_of(random: Random, kind: type[Message], sizes: Sizes, round: int) ->
         numbers["chosen"] = random.randrange(sizes.samples + 1)
     if kind is PrivateOutputs:
         numbers["labelled"] = random.randrange(2)
-    wholes = {name: whole.example() for name, whole in kind.wholes(sizes, numbers).items()}
-    fields: dict[str, Any] = {**numbers, **{name: torch.from_numpy(array) for name, array in wholes.items()}}
-    for name, spec in kind.specs(sizes, {**numbers, **wholes, "held": 0}).items():
+    integer_arrays = {name: whole.example() for name, whole in kind.integer_arrays(sizes, numbers).items()}
+    fields: dict[str, Any] = {
+        **numbers,
+        **{name: torch.from_numpy(array) for name, array in integer_arrays.items()},
+    }
+    for name, spec in kind.specs(sizes, {**numbers, **integer_arrays, "held": 0}).items():
         whole = replace(spec, shape=(sizes.population, spec.shape[1])) if kind.caches else spec
         fields[name] = torch.from_numpy(values_of(random, whole))
     return kind(**fields)
@@ -408,34 +411,34 @@ def _end_cases(random: Random, names: tuple[str, ...]) -> Iterator[Case]:
         fitting = [CODECS[name] for name in names if fits(CODECS[name], kind)] or [CODECS["fp32"]]
         chosen = first if fits(first, kind) and random.random() < 0.7 else random.choice(fitting)
         ways.append(settings_of(random, chosen))
-    exchange = Exchange(ways[0], ways[1], seed=0, caches=down.caches)
+    exchange = MessageCoder(ways[0], ways[1], seed=0, caches=down.caches)
     sizes = sizes_of(random)
     start = exchange.start(torch.zeros(sizes.parameters) if down is Weights else None)
     memory, kept = start, {}
     for round in range(1, random.randrange(1, 4)):
-        server = ServerEnd(exchange, {_CLIENT: memory}, lambda client: start, round)
-        client = ClientEnd(exchange, kept, start, round, _CLIENT)
+        server = ServerEndpoint(exchange, {_CLIENT: memory}, lambda client: start, round)
+        client = ClientEndpoint(exchange, kept, start, round, _CLIENT)
         client.receive(down, server.send(_CLIENT, 0, message_of(random, down, sizes, round), sizes), sizes)
         server.receive(_CLIENT, up, client.reply(message_of(random, up, sizes, round), sizes), sizes)
-        memory, kept = server.memories[_CLIENT], client.kept()
+        memory, kept = server.shared_states[_CLIENT], client.kept()
     yield from _last_exchange(random, exchange, up, down, sizes, memory, start, kept)
 
 
 def _last_exchange(
     random: Random,
-    exchange: Exchange,
+    exchange: MessageCoder,
     up: type[Message],
     down: type[Message],
-    sizes: Sizes,
-    memory: Memory,
-    start: Memory,
+    sizes: MessageContext,
+    memory: SharedState,
+    start: SharedState,
     kept: Any,
 ) -> Iterator[Case]:
     """Both ends as they stand in the middle of a round, and bytes for each of the two."""
 
-    def ends() -> tuple[ServerEnd, ClientEnd]:
-        server = ServerEnd(exchange, {_CLIENT: memory}, lambda client: start, _ROUND)
-        return server, ClientEnd(exchange, kept, start, _ROUND, _CLIENT)
+    def ends() -> tuple[ServerEndpoint, ClientEndpoint]:
+        server = ServerEndpoint(exchange, {_CLIENT: memory}, lambda client: start, _ROUND)
+        return server, ClientEndpoint(exchange, kept, start, _ROUND, _CLIENT)
 
     server, client = ends()
     to_client = server.send(_CLIENT, 0, message_of(random, down, sizes, _ROUND), sizes)
@@ -447,13 +450,15 @@ def _last_exchange(
     )
 
     def at_server(data: bytes) -> None:
-        server.memories[_CLIENT] = memory
+        server.shared_states[_CLIENT] = memory
         reply = server.receive(_CLIENT, up, data, sizes)
         if reply is not None:
             _read_whole(reply, sizes)
         with _must_not_fail("the message after it"):
-            held = {_CLIENT: Memory.of(load(dump(server.memories[_CLIENT].plain())))}
-            after = ServerEnd(exchange, held, lambda client: start, _ROUND)
+            held = {
+                _CLIENT: SharedState.of(decode_state(encode_state(server.shared_states[_CLIENT].plain())))
+            }
+            after = ServerEndpoint(exchange, held, lambda client: start, _ROUND)
             after.send(_CLIENT, 0, message_of(random, down, sizes, _ROUND), sizes)
 
     def at_client(data: bytes) -> None:
@@ -461,7 +466,7 @@ def _last_exchange(
         _read_whole(other.receive(down, data, sizes), sizes)
         with _must_not_fail("the answer to it"):
             other.reply(message_of(random, up, sizes, _ROUND), sizes)
-            dump(other.kept())
+            encode_state(other.kept())
 
     def in_exchange(data: bytes) -> None:
         sections = frames.decode(data).sections
@@ -486,9 +491,9 @@ def _reframed(data: bytes) -> None:
         raise Failure("a frame that was read is not written again")
 
 
-def _read_whole(message: Message, sizes: Sizes) -> None:
+def _read_whole(message: Message, sizes: MessageContext) -> None:
     numbers: dict[str, Any] = {"held": 0, **message.numbers()}
-    for name, whole in type(message).wholes(sizes, numbers).items():
+    for name, whole in type(message).integer_arrays(sizes, numbers).items():
         numbers[name] = message.tensors()[name].numpy()
         if whole.read(whole.write(numbers[name])).tolist() != numbers[name].tolist():
             raise Failure(f"{name} is not what would be written")
@@ -519,7 +524,7 @@ def _damaged_frame(random: Random, valid: bytes, other: bytes) -> bytes:
         "kind": lambda: random.choice(list(Kind)),
         "round": lambda: random.choice((0, 1, _ROUND + 1, 2**62)),
         "peer": lambda: random.choice((EVERYONE, 1, 2**62)),
-        "base": lambda: random.choice((None, Base(random.randrange(4), random.randbytes(4)))),
+        "base": lambda: random.choice((None, StateId(random.randrange(4), random.randbytes(4)))),
     }
     odd = random.sample(sorted(strange), 1 if random.random() < 0.3 else 0)
     return frames.encode(replace(frame, sections=tuple(sections), **{name: strange[name]() for name in odd}))

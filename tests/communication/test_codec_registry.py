@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 
 from fedistill.communication.codecs.base import Codec
-from fedistill.communication.codecs.registry import CODECS, create, pair, resolved, title
+from fedistill.communication.codecs.registry import CODECS, create_codec, pair, resolved, title
 from fedistill.communication.tensor_specs import Content
 from fedistill.config.schema import Arm, Section
 from fedistill.errors import ExperimentError
-from fedistill.federation.arm import resolved as resolved_arm
+from fedistill.federation.arm import resolve_arm as resolved_arm
 
 every = pytest.mark.parametrize("name", CODECS)
 
@@ -31,9 +31,9 @@ def test_each_codec_says_what_it_is(name: str) -> None:
     kind = CODECS[name]
     assert kind.name == name
     assert inspect.getdoc(kind)
-    assert kind.loses
-    assert "\n" not in kind.loses
-    assert not kind.loses.endswith(".")
+    assert kind.lossiness
+    assert "\n" not in kind.lossiness
+    assert not kind.lossiness.endswith(".")
     assert kind.codes
     assert not kind.__subclasses__(), "codecs are final"
     for key, field in kind.Settings.model_fields.items():
@@ -52,9 +52,9 @@ def test_only_what_sends_weights_is_relative(name: str) -> None:
 
 @every
 def test_a_name_alone_and_a_table_of_it_are_the_same(name: str) -> None:
-    codec = create(name)
+    codec = create_codec(name)
     assert type(codec) is CODECS[name]
-    assert codec.settings == create({"name": name}).settings == CODECS[name].Settings()
+    assert codec.settings == create_codec({"name": name}).settings == CODECS[name].Settings()
 
 
 @every
@@ -99,7 +99,7 @@ class ToySettings(Section):
 
 class Toy(Codec):
     name = "toy"
-    loses = "nothing"
+    lossiness = "nothing"
     Settings = ToySettings
 
     def encode(self, *_: Any) -> Any:
@@ -121,7 +121,7 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("toy")
 def test_titles_and_tables_by_hand() -> None:
     changed = {"name": "toy", "levels": 3}
-    assert create(changed).settings == ToySettings(levels=3)
+    assert create_codec(changed).settings == ToySettings(levels=3)
     assert title(changed) == "toy(levels=3)"
     assert title({"name": "toy", "levels": 15}) == "toy"
     assert title({"name": "toy", "levels": 3, "share": 0.5}) == "toy(levels=3, share=0.5)"

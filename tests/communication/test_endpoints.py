@@ -15,25 +15,31 @@ from torch import Tensor
 
 from fedistill import parse
 from fedistill.communication.codecs.base import Codec, Decoded, Encoded, NoSettings, Sender
-from fedistill.communication.codecs.registry import CODECS, create
+from fedistill.communication.codecs.registry import CODECS, create_codec
 from fedistill.communication.kinds import Kind
-from fedistill.communication.messages.base import Message, Sizes, contents
+from fedistill.communication.messages.base import Message, MessageContext, contents
 from fedistill.communication.messages.classwise import ClassOutputs
 from fedistill.communication.messages.labels import ChosenLabels, DueLabels, FreshLabels, SoftLabels
 from fedistill.communication.messages.weights import TrainedWeights, Weights
 from fedistill.communication.protocol import frame as frames
-from fedistill.communication.protocol.endpoints import ClientEnd, ServerEnd, StaleMemory
-from fedistill.communication.protocol.frame import EVERYONE, Base, Frame
-from fedistill.communication.protocol.message_coder import Exchange
-from fedistill.communication.protocol.shared_state import NOTHING, Memory, Part, dump_all, load_all
-from fedistill.communication.tensor_specs import Content, Floats, Known, Spec
+from fedistill.communication.protocol.endpoints import ClientEndpoint, ServerEndpoint, StaleState
+from fedistill.communication.protocol.frame import EVERYONE, Frame, StateId
+from fedistill.communication.protocol.message_coder import MessageCoder
+from fedistill.communication.protocol.shared_state import (
+    EMPTY,
+    SharedState,
+    StatePart,
+    dump_states,
+    load_states,
+)
+from fedistill.communication.tensor_specs import Content, Floats, SharedKnowledge, TensorSpec
 from fedistill.errors import FrameError
 from fedistill.experiment.runner import prepare
 from fedistill.federation.arm import start_run
 from fedistill.federation.history import RoundRecord
-from fedistill.federation.local_executor import Serial
-from fedistill.federation.round import play
-from fedistill.state import State, dump, load
+from fedistill.federation.local_executor import SerialExecutor
+from fedistill.federation.round import play_round
+from fedistill.state import State, decode_state, encode_state
 
 CLIENTS = 3
 POPULATION = 12
@@ -45,7 +51,7 @@ def _since(held: int, turn: int) -> Any:
     return np.flatnonzero((turns > held) & (turns <= turn))
 
 
-SIZES = Sizes(
+SIZES = MessageContext(
     classes=3,
     parameters=10,
     samples=5,
@@ -65,7 +71,7 @@ SIZES = Sizes(
 class Toy(Codec):
     """A codec without settings, that counts what it codes."""
 
-    loses = "nothing"
+    lossiness = "nothing"
 
     def __init__(self) -> None:
         super().__init__(NoSettings())
@@ -77,12 +83,12 @@ class Plain(Toy):
 
     name = "plain"
 
-    def encode(self, values: Floats, spec: Spec, known: Known, sender: Sender) -> Encoded:
+    def encode(self, values: Floats, spec: TensorSpec, known: SharedKnowledge, sender: Sender) -> Encoded:
         self.coded += 1
-        return create("fp32").encode(values, spec, known, sender)
+        return create_codec("fp32").encode(values, spec, known, sender)
 
-    def decode(self, payload: bytes, spec: Spec, known: Known) -> Decoded:
-        return create("fp32").decode(payload, spec, known)
+    def decode(self, payload: bytes, spec: TensorSpec, known: SharedKnowledge) -> Decoded:
+        return create_codec("fp32").decode(payload, spec, known)
 
 
 class Witness(Toy):
@@ -92,17 +98,17 @@ class Witness(Toy):
     remembers = True
     relative = True
 
-    def encode(self, values: Floats, spec: Spec, known: Known, sender: Sender) -> Encoded:
+    def encode(self, values: Floats, spec: TensorSpec, known: SharedKnowledge, sender: Sender) -> Encoded:
         self.coded += 1
         return Encoded(knowledge(known) + values.tobytes(), self._after(values, known))
 
-    def decode(self, payload: bytes, spec: Spec, known: Known) -> Decoded:
+    def decode(self, payload: bytes, spec: TensorSpec, known: SharedKnowledge) -> Decoded:
         if payload[:4] != knowledge(known):
             raise FrameError("OUT OF STEP")
         values = np.frombuffer(payload[4:], np.float32).copy().reshape(spec.shape)
         return Decoded(values, self._after(values, known))
 
-    def _after(self, values: Floats, known: Known) -> State:
+    def _after(self, values: Floats, known: SharedKnowledge) -> State:
         if not self.remembers:
             return {}
         return {"messages": known.memory.get("messages", 0) + 1, "last": torch.from_numpy(values.copy())}
@@ -114,24 +120,24 @@ class Changes(Toy):
     name = "changes"
     remembers = True
 
-    def encode(self, values: Floats, spec: Spec, known: Known, sender: Sender) -> Encoded:
+    def encode(self, values: Floats, spec: TensorSpec, known: SharedKnowledge, sender: Sender) -> Encoded:
         self.coded += 1
         bits = values.view(np.int32) ^ self._last(spec, known)
         return Encoded(bits.tobytes(), self._after(values, known))
 
-    def decode(self, payload: bytes, spec: Spec, known: Known) -> Decoded:
+    def decode(self, payload: bytes, spec: TensorSpec, known: SharedKnowledge) -> Decoded:
         bits = np.frombuffer(payload, np.int32).reshape(spec.shape)
         values = (bits ^ self._last(spec, known)).view(np.float32)
         return Decoded(values, self._after(values, known))
 
     @staticmethod
-    def _last(spec: Spec, known: Known) -> Any:
+    def _last(spec: TensorSpec, known: SharedKnowledge) -> Any:
         if not known.memory or known.memory["last"].shape != spec.shape:
             return np.zeros(spec.shape, np.int32)
         return known.memory["last"].numpy().view(np.int32)
 
     @staticmethod
-    def _after(values: Floats, known: Known) -> State:
+    def _after(values: Floats, known: SharedKnowledge) -> State:
         return {"messages": known.memory.get("messages", 0) + 1, "last": torch.from_numpy(values.copy())}
 
 
@@ -142,7 +148,7 @@ class Halving(Toy):
     """
 
     name = "halving"
-    loses = "half of the way"
+    lossiness = "half of the way"
     codes = frozenset({Content.WEIGHTS})
     relative = True
     keeps = True
@@ -151,24 +157,24 @@ class Halving(Toy):
         super().__init__()
         self.seen: list[State | None] = []
 
-    def encode(self, values: Floats, spec: Spec, known: Known, sender: Sender) -> Encoded:
+    def encode(self, values: Floats, spec: TensorSpec, known: SharedKnowledge, sender: Sender) -> Encoded:
         self.seen.append(sender.own)
         own = {"messages": [*(sender.own or {}).get("messages", []), float(values[0])]}
         way = values - (0 if known.reference is None else known.reference)
         return Encoded((way / 2).astype(np.float32).tobytes(), own={} if sender.own is None else own)
 
-    def decode(self, payload: bytes, spec: Spec, known: Known) -> Decoded:
+    def decode(self, payload: bytes, spec: TensorSpec, known: SharedKnowledge) -> Decoded:
         half = np.frombuffer(payload, np.float32)
         return Decoded(half + (np.float32(0) if known.reference is None else known.reference))
 
 
-def knowledge(known: Known) -> bytes:
+def knowledge(known: SharedKnowledge) -> bytes:
     """4 bytes of all that both sides know."""
     state: State = {"memory": known.memory}
-    for name, array in (("reference", known.reference), ("told", known.told)):
+    for name, array in (("reference", known.reference), ("told", known.other_labels)):
         if array is not None:
             state[name] = torch.from_numpy(np.ascontiguousarray(array))
-    return Part(state).digest[:4]
+    return StatePart(state).digest[:4]
 
 
 # A world of a server and some clients
@@ -205,11 +211,11 @@ class Fate(Enum):
 
 @dataclass(frozen=True)
 class Talk:
-    """Which messages are exchanged; ``audience`` "each" has a message for each client apart."""
+    """Which messages are exchanged; ``broadcast_group`` "each" has a message for each client apart."""
 
     up: type[Message]
     down: type[Message]
-    audience: str = "everyone"
+    broadcast_group: str = "everyone"
 
 
 WEIGHTS = Talk(TrainedWeights, Weights)
@@ -236,9 +242,9 @@ class World:
     -1: the start), and the two that the client holds.
     """
 
-    exchange: Exchange
+    exchange: MessageCoder
     talk: Talk
-    memories: dict[int, Memory] = field(default_factory=dict)
+    shared_states: dict[int, SharedState] = field(default_factory=dict)
     kept: dict[int, bytes] = field(default_factory=dict)
     at_server: dict[int, int] = field(default_factory=dict)
     at_client: dict[int, tuple[int, int]] = field(default_factory=dict)
@@ -246,73 +252,73 @@ class World:
     happened: Counter[str] = field(default_factory=Counter)
 
     @property
-    def start(self) -> Memory:
-        return self.exchange.start(torch.ones(SIZES.parameters) if self.talk.down is Weights else None)
+    def start(self) -> SharedState:
+        return self.coder.start(torch.ones(SIZES.parameters) if self.talk.down is Weights else None)
 
     @property
     def marked(self) -> bool:
         """Whether memories of different exchanges differ in more than their number."""
-        up, down = self.exchange.up, self.exchange.down
+        up, down = self.coder.up, self.coder.down
         return up.remembers or down.remembers or down.relative or self.talk.down.caches
 
-    def play(self, round: int, fates: list[Fate]) -> None:
-        server = ServerEnd(self.exchange, self.memories, lambda client: self.start, round)
+    def play_round(self, round: int, fates: list[Fate]) -> None:
+        server = ServerEndpoint(self.coder, self.shared_states, lambda client: self.start, round)
         for client, fate in enumerate(fates):
             if fate is not Fate.ABSENT:
                 self._meet(server, client, round, fate)
-        self.memories = load_all(load(dump(dump_all(server.memories))))
+        self.shared_states = load_states(decode_state(encode_state(dump_states(server.shared_states))))
 
-    def _meet(self, server: ServerEnd, client: int, round: int, fate: Fate) -> None:
-        audience: Hashable = client if self.talk.audience == "each" else "everyone"
-        down = message(self.talk.down, -round, client if self.talk.audience == "each" else 0)
-        data = server.send(client, audience, down, SIZES)
+    def _meet(self, server: ServerEndpoint, client: int, round: int, fate: Fate) -> None:
+        broadcast_group: Hashable = client if self.talk.broadcast_group == "each" else "everyone"
+        down = message(self.talk.down, -round, client if self.talk.broadcast_group == "each" else 0)
+        data = server.send(client, broadcast_group, down, SIZES)
         if fate.forgot:
             self.kept.pop(client, None)
             self.at_client.pop(client, None)
         if not fate.reached:
             return
-        kept = load(self.kept[client]) if client in self.kept else {}
-        end = ClientEnd(self.exchange, kept, self.start, round, client)
+        kept = decode_state(self.kept[client]) if client in self.kept else {}
+        end = ClientEndpoint(self.coder, kept, self.start, round, client)
         at_server, at_client = self.at_server.get(client, -1), self.at_client.get(client, (-1, -1))
         # The one reason for a refresh: the server goes on from something that the client does not hold.
-        foreseen = self.exchange.remembers and at_server and at_server not in at_client
+        foreseen = self.coder.remembers and at_server and at_server not in at_client
         try:
             came = end.receive(self.talk.down, data, SIZES)
-        except StaleMemory:
+        except StaleState:
             assert foreseen
             self.happened["refresh"] += 1
             if fate.arrives:
                 assert server.receive(client, self.talk.up, end.refresh(), SIZES) is None
-                assert server.memories[client] == NOTHING
+                assert server.shared_states[client] == EMPTY
                 self.at_server[client] = 0
             return
         assert not foreseen
-        self.arrived(down, came, self.exchange.down)
+        self.arrived(down, came, self.coder.down)
         up = message(self.talk.up, round, client)
         reply = end.reply(up, SIZES)
         self.exchanges += 1
         number = self.exchanges if self.marked else max(at_server, 0) + 1
         if fate.saves:
-            self.kept[client] = dump(end.kept())
+            self.kept[client] = encode_state(end.kept())
             self.at_client[client] = (at_server, number)
         if not fate.arrives:
             return
         read = server.receive(client, self.talk.up, reply, SIZES)
         assert read is not None
-        self.arrived(up, read, self.exchange.up)
+        self.arrived(up, read, self.coder.up)
         self.at_server[client] = number
         self.happened["exchange"] += 1
-        if fate.saves and self.exchange.remembers:
-            theirs = Memory.of(load(self.kept[client])["after"]["memory"])
-            assert server.memories[client].base == theirs.base
-            assert digests(server.memories[client]) == digests(theirs)
+        if fate.saves and self.coder.remembers:
+            theirs = SharedState.of(decode_state(self.kept[client])["after"]["memory"])
+            assert server.shared_states[client].state_id == theirs.state_id
+            assert digests(server.shared_states[client]) == digests(theirs)
 
     def arrived(self, sent: Message, came: Message, codec: Codec) -> None:
         assert type(came) is type(sent)
         assert came.numbers() == sent.numbers()
         for name, values in came.tensors().items():
             assert values.isfinite().all()
-            if codec.loses == "nothing":
+            if codec.lossiness == "nothing":
                 assert torch.equal(values, expected(sent.tensors()[name], sent))
 
 
@@ -325,7 +331,7 @@ def expected(values: Tensor, sent: Message) -> Tensor:
     return values * there
 
 
-def digests(memory: Memory) -> dict[str, bytes]:
+def digests(memory: SharedState) -> dict[str, bytes]:
     return {name: part.digest for name, part in memory.parts.items()}
 
 
@@ -335,9 +341,12 @@ def message(kind: type[Message], round: int, client: int) -> Message:
     generator = torch.Generator().manual_seed(0 if kind is FreshLabels else 1000 + 10 * round + client)
     numbers |= {name: 3 for name in ("chosen", "present") if name in numbers}
     numbers |= {name: 1 for name in ("labelled",) if name in numbers}
-    wholes = {name: whole.example() for name, whole in kind.wholes(SIZES, numbers).items()}
-    fields: dict[str, Any] = {**numbers, **{name: torch.from_numpy(array) for name, array in wholes.items()}}
-    for name, spec in kind.specs(SIZES, {**numbers, **wholes, "held": 0}).items():
+    integer_arrays = {name: whole.example() for name, whole in kind.integer_arrays(SIZES, numbers).items()}
+    fields: dict[str, Any] = {
+        **numbers,
+        **{name: torch.from_numpy(array) for name, array in integer_arrays.items()},
+    }
+    for name, spec in kind.specs(SIZES, {**numbers, **integer_arrays, "held": 0}).items():
         shape = (POPULATION, SIZES.classes) if kind.caches else spec.shape
         noise = torch.randn(shape, generator=generator)
         fields[name] = noise.softmax(dim=1) if spec.content is Content.PROBS else noise
@@ -345,7 +354,7 @@ def message(kind: type[Message], round: int, client: int) -> Message:
 
 
 def world(talk: Talk, up: Codec, down: Codec) -> World:
-    return World(Exchange(up, down, seed=3, caches=talk.down.caches), talk)
+    return World(MessageCoder(up, down, seed=3, caches=talk.down.caches), talk)
 
 
 def fitting(kind: type[Message]) -> list[str]:
@@ -358,7 +367,7 @@ TOYS: dict[str, Any] = {
     "witness": Witness,
     "changes": Changes,
     "halving": Halving,
-    "fp32": lambda: create("fp32"),
+    "fp32": lambda: create_codec("fp32"),
 }
 
 
@@ -383,7 +392,7 @@ def test_toy_codecs_never_fall_out_of_step(talk: str, data: Any, schedule: list[
 def test_registered_codecs_never_fall_out_of_step(talk: str, data: Any, schedule: list[list[Fate]]) -> None:
     spoken = TALKS[talk]
     up, down = (data.draw(st.sampled_from(fitting(kind))) for kind in (spoken.up, spoken.down))
-    played = world(spoken, create(up), create(down))
+    played = world(spoken, create_codec(up), create_codec(down))
     for round, fates in enumerate(schedule, start=1):
         played.play(round, fates)
 
@@ -408,7 +417,7 @@ PAIRS = [
 
 @pytest.mark.parametrize(("talk", "up", "down"), PAIRS)
 def test_every_pair_of_registered_codecs_through_a_rough_run(talk: str, up: str, down: str) -> None:
-    played = world(TALKS[talk], create(up), create(down))
+    played = world(TALKS[talk], create_codec(up), create_codec(down))
     for round, fates in enumerate(ROUGH, start=1):
         played.play(round, fates)
     # By hand: client 1 is refreshed in round 3, having crashed, and in 5 and 6, having forgotten, since the
@@ -430,9 +439,9 @@ def test_a_client_that_forgot_is_refreshed_once_and_then_served() -> None:
         played.play(round, [fate, Fate.WHOLE, Fate.WHOLE])
         refreshed = round == 3
         assert played.happened["refresh"] == (round >= 3)
-        assert (played.memories[0] == NOTHING) == refreshed
+        assert (played.shared_states[0] == EMPTY) == refreshed
     assert played.happened["exchange"] == 3 * 5 - 1
-    assert [played.memories[client].version for client in range(3)] == [2, 5, 5]
+    assert [played.shared_states[client].version for client in range(3)] == [2, 5, 5]
 
 
 def test_a_refresh_that_is_lost_is_asked_for_again() -> None:
@@ -440,20 +449,20 @@ def test_a_refresh_that_is_lost_is_asked_for_again() -> None:
     played.play(1, [Fate.WHOLE] * 3)
     for round in (2, 3):
         played.play(round, [Fate.FORGOT_AND_LOST, Fate.ABSENT, Fate.ABSENT])
-        assert played.memories[0].version == 1
+        assert played.shared_states[0].version == 1
     played.play(4, [Fate.WHOLE, Fate.ABSENT, Fate.ABSENT])
-    assert played.memories[0] == NOTHING
+    assert played.shared_states[0] == EMPTY
     played.play(5, [Fate.WHOLE, Fate.ABSENT, Fate.ABSENT])
-    assert (played.happened["refresh"], played.memories[0].version) == (3, 1)
+    assert (played.happened["refresh"], played.shared_states[0].version) == (3, 1)
 
 
 def test_a_lost_reply_changes_nothing_at_the_server() -> None:
     played = world(LABELS, Witness(), Witness())
     played.play(1, [Fate.WHOLE] * 3)
-    before = dump(dump_all(played.memories))
+    before = encode_state(dump_states(played.shared_states))
     for round, lost in enumerate([Fate.REPLY_LOST, Fate.NOT_REACHED, Fate.CRASHED_AND_LOST], start=2):
         played.play(round, [lost] * 3)
-        assert dump(dump_all(played.memories)) == before
+        assert encode_state(dump_states(played.shared_states)) == before
     played.play(5, [Fate.WHOLE] * 3)
     assert played.happened["refresh"] == 0
 
@@ -461,7 +470,7 @@ def test_a_lost_reply_changes_nothing_at_the_server() -> None:
 def test_what_a_sender_keeps_for_itself_is_that_of_the_last_exchange_that_arrived() -> None:
     """Else a residual would be lost with a reply, or sent twice."""
     codec = Halving()
-    played = world(WEIGHTS, codec, create("fp32"))
+    played = world(WEIGHTS, codec, create_codec("fp32"))
     fates = [Fate.WHOLE, Fate.REPLY_LOST, Fate.WHOLE, Fate.CRASHED_AND_LOST, Fate.NOT_REACHED, Fate.WHOLE]
     for round, fate in enumerate([*fates, Fate.ABSENT, Fate.WHOLE], start=1):
         played.play(round, [fate])
@@ -481,10 +490,10 @@ def test_what_a_sender_keeps_for_itself_is_that_of_the_last_exchange_that_arrive
 
 
 def test_nothing_is_kept_where_nothing_is_remembered() -> None:
-    played = world(WEIGHTS, create("fp32"), create("fp16"))
+    played = world(WEIGHTS, create_codec("fp32"), create_codec("fp16"))
     played.play(1, [Fate.WHOLE] * 3)
-    assert set(played.kept.values()) == {dump({})}
-    assert all(memory == NOTHING for memory in played.memories.values())
+    assert set(played.kept.values()) == {encode_state({})}
+    assert all(memory == EMPTY for memory in played.shared_states.values())
     played.play(2, [Fate.FORGOT] * 3)
     assert played.happened == {"exchange": 6}
 
@@ -492,24 +501,24 @@ def test_nothing_is_kept_where_nothing_is_remembered() -> None:
 @pytest.mark.parametrize("name", CODECS)
 def test_what_a_sender_keeps_for_itself_comes_back_to_it(name: str) -> None:
     """Whatever a codec returns as its own must be handed to it in the next round."""
-    codec = create(name)
+    codec = create_codec(name)
     talk = WEIGHTS if Content.WEIGHTS in codec.codes else LABELS
     given: list[State | None] = []
     returned: list[State] = []
     encode = codec.encode
 
-    def watched(values: Floats, spec: Spec, known: Known, sender: Sender) -> Encoded:
+    def watched(values: Floats, spec: TensorSpec, known: SharedKnowledge, sender: Sender) -> Encoded:
         encoded = encode(values, spec, known, sender)
         given.append(sender.own)
         returned.append(encoded.own)
         return encoded
 
     codec.encode = watched  # type: ignore[method-assign]  # a spy
-    played = world(talk, codec, create("fp32"))
+    played = world(talk, codec, create_codec("fp32"))
     for round in range(1, 4):
         played.play(round, [Fate.WHOLE])
     assert given[0] == {}
-    assert [dump(own or {}) for own in given[1:]] == [dump(own) for own in returned[:-1]]
+    assert [encode_state(own or {}) for own in given[1:]] == [encode_state(own) for own in returned[:-1]]
 
 
 # Sharing
@@ -517,7 +526,7 @@ def test_what_a_sender_keeps_for_itself_comes_back_to_it(name: str) -> None:
 
 def test_clients_that_remember_the_same_share_one_coding() -> None:
     codec = Changes()
-    played = world(WEIGHTS, create("fp32"), codec)
+    played = world(WEIGHTS, create_codec("fp32"), codec)
     played.play(1, [Fate.WHOLE] * 3)
     assert codec.coded == 1
     played.play(2, [Fate.WHOLE, Fate.WHOLE, Fate.ABSENT])
@@ -526,7 +535,7 @@ def test_clients_that_remember_the_same_share_one_coding() -> None:
     played.play(3, [Fate.WHOLE] * 3)
     assert codec.coded == 4
     # What it was sent last is the same, but not how often it was sent something.
-    assert len({digests(memory)["down"] for memory in played.memories.values()}) == 2
+    assert len({digests(memory)["down"] for memory in played.shared_states.values()}) == 2
 
 
 def test_clients_share_a_coding_after_different_numbers_of_exchanges() -> None:
@@ -536,7 +545,7 @@ def test_clients_share_a_coding_after_different_numbers_of_exchanges() -> None:
     played.play(1, [Fate.WHOLE, Fate.ABSENT, Fate.ABSENT])
     played.play(2, [Fate.WHOLE] * 3)
     assert codec.coded == 2
-    assert [played.memories[client].version for client in range(3)] == [2, 1, 1]
+    assert [played.shared_states[client].version for client in range(3)] == [2, 1, 1]
 
 
 def test_clients_that_said_different_things_do_not_share_a_coding_that_looks_at_it() -> None:
@@ -550,7 +559,7 @@ def test_clients_that_said_different_things_do_not_share_a_coding_that_looks_at_
 
 def test_audiences_do_not_share_a_coding() -> None:
     codec = Plain()
-    played = world(OUTPUTS, create("fp32"), codec)
+    played = world(OUTPUTS, create_codec("fp32"), codec)
     played.play(1, [Fate.WHOLE] * 3)
     assert codec.coded == 3
 
@@ -580,12 +589,12 @@ def test_a_client_whose_state_is_lost_takes_part_again_after_a_refresh(arm: dict
         "test",
     )
     task, (ready,) = prepare(wanted)
-    with Serial(wanted, task) as runtime:
+    with SerialExecutor(wanted, task) as executor:
         run = start_run(ready)
         for _ in range(2):
-            play(run, ready, runtime)
+            play_round(run, ready, executor)
         del run.clients[1]
-        refreshed, anew, after = (play(run, ready, runtime) for _ in range(3))
+        refreshed, anew, after = (play_round(run, ready, executor) for _ in range(3))
     kind = ready.method.uplink
     assert kind is not None
 
@@ -599,9 +608,9 @@ def test_a_client_whose_state_is_lost_takes_part_again_after_a_refresh(arm: dict
     (asked,) = [entry for entry in refreshed.traffic if entry.kind == "refresh"]
     assert (asked.bytes, asked.payload) == (11, 0)
     # Its memory begins again, and the others' go on.
-    assert [run.memories[client].version for client in range(3)] == [5, 2, 5]
-    held = Memory.of(load(run.clients[1])["link"]["after"]["memory"])
-    assert held.base == run.memories[1].base
+    assert [run.shared_states[client].version for client in range(3)] == [5, 2, 5]
+    held = SharedState.of(decode_state(run.clients[1])["link"]["after"]["memory"])
+    assert held.state_id == run.shared_states[1].state_id
 
 
 def test_the_round_of_a_refresh_goes_on_with_the_others() -> None:
@@ -615,19 +624,19 @@ def test_the_round_of_a_refresh_goes_on_with_the_others() -> None:
     }
     wanted = parse(raw, "test")
     task, (ready,) = prepare(wanted)
-    with Serial(wanted, task) as runtime:
+    with SerialExecutor(wanted, task) as executor:
         servers = []
         for forgets in (True, False):
             run = start_run(ready)
-            play(run, ready, runtime)
+            play_round(run, ready, executor)
             if forgets:
                 del run.clients[1]
-                play(run, ready, runtime)
+                play_round(run, ready, executor)
             else:
                 with pytest.MonkeyPatch.context() as patch:
-                    patch.setattr("fedistill.federation.round.lost", lambda *_: [1])
-                    play(run, ready, runtime)
-            servers.append(dump(run.server))
+                    patch.setattr("fedistill.federation.round.sample_dropouts", lambda *_: [1])
+                    play_round(run, ready, executor)
+            servers.append(encode_state(run.server))
     assert servers[0] == servers[1]
 
 
@@ -635,17 +644,17 @@ def test_the_round_of_a_refresh_goes_on_with_the_others() -> None:
 
 
 @pytest.fixture
-def met() -> tuple[World, ServerEnd, ClientEnd, Frame, Frame]:
+def met() -> tuple[World, ServerEndpoint, ClientEndpoint, Frame, Frame]:
     """Client 1 and the server in the middle of round 3, and the frames down and up."""
     played = world(LABELS, Witness(), Witness())
     for round in (1, 2):
         played.play(round, [Fate.WHOLE] * 3)
-    server = ServerEnd(played.exchange, played.memories, lambda client: NOTHING, 3)
+    server = ServerEndpoint(played.exchange, played.shared_states, lambda client: EMPTY, 3)
     down = server.send(1, "everyone", message(SoftLabels, 3, 0), SIZES)
-    client = ClientEnd(played.exchange, load(played.kept[1]), NOTHING, 3, 1)
+    client = ClientEndpoint(played.exchange, decode_state(played.kept[1]), EMPTY, 3, 1)
     client.receive(SoftLabels, down, SIZES)
     up = client.reply(message(SoftLabels, 3, 1), SIZES)
-    again = ClientEnd(played.exchange, load(played.kept[1]), NOTHING, 3, 1)
+    again = ClientEndpoint(played.exchange, decode_state(played.kept[1]), EMPTY, 3, 1)
     return played, server, again, frames.decode(down), frames.decode(up)
 
 
@@ -662,66 +671,66 @@ WRONG = {
 def test_a_frame_that_does_not_belong_is_refused_by_name(case: str, met: Any) -> None:
     _, server, client, down, up = met
     changes, said = WRONG[case]
-    before = dict(server.memories)
+    before = dict(server.shared_states)
     with pytest.raises(FrameError) as caught:
         client.receive(SoftLabels, frames.encode(replace(down, **changes)), SIZES)
     assert str(caught.value) == said
     with pytest.raises(FrameError) as caught:
         server.receive(1, SoftLabels, frames.encode(replace(up, **changes)), SIZES)
     assert str(caught.value) == said
-    assert server.memories == before
+    assert server.shared_states == before
 
 
 @pytest.mark.parametrize("version", [0, 1, 3, 70])
 def test_a_frame_against_another_memory_is_refused_by_name(version: int, met: Any) -> None:
     """The client holds memories 1 and 2 in round 3, the server 2."""
     _, server, client, down, up = met
-    base = Base(version, down.base.hash)
-    first, second = (memory.base for memory, _ in client._held[::-1])
+    state_id = StateId(version, down.state_id.hash)
+    first, second = (memory.state_id for memory, _ in client._held[::-1])
     assert (first.version, second.version) == (1, 2)
-    with pytest.raises(StaleMemory) as caught:
-        client.receive(SoftLabels, frames.encode(replace(down, base=base)), SIZES)
-    hash = down.base.hash.hex()
+    with pytest.raises(StaleState) as caught:
+        client.receive(SoftLabels, frames.encode(replace(down, state_id=state_id)), SIZES)
+    hash = down.state_id.hash.hex()
     held = f"2 ({second.hash.hex()}) and 1 ({first.hash.hex()})"
     assert str(caught.value) == f"a frame coded against memory {version} ({hash}) came where {held} is held"
-    with pytest.raises(StaleMemory) as caught:
-        server.receive(1, SoftLabels, frames.encode(replace(up, base=base)), SIZES)
+    with pytest.raises(StaleState) as caught:
+        server.receive(1, SoftLabels, frames.encode(replace(up, state_id=state_id)), SIZES)
     assert str(caught.value) == (
-        f"a frame coded against memory {version} ({hash}) came where 2 ({up.base.hash.hex()}) is held"
+        f"a frame coded against memory {version} ({hash}) came where 2 ({up.state_id.hash.hex()}) is held"
     )
 
 
 def test_a_frame_against_another_hash_is_refused_by_name(met: Any) -> None:
     _, server, client, down, up = met
     said = r"coded against memory 2 \(0123abcd\) came where 2 \("
-    with pytest.raises(StaleMemory, match=said):
-        client.receive(SoftLabels, frames.encode(replace(down, base=Base(2, MARK))), SIZES)
-    with pytest.raises(StaleMemory, match=said):
-        server.receive(1, SoftLabels, frames.encode(replace(up, base=Base(2, MARK))), SIZES)
+    with pytest.raises(StaleState, match=said):
+        client.receive(SoftLabels, frames.encode(replace(down, state_id=StateId(2, MARK))), SIZES)
+    with pytest.raises(StaleState, match=said):
+        server.receive(1, SoftLabels, frames.encode(replace(up, state_id=StateId(2, MARK))), SIZES)
 
 
 def test_a_frame_against_a_memory_where_nothing_is_held_is_refused_by_name() -> None:
-    exchange = Exchange(Witness(), Witness(), seed=0)
-    frame = frames.encode(Frame(Kind.SOFT_LABELS, 1, EVERYONE, (b"", b"\1"), Base(4, MARK)))
+    exchange = MessageCoder(Witness(), Witness(), seed=0)
+    frame = frames.encode(Frame(Kind.SOFT_LABELS, 1, EVERYONE, (b"", b"\1"), StateId(4, MARK)))
     said = "a frame coded against memory 4 (0123abcd) came where nothing is held"
-    with pytest.raises(StaleMemory) as caught:
-        ClientEnd(exchange, {}, NOTHING, 1, 0).receive(SoftLabels, frame, SIZES)
+    with pytest.raises(StaleState) as caught:
+        ClientEndpoint(exchange, {}, EMPTY, 1, 0).receive(SoftLabels, frame, SIZES)
     assert str(caught.value) == said
-    with pytest.raises(StaleMemory) as caught:
-        ServerEnd(exchange, {}, lambda client: NOTHING, 1).receive(0, SoftLabels, frame, SIZES)
+    with pytest.raises(StaleState) as caught:
+        ServerEndpoint(exchange, {}, lambda client: EMPTY, 1).receive(0, SoftLabels, frame, SIZES)
     assert str(caught.value) == said
 
 
 def test_a_refresh_with_something_in_it_is_refused(met: Any) -> None:
     _, server, _, _, _ = met
-    before = dict(server.memories)
+    before = dict(server.shared_states)
     with pytest.raises(FrameError, match="a refresh frame has sections"):
         server.receive(1, SoftLabels, frames.encode(Frame(Kind.REFRESH, 3, 2, (b"",))), SIZES)
     with pytest.raises(FrameError, match="a frame of client 0 came where client 1's belongs"):
         server.receive(1, SoftLabels, frames.encode(Frame(Kind.REFRESH, 3, 1, ())), SIZES)
     with pytest.raises(FrameError, match="a frame of round 2 came in round 3"):
         server.receive(1, SoftLabels, frames.encode(Frame(Kind.REFRESH, 2, 2, ())), SIZES)
-    assert server.memories == before
+    assert server.shared_states == before
 
 
 def test_a_refresh_is_for_servers_only(met: Any) -> None:
@@ -732,38 +741,38 @@ def test_a_refresh_is_for_servers_only(met: Any) -> None:
 
 def test_a_damaged_reply_commits_nothing_and_the_whole_one_still_counts(met: Any) -> None:
     _, server, _, _, up = met
-    before = dict(server.memories)
+    before = dict(server.shared_states)
     whole = frames.encode(up)
     for odd in (whole[:-1], frames.encode(replace(up, sections=(b"short", up.sections[1])))):
         with pytest.raises(FrameError):
             server.receive(1, SoftLabels, odd, SIZES)
-        assert server.memories == before
+        assert server.shared_states == before
     assert server.receive(1, SoftLabels, whole, SIZES) is not None
-    committed = digests(server.memories[1])
-    assert server.memories[1].version == 3
+    committed = digests(server.shared_states[1])
+    assert server.shared_states[1].version == 3
     # The same frame once more, as a network may bring it, is the same exchange.
     server.receive(1, SoftLabels, whole, SIZES)
-    assert (server.memories[1].version, digests(server.memories[1])) == (3, committed)
+    assert (server.shared_states[1].version, digests(server.shared_states[1])) == (3, committed)
 
 
 def test_a_server_that_sent_nothing_reads_a_reply_coded_against_nothing() -> None:
     """In round 1 most methods send nothing down."""
-    exchange = Exchange(Witness(), Witness(), seed=0)
-    server = ServerEnd(exchange, {}, lambda client: NOTHING, 1)
-    client = ClientEnd(exchange, {}, NOTHING, 1, 0)
+    exchange = MessageCoder(Witness(), Witness(), seed=0)
+    server = ServerEndpoint(exchange, {}, lambda client: EMPTY, 1)
+    client = ClientEndpoint(exchange, {}, EMPTY, 1, 0)
     sent = message(SoftLabels, 1, 0)
     came = server.receive(0, SoftLabels, client.reply(sent, SIZES), SIZES)
     assert isinstance(came, SoftLabels)
     assert torch.equal(came.probs, sent.tensors()["probs"])
-    assert Memory.of(client.kept()["after"]["memory"]).base == server.memories[0].base
+    assert SharedState.of(client.kept()["after"]["memory"]).state_id == server.shared_states[0].state_id
 
 
 def test_a_sender_may_always_begin_anew(met: Any) -> None:
     """A client that was sent nothing codes against nothing, whatever the server holds."""
     played, server, _, _, _ = met
-    client = ClientEnd(played.exchange, load(played.kept[1]), NOTHING, 3, 1)
+    client = ClientEndpoint(played.exchange, decode_state(played.kept[1]), EMPTY, 3, 1)
     data = client.reply(message(SoftLabels, 3, 1), SIZES)
-    assert frames.decode(data).base is None
+    assert frames.decode(data).state_id is None
     assert server.receive(1, SoftLabels, data, SIZES) is not None
-    assert server.memories[1].version == 1
-    assert server.memories[1].base == Memory.of(client.kept()["after"]["memory"]).base
+    assert server.shared_states[1].version == 1
+    assert server.shared_states[1].state_id == SharedState.of(client.kept()["after"]["memory"]).state_id

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from fedistill.communication.kinds import Kind
 from fedistill.communication.messages.base import Message
-from fedistill.communication.protocol.frame import VERSION, Base, Frame, decode, encode
+from fedistill.communication.protocol.frame import VERSION, Frame, StateId, decode, encode
 from fedistill.communication.varint import read_varint, varint
 from fedistill.errors import FrameError
 from fedistill.methods.registry import METHODS
@@ -39,7 +39,7 @@ GOLDEN_WITH_BASE = bytes.fromhex(
     "02 ac 02"
     "27 f9 c4 d9"
 )
-MEANING_WITH_BASE = Frame(Kind.SOFT_LABELS, 300, 3, SECTIONS, Base(200, bytes.fromhex("0123abcd")))
+MEANING_WITH_BASE = Frame(Kind.SOFT_LABELS, 300, 3, SECTIONS, StateId(200, bytes.fromhex("0123abcd")))
 
 # The same as the first, asking for five rounds of local training.
 GOLDEN_ASKING = bytes.fromhex(
@@ -73,7 +73,7 @@ MESSAGES = Message.__subclasses__()
 assert {method.uplink for method in METHODS.values()} <= {*MESSAGES, None}
 
 integers = st.integers(min_value=0, max_value=2**63 - 1)
-bases = st.builds(Base, st.integers(0, 2**63 - 2), st.binary(min_size=4, max_size=4))
+bases = st.builds(StateId, st.integers(0, 2**63 - 2), st.binary(min_size=4, max_size=4))
 sections = st.lists(st.binary(max_size=200), max_size=5).map(tuple)
 locals_ = st.just(1) | integers
 frames = st.builds(Frame, st.sampled_from(Kind), integers, integers, sections, st.none() | bases, locals_)
@@ -131,9 +131,9 @@ def test_round_trip(frame: Frame) -> None:
 def test_length_is_the_sum_of_its_fields(frame: Frame) -> None:
     asking = 0 if frame.local == 1 else len(leb(frame.local))
     head = 2 + 1 + 1 + asking + len(leb(frame.round)) + len(leb(frame.peer))
-    base = 1 if frame.base is None else len(leb(frame.base.version + 1)) + 4
+    state_id = 1 if frame.state_id is None else len(leb(frame.state_id.version + 1)) + 4
     body = sum(len(leb(len(data))) + len(data) for data in frame.sections)
-    assert len(encode(frame)) == head + base + body + 4
+    assert len(encode(frame)) == head + state_id + body + 4
 
 
 @pytest.mark.parametrize("kind", MESSAGES, ids=lambda kind: kind.__name__)
@@ -141,7 +141,7 @@ def test_length_is_the_sum_of_its_fields(frame: Frame) -> None:
 def test_overhead_is_at_most_24_or_28_bytes(kind: type[Message], size: int) -> None:
     """In round 16,383, of client 16,382, against memory 16,382: the largest of two bytes each."""
     payloads = tuple(varint(16_383) if name in kind.number_names() else bytes(size) for name in kind.names())
-    frame = Frame(kind.kind, 16_383, 16_383, payloads, Base(16_382, b"hash"))
+    frame = Frame(kind.kind, 16_383, 16_383, payloads, StateId(16_382, b"hash"))
     data = encode(frame)
     assert decode(data) == frame
     tensors = len(kind.names()) - len(kind.number_names())
@@ -251,7 +251,7 @@ def test_many_empty_sections_cost_no_more_than_their_bytes() -> None:
 
 def test_the_largest_memory_that_a_frame_can_name() -> None:
     """One more, and the field would not be read again."""
-    frame = Frame(Kind.LOGITS, 1, 0, (), Base(2**63 - 2, b"hash"))
+    frame = Frame(Kind.LOGITS, 1, 0, (), StateId(2**63 - 2, b"hash"))
     assert decode(encode(frame)) == frame
 
 

@@ -16,8 +16,8 @@ import pytest
 from fuzzing import CODEC_CASES, END_CASES, Failure, allowance, check, group
 
 from fedistill.communication.codecs.base import Codec, Decoded, Encoded, Sender
-from fedistill.communication.codecs.registry import CODECS, create
-from fedistill.communication.tensor_specs import Content, Floats, Known, Spec
+from fedistill.communication.codecs.registry import CODECS, create_codec
+from fedistill.communication.tensor_specs import Content, Floats, SharedKnowledge, TensorSpec
 from fedistill.errors import FrameError
 
 SIZE = CODEC_CASES + 4 * END_CASES
@@ -60,10 +60,12 @@ def test_a_seed_gives_the_same_cases() -> None:
 @pytest.mark.parametrize("size", [0, 1, 1000, 100_000])
 def test_what_is_expected_bounds_what_is_allocated(name: str, size: int) -> None:
     """A message of tens of thousands of numbers, and bytes of any length for it."""
-    random, codec = Random(name), create(name)
+    random, codec = Random(name), create_codec(name)
     for content in codec.codes:
         shape = (20_000,) if content is Content.WEIGHTS else (2_000, 10)
-        spec = Spec(content, shape, rows=None if len(shape) == 1 else np.arange(2_000), population=2_000)
+        spec = TensorSpec(
+            content, shape, rows=None if len(shape) == 1 else np.arange(2_000), population=2_000
+        )
         spec = replace(spec, population=0) if spec.rows is None else spec
         known = fuzzing.known_of(random, codec, spec, messages=1)
         read = partial(codec.decode, spec=spec, known=known)
@@ -91,59 +93,59 @@ class Bad(Codec):
     """A codec that answers bytes it does not know in a way of its own."""
 
     name = "bad"
-    loses = "its temper"
+    lossiness = "its temper"
     codes = frozenset({Content.SCORES})
 
-    def encode(self, values: Floats, spec: Spec, known: Known, sender: Sender) -> Encoded:
+    def encode(self, values: Floats, spec: TensorSpec, known: SharedKnowledge, sender: Sender) -> Encoded:
         return Encoded(b"good" + values.tobytes())
 
-    def decode(self, payload: bytes, spec: Spec, known: Known) -> Decoded:
+    def decode(self, payload: bytes, spec: TensorSpec, known: SharedKnowledge) -> Decoded:
         if payload[:4] == b"good" and len(payload) == 4 + 4 * spec.count:
             values = np.frombuffer(payload[4:], np.float32).copy()
             if np.isfinite(values).all():
                 return Decoded(values.reshape(spec.shape))
         return self.otherwise(spec)
 
-    def otherwise(self, spec: Spec) -> Decoded:
+    def otherwise(self, spec: TensorSpec) -> Decoded:
         raise FrameError("not good")
 
 
-def _frozen(self: Bad, spec: Spec) -> Decoded:
+def _frozen(self: Bad, spec: TensorSpec) -> Decoded:
     return Decoded(np.broadcast_to(np.float32(1), spec.shape))
 
 
-def _hang(self: Bad, spec: Spec) -> Decoded:
+def _hang(self: Bad, spec: TensorSpec) -> Decoded:
     while True:
         pass
 
 
-def _allocate(self: Bad, spec: Spec) -> Decoded:
+def _allocate(self: Bad, spec: TensorSpec) -> Decoded:
     np.ones(allowance(spec.count, 0))
     raise FrameError("late")
 
 
-def _nan(self: Bad, spec: Spec) -> Decoded:
+def _nan(self: Bad, spec: TensorSpec) -> Decoded:
     return Decoded(np.full(spec.shape, np.nan, np.float32))
 
 
-def _double(self: Bad, spec: Spec) -> Decoded:
+def _double(self: Bad, spec: TensorSpec) -> Decoded:
     return Decoded(np.zeros(spec.shape))
 
 
-def _larger(self: Bad, spec: Spec) -> Decoded:
+def _larger(self: Bad, spec: TensorSpec) -> Decoded:
     return Decoded(np.zeros((spec.shape[0] + 1, spec.shape[1]), np.float32))
 
 
-def _overflow(self: Bad, spec: Spec) -> Decoded:
+def _overflow(self: Bad, spec: TensorSpec) -> Decoded:
     np.float32(1e30) * np.float32(1e30)
     raise FrameError("after a warning")
 
 
-def _poison(self: Bad, spec: Spec) -> Decoded:
+def _poison(self: Bad, spec: TensorSpec) -> Decoded:
     return Decoded(np.zeros(spec.shape, np.float32), {"from": object()})
 
 
-def _other_error(self: Bad, spec: Spec) -> Decoded:
+def _other_error(self: Bad, spec: TensorSpec) -> Decoded:
     raise IndexError("beyond")
 
 
@@ -174,12 +176,12 @@ def test_it_finds_a_memory_that_the_next_message_stumbles_over(monkeypatch: pyte
     class Stumbling(Bad):
         remembers = True
 
-        def encode(self, values: Floats, spec: Spec, known: Known, sender: Sender) -> Encoded:
+        def encode(self, values: Floats, spec: TensorSpec, known: SharedKnowledge, sender: Sender) -> Encoded:
             if known.memory:
                 raise FrameError("poisoned")
             return super().encode(values, spec, known, sender)
 
-        def otherwise(self, spec: Spec) -> Decoded:
+        def otherwise(self, spec: TensorSpec) -> Decoded:
             return Decoded(np.zeros(spec.shape, np.float32), {"poison": 1})
 
     monkeypatch.setitem(CODECS, "bad", Stumbling)

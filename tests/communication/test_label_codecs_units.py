@@ -25,9 +25,9 @@ from fedistill.communication.codecs.labels import (
 )
 from fedistill.communication.entropy_coding.bit_packing import pack, unpack
 from fedistill.communication.entropy_coding.range_coder import Encoder, Integers, ideal_bits
-from fedistill.communication.tensor_specs import Classes, Content, Floats, Known, Spec
+from fedistill.communication.tensor_specs import Classes, Content, Floats, SharedKnowledge, TensorSpec
 from fedistill.errors import FrameError
-from fedistill.state import dump, load
+from fedistill.state import decode_state, encode_state
 
 CODERS: tuple[Coder, ...] = ("predictive", "delta", "order0", "plain")
 
@@ -52,8 +52,8 @@ CODECS: dict[str, Codec] = {
 all_codecs = pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS.keys())
 
 
-def spec_of(count: int, classes: int, rows: Classes | None = None, population: int = 0) -> Spec:
-    return Spec(Content.PROBS, (count, classes), rows=rows, population=population)
+def spec_of(count: int, classes: int, rows: Classes | None = None, population: int = 0) -> TensorSpec:
+    return TensorSpec(Content.PROBS, (count, classes), rows=rows, population=population)
 
 
 def probs_of(random: np.random.Generator, count: int, classes: int, sharpness: float = 1.5) -> Floats:
@@ -62,16 +62,18 @@ def probs_of(random: np.random.Generator, count: int, classes: int, sharpness: f
     return (whole / whole.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
-def there_and_back(codec: Codec, values: Floats, spec: Spec, known: Known) -> tuple[bytes, Floats, Any]:
+def there_and_back(
+    codec: Codec, values: Floats, spec: TensorSpec, known: SharedKnowledge
+) -> tuple[bytes, Floats, Any]:
     before, held = values.copy(), copy.deepcopy(known.memory)
     encoded = codec.encode(values, spec, known, Sender())
     decoded = codec.decode(encoded.payload, spec, known)
     np.testing.assert_array_equal(values, before)
-    assert dump(known.memory) == dump(held)
-    assert dump(encoded.memory) == dump(decoded.memory)
+    assert encode_state(known.memory) == encode_state(held)
+    assert encode_state(encoded.memory) == encode_state(decoded.memory)
     assert decoded.values.dtype == np.float32
     assert decoded.values.shape == spec.shape
-    return encoded.payload, decoded.values, load(dump(encoded.memory))
+    return encoded.payload, decoded.values, decode_state(encode_state(encoded.memory))
 
 
 def meant(codec: Codec, values: Floats) -> Floats | None:
@@ -102,9 +104,11 @@ def test_messages_of_drawn_rows(codec: Codec, classes: int, count: int) -> None:
         logits = truth[rows] + random.standard_normal((count, classes))
         whole = np.exp(logits - logits.max(axis=1, keepdims=True, initial=-100))
         values = (whole / whole.sum(axis=1, keepdims=True)).astype(np.float32)
-        told = random.integers(-1, classes, count) if message else None
+        other_labels = random.integers(-1, classes, count) if message else None
         spec = spec_of(count, classes, rows, population)
-        payload, found, after = there_and_back(codec, values, spec, Known(memory, told=told))
+        payload, found, after = there_and_back(
+            codec, values, spec, SharedKnowledge(memory, other_labels=other_labels)
+        )
         wanted = meant(codec, values)
         if wanted is not None:
             np.testing.assert_array_equal(found, wanted)
@@ -122,11 +126,11 @@ def test_fifty_thousand_rows(codec: Codec) -> None:
     rows = np.arange(50_000)
     spec = spec_of(50_000, 10, rows, 50_000)
     values = probs_of(random, 50_000, 10, sharpness=3)
-    first, found, memory = there_and_back(codec, values, spec, Known())
+    first, found, memory = there_and_back(codec, values, spec, SharedKnowledge())
     wanted = meant(codec, values)
     if wanted is not None:
         np.testing.assert_array_equal(found, wanted)
-    second, again, _ = there_and_back(codec, values, spec, Known(memory))
+    second, again, _ = there_and_back(codec, values, spec, SharedKnowledge(memory))
     np.testing.assert_array_equal(found, again)
     assert len(second) < len(first) / 2.5
 
@@ -141,8 +145,10 @@ def test_any_numbers_at_all(codec: Codec, data: Any) -> None:
     table = data.draw(st.lists(row, max_size=20))
     values = np.array(table, np.float32).reshape(-1, classes)
     spec = spec_of(len(values), classes, np.arange(len(values)), len(values))
-    _, first, memory = there_and_back(codec, values, spec, Known())
-    _, second, _ = there_and_back(codec, values, spec, Known(memory, told=np.zeros(len(values), np.int64)))
+    _, first, memory = there_and_back(codec, values, spec, SharedKnowledge())
+    _, second, _ = there_and_back(
+        codec, values, spec, SharedKnowledge(memory, other_labels=np.zeros(len(values), np.int64))
+    )
     np.testing.assert_array_equal(first, second)
     assert np.isfinite(first).all()
     np.testing.assert_allclose(first.sum(axis=1), 1, rtol=1e-5)
@@ -153,26 +159,26 @@ def test_any_numbers_at_all(codec: Codec, data: Any) -> None:
 
 def test_one_hot_takes_the_lower_of_two() -> None:
     values = np.array([[0.2, 0.4, 0.4], [0, 0, 0], [0, 0, 1]], np.float32)
-    _, found, _ = there_and_back(onehot("plain"), values, spec_of(3, 3), Known())
+    _, found, _ = there_and_back(onehot("plain"), values, spec_of(3, 3), SharedKnowledge())
     assert found.tolist() == [[0, 1, 0], [1, 0, 0], [0, 0, 1]]
 
 
 def test_an_empty_row_is_uniform() -> None:
     values = np.array([[0, 0, 0], [-1, -2, 0]], np.float32)
     for codec in (simplex(2, "plain"), simplex(2, "predictive")):
-        _, found, _ = there_and_back(codec, values, spec_of(2, 3), Known())
+        _, found, _ = there_and_back(codec, values, spec_of(2, 3), SharedKnowledge())
         assert (found == np.float32(1) / np.float32(3)).all()
 
 
 def test_rows_need_not_add_up_to_one() -> None:
     values = np.array([[2e30, 1e30, 0], [2e-40, 1e-40, 0]], np.float32)
-    _, found, _ = there_and_back(simplex(2, "predictive"), values, spec_of(2, 3), Known())
+    _, found, _ = there_and_back(simplex(2, "predictive"), values, spec_of(2, 3), SharedKnowledge())
     assert (found[:, 0] == np.float32(2) / np.float32(3)).all()
 
 
 def test_top_classes_spread_what_is_left() -> None:
     values = np.array([[0.1, 0.6, 0.05, 0.25], [1, 0, 0, 0]], np.float32)
-    _, found, _ = there_and_back(top(2, 3), values, spec_of(2, 4), Known())
+    _, found, _ = there_and_back(top(2, 3), values, spec_of(2, 4), SharedKnowledge())
     # 0.6, 0.25 and the rest 0.15 in sevenths: 4.2, 1.75, 1.05, so 4, 2 and 1.
     np.testing.assert_allclose(found[0], [0.5 / 7, 4 / 7, 0.5 / 7, 2 / 7], rtol=1e-6)
     assert found[1].tolist() == [1, 0, 0, 0]
@@ -180,7 +186,7 @@ def test_top_classes_spread_what_is_left() -> None:
 
 def test_top_classes_take_all_where_there_are_fewer() -> None:
     values = np.array([[0.75, 0.25], [0, 1]], np.float32)
-    _, found, _ = there_and_back(top(5, 2), values, spec_of(2, 2), Known())
+    _, found, _ = there_and_back(top(5, 2), values, spec_of(2, 2), SharedKnowledge())
     np.testing.assert_allclose(found, [[2 / 3, 1 / 3], [0, 1]], rtol=1e-6)
 
 
@@ -197,18 +203,20 @@ def test_numbers_are_packed_from_the_lowest_bit() -> None:
 def test_plain_sizes(classes: int, bits: int, count: int) -> None:
     values = probs_of(np.random.default_rng(0), count, classes)
     spec = spec_of(count, classes)
-    assert len(there_and_back(onehot("plain"), values, spec, Known())[0]) == -(-count * bits // 8)
-    assert len(there_and_back(simplex(5, "plain"), values, spec, Known())[0]) == -(-count * classes * 5 // 8)
+    assert len(there_and_back(onehot("plain"), values, spec, SharedKnowledge())[0]) == -(-count * bits // 8)
+    assert len(there_and_back(simplex(5, "plain"), values, spec, SharedKnowledge())[0]) == -(
+        -count * classes * 5 // 8
+    )
 
 
 def test_one_bit_is_one_hot() -> None:
     values = probs_of(np.random.default_rng(1), 200, 10)
     spec = spec_of(200, 10, np.arange(200), 200)
     for coder in CODERS:
-        hard = onehot(coder).encode(values, spec, Known(), Sender())
-        soft = simplex(1, coder).encode(values, spec, Known(), Sender())
+        hard = onehot(coder).encode(values, spec, SharedKnowledge(), Sender())
+        soft = simplex(1, coder).encode(values, spec, SharedKnowledge(), Sender())
         assert hard.payload == soft.payload
-        assert dump(hard.memory) == dump(soft.memory)
+        assert encode_state(hard.memory) == encode_state(soft.memory)
 
 
 def test_delta_writes_what_has_changed() -> None:
@@ -216,10 +224,14 @@ def test_delta_writes_what_has_changed() -> None:
     random = np.random.default_rng(2)
     labels = random.integers(0, 10, 4000)
     spec = spec_of(4000, 10, np.arange(4000), 4000)
-    first, _, memory = there_and_back(onehot("delta"), np.eye(10, dtype=np.float32)[labels], spec, Known())
+    first, _, memory = there_and_back(
+        onehot("delta"), np.eye(10, dtype=np.float32)[labels], spec, SharedKnowledge()
+    )
     labels[random.choice(4000, 40, replace=False)] += 1
     labels %= 10
-    second, _, _ = there_and_back(onehot("delta"), np.eye(10, dtype=np.float32)[labels], spec, Known(memory))
+    second, _, _ = there_and_back(
+        onehot("delta"), np.eye(10, dtype=np.float32)[labels], spec, SharedKnowledge(memory)
+    )
     ideal = (40 * np.log2(100 * 10) + 3960 * np.log2(1 / 0.99)) / 8
     assert 1600 < len(first) < 1700
     assert 0.8 * ideal < len(second) < 1.5 * ideal
@@ -237,7 +249,7 @@ def test_what_is_foreseen_costs_less(bits: int) -> None:
             logits = truth + 0.4 * noise.standard_normal(truth.shape)
             whole = np.exp(logits - logits.max(axis=1, keepdims=True))
             values = (whole / whole.sum(axis=1, keepdims=True)).astype(np.float32)
-            payload, _, memory = there_and_back(codec, values, spec, Known(memory))
+            payload, _, memory = there_and_back(codec, values, spec, SharedKnowledge(memory))
             sizes[coder].append(len(payload))
     last = {coder: size[-1] for coder, size in sizes.items()}
     assert last["predictive"] < 0.75 * last["delta"]
@@ -274,7 +286,9 @@ def test_length_is_near_the_ideal(codec: Codec, count: int, classes: int, ideal:
     memory: Any = {}
     for _ in range(3):
         values = probs_of(random, count, classes)
-        encoded = codec.encode(values, spec, Known(memory, told=np.argmax(values, axis=1)), Sender())
+        encoded = codec.encode(
+            values, spec, SharedKnowledge(memory, other_labels=np.argmax(values, axis=1)), Sender()
+        )
         memory, least = encoded.memory, ideal() / 8
         over = len(encoded.payload) - least
         assert over < (0.01 * least if least > 1000 else 16)
@@ -302,16 +316,16 @@ def plain_label(labels: list[int], classes: int) -> bytes:
 )
 def test_what_no_sender_writes_is_refused(codec: Codec, payload: bytes) -> None:
     with pytest.raises(FrameError):
-        codec.decode(payload, spec_of(2, 10), Known())
+        codec.decode(payload, spec_of(2, 10), SharedKnowledge())
 
 
 def test_a_label_that_repeats_nothing_is_refused() -> None:
     values = np.eye(10, dtype=np.float32)[[4, 4, 4]]
     spec = spec_of(3, 10, np.arange(3), 3)
-    first = onehot("delta").encode(values, spec, Known(), Sender())
-    second = onehot("delta").encode(values, spec, Known(first.memory), Sender())
+    first = onehot("delta").encode(values, spec, SharedKnowledge(), Sender())
+    second = onehot("delta").encode(values, spec, SharedKnowledge(first.memory), Sender())
     with pytest.raises(FrameError, match="never sent"):
-        onehot("delta").decode(second.payload, spec, Known())
+        onehot("delta").decode(second.payload, spec, SharedKnowledge())
 
 
 @pytest.mark.parametrize("codec", [simplex(2, "order0"), simplex(8, "predictive"), top(3, 4)])
@@ -320,7 +334,7 @@ def test_random_bytes_are_mostly_refused_by_name(codec: Codec) -> None:
     refused = set()
     for _ in range(200):
         try:
-            codec.decode(random.bytes(40), spec_of(30, 10), Known())
+            codec.decode(random.bytes(40), spec_of(30, 10), SharedKnowledge())
         except FrameError as error:
             refused.add(str(error).split()[0])
     assert refused & {"the", "a"}  # sums that are too high, classes that come twice
@@ -337,10 +351,10 @@ def test_any_bytes_give_a_value_or_a_frame_error(codec: Codec, data: Any) -> Non
     spec = spec_of(count, classes, rows, count)
     memory: Any = {}
     if data.draw(st.booleans()):
-        memory = codec.encode(probs_of(random, count, classes), spec, Known(), Sender()).memory
-    known = Known(memory, told=random.integers(-1, classes, count))
+        memory = codec.encode(probs_of(random, count, classes), spec, SharedKnowledge(), Sender()).memory
+    known = SharedKnowledge(memory, other_labels=random.integers(-1, classes, count))
     other = data.draw(st.sampled_from([codec, *CODECS.values()]))
-    valid = other.encode(probs_of(random, count, classes), spec, Known(), Sender()).payload
+    valid = other.encode(probs_of(random, count, classes), spec, SharedKnowledge(), Sender()).payload
     payload = data.draw(
         st.one_of(
             st.binary(max_size=80),
@@ -359,16 +373,16 @@ def test_any_bytes_give_a_value_or_a_frame_error(codec: Codec, data: Any) -> Non
     assert np.isfinite(decoded.values).all()
     # Memory left behind by strange bytes serves the next message.
     values = probs_of(random, count, classes)
-    there_and_back(codec, values, spec, Known(decoded.memory, told=known.told))
+    there_and_back(codec, values, spec, SharedKnowledge(decoded.memory, other_labels=known.other_labels))
 
 
 @pytest.mark.parametrize("codec", [onehot("predictive"), simplex(8, "predictive"), top(5, 8)])
 def test_a_short_message_cannot_take_much_space(codec: Codec) -> None:
     spec = spec_of(3000, 10, np.arange(3000), 3000)
-    codec.decode(b"", spec_of(0, 10), Known())  # tables that are made once
+    codec.decode(b"", spec_of(0, 10), SharedKnowledge())  # tables that are made once
     tracemalloc.start()
     with contextlib.suppress(FrameError):
-        codec.decode(b"\xff" * 20, spec, Known())
+        codec.decode(b"\xff" * 20, spec, SharedKnowledge())
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 4_000_000 + 128 * spec.count
@@ -485,9 +499,11 @@ def golden_values(message: int) -> Floats:
 
 def golden(codec: Codec) -> tuple[str, str]:
     spec = spec_of(24, 5, np.arange(24) * 2, 50)
-    first = codec.encode(golden_values(0), spec, Known(), Sender())
-    told = np.arange(24) % 6 - 1
-    second = codec.encode(golden_values(1), spec, Known(first.memory, told=told), Sender())
+    first = codec.encode(golden_values(0), spec, SharedKnowledge(), Sender())
+    other_labels = np.arange(24) % 6 - 1
+    second = codec.encode(
+        golden_values(1), spec, SharedKnowledge(first.memory, other_labels=other_labels), Sender()
+    )
     return first.payload.hex(), second.payload.hex()
 
 

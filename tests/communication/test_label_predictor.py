@@ -10,28 +10,28 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedistill.communication.codecs.label_history import Past
+from fedistill.communication.codecs.label_history import LabelHistory
 from fedistill.communication.codecs.label_predictor import Predictor
 from fedistill.communication.entropy_coding.adaptive_model import blocks
-from fedistill.communication.entropy_coding.symbol_io import Reader, Writer
-from fedistill.communication.tensor_specs import Classes, Content, Known, Spec
-from fedistill.state import State, dump, load
+from fedistill.communication.entropy_coding.symbol_io import SymbolReader, SymbolWriter
+from fedistill.communication.tensor_specs import Classes, Content, SharedKnowledge, TensorSpec
+from fedistill.state import State, decode_state, encode_state
 
 
-def spec_of(classes: int, rows: Classes | None, count: int = 0, population: int = 0) -> Spec:
+def spec_of(classes: int, rows: Classes | None, count: int = 0, population: int = 0) -> TensorSpec:
     if rows is None:
-        return Spec(Content.PROBS, (count, classes))
-    return Spec(Content.PROBS, (len(rows), classes), rows=rows, population=population)
+        return TensorSpec(Content.PROBS, (count, classes))
+    return TensorSpec(Content.PROBS, (len(rows), classes), rows=rows, population=population)
 
 
-def written(labels: Classes, spec: Spec, known: Known) -> tuple[bytes, State]:
-    model, writer = Predictor(spec, known), Writer()
+def written(labels: Classes, spec: TensorSpec, known: SharedKnowledge) -> tuple[bytes, State]:
+    model, writer = Predictor(spec, known), SymbolWriter()
     model.code(writer, labels.copy())
     return writer.finish(), model.memory(labels)
 
 
-def read(payload: bytes, spec: Spec, known: Known) -> tuple[Classes, State]:
-    model, reader = Predictor(spec, known), Reader(payload)
+def read(payload: bytes, spec: TensorSpec, known: SharedKnowledge) -> tuple[Classes, State]:
+    model, reader = Predictor(spec, known), SymbolReader(payload)
     labels = np.zeros(spec.shape[0], np.int64)
     model.code(reader, labels)
     reader.finish()
@@ -57,13 +57,13 @@ def test_both_sides_stay_equal_whatever_is_drawn_told_and_lost(
         spec = spec_of(classes, rows, population=population)
         stray = random.random(count) < noise
         labels = np.where(stray, random.integers(0, classes, count), truth[rows])
-        told = None if random.random() < 0.3 else random.integers(-1, classes, count)
-        payload, after = written(labels, spec, Known(ours, told=told))
-        found, heard = read(payload, spec, Known(theirs, told=told))
+        other_labels = None if random.random() < 0.3 else random.integers(-1, classes, count)
+        payload, after = written(labels, spec, SharedKnowledge(ours, other_labels=other_labels))
+        found, heard = read(payload, spec, SharedKnowledge(theirs, other_labels=other_labels))
         np.testing.assert_array_equal(found, labels)
-        assert dump(after) == dump(heard)
+        assert encode_state(after) == encode_state(heard)
         if random.random() < 0.8:  # else the exchange does not happen, and both go on from before
-            ours, theirs = after, load(dump(heard))
+            ours, theirs = after, decode_state(encode_state(heard))
 
 
 @pytest.mark.parametrize("classes", [2, 10, 1000])
@@ -72,47 +72,47 @@ def test_fifty_thousand_labels(classes: int, lasting: bool) -> None:
     random = np.random.default_rng(classes)
     labels = (random.random(50_000) ** 2 * classes).astype(np.int64)
     spec = spec_of(classes, np.arange(50_000) if lasting else None, 50_000, 50_000)
-    payload, memory = written(labels, spec, Known())
-    found, heard = read(payload, spec, Known())
+    payload, memory = written(labels, spec, SharedKnowledge())
+    found, heard = read(payload, spec, SharedKnowledge())
     np.testing.assert_array_equal(found, labels)
-    assert dump(memory) == dump(heard)
+    assert encode_state(memory) == encode_state(heard)
     counts = np.bincount(labels, minlength=classes)
     shares = counts[counts > 0] / len(labels)
     entropy = -(shares * np.log2(shares)).sum() * len(labels) / 8
     # Unknown beforehand: the frequencies have to be learnt, at a few bytes for each class.
     assert entropy * 0.995 < len(payload) < entropy * 1.005 + 4 * classes
-    again, _ = written(labels, spec, Known(memory))
+    again, _ = written(labels, spec, SharedKnowledge(memory))
     assert len(again) < len(payload) / (20 if lasting else 0.999)
 
 
 def test_memory_is_a_new_value_each_time() -> None:
     rows = np.arange(20)
     spec = spec_of(3, rows, population=25)
-    _, first = written(rows % 3, spec, Known())
+    _, first = written(rows % 3, spec, SharedKnowledge())
     before = copy.deepcopy(first)
-    _, second = written((rows + 1) % 3, spec, Known(first, told=rows % 3))
-    assert dump(first) == dump(before)
-    assert dump(second) != dump(first)
+    _, second = written((rows + 1) % 3, spec, SharedKnowledge(first, other_labels=rows % 3))
+    assert encode_state(first) == encode_state(before)
+    assert encode_state(second) != encode_state(first)
 
 
 def test_no_memory_where_rows_have_no_place() -> None:
     labels = np.arange(30) % 4
-    payload, memory = written(labels, spec_of(4, None, 30), Known(told=labels))
+    payload, memory = written(labels, spec_of(4, None, 30), SharedKnowledge(other_labels=labels))
     assert memory == {}
     # What is told helps nevertheless.
-    assert len(payload) < len(written(labels, spec_of(4, None, 30), Known())[0])
+    assert len(payload) < len(written(labels, spec_of(4, None, 30), SharedKnowledge())[0])
 
 
 def test_tables_by_hand() -> None:
     """Two samples of three are drawn in each of three messages."""
     memory: State = {}
-    for rows, labels, told in (
+    for rows, labels, other_labels in (
         ([0, 1], [2, 1], None),
         ([0, 2], [0, 1], [2, -1]),
         ([0, 1], [0, 2], [1, 2]),
     ):
         spec = spec_of(3, np.array(rows), population=3)
-        known = Known(memory, told=None if told is None else np.array(told))
+        known = SharedKnowledge(memory, other_labels=None if other_labels is None else np.array(other_labels))
         _, memory = written(np.array(labels), spec, known)
     tables: Any = memory["samples"]
     assert tables["last"].tolist() == [0, 2, 1]
@@ -132,11 +132,11 @@ def test_questions_are_not_asked_twice() -> None:
     def classes(*values: int) -> Classes:
         return np.array(values)
 
-    past = Past(
+    past = LabelHistory(
         last=classes(-1, 1, 1, 1, 1),
         previous=classes(-1, -1, 2, 0, 2),
-        told=classes(1, 1, 2, 2, -1),
-        told_before=classes(-1, -1, -1, -1, -1),
+        other_labels=classes(1, 1, 2, 2, -1),
+        other_labels_before=classes(-1, -1, -1, -1, -1),
         history=classes(0, 0, 0, 0, 0),
     )
     assert past.candidates().tolist() == [[-1, 1, 1, 1, 1], [1, -1, 2, 2, -1], [-1, -1, -1, 0, 2]]
@@ -159,10 +159,10 @@ def test_it_foresees_better_than_changes_alone() -> None:
     memory: State = {}
     labels, sizes, changes = truth, [], []
     for message in range(8):
-        told = np.where(random.random(count) < 0.5, (truth + 1) % classes, truth)
+        other_labels = np.where(random.random(count) < 0.5, (truth + 1) % classes, truth)
         follows = wavers & (random.random(count) < 0.5)
-        before, labels = labels, np.where(follows, told, truth)
-        payload, memory = written(labels, spec, Known(memory, told=told))
+        before, labels = labels, np.where(follows, other_labels, truth)
+        payload, memory = written(labels, spec, SharedKnowledge(memory, other_labels=other_labels))
         if message >= 3:
             sizes.append(len(payload))
             changed = (labels != before).mean()
@@ -175,10 +175,10 @@ def test_space_is_bounded_for_many_classes() -> None:
     """No table over pairs of classes: 50,000 labels of 1,000 classes take a few tables over the samples."""
     labels = np.arange(50_000) % 1000
     spec = spec_of(1000, np.arange(50_000), population=50_000)
-    _, memory = written(labels, spec, Known())
-    assert len(dump(memory)) < 8 * 50_000 + 60_000
+    _, memory = written(labels, spec, SharedKnowledge())
+    assert len(encode_state(memory)) < 8 * 50_000 + 60_000
     tracemalloc.start()
-    written(labels, spec, Known(memory, told=labels[::-1].copy()))
+    written(labels, spec, SharedKnowledge(memory, other_labels=labels[::-1].copy()))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 300 * len(labels)

@@ -10,17 +10,17 @@ from hypothesis import strategies as st
 from fedistill.communication.codecs.base import Sender
 from fedistill.communication.codecs.low_rank import LowRank, LowRankSettings
 from fedistill.communication.entropy_coding.range_coder import Encoder
-from fedistill.communication.tensor_specs import Content, Floats, Known, Spec
+from fedistill.communication.tensor_specs import Content, Floats, SharedKnowledge, TensorSpec
 from fedistill.errors import FrameError
 
 
-def weights(*shapes: tuple[int, ...]) -> Spec:
-    return Spec(Content.WEIGHTS, (sum(int(np.prod(shape)) for shape in shapes),), shapes)
+def weights(*shapes: tuple[int, ...]) -> TensorSpec:
+    return TensorSpec(Content.WEIGHTS, (sum(int(np.prod(shape)) for shape in shapes),), shapes)
 
 
-def sent(values: Floats, spec: Spec, **options: Any) -> tuple[bytes, Floats]:
+def sent(values: Floats, spec: TensorSpec, **options: Any) -> tuple[bytes, Floats]:
     codec = LowRank(LowRankSettings(**options))
-    known = Known(reference=np.zeros(spec.count, np.float32))
+    known = SharedKnowledge(reference=np.zeros(spec.count, np.float32))
     payload = codec.encode(values.ravel().astype(np.float32), spec, known, Sender()).payload
     return payload, codec.decode(payload, spec, known).values
 
@@ -110,7 +110,7 @@ def test_factors_longer_than_the_matrix_are_refused() -> None:
     """Of 10 by 10 numbers, rank 4 is the last whose factors have fewer; there is no table for another."""
     encoder = Encoder()
     encoder.put(np.array([5]), np.ones(6, np.int64))
-    known = Known(reference=np.zeros(100, np.float32))
+    known = SharedKnowledge(reference=np.zeros(100, np.float32))
     codec = LowRank(LowRankSettings())
     with pytest.raises(FrameError):
         codec.decode(b"\1" + encoder.finish() + b"\xff" * 8, weights((10, 10)), known)
@@ -120,7 +120,11 @@ def test_bytes_of_version_1_are_read() -> None:
     """Written of a product of two vectors, and 0.5; a decomposition may come out otherwise elsewhere."""
     spec = weights((7, 6), (1,))
     payload = bytes.fromhex("012415d0609fd8676e3ad08760f3b0fde917787f4270cf29c0")
-    got = LowRank(LowRankSettings()).decode(payload, spec, Known(reference=np.zeros(43, np.float32))).values
+    got = (
+        LowRank(LowRankSettings())
+        .decode(payload, spec, SharedKnowledge(reference=np.zeros(43, np.float32)))
+        .values
+    )
     matrix = np.outer(np.arange(1, 8), [1, 2, -1, 0, 3, 1])
     np.testing.assert_allclose(got[:42].reshape(7, 6), matrix, atol=0.2)
     np.testing.assert_array_equal(got[[0, 41, 42]], np.array([0.9953911304473877, 6.967737674713135, 0.5]))

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fedistill.communication.codecs.base import Codec, Sender
-from fedistill.communication.codecs.registry import create
+from fedistill.communication.codecs.registry import create_codec
 from fedistill.communication.kinds import Kind
-from fedistill.communication.messages.base import Message, Sizes, contents, example
+from fedistill.communication.messages.base import Message, MessageContext, contents, example_message
 from fedistill.communication.messages.classwise import ClassOutputs, Prototypes, WeightsAndOutputs
 from fedistill.communication.messages.integer_arrays import Subset
 from fedistill.communication.messages.labels import (
@@ -29,16 +29,16 @@ from fedistill.communication.messages.labels import (
 from fedistill.communication.messages.private_samples import PrivateLogits, PrivateOutputs
 from fedistill.communication.messages.weights import CountedWeights, GeneratorWeights, TrainedWeights, Weights
 from fedistill.communication.protocol import frame as frames
-from fedistill.communication.protocol.endpoints import ClientEnd, ServerEnd
+from fedistill.communication.protocol.endpoints import ClientEndpoint, ServerEndpoint
 from fedistill.communication.protocol.frame import EVERYONE, Frame
-from fedistill.communication.protocol.message_coder import Exchange
-from fedistill.communication.protocol.shared_state import NOTHING
-from fedistill.communication.tensor_specs import Classes, Content, Known, Spec
+from fedistill.communication.protocol.message_coder import MessageCoder
+from fedistill.communication.protocol.shared_state import EMPTY
+from fedistill.communication.tensor_specs import Classes, Content, SharedKnowledge, TensorSpec
 from fedistill.communication.varint import varint
 from fedistill.errors import FrameError
 
 M = TypeVar("M", bound=Message)
-FP32, FP16 = create("fp32"), create("fp16")
+FP32, FP16 = create_codec("fp32"), create_codec("fp16")
 
 
 def since(held: int, turn: int) -> Classes:
@@ -47,7 +47,7 @@ def since(held: int, turn: int) -> Classes:
     return places[(places % 7 > held) & (places % 7 <= turn)]
 
 
-SIZES = Sizes(
+SIZES = MessageContext(
     classes=3,
     parameters=7,
     samples=4,
@@ -122,22 +122,24 @@ def test_every_message_type_is_tested() -> None:
     assert set(Message.__subclasses__()) == {case.type for case in CASES} | SEVERAL
 
 
-def exchange(codec: Codec, kind: type[Message]) -> Exchange:
-    return Exchange(codec, codec, seed=0, caches=kind.caches)
+def exchange(codec: Codec, kind: type[Message]) -> MessageCoder:
+    return MessageCoder(codec, codec, seed=0, caches=kind.caches)
 
 
 def pack(message: Message, codec: Codec = FP32, round: int = 2, client: int | None = None) -> bytes:
     """The frame of the server's first message to a client, or to everyone."""
-    end = ServerEnd(exchange(codec, type(message)), {}, lambda client: NOTHING, round)
+    end = ServerEndpoint(exchange(codec, type(message)), {}, lambda client: EMPTY, round)
     return end.send(client or 0, "everyone" if client is None else client, message, SIZES)
 
 
-def unpack(expected: type[M], data: bytes, codec: Codec = FP32, sizes: Sizes = SIZES, client: int = 1) -> M:
+def unpack(
+    expected: type[M], data: bytes, codec: Codec = FP32, sizes: MessageContext = SIZES, client: int = 1
+) -> M:
     """What a client reads from its first frame, in round 2."""
-    return ClientEnd(exchange(codec, expected), {}, NOTHING, 2, client).receive(expected, data, sizes)
+    return ClientEndpoint(exchange(codec, expected), {}, EMPTY, 2, client).receive(expected, data, sizes)
 
 
-def refusal(expected: type[Message], data: bytes, codec: Codec = FP32, sizes: Sizes = SIZES) -> str:
+def refusal(expected: type[Message], data: bytes, codec: Codec = FP32, sizes: MessageContext = SIZES) -> str:
     """What is said about a frame in round 2 at client 1."""
     with pytest.raises(FrameError) as caught:
         unpack(expected, data, codec, sizes)
@@ -201,11 +203,11 @@ def test_fp16_clips_to_its_largest_number() -> None:
 @given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), max_size=50))
 def test_plain_codecs_against_struct(values: list[float]) -> None:
     array = np.array(values, dtype=np.float32)
-    spec = Spec(Content.SCORES, (len(values), 1))
+    spec = TensorSpec(Content.SCORES, (len(values), 1))
 
     def crossed(codec: Codec) -> list[float]:
-        encoded = codec.encode(array.reshape(spec.shape), spec, Known(), Sender())
-        return codec.decode(encoded.payload, spec, Known()).values.ravel().tolist()
+        encoded = codec.encode(array.reshape(spec.shape), spec, SharedKnowledge(), Sender())
+        return codec.decode(encoded.payload, spec, SharedKnowledge()).values.ravel().tolist()
 
     assert crossed(FP32) == array.tolist()
     assert crossed(FP16) == [float(np.float16(min(max(value, -65504.0), 65504.0))) for value in values]
@@ -268,7 +270,7 @@ def test_the_shape_comes_from_the_receiver(case: Case) -> None:
 
 def test_a_receiver_that_expects_other_sizes_refuses() -> None:
     data = pack(Logits(torch.zeros(4, 3), 1))
-    for sizes in (replace(SIZES, classes=4), replace(SIZES, samples=5), Sizes(3)):
+    for sizes in (replace(SIZES, classes=4), replace(SIZES, samples=5), MessageContext(3)):
         assert "were expected" in refusal(Logits, data, sizes=sizes)
 
 
@@ -313,7 +315,7 @@ def test_random_sections_are_refused_or_read(values: bytes, number: bytes) -> No
 
 @each
 def test_an_example_is_of_full_size(case: Case) -> None:
-    found = case.tensor_of(example(case.type, SIZES))
+    found = case.tensor_of(example_message(case.type, SIZES))
     assert found.shape == {
         DueLabels: (3, 3),
     }.get(case.type, case.shape)
@@ -354,7 +356,7 @@ def test_what_both_sides_know_of_a_tensor() -> None:
 
 
 def test_rows_have_no_place_where_nothing_is_drawn() -> None:
-    spec = Logits.specs(Sizes(classes=3, samples=4, population=20), {"drawn": 1})["scores"]
+    spec = Logits.specs(MessageContext(classes=3, samples=4, population=20), {"drawn": 1})["scores"]
     assert (spec.rows, spec.population, spec.shape) == (None, 0, (4, 3))
 
 
@@ -393,7 +395,7 @@ def test_messages_of_several_tensors() -> None:
     }
     assert set(expected) == SEVERAL
     for kind, shapes in expected.items():
-        sent = example(kind, SIZES)
+        sent = example_message(kind, SIZES)
         assert {name: tuple(value.shape) for name, value in sent.tensors().items()} == shapes
         came = unpack(kind, pack(sent))
         assert came.numbers() == sent.numbers()
@@ -403,8 +405,8 @@ def test_messages_of_several_tensors() -> None:
 def test_labels_of_chosen_samples() -> None:
     """Round 2's samples are 2, 4, 6 and 8 of the public set; the sender chose the second and the fourth."""
     sent = ChosenLabels(torch.eye(3)[:2], torch.tensor([1, 3]), drawn=2, chosen=2)
-    data = pack(sent, create("onehot"))
-    came = unpack(ChosenLabels, data, create("onehot"))
+    data = pack(sent, create_codec("onehot"))
+    came = unpack(ChosenLabels, data, create_codec("onehot"))
     assert came.places.tolist() == [1, 3]
     assert torch.equal(came.probs, sent.probs)
     spec = ChosenLabels.specs(SIZES, {"drawn": 2, "chosen": 2, "places": np.array([1, 3])})["probs"]

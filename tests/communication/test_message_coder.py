@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_ends import SIZES, Changes, Halving, Plain, Witness, digests, message
+from test_endpoints import SIZES, Changes, Halving, Plain, Witness, digests, message
 
 from fedistill.communication.codecs.base import Codec, Decoded, Encoded, Sender
-from fedistill.communication.codecs.registry import CODECS, create
+from fedistill.communication.codecs.registry import CODECS, create_codec
 from fedistill.communication.kinds import Direction
-from fedistill.communication.messages.base import Message, contents, example
+from fedistill.communication.messages.base import Message, contents, example_message
 from fedistill.communication.messages.classwise import ClassOutputs, Prototypes, WeightsAndOutputs
 from fedistill.communication.messages.labels import (
     ChosenLabels,
@@ -23,10 +23,10 @@ from fedistill.communication.messages.labels import (
 )
 from fedistill.communication.messages.private_samples import PrivateLogits, PrivateOutputs
 from fedistill.communication.messages.weights import CountedWeights, GeneratorWeights, TrainedWeights, Weights
-from fedistill.communication.protocol.frame import Base, Frame, encode
-from fedistill.communication.protocol.message_coder import Exchange
-from fedistill.communication.protocol.shared_state import NOTHING, Memory
-from fedistill.communication.tensor_specs import Content, Floats, Known, Spec
+from fedistill.communication.protocol.frame import Frame, StateId, encode
+from fedistill.communication.protocol.message_coder import MessageCoder
+from fedistill.communication.protocol.shared_state import EMPTY, SharedState
+from fedistill.communication.tensor_specs import Content, Floats, SharedKnowledge, TensorSpec
 from fedistill.communication.varint import varint
 from fedistill.errors import FrameError
 from fedistill.rng import SERVER
@@ -48,22 +48,24 @@ fitting = pytest.mark.parametrize(
 )
 
 
-def plain() -> Exchange:
-    return Exchange(create("fp32"), create("fp32"), seed=0)
+def plain() -> MessageCoder:
+    return MessageCoder(create_codec("fp32"), create_codec("fp32"), seed=0)
 
 
-def write(exchange: Exchange, way: Direction, what: Message, memory: Memory = NOTHING, **more: Any) -> Any:
+def write(
+    exchange: MessageCoder, way: Direction, what: Message, memory: SharedState = EMPTY, **more: Any
+) -> Any:
     own = None if way == "down" else {}
     given = {"sent": None, "own": own, "round": 4, "client": SERVER if way == "down" else 1, **more}
     return exchange.write(way, what, SIZES, memory, **given)
 
 
 def read(
-    exchange: Exchange,
+    exchange: MessageCoder,
     way: Direction,
     kind: type[Message],
     sections: Any,
-    memory: Memory = NOTHING,
+    memory: SharedState = EMPTY,
     **more: Any,
 ) -> Any:
     return exchange.read(way, kind, sections, SIZES, memory, **{"sent": None, "round": 4, **more})
@@ -77,14 +79,14 @@ def refusal(kind: type[Message], sections: tuple[bytes, ...], **more: Any) -> st
 
 @fitting
 def test_both_sides_end_with_the_same(way: Direction, kind: type[Message], name: str) -> None:
-    exchange = Exchange(create(name), create(name), seed=0, caches=kind.caches)
-    memory = NOTHING
+    exchange = MessageCoder(create_codec(name), create_codec(name), seed=0, caches=kind.caches)
+    memory = EMPTY
     held = np.ones(SIZES.parameters, np.float32) if Content.WEIGHTS in contents(kind) else None
     for round in (1, 2, 3):
         sent = message(kind, round, 0)
         written = write(exchange, way, sent, memory, round=round, sent=held)
         came = read(exchange, way, kind, written.sections, memory, round=round, sent=held)
-        assert came.memory.base == written.memory.base
+        assert came.memory.state_id == written.memory.state_id
         assert digests(came.memory) == digests(written.memory)
         assert came.message.numbers() == sent.numbers()
         assert all(value.isfinite().all() for value in came.message.tensors().values())
@@ -98,28 +100,30 @@ def test_both_sides_end_with_the_same(way: Direction, kind: type[Message], name:
 @fitting
 def test_a_memory_is_never_changed_in_place(way: Direction, kind: type[Message], name: str) -> None:
     """The server goes back to it where a reply is lost."""
-    exchange = Exchange(create(name), create(name), seed=0, caches=kind.caches)
+    exchange = MessageCoder(create_codec(name), create_codec(name), seed=0, caches=kind.caches)
     before = write(exchange, way, message(kind, 1, 0), round=1).memory
-    twin = Memory.of(before.plain())
+    twin = SharedState.of(before.plain())
     parts = {name: {**part.value} for name, part in before.parts.items()}
     written = write(exchange, way, message(kind, 2, 1), before, round=2)
     read(exchange, way, kind, written.sections, before, round=2)
-    assert digests(Memory.of({"version": before.version, "parts": parts})) == digests(twin)
+    assert digests(SharedState.of({"version": before.version, "parts": parts})) == digests(twin)
 
 
 @both_ways
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_sections_are_the_fields_in_their_order(way: Direction, kind: type[Message]) -> None:
     sent = message(kind, 3, 0)
-    sections = write(Exchange(create("fp32"), create("fp32"), 0, kind.caches), way, sent).sections
+    sections = write(
+        MessageCoder(create_codec("fp32"), create_codec("fp32"), 0, kind.caches), way, sent
+    ).sections
     expected = []
-    wholes = kind.wholes(SIZES, sent.numbers())
-    arrays = {name: sent.tensors()[name].numpy() for name in wholes}
+    integer_arrays = kind.integer_arrays(SIZES, sent.numbers())
+    arrays = {name: sent.tensors()[name].numpy() for name in integer_arrays}
     for name, value in {**sent.tensors(), **sent.numbers()}.items():
         if isinstance(value, int):
             expected.append(varint(value))
-        elif name in wholes:
-            expected.append(wholes[name].write(arrays[name]))
+        elif name in integer_arrays:
+            expected.append(integer_arrays[name].write(arrays[name]))
         else:
             rows = kind.specs(SIZES, {**sent.numbers(), **arrays, "held": 0})[name].rows
             expected.append((value[torch.from_numpy(rows)] if kind.caches else value).numpy().tobytes())
@@ -155,7 +159,7 @@ def test_samples_of_a_later_round_are_refused_before_they_are_drawn(kind: type[M
     (name,) = {"drawn", "turn"} & {*kind.number_names()}
     sections = tuple(varint(number) if field == name else b"\0" for field in kind.names())
     with pytest.raises(FrameError) as caught:
-        plain().read("up", kind, sections, sizes, NOTHING, sent=None, round=4)
+        plain().read("up", kind, sections, sizes, EMPTY, sent=None, round=4)
     assert str(caught.value) == f"public samples of {name} {number} came in round 4"
 
 
@@ -166,8 +170,8 @@ def test_where_nothing_looks_at_it_nothing_is_remembered() -> None:
     for way in WAYS:
         exchange = plain()
         assert not exchange.remembers
-        assert write(exchange, way, message(SoftLabels, 1, 0)).memory == NOTHING
-        assert exchange.start(torch.ones(10)) == NOTHING
+        assert write(exchange, way, message(SoftLabels, 1, 0)).memory == EMPTY
+        assert exchange.start(torch.ones(10)) == EMPTY
 
 
 @pytest.mark.parametrize(
@@ -179,7 +183,7 @@ def test_where_nothing_looks_at_it_nothing_is_remembered() -> None:
     ],
 )
 def test_what_is_remembered_of_labels(up: type[Any], down: type[Any], parts: set[str]) -> None:
-    exchange = Exchange(up(), down(), seed=0)
+    exchange = MessageCoder(up(), down(), seed=0)
     memory = write(exchange, "down", message(SoftLabels, 1, 0)).memory
     memory = write(exchange, "up", message(SoftLabels, 1, 0), memory).memory
     assert set(memory.parts) == parts
@@ -188,7 +192,7 @@ def test_what_is_remembered_of_labels(up: type[Any], down: type[Any], parts: set
 
 def test_classes_are_remembered_by_place_in_the_public_set() -> None:
     """By hand: samples 1, 3, 5, 7, 9 in round 1, and 2, 4, 6, 8, 10 in round 2, of 12."""
-    exchange = Exchange(Changes(), Plain(), seed=0)
+    exchange = MessageCoder(Changes(), Plain(), seed=0)
     likeliest = [0, 2, 1, 1, 0]
     probs = torch.eye(3)[likeliest]
     memory = write(exchange, "down", SoftLabels(probs, 1)).memory
@@ -201,11 +205,11 @@ def test_a_codec_is_told_the_classes_of_the_other_direction() -> None:
     seen: list[Any] = []
 
     class Listening(Changes):
-        def encode(self, values: Floats, spec: Spec, known: Known, sender: Sender) -> Encoded:
-            seen.append(None if known.told is None else known.told.tolist())
+        def encode(self, values: Floats, spec: TensorSpec, known: SharedKnowledge, sender: Sender) -> Encoded:
+            seen.append(None if known.other_labels is None else known.other_labels.tolist())
             return super().encode(values, spec, known, sender)
 
-    exchange = Exchange(Listening(), Plain(), seed=0)
+    exchange = MessageCoder(Listening(), Plain(), seed=0)
     memory = write(exchange, "down", SoftLabels(torch.eye(3)[[0, 2, 1, 1, 0]], 1)).memory
     write(exchange, "up", message(SoftLabels, 1, 0))
     write(exchange, "up", message(SoftLabels, 1, 0), memory)
@@ -215,7 +219,7 @@ def test_a_codec_is_told_the_classes_of_the_other_direction() -> None:
 
 
 def test_weights_down_are_the_reference_of_the_next_and_of_the_reply() -> None:
-    exchange = Exchange(Halving(), Halving(), seed=0)
+    exchange = MessageCoder(Halving(), Halving(), seed=0)
     start = exchange.start(torch.ones(SIZES.parameters))
     assert (start.version, start.value("reference")["weights"].tolist()) == (0, [1.0] * 10)
     written = write(exchange, "down", Weights(torch.full((10,), 3.0)), start)
@@ -231,10 +235,10 @@ def test_weights_down_are_the_reference_of_the_next_and_of_the_reply() -> None:
 
 
 def test_a_cache_is_filled_by_the_rows_that_come() -> None:
-    exchange = Exchange(create("fp32"), create("fp32"), seed=0, caches=True)
+    exchange = MessageCoder(create_codec("fp32"), create_codec("fp32"), seed=0, caches=True)
     assert exchange.remembers
     labels = message(FreshLabels, 4, 0).tensors()["probs"]
-    memory, sizes = NOTHING, []
+    memory, sizes = EMPTY, []
     for turn in (1, 3, 3, 4):
         written = write(exchange, "down", FreshLabels(labels, turn), memory)
         came = read(exchange, "down", FreshLabels, written.sections, memory)
@@ -249,10 +253,10 @@ def test_a_cache_is_filled_by_the_rows_that_come() -> None:
 
 def test_what_the_receiver_has_is_remembered_and_not_what_was_meant() -> None:
     class Blunt(Plain):
-        def decode(self, payload: bytes, spec: Spec, known: Known) -> Decoded:
+        def decode(self, payload: bytes, spec: TensorSpec, known: SharedKnowledge) -> Decoded:
             return Decoded(np.round(super().decode(payload, spec, known).values))
 
-    exchange = Exchange(Changes(), Blunt(), seed=0)
+    exchange = MessageCoder(Changes(), Blunt(), seed=0)
     probs = torch.tensor([[0.4, 0.6, 0.0]] * 4 + [[0.3, 0.3, 0.4]])
     memory = write(exchange, "down", SoftLabels(probs, 1)).memory
     # The last row is all zeros once it was rounded, so that its first class is named.
@@ -263,12 +267,12 @@ def test_streams_have_the_name_of_client_round_way_and_tensor() -> None:
     drawn: list[int] = []
 
     class Drawing(Plain):
-        def encode(self, values: Floats, spec: Spec, known: Known, sender: Sender) -> Encoded:
+        def encode(self, values: Floats, spec: TensorSpec, known: SharedKnowledge, sender: Sender) -> Encoded:
             drawn.append(int(sender.random.integers(2**60)))
             return super().encode(values, spec, known, sender)
 
     def draw(seed: int, way: Direction, round: int, client: int) -> int:
-        exchange = Exchange(Drawing(), Drawing(), seed)
+        exchange = MessageCoder(Drawing(), Drawing(), seed)
         write(exchange, way, message(SoftLabels, 1, 0), round=round, client=client)
         return drawn[-1]
 
@@ -284,28 +288,28 @@ def test_streams_have_the_name_of_client_round_way_and_tensor() -> None:
 def test_a_foretold_length_is_exact_for_codecs_of_fixed_width(
     way: Direction, kind: type[Message], name: str
 ) -> None:
-    codec: Codec = create(name)
-    exchange = Exchange(codec, codec, seed=0, caches=kind.caches)
+    codec: Codec = create_codec(name)
+    exchange = MessageCoder(codec, codec, seed=0, caches=kind.caches)
     foretold = exchange.length(way, kind, SIZES)
     assert foretold > 11
     if codec.fixed:
-        sent = example(kind, SIZES) if kind.varies else message(kind, 1, 0)
+        sent = example_message(kind, SIZES) if kind.varies else message(kind, 1, 0)
         sections = write(exchange, way, sent, round=1).sections
-        base = Base(1, bytes(4)) if exchange.remembers else None
-        assert foretold == len(encode(Frame(kind.kind, 1, 1, sections, base)))
+        state_id = StateId(1, bytes(4)) if exchange.remembers else None
+        assert foretold == len(encode(Frame(kind.kind, 1, 1, sections, state_id)))
 
 
 def test_witness_knows_what_it_must() -> None:
     """The toy that guards the tests of the ends does refuse another's knowledge."""
-    codec, spec = Witness(), Spec(Content.WEIGHTS, (3,))
+    codec, spec = Witness(), TensorSpec(Content.WEIGHTS, (3,))
     values = np.ones(3, np.float32)
-    known = Known(codec.encode(values, spec, Known(), Sender()).memory, values, None)
+    known = SharedKnowledge(codec.encode(values, spec, SharedKnowledge(), Sender()).memory, values, None)
     payload = codec.encode(values, spec, known, Sender()).payload
     assert codec.decode(payload, spec, known).values.tolist() == [1, 1, 1]
     others = [
         replace(known, memory={}),
         replace(known, reference=None),
-        replace(known, told=np.zeros(3, np.int64)),
+        replace(known, other_labels=np.zeros(3, np.int64)),
     ]
     for other in others:
         with pytest.raises(FrameError, match="OUT OF STEP"):

@@ -20,23 +20,25 @@ from fedistill.communication.codecs.quantize import (
     Sign,
     _share,
 )
-from fedistill.communication.tensor_specs import Content, Floats, Known, Spec
+from fedistill.communication.tensor_specs import Content, Floats, SharedKnowledge, TensorSpec
 from fedistill.errors import FrameError
 
 BOTH = [Int8(Int8Settings()), Int8(Int8Settings(coded=False))]
 both = pytest.mark.parametrize("codec", BOTH, ids=["coded", "plain"])
 
 
-def weights(*shapes: tuple[int, ...]) -> Spec:
-    return Spec(Content.WEIGHTS, (sum(int(np.prod(shape)) for shape in shapes),), shapes)
+def weights(*shapes: tuple[int, ...]) -> TensorSpec:
+    return TensorSpec(Content.WEIGHTS, (sum(int(np.prod(shape)) for shape in shapes),), shapes)
 
 
-def table(content: Content, rows: int, columns: int) -> Spec:
-    return Spec(content, (rows, columns))
+def table(content: Content, rows: int, columns: int) -> TensorSpec:
+    return TensorSpec(content, (rows, columns))
 
 
-def sent(codec: Codec, values: Any, spec: Spec, known: Known | None = None) -> tuple[bytes, Floats]:
-    known = known or Known()
+def sent(
+    codec: Codec, values: Any, spec: TensorSpec, known: SharedKnowledge | None = None
+) -> tuple[bytes, Floats]:
+    known = known or SharedKnowledge()
     payload = codec.encode(np.array(values, np.float32), spec, known, Sender()).payload
     return payload, codec.decode(payload, spec, known).values
 
@@ -112,7 +114,7 @@ def test_a_bad_scale_is_refused(codec: Int8, scale: float) -> None:
     payload, _ = sent(codec, [1, 2], weights((2,)))
     bad = np.array([scale], "<f4").tobytes() + payload[4:]
     with pytest.raises(FrameError, match="negative or not finite"):
-        codec.decode(bad, weights((2,)), Known())
+        codec.decode(bad, weights((2,)), SharedKnowledge())
 
 
 def test_plain_bytes_of_a_wrong_length_or_value_are_refused() -> None:
@@ -120,16 +122,16 @@ def test_plain_bytes_of_a_wrong_length_or_value_are_refused() -> None:
     scale = np.array([1], "<f4").tobytes()
     for body in (b"\1", b"\1\2\3", b"\1\x80"):
         with pytest.raises(FrameError, match="where 2 numbers from -127 to 127"):
-            BOTH[1].decode(scale + body, spec, Known())
+            BOTH[1].decode(scale + body, spec, SharedKnowledge())
     with pytest.raises(FrameError, match="ends within its 1 scales"):
-        BOTH[1].decode(scale[:3], spec, Known())
+        BOTH[1].decode(scale[:3], spec, SharedKnowledge())
 
 
 # ---------------------------------------------------------------------------------------- qsgd and dadaquant
 
 
-def zero(spec: Spec) -> Known:
-    return Known(reference=np.zeros(spec.shape, np.float32))
+def zero(spec: TensorSpec) -> SharedKnowledge:
+    return SharedKnowledge(reference=np.zeros(spec.shape, np.float32))
 
 
 def test_levels_are_multiples_of_the_largest_number() -> None:

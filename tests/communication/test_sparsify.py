@@ -11,19 +11,19 @@ from fedistill.communication.codecs.base import Codec, Sender
 from fedistill.communication.codecs.sparsify import Stc, StcSettings, TopK, TopKSettings, kept_of, largest
 from fedistill.communication.entropy_coding.parametric_model import put, put_places, put_signs
 from fedistill.communication.entropy_coding.range_coder import Encoder
-from fedistill.communication.tensor_specs import Content, Floats, Known, Spec
+from fedistill.communication.tensor_specs import Content, Floats, SharedKnowledge, TensorSpec
 from fedistill.errors import FrameError
 
 
-def weights(*shapes: tuple[int, ...]) -> Spec:
-    return Spec(Content.WEIGHTS, (sum(int(np.prod(shape)) for shape in shapes),), shapes)
+def weights(*shapes: tuple[int, ...]) -> TensorSpec:
+    return TensorSpec(Content.WEIGHTS, (sum(int(np.prod(shape)) for shape in shapes),), shapes)
 
 
-def zero(spec: Spec) -> Known:
-    return Known(reference=np.zeros(spec.shape, np.float32))
+def zero(spec: TensorSpec) -> SharedKnowledge:
+    return SharedKnowledge(reference=np.zeros(spec.shape, np.float32))
 
 
-def sent(codec: Codec, values: Any, spec: Spec) -> tuple[bytes, Floats]:
+def sent(codec: Codec, values: Any, spec: TensorSpec) -> tuple[bytes, Floats]:
     payload = codec.encode(np.array(values, np.float32), spec, zero(spec), Sender()).payload
     return payload, codec.decode(payload, spec, zero(spec)).values
 

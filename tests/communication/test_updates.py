@@ -25,9 +25,9 @@ from fedistill.communication.codecs.quantize import (
 from fedistill.communication.codecs.sparsify import Stc, StcSettings, TopK, TopKSettings
 from fedistill.communication.codecs.updates import FeedbackCodec
 from fedistill.communication.entropy_coding.range_coder import Encoder, ideal_bits
-from fedistill.communication.tensor_specs import Content, Floats, Known, Spec
+from fedistill.communication.tensor_specs import Content, Floats, SharedKnowledge, TensorSpec
 from fedistill.errors import FrameError
-from fedistill.state import dump
+from fedistill.state import encode_state
 
 CODECS: dict[str, Codec] = {
     "int8": Int8(Int8Settings()),
@@ -61,12 +61,12 @@ def test_every_codec_is_tested() -> None:
     assert written == {type(codec) for codec in CODECS.values()}
 
 
-def spec_of(*shapes: tuple[int, ...]) -> Spec:
-    return Spec(Content.WEIGHTS, (sum(int(np.prod(shape)) for shape in shapes),), shapes)
+def spec_of(*shapes: tuple[int, ...]) -> TensorSpec:
+    return TensorSpec(Content.WEIGHTS, (sum(int(np.prod(shape)) for shape in shapes),), shapes)
 
 
-def known_of(codec: Codec, count: int) -> Known:
-    return Known(reference=np.linspace(-1, 1, count, dtype=np.float32) if codec.relative else None)
+def known_of(codec: Codec, count: int) -> SharedKnowledge:
+    return SharedKnowledge(reference=np.linspace(-1, 1, count, dtype=np.float32) if codec.relative else None)
 
 
 def update_of(count: int, kind: str, seed: int) -> Floats:
@@ -106,15 +106,15 @@ def test_numbers_of_every_kind_come_back(codec: Codec, kind: str) -> None:
 
 def assert_comes_back(codec: Codec, shapes: list[tuple[int, ...]], kind: str, seed: int, first: bool) -> None:
     spec = spec_of(*shapes)
-    known = Known() if first else known_of(codec, spec.count)
+    known = SharedKnowledge() if first else known_of(codec, spec.count)
     values = update_of(spec.count, kind, seed)
     encoded = codec.encode(values, spec, known, Sender(random=np.random.default_rng(seed)))
     decoded = codec.decode(encoded.payload, spec, known)
     assert decoded.values.shape == spec.shape
     assert decoded.values.dtype == np.float32
     assert np.isfinite(decoded.values).all()
-    assert dump(decoded.memory) == dump(encoded.memory)
-    dump(encoded.own)
+    assert encode_state(decoded.memory) == encode_state(encoded.memory)
+    encode_state(encoded.own)
     again = codec.decode(encoded.payload, spec, known)
     assert again.values.tobytes() == decoded.values.tobytes()
 
@@ -127,11 +127,11 @@ def test_long_weights_come_back_about_as_they_were(codec: Codec, count: int, see
     spec = spec_of((count // 2,), (count - count // 2,))
     known = known_of(codec, count)
     update = update_of(count, "laplace", seed) * np.float32(0.01)
-    base = np.float32(0) if known.reference is None else known.reference
-    values = base + update
+    state_id = np.float32(0) if known.reference is None else known.reference
+    values = state_id + update
     payload = codec.encode(values, spec, known, Sender(random=np.random.default_rng(seed))).payload
     got = codec.decode(payload, spec, known).values
-    agreement = np.dot(got - base, update) / np.dot(update, update)
+    agreement = np.dot(got - state_id, update) / np.dot(update, update)
     assert 0.03 < agreement < 1.3
 
 
@@ -145,10 +145,10 @@ def test_what_was_not_sent_is_sent_later(codec: Codec, kind: str) -> None:
     meant, read = np.zeros(spec.count), np.zeros(spec.count)
     for round in range(5):
         update = update_of(spec.count, kind, round)
-        encoded = codec.encode(update, spec, Known(reference=reference), Sender(own))
+        encoded = codec.encode(update, spec, SharedKnowledge(reference=reference), Sender(own))
         own = encoded.own
         meant += update
-        read += codec.decode(encoded.payload, spec, Known(reference=reference)).values
+        read += codec.decode(encoded.payload, spec, SharedKnowledge(reference=reference)).values
     np.testing.assert_allclose(read + own["residual"].numpy(), meant, atol=1e-5)
     assert not np.allclose(read, meant, atol=1e-3) or kind in ("one", "constant")
 
@@ -157,7 +157,7 @@ def test_what_was_not_sent_is_sent_later(codec: Codec, kind: str) -> None:
 def test_no_residual_where_none_is_to_be_kept(codec: Codec) -> None:
     spec = spec_of((20, 30))
     update = update_of(spec.count, "laplace", 0)
-    known = Known(reference=np.zeros(spec.count, np.float32))
+    known = SharedKnowledge(reference=np.zeros(spec.count, np.float32))
     kept = codec.encode(update, spec, known, Sender({}))
     unkept = codec.encode(update, spec, known, Sender(None))
     assert unkept.own == {}
@@ -172,7 +172,7 @@ def test_on_a_downlink_the_difference_holds_what_was_not_sent(codec: Codec) -> N
     weights = update_of(spec.count, "laplace", 3)
     reference = np.zeros(spec.count, np.float32)
     for _ in range(150):
-        known = Known(reference=reference)
+        known = SharedKnowledge(reference=reference)
         reference = codec.decode(codec.encode(weights, spec, known, Sender(None)).payload, spec, known).values
     assert np.abs(reference - weights).mean() < 0.3 * np.abs(weights).mean()
 
@@ -181,20 +181,25 @@ def test_on_a_downlink_the_difference_holds_what_was_not_sent(codec: Codec) -> N
 def test_a_receiver_without_weights_gets_all_of_them(codec: Codec) -> None:
     spec = spec_of((2, 2), (1,))
     values = np.array([1, -2, 0.1, 70_000, 0], np.float32)
-    payload = codec.encode(values, spec, Known(), Sender()).payload
+    payload = codec.encode(values, spec, SharedKnowledge(), Sender()).payload
     assert payload.hex() == "00" + "003c" + "00c0" + "662e" + "ff7b" + "0000"
     expected = np.array([1, -2, np.float16(0.1), 65_504, 0], np.float32)
-    np.testing.assert_array_equal(codec.decode(payload, spec, Known()).values, expected)
+    np.testing.assert_array_equal(codec.decode(payload, spec, SharedKnowledge()).values, expected)
 
 
 @each_relative
 def test_the_two_ways_to_write_are_not_mistaken_for_one_another(codec: Codec) -> None:
     spec = spec_of((4,))
     values = np.ones(4, np.float32)
-    known = Known(reference=np.zeros(4, np.float32))
-    whole = codec.encode(values, spec, Known(), Sender()).payload
+    known = SharedKnowledge(reference=np.zeros(4, np.float32))
+    whole = codec.encode(values, spec, SharedKnowledge(), Sender()).payload
     change = codec.encode(values, spec, known, Sender()).payload
-    for payload, other in ((whole, known), (change, Known()), (b"", known), (b"\x02" + whole[1:], Known())):
+    for payload, other in (
+        (whole, known),
+        (change, SharedKnowledge()),
+        (b"", known),
+        (b"\x02" + whole[1:], SharedKnowledge()),
+    ):
         with pytest.raises(FrameError, match="does not say how its weights are written"):
             codec.decode(payload, spec, other)
 
@@ -202,11 +207,13 @@ def test_the_two_ways_to_write_are_not_mistaken_for_one_another(codec: Codec) ->
 @each_relative
 def test_a_difference_too_large_for_a_float_is_as_large_as_one_can_be(codec: Codec) -> None:
     spec = spec_of((40,))
-    known = Known(reference=np.full(40, 3.3e38, np.float32))
+    known = SharedKnowledge(reference=np.full(40, 3.3e38, np.float32))
     encoded = codec.encode(np.full(40, -3.3e38, np.float32), spec, known, Sender())
     values = codec.decode(encoded.payload, spec, known).values
     assert (values < 0.2e38).any()
-    beyond = codec.decode(encoded.payload, spec, Known(reference=np.full(40, -3.3e38, np.float32))).values
+    beyond = codec.decode(
+        encoded.payload, spec, SharedKnowledge(reference=np.full(40, -3.3e38, np.float32))
+    ).values
     assert np.isfinite(beyond).all()
     if isinstance(codec, FeedbackCodec):
         assert np.isfinite(encoded.own["residual"].numpy()).all()
@@ -254,7 +261,7 @@ SENT = payloads()
     first=st.booleans(),
 )
 def test_any_bytes_are_read_or_refused(codec: Codec, data: bytes, first: bool) -> None:
-    known = Known() if first else known_of(codec, FUZZED.count)
+    known = SharedKnowledge() if first else known_of(codec, FUZZED.count)
     try:
         values = codec.decode(data, FUZZED, known).values
     except FrameError:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from fedistill.config.link import PROFILES
 from fedistill.config.schema import Experiment
-from fedistill.config.toml import dump, load, parse
+from fedistill.config.toml import load, parse, to_toml
 from fedistill.errors import ExperimentError
 
 FILE = """
@@ -442,9 +442,9 @@ experiments = st.fixed_dictionaries(
 @given(experiments)
 def test_what_is_written_out_is_the_experiment_that_was_read(raw: dict[str, Any]) -> None:
     experiment = parse(raw, "first", base=Path("/base"))
-    again = parse(tomllib.loads(dump(experiment)), "second", base=Path("/elsewhere"))
+    again = parse(tomllib.loads(to_toml(experiment)), "second", base=Path("/elsewhere"))
     assert again == experiment
-    assert dump(again) == dump(experiment)
+    assert to_toml(again) == to_toml(experiment)
 
 
 @given(experiments)

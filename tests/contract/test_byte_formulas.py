@@ -9,9 +9,9 @@ from fedistill import parse
 from fedistill.experiment.runner import prepare
 from fedistill.federation.arm import ReadyArm, start_run
 from fedistill.federation.history import ArmRun
-from fedistill.federation.local_executor import Serial
-from fedistill.federation.round import play
-from fedistill.methods.base import draw
+from fedistill.federation.local_executor import SerialExecutor
+from fedistill.federation.round import play_round
+from fedistill.methods.base import sample_public
 
 PUBLIC, CLASSES, CLIENTS = 60, 10, 3
 
@@ -28,9 +28,9 @@ def played(arm: dict[str, Any], rounds: int, **changes: Any) -> tuple[ReadyArm, 
     wanted = parse(raw, "test")
     task, (ready,) = prepare(wanted)
     run = start_run(ready)
-    with Serial(wanted, task) as runtime:
+    with SerialExecutor(wanted, task) as executor:
         while run.round < rounds:
-            play(run, ready, runtime)
+            play_round(run, ready, executor)
     return ready, run
 
 
@@ -54,7 +54,7 @@ def test_jeong_counts_102400_bits() -> None:
 @pytest.mark.parametrize("codec", ["fp32", "fp16"])
 def test_weights_take_their_width(codec: str) -> None:
     arm, run = played({"method": "fedavg", "codec": codec}, rounds=2)
-    size = arm.plan.peers[0].parameters * (4 if codec == "fp32" else 2)
+    size = arm.federation.clients[0].parameters * (4 if codec == "fp32" else 2)
     assert payloads(run, "down") == [size] * 2
     assert payloads(run, "up") == [size + 1] * 2  # the number of samples is one byte below 128
 
@@ -98,7 +98,7 @@ def due_samples(seed: int, samples: int, duration: int, turns: int) -> list[int]
     last: dict[int, int] = {}
     counts = []
     for turn in range(1, turns + 1):
-        places = draw(seed, PUBLIC, samples, turn).tolist()
+        places = sample_public(seed, PUBLIC, samples, turn).tolist()
         due = [place for place in places if place not in last or turn - last[place] >= duration]
         last |= dict.fromkeys(due, turn)
         counts.append(len(due))

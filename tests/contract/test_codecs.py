@@ -6,19 +6,19 @@ from typing import Any
 import pytest
 
 from fedistill import parse
-from fedistill.communication.codecs.registry import CODECS, create
-from fedistill.communication.protocol.shared_state import Memory, dump_all
+from fedistill.communication.codecs.registry import CODECS, create_codec
+from fedistill.communication.protocol.shared_state import SharedState, dump_states
 from fedistill.communication.tensor_specs import Content
 from fedistill.config.schema import Experiment
 from fedistill.experiment.preflight import examine
 from fedistill.experiment.run_folder import RunFolder
 from fedistill.experiment.runner import prepare
 from fedistill.federation.arm import ReadyArm, start_run
-from fedistill.federation.executor import Runtime
+from fedistill.federation.executor import Executor
 from fedistill.federation.history import ArmRun
-from fedistill.federation.local_executor import Processes, Serial
-from fedistill.federation.round import play
-from fedistill.state import dump, load
+from fedistill.federation.local_executor import ProcessExecutor, SerialExecutor
+from fedistill.federation.round import play_round
+from fedistill.state import decode_state, encode_state
 
 WEIGHTS = [name for name, codec in CODECS.items() if Content.WEIGHTS in codec.codes]
 LABELS = [name for name, codec in CODECS.items() if Content.PROBS in codec.codes]
@@ -65,16 +65,22 @@ def ready(method: str, codec: Any, **changes: Any) -> tuple[Experiment, ReadyArm
     return wanted, arm
 
 
-def finish(arm: ReadyArm, runtime: Runtime, run: ArmRun | None = None) -> ArmRun:
+def finish(arm: ReadyArm, executor: Executor, run: ArmRun | None = None) -> ArmRun:
     run = start_run(arm) if run is None else run
     while run.round < arm.rounds:
-        play(run, arm, runtime)
+        play_round(run, arm, executor)
     return run
 
 
 def bits(run: ArmRun) -> tuple[Any, ...]:
     views = [record.views for record in run.records]
-    return dump(run.server), run.clients, run.ledger, dump(dump_all(run.memories)), views
+    return (
+        encode_state(run.server),
+        run.clients,
+        run.ledger,
+        encode_state(dump_states(run.shared_states)),
+        views,
+    )
 
 
 def settings(codec: str) -> dict[str, Any]:
@@ -84,31 +90,33 @@ def settings(codec: str) -> dict[str, Any]:
 @each
 def test_same_bits_serial_in_processes_and_resumed(method: str, codec: str, tmp_path: Any) -> None:
     wanted, arm = ready(method, settings(codec))
-    with Serial(wanted, arm.task) as runtime:
-        once = bits(finish(arm, runtime))
+    with SerialExecutor(wanted, arm.task) as executor:
+        once = bits(finish(arm, executor))
         folder = RunFolder.create(tmp_path / "run", wanted, "test")
         run = start_run(arm)
         for _ in range(3):
-            play(run, arm, runtime)
+            play_round(run, arm, executor)
             folder.save(arm, run)
         loaded = RunFolder.open(tmp_path / "run").load(arm)
-        assert bits(finish(arm, runtime, loaded)) == once
-    with Processes(2, wanted, arm.task) as runtime:
-        assert bits(finish(arm, runtime)) == once
+        assert bits(finish(arm, executor, loaded)) == once
+    with ProcessExecutor(2, wanted, arm.task) as executor:
+        assert bits(finish(arm, executor)) == once
 
 
 @each
 def test_both_sides_remember_the_same_whoever_was_away(method: str, codec: str) -> None:
     """Every client holds, as of before or after its last exchange, what the server holds of it."""
     wanted, arm = ready(method, settings(codec), rounds=8, sampling={"fraction": 0.5, "dropout": 0.4})
-    with Serial(wanted, arm.task) as runtime:
-        run = finish(arm, runtime)
+    with SerialExecutor(wanted, arm.task) as executor:
+        run = finish(arm, executor)
     assert any(record.dropped for record in run.records)
-    for client, memory in run.memories.items():
-        link = load(run.clients[client]).get("link") if run.clients.get(client) else None
-        assert (link is not None) == arm.exchange.remembers
+    for client, memory in run.shared_states.items():
+        link = decode_state(run.clients[client]).get("link") if run.clients.get(client) else None
+        assert (link is not None) == arm.coder.remembers
         if link:
-            assert memory.base in {Memory.of(link[when]["memory"]).base for when in ("before", "after")}
+            assert memory.state_id in {
+                SharedState.of(link[when]["memory"]).state_id for when in ("before", "after")
+            }
     kinds = {entry.kind for entry in run.ledger.entries}
     assert "refresh" not in kinds
 
@@ -133,8 +141,8 @@ def learned(method: str, codec: str) -> tuple[float, int]:
         train={"epochs": 2, "batch_size": 16, "optimizer": {"lr": 0.05, "momentum": 0.9}},
         task={"name": "digits", "clients": 4, "limit": 900, "public": 300},
     )
-    with Processes(2, wanted, arm.task) as runtime:
-        run = finish(arm, runtime)
+    with ProcessExecutor(2, wanted, arm.task) as executor:
+        run = finish(arm, executor)
     return run.records[-1].views["server@global"], run.ledger.total
 
 
@@ -143,7 +151,7 @@ def test_a_codec_that_does_not_fit_is_refused_with_a_fix(codec: str) -> None:
     method, content = ("dsfl", Content.PROBS) if codec in WEIGHTS else ("fedavg", Content.WEIGHTS)
     wanted, arm = ready(method, codec)
     errors = [str(f) for f in examine(wanted, arm.task, [arm]) if f.level == "error"]
-    if content in create(codec).codes:
+    if content in create_codec(codec).codes:
         assert errors == []
     else:
         (said,) = errors
@@ -153,9 +161,9 @@ def test_a_codec_that_does_not_fit_is_refused_with_a_fix(codec: str) -> None:
 
 def test_codecs_differ_by_direction() -> None:
     wanted, arm = ready("fedavg", {"up": {"name": "qsgd", "levels": 3}, "down": "fp16"}, sampling={})
-    with Serial(wanted, arm.task) as runtime:
-        run = finish(arm, runtime)
-    size = arm.plan.peers[0].parameters
+    with SerialExecutor(wanted, arm.task) as executor:
+        run = finish(arm, executor)
+    size = arm.federation.clients[0].parameters
     down = {entry.payload for entry in run.ledger.entries if entry.direction == "down"}
     up = [entry.payload for entry in run.ledger.entries if entry.direction == "up"]
     assert down == {2 * size}

@@ -8,20 +8,20 @@ from typing import Any
 import pytest
 
 from fedistill import parse
-from fedistill.communication.protocol.shared_state import dump_all
+from fedistill.communication.protocol.shared_state import dump_states
 from fedistill.config.schema import Experiment, TaskConfig
-from fedistill.data.build import build
+from fedistill.data.build import build_task
 from fedistill.data.task import Task
 from fedistill.experiment.preflight import examine
 from fedistill.experiment.run_folder import RunFolder
 from fedistill.federation.arm import ReadyArm, start_run
-from fedistill.federation.client import Outcome
-from fedistill.federation.executor import Job, Runtime
+from fedistill.federation.client import ClientResult
+from fedistill.federation.executor import Executor, Job
 from fedistill.federation.history import ArmRun
-from fedistill.federation.local_executor import Processes, Serial
-from fedistill.federation.round import play
+from fedistill.federation.local_executor import ProcessExecutor, SerialExecutor
+from fedistill.federation.round import play_round
 from fedistill.methods.registry import METHODS
-from fedistill.state import dump
+from fedistill.state import encode_state
 
 SAME = {"clients": ["cnn-s"], "server": "cnn-s"}
 MIXED = {"clients": ["cnn-s", "mlp-s"], "server": "cnn-m"}
@@ -150,13 +150,13 @@ def ready(row: Row, **changes: Any) -> tuple[Experiment, ReadyArm]:
 @cache
 def digits(task: str, seed: int) -> Task:
     """A task, built once for all methods."""
-    return build(TaskConfig.model_validate_json(task), seed)
+    return build_task(TaskConfig.model_validate_json(task), seed)
 
 
-def finish(arm: ReadyArm, runtime: Runtime, run: ArmRun | None = None, rounds: int = 3) -> ArmRun:
+def finish(arm: ReadyArm, executor: Executor, run: ArmRun | None = None, rounds: int = 3) -> ArmRun:
     run = start_run(arm) if run is None else run
     while run.round < rounds:
-        play(run, arm, runtime)
+        play_round(run, arm, executor)
     return run
 
 
@@ -164,54 +164,61 @@ def bits(run: ArmRun) -> tuple[Any, ...]:
     """All of a run that must not depend on where, when or how often it was run."""
     views = [record.views for record in run.records]
     people = [(record.clients, record.dropped) for record in run.records]
-    return dump(run.server), run.clients, dump(dump_all(run.memories)), run.ledger, views, people
+    return (
+        encode_state(run.server),
+        run.clients,
+        encode_state(dump_states(run.shared_states)),
+        run.ledger,
+        views,
+        people,
+    )
 
 
 @table
 def test_same_seed_same_bits_serial_or_processes(row: Row) -> None:
     wanted, arm = ready(row, sampling={"fraction": 0.75, "dropout": 0.2})
-    with Serial(wanted, arm.task) as runtime:
-        once = bits(finish(arm, runtime))
-        assert bits(finish(arm, runtime)) == once
-    with Processes(2, wanted, arm.task) as runtime:
-        assert bits(finish(arm, runtime)) == once
+    with SerialExecutor(wanted, arm.task) as executor:
+        once = bits(finish(arm, executor))
+        assert bits(finish(arm, executor)) == once
+    with ProcessExecutor(2, wanted, arm.task) as executor:
+        assert bits(finish(arm, executor)) == once
     other, arm = ready(row, seed=1)
-    with Serial(other, arm.task) as runtime:
-        assert bits(finish(arm, runtime)) != once
+    with SerialExecutor(other, arm.task) as executor:
+        assert bits(finish(arm, executor)) != once
 
 
 @table
 def test_resumed_ends_as_never_stopped(row: Row, tmp_path: Any) -> None:
     wanted, arm = ready(row, sampling={"fraction": 0.75, "dropout": 0.2})
-    with Serial(wanted, arm.task) as runtime:
-        whole = bits(finish(arm, runtime))
+    with SerialExecutor(wanted, arm.task) as executor:
+        whole = bits(finish(arm, executor))
         folder = RunFolder.create(tmp_path / "run", wanted, "test")
         run = start_run(arm)
         for _ in range(2):
-            play(run, arm, runtime)
+            play_round(run, arm, executor)
             folder.save(arm, run)
         _, again = ready(row, sampling={"fraction": 0.75, "dropout": 0.2})
         loaded = RunFolder.open(tmp_path / "run").load(again)
         assert loaded.round == 2
-        assert bits(finish(again, runtime, loaded)) == whole
+        assert bits(finish(again, executor, loaded)) == whole
 
 
-class Spy(Runtime):
+class Spy(Executor):
     """Hands jobs on and keeps the length of every frame that passes, either way."""
 
-    def __init__(self, inner: Runtime) -> None:
+    def __init__(self, inner: Executor) -> None:
         self.inner = inner
         self.down: list[int] = []
         self.up: list[int] = []
 
-    def work(self, arm: str, round: int, jobs: Sequence[Job]) -> Iterator[Outcome]:
+    def run_clients(self, arm: str, round: int, jobs: Sequence[Job]) -> Iterator[ClientResult]:
         self.down += [len(frame) for _, _, frame in jobs]
-        for outcome in self.inner.work(arm, round, jobs):
+        for outcome in self.inner.run_clients(arm, round, jobs):
             self.up.append(len(outcome.frame))
             yield outcome
 
-    def correct(self, arm: str, jobs: Sequence[Job]) -> Iterator[list[int]]:
-        return self.inner.correct(arm, jobs)
+    def count_correct(self, arm: str, jobs: Sequence[Job]) -> Iterator[list[int]]:
+        return self.inner.count_correct(arm, jobs)
 
     def close(self) -> None:
         self.inner.close()
@@ -220,7 +227,7 @@ class Spy(Runtime):
 @table
 def test_ledger_is_the_sum_of_frame_lengths(row: Row) -> None:
     wanted, arm = ready(row, sampling={"fraction": 0.75, "dropout": 0.5})
-    with Spy(Serial(wanted, arm.task)) as spy:
+    with Spy(SerialExecutor(wanted, arm.task)) as spy:
         run = finish(arm, spy)
     sums = {way: sum(e.bytes for e in run.ledger.entries if e.direction == way) for way in ("up", "down")}
     assert sums == {"up": sum(spy.up), "down": sum(spy.down)}
@@ -236,8 +243,8 @@ def test_ledger_is_the_sum_of_frame_lengths(row: Row) -> None:
 def test_a_client_that_is_absent_comes_back(row: Row) -> None:
     """With a quarter of the clients a round, each misses rounds between two that it works in."""
     wanted, arm = ready(row, rounds=8, sampling={"fraction": 0.25})
-    with Serial(wanted, arm.task) as runtime:
-        run = finish(arm, runtime, rounds=8)
+    with SerialExecutor(wanted, arm.task) as executor:
+        run = finish(arm, executor, rounds=8)
     if METHODS[row.method].clients_work:
         assert all(len(record.clients) == 1 for record in run.records)
         gaps = {record.clients[0] for record in run.records}
@@ -251,8 +258,8 @@ def test_local_training_accumulates(row: Row) -> None:
     if METHODS[row.method].uplink is None:
         pytest.skip(f"{row.method}: exchanges nothing, and is refused (tests/test_accumulate.py)")
     wanted, arm = ready(row, rounds=5, arms=[{"method": row.method, **row.settings, "accumulate": 2}])
-    with Serial(wanted, arm.task) as runtime:
-        run = finish(arm, runtime, rounds=5)
+    with SerialExecutor(wanted, arm.task) as executor:
+        run = finish(arm, executor, rounds=5)
     assert [record.local for record in run.records] == [0, 2, 0, 2, 1]
     assert {entry.round for entry in run.ledger.entries if entry.round} == {2, 4, 5}
     assert [bool(record.views) for record in run.records] == [False, True, False, True, True]
@@ -270,8 +277,8 @@ def test_adaptive_exchanges_outlast_lost_replies(row: Row) -> None:
         sampling={"fraction": 0.5, "dropout": 0.5},
         arms=[{"method": row.method, **row.settings, "accumulate": accumulate}],
     )
-    with Serial(wanted, arm.task) as runtime:
-        run = finish(arm, runtime, rounds=8)
+    with SerialExecutor(wanted, arm.task) as executor:
+        run = finish(arm, executor, rounds=8)
     heard = [set(record.clients) - set(record.dropped) for record in run.records if record.local]
     changes = [record.change for record in run.records if record.local]
     assert len(changes) >= 3
@@ -286,17 +293,17 @@ def test_lost_replies_change_nothing_at_the_server(row: Row, monkeypatch: pytest
     if row.method == "server-alone":
         pytest.skip("server-alone: no replies, so none can be lost")
     wanted, arm = ready(row)
-    with Serial(wanted, arm.task) as runtime:
-        run = finish(arm, runtime, rounds=1)
-        before = dump(run.server)
-        monkeypatch.setattr("fedistill.federation.round.lost", lambda settings, clients, seed, round: clients)
-        record = play(run, arm, runtime)
-        assert dump(run.server) == before
+    with SerialExecutor(wanted, arm.task) as executor:
+        run = finish(arm, executor, rounds=1)
+        before = encode_state(run.server)
+        monkeypatch.setattr("fedistill.federation.round.sample_dropouts", lambda settings, clients, seed, round: clients)
+        record = play_round(run, arm, executor)
+        assert encode_state(run.server) == before
         assert record.dropped == record.clients == [0, 1, 2, 3]
         monkeypatch.undo()
-        after = play(run, arm, runtime)
+        after = play_round(run, arm, executor)
         assert after.dropped == []
-        assert METHODS[row.method].uplink is None or dump(run.server) != before
+        assert METHODS[row.method].uplink is None or encode_state(run.server) != before
 
 
 @table
@@ -305,8 +312,8 @@ def test_mixed_models_run_or_are_refused_with_a_fix(row: Row) -> None:
     errors = [str(f) for f in examine(wanted, arm.task, [arm]) if f.level == "error"]
     if row.mixes:
         assert errors == []
-        with Serial(wanted, arm.task) as runtime:
-            assert finish(arm, runtime, rounds=1).records[0].views
+        with SerialExecutor(wanted, arm.task) as executor:
+            assert finish(arm, executor, rounds=1).records[0].views
     else:
         assert len(errors) == 1
         assert row.refusal in errors[0]
@@ -316,12 +323,12 @@ def test_mixed_models_run_or_are_refused_with_a_fix(row: Row) -> None:
 @table
 def test_it_learns(row: Row) -> None:
     wanted, arm = ready(row, **LEARNING)
-    with Processes(2, wanted, arm.task) as runtime:
-        views = finish(arm, runtime, rounds=6).records[-1].views
+    with ProcessExecutor(2, wanted, arm.task) as executor:
+        views = finish(arm, executor, rounds=6).records[-1].views
     view, margin = row.learns
     assert views[view] >= CHANCE + margin
     if row.beats_local is not None:
         control, alone = ready(ROWS[0], **LEARNING)
-        with Processes(2, control, alone.task) as runtime:
-            local = finish(alone, runtime, rounds=6).records[-1].views
+        with ProcessExecutor(2, control, alone.task) as executor:
+            local = finish(alone, executor, rounds=6).records[-1].views
         assert views["client@global"] >= local["client@global"] + row.beats_local

@@ -4,7 +4,7 @@ import pytest
 import torch
 from test_byte_formulas import CLASSES, payloads, played
 
-from fedistill.models.registry import build
+from fedistill.models.registry import build_model
 from fedistill.rng import SERVER
 from fedistill.training.model_state import flatten
 
@@ -18,7 +18,7 @@ UNLIKE = {"clients": ["cnn-s", "cnn-m"], "server": "mlp-s"}
 def test_what_travels_is_of_the_size_of_the_servers_model(method: str, codec: str, number: int) -> None:
     arm, run = played({"method": method, "codec": codec}, rounds=2, models=UNLIKE)
     for client in range(3):
-        assert arm.plan.peers[client].parameters != MLP
+        assert arm.federation.clients[client].parameters != MLP
         assert payloads(run, "down", client) == [number * MLP] * 2
         assert payloads(run, "up", client) == [number * MLP + 1] * 2  # samples: one byte below 128
     assert arm.expected_bytes() == tuple(
@@ -32,11 +32,11 @@ def test_what_travels_is_of_the_size_of_the_servers_model(method: str, codec: st
 def test_both_sides_start_from_the_servers_initial_weights(method: str, codec: str) -> None:
     """So the first message down is an update of zeros, which costs next to nothing."""
     arm, run = played({"method": method, "codec": codec}, rounds=1, models=UNLIKE)
-    initial = flatten(build("mlp-s", arm.task.signature, seed=0, client=SERVER))
+    initial = flatten(build_model("mlp-s", arm.task.signature, seed=0, client=SERVER))
     for client in range(3):
-        assert torch.equal(arm.start_memory(client).value("reference")["weights"], initial)
+        assert torch.equal(arm.initial_shared_state(client).value("reference")["weights"], initial)
         assert max(payloads(run, "down", client)) < 100
-        assert sum(arm.sizes(client).parts[0]) == 64 + 64
+        assert sum(arm.message_context(client).parts[0]) == 64 + 64
 
 
 def test_fedkd_is_low_rank_by_default_and_no_longer_than_whole_numbers() -> None:
@@ -53,7 +53,7 @@ def test_fed_et_sends_what_the_client_has() -> None:
     models = {"clients": ["mlp-s", "cnn-s"], "server": "cnn-m"}
     arm, run = played({"method": "fed-et", "codec": "fp32"}, rounds=2, models=models)
     for client in range(3):
-        size = arm.plan.peers[client].parameters
+        size = arm.federation.clients[client].parameters
         assert (size == MLP) == (client != 1)
         assert payloads(run, "down", client) == [4 * size] * 2
         assert payloads(run, "up", client) == [4 * size + 1] * 2

@@ -10,16 +10,16 @@ from torch import Tensor
 
 from fedistill import parse
 from fedistill.config.schema import Experiment, TaskConfig
-from fedistill.data.build import build
+from fedistill.data.build import build_task
 from fedistill.data.task import Task
 from fedistill.federation.arm import ReadyArm, start_run
 from fedistill.federation.client import method_state
 from fedistill.federation.history import ArmRun
-from fedistill.federation.local_executor import Serial
-from fedistill.federation.round import play
+from fedistill.federation.local_executor import SerialExecutor
+from fedistill.federation.round import play_round
 from fedistill.methods.base import Method
 from fedistill.methods.registry import AnyMethod
-from fedistill.state import State, dump
+from fedistill.state import State, encode_state
 
 CLIENTS = 3
 ONE = {"clients": ["bag"], "server": "bag"}
@@ -42,7 +42,7 @@ def test_it_works_on_texts(row: Row) -> None:
     clients = {client: method_state(saved) for client, saved in run.clients.items()}
     assert all(finite(state) for state in (run.server, *clients.values()))
     if exchanges or not method.clients_work:
-        assert dump(run.server) != dump(start)
+        assert encode_state(run.server) != encode_state(start)
     # Heads alone are less than a twentieth of the weights: word vectors must have moved.
     if method.has_server_model:
         assert moved(start["model"], run.server["model"]) > 0.1
@@ -72,7 +72,7 @@ MARGINS = {"voting": 0.2, "cfd": 0.15}
 @cache
 def news(task: str) -> Task:
     """Articles of one setting, built once for all methods."""
-    return build(TaskConfig.model_validate_json(task), seed=0)
+    return build_task(TaskConfig.model_validate_json(task), seed=0)
 
 
 def ready(experiment: Experiment) -> ReadyArm:
@@ -87,9 +87,9 @@ def test_it_learns_from_texts(row: Row) -> None:
     experiment = parse({**LEARNING, "models": chosen, "arms": arms}, "test")
     arm = ready(experiment)
     run = start_run(arm)
-    with Serial(experiment, arm.task) as runtime:
+    with SerialExecutor(experiment, arm.task) as executor:
         while run.round < arm.rounds:
-            play(run, arm, runtime)
+            play_round(run, arm, executor)
     assert run.records[-1].views[row.learns[0]] >= CHANCE + MARGINS.get(row.method, MARGIN)
 
 
@@ -114,10 +114,10 @@ def played(row: Row) -> tuple[AnyMethod, State, ArmRun, dict[int, Tensor]]:
     arm = ready(experiment)
     run = start_run(arm)
     start = run.server
-    with Serial(experiment, arm.task) as runtime:
-        play(run, arm, runtime)
+    with SerialExecutor(experiment, arm.task) as executor:
+        play_round(run, arm, executor)
         between = {client: method_state(saved) for client, saved in run.clients.items()}
-        play(run, arm, runtime)
+        play_round(run, arm, executor)
     first = {client: state["model"] for client, state in between.items() if "model" in state}
     return arm.method, start, run, first
 
@@ -130,7 +130,7 @@ def models(row: Row) -> dict[str, Any]:
 
 
 def views(method: AnyMethod) -> set[str]:
-    at_server = method.has_server_model or type(method).answering is not Method.answering
+    at_server = method.has_server_model or type(method).server_eval_models is not Method.server_eval_models
     expected = {"server@global"} if at_server else set()
     return expected | ({"client@global", "client@own"} if method.has_client_models else set())
 

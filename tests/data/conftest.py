@@ -8,7 +8,7 @@ import pytest
 from samplefiles import Files
 
 from fedistill.config.schema import TaskConfig
-from fedistill.data.build import build
+from fedistill.data.build import build_task
 from fedistill.data.task import Task
 from fedistill.errors import ExperimentError
 
@@ -23,7 +23,7 @@ def make() -> Callable[..., Task]:
     """Builds a task from the keys of its table; two clients and seed 0 if nothing else is said."""
 
     def build_it(seed: int = 0, **keys: Any) -> Task:
-        return build(TaskConfig.model_validate({"clients": 2} | keys), seed)
+        return build_task(TaskConfig.model_validate({"clients": 2} | keys), seed)
 
     return build_it
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from fedistill.config.schema import Partition
-from fedistill.data.partition import describe, partition
+from fedistill.data.partition import partition, partition_title
 from fedistill.errors import ExperimentError
 
 Kind = dict[str, Any]
@@ -235,4 +235,4 @@ def test_an_impossible_partition_says_why_and_what_would_go(
     ],
 )
 def test_a_partition_in_words(kind: Kind, words: str) -> None:
-    assert describe(TypeAdapter(Partition).validate_python(kind)) == words
+    assert partition_title(TypeAdapter(Partition).validate_python(kind)) == words

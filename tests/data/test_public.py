@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from samplefiles import Files
 
 from fedistill.config.schema import TaskConfig
-from fedistill.data.build import build, stored_bytes
+from fedistill.data.build import build_task, stored_bytes
 from fedistill.data.task import Task
 from fedistill.errors import ExperimentError
 
@@ -201,4 +201,4 @@ def test_the_order_of_memory_does_not_change_stored_bytes(count: int, channels: 
 def test_the_tasks_own_data_under_another_split_name_are_no_public_set() -> None:
     public = {"name": "digits", "samples": 1797, "train": "x"}
     with pytest.raises(ExperimentError, match="but there are 0 samples that the task does not hold itself"):
-        build(TaskConfig.model_validate({"name": "digits", "public": public}), 0)
+        build_task(TaskConfig.model_validate({"name": "digits", "public": public}), 0)

@@ -16,7 +16,7 @@ from fedistill.communication.kinds import Kind
 from fedistill.communication.protocol.frame import EVERYONE, decode
 from fedistill.config.schema import Text
 from fedistill.data.task import Task
-from fedistill.data.text import build, encode_texts, size
+from fedistill.data.text import build_tokenizer, encode_texts, vocabulary_size
 from fedistill.errors import ExperimentError
 
 Make = Callable[..., Task]
@@ -59,26 +59,26 @@ def test_a_word_of_another_public_set_is_known_and_one_of_the_task_is_not(make: 
 
 
 def test_words_are_numbered_by_how_often_they_come() -> None:
-    tokenizer = build(PUBLIC, Text(length=8))
+    tokenizer = build_tokenizer(PUBLIC, Text(length=8))
     vocabulary = tokenizer.get_vocab()
     assert (vocabulary["[PAD]"], vocabulary["[UNK]"]) == (0, 1)
     # Twice: a, cat, the; once: the rest. Capitals are the same, and signs are words.
     assert {word for word, number in vocabulary.items() if 2 <= number <= 4} == {"a", "cat", "the"}
     assert set(vocabulary) - {"[PAD]", "[UNK]", "a", "cat", "the"} == {"sat", "on", "mat", "dog", ".", ","}
-    assert size(tokenizer) == 11
-    assert build(list(PUBLIC), Text(length=8)).get_vocab() == vocabulary
+    assert vocabulary_size(tokenizer) == 11
+    assert build_tokenizer(list(PUBLIC), Text(length=8)).get_vocab() == vocabulary
 
 
 def test_a_small_vocabulary_keeps_the_frequent_words() -> None:
     public = [*(f"often{number} " * 5 for number in range(14)), "rare"]
-    tokenizer = build(public, Text(length=8, vocabulary=16))
-    assert size(tokenizer) == 16
+    tokenizer = build_tokenizer(public, Text(length=8, vocabulary=16))
+    assert vocabulary_size(tokenizer) == 16
     assert tokenizer.token_to_id("rare") is None
     assert all(tokenizer.token_to_id(f"often{number}") is not None for number in range(14))
 
 
 def test_unknown_long_and_empty_texts() -> None:
-    tokenizer = build(PUBLIC, Text(length=4))
+    tokenizer = build_tokenizer(PUBLIC, Text(length=4))
     known = tokenizer.get_vocab()
     found = encode_texts(tokenizer, ["cat unseen DOG", "cat dog mat sat on", "", "   ", "[PAD]"])
     assert found.dtype == np.int32
@@ -95,11 +95,11 @@ def test_unknown_long_and_empty_texts() -> None:
 
 @given(st.lists(st.text(max_size=40), min_size=1, max_size=5), st.integers(4, 12))
 def test_every_text_begins_with_a_token_and_ends_in_padding(texts: list[str], length: int) -> None:
-    tokenizer = build(PUBLIC, Text(length=length))
+    tokenizer = build_tokenizer(PUBLIC, Text(length=length))
     found = encode_texts(tokenizer, texts)
     assert found.shape == (len(texts), length)
     assert (found[:, 0] > 0).all()
-    assert found.max() < size(tokenizer)
+    assert found.max() < vocabulary_size(tokenizer)
 
 
 def test_a_text_task_without_words_to_count_is_refused(refused: Callable[..., str], files: Files) -> None:
@@ -131,25 +131,25 @@ def test_a_tokenizer_of_ones_own_needs_no_public_set(make: Make, files: Files) -
 
 def test_zero_is_padding_whatever_the_tokenizer_means_by_it(tmp_path: Path) -> None:
     # Without padding of its own, or with padding elsewhere, a tokenizer has a word at 0.
-    no_padding = build([], Text(length=4, tokenizer=own(tmp_path / "a", cat=0, dog=1, UNK=2)))
+    no_padding = build_tokenizer([], Text(length=4, tokenizer=own(tmp_path / "a", cat=0, dog=1, UNK=2)))
     assert encode_texts(no_padding, ["cat dog", "x", ""]).tolist() == [
         [1, 2, 0, 0],
         [3, 0, 0, 0],
         [3, 0, 0, 0],
     ]
-    assert size(no_padding) == 4
-    elsewhere = build([], Text(length=4, tokenizer=own(tmp_path / "b", cat=0, pad=1, unk=2, dog=3)))
+    assert vocabulary_size(no_padding) == 4
+    elsewhere = build_tokenizer([], Text(length=4, tokenizer=own(tmp_path / "b", cat=0, pad=1, unk=2, dog=3)))
     assert encode_texts(elsewhere, ["cat dog", ""]).tolist() == [[1, 4, 0, 0], [3, 0, 0, 0]]
-    assert size(elsewhere) == 5
-    angular = build([], Text(length=4, tokenizer=own(tmp_path / "c", pad=0, unk=1, cat=2)))
+    assert vocabulary_size(elsewhere) == 5
+    angular = build_tokenizer([], Text(length=4, tokenizer=own(tmp_path / "c", pad=0, unk=1, cat=2)))
     assert encode_texts(angular, ["cat", ""]).tolist() == [[2, 0, 0, 0], [1, 0, 0, 0]]
-    assert size(angular) == 3
+    assert vocabulary_size(angular) == 3
 
 
 def test_ids_with_gaps_stay_inside_the_vocabulary(tmp_path: Path) -> None:
-    tokenizer = build([], Text(length=4, tokenizer=own(tmp_path / "a", PAD=0, UNK=1, cat=7)))
+    tokenizer = build_tokenizer([], Text(length=4, tokenizer=own(tmp_path / "a", PAD=0, UNK=1, cat=7)))
     assert encode_texts(tokenizer, ["cat"]).tolist() == [[7, 0, 0, 0]]
-    assert size(tokenizer) == 8
+    assert vocabulary_size(tokenizer) == 8
 
 
 def test_a_tokenizer_that_is_none_is_refused(tmp_path: Path) -> None:
@@ -158,6 +158,6 @@ def test_a_tokenizer_that_is_none_is_refused(tmp_path: Path) -> None:
         if content is not None:
             bad.write_text(content)
         with pytest.raises(ExperimentError) as caught:
-            build(PUBLIC, Text(tokenizer=str(bad)))
+            build_tokenizer(PUBLIC, Text(tokenizer=str(bad)))
         said = "there is no such file" if content is None else "not a tokenizer ("
         assert str(caught.value).startswith(f"task.text.tokenizer = {bad}: {said}")

@@ -21,7 +21,7 @@ from fedistill.communication.codecs.registry import CODECS
 from fedistill.config.toml import load
 from fedistill.errors import RuntimeFailure
 from fedistill.experiment.table import markdown, reach_markdown
-from fedistill.federation.arm import resolved
+from fedistill.federation.arm import resolve_arm
 from fedistill.methods.registry import METHODS
 
 EXPERIMENT = """
@@ -125,7 +125,7 @@ def test_the_experiment_in_the_folder_is_fully_resolved(done: Path) -> None:
     wanted = load(done.parent / "exp.toml", ["arms.1.distill_epochs=2"])
     assert [arm.codec for arm in wanted.arms] == [None, "fp16", None]
     assert [arm.codec for arm in found.arms] == ["fp32", "fp16", "fp32"]
-    assert found == wanted.model_copy(update={"arms": [resolved(arm) for arm in wanted.arms]})
+    assert found == wanted.model_copy(update={"arms": [resolve_arm(arm) for arm in wanted.arms]})
     text = (done / "experiment.toml").read_text()
     for default in ("seed = 0", "weight_decay = 0.0", "every = 1", 'codec = "fp32"', "temperature = 0.1"):
         assert default in text
@@ -742,7 +742,7 @@ def test_codecs_are_listed(place: Path) -> None:
             found.append(row)
         else:
             found[-1] = [f"{cell} {more}".strip() for cell, more in zip(found[-1], row, strict=True)]
-    assert [(row[0], row[2]) for row in found] == [(name, codec.loses) for name, codec in CODECS.items()]
+    assert [(row[0], row[2]) for row in found] == [(name, codec.lossiness) for name, codec in CODECS.items()]
     settings = {row[0]: row[3] for row in found}
     assert (settings["fp32"], settings["int8"]) == ("-", "coded = True")
 

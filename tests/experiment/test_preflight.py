@@ -18,10 +18,10 @@ from fedistill.errors import ExperimentError
 from fedistill.experiment.preflight import STRONG_SKEW, Finding, examine, label_skew, raise_errors
 from fedistill.experiment.runner import prepare
 from fedistill.federation.arm import ReadyArm, start_run
-from fedistill.federation.local_executor import Serial
-from fedistill.federation.round import play
+from fedistill.federation.local_executor import SerialExecutor
+from fedistill.federation.round import play_round
 
-EXAMPLE = Path(__file__).parents[1] / "examples" / "digits.toml"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "digits.toml"
 MODULE = """
 from torch import nn
 
@@ -280,9 +280,9 @@ def test_expected_bytes_are_those_of_a_real_round(method: str, codec: str, by_ha
     task, (arm,) = prepare(wanted)
     expected = arm.expected_bytes()
     run = start_run(arm)
-    with Serial(wanted, task) as runtime:
-        play(run, arm, runtime)
-        play(run, arm, runtime)
+    with SerialExecutor(wanted, task) as executor:
+        play_round(run, arm, executor)
+        play_round(run, arm, executor)
     assert expected == tuple(sum(run.ledger.kinds(2, way).values()) for way in ("up", "down"))
     if codec == "fp32":
         assert expected == (4 * by_hand[0], 4 * by_hand[1])
@@ -308,7 +308,7 @@ def test_expected_bytes_of_a_part_of_the_clients() -> None:
 
 def test_expected_bytes_of_models_of_two_sizes() -> None:
     _, (arm,) = prepare(parse(raw({"method": "feddf"}, models=("mlp-s", "cnn-s", "mlp-s")), "test"))
-    sizes = [peer.parameters for peer in arm.plan.peers]
+    sizes = [peer.parameters for peer in arm.federation.clients]
     assert sizes[0] == sizes[2] == 4810
     assert sizes[1] == sizes[3] != 4810
     assert arm.expected_bytes() == (

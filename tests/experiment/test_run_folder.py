@@ -20,8 +20,8 @@ from fedistill.experiment.run_folder import RunFolder
 from fedistill.experiment.runner import compare, prepare, report, resume
 from fedistill.federation.history import RoundRecord
 from fedistill.federation.ledger import Entry
-from fedistill.models.registry import build
-from fedistill.state import load
+from fedistill.models.registry import build_model
+from fedistill.state import decode_state
 
 ROUNDS = 3
 
@@ -419,7 +419,7 @@ def test_views_are_those_of_the_models_that_are_left(tmp_path: Path) -> None:
     wanted = experiment({"method": "dsfl"})
     compare(wanted, tmp_path / "run", "", Watcher())
     task, _ = prepare(wanted)
-    module = build("mlp-s", task.signature, seed=0, client=0).eval()
+    module = build_model("mlp-s", task.signature, seed=0, client=0).eval()
 
     def share(name: str) -> float:
         module.load_state_dict(load_file(tmp_path / "run" / "models" / "dsfl" / f"{name}.safetensors"))
@@ -440,7 +440,9 @@ def test_views_are_those_of_the_models_that_are_left(tmp_path: Path) -> None:
 def test_final_models_are_those_of_the_last_round(tmp_path: Path) -> None:
     """Weights under PyTorch's own names, which make up the flat vector of the checkpoint."""
     compare(experiment({"method": "dsfl"}, sampling={}), tmp_path / "run", "", Watcher())
-    state = load((tmp_path / "run" / "checkpoint" / "dsfl" / f"server-{ROUNDS}.safetensors").read_bytes())
+    state = decode_state(
+        (tmp_path / "run" / "checkpoint" / "dsfl" / f"server-{ROUNDS}.safetensors").read_bytes()
+    )
     tensors = load_file(tmp_path / "run" / "models" / "dsfl" / "server.safetensors")
     names = ["features.1.weight", "features.1.bias", "head.weight", "head.bias"]
     assert set(tensors) == set(names)

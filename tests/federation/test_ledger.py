@@ -5,15 +5,15 @@ from dataclasses import FrozenInstanceError
 import pytest
 import torch
 
-from fedistill.communication.codecs.registry import create
+from fedistill.communication.codecs.registry import create_codec
 from fedistill.communication.kinds import Kind
-from fedistill.communication.messages.base import Sizes
+from fedistill.communication.messages.base import MessageContext
 from fedistill.communication.messages.classwise import ClassOutputs
 from fedistill.communication.messages.weights import Weights
-from fedistill.communication.protocol.endpoints import ClientEnd, ServerEnd
+from fedistill.communication.protocol.endpoints import ClientEndpoint, ServerEndpoint
 from fedistill.communication.protocol.frame import Frame, encode
-from fedistill.communication.protocol.message_coder import Exchange
-from fedistill.communication.protocol.shared_state import NOTHING
+from fedistill.communication.protocol.message_coder import MessageCoder
+from fedistill.communication.protocol.shared_state import EMPTY
 from fedistill.federation.ledger import SETUP_ROUND, Entry, Ledger
 
 
@@ -75,10 +75,10 @@ def test_an_empty_ledger_is_zero() -> None:
 
 
 def test_what_is_counted_is_the_length_of_the_real_frame() -> None:
-    exchange = Exchange(create("fp32"), create("fp16"), seed=0)
-    sizes = Sizes(classes=3, parameters=10)
-    up = ClientEnd(exchange, {}, NOTHING, 1, 0).reply(Weights(torch.zeros(10)), sizes)
-    down = ServerEnd(exchange, {}, lambda client: NOTHING, 1).send(
+    exchange = MessageCoder(create_codec("fp32"), create_codec("fp16"), seed=0)
+    sizes = MessageContext(classes=3, parameters=10)
+    up = ClientEndpoint(exchange, {}, EMPTY, 1, 0).reply(Weights(torch.zeros(10)), sizes)
+    down = ServerEndpoint(exchange, {}, lambda client: EMPTY, 1).send(
         0, "everyone", ClassOutputs(torch.zeros(3, 3)), sizes
     )
     ledger = Ledger()

@@ -19,11 +19,11 @@ from fedistill.data.task import Task
 from fedistill.errors import RuntimeFailure, TrainingError
 from fedistill.experiment.runner import prepare
 from fedistill.federation.arm import start_run
-from fedistill.federation.client import Outcome
-from fedistill.federation.executor import Job, Runtime, workers
-from fedistill.federation.local_executor import Processes, Serial, start
-from fedistill.federation.round import play
-from fedistill.state import load
+from fedistill.federation.client import ClientResult
+from fedistill.federation.executor import Executor, Job, worker_count
+from fedistill.federation.local_executor import ProcessExecutor, SerialExecutor, start_executor
+from fedistill.federation.round import play_round
+from fedistill.state import decode_state
 
 MODULE = '''
 """Models that misbehave in training, each in its own way; files in the folder HERE tell how it went."""
@@ -154,7 +154,7 @@ def jobs(clients: list[int]) -> list[Job]:
     return [(client, b"", b"") for client in clients]
 
 
-def bytes_of(outcomes: Iterator[Outcome]) -> list[tuple[bytes, bytes]]:
+def bytes_of(outcomes: Iterator[ClientResult]) -> list[tuple[bytes, bytes]]:
     return [(outcome.state, outcome.frame) for outcome in outcomes]
 
 
@@ -164,35 +164,35 @@ def test_serial_and_processes_have_equal_outcomes_in_the_order_of_the_jobs(clien
     task, _ = prepare(wanted)
     # Not in the order of the clients, nor all of them: the order is that of the jobs.
     order = [client for client in reversed(range(clients)) if client != 1]
-    with Serial(wanted, task) as runtime:
-        expected = bytes_of(runtime.work("dsfl", 1, jobs(order)))
+    with SerialExecutor(wanted, task) as executor:
+        expected = bytes_of(executor.run_clients("dsfl", 1, jobs(order)))
         later = [(client, state, b"") for client, (state, _) in zip(order, expected, strict=True)]
-        counts = list(runtime.correct("dsfl", later))
-    assert [decode(frame).peer - 1 for _, frame in expected] == order
+        counts = list(executor.count_correct("dsfl", later))
+    assert [decode(frame).info - 1 for _, frame in expected] == order
     assert len({state for state, _ in expected}) == len(order)
-    with Processes(2, wanted, task) as runtime:
-        assert bytes_of(runtime.work("dsfl", 1, jobs(order))) == expected
-        assert list(runtime.correct("dsfl", later)) == counts
+    with ProcessExecutor(2, wanted, task) as executor:
+        assert bytes_of(executor.run_clients("dsfl", 1, jobs(order))) == expected
+        assert list(executor.count_correct("dsfl", later)) == counts
         # The same workers again, in another order.
-        again = bytes_of(runtime.work("dsfl", 1, jobs(order[::-1])))
+        again = bytes_of(executor.run_clients("dsfl", 1, jobs(order[::-1])))
         assert again == expected[::-1]
 
 
 def test_outcomes_are_handed_on_in_order_though_the_first_is_last_to_end(models: Path) -> None:
     wanted = experiment(arm("a", "Waits", "Frees", method="dsfl"), clients=2)
     task, _ = prepare(wanted)
-    with Serial(wanted, task) as runtime:
-        expected = bytes_of(runtime.work("a", 1, jobs([1, 0])))[::-1]
+    with SerialExecutor(wanted, task) as executor:
+        expected = bytes_of(executor.run_clients("a", 1, jobs([1, 0])))[::-1]
     (models / "go").unlink()
-    with Processes(2, wanted, task) as runtime:
-        assert bytes_of(runtime.work("a", 1, jobs([0, 1]))) == expected
+    with ProcessExecutor(2, wanted, task) as executor:
+        assert bytes_of(executor.run_clients("a", 1, jobs([0, 1]))) == expected
 
 
 def test_seconds_of_work_are_those_of_the_client() -> None:
     wanted = experiment({"method": "local"}, clients=2)
     task, _ = prepare(wanted)
-    with Serial(wanted, task) as runtime:
-        assert all(outcome.seconds > 0 for outcome in runtime.work("local", 1, jobs([0, 1])))
+    with SerialExecutor(wanted, task) as executor:
+        assert all(outcome.seconds > 0 for outcome in executor.run_clients("local", 1, jobs([0, 1])))
 
 
 @pytest.mark.parametrize(
@@ -202,12 +202,12 @@ def test_a_worker_that_dies_is_named_and_nothing_is_left(models: Path, model: st
     wanted = experiment(arm("a", "Stuck", model), clients=2)
     task, _ = prepare(wanted)
     folder = None
-    with pytest.raises(RuntimeFailure) as caught, Processes(2, wanted, task) as runtime:  # noqa: PT012  # two lines raise
-        folder = Path(runtime._folder.name)
+    with pytest.raises(RuntimeFailure) as caught, ProcessExecutor(2, wanted, task) as executor:  # noqa: PT012  # two lines raise
+        folder = Path(executor._folder.name)
         children = multiprocessing.active_children()
         assert len(children) == 2
         assert (folder / "task.safetensors").exists()
-        list(runtime.work("a", 1, jobs([0, 1])))
+        list(executor.run_clients("a", 1, jobs([0, 1])))
     said = str(caught.value)
     assert said.startswith("fedistill-worker-")
     assert said.split()[0] in {child.name for child in children}
@@ -223,14 +223,14 @@ def test_a_worker_that_dies_is_named_and_nothing_is_left(models: Path, model: st
 def test_a_worker_killed_while_idle(models: Path) -> None:
     wanted = experiment(arm("a", "plain"), clients=2)
     task, _ = prepare(wanted)
-    with Processes(2, wanted, task) as runtime:
-        list(runtime.work("a", 1, jobs([0, 1])))
+    with ProcessExecutor(2, wanted, task) as executor:
+        list(executor.run_clients("a", 1, jobs([0, 1])))
         victim = multiprocessing.active_children()[0]
         assert victim.pid is not None
         os.kill(victim.pid, signal.SIGKILL)
         victim.join()
         with pytest.raises(RuntimeFailure, match=f"{victim.name} ended"):
-            list(runtime.work("a", 2, jobs([0, 1])))
+            list(executor.run_clients("a", 2, jobs([0, 1])))
 
 
 KINDS = pytest.mark.parametrize("kind", ["serial", "processes"])
@@ -240,43 +240,43 @@ def with_runtime(wanted: Experiment, settings: RuntimeConfig) -> Experiment:
     return wanted.model_copy(update={"runtime": settings})
 
 
-def begun(kind: str, wanted: Experiment, task: Task) -> Runtime:
-    return start(with_runtime(wanted, RuntimeConfig(kind=kind, workers=2)), task)
+def begun(kind: str, wanted: Experiment, task: Task) -> Executor:
+    return start_executor(with_runtime(wanted, RuntimeConfig(kind=kind, workers=2)), task)
 
 
 @KINDS
 def test_an_arm_that_raises_leaves_the_pool_usable(kind: str, models: Path) -> None:
     wanted = experiment(arm("bad", "plain", "Raises"), arm("good", "plain"))
     task, _ = prepare(wanted)
-    with Serial(wanted, task) as runtime:
-        expected = bytes_of(runtime.work("good", 1, jobs([0, 1, 2, 3])))
-    with begun(kind, wanted, task) as runtime:
+    with SerialExecutor(wanted, task) as executor:
+        expected = bytes_of(executor.run_clients("good", 1, jobs([0, 1, 2, 3])))
+    with begun(kind, wanted, task) as executor:
         for _ in range(2):
-            outcomes = runtime.work("bad", 1, jobs([0, 1, 2, 3]))
+            outcomes = executor.run_clients("bad", 1, jobs([0, 1, 2, 3]))
             assert (next(outcomes).state, b"") == expected[0]
             with pytest.raises(TrainingError) as caught:
                 next(outcomes)
             assert caught.value.place == "round 1, client 1"
             assert caught.value.what.startswith("KeyError: 'no such thing' (")
             assert "odd_models.py, line " in caught.value.what
-        assert bytes_of(runtime.work("good", 1, jobs([0, 1, 2, 3]))) == expected
+        assert bytes_of(executor.run_clients("good", 1, jobs([0, 1, 2, 3]))) == expected
 
 
 def test_results_that_come_too_late_are_not_those_of_the_next_arm(models: Path) -> None:
     wanted = experiment(arm("bad", "Raises", "Waits"), arm("good", "plain", "WaitsLonger"), clients=2)
     task, _ = prepare(wanted)
-    with Serial(wanted, task) as runtime:
+    with SerialExecutor(wanted, task) as executor:
         (models / "go on").touch()
-        expected = bytes_of(runtime.work("good", 2, jobs([0, 1])))
+        expected = bytes_of(executor.run_clients("good", 2, jobs([0, 1])))
         (models / "go on").unlink()
-    with Processes(2, wanted, task) as runtime:
+    with ProcessExecutor(2, wanted, task) as executor:
         with pytest.raises(TrainingError, match="round 1, client 0: KeyError"):
-            list(runtime.work("bad", 1, jobs([0, 1])))
+            list(executor.run_clients("bad", 1, jobs([0, 1])))
         # Client 1 is still at work for the arm that has failed. Its result, which lies in the pipe when
         # the next arm begins, has the place that the second job of that arm has.
         (models / "go").touch()
-        wait([worker.connection for worker in runtime._workers])
-        outcomes = runtime.work("good", 2, jobs([0, 1]))
+        wait([worker.connection for worker in executor._workers])
+        outcomes = executor.run_clients("good", 2, jobs([0, 1]))
         first = next(outcomes)
         (models / "go on").touch()
         assert bytes_of(iter([first, *outcomes])) == expected
@@ -285,21 +285,21 @@ def test_results_that_come_too_late_are_not_those_of_the_next_arm(models: Path) 
 def test_a_round_that_is_given_up_does_not_leak_into_the_next() -> None:
     wanted = experiment({"method": "local"})
     task, _ = prepare(wanted)
-    with Serial(wanted, task) as runtime:
-        expected = bytes_of(runtime.work("local", 2, jobs([3, 2, 1, 0])))
-    with Processes(2, wanted, task) as runtime:
-        given_up = runtime.work("local", 1, jobs([0, 1, 2, 3]))
+    with SerialExecutor(wanted, task) as executor:
+        expected = bytes_of(executor.run_clients("local", 2, jobs([3, 2, 1, 0])))
+    with ProcessExecutor(2, wanted, task) as executor:
+        given_up = executor.run_clients("local", 1, jobs([0, 1, 2, 3]))
         next(given_up)
         given_up.close()  # type: ignore[attr-defined]  # a generator
-        assert bytes_of(runtime.work("local", 2, jobs([3, 2, 1, 0]))) == expected
+        assert bytes_of(executor.run_clients("local", 2, jobs([3, 2, 1, 0]))) == expected
 
 
 @KINDS
 def test_nan_names_the_round_the_client_and_the_setting(kind: str, models: Path) -> None:
     wanted = experiment(arm("a", "plain", "Nan"))
     task, _ = prepare(wanted)
-    with begun(kind, wanted, task) as runtime, pytest.raises(TrainingError) as caught:
-        list(runtime.work("a", 2, jobs([0, 1, 2])))
+    with begun(kind, wanted, task) as executor, pytest.raises(TrainingError) as caught:
+        list(executor.run_clients("a", 2, jobs([0, 1, 2])))
     assert str(caught.value) == (
         "round 2, client 1: the loss is nan in local epoch 1: lower train.optimizer.lr, or look for extreme"
         " inputs"
@@ -310,11 +310,11 @@ def test_nan_names_the_round_the_client_and_the_setting(kind: str, models: Path)
 def test_a_state_that_is_damaged_is_refused(kind: str) -> None:
     wanted = experiment({"method": "local"})
     task, _ = prepare(wanted)
-    with begun(kind, wanted, task) as runtime:
+    with begun(kind, wanted, task) as executor:
         with pytest.raises(TrainingError, match="round 1, client 2: ValueError: not a saved state"):
-            list(runtime.work("local", 1, [(2, b"junk", b"")]))
+            list(executor.run_clients("local", 1, [(2, b"junk", b"")]))
         with pytest.raises(TrainingError, match="evaluation, client 2: ValueError: not a saved state"):
-            list(runtime.correct("local", [(2, b"junk", b"")]))
+            list(executor.count_correct("local", [(2, b"junk", b"")]))
 
 
 @KINDS
@@ -322,24 +322,24 @@ def test_a_frame_that_is_damaged_is_refused_by_the_client(kind: str) -> None:
     models = {"clients": ["mlp-s"], "server": "mlp-s"}
     wanted = experiment({"method": "fedavg", "models": models})
     task, (ready,) = prepare(wanted)
-    with begun(kind, wanted, task) as runtime:
+    with begun(kind, wanted, task) as executor:
         with pytest.raises(TrainingError, match="round 1, client 2: frame is damaged: its checksum differs"):
-            list(runtime.work("fedavg", 1, [(2, b"", b"fd\x02\x01" + b"\0" * 20)]))
-        play(start_run(ready), ready, runtime)
+            list(executor.run_clients("fedavg", 1, [(2, b"", b"fd\x02\x01" + b"\0" * 20)]))
+        play_round(start_run(ready), ready, executor)
 
 
 @KINDS
 def test_a_model_that_fails_in_evaluation_ends_its_arm_alone(kind: str, models: Path) -> None:
     wanted = experiment(arm("clients", "plain", "Unfit"), arm("fine", "plain"))
     task, (bad, fine) = prepare(wanted)
-    with begun(kind, wanted, task) as runtime:
+    with begun(kind, wanted, task) as executor:
         run = start_run(bad)
         with pytest.raises(TrainingError) as caught:
-            play(run, bad, runtime)
+            play_round(run, bad, executor)
         assert caught.value.place == "round 1, evaluation, client 1"
         assert caught.value.what.startswith("ValueError: not today (")
         assert (run.round, run.clients, run.records) == (0, {}, [])
-        assert play(start_run(fine), fine, runtime).views
+        assert play_round(start_run(fine), fine, executor).views
 
 
 def test_a_model_that_fails_in_evaluation_at_the_server(models: Path) -> None:
@@ -347,8 +347,8 @@ def test_a_model_that_fails_in_evaluation_at_the_server(models: Path) -> None:
     odd["models"]["server"] = "odd_models:Unfit"
     wanted = experiment(odd)
     task, (ready,) = prepare(wanted)
-    with Serial(wanted, task) as runtime, pytest.raises(TrainingError) as caught:
-        play(start_run(ready), ready, runtime)
+    with SerialExecutor(wanted, task) as executor, pytest.raises(TrainingError) as caught:
+        play_round(start_run(ready), ready, executor)
     assert caught.value.place == "round 1, evaluation, server"
 
 
@@ -357,33 +357,36 @@ def test_a_model_that_fails_in_the_server_step(models: Path) -> None:
     odd["models"]["server"] = "odd_models:Raises"
     wanted = experiment(odd)
     task, (ready,) = prepare(wanted)
-    with Serial(wanted, task) as runtime, pytest.raises(TrainingError, match="round 1, server: KeyError"):
-        play(start_run(ready), ready, runtime)
+    with (
+        SerialExecutor(wanted, task) as executor,
+        pytest.raises(TrainingError, match="round 1, server: KeyError"),
+    ):
+        play_round(start_run(ready), ready, executor)
 
 
 def test_how_many_workers() -> None:
     cores = len(os.sched_getaffinity(0))
-    assert workers(RuntimeConfig(kind="serial", workers=4), 10) == 1
-    assert workers(RuntimeConfig(kind="processes", workers=4), 10) == 4
-    assert workers(RuntimeConfig(kind="auto", workers=4), 3) == 3
-    assert workers(RuntimeConfig(), 1000) == cores
+    assert worker_count(RuntimeConfig(kind="serial", workers=4), 10) == 1
+    assert worker_count(RuntimeConfig(kind="processes", workers=4), 10) == 4
+    assert worker_count(RuntimeConfig(kind="auto", workers=4), 3) == 3
+    assert worker_count(RuntimeConfig(), 1000) == cores
 
 
 @pytest.mark.parametrize(
     ("settings", "clients", "expected"),
     [
-        (RuntimeConfig(kind="serial"), 4, Serial),
-        (RuntimeConfig(kind="auto", workers=1), 4, Serial),
-        (RuntimeConfig(kind="auto"), 1, Serial),
-        (RuntimeConfig(kind="processes", workers=1), 4, Processes),
-        (RuntimeConfig(kind="auto", workers=2), 2, Processes),
+        (RuntimeConfig(kind="serial"), 4, SerialExecutor),
+        (RuntimeConfig(kind="auto", workers=1), 4, SerialExecutor),
+        (RuntimeConfig(kind="auto"), 1, SerialExecutor),
+        (RuntimeConfig(kind="processes", workers=1), 4, ProcessExecutor),
+        (RuntimeConfig(kind="auto", workers=2), 2, ProcessExecutor),
     ],
 )
-def test_which_runtime(settings: RuntimeConfig, clients: int, expected: type[Runtime]) -> None:
+def test_which_runtime(settings: RuntimeConfig, clients: int, expected: type[Executor]) -> None:
     wanted = experiment({"method": "local"}, clients=clients)
     task, _ = prepare(wanted)
-    with start(with_runtime(wanted, settings), task) as runtime:
-        assert type(runtime) is expected
+    with start_executor(with_runtime(wanted, settings), task) as executor:
+        assert type(executor) is expected
 
 
 def test_torch_has_one_thread_inside_and_its_own_number_outside() -> None:
@@ -392,7 +395,7 @@ def test_torch_has_one_thread_inside_and_its_own_number_outside() -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        with pytest.raises(KeyError), Serial(wanted, task):  # noqa: PT012  # so do these
+        with pytest.raises(KeyError), SerialExecutor(wanted, task):  # noqa: PT012  # so do these
             assert torch.get_num_threads() == 1
             raise KeyError
         assert torch.get_num_threads() == 2
@@ -404,12 +407,12 @@ def test_states_are_plain_bytes_that_any_worker_can_go_on_with() -> None:
     """Round 2 of each client by the worker that did not do its round 1, against one process."""
     wanted = experiment({"method": "local"}, clients=2)
     task, _ = prepare(wanted)
-    with Serial(wanted, task) as runtime:
-        first = bytes_of(runtime.work("local", 1, jobs([0, 1])))
-        second = bytes_of(runtime.work("local", 2, [(0, first[0][0], b""), (1, first[1][0], b"")]))
-    assert load(first[0][0]).keys() == {"method"}
-    assert load(first[0][0])["method"].keys() == {"model", "optimizer"}
-    with Processes(2, wanted, task) as runtime:
-        assert bytes_of(runtime.work("local", 1, jobs([0, 1]))) == first
-        swapped = bytes_of(runtime.work("local", 2, [(1, first[1][0], b""), (0, first[0][0], b"")]))
+    with SerialExecutor(wanted, task) as executor:
+        first = bytes_of(executor.run_clients("local", 1, jobs([0, 1])))
+        second = bytes_of(executor.run_clients("local", 2, [(0, first[0][0], b""), (1, first[1][0], b"")]))
+    assert decode_state(first[0][0]).keys() == {"method"}
+    assert decode_state(first[0][0])["method"].keys() == {"model", "optimizer"}
+    with ProcessExecutor(2, wanted, task) as executor:
+        assert bytes_of(executor.run_clients("local", 1, jobs([0, 1]))) == first
+        swapped = bytes_of(executor.run_clients("local", 2, [(1, first[1][0], b""), (0, first[0][0], b"")]))
     assert swapped == second[::-1]

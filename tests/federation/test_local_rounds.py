@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from fedistill import parse
 from fedistill.communication.kinds import Kind
-from fedistill.communication.messages.base import Sizes
+from fedistill.communication.messages.base import MessageContext
 from fedistill.communication.messages.labels import SoftLabels
 from fedistill.communication.messages.weights import Weights
 from fedistill.communication.protocol.frame import EVERYONE, Frame, decode, encode
@@ -22,21 +22,27 @@ from fedistill.errors import ExperimentError, FrameError
 from fedistill.experiment.preflight import examine
 from fedistill.experiment.runner import prepare
 from fedistill.federation.arm import start_run
-from fedistill.federation.client import Outcome
-from fedistill.federation.executor import Job, Runtime
+from fedistill.federation.client import ClientResult
+from fedistill.federation.executor import Executor, Job
 from fedistill.federation.history import ArmRun
-from fedistill.federation.local_executor import Serial
-from fedistill.federation.local_rounds import Exchanged, change, due, fixed, worthwhile
-from fedistill.federation.round import play
+from fedistill.federation.local_executor import SerialExecutor
+from fedistill.federation.local_rounds import (
+    PastExchange,
+    fixed_rounds,
+    relative_change,
+    scheduled_rounds,
+    worthwhile_rounds,
+)
+from fedistill.federation.round import play_round
 
 
 def rounds_due(accumulate: int, rounds: int) -> dict[int, int]:
     """Every exchange of a run and the local rounds behind it."""
-    done: list[Exchanged] = []
+    done: list[PastExchange] = []
     for round in range(1, rounds + 1):
-        local = due(accumulate, done, round, rounds)
+        local = scheduled_rounds(accumulate, done, round, rounds)
         if local:
-            done.append(Exchanged(round, local, 100, None))
+            done.append(PastExchange(round, local, 100, None))
     return {one.round: one.local for one in done}
 
 
@@ -50,46 +56,50 @@ def test_a_fixed_number() -> None:
 @given(accumulate=st.integers(1, 12), rounds=st.integers(1, 60))
 def test_clients_tell_a_fixed_number_by_themselves(accumulate: int, rounds: int) -> None:
     for round, local in rounds_due(accumulate, rounds).items():
-        assert fixed(accumulate, round) == local
+        assert fixed_rounds(accumulate, round) == local
 
 
 def test_what_an_exchange_is_worth() -> None:
     """The first brought 0.4 for 100 bytes. Now a round brings 0.1 for 100: four rounds make up for it."""
-    first, now = Exchanged(1, 1, 100, 0.4), Exchanged(2, 1, 100, 0.1)
-    assert worthwhile(WhenWorth(worth=1.0, most=8), [first, now]) == 4
-    assert worthwhile(WhenWorth(worth=0.5, most=8), [first, now]) == 2
-    assert worthwhile(WhenWorth(worth=1.0, most=3), [first, now]) == 3
+    first, now = PastExchange(1, 1, 100, 0.4), PastExchange(2, 1, 100, 0.1)
+    assert worthwhile_rounds(WhenWorth(worth=1.0, most=8), [first, now]) == 4
+    assert worthwhile_rounds(WhenWorth(worth=0.5, most=8), [first, now]) == 2
+    assert worthwhile_rounds(WhenWorth(worth=1.0, most=3), [first, now]) == 3
     # Half the bytes: half the rounds. Behind two rounds, 0.1 is half the change a round.
-    assert worthwhile(WhenWorth(), [first, Exchanged(2, 1, 50, 0.1)]) == 2
-    assert worthwhile(WhenWorth(), [first, Exchanged(3, 2, 100, 0.1)]) == 8
-    assert worthwhile(WhenWorth(), [first, Exchanged(2, 1, 100, 0.9)]) == 1
-    assert worthwhile(WhenWorth(most=5), [first, Exchanged(2, 1, 100, 0.0)]) == 5
+    assert worthwhile_rounds(WhenWorth(), [first, PastExchange(2, 1, 50, 0.1)]) == 2
+    assert worthwhile_rounds(WhenWorth(), [first, PastExchange(3, 2, 100, 0.1)]) == 8
+    assert worthwhile_rounds(WhenWorth(), [first, PastExchange(2, 1, 100, 0.9)]) == 1
+    assert worthwhile_rounds(WhenWorth(most=5), [first, PastExchange(2, 1, 100, 0.0)]) == 5
 
 
 def test_before_anything_is_measured_each_round_exchanges() -> None:
-    assert worthwhile(WhenWorth(), []) == 1
-    assert worthwhile(WhenWorth(), [Exchanged(1, 1, 100, None)]) == 1
-    assert worthwhile(WhenWorth(), [Exchanged(1, 1, 0, 0.5)]) == 1
+    assert worthwhile_rounds(WhenWorth(), []) == 1
+    assert worthwhile_rounds(WhenWorth(), [PastExchange(1, 1, 100, None)]) == 1
+    assert worthwhile_rounds(WhenWorth(), [PastExchange(1, 1, 0, 0.5)]) == 1
 
 
-SIZES = Sizes(classes=2, parameters=2, samples=2, population=5, drawn=lambda round: np.array([round, 4]))
+SIZES = MessageContext(
+    classes=2, parameters=2, samples=2, population=5, drawn=lambda round: np.array([round, 4])
+)
 
 
 def test_change_of_weights() -> None:
     """From (3, 4) to (3, 0): 4 of 3."""
     before, after = (Weights(torch.tensor(values)) for values in ([3.0, 4.0], [3.0, 0.0]))
-    assert change(before, after, SIZES) == pytest.approx(4 / 3)
-    assert change(before, before, SIZES) == 0
-    assert change(before, Weights(torch.zeros(2)), SIZES) is None
+    assert relative_change(before, after, SIZES) == pytest.approx(4 / 3)
+    assert relative_change(before, before, SIZES) == 0
+    assert relative_change(before, Weights(torch.zeros(2)), SIZES) is None
 
 
 def test_change_of_labels_is_that_of_the_samples_both_speak_of() -> None:
     """Round 1 speaks of samples 1 and 4, round 2 of 2 and 4: sample 4 goes from (1, 0) to (0.6, 0.8)."""
     before = SoftLabels(torch.tensor([[0.5, 0.5], [1.0, 0.0]]), 1)
     after = SoftLabels(torch.tensor([[0.9, 0.1], [0.6, 0.8]]), 2)
-    assert change(before, after, SIZES) == pytest.approx((0.16 + 0.64) ** 0.5)
-    apart = Sizes(classes=2, samples=2, population=5, drawn=lambda round: np.array([2, 3]) - round % 2 * 2)
-    assert change(before, after, apart) is None
+    assert relative_change(before, after, SIZES) == pytest.approx((0.16 + 0.64) ** 0.5)
+    apart = MessageContext(
+        classes=2, samples=2, population=5, drawn=lambda round: np.array([2, 3]) - round % 2 * 2
+    )
+    assert relative_change(before, after, apart) is None
 
 
 # In a run
@@ -111,26 +121,26 @@ def played(accumulate: Any, arm: tuple[str, dict[str, Any]], **changes: Any) -> 
     }
     wanted = parse(raw, "test")
     _, (ready,) = prepare(wanted)
-    with Spy(Serial(wanted, ready.task)) as spy:
+    with Spy(SerialExecutor(wanted, ready.task)) as spy:
         run = start_run(ready)
         while run.round < ready.rounds:
-            play(run, ready, spy)
+            play_round(run, ready, spy)
     return run, ready, spy
 
 
-class Spy(Runtime):
+class Spy(Executor):
     """Keeps the frames down."""
 
-    def __init__(self, inner: Runtime) -> None:
+    def __init__(self, inner: Executor) -> None:
         self.inner = inner
         self.down: dict[int, list[bytes]] = {}
 
-    def work(self, arm: str, round: int, jobs: Sequence[Job]) -> Iterator[Outcome]:
+    def run_clients(self, arm: str, round: int, jobs: Sequence[Job]) -> Iterator[ClientResult]:
         self.down[round] = [frame for _, _, frame in jobs]
-        return self.inner.work(arm, round, jobs)
+        return self.inner.run_clients(arm, round, jobs)
 
-    def correct(self, arm: str, jobs: Sequence[Job]) -> Iterator[list[int]]:
-        return self.inner.correct(arm, jobs)
+    def count_correct(self, arm: str, jobs: Sequence[Job]) -> Iterator[list[int]]:
+        return self.inner.count_correct(arm, jobs)
 
     def close(self) -> None:
         self.inner.close()
@@ -214,14 +224,14 @@ def test_resuming_goes_on_with_what_is_due(tmp_path: Path) -> None:
     }
     wanted = parse(raw, "test")
     folder = RunFolder.create(tmp_path / "run", wanted, "test")
-    with Serial(wanted, ready.task) as runtime:
+    with SerialExecutor(wanted, ready.task) as executor:
         again = start_run(ready)
         for _ in range(4):  # two exchanges, and two rounds into what accumulates
-            play(again, ready, runtime)
+            play_round(again, ready, executor)
             folder.save(ready, again)
         again = RunFolder.open(tmp_path / "run").load(ready)
         while again.round < 8:
-            play(again, ready, runtime)
+            play_round(again, ready, executor)
     assert [record.local for record in again.records] == [record.local for record in run.records]
     assert torch.equal(again.server["model"], run.server["model"])
     assert json.loads((tmp_path / "run" / "events.jsonl").read_text().splitlines()[-1])["local"] == 0

@@ -23,8 +23,8 @@ from trial import CLIENTS, Watch, at_sites, experiment, frames, in_process, site
 from fedistill.communication.protocol import frame as frame_format
 from fedistill.communication.varint import varint
 from fedistill.config.schema import Experiment
-from fedistill.config.toml import dump
-from fedistill.data.build import build
+from fedistill.config.toml import to_toml
+from fedistill.data.build import build_task
 from fedistill.errors import ExperimentError, RuntimeFailure
 from fedistill.experiment.run_folder import RunFolder
 from fedistill.experiment.runner import compare, resume
@@ -66,7 +66,7 @@ class Desk:
         self.nodes = {
             10 + at: {"state": str(place / f"node-{at}"), **config} for at, config in enumerate(given)
         }
-        self.run = {"experiment": dump(asked)}
+        self.run = {"experiment": to_toml(asked)}
         self.silent: set[int] = set()
         self.change: Callable[[int, Order, Message], Message] = lambda node, order, reply: reply
         self.taken: list[tuple[int, str, Order]] = []
@@ -108,7 +108,7 @@ def watched(desk: Desk, asked: Experiment, out: Path, watch: Watch) -> None:
     out.mkdir()
     RunFolder(out).session.write_text("5e551")
     compare(
-        asked, out, "test", watch, lambda config, task: executor.FlowerRuntime(grid, config, task, "5e551")
+        asked, out, "test", watch, lambda config, task: executor.FlowerExecutor(grid, config, task, "5e551")
     )
 
 
@@ -142,8 +142,8 @@ def test_methods_end_in_the_same_bits_as_in_one_process(tmp_path: Path, method: 
     play(Desk(asked, tmp_path), asked, tmp_path / "run")
     assert frames(tmp_path / "run") == frames(tmp_path / "expected")
     assert models_of(tmp_path / "run") == models_of(tmp_path / "expected")
-    server_state, memories, clients = what_is_kept(tmp_path / "expected")
-    assert what_is_kept(tmp_path / "run") == (server_state, memories, {})
+    server_state, shared_states, clients = what_is_kept(tmp_path / "expected")
+    assert what_is_kept(tmp_path / "run") == (server_state, shared_states, {})
     assert at_sites(tmp_path.glob("node-*"), round=2) == clients
     # Each site has its own newest model, as the folder of one process has it.
     for client in clients:
@@ -412,7 +412,7 @@ def test_a_run_goes_on_where_its_clients_states_are(tmp_path: Path) -> None:
 
 def test_what_lies_at_a_site_is_for_its_user_alone_and_follows_its_config(tmp_path: Path) -> None:
     asked = experiment()
-    run = {"experiment": dump(asked)}
+    run = {"experiment": to_toml(asked)}
     before = os.umask(0o022)
     try:
         site_file(tmp_path / "one.parquet", ["7", "3"])
@@ -425,7 +425,7 @@ def test_what_lies_at_a_site_is_for_its_user_alone_and_follows_its_config(tmp_pa
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "state" / "5e551").stat().st_mode) == 0o700
     assert [task.clients[2].labels.tolist() for task in (first, second)] == [[7, 3], [9, 9, 9]]
-    whole = build(asked.task, asked.seed)
+    whole = build_task(asked.task, asked.seed)
     assert third.samples() == whole.samples()
     assert second.samples() == (*whole.samples()[:2], 3)
 
@@ -435,7 +435,7 @@ def test_news_are_told_once_though_rounds_are_dropped_and_played_again(tmp_path:
     record = RoundlessRecords(tmp_path)
     record.add(1, 2)
     watch = Told()
-    news = news_of.News(tmp_path, watch)
+    news = news_of.EventTail(tmp_path, watch)
     news.tell()
     assert watch.told == []
     record.drop(2)
@@ -489,4 +489,4 @@ def test_a_request_to_end_is_taken_for_ctrl_c(asked: signal.Signals) -> None:
 def test_a_folder_of_a_start_that_failed_is_not_used_again(tmp_path: Path) -> None:
     (tmp_path / "flower").mkdir()
     with pytest.raises(ExperimentError, match="flower is left from a run that never began: its logs say why"):
-        local_trial.up(experiment(), tmp_path, "test", Watch())
+        local_trial.run_trial(experiment(), tmp_path, "test", Watch())

@@ -33,7 +33,7 @@ from fedistill.errors import RuntimeFailure
 from fedistill.experiment.run_folder import RunFolder
 from fedistill.federation.client import method_state
 from fedistill.flower.local_trial import follow
-from fedistill.flower.processes import HOST, Network, free_ports
+from fedistill.flower.processes import HOST, TrialNetwork, free_ports
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "flower-digits" / "experiment.toml"
@@ -112,8 +112,8 @@ def test_stopped_and_resumed_it_ends_as_in_one_process(tmp_path: Path) -> None:
     results = in_process(load(EXAMPLE, ["task.limit=300", "rounds=2", "runtime.kind=serial"]), expected)
     assert frames(out) == frames(expected)
     assert server_model(out) == server_model(expected)
-    server_state, memories, clients = what_is_kept(expected)
-    assert what_is_kept(out) == (server_state, memories, {})
+    server_state, shared_states, clients = what_is_kept(expected)
+    assert what_is_kept(out) == (server_state, shared_states, {})
     assert at_sites((out / "flower").glob("node-*"), round=2) == clients
     found = RunFolder(out)
     name = results["arms"][0]["name"]
@@ -131,7 +131,7 @@ def test_simulated_by_ray_it_ends_as_in_one_process(tmp_path: Path) -> None:
     lay_out(wanted, out)
     in_process(wanted, expected)
     (port,) = free_ports(1)
-    environment = Network(out, 0).environment | {"RAY_USAGE_STATS_ENABLED": "0"}
+    environment = TrialNetwork(out, 0).environment | {"RAY_USAGE_STATS_ENABLED": "0"}
     settings = out / "flower" / "home" / "config.toml"
     settings.parent.mkdir()
     settings.write_text(f'[superlink.simulation]\naddress = "{HOST}:{port}"\ninsecure = true\n')
@@ -170,9 +170,9 @@ from dataclasses import replace
 
 from flwr.clientapp import ClientApp
 
-from fedistill.runtime.flower import client as node
-from fedistill.runtime.flower.envelope import open_answer, open_order, seal_answer
-from fedistill.wire import frame as frames
+from fedistill.communication.protocol import frame as frames
+from fedistill.flower import client_app as node
+from fedistill.flower.serde import open_answer, open_order, seal_answer
 
 HERE = pathlib.Path("{here}")
 app = ClientApp()
@@ -226,13 +226,13 @@ def net(signature):
 """
 
 
-class Everywhere(Network):
+class Everywhere(TrialNetwork):
     """On all addresses, as a SuperLink for other machines is; its certificate is for another name."""
 
     listens_on = "0.0.0.0"
 
 
-class Sites(Network):
+class Sites(TrialNetwork):
     """Client 0 has data and a model of its own."""
 
     def node_config(self, node: int) -> str:
@@ -337,11 +337,11 @@ def test_server_and_node_are_killed_and_strangers_stay_out(tmp_path: Path) -> No
     assert "SuperNode ID" in (network.folder / "node-0.log").read_text()
 
 
-def intrude(network: Network, place: Path) -> dict[str, "subprocess.Popen[bytes]"]:
+def intrude(network: TrialNetwork, place: Path) -> dict[str, "subprocess.Popen[bytes]"]:
     """SuperNodes that must not get in: with a key that nobody registered, another CA, and without TLS."""
     from fedistill.flower import keys
 
-    keys.make(place / "other", 1, [HOST])
+    keys.make_keys(place / "other", 1, [HOST])
     held = network.folder / "keys"
     key = ["--auth-supernode-private-key", str(held / "node-3.key")]
     right = ["--root-certificates", str(held / "ca.crt")]

@@ -20,11 +20,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from trial import experiment, site_file
 
-from fedistill.config.toml import dump, parse
-from fedistill.data.build import build
+from fedistill.config.toml import parse, to_toml
+from fedistill.data.build import build_task
 from fedistill.errors import ExperimentError, FrameError
 from fedistill.flower import app_template, keys
-from fedistill.flower.processes import Network
+from fedistill.flower.processes import TrialNetwork
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # Flower uses what its libraries will drop
@@ -51,7 +51,7 @@ def app(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_server_is_known_by_the_authority_and_by_its_hosts(tmp_path: Path) -> None:
-    written = keys.make(tmp_path / "keys", 2, ["hub.example", "192.0.2.7"])
+    written = keys.make_keys(tmp_path / "keys", 2, ["hub.example", "192.0.2.7"])
     authority = x509.load_pem_x509_certificate((tmp_path / "keys" / "ca.crt").read_bytes())
     server = x509.load_pem_x509_certificate((tmp_path / "keys" / "server.crt").read_bytes())
     server.verify_directly_issued_by(authority)
@@ -70,7 +70,7 @@ def test_the_server_is_known_by_the_authority_and_by_its_hosts(tmp_path: Path) -
 
 def test_strict_clients_accept_the_server(tmp_path: Path) -> None:
     """Python 3.13 and later check certificates by RFC 5280 to the letter."""
-    keys.make(tmp_path, 1, ["hub.example"])
+    keys.make_keys(tmp_path, 1, ["hub.example"])
     client = ssl.create_default_context(cafile=str(tmp_path / "ca.crt"))
     client.verify_flags |= ssl.VERIFY_X509_STRICT
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -88,12 +88,12 @@ def test_strict_clients_accept_the_server(tmp_path: Path) -> None:
 @pytest.mark.parametrize("host", ["", "hub.example:8000", "https://hub", "hübsch.example", "-hub", "a" * 64])
 def test_what_is_no_host_is_refused_before_anything_is_written(tmp_path: Path, host: str) -> None:
     with pytest.raises(ExperimentError, match="is no host: give a name such as"):
-        keys.make(tmp_path / "keys", 1, [host])
+        keys.make_keys(tmp_path / "keys", 1, [host])
     assert not (tmp_path / "keys").exists()
 
 
 def test_each_node_has_a_pair_of_its_own(tmp_path: Path) -> None:
-    keys.make(tmp_path, 2, ["localhost"])
+    keys.make_keys(tmp_path, 2, ["localhost"])
     publics = []
     for node in range(2):
         private = serialization.load_ssh_private_key((tmp_path / f"node-{node}.key").read_bytes(), None)
@@ -105,10 +105,10 @@ def test_each_node_has_a_pair_of_its_own(tmp_path: Path) -> None:
 
 
 def test_keys_are_not_written_over(tmp_path: Path) -> None:
-    keys.make(tmp_path, 1, ["localhost"])
+    keys.make_keys(tmp_path, 1, ["localhost"])
     before = (tmp_path / "node-0.key").read_bytes()
     with pytest.raises(ExperimentError, match="has keys already"):
-        keys.make(tmp_path, 1, ["localhost"])
+        keys.make_keys(tmp_path, 1, ["localhost"])
     assert (tmp_path / "node-0.key").read_bytes() == before
 
 
@@ -168,13 +168,13 @@ def test_what_is_no_order_is_refused(content: RecordDict, what: str) -> None:
 
 
 def node(place: Path, own: dict[str, Any], **changes: Any) -> Node:
-    run = {"experiment": dump(experiment(**changes))}
+    run = {"experiment": to_toml(experiment(**changes))}
     return Node(run, {"state": str(place), **own}, "5e551")
 
 
 def test_a_node_keeps_its_own_share_and_nothing_of_others(tmp_path: Path) -> None:
     wanted = experiment()
-    whole = build(wanted.task, wanted.seed)
+    whole = build_task(wanted.task, wanted.seed)
     task = node(tmp_path, {"partition-id": 1}).task
     assert [len(data) for data in task.clients] == [0, len(whole.clients[1]), 0]
     assert torch.equal(task.clients[1].inputs, whole.clients[1].inputs)
@@ -195,7 +195,7 @@ def test_a_site_learns_from_data_of_its_own(tmp_path: Path) -> None:
     assert mine.inputs[:, 0, 0, 0].tolist() == [0, 10, 20, 30]
     said = own.about(Order("5e551")).words
     assert (said["client"], said["own-data"]) == (2, True)
-    assert said["fingerprint"] == build(own.experiment.task, own.experiment.seed).fingerprint()
+    assert said["fingerprint"] == build_task(own.experiment.task, own.experiment.seed).fingerprint()
 
 
 def test_a_site_brings_a_folder_of_images_of_one_class(tmp_path: Path) -> None:
@@ -232,8 +232,8 @@ def test_data_that_do_not_fit_the_task_are_refused(tmp_path: Path) -> None:
 def test_a_site_has_a_model_of_its_own_where_weights_do_not_travel(tmp_path: Path) -> None:
     arms = [{"method": "dsfl"}, {"method": "fedavg"}, {"method": "fml"}]
     own = node(tmp_path, {"partition-id": 1, "model": "cnn-s"}, arms=arms)
-    assert [peer.model for peer in own.arm("dsfl").plan.peers] == ["mlp-s", "cnn-s", "mlp-s"]
-    assert own.arm("fml").plan.peers[1].model == "cnn-s"
+    assert [peer.model for peer in own.arm("dsfl").federation.clients] == ["mlp-s", "cnn-s", "mlp-s"]
+    assert own.arm("fml").federation.clients[1].model == "cnn-s"
     with pytest.raises(ExperimentError, match="method fedavg sends the weights of the model that"):
         own.arm("fedavg")
     with pytest.raises(ExperimentError, match="cnn-l"):
@@ -243,11 +243,11 @@ def test_a_site_has_a_model_of_its_own_where_weights_do_not_travel(tmp_path: Pat
 def test_what_goes_to_this_machine_goes_by_no_proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "intranet.example")
     for name in ("NO_PROXY", "no_proxy"):
-        assert Network(tmp_path, 1).environment[name] == "intranet.example,127.0.0.1,localhost"
+        assert TrialNetwork(tmp_path, 1).environment[name] == "intranet.example,127.0.0.1,localhost"
 
 
 def test_nothing_that_is_started_reports_on_its_use(tmp_path: Path) -> None:
-    environment = Network(tmp_path, 1).environment
+    environment = TrialNetwork(tmp_path, 1).environment
     assert environment["FLWR_TELEMETRY_ENABLED"] == "0"
     assert environment["FLWR_DISABLE_UPDATE_CHECK"] == "1"
 
@@ -255,7 +255,7 @@ def test_nothing_that_is_started_reports_on_its_use(tmp_path: Path) -> None:
 def test_keys_and_app_are_written_by_commands(tmp_path: Path) -> None:
     """What the documents tell to type; the app's experiment is that of the file, as it was changed."""
     program = str(Path(sys.executable).parent / "fedistill")
-    (tmp_path / "experiment.toml").write_text(dump(experiment()))
+    (tmp_path / "experiment.toml").write_text(to_toml(experiment()))
     for command in (
         ["init", "experiment.toml", "app", "--out", "results", "--set", "rounds=7"],
         ["keys", "keys", "--nodes", "2", "--host", "hub.example"],

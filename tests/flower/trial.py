@@ -9,14 +9,14 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from fedistill import parse
-from fedistill.communication.protocol.shared_state import dump_all
+from fedistill.communication.protocol.shared_state import dump_states
 from fedistill.config.schema import Experiment
 from fedistill.experiment.preflight import Finding
 from fedistill.experiment.run_folder import RunFolder
 from fedistill.experiment.runner import compare, prepare
 from fedistill.federation.history import RoundRecord
 from fedistill.flower import app_template, keys
-from fedistill.state import dump
+from fedistill.state import encode_state
 
 CLIENTS = 3
 
@@ -36,7 +36,7 @@ def experiment(**changes: Any) -> Experiment:
 
 def lay_out(wanted: Experiment, out: Path, client: str = "") -> None:
     """Write what a network needs; ``client``: in place of the client's side that fedistill has."""
-    keys.make(out / "flower" / "keys", CLIENTS + 1, ["hub.example"])
+    keys.make_keys(out / "flower" / "keys", CLIENTS + 1, ["hub.example"])
     app_template.write_app(wanted, out / "flower" / "app", out.absolute(), "test")
     if client:
         (out / "flower" / "app" / "fedistill_app" / "client.py").write_text(client)
@@ -81,7 +81,7 @@ def what_is_kept(folder: Path) -> tuple[bytes, bytes, dict[int, bytes]]:
     opened = RunFolder(folder)
     (arm,) = prepare(opened.experiment())[1]
     run = opened.load(arm)
-    return dump(run.server), dump(dump_all(run.memories)), run.clients
+    return encode_state(run.server), encode_state(dump_states(run.shared_states)), run.clients
 
 
 def at_sites(places: Iterable[Path], round: int) -> dict[int, bytes]:

@@ -14,8 +14,8 @@ from fedistill.config.schema import NotTrue, Train
 from fedistill.experiment.runner import prepare
 from fedistill.federation.arm import ReadyArm, start_run
 from fedistill.federation.client import method_state
-from fedistill.federation.local_executor import Serial
-from fedistill.federation.round import play
+from fedistill.federation.local_executor import SerialExecutor
+from fedistill.federation.round import play_round
 from fedistill.methods.registry import METHODS
 from fedistill.methods.shared.private_loss import private_loss
 from fedistill.training.loop import predict
@@ -151,9 +151,9 @@ def ready(method: str, train: dict[str, Any], **changes: Any) -> tuple[Any, Read
 def finished(method: str, train: dict[str, Any]) -> list[Tensor]:
     wanted, arm = ready(method, train)
     run = start_run(arm)
-    with Serial(wanted, arm.task) as runtime:
+    with SerialExecutor(wanted, arm.task) as executor:
         while run.round < 2:
-            play(run, arm, runtime)
+            play_round(run, arm, executor)
     views = run.records[-1].views
     assert all(math.isfinite(value) for value in views.values())
     states = [run.server, *map(method_state, run.clients.values())]
@@ -241,9 +241,9 @@ def test_balanced_softmax_helps_under_strong_skew() -> None:
             arms=[{"method": "dsfl", "aggregation": "dawid-skene", "distill_epochs": 2}],
         )
         run = start_run(arm)
-        with Serial(wanted, arm.task) as runtime:
+        with SerialExecutor(wanted, arm.task) as executor:
             while run.round < 4:
-                play(run, arm, runtime)
+                play_round(run, arm, executor)
         found[loss] = run.records[-1].views["server@global"]
     assert found["balanced-softmax"] > found["cross-entropy"] + 0.2
 

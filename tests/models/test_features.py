@@ -17,8 +17,8 @@ from fedistill.models.signature import Signature
 IMAGE = Signature("image", (1, 8, 8), 3, 0)
 TEXT = Signature("text", (12,), 5, 40)
 LADDER = [
-    *((name, IMAGE) for name in models.names("image")),
-    *((name, TEXT) for name in models.names("text")),
+    *((name, IMAGE) for name in models.model_names("image")),
+    *((name, TEXT) for name in models.model_names("text")),
 ]
 
 
@@ -33,7 +33,7 @@ def noise(signature: Signature, samples: int = 4) -> Tensor:
 @pytest.mark.parametrize("training", [False, True])
 def test_the_ladder(name: str, signature: Signature, training: bool) -> None:
     """Its layer called `features` gives them, in training too, when dropout comes before the head."""
-    model = models.build(name, signature, seed=1, client=2)
+    model = models.build_model(name, signature, seed=1, client=2)
     seen: list[Tensor] = []
     model.get_submodule(FEATURES).register_forward_hook(lambda _, __, output: seen.append(output))
     split = Split(model, name, signature).train(training)
@@ -145,7 +145,7 @@ def own(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_own_models_with_a_head(name: str, head: str, length: int) -> None:
     name = f"odd_models:{name}"
     assert width(name, IMAGE) == length
-    model = models.build(name, IMAGE, seed=1, client=0)
+    model = models.build_model(name, IMAGE, seed=1, client=0)
     split = Split(model, name, IMAGE).eval()
     logits = split(noise(IMAGE))
     assert split.head is model.get_submodule(head)
@@ -176,7 +176,7 @@ def test_the_head_takes_one_vector_a_sample() -> None:
 
 
 def test_a_lent_model_is_given_back_without_hooks() -> None:
-    model = models.build("textcnn", TEXT, seed=0, client=0)
+    model = models.build_model("textcnn", TEXT, seed=0, client=0)
     split = Split(model, "textcnn", TEXT)
     split(noise(TEXT))
     with pytest.raises(IndexError):
@@ -185,7 +185,7 @@ def test_a_lent_model_is_given_back_without_hooks() -> None:
 
 
 def test_gradients_reach_the_body_through_the_features() -> None:
-    model = models.build("mlp-s", IMAGE, seed=0, client=0)
+    model = models.build_model("mlp-s", IMAGE, seed=0, client=0)
     split = Split(model, "mlp-s", IMAGE)
     split(noise(IMAGE))
     split.features.square().sum().backward()

@@ -17,7 +17,7 @@ from fedistill.models.signature import Signature
 
 IMAGE = Signature("image", (1, 28, 28), 10, 0)
 TEXT = Signature("text", (128,), 5, 8000)
-IMAGES, TEXTS = models.names("image"), models.names("text")
+IMAGES, TEXTS = models.model_names("image"), models.model_names("text")
 ALL = [*((name, IMAGE) for name in IMAGES), *((name, TEXT) for name in TEXTS)]
 
 Built = tuple[nn.Module, Tensor]
@@ -36,21 +36,23 @@ WIDE = [*((f"{name}@24", IMAGE) for name in IMAGES), *((f"{name}@24", TEXT) for 
 @pytest.mark.parametrize(("name", "signature"), WIDE)
 def test_a_width_is_that_of_the_features(name: str, signature: Signature) -> None:
     """One more linear layer, and nothing else: all other weights are as many as before."""
-    model = models.check(name, signature)
+    model = models.check_model(name, signature)
     check_features(model, noise(signature, 3), signature.classes)
-    plain = models.build(name.partition("@")[0], signature, seed=0, client=0)
+    plain = models.build_model(name.partition("@")[0], signature, seed=0, client=0)
     head, before = model.get_submodule("head"), plain.get_submodule("head")
     assert isinstance(head, nn.Linear)
     assert isinstance(before, nn.Linear)
     assert head.in_features == 24
     added = (before.in_features + 1) * 24 + (24 + 1) * signature.classes
-    assert models.count(model) - models.count(plain) == added - models.count(before)
+    assert models.count_parameters(model) - models.count_parameters(plain) == added - models.count_parameters(
+        before
+    )
 
 
 @pytest.mark.parametrize("width", ["", "0", "-1", "1.5", "wide", "4097", "64@64", "²"])
 def test_a_width_that_is_none_is_refused(width: str) -> None:
     with pytest.raises(ExperimentError, match="write NAME@WIDTH, for example cnn-s@64"):
-        models.build(f"mlp-s@{width}", IMAGE, seed=0, client=0)
+        models.build_model(f"mlp-s@{width}", IMAGE, seed=0, client=0)
 
 
 def check_features(model: nn.Module, inputs: Tensor, classes: int) -> None:
@@ -81,7 +83,7 @@ def check_features(model: nn.Module, inputs: Tensor, classes: int) -> None:
 @settings(max_examples=8)
 def test_image_models_take_any_shape(name: str, channels: int, height: int, width: int, classes: int) -> None:
     signature = Signature("image", (channels, height, width), classes, 0)
-    model = models.build(name, signature, seed=0, client=0)
+    model = models.build_model(name, signature, seed=0, client=0)
     check_features(model, noise(signature, 3), classes)
 
 
@@ -90,13 +92,13 @@ def test_image_models_take_any_shape(name: str, channels: int, height: int, widt
 @settings(max_examples=15)
 def test_text_models_take_any_length(name: str, length: int, vocabulary: int, classes: int) -> None:
     signature = Signature("text", (length,), classes, vocabulary)
-    model = models.build(name, signature, seed=0, client=0)
+    model = models.build_model(name, signature, seed=0, client=0)
     check_features(model, noise(signature, 3), classes)
 
 
 @pytest.mark.parametrize(("name", "signature"), ALL)
 def test_no_model_learns_statistics_of_batches(name: str, signature: Signature) -> None:
-    model = models.build(name, signature, seed=0, client=0)
+    model = models.build_model(name, signature, seed=0, client=0)
     assert not any(isinstance(part, _BatchNorm) for part in model.modules())
     assert list(model.buffers()) == []
     # While training, too, a sample's logits are its own (dropout aside).
@@ -109,12 +111,12 @@ def test_no_model_learns_statistics_of_batches(name: str, signature: Signature) 
 
 def multiplications(name: str) -> int:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        models.build(name, IMAGE, seed=0, client=0)(noise(IMAGE, 1))
+        models.build_model(name, IMAGE, seed=0, client=0)(noise(IMAGE, 1))
     return counter.get_total_flops() // 2
 
 
 def size(name: str, signature: Signature) -> int:
-    return models.count(models.build(name, signature, seed=0, client=0))
+    return models.count_parameters(models.build_model(name, signature, seed=0, client=0))
 
 
 def test_the_ladder_goes_up() -> None:
@@ -149,7 +151,7 @@ def unswapped(features: nn.Module) -> nn.Sequential:
 @settings(max_examples=25)
 def test_pooling_before_the_relu_changes_nothing(name: str, height: int, width: int, seed: int) -> None:
     signature = Signature("image", (2, height, width), 3, 0)
-    model = models.build(name, signature, seed, client=0)
+    model = models.build_model(name, signature, seed, client=0)
     features = model.get_submodule(FEATURES)
     inputs = noise(signature, 2, seed)
     assert torch.equal(features(inputs), unswapped(features)(inputs))
@@ -157,7 +159,7 @@ def test_pooling_before_the_relu_changes_nothing(name: str, height: int, width: 
 
 def test_convolutions_over_words_against_a_slow_version() -> None:
     signature = Signature("text", (9,), 4, 30)
-    model = models.build("textcnn", signature, seed=0, client=0).eval()
+    model = models.build_model("textcnn", signature, seed=0, client=0).eval()
     tokens = noise(signature, 5)
     for row in range(5):
         tokens[row, 9 - row :] = 0
@@ -183,7 +185,7 @@ def test_convolutions_over_words_against_a_slow_version() -> None:
 
 def test_the_bag_is_the_mean_of_its_words() -> None:
     signature = Signature("text", (4,), 2, 9)
-    model = models.build("bag", signature, seed=0, client=0)
+    model = models.build_model("bag", signature, seed=0, client=0)
     weights = model.state_dict()
     mean = (weights["features.weight"][3] + 2 * weights["features.weight"][5]) / 3
     expected = weights["head.weight"] @ mean + weights["head.bias"]
@@ -196,7 +198,7 @@ def test_the_bag_is_the_mean_of_its_words() -> None:
 @pytest.mark.parametrize("name", ["bag", "textcnn"])
 def test_more_padding_changes_nothing(name: str, words: int, more: int, seed: int) -> None:
     signature = Signature("text", (24,), 3, 40)
-    model = models.build(name, signature, seed, client=0).eval()
+    model = models.build_model(name, signature, seed, client=0).eval()
     text = noise(signature, 2, seed)[:, :words]
     padded = torch.cat([text, torch.zeros(2, more, dtype=torch.int64)], dim=1)
     with torch.no_grad():
@@ -208,7 +210,7 @@ def test_more_padding_changes_nothing(name: str, words: int, more: int, seed: in
 @settings(max_examples=20)
 def test_what_stands_for_padding_is_never_looked_at(name: str, words: int, seed: int) -> None:
     signature = Signature("text", (12,), 3, 40)
-    model = models.build(name, signature, seed, client=0).eval()
+    model = models.build_model(name, signature, seed, client=0).eval()
     tokens = noise(signature, 2, seed)
     tokens[:, words:] = 0
     with torch.no_grad():
@@ -228,7 +230,7 @@ def test_the_transformer_knows_the_places_of_words_and_the_bag_does_not() -> Non
     turned = torch.tensor([[6, 5, 4, 3, 0, 0]])
 
     def differ(name: str) -> bool:
-        model = models.build(name, signature, seed=0, client=0).eval()
+        model = models.build_model(name, signature, seed=0, client=0).eval()
         with torch.no_grad():
             return not torch.allclose(model(text), model(turned), atol=1e-5)
 
@@ -238,7 +240,7 @@ def test_the_transformer_knows_the_places_of_words_and_the_bag_does_not() -> Non
 @pytest.mark.parametrize(("name", "signature"), ALL)
 def test_the_seed_and_the_client_name_the_initial_weights(name: str, signature: Signature) -> None:
     def weights(seed: int, client: int) -> list[Tensor]:
-        return list(models.build(name, signature, seed, client).state_dict().values())
+        return list(models.build_model(name, signature, seed, client).state_dict().values())
 
     first = weights(1, 2)
     torch.manual_seed(5)
@@ -274,11 +276,11 @@ def test_the_seed_and_the_client_name_the_initial_weights(name: str, signature: 
 )
 def test_a_model_that_is_not_on_the_ladder_is_refused(name: str, signature: Signature, said: str) -> None:
     with pytest.raises(ExperimentError) as caught:
-        models.build(name, signature, seed=0, client=0)
+        models.build_model(name, signature, seed=0, client=0)
     assert str(caught.value) == said
 
 
 @pytest.mark.parametrize("kind", ["image", "text"])
 def test_every_model_of_the_ladder_passes_the_check(kind: Literal["image", "text"]) -> None:
-    for name in models.names(kind):
-        assert models.check(name, IMAGE if kind == "image" else TEXT).get_submodule("head") is not None
+    for name in models.model_names(kind):
+        assert models.check_model(name, IMAGE if kind == "image" else TEXT).get_submodule("head") is not None

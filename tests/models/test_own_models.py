@@ -65,15 +65,16 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 def refusal(name: str, signature: Signature = IMAGE) -> str:
     with pytest.raises(ExperimentError) as caught:
-        models.check(name, signature)
+        models.check_model(name, signature)
     return str(caught.value)
 
 
 def test_it_is_built_like_those_of_the_ladder(module: str) -> None:
-    model = models.check(f"{module}:small", IMAGE)
+    model = models.check_model(f"{module}:small", IMAGE)
     assert model(torch.zeros(5, 1, 4, 4)).shape == (5, 3)
     first, again, other = (
-        models.build(f"{module}:small", IMAGE, seed, client=1).get_parameter("1.weight") for seed in (1, 1, 2)
+        models.build_model(f"{module}:small", IMAGE, seed, client=1).get_parameter("1.weight")
+        for seed in (1, 1, 2)
     )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import kl_div
 
 from fedistill.federation.client import method_state
-from fedistill.methods.base import draw
+from fedistill.methods.base import sample_public
 from fedistill.methods.shared.density import Centroids, Kulsif
 from fedistill.rng import SERVER, stream
 
@@ -48,7 +48,7 @@ def test_abstaining_is_the_plain_loop(method: str) -> None:
     told: tuple[Tensor, Tensor] | None = None
     dropped = 0
     for round in range(1, ROUNDS + 1):
-        drawn = draw(0, PUBLIC, SAMPLES, round)
+        drawn = sample_public(0, PUBLIC, SAMPLES, round)
         answers: list[dict[int, Tensor]] = []
         for number, client in enumerate(clients):
             if told is not None:
@@ -101,7 +101,7 @@ def test_fedgems_is_the_plain_loop(weight: float) -> None:
     clients, server = learners(arm)
     sent = 0
     for round in range(1, ROUNDS + 1):
-        inputs = public(arm)[draw(0, PUBLIC, SAMPLES, round)]
+        inputs = public(arm)[sample_public(0, PUBLIC, SAMPLES, round)]
         own = server.probs(inputs)
         order = torch.randperm(SAMPLES, generator=stream(0, "asked", SERVER, round))
         sure = (own.max(dim=1).values >= sure_from) & (order >= least * SAMPLES)

@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy, kl_div
 
 from fedistill.communication.messages.labels import SoftLabels
 from fedistill.federation.client import method_state
-from fedistill.methods.base import Reply, draw
+from fedistill.methods.base import Reply, sample_public
 from fedistill.methods.shared.density import kmeans
 from fedistill.rng import SERVER, stream
 
@@ -47,12 +47,12 @@ def test_comet_is_the_plain_loop(clusters: int) -> None:
     told: dict[int, Tensor] = {}
     member: dict[int, int] = {}
     for round in range(1, ROUNDS + 1):
-        before = public(arm)[draw(0, PUBLIC, SAMPLES, round - 1)] / 127.5 - 1
+        before = public(arm)[sample_public(0, PUBLIC, SAMPLES, round - 1)] / 127.5 - 1
         answers = []
         for number, client in enumerate(clients):
             loss = pulled(client, before, told.get(member.get(number, -1)), round, number)
             client.steps(client.data.inputs, loss, stream(0, "private", number, round), BATCH)
-            answers.append(client.probs(public(arm)[draw(0, PUBLIC, SAMPLES, round)]))
+            answers.append(client.probs(public(arm)[sample_public(0, PUBLIC, SAMPLES, round)]))
         rows = torch.stack(answers)
         _, found = kmeans(rows.flatten(start_dim=1), clusters, stream(0, "clusters", SERVER, round))
         member = dict(enumerate(found.tolist()))

@@ -14,11 +14,11 @@ from fedistill.experiment.runner import prepare
 from fedistill.federation.arm import ReadyArm, start_run
 from fedistill.federation.client import method_state
 from fedistill.federation.history import ArmRun
-from fedistill.federation.local_executor import Serial
-from fedistill.federation.round import play
+from fedistill.federation.local_executor import SerialExecutor
+from fedistill.federation.round import play_round
 from fedistill.methods.base import Reply
 from fedistill.methods.classwise.fedtgp import FedTgp, FedTgpSettings
-from fedistill.models.registry import build
+from fedistill.models.registry import build_model
 from fedistill.rng import SERVER, scoped, stream
 
 SKEWED = {"kind": "pathological", "classes_per_client": 4}
@@ -41,9 +41,9 @@ def played(method: str, **settings: Any) -> tuple[ReadyArm, ArmRun]:
     )
     task, (arm,) = prepare(wanted)
     run = start_run(arm)
-    with Serial(wanted, task) as runtime:
+    with SerialExecutor(wanted, task) as executor:
         while run.round < ROUNDS:
-            play(run, arm, runtime)
+            play_round(run, arm, executor)
     return arm, run
 
 
@@ -300,7 +300,7 @@ def test_fedgen_is_the_plain_loop(share: str) -> None:
 def test_the_common_start_of_fedgen_predictors_is_per_model() -> None:
     """Clients that share predictors alone start from one body, else features would mean unlike things."""
     arm, _ = played("fedgen", share="predictor", models={"clients": ["cnn-s", "cnn-m"], "server": "cnn-s"})
-    for peer in arm.plan.peers:
-        model = build(peer.model, arm.task.signature, seed=0, client=SERVER)
+    for info in arm.federation.clients:
+        model = build_model(info.model, arm.task.signature, seed=0, client=SERVER)
         weights = torch.cat([value.detach().flatten() for value in model.parameters()])
-        assert torch.equal(arm.method.start_client(arm.client(peer.id, 1))["model"], weights)
+        assert torch.equal(arm.method.start_client(arm.client(info.id, 1))["model"], weights)

@@ -11,10 +11,10 @@ from torch.nn.functional import cross_entropy
 from fedistill import parse
 from fedistill.experiment.runner import prepare
 from fedistill.federation.arm import start_run
-from fedistill.federation.local_executor import Serial
-from fedistill.federation.round import play
+from fedistill.federation.local_executor import SerialExecutor
+from fedistill.federation.round import play_round
 from fedistill.methods.weights.fed_et import consensus
-from fedistill.models.registry import build
+from fedistill.models.registry import build_model
 from fedistill.rng import SERVER, stream
 
 LAMBDA = 0.3
@@ -83,12 +83,12 @@ def test_the_run_is_the_plain_loop(share_head: bool) -> None:
     )
     task, (arm,) = prepare(wanted)
     run = start_run(arm)
-    with Serial(wanted, task) as runtime:
+    with SerialExecutor(wanted, task) as executor:
         while run.round < ROUNDS:
-            play(run, arm, runtime)
+            play_round(run, arm, executor)
 
     def initial(name: str) -> nn.Module:
-        return build(name, arm.task.signature, seed=0, client=SERVER)
+        return build_model(name, arm.task.signature, seed=0, client=SERVER)
 
     travelling, server = {name: initial(name).state_dict() for name in MODELS}, initial("cnn-m")
     inputs = public(arm) / 127.5 - 1

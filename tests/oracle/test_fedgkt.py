@@ -16,12 +16,12 @@ from fedistill.errors import TrainingError
 from fedistill.experiment.runner import compare, prepare
 from fedistill.federation.arm import ReadyArm, start_run
 from fedistill.federation.history import ArmRun
-from fedistill.federation.local_executor import Serial
-from fedistill.federation.round import play
+from fedistill.federation.local_executor import SerialExecutor
+from fedistill.federation.round import play_round
 from fedistill.methods.base import Reply
 from fedistill.models.residual import ResidualMlp, ResidualSettings
 from fedistill.rng import SERVER, scoped, stream
-from fedistill.state import dump
+from fedistill.state import encode_state
 
 CLIENTS, ROUNDS = 3, 3
 WEIGHT, HEAT, WIDTH, DEPTH, EPOCHS, BATCH = 0.7, 2.0, 12, 2, 2, 20
@@ -53,9 +53,9 @@ def played(**changes: Any) -> tuple[ReadyArm, ArmRun]:
     wanted = parse({**RAW, **changes}, "test")
     task, (arm,) = prepare(wanted)
     run = start_run(arm)
-    with Serial(wanted, task) as runtime:
+    with SerialExecutor(wanted, task) as executor:
         while run.round < ROUNDS:
-            play(run, arm, runtime)
+            play_round(run, arm, executor)
     return arm, run
 
 
@@ -159,7 +159,7 @@ def test_labels_that_the_server_lacks_are_missed_by_name() -> None:
 
 def test_nobody_replied() -> None:
     arm, run = played()
-    assert dump(arm.method.server_step(run.server, arm.server(4), [])) == dump(run.server)
+    assert encode_state(arm.method.server_step(run.server, arm.server(4), [])) == encode_state(run.server)
 
 
 class Silent:

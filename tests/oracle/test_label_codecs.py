@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedistill.communication.codecs.base import Sender
-from fedistill.communication.codecs.label_predictor import Predictor, _tables
+from fedistill.communication.codecs.label_predictor import Predictor
 from fedistill.communication.codecs.label_rows import quantize, quantize_top
 from fedistill.communication.codecs.labels import Simplex, SimplexSettings, TopClasses, TopClassesSettings
-from fedistill.communication.entropy_coding.adaptive_model import Counts
+from fedistill.communication.entropy_coding.adaptive_model import Counts, _tables
 from fedistill.communication.entropy_coding.range_coder import Integers
-from fedistill.communication.entropy_coding.symbol_io import Channel
-from fedistill.communication.tensor_specs import Content, Floats, Known, Spec
+from fedistill.communication.entropy_coding.symbol_io import SymbolIO
+from fedistill.communication.tensor_specs import Content, Floats, SharedKnowledge, TensorSpec
 
 # The quantiser
 
@@ -90,14 +90,14 @@ def test_top_classes_are_the_likeliest_with_rounded_masses(seed: int, k: int, bi
     order = sorted(range(4), key=lambda place: (-row[place], place))[:k]
     best = [row[place] for place in order]
     rounded = largest_remainder([*best, 1 - sum(best)] if k < 4 else best, levels)[:k]
-    told = [place if rounded[at] or at == 0 else 0 for at, place in enumerate(order)]
-    assert found == told + rounded
+    other_labels = [place if rounded[at] or at == 0 else 0 for at, place in enumerate(order)]
+    assert found == other_labels + rounded
 
 
 # The models, symbol by symbol
 
 
-class Tape(Channel):
+class Tape(SymbolIO):
     """Keeps each symbol with the frequencies that it was coded under."""
 
     def __init__(self) -> None:
@@ -143,34 +143,38 @@ class Twin:
         self.by_last = [[0] * classes for _ in range(classes + 1)]
         self.by_told = [[0] * classes for _ in range(classes + 1)]
 
-    def message(self, labels: list[int], rows: list[int], told: list[int]) -> list[tuple[int, list[int]]]:
+    def message(
+        self, labels: list[int], rows: list[int], other_labels: list[int]
+    ) -> list[tuple[int, list[int]]]:
         coded: list[tuple[int, list[int]]] = []
         rest = list(range(len(rows)))
         for question in range(3):
-            asked = [n for n in rest if self.candidate(question, rows[n], told[n]) >= 0]
+            asked = [n for n in rest if self.candidate(question, rows[n], other_labels[n]) >= 0]
             for block in cut(len(asked)):
-                coded += self.ask(question, [asked[n] for n in block], labels, rows, told)
+                coded += self.ask(question, [asked[n] for n in block], labels, rows, other_labels)
             rest = [
-                n for n in rest if n not in asked or labels[n] != self.candidate(question, rows[n], told[n])
+                n
+                for n in rest
+                if n not in asked or labels[n] != self.candidate(question, rows[n], other_labels[n])
             ]
         for block in cut(len(rest)):
-            coded += self.spell([rest[n] for n in block], labels, rows, told)
+            coded += self.spell([rest[n] for n in block], labels, rows, other_labels)
         for n, row in enumerate(rows):
-            self.note(row, labels[n], told[n])
+            self.note(row, labels[n], other_labels[n])
         return coded
 
-    def candidate(self, question: int, row: int, told: int) -> int:
+    def candidate(self, question: int, row: int, other_labels: int) -> int:
         last, previous = self.last[row], self.previous[row]
         if question == 0:
             return last
         if question == 1:
-            return told if told != last else -1
-        return previous if previous not in (last, told) else -1
+            return other_labels if other_labels != last else -1
+        return previous if previous not in (last, other_labels) else -1
 
-    def contexts(self, row: int, told: int) -> list[int]:
+    def contexts(self, row: int, other_labels: int) -> list[int]:
         base = self.classes + 1
-        pair = (self.last[row] + 1) * base + told + 1
-        flags = [*self.differences[row], *self.changes[row], int(self.last[row] == told)]
+        pair = (self.last[row] + 1) * base + other_labels + 1
+        flags = [*self.differences[row], *self.changes[row], int(self.last[row] == other_labels)]
         return [
             (pair * base + self.told_then[row] + 1) % 1361,
             (pair * base + self.previous[row] + 1) % 1361,
@@ -178,17 +182,17 @@ class Twin:
         ]
 
     def ask(
-        self, question: int, block: list[int], labels: list[int], rows: list[int], told: list[int]
+        self, question: int, block: list[int], labels: list[int], rows: list[int], other_labels: list[int]
     ) -> list[tuple[int, list[int]]]:
         counts, weights = self.questions[question], self.weights[question]
         coded, slopes, answers = [], [0, 0, 0], []
         for n in block:
-            places = list(enumerate(self.contexts(rows[n], told[n])))
+            places = list(enumerate(self.contexts(rows[n], other_labels[n])))
             seen = [counts.setdefault(place, [16, (12, 8, 4)[question]]) for place in places]
             opinions = [log_odds(yes * 65536 // asked) for asked, yes in seen]
             mixed = sum(w * opinion for w, opinion in zip(weights, opinions, strict=True)) // 16384
             chance = int(_tables()[1][max(-4096, min(4096, mixed)) + 4096])
-            answer = int(labels[n] == self.candidate(question, rows[n], told[n]))
+            answer = int(labels[n] == self.candidate(question, rows[n], other_labels[n]))
             coded.append((answer, [65536 - chance, chance]))
             answers.append((answer, places))
             for expert, opinion in enumerate(opinions):
@@ -207,31 +211,31 @@ class Twin:
         return coded
 
     def spell(
-        self, block: list[int], labels: list[int], rows: list[int], told: list[int]
+        self, block: list[int], labels: list[int], rows: list[int], other_labels: list[int]
     ) -> list[tuple[int, list[int]]]:
         coded = []
         for n in block:
-            by_last, by_told = self.by_last[self.last[rows[n]] + 1], self.by_told[told[n] + 1]
+            by_last, by_told = self.by_last[self.last[rows[n]] + 1], self.by_told[other_labels[n] + 1]
             table = [(2 * a + b) * 8192 + 256 for a, b in zip(by_last, by_told, strict=True)]
             for question in range(3):
-                if (denied := self.candidate(question, rows[n], told[n])) >= 0:
+                if (denied := self.candidate(question, rows[n], other_labels[n])) >= 0:
                     table[denied] = 1
             coded.append((labels[n], table))
         for n in block:
             self.by_last[self.last[rows[n]] + 1][labels[n]] += 1
-            self.by_told[told[n] + 1][labels[n]] += 1
+            self.by_told[other_labels[n] + 1][labels[n]] += 1
         for table in (*self.by_last, *self.by_told):
             if sum(table) > 16 * self.classes + 1000:
                 table[:] = [count // 2 for count in table]
         return coded
 
-    def note(self, row: int, label: int, told: int) -> None:
+    def note(self, row: int, label: int, other_labels: int) -> None:
         changed = self.last[row] not in (-1, label)
         self.changes[row] = [*self.changes[row][1:], int(changed)]
-        self.differences[row] = [*self.differences[row][1:], int(told not in (-1, label))]
+        self.differences[row] = [*self.differences[row][1:], int(other_labels not in (-1, label))]
         if changed:
             self.previous[row] = self.last[row]
-        self.last[row], self.told_then[row] = label, told
+        self.last[row], self.told_then[row] = label, other_labels
 
 
 @pytest.mark.parametrize(("classes", "population"), [(2, 60), (3, 40), (10, 300), (46, 300)])
@@ -244,13 +248,13 @@ def test_every_chance_of_the_predictor_is_that_of_a_plain_twin(classes: int, pop
         rows = np.sort(random.choice(population, population * 3 // 4, replace=False))
         noise = random.integers(0, classes, (2, len(rows)))
         labels = np.where(random.random(len(rows)) < 0.7, truth[rows], noise[0])
-        told = np.where(random.random(len(rows)) < 0.6, truth[rows], noise[1] - (noise[1] == 1) * 2)
-        spec = Spec(Content.PROBS, (len(rows), classes), rows=rows, population=population)
-        known = Known(memory, told=None if message == 2 else told)
+        other_labels = np.where(random.random(len(rows)) < 0.6, truth[rows], noise[1] - (noise[1] == 1) * 2)
+        spec = TensorSpec(Content.PROBS, (len(rows), classes), rows=rows, population=population)
+        known = SharedKnowledge(memory, other_labels=None if message == 2 else other_labels)
         tape, model = Tape(), Predictor(spec, known)
         model.code(tape, labels.copy())
         memory = model.memory(labels)
-        heard = [-1] * len(rows) if message == 2 else told.tolist()
+        heard = [-1] * len(rows) if message == 2 else other_labels.tolist()
         assert tape.coded == twin.message(labels.tolist(), rows.tolist(), heard)
         asked += len(tape.coded)
     assert asked > 7 * population * 3 // 4  # some labels took more than a question
@@ -286,7 +290,7 @@ def test_log_odds_and_their_inverse_are_exact() -> None:
 
 def test_values_are_single_float32_divisions() -> None:
     values: Floats = np.array([[0.7, 0.2, 0.1, 0], [0.25] * 4], np.float32)
-    spec, known = Spec(Content.PROBS, (2, 4)), Known()
+    spec, known = TensorSpec(Content.PROBS, (2, 4)), SharedKnowledge()
     simplex = Simplex(SimplexSettings(bits=3))
     payload = simplex.encode(values, spec, known, Sender()).payload
     assert (simplex.decode(payload, spec, known).values * 7).round().tolist() == [[5, 1, 1, 0], [2, 2, 2, 1]]

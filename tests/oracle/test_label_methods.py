@@ -11,10 +11,10 @@ from fedistill import parse
 from fedistill.experiment.runner import prepare
 from fedistill.federation.arm import ReadyArm, start_run
 from fedistill.federation.history import ArmRun
-from fedistill.federation.local_executor import Serial
-from fedistill.federation.round import play
-from fedistill.methods.base import draw
-from fedistill.models.registry import build
+from fedistill.federation.local_executor import SerialExecutor
+from fedistill.federation.round import play_round
+from fedistill.methods.base import sample_public
+from fedistill.models.registry import build_model
 from fedistill.rng import SERVER, stream
 
 CLIENTS, PUBLIC, ROUNDS = 3, 60, 4
@@ -35,9 +35,9 @@ def played(method: str, **settings: Any) -> tuple[ReadyArm, ArmRun]:
     )
     task, (arm,) = prepare(wanted)
     run = start_run(arm)
-    with Serial(wanted, task) as runtime:
+    with SerialExecutor(wanted, task) as executor:
         while run.round < ROUNDS:
-            play(run, arm, runtime)
+            play_round(run, arm, executor)
     return arm, run
 
 
@@ -45,7 +45,7 @@ class Learner:
     """A model with its optimiser, as one would keep them in a loop."""
 
     def __init__(self, arm: ReadyArm, name: str, stream_client: int, data: Any = None) -> None:
-        self.model: nn.Module = build(name, arm.task.signature, seed=0, client=stream_client)
+        self.model: nn.Module = build_model(name, arm.task.signature, seed=0, client=stream_client)
         self.optimizer = torch.optim.SGD(self.model.parameters(), LR, momentum=MOMENTUM)
         self.data = data
 
@@ -98,12 +98,12 @@ def test_cfd_is_the_plain_loop(afresh: bool) -> None:
     clients, server = learners(arm)
     labels = None
     for client in clients:
-        client.model = build("cnn-s", arm.task.signature, seed=0, client=SERVER)  # common to all
+        client.model = build_model("cnn-s", arm.task.signature, seed=0, client=SERVER)  # common to all
     for round in range(1, ROUNDS + 1):
         answers = []
         for number, client in enumerate(clients):
             if afresh:
-                client.model = build("cnn-s", arm.task.signature, seed=0, client=SERVER)
+                client.model = build_model("cnn-s", arm.task.signature, seed=0, client=SERVER)
             client.optimizer = torch.optim.SGD(client.model.parameters(), LR, momentum=MOMENTUM)
             if labels is not None:
                 client.distil(public(arm), labels, number, round)
@@ -153,7 +153,7 @@ def test_scarlet_is_the_plain_loop(duration: int) -> None:
     cache: dict[int, tuple[Tensor, int]] = {}
     drawn: list[int] = []
     for round in range(1, ROUNDS + 1):
-        before, drawn = drawn, draw(0, PUBLIC, samples, round).tolist()
+        before, drawn = drawn, sample_public(0, PUBLIC, samples, round).tolist()
         due = [place for place in drawn if place not in cache or round - cache[place][1] >= duration]
         answers = []
         for number, client in enumerate(clients):

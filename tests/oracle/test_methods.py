@@ -13,14 +13,14 @@ from fedistill import parse
 from fedistill.communication.messages.classwise import ClassOutputs
 from fedistill.communication.messages.labels import SoftLabels
 from fedistill.communication.messages.weights import TrainedWeights
-from fedistill.communication.protocol.endpoints import ServerEnd
+from fedistill.communication.protocol.endpoints import ServerEndpoint
 from fedistill.experiment.runner import prepare
 from fedistill.federation.arm import ReadyArm, start_run
-from fedistill.federation.local_executor import Serial
-from fedistill.federation.round import play
+from fedistill.federation.local_executor import SerialExecutor
+from fedistill.federation.round import play_round
 from fedistill.methods.base import Reply
 from fedistill.methods.shared.class_outputs import mean_of_others, pooled
-from fedistill.models.registry import build
+from fedistill.models.registry import build_model
 from fedistill.rng import SERVER, stream
 
 
@@ -42,11 +42,11 @@ def arm_of(method: str, **settings: Any) -> tuple[Any, ReadyArm]:
 def plain_fedavg(arm: ReadyArm, rounds: int, mu: float = 0.0) -> Tensor:
     """FedAvg and FedProx as one would write them down: no frames, no flat vectors, no reuse."""
     signature = arm.task.signature
-    state = build("cnn-s", signature, seed=0, client=SERVER).state_dict()
+    state = build_model("cnn-s", signature, seed=0, client=SERVER).state_dict()
     for round in range(1, rounds + 1):
         received = []
         for client, data in enumerate(arm.task.clients):
-            model = build("cnn-s", signature, seed=5, client=client)
+            model = build_model("cnn-s", signature, seed=5, client=client)
             model.load_state_dict(state)
             anchor = [parameter.detach().clone() for parameter in model.parameters()]
             optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.5)
@@ -71,9 +71,9 @@ def plain_fedavg(arm: ReadyArm, rounds: int, mu: float = 0.0) -> Tensor:
 def test_weight_averaging_is_the_plain_loop(method: str, mu: float) -> None:
     wanted, arm = arm_of(method, **({"mu": mu} if mu else {}))
     run = start_run(arm)
-    with Serial(wanted, arm.task) as runtime:
+    with SerialExecutor(wanted, arm.task) as executor:
         for _ in range(2):
-            play(run, arm, runtime)
+            play_round(run, arm, executor)
         torch.testing.assert_close(run.server["model"], plain_fedavg(arm, 2, mu), rtol=1e-4, atol=1e-5)
 
 
@@ -83,8 +83,8 @@ def test_fedprox_pulls_towards_what_was_received() -> None:
         wanted, arm = arm_of("fedprox", mu=mu)
         run = start_run(arm)
         start = run.server["model"].clone()
-        with Serial(wanted, arm.task) as runtime:
-            play(run, arm, runtime)
+        with SerialExecutor(wanted, arm.task) as executor:
+            play_round(run, arm, executor)
         moved.append(float((run.server["model"] - start).norm()))
     assert moved[1] < 0.9 * moved[0]
 
@@ -132,9 +132,9 @@ def test_fd_leaves_the_client_itself_out() -> None:
 def test_fd_sends_the_mean_softmax_of_each_class_it_holds() -> None:
     wanted, arm = arm_of("fd")
     data = arm.task.clients[0]
-    frame = next(iter(Serial(wanted, arm.task).work("fd", 1, [(0, b"", b"")]))).frame
-    end = ServerEnd(arm.exchange, {}, arm.start_memory, round=1)
-    came = end.receive(0, ClassOutputs, frame, arm.sizes(0))
+    frame = next(iter(SerialExecutor(wanted, arm.task).work("fd", 1, [(0, b"", b"")]))).frame
+    end = ServerEndpoint(arm.coder, {}, arm.initial_shared_state, round=1)
+    came = end.receive(0, ClassOutputs, frame, arm.message_context(0))
     assert came is not None
     means = came.means
     held = torch.bincount(data.labels, minlength=10) > 0
@@ -159,7 +159,7 @@ def test_dsfl_averages_probabilities_and_sharpens_them() -> None:
 def test_feddf_teacher_is_the_softmax_of_mean_logits(monkeypatch: pytest.MonkeyPatch) -> None:
     _, arm = arm_of("feddf", fuse=False)
     server = arm.server(1)
-    first, second = (build("cnn-s", arm.task.signature, seed, 0) for seed in (1, 2))
+    first, second = (build_model("cnn-s", arm.task.signature, seed, 0) for seed in (1, 2))
     from fedistill.training.model_state import flatten
 
     replies = [

@@ -26,11 +26,11 @@ from fedistill.communication.codecs.quantize import (
 from fedistill.communication.codecs.sparsify import Stc, StcSettings, TopK, TopKSettings
 from fedistill.communication.entropy_coding import matrix_coder, parametric_model
 from fedistill.communication.entropy_coding.range_coder import Encoder
-from fedistill.communication.tensor_specs import Content, Floats, Known, Spec
+from fedistill.communication.tensor_specs import Content, Floats, SharedKnowledge, TensorSpec
 
 SHAPES = ((30, 40), (), (0,), (5, 2, 3, 3), (40,), (1,))
-SPEC = Spec(Content.WEIGHTS, (sum(math.prod(shape) for shape in SHAPES),), SHAPES)
-ZERO = Known(reference=np.zeros(SPEC.count, np.float32))
+SPEC = TensorSpec(Content.WEIGHTS, (sum(math.prod(shape) for shape in SHAPES),), SHAPES)
+ZERO = SharedKnowledge(reference=np.zeros(SPEC.count, np.float32))
 
 
 def updates(seed: int) -> list[float]:
@@ -39,10 +39,10 @@ def updates(seed: int) -> list[float]:
 
 
 def sent(
-    codec: Codec, update: Sequence[float], sender: Sender | None = None, spec: Spec = SPEC
+    codec: Codec, update: Sequence[float], sender: Sender | None = None, spec: TensorSpec = SPEC
 ) -> list[float]:
     """What the receiver adds to weights that were all zero."""
-    known = Known(reference=np.zeros(spec.count, np.float32))
+    known = SharedKnowledge(reference=np.zeros(spec.count, np.float32))
     payload = codec.encode(np.array(update, np.float32), spec, known, sender or Sender()).payload
     return [float(value) for value in codec.decode(payload, spec, known).values]
 
@@ -129,7 +129,7 @@ def test_qsgd_is_its_twin_given_the_same_numbers(norm: Any, levels: int, bucket:
 
 @pytest.mark.parametrize("codec", [Qsgd(QsgdSettings(levels=2)), Qsgd(QsgdSettings(levels=2, norm="l2"))])
 def test_qsgd_is_right_in_the_mean(codec: Codec) -> None:
-    spec = Spec(Content.WEIGHTS, (8,), ((8,),))
+    spec = TensorSpec(Content.WEIGHTS, (8,), ((8,),))
     update = [0.9, -0.7, 0.5, 0.01, 0.0, -0.33, -1.0, 0.25]
     random = np.random.default_rng(0)
     draws = np.array([sent(codec, update, Sender(random=random), spec) for _ in range(4_000)])
@@ -142,7 +142,7 @@ def test_dadaquant_doubles_as_its_twin() -> None:
     """Algorithm 1 of the paper with norms in place of losses, a message at a time."""
     first, last, patience, decay = 1, 8, 3, 0.5
     codec = DAdaQuant(DAdaQuantSettings(first=first, last=last, patience=patience, decay=decay))
-    spec = Spec(Content.WEIGHTS, (2,), ((2,),))
+    spec = TensorSpec(Content.WEIGHTS, (2,), ((2,),))
     norms = [9, 8, 7, 6, 5, 5, 6, 7, 4, 3, 3, 4, 5, 6, 9, 9, 9, 9, 9, 9, 9, 9]
     levels, running, kept, means = first, None, 0, []
     own: dict[str, Any] = {}
@@ -154,7 +154,10 @@ def test_dadaquant_doubles_as_its_twin() -> None:
         if kept >= patience and running >= means[-patience] and levels < last:
             levels, kept = min(2 * levels, last), 1
         encoded = codec.encode(
-            np.array([norm, 0], np.float32), spec, Known(reference=np.zeros(2, np.float32)), Sender(own)
+            np.array([norm, 0], np.float32),
+            spec,
+            SharedKnowledge(reference=np.zeros(2, np.float32)),
+            Sender(own),
         )
         own = encoded.own
         assert encoded.payload[1] == levels
@@ -175,7 +178,9 @@ def test_int8_of_weights_is_its_twin() -> None:
     update = updates(4)
     codec = Int8(Int8Settings())
     got = codec.decode(
-        codec.encode(np.array(update, np.float32), SPEC, Known(), Sender()).payload, SPEC, Known()
+        codec.encode(np.array(update, np.float32), SPEC, SharedKnowledge(), Sender()).payload,
+        SPEC,
+        SharedKnowledge(),
     )
     expected = []
     for part in split(update):
@@ -186,9 +191,11 @@ def test_int8_of_weights_is_its_twin() -> None:
 
 def test_int8_of_probabilities_is_its_twin() -> None:
     probs = np.random.default_rng(5).dirichlet([0.3] * 7, size=20).astype(np.float32)
-    spec = Spec(Content.PROBS, probs.shape)
+    spec = TensorSpec(Content.PROBS, probs.shape)
     codec = Int8(Int8Settings())
-    got = codec.decode(codec.encode(probs, spec, Known(), Sender()).payload, spec, Known()).values
+    got = codec.decode(
+        codec.encode(probs, spec, SharedKnowledge(), Sender()).payload, spec, SharedKnowledge()
+    ).values
     for row, read in zip(probs.tolist(), got.tolist(), strict=True):
         step = f32(max(row) / 255)
         whole = [round(f32(value / step)) for value in row]
@@ -236,7 +243,7 @@ def test_low_rank_is_the_truncated_decomposition() -> None:
     matrix = (left * sizes) @ right.T
     kept = 3  # 98 of 102.54: the least that holds 90 %
     best = (left[:, :kept] * sizes[:kept]) @ right[:, :kept].T
-    spec = Spec(Content.WEIGHTS, (3_000,), ((60, 5, 10),))
+    spec = TensorSpec(Content.WEIGHTS, (3_000,), ((60, 5, 10),))
     got = sent(LowRank(LowRankSettings(energy=0.9, levels=1023)), matrix.ravel().tolist(), spec=spec)
     read = np.reshape(got, (60, 50))
     assert np.linalg.matrix_rank(read, tol=1e-4) == kept

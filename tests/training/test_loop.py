@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from fedistill.config.schema import Optimizer
+from fedistill.config.schema import OptimizerConfig
 from fedistill.errors import TrainingError
 from fedistill.models import registry as models
 from fedistill.models.signature import Signature
-from fedistill.state import dump, load
+from fedistill.state import decode_state, encode_state
 from fedistill.training import optimizers
 from fedistill.training.loop import batch, fit, predict
 from fedistill.training.model_state import flatten, unflatten
@@ -47,7 +47,7 @@ class Mixed(nn.Module):
 
 
 def ladder(name: str, signature: Signature) -> Callable[[int], nn.Module]:
-    return lambda seed: models.build(name, signature, seed, client=0)
+    return lambda seed: models.build_model(name, signature, seed, client=0)
 
 
 def mixed(seed: int) -> nn.Module:
@@ -58,8 +58,8 @@ def mixed(seed: int) -> nn.Module:
 
 
 BUILDERS = {
-    **{name: ladder(name, IMAGE) for name in models.names("image")},
-    **{name: ladder(name, TEXT) for name in models.names("text")},
+    **{name: ladder(name, IMAGE) for name in models.model_names("image")},
+    **{name: ladder(name, TEXT) for name in models.model_names("text")},
     "with buffers": mixed,
 }
 
@@ -103,16 +103,18 @@ def test_what_is_not_saved_or_no_float_stays_as_it_is() -> None:
 
 
 OPTIMIZERS = [
-    Optimizer(name="sgd", lr=0.1),
-    Optimizer(name="sgd", lr=0.1, momentum=0.9, weight_decay=0.01),
-    Optimizer(name="adam", lr=0.01, weight_decay=0.01),
+    OptimizerConfig(name="sgd", lr=0.1),
+    OptimizerConfig(name="sgd", lr=0.1, momentum=0.9, weight_decay=0.01),
+    OptimizerConfig(name="adam", lr=0.01, weight_decay=0.01),
 ]
 
 
 @pytest.mark.parametrize("settings", OPTIMIZERS, ids=["sgd", "momentum", "adam"])
 @pytest.mark.parametrize("name", ["cnn-m", "textcnn"])
 @pytest.mark.parametrize("stop", [0, 2])
-def test_a_restored_optimiser_goes_on_as_if_never_stopped(name: str, settings: Optimizer, stop: int) -> None:
+def test_a_restored_optimiser_goes_on_as_if_never_stopped(
+    name: str, settings: OptimizerConfig, stop: int
+) -> None:
     signature = IMAGE if name == "cnn-m" else TEXT
     generator = torch.Generator().manual_seed(0)
     if signature.kind == "image":
@@ -131,19 +133,19 @@ def test_a_restored_optimiser_goes_on_as_if_never_stopped(name: str, settings: O
     model = BUILDERS[name](1)
     optimizer = make_optimizer(settings, model)
     steps(model, optimizer, stop)
-    saved = dump({"model": flatten(model), "optimizer": optimizer.state()})
+    saved = encode_state({"model": flatten(model), "optimizer": optimizer.state()})
     steps(model, optimizer, 3)
 
-    state = load(saved)
+    state = decode_state(saved)
     again = unflatten(BUILDERS[name](2), state["model"])
     restored = make_optimizer(settings, again).restore(state["optimizer"])
     steps(again, restored, 3)
     assert torch.equal(flatten(model), flatten(again))
-    assert dump(restored.state()) == dump(optimizer.state())
+    assert encode_state(restored.state()) == encode_state(optimizer.state())
 
 
 @pytest.mark.parametrize("settings", OPTIMIZERS, ids=["sgd", "momentum", "adam"])
-def test_steps_are_those_of_torch_to_the_bit(settings: Optimizer) -> None:
+def test_steps_are_those_of_torch_to_the_bit(settings: OptimizerConfig) -> None:
     """A parameter without a gradient, as of a layer that is not used in the first steps, stays as it is."""
     kind: Any = torch.optim.Adam if settings.name == "adam" else torch.optim.SGD
     own = {} if settings.name == "adam" else {"momentum": settings.momentum}
@@ -161,7 +163,9 @@ def test_steps_are_those_of_torch_to_the_bit(settings: Optimizer) -> None:
         assert torch.equal(flatten(ours), flatten(theirs))
     buffers = {str(place): entry for place, entry in other.state_dict()["state"].items()}
     kept = {place: {k: v for k, v in entry.items() if v is not None} for place, entry in buffers.items()}
-    assert dump(optimizer.state()) == dump({place: entry for place, entry in kept.items() if entry})
+    assert encode_state(optimizer.state()) == encode_state(
+        {place: entry for place, entry in kept.items() if entry}
+    )
 
 
 def test_what_is_restored_is_a_copy() -> None:
@@ -169,10 +173,10 @@ def test_what_is_restored_is_a_copy() -> None:
     optimizer = make_optimizer(OPTIMIZERS[1], model)
     model(torch.ones(1, 2)).sum().backward()
     optimizer.step()
-    state = load(dump(optimizer.state()))
+    state = decode_state(encode_state(optimizer.state()))
     again = make_optimizer(OPTIMIZERS[1], model).restore(state)
     again.step()
-    assert dump(state) == dump(optimizer.state())
+    assert encode_state(state) == encode_state(optimizer.state())
 
 
 TRAINS = """
@@ -180,14 +184,14 @@ import sys
 import torch
 from fedistill import Signature
 from fedistill.models import registry as models
-from fedistill.config import Optimizer
-from fedistill.optim import make_optimizer
-from fedistill.train import fit
+from fedistill.config.schema import OptimizerConfig
+from fedistill.training.optimizers import make_optimizer
+from fedistill.training.loop import fit
 
 signature = Signature("image", (1, 8, 8), 10, 0)
 for name in ("sgd", "adam"):
-    model = models.build("cnn-m", signature, 0, 0)
-    optimizer = make_optimizer(Optimizer(name=name, momentum=0.9 * (name == "sgd")), model)
+    model = models.build_model("cnn-m", signature, 0, 0)
+    optimizer = make_optimizer(OptimizerConfig(name=name, momentum=0.9 * (name == "sgd")), model)
     inputs = torch.zeros(4, 1, 8, 8, dtype=torch.uint8)
     loss = lambda logits, at: logits.square().mean()
     fit(model, optimizer, inputs, loss, epochs=1, batch_size=2, generator=torch.Generator())
@@ -224,7 +228,7 @@ def test_settings_reach_the_optimiser() -> None:
     # then momentum 0.9 * 2 + (1 + 0.5 * 1.8) = 3.7, so 1.8 - 0.37 = 1.43.
     model = nn.Linear(1, 1, bias=False)
     nn.init.constant_(model.weight, 2.0)
-    optimizer = make_optimizer(Optimizer(lr=0.1, momentum=0.9, weight_decay=0.5), model)
+    optimizer = make_optimizer(OptimizerConfig(lr=0.1, momentum=0.9, weight_decay=0.5), model)
     found = []
     for _ in range(2):
         optimizer.zero_grad()
@@ -235,7 +239,7 @@ def test_settings_reach_the_optimiser() -> None:
     # Adam's first step is the learning rate, whatever the gradient.
     model = nn.Linear(1, 1, bias=False)
     nn.init.constant_(model.weight, 2.0)
-    optimizer = make_optimizer(Optimizer(name="adam", lr=0.25), model)
+    optimizer = make_optimizer(OptimizerConfig(name="adam", lr=0.25), model)
     (model(torch.ones(1, 1)).sum() * 40).backward()
     optimizer.step()
     assert model.weight.item() == pytest.approx(1.75)
@@ -282,7 +286,7 @@ def test_each_epoch_shows_each_sample_once(samples: int, epochs: int, batch_size
         return logits.sum()
 
     generator = torch.Generator().manual_seed(seed)
-    optimizer = make_optimizer(Optimizer(lr=1e-6), model)
+    optimizer = make_optimizer(OptimizerConfig(lr=1e-6), model)
     model.eval()
     fit(model, optimizer, inputs, loss, epochs=epochs, batch_size=batch_size, generator=generator)
     batches = -(-samples // batch_size)
@@ -303,7 +307,7 @@ def test_the_generator_decides_the_order_and_each_epoch_has_its_own() -> None:
             return logits.sum()
 
         model = Linear()
-        optimizer = make_optimizer(Optimizer(lr=1e-6), model)
+        optimizer = make_optimizer(OptimizerConfig(lr=1e-6), model)
         generator = torch.Generator().manual_seed(seed)
         fit(model, optimizer, tokens(20), loss, epochs=2, batch_size=8, generator=generator)
         return shown
@@ -324,7 +328,7 @@ def test_training_is_gradient_descent() -> None:
     lr, epochs, size = 0.01, 3, 2
     fit(
         model,
-        make_optimizer(Optimizer(lr=lr), model),
+        make_optimizer(OptimizerConfig(lr=lr), model),
         inputs,
         lambda logits, index: cross_entropy(logits, labels[index]),
         epochs=epochs,
@@ -362,7 +366,7 @@ def test_a_loss_that_is_no_number_stops_the_training(value: str, first: int) -> 
         return logits.sum() * 0 + (float(value) if calls >= first else 1.0)
 
     model = Linear()
-    optimizer = make_optimizer(Optimizer(), model)
+    optimizer = make_optimizer(OptimizerConfig(), model)
     generator = torch.Generator().manual_seed(0)
     with pytest.raises(TrainingError) as caught:
         fit(model, optimizer, tokens(10), loss, epochs=9, batch_size=2, generator=generator)
@@ -388,7 +392,7 @@ def test_a_diverging_model_is_caught() -> None:
             return outputs
 
     wrapped = Floating()
-    optimizer = make_optimizer(Optimizer(lr=1e6, momentum=0.9), wrapped)
+    optimizer = make_optimizer(OptimizerConfig(lr=1e6, momentum=0.9), wrapped)
     with pytest.raises(TrainingError, match=r"lower train\.optimizer\.lr"):
         fit(
             wrapped,
@@ -446,7 +450,7 @@ def test_steps_in_place_of_epochs(steps: int, sizes: list[int]) -> None:
         seen.append(at)
         return logits.sum()
 
-    optimizer = make_optimizer(Optimizer(), model)
+    optimizer = make_optimizer(OptimizerConfig(), model)
     generator = torch.Generator().manual_seed(3)
     fit(model, optimizer, tokens(10), loss, epochs=1, batch_size=4, generator=generator, steps=steps)
     assert [len(at) for at in seen] == sizes

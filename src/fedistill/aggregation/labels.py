@@ -28,7 +28,7 @@ from fedistill.aggregation.functional import (
     prior_corrected,
     trimmed,
 )
-from fedistill.config.messages import describe
+from fedistill.config.messages import explain_errors
 from fedistill.config.schema import Positive, Section
 from fedistill.errors import nearest
 
@@ -38,7 +38,7 @@ class Aggregation(Section, ABC):
 
     name: str
 
-    def pool(
+    def aggregate(
         self, rows: Iterable[Tensor], draws: torch.Generator, before: Tensor | None = None
     ) -> Tensor | None:
         """Pooled rows (n, C), zeros where no client answered, or None where no client replied.
@@ -57,12 +57,12 @@ class Aggregation(Section, ABC):
                 heard = mask if heard is None else heard | mask
                 yield one, mask
 
-        pooled = self._pooled(answers(), draws, before)
+        pooled = self._aggregate(answers(), draws, before)
         return None if pooled is None or heard is None else torch.where(heard[:, None], pooled, 0)
 
     @abstractmethod
-    def _pooled(self, answers: Answers, draws: torch.Generator, before: Tensor | None) -> Tensor | None:
-        """As `pool`; what it says of samples that nobody answered does not matter."""
+    def _aggregate(self, answers: Answers, draws: torch.Generator, before: Tensor | None) -> Tensor | None:
+        """As `aggregate`; what it says of samples that nobody answered does not matter."""
 
 
 class Mean(Aggregation):
@@ -70,7 +70,7 @@ class Mean(Aggregation):
 
     name: Literal["mean"] = "mean"
 
-    def _pooled(self, answers: Answers, draws: torch.Generator, before: Tensor | None) -> Tensor | None:
+    def _aggregate(self, answers: Answers, draws: torch.Generator, before: Tensor | None) -> Tensor | None:
         return mean_of_answers(answers)
 
 
@@ -83,7 +83,7 @@ class Era(Aggregation):
     name: Literal["era"] = "era"
     temperature: Positive = Field(default=0.1, description="T; below 1 sharpens the mean")
 
-    def _pooled(self, answers: Answers, draws: torch.Generator, before: Tensor | None) -> Tensor | None:
+    def _aggregate(self, answers: Answers, draws: torch.Generator, before: Tensor | None) -> Tensor | None:
         average = mean_of_answers(answers)
         return None if average is None else entropy_reduced(average, self.temperature)
 
@@ -97,7 +97,7 @@ class EnhancedEra(Aggregation):
     name: Literal["enhanced-era"] = "enhanced-era"
     beta: Positive = Field(default=2.0, description="the power; 1 leaves the mean as it is")
 
-    def _pooled(self, answers: Answers, draws: torch.Generator, before: Tensor | None) -> Tensor | None:
+    def _aggregate(self, answers: Answers, draws: torch.Generator, before: Tensor | None) -> Tensor | None:
         average = mean_of_answers(answers)
         return None if average is None else enhanced_era(average, self.beta)
 
@@ -115,7 +115,7 @@ class Confidence(Aggregation):
         default="entropy", description="what sureness is: low entropy, or a great probability"
     )
 
-    def _pooled(self, answers: Answers, draws: torch.Generator, before: Tensor | None) -> Tensor | None:
+    def _aggregate(self, answers: Answers, draws: torch.Generator, before: Tensor | None) -> Tensor | None:
         # A little for all answers: those of which nobody is sure have a mean too.
         weighed = (
             (rows, ((confidences(rows, self.measure) + 1e-6) * mask)[:, None]) for rows, mask in answers
@@ -147,7 +147,7 @@ class PriorCorrected(Aggregation):
         default=0.01, gt=0, lt=1, description="share of each row that is spread evenly, so that none is 0"
     )
 
-    def _pooled(self, answers: Answers, draws: torch.Generator, before: Tensor | None) -> Tensor | None:
+    def _aggregate(self, answers: Answers, draws: torch.Generator, before: Tensor | None) -> Tensor | None:
         return prior_corrected(answers, self.sharpness, self.floor)
 
 
@@ -163,7 +163,7 @@ class DawidSkene(Aggregation):
     iterations: int = Field(default=50, ge=1, description="at most; it stops where nothing changes")
     smoothing: Positive = Field(default=0.01, description="added to each count of a confusion matrix")
 
-    def _pooled(self, answers: Answers, draws: torch.Generator, before: Tensor | None) -> Tensor | None:
+    def _aggregate(self, answers: Answers, draws: torch.Generator, before: Tensor | None) -> Tensor | None:
         votes = []
         classes = 0
         for rows, mask in answers:
@@ -185,7 +185,7 @@ class Median(Aggregation):
 
     name: Literal["median"] = "median"
 
-    def _pooled(self, answers: Answers, draws: torch.Generator, before: Tensor | None) -> Tensor | None:
+    def _aggregate(self, answers: Answers, draws: torch.Generator, before: Tensor | None) -> Tensor | None:
         came = _stacked(answers)
         return None if came is None else median(*came)
 
@@ -202,7 +202,7 @@ class Trimmed(Aggregation):
         default=0.1, ge=0, lt=0.5, description="of those who answer, rounded down, cut off at either end"
     )
 
-    def _pooled(self, answers: Answers, draws: torch.Generator, before: Tensor | None) -> Tensor | None:
+    def _aggregate(self, answers: Answers, draws: torch.Generator, before: Tensor | None) -> Tensor | None:
         came = _stacked(answers)
         if came is None:
             return None
@@ -218,7 +218,7 @@ class Majority(Aggregation):
 
     name: Literal["majority"] = "majority"
 
-    def _pooled(self, answers: Answers, draws: torch.Generator, before: Tensor | None) -> Tensor | None:
+    def _aggregate(self, answers: Answers, draws: torch.Generator, before: Tensor | None) -> Tensor | None:
         likeliest = ((one_hot(rows.argmax(dim=1), rows.shape[1]).float(), mask) for rows, mask in answers)
         shares = mean_of_answers(likeliest)
         return None if shares is None else majority(shares, before, draws)
@@ -263,7 +263,7 @@ def _chosen(wanted: Any) -> Any:
     try:
         return kind.model_validate(table)
     except ValidationError as error:
-        raise ValueError(describe(error, name, kind)) from None
+        raise ValueError(explain_errors(error, name, kind)) from None
 
 
 AnyAggregation = Annotated[

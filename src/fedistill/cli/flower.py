@@ -42,9 +42,9 @@ def keys(
 ) -> None:
     """Make a CA, the SuperLink's certificate and a key pair for each SuperNode, for trials."""
     _need_flower()
-    from fedistill.flower.keys import make
+    from fedistill.flower.keys import make_keys
 
-    for path in make(folder, nodes, host or []):
+    for path in make_keys(folder, nodes, host or []):
         print(path)
 
 
@@ -64,7 +64,7 @@ def up(
 
     loaded = load(experiment, [*(set or []), *([f"task.clients={nodes}"] if nodes else [])])
     folder = out or default_folder(experiment)
-    finish(folder, lambda watcher: local_trial.up(loaded, folder, command(), watcher), "flower resume")
+    finish(folder, lambda watcher: local_trial.run_trial(loaded, folder, command(), watcher), "flower resume")
 
 
 @app.command()
@@ -73,7 +73,7 @@ def resume(folder: Annotated[Path, typer.Argument(help="The folder of a run that
     _need_flower()
     from fedistill.flower import local_trial
 
-    finish(folder, lambda watcher: local_trial.resume(folder, watcher), "flower resume")
+    finish(folder, lambda watcher: local_trial.resume_trial(folder, watcher), "flower resume")
 
 
 def _need_flower() -> None:

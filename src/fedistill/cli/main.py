@@ -149,7 +149,7 @@ def codecs() -> None:
         codes = "all" if len(codec.codes) == len(Content) else ", ".join(sorted(c.value for c in codec.codes))
         defaults = codec.Settings().model_dump()
         settings = ", ".join(f"{key} = {value}" for key, value in defaults.items()) or "-"
-        table.add_row(codec.name, codes, codec.loses, settings, codec.source or "-")
+        table.add_row(codec.name, codes, codec.lossiness, settings, codec.source or "-")
     wide().print(table)
 
 
@@ -173,7 +173,7 @@ def tasks() -> None:
 @app.command()
 def models() -> None:
     """List the models with their size on two example tasks."""
-    from fedistill.models.registry import build, count, names
+    from fedistill.models.registry import build_model, count_parameters, model_names
     from fedistill.models.signature import Signature
 
     shown = {
@@ -182,8 +182,8 @@ def models() -> None:
     }
     table = Table("model", "task", "parameters")
     for kind, signature in shown.items():
-        for name in names(signature.kind):
-            size = count(build(name, signature, seed=0, client=0))
+        for name in model_names(signature.kind):
+            size = count_parameters(build_model(name, signature, seed=0, client=0))
             table.add_row(name, kind, f"{size:,}")
     table.add_row("NAME@WIDTH", "as NAME", "features of one width for all: cnn-s@64, mlp-s@64")
     table.add_row("module:function", "any", "one's own")

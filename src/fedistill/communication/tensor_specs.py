@@ -21,7 +21,7 @@ class Content(Enum):
 
 
 @dataclass(frozen=True)
-class Spec:
+class TensorSpec:
     """What both sides know of a tensor before it is sent.
 
     Attributes:
@@ -45,7 +45,7 @@ class Spec:
 
 
 @dataclass(frozen=True)
-class Known:
+class SharedKnowledge:
     """What both sides know of earlier messages.
 
     Attributes:
@@ -53,9 +53,10 @@ class Known:
             empty before the first.
         reference: weights (P,) that the receiver already has: uplink, those that it sent in this round;
             downlink, those that it last decoded. None: it has none.
-        told: (n,) the class that the other direction last named for each row, or -1; None: for no row.
+        other_labels: (n,) the class that the other direction last named for each row, or -1, or None if it
+            named none.
     """
 
     memory: State = field(default_factory=dict)
     reference: Floats | None = None
-    told: Classes | None = None
+    other_labels: Classes | None = None

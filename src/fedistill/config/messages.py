@@ -8,7 +8,7 @@ from pydantic_core import ErrorDetails
 from fedistill.errors import nearest
 
 
-def describe(error: ValidationError, where: str, model: type[BaseModel]) -> str:
+def explain_errors(error: ValidationError, where: str, model: type[BaseModel]) -> str:
     """Turn a validation error into one line per wrong place."""
     items = error.errors()
     own = {(item["type"], item["loc"]) for item in items}

@@ -126,7 +126,7 @@ class ModelsConfig(Section):
     server: str
 
 
-class Optimizer(Section):
+class OptimizerConfig(Section):
     name: Literal["sgd", "adam"] = "sgd"
     lr: Positive = 0.05
     momentum: Share = 0.0
@@ -144,7 +144,7 @@ class Train(Section):
     epochs: int = Field(default=1, ge=1)
     steps: int | None = Field(default=None, ge=1, description="batches of a round, in place of epochs")
     batch_size: int = Field(default=32, ge=1)
-    optimizer: Optimizer = Optimizer()
+    optimizer: OptimizerConfig = OptimizerConfig()
     loss: Literal["cross-entropy", "balanced-softmax"] = Field(
         default="cross-entropy",
         description="on private labels; balanced: adjusted by the client's class counts",

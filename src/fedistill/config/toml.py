@@ -8,7 +8,7 @@ from typing import Any
 import tomli_w
 from pydantic import ValidationError
 
-from fedistill.config.messages import describe
+from fedistill.config.messages import explain_errors
 from fedistill.config.schema import Experiment
 from fedistill.errors import ExperimentError, nearest
 
@@ -45,10 +45,10 @@ def parse(raw: dict[str, Any], where: str, base: Path | None = None) -> Experime
     try:
         return Experiment.model_validate(raw)
     except ValidationError as error:
-        raise ExperimentError(describe(error, where, Experiment)) from None
+        raise ExperimentError(explain_errors(error, where, Experiment)) from None
 
 
-def dump(experiment: Experiment) -> str:
+def to_toml(experiment: Experiment) -> str:
     """Return the fully resolved experiment as TOML; loading it again gives the same experiment."""
     return tomli_w.dumps(experiment.model_dump(exclude_none=True))
 

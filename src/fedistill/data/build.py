@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fedistill.config.schema import PublicSource, Source, TaskConfig
 from fedistill.data import image, sources, text
-from fedistill.data.partition import describe, partition
+from fedistill.data.partition import partition, partition_title
 from fedistill.data.table import Inputs, Loaded, Rows, Table
 from fedistill.data.task import Labelled, PublicSet, Task
 from fedistill.errors import ExperimentError
@@ -21,7 +21,7 @@ from fedistill.models.signature import Signature
 from fedistill.rng import numpy_stream
 
 
-def build(config: TaskConfig, seed: int) -> Task:
+def build_task(config: TaskConfig, seed: int) -> Task:
     """Build a task; the same settings and seed give the same task.
 
     Raises:
@@ -37,7 +37,7 @@ def build_at_site(config: TaskConfig, seed: int, own: Source) -> tuple[Task, Lab
         ExperimentError: as in `build`, or the site's data are of another kind, size or other classes.
     """
     task, encode = _build(config, seed)
-    found = sources.load(own, config.image_size)
+    found = sources.open_source(own, config.image_size)
     if found.kind != task.signature.kind:
         raise ExperimentError(f"{own.train} holds {found.kind}s, but the task holds {task.signature.kind}s")
     unknown = [repr(name) for name in found.classes if name not in task.classes]
@@ -56,7 +56,7 @@ def build_at_site(config: TaskConfig, seed: int, own: Source) -> tuple[Task, Lab
 
 
 def _build(config: TaskConfig, seed: int) -> tuple[Task, "_Encode"]:
-    source = sources.load(config, config.image_size)
+    source = sources.open_source(config, config.image_size)
     private, test_table, test_rows = _hold_out_test(source, config, seed)
     public_inputs, public_labels, where = None, None, ""
     if isinstance(config.public, PublicSource):
@@ -98,7 +98,7 @@ def _build(config: TaskConfig, seed: int) -> tuple[Task, "_Encode"]:
         if public_inputs is None
         else PublicSet(encode(public_inputs), stored_bytes(public_inputs), where),
         public_labels=public_labels,
-        partition=describe(config.partition),
+        partition=partition_title(config.partition),
         vocabulary_frame=frame,
         vocabulary_from_public=config.text.tokenizer is None,
     )
@@ -167,7 +167,7 @@ def _other_public(public: PublicSource, config: TaskConfig, source: Loaded, seed
             "task.public names the task's own data, which would put private or test samples into the public"
             f" set: hold a part out instead, by task.public = {public.samples}"
         )
-    other = sources.load(public, config.image_size)
+    other = sources.open_source(public, config.image_size)
     if other.kind != source.kind:
         raise ExperimentError(f"task.public holds {other.kind}s, but the task holds {source.kind}s")
     # Under whatever name it came: what the task holds itself is private, or would be tested on.
@@ -205,8 +205,8 @@ def _encoder(
         shape = private.shape[1:]
         return Signature("image", tuple(shape), classes, 0), b"", _Encode(None)
     words = public if isinstance(public, list) else []
-    tokenizer = text.build(words, config.text)
-    signature = Signature("text", (config.text.length,), classes, text.size(tokenizer))
+    tokenizer = text.build_tokenizer(words, config.text)
+    signature = Signature("text", (config.text.length,), classes, text.vocabulary_size(tokenizer))
     return signature, text.vocabulary_frame(tokenizer), _Encode(tokenizer)
 
 

@@ -52,7 +52,7 @@ def partition(
             return _natural(kind, labels, clients, ids)
 
 
-def describe(kind: Partition) -> str:
+def partition_title(kind: Partition) -> str:
     """Return the partition in one short text, such as ``dirichlet(alpha=0.3)``."""
     settings = kind.model_dump(exclude={"kind"}, exclude_defaults=True)
     inside = ", ".join(f"{key}={value}" for key, value in settings.items())

@@ -34,7 +34,7 @@ EMBEDDED = ("digits", "bbc-news")
 NAMES = (*EMBEDDED, *HUB_NAMES)
 
 
-def load(source: Source, image_size: tuple[int, int] | None = None) -> Loaded:
+def open_source(source: Source, image_size: tuple[int, int] | None = None) -> Loaded:
     """Open a source.
 
     Raises:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fedistill.models.signature import Signature
-from fedistill.state import dump, load, write
+from fedistill.state import decode_state, encode_state, write_file
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Task:
 
     def save(self, path: Path) -> None:
         """Write the task for worker processes."""
-        write(path, self._bytes())
+        write_file(path, self._bytes())
 
     def fingerprint(self) -> str:
         """A digest of all that the task is; equal tasks have equal ones."""
@@ -115,12 +115,12 @@ class Task:
                 "bytes": self.public.bytes,
                 "source": self.public.source,
             }
-        return dump(state)
+        return encode_state(state)
 
     @classmethod
     def open(cls, path: Path) -> "Task":
         """Read a task that `save` wrote."""
-        state = load(path.read_bytes())
+        state = decode_state(path.read_bytes())
         sizes = state["sizes"]
         clients = zip(state["inputs"].split(sizes), state["labels"].split(sizes), strict=True)
         public, elsewhere = state.get("public"), state.get("elsewhere")

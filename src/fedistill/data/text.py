@@ -22,7 +22,7 @@ from fedistill.errors import ExperimentError
 PAD, UNKNOWN = "[PAD]", "[UNK]"
 
 
-def build(public: Sequence[str], settings: Text) -> Tokenizer:
+def build_tokenizer(public: Sequence[str], settings: Text) -> Tokenizer:
     """Return the tokenizer of a task: the user's own file, or words counted in the public texts.
 
     Raises:
@@ -48,7 +48,7 @@ def build(public: Sequence[str], settings: Text) -> Tokenizer:
     return tokenizer
 
 
-def size(tokenizer: Tokenizer) -> int:
+def vocabulary_size(tokenizer: Tokenizer) -> int:
     """Number of token ids that `encode_texts` may give."""
     return int(max(tokenizer.get_vocab().values())) + 1 + _shift(tokenizer)
 

@@ -112,7 +112,7 @@ def _arm(arm: ReadyArm) -> list[Finding]:
     names = dict.fromkeys([*arm.config.models.clients, arm.config.models.server])
     for name in names:
         try:
-            models.check(name, arm.task.signature)
+            models.check_model(name, arm.task.signature)
         except ExperimentError as error:
             findings.append(Finding("error", where, str(error)))
     if findings:
@@ -121,7 +121,7 @@ def _arm(arm: ReadyArm) -> list[Finding]:
         what = f"method {arm.method.name} exchanges nothing, so there is nothing to wait for"
         findings.append(Finding("error", where, what, "take `accumulate` out of this arm"))
     try:
-        arm.method.check(arm.plan)
+        arm.method.check(arm.federation)
     except Refusal as error:
         findings.append(Finding("error", where, str(error)))
     return [*findings, *_codecs(arm)]
@@ -153,8 +153,8 @@ def _codecs(arm: ReadyArm) -> list[Finding]:
     """A codec of class probabilities cannot code weights, and the other way round."""
     said: dict[tuple[str, str, str], list[str]] = {}
     for way, codec, kind in (
-        ("up", arm.exchange.up, arm.method.uplink),
-        ("down", arm.exchange.down, arm.method.downlink),
+        ("up", arm.coder.up, arm.method.uplink),
+        ("down", arm.coder.down, arm.method.downlink),
     ):
         sent = set() if kind is None else contents(kind)
         wrong = sorted(content.value for content in sent - codec.codes)
@@ -200,16 +200,16 @@ def _norms(arm: ReadyArm) -> list[Finding]:
 
 def _leaves_one_public_sample(arm: ReadyArm) -> bool:
     size_ = getattr(arm.method.settings, "distill_batch_size", None)
-    count = arm.method.samples(arm.plan.public)
+    count = arm.method.samples(arm.federation.public)
     return size_ is not None and count > 0 and (count % size_ == 1 or size_ == 1)
 
 
 def _batches_of_one(arm: ReadyArm, name: str) -> list[int]:
     batch = arm.config.train.batch_size
     return [
-        peer.id
-        for peer in arm.plan.peers
-        if peer.model == name and (len(arm.task.clients[peer.id]) % batch == 1 or batch == 1)
+        info.id
+        for info in arm.federation.clients
+        if info.model == name and (len(arm.task.clients[info.id]) % batch == 1 or batch == 1)
     ]
 
 
@@ -218,7 +218,7 @@ def _bytes(arm: ReadyArm) -> Finding:
     step = arm.config.accumulate if isinstance(arm.config.accumulate, int) else 1
     exchanges = -(-arm.rounds // step)
     kinds = [kind for kind in (arm.method.uplink, arm.method.downlink) if kind is not None]
-    fixed = arm.exchange.up.fixed and arm.exchange.down.fixed and not any(kind.varies for kind in kinds)
+    fixed = arm.coder.up.fixed and arm.coder.down.fixed and not any(kind.varies for kind in kinds)
     what = (
         f"{'about' if fixed else 'at most'} {format_bytes(up)} up and {format_bytes(down)} down a round,"
         f" {format_bytes((up + down) * exchanges)} in {exchanges} {'rounds' if step == 1 else 'exchanges'}"
@@ -232,9 +232,9 @@ def _bytes(arm: ReadyArm) -> Finding:
 
 def _memory(experiment: Experiment, task: Task, arms: Sequence[ReadyArm]) -> Finding:
     """Processes, data, states of clients and one training step each; an estimate within a factor of 2."""
-    from fedistill.federation.executor import workers  # the runtime knows arms, arms are checked here
+    from fedistill.federation.executor import worker_count  # the runtime knows arms, arms are checked here
 
-    count = workers(experiment.runtime, len(task.clients))
+    count = worker_count(experiment.runtime, len(task.clients))
     processes = 1 if count == 1 and experiment.runtime.kind != "processes" else count + 1
     data = sum(part.inputs.nbytes for part in (*task.clients, task.test))
     heaviest = max(_heaviest(arm) for arm in arms)
@@ -246,4 +246,4 @@ def _memory(experiment: Experiment, task: Task, arms: Sequence[ReadyArm]) -> Fin
 def _heaviest(arm: ReadyArm) -> int:
     """Bytes of clients' states (weights and momentum) and of all replies, for the largest method."""
     copies = 2 if arm.method.has_client_models else 1
-    return sum(4 * peer.parameters * copies for peer in arm.plan.peers)
+    return sum(4 * info.parameters * copies for info in arm.federation.clients)

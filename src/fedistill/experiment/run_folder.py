@@ -23,16 +23,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from fedistill.communication.protocol.shared_state import dump_all, load_all
+from fedistill.communication.protocol.shared_state import dump_states, load_states
 from fedistill.config.schema import Experiment
-from fedistill.config.toml import dump, load
+from fedistill.config.toml import load, to_toml
 from fedistill.errors import ExperimentError
 from fedistill.federation.arm import ReadyArm, start_run
 from fedistill.federation.history import ArmRun, RoundRecord
 from fedistill.federation.ledger import Entry
-from fedistill.state import dump as dump_state
-from fedistill.state import load as load_state
-from fedistill.state import write
+from fedistill.state import decode_state as load_state
+from fedistill.state import encode_state as dump_state
+from fedistill.state import write_file
 
 _MANIFEST = "manifest.json"
 _LONGEST_NAME = 100
@@ -54,7 +54,7 @@ class RunFolder:
         cls.check_free(path)
         folder = cls(path)
         try:
-            write(path / "experiment.toml", dump(experiment).encode())
+            write_file(path / "experiment.toml", to_toml(experiment).encode())
         except OSError as error:
             raise ExperimentError(f"{path}: cannot be written ({error}); choose a folder by --out") from None
         folder.append({"event": "started", "command": command})
@@ -131,7 +131,7 @@ class RunFolder:
             for event in self.events()
             if event["event"] != "round" or event["round"] <= rounds.get(event["arm"], 0)
         ]
-        write(self.path / "events.jsonl", "".join(json.dumps(e) + "\n" for e in kept).encode())
+        write_file(self.path / "events.jsonl", "".join(json.dumps(e) + "\n" for e in kept).encode())
 
     def save(self, arm: ReadyArm, run: ArmRun) -> None:
         """Save an arm after a whole round: only the clients that worked are written anew."""
@@ -145,10 +145,12 @@ class RunFolder:
             files.pop(str(client), None)
             if client in run.clients:
                 name = f"client-{client}-{run.round}.safetensors"
-                write(folder / name, run.clients[client])
+                write_file(folder / name, run.clients[client])
                 files[str(client)] = name
         server = f"server-{run.round}.safetensors"
-        write(folder / server, dump_state({"method": run.server, "links": dump_all(run.memories)}))
+        write_file(
+            folder / server, dump_state({"method": run.server, "links": dump_states(run.shared_states)})
+        )
         manifest = {
             "round": run.round,
             "server": server,
@@ -156,7 +158,7 @@ class RunFolder:
             "correct": {str(client): right for client, right in run.correct.items()},
             "setup": [asdict(entry) for entry in run.ledger.of_round(0)],
         }
-        write(folder / _MANIFEST, json.dumps(manifest).encode())
+        write_file(folder / _MANIFEST, json.dumps(manifest).encode())
         kept = {server, *files.values()}
         for path in folder.glob("*.safetensors"):
             if path.name not in kept:
@@ -174,7 +176,7 @@ class RunFolder:
         folder = self._checkpoint(arm.name)
         try:
             saved = load_state((folder / manifest["server"]).read_bytes())
-            memories = load_all(saved["links"])
+            shared_states = load_states(saved["links"])
             clients = {
                 int(client): (folder / name).read_bytes() for client, name in manifest["clients"].items()
             }
@@ -187,7 +189,7 @@ class RunFolder:
             server=saved["method"],
             clients=clients,
             ledger=start_run(arm).ledger,
-            memories=memories,
+            shared_states=shared_states,
             correct={int(client): right for client, right in manifest["correct"].items()},
         )
         run.ledger.entries = [Entry(**entry) for entry in manifest["setup"]]

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from fedistill.config.schema import Experiment
-from fedistill.config.toml import dump
-from fedistill.data.build import build
+from fedistill.config.toml import to_toml
+from fedistill.data.build import build_task
 from fedistill.data.task import Task
 from fedistill.errors import ExperimentError, RuntimeFailure, TrainingError, nearest
 from fedistill.experiment.html import render
@@ -16,13 +16,13 @@ from fedistill.experiment.preflight import Finding, examine, raise_errors
 from fedistill.experiment.results import choices, describe_arm, link_times, results
 from fedistill.experiment.run_folder import RunFolder
 from fedistill.federation import local_executor
-from fedistill.federation.arm import ReadyArm, resolved
+from fedistill.federation.arm import ReadyArm, resolve_arm
 from fedistill.federation.client import method_state
-from fedistill.federation.executor import Runtime
+from fedistill.federation.executor import Executor
 from fedistill.federation.history import ArmRun, RoundRecord
-from fedistill.federation.round import play
+from fedistill.federation.round import play_round
 from fedistill.models import registry as models
-from fedistill.state import write
+from fedistill.state import write_file
 from fedistill.training.model_state import save_model
 
 
@@ -42,8 +42,8 @@ def prepare(experiment: Experiment) -> tuple[Task, list[ReadyArm]]:
         ExperimentError: something in the experiment cannot be.
     """
     for arm in experiment.arms:
-        resolved(arm)  # a wrong name is said before data are loaded, which may take minutes
-    task = build(experiment.task, experiment.seed)
+        resolve_arm(arm)  # a wrong name is said before data are loaded, which may take minutes
+    task = build_task(experiment.task, experiment.seed)
     return task, [ReadyArm.of(arm, experiment, task) for arm in experiment.arms]
 
 
@@ -60,12 +60,16 @@ def one_arm(experiment: Experiment, name: str) -> Experiment:
     return experiment.model_copy(update={"arms": arms})
 
 
-Start = Callable[[Experiment, Task], Runtime]
-"""What gives the runtime of an experiment."""
+Start = Callable[[Experiment, Task], Executor]
+"""What gives the executor of an experiment."""
 
 
 def compare(
-    experiment: Experiment, out: Path, command: str, watcher: Watcher, start: Start = local_executor.start
+    experiment: Experiment,
+    out: Path,
+    command: str,
+    watcher: Watcher,
+    start: Start = local_executor.start_executor,
 ) -> dict[str, Any]:
     """Run every arm from the start; return the results.
 
@@ -85,7 +89,7 @@ def compare(
     return _go_on(folder, experiment, task, arms, watcher, start)
 
 
-def resume(path: Path, watcher: Watcher, start: Start = local_executor.start) -> dict[str, Any]:
+def resume(path: Path, watcher: Watcher, start: Start = local_executor.start_executor) -> dict[str, Any]:
     """Go on with a run from the last whole round of each arm; ends in the same bits as one never stopped.
 
     Raises:
@@ -94,7 +98,7 @@ def resume(path: Path, watcher: Watcher, start: Start = local_executor.start) ->
         RuntimeFailure, KeyboardInterrupt: as `compare`.
     """
     folder = RunFolder.open(path)
-    if folder.on_network and start is local_executor.start:
+    if folder.on_network and start is local_executor.start_executor:
         raise ExperimentError(
             f"{path} was run on a network, whose clients keep their own states: go on with it by:"
             f" {folder.again()}"
@@ -141,13 +145,13 @@ def _go_on(
     runs = {arm.name: folder.load(arm) for arm in arms}
     errors: dict[str, str] = {}
     try:
-        with start(experiment, task) as runtime:
+        with start(experiment, task) as executor:
             for arm in arms:
                 run = runs[arm.name]
                 watcher.arm(arm.name, arm.rounds, run.round)
                 try:
                     while run.round < arm.rounds:
-                        record = play(run, arm, runtime)
+                        record = play_round(run, arm, executor)
                         folder.save(arm, run)
                         watcher.round(arm.name, record)
                 except TrainingError as error:
@@ -177,7 +181,7 @@ def _finish(
         status = "failed" if arm.name in errors else status
         described.append(describe_arm(arm, run, status, errors.get(arm.name)))
     content = results(folder.command(), task, described)
-    write(folder.path / "results.json", json.dumps(content, indent=1).encode())
+    write_file(folder.path / "results.json", json.dumps(content, indent=1).encode())
     _write_report(folder, experiment, content)
     return content
 
@@ -190,8 +194,8 @@ def _write_report(folder: RunFolder, experiment: Experiment, content: dict[str, 
         for name, link in links.items()
     }
     described = {name: link.model_dump() for name, link in links.items()}
-    page = render(content, times, described, dump(experiment), first)
-    write(folder.path / "report.html", page.encode())
+    page = render(content, times, described, to_toml(experiment), first)
+    write_file(folder.path / "report.html", page.encode())
 
 
 def _save_models(folder: RunFolder, arm: ReadyArm, run: ArmRun) -> None:
@@ -200,7 +204,7 @@ def _save_models(folder: RunFolder, arm: ReadyArm, run: ArmRun) -> None:
     found = {} if server is None else {"server": (*server, run.server)}
     if arm.method.has_client_models:
         for client, kept in run.clients.items():
-            model = arm.plan.peers[client].model
+            model = arm.federation.clients[client].model
             module = models.reusable(model, arm.task.signature)
             found[f"client-{client}"] = (model, module, method_state(kept))
     for name, (model, module, state) in found.items():

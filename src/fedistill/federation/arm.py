@@ -8,31 +8,31 @@ from torch import Tensor, nn
 
 from fedistill.communication.codecs import registry as codecs
 from fedistill.communication.kinds import Direction
-from fedistill.communication.messages.base import Message, Sizes
+from fedistill.communication.messages.base import Message, MessageContext
 from fedistill.communication.messages.weights import Weights
 from fedistill.communication.protocol import frame as frames
-from fedistill.communication.protocol.message_coder import Exchange
-from fedistill.communication.protocol.shared_state import Memory
+from fedistill.communication.protocol.message_coder import MessageCoder
+from fedistill.communication.protocol.shared_state import SharedState
 from fedistill.config.schema import Arm, Evaluate, Experiment, Sampling
 from fedistill.data.task import Task
 from fedistill.errors import ExperimentError, FrameError
-from fedistill.federation.client_sampling import chosen
+from fedistill.federation.client_sampling import sample_clients
 from fedistill.federation.history import ArmRun
 from fedistill.federation.ledger import SETUP_ROUND, Ledger
-from fedistill.federation.local_rounds import fixed
-from fedistill.methods.base import Client, Peer, Plan, Server
-from fedistill.methods.registry import AnyMethod, create
+from fedistill.federation.local_rounds import fixed_rounds
+from fedistill.methods.base import Client, ClientInfo, FederationInfo, Server
+from fedistill.methods.registry import AnyMethod, create_method
 from fedistill.models import registry as models
 from fedistill.training.model_state import floats
 
 
-def resolved(config: Arm) -> Arm:
+def resolve_arm(config: Arm) -> Arm:
     """Return the arm with its method's and its codecs' settings written out.
 
     Raises:
         ExperimentError: the method, a codec, or a setting of one is unknown.
     """
-    method = create(config)
+    method = create_method(config)
     wanted = method.codec if config.codec is None else config.codec
     try:
         codec = codecs.resolved(wanted)
@@ -48,7 +48,7 @@ class ReadyArm:
     config: Arm
     task: Task
     method: AnyMethod
-    exchange: Exchange
+    coder: MessageCoder
     seed: int
     rounds: int
     sampling: Sampling
@@ -61,16 +61,16 @@ class ReadyArm:
         Raises:
             ExperimentError: the method, a codec, or a setting of one is unknown.
         """
-        config = resolved(config)
+        config = resolve_arm(config)
         assert config.codec is not None
         seed = experiment.seed if config.seed is None else config.seed
-        method = create(config)
+        method = create_method(config)
         up, down = codecs.pair(config.codec)
         return cls(
             config=config,
             task=task,
             method=method,
-            exchange=Exchange(up, down, seed, method.downlink is not None and method.downlink.caches),
+            coder=MessageCoder(up, down, seed, method.downlink is not None and method.downlink.caches),
             seed=seed,
             rounds=experiment.rounds,
             sampling=experiment.sampling,
@@ -82,19 +82,19 @@ class ReadyArm:
         return self.config.name
 
     @cached_property
-    def plan(self) -> Plan:
+    def federation(self) -> FederationInfo:
         """Who takes part with which models; builds each architecture once."""
         dealt, server = self.config.models.clients, self.config.models.server
         parts = {name: self._parts(name) for name in dict.fromkeys(dealt)}
         sizes = {name: sum(math.prod(shape) for shape in shapes) for name, shapes in parts.items()}
         samples = self.task.samples()
         names = [dealt[client % len(dealt)] for client in range(len(samples))]
-        return Plan(
+        return FederationInfo(
             seed=self.seed,
             signature=self.task.signature,
             server_model=server,
-            peers=tuple(
-                Peer(client, name, sizes[name], parts[name], samples[client])
+            clients=tuple(
+                ClientInfo(client, name, sizes[name], parts[name], samples[client])
                 for client, name in enumerate(names)
             ),
             public=0 if self.task.public is None else len(self.task.public),
@@ -105,23 +105,25 @@ class ReadyArm:
     def parameters(self) -> dict[str, int]:
         """Trainable parameters: of the server's model, and of each architecture among the clients."""
         server = self.server_model()
-        found = {} if server is None else {"server": models.count(server[1])}
+        found = {} if server is None else {"server": models.count_parameters(server[1])}
         if self.method.clients_work:
-            found |= {name: models.count(self._module(name)) for name in self.config.models.clients}
+            found |= {
+                name: models.count_parameters(self._module(name)) for name in self.config.models.clients
+            }
         return found
 
     def server_model(self) -> tuple[str, nn.Module] | None:
         """Name and module of the model that the server has, whatever its weights; None: it has none."""
         if self.method.has_server_model:
             return self.config.models.server, self._module(self.config.models.server)
-        return self.method.server_net(self.plan)
+        return self.method.server_net(self.federation)
 
-    def sizes(self, client: int) -> Sizes:
-        return self.method.sizes(self.plan, client)
+    def message_context(self, client: int) -> MessageContext:
+        return self.method.message_context(self.federation, client)
 
-    def start_memory(self, client: int) -> Memory:
+    def initial_shared_state(self, client: int) -> SharedState:
         """What both sides of a client's link know before its first exchange."""
-        return self._start_memories[self._travelling(client)]
+        return self._initial_shared_states[self._travelling(client)]
 
     def local_rounds(self, round: int, frame: bytes) -> int:
         """Rounds of local training behind a client's reply, from what the server sent; empty: nothing.
@@ -131,7 +133,7 @@ class ReadyArm:
         """
         accumulate = self.config.accumulate
         if isinstance(accumulate, int):
-            return fixed(accumulate, round)
+            return fixed_rounds(accumulate, round)
         asked = frames.decode(frame).local if frame else 1
         if asked > accumulate.most:
             raise FrameError(
@@ -152,7 +154,7 @@ class ReadyArm:
             seed=self.seed,
             round=round,
             signature=self.task.signature,
-            model=self.plan.peers[client].model,
+            model=self.federation.clients[client].model,
             public=self._public(self.method.clients_need_public),
             train=train.model_copy(update={"epochs": train.epochs * local, "steps": steps}),
             id=client,
@@ -170,18 +172,16 @@ class ReadyArm:
             model=self.config.models.server,
             public=self._public(self.method.server_needs_public),
             train=self.config.train,
-            peers=self.plan.peers,
+            clients=self.federation.clients,
             public_labels=self.task.public_labels if needed else None,
         )
 
     @cached_property
-    def _start_memories(self) -> dict[str, Memory]:
+    def _initial_shared_states(self) -> dict[str, SharedState]:
         server = self.server(round=0)
         travels = self.method.downlink is Weights
-        names = dict.fromkeys(self._travelling(peer.id) for peer in self.plan.peers)
-        return {
-            name: self.exchange.start(server.initial_weights(name) if travels else None) for name in names
-        }
+        names = dict.fromkeys(self._travelling(info.id) for info in self.federation.clients)
+        return {name: self.coder.start(server.initial_weights(name) if travels else None) for name in names}
 
     def public_bytes(self) -> int:
         """One copy of the public set for each client that needs one."""
@@ -201,7 +201,7 @@ class ReadyArm:
 
     def expected_bytes(self) -> tuple[int, int]:
         """Bytes up and down of a full round; exact for codecs of fixed width, else the most to expect."""
-        participants = len(chosen(self.sampling, len(self.task.clients), self.seed, round=1))
+        participants = len(sample_clients(self.sampling, len(self.task.clients), self.seed, round=1))
         totals = []
         ways: tuple[tuple[Direction, type[Message] | None], ...] = (
             ("up", self.method.uplink),
@@ -209,9 +209,9 @@ class ReadyArm:
         )
         for way, kind in ways:
             # Of clients that differ in neither, messages are equally long.
-            alike = [(peer.model, self.sizes(peer.id).private) for peer in self.plan.peers]
+            alike = [(info.model, self.message_context(info.id).private) for info in self.federation.clients]
             by_kind = {
-                key: 0 if kind is None else self.exchange.length(way, kind, self.sizes(client))
+                key: 0 if kind is None else self.coder.length(way, kind, self.message_context(client))
                 for client, key in enumerate(alike)
                 if key not in alike[:client]
             }
@@ -224,7 +224,7 @@ class ReadyArm:
 
     def _travelling(self, client: int) -> str:
         """Name of the model whose weights cross between the server and a client."""
-        server, own = self.config.models.server, self.plan.peers[client].model
+        server, own = self.config.models.server, self.federation.clients[client].model
         return server if self.method.server_model_travels else own
 
     def _parts(self, name: str) -> tuple[tuple[int, ...], ...]:
@@ -239,6 +239,6 @@ def start_run(arm: ReadyArm) -> ArmRun:
     ledger = Ledger(public=arm.public_bytes())
     frame = arm.setup_frame()
     if frame:
-        for peer in arm.plan.peers:
-            ledger.count(SETUP_ROUND, peer.id, "down", frame)
+        for info in arm.federation.clients:
+            ledger.count(SETUP_ROUND, info.id, "down", frame)
     return ArmRun(0, arm.method.start_server(arm.server(SETUP_ROUND)), {}, ledger)

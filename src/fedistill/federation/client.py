@@ -10,19 +10,19 @@ from dataclasses import dataclass
 import torch
 
 from fedistill.communication.messages.base import Message
-from fedistill.communication.protocol.endpoints import ClientEnd, StaleMemory
+from fedistill.communication.protocol.endpoints import ClientEndpoint, StaleState
 from fedistill.errors import FedistillError, TrainingError
 from fedistill.federation.arm import ReadyArm
 from fedistill.federation.evaluation import correct_by_class
 from fedistill.rng import scoped
-from fedistill.state import State, dump, load
+from fedistill.state import State, decode_state, encode_state
 
 _METHOD, _LINK = "method", "link"
 """What a client keeps: the method's state, and what its link remembers."""
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class ClientResult:
     """What a client's work ends in: its state, its reply (empty: none) and the seconds it took."""
 
     state: bytes
@@ -31,7 +31,7 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class Missing:
+class ClientFailure:
     """A client that takes no part in a round after all.
 
     Attributes:
@@ -43,11 +43,11 @@ class Missing:
     reached: bool
 
 
-def run_client(arm: ReadyArm, client: int, round: int, state: bytes, frame: bytes) -> Outcome:
+def run_client(arm: ReadyArm, client: int, round: int, state: bytes, frame: bytes) -> ClientResult:
     """Do a client's part of a round.
 
     Args:
-        state: as the last `Outcome` left it; empty before the client's first round.
+        state: as the last `ClientResult` left it; empty before the client's first round.
         frame: what the server sent; empty where it sent nothing.
 
     Raises:
@@ -58,31 +58,31 @@ def run_client(arm: ReadyArm, client: int, round: int, state: bytes, frame: byte
     started = time.perf_counter()
     try:
         own = arm.client(client, round, arm.local_rounds(round, frame))
-        kept = load(state) if state else {}
+        kept = decode_state(state) if state else {}
         before = kept.get(_METHOD) or arm.method.start_client(own)
-        sizes = arm.sizes(client)
-        end = ClientEnd(arm.exchange, kept.get(_LINK, {}), arm.start_memory(client), round, client)
+        context = arm.message_context(client)
+        end = ClientEndpoint(arm.coder, kept.get(_LINK, {}), arm.initial_shared_state(client), round, client)
         received: Message | None = None
         if frame:
             assert arm.method.downlink is not None
             try:
-                received = end.receive(arm.method.downlink, frame, sizes)
-            except StaleMemory:
+                received = end.receive(arm.method.downlink, frame, context)
+            except StaleState:
                 # What the link kept, a residual too, belongs to a memory that is given up.
-                rest = dump({_METHOD: before}) if before else b""
-                return Outcome(rest, end.refresh(), time.perf_counter() - started)
+                rest = encode_state({_METHOD: before}) if before else b""
+                return ClientResult(rest, end.refresh(), time.perf_counter() - started)
         # Dropout layers know only torch's global generator.
         with scoped(arm.seed, "layers", client, round):
             after, message = arm.method.client_step(before, own, received)
         check_finite(after)
-        reply = b"" if message is None else end.reply(message, sizes)
+        reply = b"" if message is None else end.reply(message, context)
         parts = {_METHOD: after, _LINK: end.kept()}
         kept = {name: part for name, part in parts.items() if part}
-        return Outcome(dump(kept) if kept else b"", reply, time.perf_counter() - started)
+        return ClientResult(encode_state(kept) if kept else b"", reply, time.perf_counter() - started)
     except FedistillError as error:
         raise TrainingError(str(error), f"round {round}, client {client}") from error
     except Exception as error:  # a user's own model may raise anything; the round and client are named
-        raise TrainingError(describe(error), f"round {round}, client {client}") from error
+        raise TrainingError(describe_error(error), f"round {round}, client {client}") from error
 
 
 def count_correct(arm: ReadyArm, client: int, state: bytes) -> list[int]:
@@ -92,25 +92,25 @@ def count_correct(arm: ReadyArm, client: int, state: bytes) -> list[int]:
         TrainingError: the model raises anything; with the client.
     """
     try:
-        model = arm.client(client, round=0).load(state_of(arm, client, state)["model"])
+        model = arm.client(client, round=0).load(client_state(arm, client, state)["model"])
         classes = arm.task.signature.classes
         return correct_by_class(model, arm.task.test, classes, arm.evaluate.batch_size).tolist()
     except Exception as error:  # as in `run_client`
-        raise TrainingError(describe(error), f"evaluation, client {client}") from error
+        raise TrainingError(describe_error(error), f"evaluation, client {client}") from error
 
 
 def method_state(state: bytes) -> State:
-    """What the method keeps at a client, from the bytes of an `Outcome`; empty before its first round."""
-    found: State = load(state).get(_METHOD, {}) if state else {}
+    """What the method keeps at a client, from the bytes of a `ClientResult`; empty before round 1."""
+    found: State = decode_state(state).get(_METHOD, {}) if state else {}
     return found
 
 
-def state_of(arm: ReadyArm, client: int, state: bytes) -> State:
+def client_state(arm: ReadyArm, client: int, state: bytes) -> State:
     """As `method_state`; before the client's first round, the state that it starts from."""
     return method_state(state) or arm.method.start_client(arm.client(client, round=0))
 
 
-def describe(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """An unexpected error with the place where it was raised."""
     last = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__}: {error} ({last.filename}, line {last.lineno})"

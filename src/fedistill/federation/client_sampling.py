@@ -6,7 +6,7 @@ from fedistill.config.schema import Sampling
 from fedistill.rng import numpy_stream
 
 
-def chosen(settings: Sampling, clients: int, seed: int, round: int) -> list[int]:
+def sample_clients(settings: Sampling, clients: int, seed: int, round: int) -> list[int]:
     """Draw the clients of a round, in order; at least one."""
     count = max(1, math.floor(settings.fraction * clients + 0.5))
     if count >= clients:
@@ -15,7 +15,7 @@ def chosen(settings: Sampling, clients: int, seed: int, round: int) -> list[int]
     return sorted(int(client) for client in drawn)
 
 
-def lost(settings: Sampling, clients: list[int], seed: int, round: int) -> list[int]:
+def sample_dropouts(settings: Sampling, clients: list[int], seed: int, round: int) -> list[int]:
     """Of the chosen clients, those whose reply never arrives: they worked and sent in vain."""
     if settings.dropout == 0:
         return []

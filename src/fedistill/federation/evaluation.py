@@ -1,7 +1,7 @@
 """The views: which model, on which data.
 
 - ``server@global``: the server's model on the global test set; where several models answer for the server
-  (`Method.answering`), their mean.
+  (`Method.server_eval_models`), their mean.
 - ``client@global``: the clients' own models on the global test set, mean over all clients.
 - ``client@own``: the same, each on a test set with its own label distribution: the global test set,
   its classes weighted as in the client's private data. That is the expected value over all test sets

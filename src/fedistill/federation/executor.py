@@ -12,14 +12,14 @@ from typing import ClassVar, Self
 import torch
 
 from fedistill.config.schema import RuntimeConfig
-from fedistill.federation.client import Missing, Outcome
+from fedistill.federation.client import ClientFailure, ClientResult
 
 Job = tuple[int, bytes, bytes]
 """A client, its state and the frame for it; either may be empty."""
 
 
 @dataclass(frozen=True)
-class Carried:
+class TransportOverhead:
     """What carrying a round's frames has taken besides them.
 
     Attributes:
@@ -32,12 +32,12 @@ class Carried:
     late: int = 0
 
 
-class Runtime(ABC):
+class Executor(ABC):
     """Does clients' work. Use as a context manager; inside, torch computes with one thread."""
 
-    forgives: ClassVar[bool] = False
+    tolerates_failures: ClassVar[bool] = False
     """A reply that is not what was expected leaves its client out of the round, and does not end the run."""
-    has_states: ClassVar[bool] = True
+    holds_client_states: ClassVar[bool] = True
     """Clients' states come to the server with their outcomes; elsewhere they stay at their sites."""
     private_counts_known: bool = True
     """Clients' private samples are those of the task: their classes are known, and so is `client@own`."""
@@ -52,7 +52,9 @@ class Runtime(ABC):
         torch.set_num_threads(self._threads)
 
     @abstractmethod
-    def work(self, arm: str, round: int, jobs: Sequence[Job]) -> Iterator[Outcome | Missing]:
+    def run_clients(
+        self, arm: str, round: int, jobs: Sequence[Job]
+    ) -> Iterator[ClientResult | ClientFailure]:
         """Do the jobs of a round; outcomes come in the order of the jobs.
 
         Raises:
@@ -61,13 +63,13 @@ class Runtime(ABC):
         """
 
     @abstractmethod
-    def correct(self, arm: str, jobs: Sequence[Job]) -> Iterator[list[int] | None]:
+    def count_correct(self, arm: str, jobs: Sequence[Job]) -> Iterator[list[int] | None]:
         """Evaluate clients' own models on the global test set; counts come in the order of the jobs.
 
         None stands for a client that cannot be reached.
         """
 
-    def settle(self, round: int, clients: int, missing: Mapping[int, Missing]) -> None:
+    def settle(self, round: int, clients: int, missing: Mapping[int, ClientFailure]) -> None:
         """Is told, before a round is kept, how many clients were asked and which of them it lacks.
 
         Raises:
@@ -75,9 +77,9 @@ class Runtime(ABC):
         """
         assert not missing, "within a machine a client that fails ends the run"
 
-    def carried(self) -> Carried:
+    def carried(self) -> TransportOverhead:
         """What has been carried since this was last asked; nothing within a machine."""
-        return Carried()
+        return TransportOverhead()
 
     @abstractmethod
     def close(self) -> None:
@@ -99,7 +101,7 @@ def prepare_process() -> None:
             libc.mallopt(trim_threshold, 1 << 30)
 
 
-def workers(settings: RuntimeConfig, clients: int) -> int:
+def worker_count(settings: RuntimeConfig, clients: int) -> int:
     """Worker processes that the settings ask for; 1 is this process alone."""
     if settings.kind == "serial":
         return 1

@@ -3,9 +3,9 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from fedistill.communication.protocol.shared_state import Memory
+from fedistill.communication.protocol.shared_state import SharedState
 from fedistill.federation.ledger import Entry, Ledger
-from fedistill.federation.local_rounds import Exchanged
+from fedistill.federation.local_rounds import PastExchange
 from fedistill.state import State
 
 
@@ -58,7 +58,7 @@ class ArmRun:
     Attributes:
         round: the last whole round, 0 before the first.
         server: the server's state; ``clients``: the saved state of each client that has worked.
-        memories: what the server and each client that has replied both remember of their exchanges.
+        shared_states: what the server and each client that has replied both remember of their exchanges.
         correct: right answers by class of each client's model, as last evaluated.
     """
 
@@ -66,14 +66,14 @@ class ArmRun:
     server: State
     clients: dict[int, bytes]
     ledger: Ledger
-    memories: dict[int, Memory] = field(default_factory=dict)
+    shared_states: dict[int, SharedState] = field(default_factory=dict)
     records: list[RoundRecord] = field(default_factory=list)
     correct: dict[int, list[int]] = field(default_factory=dict)
 
-    def exchanges(self) -> list[Exchanged]:
+    def exchanges(self) -> list[PastExchange]:
         """The rounds in which there was an exchange."""
         return [
-            Exchanged(one.round, one.local, sum(entry.bytes for entry in one.traffic), one.change)
+            PastExchange(one.round, one.local, sum(entry.bytes for entry in one.traffic), one.change)
             for one in self.records
             if one.local
         ]

@@ -19,32 +19,32 @@ from fedistill.config.schema import Experiment
 from fedistill.data.task import Task
 from fedistill.errors import RuntimeFailure, TrainingError
 from fedistill.federation.arm import ReadyArm
-from fedistill.federation.client import Outcome, count_correct, run_client
-from fedistill.federation.executor import Job, Runtime, prepare_process, workers
+from fedistill.federation.client import ClientResult, count_correct, run_client
+from fedistill.federation.executor import Executor, Job, prepare_process, worker_count
 
 _LARGEST_CHUNK = 16
 
 
-def start(experiment: Experiment, task: Task) -> Runtime:
+def start_executor(experiment: Experiment, task: Task) -> Executor:
     """Return the runtime that the settings ask for; ``auto`` takes processes where there are cores."""
     settings = experiment.runtime
-    count = workers(settings, len(task.clients))
+    count = worker_count(settings, len(task.clients))
     if settings.kind == "processes" or count > 1:
-        return Processes(count, experiment, task)
-    return Serial(experiment, task)
+        return ProcessExecutor(count, experiment, task)
+    return SerialExecutor(experiment, task)
 
 
-class Serial(Runtime):
+class SerialExecutor(Executor):
     """One client after the other, in this process."""
 
     def __init__(self, experiment: Experiment, task: Task) -> None:
         self._arms = _ready(experiment, task)
 
-    def work(self, arm: str, round: int, jobs: Sequence[Job]) -> Iterator[Outcome]:
+    def run_clients(self, arm: str, round: int, jobs: Sequence[Job]) -> Iterator[ClientResult]:
         for client, state, frame in jobs:
             yield run_client(self._arms[arm], client, round, state, frame)
 
-    def correct(self, arm: str, jobs: Sequence[Job]) -> Iterator[list[int]]:
+    def count_correct(self, arm: str, jobs: Sequence[Job]) -> Iterator[list[int]]:
         for client, state, _ in jobs:
             yield count_correct(self._arms[arm], client, state)
 
@@ -59,7 +59,7 @@ class _Worker:
     busy: bool = False
 
 
-class Processes(Runtime):
+class ProcessExecutor(Executor):
     """Persistent worker processes with one torch thread each; they live through all arms.
 
     Workers are forked from a server process that has imported torch and nothing else, so they start
@@ -67,7 +67,7 @@ class Processes(Runtime):
     client's work, since state travels with the job.
     """
 
-    def __init__(self, workers: int, experiment: Experiment, task: Task) -> None:
+    def __init__(self, worker_count: int, experiment: Experiment, task: Task) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="fedistill-")
         path = Path(self._folder.name) / "task.safetensors"
         task.save(path)
@@ -77,7 +77,7 @@ class Processes(Runtime):
             context.set_forkserver_preload(["fedistill.federation.local_executor"])
         self._ticket = 0
         self._workers: list[_Worker] = []
-        for number in range(workers):
+        for number in range(worker_count):
             ours, theirs = context.Pipe()
             process = context.Process(
                 target=_serve,
@@ -89,11 +89,11 @@ class Processes(Runtime):
             theirs.close()
             self._workers.append(_Worker(process, ours))
 
-    def work(self, arm: str, round: int, jobs: Sequence[Job]) -> Iterator[Outcome]:
+    def run_clients(self, arm: str, round: int, jobs: Sequence[Job]) -> Iterator[ClientResult]:
         for result in self._map("work", arm, round, jobs):
-            yield Outcome(*result)
+            yield ClientResult(*result)
 
-    def correct(self, arm: str, jobs: Sequence[Job]) -> Iterator[list[int]]:
+    def count_correct(self, arm: str, jobs: Sequence[Job]) -> Iterator[list[int]]:
         yield from self._map("correct", arm, 0, jobs)
 
     def close(self) -> None:
@@ -114,13 +114,16 @@ class Processes(Runtime):
         self._ticket += 1
         size = max(1, min(_LARGEST_CHUNK, len(jobs) // (len(self._workers) * 8)))
         starts = range(0, len(jobs), size)
-        waiting = deque((start, _chunk(jobs[start : start + size])) for start in starts)
+        waiting = deque(
+            (start_executor, _chunk(jobs[start_executor : start_executor + size]))
+            for start_executor in starts
+        )
         done: dict[int, list[Any]] = {}
-        for start in starts:
-            while start not in done:
+        for start_executor in starts:
+            while start_executor not in done:
                 self._hand_out(waiting, what, arm, round)
                 self._collect(done, patience=None)
-            for result in done.pop(start):
+            for result in done.pop(start_executor):
                 if isinstance(result, TrainingError):
                     raise result
                 yield result
@@ -132,9 +135,9 @@ class Processes(Runtime):
         """Give each idle worker a chunk; one at a time, since two full pipes would block both ends."""
         for worker in self._workers:
             if waiting and not worker.busy:
-                start, chunk = waiting.popleft()
+                start_executor, chunk = waiting.popleft()
                 try:
-                    worker.connection.send((self._ticket, start, what, arm, round, chunk))
+                    worker.connection.send((self._ticket, start_executor, what, arm, round, chunk))
                 except OSError:
                     raise self._died(worker) from None
                 worker.busy = True
@@ -144,13 +147,13 @@ class Processes(Runtime):
         for connection in wait([worker.connection for worker in self._workers], patience):
             worker = next(w for w in self._workers if w.connection is connection)
             try:
-                ticket, start, results = worker.connection.recv()
+                ticket, start_executor, results = worker.connection.recv()
             except (EOFError, OSError):
                 raise self._died(worker) from None
             worker.busy = False
             # What an arm that has stopped had asked for is of no use to the next one.
             if ticket == self._ticket:
-                done[start] = results
+                done[start_executor] = results
 
     def _died(self, worker: _Worker) -> RuntimeFailure:
         worker.process.join(timeout=1)
@@ -179,7 +182,7 @@ def _serve(connection: Connection, experiment: str, task: str) -> None:
     arms = _ready(Experiment.model_validate_json(experiment), Task.open(Path(task)))
     while True:
         try:
-            ticket, start, what, arm, round, (frames, jobs) = connection.recv()
+            ticket, start_executor, what, arm, round, (frames, jobs) = connection.recv()
         except (EOFError, OSError):
             return
         results: list[Any] = []
@@ -194,7 +197,7 @@ def _serve(connection: Connection, experiment: str, task: str) -> None:
                 results.append(error)
                 break
         with contextlib.suppress(OSError):
-            connection.send((ticket, start, results))
+            connection.send((ticket, start_executor, results))
 
 
 def _ready(experiment: Experiment, task: Task) -> dict[str, ReadyArm]:

@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fedistill.communication.messages.base import Message, Sizes
+from fedistill.communication.messages.base import Message, MessageContext
 from fedistill.communication.tensor_specs import Classes
 from fedistill.config.schema import WhenWorth
 
 
-class Exchanged(NamedTuple):
+class PastExchange(NamedTuple):
     """What an exchange was.
 
     Attributes:
@@ -35,19 +35,21 @@ class Exchanged(NamedTuple):
     change: float | None
 
 
-def due(accumulate: int | WhenWorth, before: Sequence[Exchanged], round: int, rounds: int) -> int:
+def scheduled_rounds(
+    accumulate: int | WhenWorth, before: Sequence[PastExchange], round: int, rounds: int
+) -> int:
     """Rounds of local training behind an exchange in this round; 0: none is due yet. The last always is."""
     since = round - (before[-1].round if before else 0)
-    wanted = accumulate if isinstance(accumulate, int) else worthwhile(accumulate, before)
+    wanted = accumulate if isinstance(accumulate, int) else worthwhile_rounds(accumulate, before)
     return since if since >= wanted or round == rounds else 0
 
 
-def fixed(accumulate: int, round: int) -> int:
+def fixed_rounds(accumulate: int, round: int) -> int:
     """What `due` says of a fixed number, in a round that has an exchange: a client can tell by itself."""
     return round - (round - 1) // accumulate * accumulate
 
 
-def worthwhile(settings: WhenWorth, before: Sequence[Exchanged]) -> int:
+def worthwhile_rounds(settings: WhenWorth, before: Sequence[PastExchange]) -> int:
     """Rounds from one exchange to the next, at which the change to expect is worth its bytes."""
     measured = [one for one in before if one.change is not None and one.bytes]
     if not measured:
@@ -62,14 +64,14 @@ def worthwhile(settings: WhenWorth, before: Sequence[Exchanged]) -> int:
     return max(1, math.ceil(needed / rate))
 
 
-def change(before: Message, after: Message, sizes: Sizes) -> float | None:
+def relative_change(before: Message, after: Message, context: MessageContext) -> float | None:
     """How far one message is from another: ``|after - before| / |after|``, over all tensors.
 
     Rows of public samples are compared where both messages have them. None where nothing can be compared.
     """
     moved = size = 0.0
-    for name, places in _rows(after, sizes).items():
-        old, new, held = before.tensors()[name], after.tensors()[name], _rows(before, sizes)[name]
+    for name, places in _rows(after, context).items():
+        old, new, held = before.tensors()[name], after.tensors()[name], _rows(before, context)[name]
         if places is not None and held is not None:
             _, at, to = np.intersect1d(held, places, return_indices=True)
             old, new = old[at], new[to]
@@ -79,10 +81,10 @@ def change(before: Message, after: Message, sizes: Sizes) -> float | None:
     return math.sqrt(moved / size) if size else None
 
 
-def _rows(message: Message, sizes: Sizes) -> dict[str, Classes | None]:
+def _rows(message: Message, context: MessageContext) -> dict[str, Classes | None]:
     """The places of each tensor's rows in the public set; None where it has all, or rows without a place."""
     kind = type(message)
     numbers: dict[str, Any] = {"held": 0, **message.numbers()}
-    numbers |= {name: message.tensors()[name].numpy() for name in kind.wholes(sizes, numbers)}
-    specs = kind.specs(sizes, numbers)
+    numbers |= {name: message.tensors()[name].numpy() for name in kind.integer_arrays(context, numbers)}
+    specs = kind.specs(context, numbers)
     return {name: None if kind.caches else spec.rows for name, spec in specs.items()}

@@ -11,23 +11,29 @@ from dataclasses import asdict
 import torch
 
 from fedistill.communication.messages.base import Message
-from fedistill.communication.protocol.endpoints import ServerEnd
+from fedistill.communication.protocol.endpoints import ServerEndpoint
 from fedistill.config.schema import WhenWorth
 from fedistill.errors import FedistillError, FrameError, TrainingError
 from fedistill.federation.arm import ReadyArm
-from fedistill.federation.client import Missing, Outcome, check_finite, describe, state_of
-from fedistill.federation.client_sampling import chosen, lost
+from fedistill.federation.client import (
+    ClientFailure,
+    ClientResult,
+    check_finite,
+    client_state,
+    describe_error,
+)
+from fedistill.federation.client_sampling import sample_clients, sample_dropouts
 from fedistill.federation.evaluation import correct_by_class, views
-from fedistill.federation.executor import Runtime
+from fedistill.federation.executor import Executor
 from fedistill.federation.history import ArmRun, RoundRecord
 from fedistill.federation.ledger import SETUP_ROUND, Ledger
-from fedistill.federation.local_rounds import change, due
+from fedistill.federation.local_rounds import relative_change, scheduled_rounds
 from fedistill.methods.base import Reply
 from fedistill.rng import SERVER, scoped
 from fedistill.state import State, ordered
 
 
-def play(run: ArmRun, arm: ReadyArm, runtime: Runtime) -> RoundRecord:
+def play_round(run: ArmRun, arm: ReadyArm, executor: Executor) -> RoundRecord:
     """Play the next round.
 
     Raises:
@@ -36,7 +42,7 @@ def play(run: ArmRun, arm: ReadyArm, runtime: Runtime) -> RoundRecord:
     """
     started = time.perf_counter()
     number = run.round + 1
-    local = due(arm.config.accumulate, run.exchanges(), number, arm.rounds)
+    local = scheduled_rounds(arm.config.accumulate, run.exchanges(), number, arm.rounds)
     if local == 0:
         return _idle(run, number)
     traffic = Ledger()
@@ -45,26 +51,28 @@ def play(run: ArmRun, arm: ReadyArm, runtime: Runtime) -> RoundRecord:
 
     clients: list[int] = []
     if arm.method.clients_work:
-        clients = chosen(arm.sampling, len(arm.plan.peers), arm.seed, number)
-    dropped = lost(arm.sampling, clients, arm.seed, number)
+        clients = sample_clients(arm.sampling, len(arm.federation.clients), arm.seed, number)
+    dropped = sample_dropouts(arm.sampling, clients, arm.seed, number)
 
     adapts = isinstance(arm.config.accumulate, WhenWorth)
-    end = ServerEnd(arm.exchange, run.memories, arm.start_memory, number, local if adapts else 1)
+    end = ServerEndpoint(
+        arm.coder, run.shared_states, arm.initial_shared_state, number, local if adapts else 1
+    )
     frames = _send(run, arm, end, number, clients)
     for client, frame in zip(clients, frames, strict=True):
         if frame:
             traffic.count(number, client, "down", frame)
 
-    missing: dict[int, Missing] = {}
+    missing: dict[int, ClientFailure] = {}
     heard: list[int] = []
     jobs = [
         (client, run.clients.get(client, b""), frame) for client, frame in zip(clients, frames, strict=True)
     ]
-    outcomes = zip(clients, runtime.work(arm.name, number, jobs), strict=True)
+    outcomes = zip(clients, executor.run_clients(arm.name, number, jobs), strict=True)
 
     def received() -> Iterator[Reply[Message]]:
         for client, outcome in outcomes:
-            if isinstance(outcome, Missing):
+            if isinstance(outcome, ClientFailure):
                 missing[client] = outcome
                 work.append(0.0)
                 continue
@@ -76,9 +84,9 @@ def play(run: ArmRun, arm: ReadyArm, runtime: Runtime) -> RoundRecord:
                 try:
                     reply = _receive(arm, end, number, client, outcome)
                 except TrainingError as error:
-                    if not runtime.forgives:
+                    if not executor.tolerates_failures:
                         raise
-                    missing[client] = Missing(error.what, reached=True)
+                    missing[client] = ClientFailure(error.what, reached=True)
                 else:
                     if reply is not None:
                         heard.append(client)
@@ -88,7 +96,7 @@ def play(run: ArmRun, arm: ReadyArm, runtime: Runtime) -> RoundRecord:
     server, server_seconds = _aggregate(run, arm, number, replies)
     for _ in replies:  # a method may not care to look at all replies; their bytes still crossed
         pass
-    runtime.settle(number, len(clients), missing)
+    executor.settle(number, len(clients), missing)
     seconds = time.perf_counter() - started
     unreached = {client for client, gone in missing.items() if not gone.reached}
     crossed = [entry for entry in traffic.entries if entry.client not in unreached]
@@ -98,8 +106,8 @@ def play(run: ArmRun, arm: ReadyArm, runtime: Runtime) -> RoundRecord:
     found: dict[str, float] = {}
     if arm.evaluates(number, local):
         try:
-            found, stale = _evaluate(arm, server, states, stale, runtime)
-            if not runtime.private_counts_known:
+            found, stale = _evaluate(arm, server, states, stale, executor)
+            if not executor.private_counts_known:
                 found.pop("client@own", None)
         except TrainingError as error:
             raise TrainingError(error.what, f"round {number}, {error.place}") from error
@@ -118,10 +126,10 @@ def play(run: ArmRun, arm: ReadyArm, runtime: Runtime) -> RoundRecord:
         local=local,
         change=moved,
         missing={str(client): gone.reason for client, gone in sorted(missing.items())},
-        carried=asdict(runtime.carried()),
+        carried=asdict(executor.carried()),
     )
     run.round, run.server, run.clients, run.correct = number, server, states, stale
-    run.memories = end.memories
+    run.shared_states = end.shared_states
     run.ledger.entries += crossed
     run.records.append(record)
     return record
@@ -138,30 +146,38 @@ def _idle(run: ArmRun, number: int) -> RoundRecord:
 def _change(run: ArmRun, arm: ReadyArm, server: State, number: int, client: int) -> float | None:
     """How far what the server says to a client has moved by this round's exchange."""
     before, after = (arm.method.send(state, arm.server(number), client) for state in (run.server, server))
-    return None if before is None or after is None else change(before, after, arm.sizes(client))
+    return (
+        None
+        if before is None or after is None
+        else relative_change(before, after, arm.message_context(client))
+    )
 
 
-def _send(run: ArmRun, arm: ReadyArm, end: ServerEnd, number: int, clients: list[int]) -> list[bytes]:
+def _send(run: ArmRun, arm: ReadyArm, end: ServerEndpoint, number: int, clients: list[int]) -> list[bytes]:
     """One frame for each client; empty: nothing."""
     server = arm.server(number)
     messages: dict[Hashable, Message | None] = {}
     frames = []
     for client in clients:
-        audience = arm.method.audience(arm.plan.peers[client])
-        if audience not in messages:
-            messages[audience] = arm.method.send(run.server, server, client)
-        message = messages[audience]
-        frames.append(b"" if message is None else end.send(client, audience, message, arm.sizes(client)))
+        broadcast_group = arm.method.broadcast_group(arm.federation.clients[client])
+        if broadcast_group not in messages:
+            messages[broadcast_group] = arm.method.send(run.server, server, client)
+        message = messages[broadcast_group]
+        frames.append(
+            b""
+            if message is None
+            else end.send(client, broadcast_group, message, arm.message_context(client))
+        )
     return frames
 
 
 def _receive(
-    arm: ReadyArm, end: ServerEnd, number: int, client: int, outcome: Outcome
+    arm: ReadyArm, end: ServerEndpoint, number: int, client: int, outcome: ClientResult
 ) -> Reply[Message] | None:
     """The client's message, or None where it asks to be sent everything anew."""
     assert arm.method.uplink is not None
     try:
-        message = end.receive(client, arm.method.uplink, outcome.frame, arm.sizes(client))
+        message = end.receive(client, arm.method.uplink, outcome.frame, arm.message_context(client))
         if message is not None:
             message.check()
     except FrameError as error:
@@ -198,7 +214,7 @@ def _aggregate(
     except FedistillError:
         raise
     except Exception as error:  # a user's own model at the server may raise anything
-        raise TrainingError(describe(error), place) from error
+        raise TrainingError(describe_error(error), place) from error
     return ordered(state), time.perf_counter() - started - waited
 
 
@@ -207,27 +223,27 @@ def _evaluate(
     server: State,
     clients: dict[int, bytes],
     known: dict[int, list[int]],
-    runtime: Runtime,
+    executor: Executor,
 ) -> tuple[dict[str, float], dict[int, list[int]]]:
     """Return the views, and the clients' right answers for as long as their models stay the same."""
     classes = arm.task.signature.classes
 
     def own(client: int) -> State:
-        return state_of(arm, client, clients.get(client, b""))
+        return client_state(arm, client, clients.get(client, b""))
 
     try:
         right = []
-        if runtime.has_states or not arm.method.answers_with_clients:
+        if executor.holds_client_states or not arm.method.server_eval_needs_clients:
             right = [
                 correct_by_class(model, arm.task.test, classes, arm.evaluate.batch_size)
-                for model in arm.method.answering(server, arm.server(SETUP_ROUND), own)
+                for model in arm.method.server_eval_models(server, arm.server(SETUP_ROUND), own)
             ]
     except Exception as error:  # as in `_aggregate`
-        raise TrainingError(describe(error), "evaluation, server") from error
+        raise TrainingError(describe_error(error), "evaluation, server") from error
     if arm.method.has_client_models:
-        missing = [peer.id for peer in arm.plan.peers if peer.id not in known]
+        missing = [info.id for info in arm.federation.clients if info.id not in known]
         jobs = [(client, clients.get(client, b""), b"") for client in missing]
-        counts = runtime.correct(arm.name, jobs)
+        counts = executor.count_correct(arm.name, jobs)
         found = zip(missing, counts, strict=True)
         known = {**known, **{client: right for client, right in found if right is not None}}
     by_client = [torch.tensor(known[client]) for client in sorted(known)]

@@ -8,7 +8,7 @@ from typing import Any
 import tomli_w
 
 from fedistill.config.schema import Experiment
-from fedistill.config.toml import dump, parse
+from fedistill.config.toml import parse, to_toml
 from fedistill.errors import ExperimentError
 
 _README = """\
@@ -97,7 +97,7 @@ def write_app(experiment: Experiment, folder: Path, out: Path, command: str) -> 
                         "serverapp": "fedistill_app.server:app",
                         "clientapp": "fedistill_app.client:app",
                     },
-                    "config": {"experiment": dump(experiment), "out": str(out), "command": command},
+                    "config": {"experiment": to_toml(experiment), "out": str(out), "command": command},
                 }
             }
         },

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from fedistill.communication.messages.base import contents
 from fedistill.communication.tensor_specs import Content
-from fedistill.config.messages import describe
+from fedistill.config.messages import explain_errors
 from fedistill.config.schema import Source
 from fedistill.data.task import Labelled, Task
 from fedistill.errors import ExperimentError, FedistillError
@@ -31,7 +31,7 @@ from fedistill.flower.app_template import asked_for
 from fedistill.flower.parent_watch import end_with_parent
 from fedistill.flower.serde import Answer, Order, open_order, seal_answer
 from fedistill.models import registry as models
-from fedistill.state import write
+from fedistill.state import write_file
 from fedistill.training.model_state import save_model
 
 app = ClientApp()
@@ -90,11 +90,11 @@ class Node:
 
     def _build(self) -> None:
         # Most messages find their data dealt out; the readers of data take seconds to import.
-        from fedistill.data.build import build, build_at_site
+        from fedistill.data.build import build_at_site, build_task
 
         config, seed = self.experiment.task, self.experiment.seed
         if self._own is None:
-            whole = build(config, seed)
+            whole = build_task(config, seed)
             private = whole.clients[self.client]
         else:
             try:
@@ -103,7 +103,7 @@ class Node:
                 raise OwnDataError(str(error)) from None
         _only(whole, self.client, private).save(self._samples)
         built = {"source": self._source, "fingerprint": whole.fingerprint()}
-        write(self.folder / "built.json", json.dumps(built).encode())
+        write_file(self.folder / "built.json", json.dumps(built).encode())
 
     @property
     def _samples(self) -> Path:
@@ -135,8 +135,8 @@ class Node:
                 f"node config: model = {self._model!r}, but method {arm.method.name} sends the weights of the"
                 " model that the experiment names: take `model` away, or run a method that sends labels"
             )
-        models.check(str(self._model), self.task.signature)
-        dealt = [peer.model for peer in arm.plan.peers]
+        models.check_model(str(self._model), self.task.signature)
+        dealt = [info.model for info in arm.federation.clients]
         dealt[self.client] = str(self._model)
         given = found[0].models.model_copy(update={"clients": dealt})
         return ReadyArm.of(found[0].model_copy(update={"models": given}), self.experiment, self.task)
@@ -146,7 +146,7 @@ class Node:
         arm = self.arm(order.arm)
         outcome = run_client(arm, self.client, order.round, self._state(arm, before=order.round), order.frame)
         folder = self._states(arm)
-        write(folder / f"{order.round}.safetensors", outcome.state)
+        write_file(folder / f"{order.round}.safetensors", outcome.state)
         for round, path in self._kept(arm):
             if round > order.round:  # of a future that the server has lost
                 path.unlink()
@@ -164,7 +164,7 @@ class Node:
         """Leave the newest model where its site can use it."""
         kept = method_state(state).get("model")
         if arm.method.has_client_models and kept is not None:
-            name = arm.plan.peers[self.client].model
+            name = arm.federation.clients[self.client].model
             module = models.reusable(name, arm.task.signature)
             path = self.folder / "models" / f"{self._states(arm).name}.safetensors"
             save_model(path, module, kept, {"arm": arm.name, "model": name})
@@ -227,7 +227,7 @@ def _own_data(own: dict[str, Any]) -> Source | None:
     try:
         return Source.model_validate({"format": "parquet", **given})
     except ValidationError as error:
-        raise ExperimentError(describe(error, "node config", Source)) from None
+        raise ExperimentError(explain_errors(error, "node config", Source)) from None
 
 
 def _only(task: Task, client: int, private: Labelled) -> Task:

@@ -11,7 +11,7 @@ from fedistill.experiment.runner import Watcher
 from fedistill.federation.history import RoundRecord
 
 
-class News:
+class EventTail:
     """What a run has written of itself since it was last asked.
 
     The events are read on from where they were left, and all of them again where the file is another one:

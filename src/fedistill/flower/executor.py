@@ -8,27 +8,27 @@ import torch
 from flwr.serverapp import Grid
 
 from fedistill.communication.codecs import registry as codecs
-from fedistill.communication.protocol.message_coder import Exchange
+from fedistill.communication.protocol.message_coder import MessageCoder
 from fedistill.config.schema import Experiment
 from fedistill.data.task import Task
 from fedistill.errors import RuntimeFailure
 from fedistill.federation.arm import ReadyArm
-from fedistill.federation.client import Missing, Outcome
-from fedistill.federation.executor import Carried, Job, Runtime
+from fedistill.federation.client import ClientFailure, ClientResult
+from fedistill.federation.executor import Executor, Job, TransportOverhead
 from fedistill.flower.log import say
-from fedistill.flower.node_registry import Register
+from fedistill.flower.node_registry import NodeRegistry
 from fedistill.flower.serde import Answer, Order
-from fedistill.flower.transport import Mail, bounded, brief
+from fedistill.flower.transport import Transport, bounded, brief
 
 _POLL_SECONDS = 0.5
 """Between looks for replies. Each is a request for each node, which costs the SuperLink 10 ms and more."""
 
 
-class FlowerRuntime(Runtime):
+class FlowerExecutor(Executor):
     """Clients are SuperNodes; each knows which client it is."""
 
-    forgives = True
-    has_states = False
+    tolerates_failures = True
+    holds_client_states = False
 
     def __init__(self, grid: Grid, experiment: Experiment, task: Task, session: str) -> None:
         """Wait until all clients are there, or, as long as the settings say, for the quorum.
@@ -36,8 +36,8 @@ class FlowerRuntime(Runtime):
         Raises:
             RuntimeFailure: fewer came.
         """
-        self._mail, self._settings, self._session = Mail(grid), experiment.flower, session
-        self._register = Register(self._mail, session, len(task.clients), task.fingerprint())
+        self._mail, self._settings, self._session = Transport(grid), experiment.flower, session
+        self._register = NodeRegistry(self._mail, session, len(task.clients), task.fingerprint())
         self._longest = {arm.name: _longest(ReadyArm.of(arm, experiment, task)) for arm in experiment.arms}
         self._tested = torch.bincount(task.test.labels, minlength=len(task.classes)).tolist()
         self._outstanding: set[str] = set()
@@ -49,7 +49,9 @@ class FlowerRuntime(Runtime):
         what = f"are connected after {self._settings.wait:g} s"
         self._need(len(self._register.nodes), clients, what, self._register.strangers())
 
-    def work(self, arm: str, round: int, jobs: Sequence[Job]) -> Iterator[Outcome | Missing]:
+    def run_clients(
+        self, arm: str, round: int, jobs: Sequence[Job]
+    ) -> Iterator[ClientResult | ClientFailure]:
         if not jobs:  # a method may leave clients alone
             return
         self._greet()
@@ -64,23 +66,25 @@ class FlowerRuntime(Runtime):
                 what = (
                     f"it sent {len(answer.frame):,} bytes where at most {self._longest[arm]:,} are expected"
                 )
-                answers[client] = Missing(what, reached=True)
+                answers[client] = ClientFailure(what, reached=True)
         self.settle(
-            round, len(jobs), {client: gone for client, gone in answers.items() if isinstance(gone, Missing)}
+            round,
+            len(jobs),
+            {client: gone for client, gone in answers.items() if isinstance(gone, ClientFailure)},
         )
         for client, _, _ in jobs:
             answer = answers[client]
-            if isinstance(answer, Missing):
+            if isinstance(answer, ClientFailure):
                 yield answer
             else:
                 self._note(arm, client, answer)
-                yield Outcome(b"", answer.frame, _seconds(answer))
+                yield ClientResult(b"", answer.frame, _seconds(answer))
 
-    def settle(self, round: int, clients: int, missing: Mapping[int, Missing]) -> None:
+    def settle(self, round: int, clients: int, missing: Mapping[int, ClientFailure]) -> None:
         reasons = "; ".join(f"client {client}: {gone.reason}" for client, gone in sorted(missing.items()))
         self._need(clients - len(missing), clients, f"replied in round {round}", reasons)
 
-    def correct(self, arm: str, jobs: Sequence[Job]) -> Iterator[list[int] | None]:
+    def count_correct(self, arm: str, jobs: Sequence[Job]) -> Iterator[list[int] | None]:
         # Who has just worked has said it already: a message of its own would start one more process.
         asked = [client for client, _, _ in jobs if (arm, client) not in self._counts]
         answers = self._ask({client: Order(self._session, arm) for client in asked}, "evaluate")
@@ -92,7 +96,7 @@ class FlowerRuntime(Runtime):
         for client, _, _ in jobs:
             yield self._counts.pop((arm, client), None)
 
-    def carried(self) -> Carried:
+    def carried(self) -> TransportOverhead:
         return self._mail.carried()
 
     def close(self) -> None:
@@ -116,7 +120,7 @@ class FlowerRuntime(Runtime):
         self._register.greet()
         self.private_counts_known = not self._register.own_data
 
-    def _ask(self, orders: dict[int, Order], kind: str) -> dict[int, Answer | Missing]:
+    def _ask(self, orders: dict[int, Order], kind: str) -> dict[int, Answer | ClientFailure]:
         """Send each client its order; an answer of each, in words where there is none."""
         nodes = self._register.nodes
         to = {nodes[client]: client for client in orders if client in nodes}
@@ -124,12 +128,14 @@ class FlowerRuntime(Runtime):
         found = {to[node]: answer for node, answer in answers.items()}
         strangers = self._register.strangers()
         why = "it is not connected" + (f" ({strangers})" if strangers else "")
-        return {client: found.get(client, Missing(why, reached=False)) for client in orders}
+        return {client: found.get(client, ClientFailure(why, reached=False)) for client in orders}
 
-    def _exchange(self, orders: dict[int, Order], kind: str) -> dict[int, Answer | Missing]:
+    def _exchange(self, orders: dict[int, Order], kind: str) -> dict[int, Answer | ClientFailure]:
         waiting = self._mail.push(orders, kind)
-        refused = Missing("Flower did not take the message for it; its log says why", reached=False)
-        answers: dict[int, Answer | Missing] = dict.fromkeys(set(orders) - set(waiting.values()), refused)
+        refused = ClientFailure("Flower did not take the message for it; its log says why", reached=False)
+        answers: dict[int, Answer | ClientFailure] = dict.fromkeys(
+            set(orders) - set(waiting.values()), refused
+        )
         until = time.monotonic() + self._settings.deadline
         with bounded(max(self._longest.values()) * len(waiting)):
             while waiting and time.monotonic() < until:
@@ -144,7 +150,7 @@ class FlowerRuntime(Runtime):
                         self._outstanding.discard(message)
                         self._mail.late(late)
         self._outstanding |= set(waiting)
-        gone = Missing(f"no reply within {self._settings.deadline:g} s", reached=True)
+        gone = ClientFailure(f"no reply within {self._settings.deadline:g} s", reached=True)
         return answers | dict.fromkeys(waiting.values(), gone)
 
     def _need(self, there: int, of: int, what: str, why: str) -> None:
@@ -159,8 +165,8 @@ def _longest(arm: ReadyArm) -> int:
     kind = arm.method.uplink
     if kind is None:
         return 0
-    plain = Exchange(*codecs.pair("fp32"), arm.seed)
-    sizes = [arm.sizes(client) for client in range(len(arm.task.clients))]
+    plain = MessageCoder(*codecs.pair("fp32"), arm.seed)
+    sizes = [arm.message_context(client) for client in range(len(arm.task.clients))]
     return 2 * max(plain.length("up", kind, one) for one in sizes) + 65_536
 
 

@@ -23,7 +23,7 @@ _LOOPBACK = ("127.0.0.1", "localhost")
 _DNS_NAME = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9-]{1,63}(?<!-))*")
 
 
-def make(folder: Path, nodes: int, hosts: Sequence[str], days: int = 365) -> list[Path]:
+def make_keys(folder: Path, nodes: int, hosts: Sequence[str], days: int = 365) -> list[Path]:
     """Write ``ca.crt``, ``server.crt``, ``server.key`` and, for each node, ``node-N.key`` and ``node-N.pub``.
 
     Args:

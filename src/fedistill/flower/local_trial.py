@@ -16,15 +16,15 @@ from fedistill.experiment.run_folder import RunFolder
 from fedistill.experiment.runner import Watcher, prepare
 from fedistill.flower import app_template, keys
 from fedistill.flower.app_template import ended
-from fedistill.flower.event_tail import News
-from fedistill.flower.processes import ENDINGS, Network
+from fedistill.flower.event_tail import EventTail
+from fedistill.flower.processes import ENDINGS, TrialNetwork
 
 _POLL_SECONDS = 0.5
 _ASK_SECONDS = 30.0
 """Between questions to Flower, each a process of two seconds; a run that ends says so itself."""
 
 
-def up(experiment: Experiment, out: Path, command: str, watcher: Watcher) -> dict[str, Any]:
+def run_trial(experiment: Experiment, out: Path, command: str, watcher: Watcher) -> dict[str, Any]:
     """Run an experiment with a SuperNode for each client; return the results.
 
     Raises:
@@ -42,12 +42,12 @@ def up(experiment: Experiment, out: Path, command: str, watcher: Watcher) -> dic
     watcher.findings(findings)
     raise_errors(findings)
     nodes = len(task.clients)
-    keys.make(out / "flower" / "keys", nodes, [])
+    keys.make_keys(out / "flower" / "keys", nodes, [])
     app_template.write_app(experiment, out / "flower" / "app", out.absolute(), command)
     return _play(experiment, nodes, out, watcher)
 
 
-def resume(out: Path, watcher: Watcher) -> dict[str, Any]:
+def resume_trial(out: Path, watcher: Watcher) -> dict[str, Any]:
     """Go on with a run that `up` began; return the results.
 
     Raises:
@@ -67,7 +67,7 @@ def resume(out: Path, watcher: Watcher) -> dict[str, Any]:
 
 
 def _play(experiment: Experiment, nodes: int, out: Path, watcher: Watcher) -> dict[str, Any]:
-    with _stopped_politely(), Network(out, nodes) as network:
+    with _stopped_politely(), TrialNetwork(out, nodes) as network:
         try:
             follow(network, experiment, out, watcher)
         except RuntimeFailure as failure:
@@ -87,14 +87,14 @@ def _stopped_politely() -> Iterator[None]:
             signal.signal(one, handler)
 
 
-def follow(network: Network, experiment: Experiment, out: Path, watcher: Watcher) -> None:
+def follow(network: TrialNetwork, experiment: Experiment, out: Path, watcher: Watcher) -> None:
     """Run the app and tell how it goes on, until it ends.
 
     Raises:
         RuntimeFailure: the run failed, or the SuperLink ended.
     """
     run = network.run()
-    news = News(out, watcher)
+    news = EventTail(out, watcher)
     for arm in experiment.arms:
         watcher.arm(arm.name, experiment.rounds, RunFolder(out).round(arm.name))
     asked = time.monotonic()

@@ -10,7 +10,7 @@ def say(what: str) -> None:
     print(what, flush=True)
 
 
-class Said:
+class RunLog:
     """Prints how a run goes on (`fedistill.experiment.runner.Watcher`)."""
 
     def findings(self, findings: Sequence[Finding]) -> None:

@@ -3,16 +3,16 @@
 import time
 from dataclasses import dataclass, replace
 
-from fedistill.federation.client import Missing
+from fedistill.federation.client import ClientFailure
 from fedistill.flower.log import say
 from fedistill.flower.serde import Answer, Order
-from fedistill.flower.transport import Mail, bounded, brief
+from fedistill.flower.transport import Transport, bounded, brief
 
 _HELLO_SECONDS = 60.0
 """For a node to say who it is; it builds its share of the data before it does."""
 
 
-class Register:
+class NodeRegistry:
     """Who is there.
 
     Attributes:
@@ -20,7 +20,7 @@ class Register:
         own_data: some have samples of their own, of which the experiment does not know.
     """
 
-    def __init__(self, mail: Mail, session: str, clients: int, fingerprint: str) -> None:
+    def __init__(self, mail: Transport, session: str, clients: int, fingerprint: str) -> None:
         self._mail, self._session, self._clients, self._fingerprint = mail, session, clients, fingerprint
         self.nodes: dict[int, int] = {}
         self.own_data = False
@@ -47,7 +47,7 @@ class Register:
             if answer is not None:
                 self._meet(node, answer)
 
-    def _meet(self, node: int, answer: Answer | Missing) -> None:
+    def _meet(self, node: int, answer: Answer | ClientFailure) -> None:
         """Let a node in as the client that it says it is, or say why not."""
         why = self._stranger(node, answer)
         if why:
@@ -59,9 +59,9 @@ class Register:
             self.nodes[client] = self._first[client] = node
             self.own_data |= answer.words.get("own-data") is not False
 
-    def _stranger(self, node: int, answer: Answer | Missing) -> str:
+    def _stranger(self, node: int, answer: Answer | ClientFailure) -> str:
         """Why a node is none of the clients; empty: it is."""
-        if isinstance(answer, Missing):
+        if isinstance(answer, ClientFailure):
             return answer.reason
         client = answer.words.get("client")
         if type(client) is not int or not 0 <= client < self._clients:

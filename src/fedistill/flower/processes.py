@@ -14,7 +14,7 @@ from typing import Any
 import tomli_w
 
 from fedistill.errors import RuntimeFailure
-from fedistill.state import write
+from fedistill.state import write_file
 
 HOST = "127.0.0.1"
 ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -23,7 +23,7 @@ _LINK = "trial"
 _START_SECONDS, _STOP_SECONDS, _COMMAND_SECONDS = 60.0, 10.0, 120.0
 
 
-class Network:
+class TrialNetwork:
     """Processes of one trial, in the folder ``flower`` of its run; all of them end with the context.
 
     Attributes:
@@ -55,7 +55,7 @@ class Network:
         )
         self.environment |= {"NO_PROXY": near, "no_proxy": near}
 
-    def __enter__(self) -> "Network":
+    def __enter__(self) -> "TrialNetwork":
         self._write_settings()
         # To an earlier SuperLink these nodes are still online, and would not be let in again.
         for path in self.folder.glob("superlink.db*"):
@@ -167,7 +167,9 @@ class Network:
         link = {"address": self.address, "root-certificates": self._file("ca.crt")}
         home = self.folder / "home"
         home.mkdir(parents=True, exist_ok=True)
-        write(home / "config.toml", tomli_w.dumps({"superlink": {"default": _LINK, _LINK: link}}).encode())
+        write_file(
+            home / "config.toml", tomli_w.dumps({"superlink": {"default": _LINK, _LINK: link}}).encode()
+        )
 
     def _start(self, name: str, program: str, *arguments: str) -> None:
         with (self.folder / f"{name}.log").open("ab") as log:

@@ -11,19 +11,19 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from fedistill.config.schema import Experiment
-from fedistill.config.toml import dump
+from fedistill.config.toml import to_toml
 from fedistill.data.task import Task
 from fedistill.errors import ExperimentError, FedistillError
 from fedistill.experiment.run_folder import RunFolder
 from fedistill.experiment.runner import compare, resume
-from fedistill.federation.arm import resolved
-from fedistill.federation.client import describe
-from fedistill.federation.executor import Runtime
+from fedistill.federation.arm import resolve_arm
+from fedistill.federation.client import describe_error
+from fedistill.federation.executor import Executor
 from fedistill.flower.app_template import asked_for, ended
-from fedistill.flower.executor import FlowerRuntime
-from fedistill.flower.log import Said
+from fedistill.flower.executor import FlowerExecutor
+from fedistill.flower.log import RunLog
 from fedistill.flower.parent_watch import end_with_parent
-from fedistill.state import write
+from fedistill.state import write_file
 
 app = ServerApp()
 
@@ -44,10 +44,10 @@ def main(grid: Grid, context: Context) -> None:
         said = str(failure)
         raise
     except BaseException as failure:
-        said = describe(failure)
+        said = describe_error(failure)
         raise
     finally:
-        write(ended(out, context.run_id), said.encode())
+        write_file(ended(out, context.run_id), said.encode())
 
 
 @contextlib.contextmanager
@@ -70,16 +70,16 @@ def _play(grid: Grid, asked: Experiment, out: Path, command: str) -> None:
     if begun:
         _check_same(folder, asked)
     else:
-        write(folder.session, secrets.token_hex(8).encode())
+        write_file(folder.session, secrets.token_hex(8).encode())
     session = folder.session.read_text()
 
-    def start(experiment: Experiment, task: Task) -> Runtime:
-        return FlowerRuntime(grid, experiment.model_copy(update={"flower": asked.flower}), task, session)
+    def start(experiment: Experiment, task: Task) -> Executor:
+        return FlowerExecutor(grid, experiment.model_copy(update={"flower": asked.flower}), task, session)
 
     if begun:
-        resume(out, Said(), start)
+        resume(out, RunLog(), start)
     else:
-        compare(asked, out, command, Said(), start)
+        compare(asked, out, command, RunLog(), start)
 
 
 def _check_same(folder: RunFolder, asked: Experiment) -> None:
@@ -88,9 +88,9 @@ def _check_same(folder: RunFolder, asked: Experiment) -> None:
             f"{folder.path} holds a run that was begun in one process: go on with it by: {folder.again()},"
             " or name another folder for the results"
         )
-    arms = [resolved(arm) for arm in asked.arms]
+    arms = [resolve_arm(arm) for arm in asked.arms]
     held = folder.experiment().model_copy(update={"flower": asked.flower})
-    if dump(held) != dump(asked.model_copy(update={"arms": arms})):
+    if to_toml(held) != to_toml(asked.model_copy(update={"arms": arms})):
         raise ExperimentError(
             f"{folder.path} holds a run of another experiment: name another folder for the results (`out` in"
             " the run config), or run the app of that experiment to go on with it"

@@ -11,8 +11,8 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 
 from fedistill.errors import FrameError, RuntimeFailure
-from fedistill.federation.client import Missing, describe
-from fedistill.federation.executor import Carried
+from fedistill.federation.client import ClientFailure, describe_error
+from fedistill.federation.executor import TransportOverhead
 from fedistill.flower.serde import Answer, Order, open_answer, overhead, seal_order
 
 _BRIEFLY = 0.05
@@ -20,7 +20,7 @@ _SPARE = 1 << 30
 _LONGEST_TEXT = 500
 
 
-class Mail:
+class Transport:
     """Sends orders and pulls answers, and counts the bytes around the frames."""
 
     def __init__(self, grid: Grid) -> None:
@@ -48,7 +48,7 @@ class Mail:
                 self._down += size
         return taken
 
-    def pull(self, message: str) -> Answer | Missing | None:
+    def pull(self, message: str) -> Answer | ClientFailure | None:
         """The answer to a message; None: it has not come, or not whole.
 
         Flower names a reply as soon as its head is there, and then waits for the parts that its sender has
@@ -62,9 +62,13 @@ class Mail:
             self._pulls[message] = pull
             return None
         if isinstance(pull.error, httpx.HTTPError):
-            raise RuntimeFailure(f"the SuperLink does not answer: {describe(pull.error)}") from pull.error
+            raise RuntimeFailure(
+                f"the SuperLink does not answer: {describe_error(pull.error)}"
+            ) from pull.error
         if pull.error is not None:
-            return Missing(brief(f"its reply cannot be read: {describe(pull.error)}"), reached=True)
+            return ClientFailure(
+                brief(f"its reply cannot be read: {describe_error(pull.error)}"), reached=True
+            )
         if not pull.came:
             return None
         answer = _read(pull.came[0])
@@ -75,15 +79,15 @@ class Mail:
         """Count a frame that has crossed and gets into no ledger."""
         self._up += len(answer.frame)
 
-    def late(self, answer: Answer | Missing) -> None:
+    def late(self, answer: Answer | ClientFailure) -> None:
         """Count an answer that comes after its round."""
         self._late += 1
         if isinstance(answer, Answer):
             self.count(answer)
 
-    def carried(self) -> Carried:
+    def carried(self) -> TransportOverhead:
         """What has been carried since this was last asked."""
-        found = Carried(self._up, self._down, self._late)
+        found = TransportOverhead(self._up, self._down, self._late)
         self._up = self._down = self._late = 0
         return found
 
@@ -139,13 +143,15 @@ def brief(text: str) -> str:
     return shown if len(shown) <= _LONGEST_TEXT else shown[:_LONGEST_TEXT] + "…"
 
 
-def _read(message: Message) -> Answer | Missing:
+def _read(message: Message) -> Answer | ClientFailure:
     if message.has_error():
-        return Missing(brief(f"Flower says: {message.error.reason or message.error.code}"), reached=True)
+        return ClientFailure(
+            brief(f"Flower says: {message.error.reason or message.error.code}"), reached=True
+        )
     try:
         answer = open_answer(message)
     except FrameError as error:
-        return Missing(brief(str(error)), reached=True)
+        return ClientFailure(brief(str(error)), reached=True)
     if "error" in answer.words:
-        return Missing(brief(str(answer.words["error"])), reached=True)
+        return ClientFailure(brief(str(answer.words["error"])), reached=True)
     return answer

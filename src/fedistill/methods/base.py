@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from fedistill.communication.codecs.registry import Wanted
-from fedistill.communication.messages.base import Message, Sizes
+from fedistill.communication.messages.base import Message, MessageContext
 from fedistill.config.schema import Section, Train
 from fedistill.data.task import Labelled
 from fedistill.errors import Refusal
@@ -37,7 +37,7 @@ class NoSettings(Section):
 
 
 @dataclass(frozen=True)
-class Peer:
+class ClientInfo:
     """What the server knows of a client before the run.
 
     Attributes:
@@ -53,7 +53,7 @@ class Peer:
 
 
 @dataclass(frozen=True)
-class Plan:
+class FederationInfo:
     """What a method is asked to do; both sides know it before round 1.
 
     Attributes:
@@ -63,7 +63,7 @@ class Plan:
     seed: int
     signature: Signature
     server_model: str
-    peers: tuple[Peer, ...]
+    clients: tuple[ClientInfo, ...]
     public: int
     labelled_public: bool
     server_parts: tuple[tuple[int, ...], ...] = ()
@@ -71,11 +71,11 @@ class Plan:
     @cached_property
     def samples(self) -> tuple[int, ...]:
         """Private samples of each client."""
-        return tuple(peer.samples for peer in self.peers)
+        return tuple(info.samples for info in self.clients)
 
 
 @dataclass(frozen=True)
-class Site:
+class Participant:
     """What the server and every client have in common.
 
     Attributes:
@@ -99,12 +99,12 @@ class Site:
 
     def initial_weights(self, model: str | None = None) -> Tensor:
         """Initial weights (P,) of this side's model, or of another by name, from this side's stream."""
-        built = models.build(model or self.model, self.signature, self.seed, self.stream_client)
+        built = models.build_model(model or self.model, self.signature, self.seed, self.stream_client)
         return flatten(built)
 
     def common_weights(self) -> Tensor:
         """Initial weights (P,) that all clients with this side's model have in common."""
-        return flatten(models.build(self.model, self.signature, self.seed, SERVER))
+        return flatten(models.build_model(self.model, self.signature, self.seed, SERVER))
 
     def load(self, weights: Tensor, model: str | None = None) -> nn.Module:
         """Return a module with these weights.
@@ -123,10 +123,10 @@ class Site:
         size = len(self.public)
         if samples is None or samples >= size:
             return self.public
-        return self.public[draw(self.seed, size, samples, round)]
+        return self.public[sample_public(self.seed, size, samples, round)]
 
 
-def draw(seed: int, population: int, samples: int, round: int) -> Tensor:
+def sample_public(seed: int, population: int, samples: int, round: int) -> Tensor:
     """Places (n,) of a round's public samples, in order; server and clients draw the same, for no bytes."""
     if samples >= population:
         return torch.arange(population)
@@ -135,7 +135,7 @@ def draw(seed: int, population: int, samples: int, round: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Client(Site):
+class Client(Participant):
     """One client in one round, with its private data.
 
     Attributes:
@@ -152,10 +152,10 @@ class Client(Site):
 
 
 @dataclass(frozen=True)
-class Server(Site):
+class Server(Participant):
     """The server in one round; ``public_labels`` only for a method that declares it needs them."""
 
-    peers: tuple[Peer, ...]
+    clients: tuple[ClientInfo, ...]
     public_labels: Tensor | None
 
 
@@ -194,8 +194,8 @@ class Method(ABC, Generic[Up, Down]):
     """What holds up under strong label skew (`experiment.preflight`): balanced softmax, and prior correction
     where a client labels many samples in each exchange that it has not chosen, so that its prior shows."""
 
-    answers_with_clients: ClassVar[bool] = False
-    """`answering` needs clients' models, so that there is no ``server@global`` where they stay at sites."""
+    server_eval_needs_clients: ClassVar[bool] = False
+    """There is no ``server@global`` where clients' models stay at sites."""
 
     codec: ClassVar[Wanted] = "fp32"
     """Where the experiment names none."""
@@ -205,32 +205,33 @@ class Method(ABC, Generic[Up, Down]):
     def __init__(self, settings: Any) -> None:
         self.settings = settings
 
-    def check(self, plan: Plan) -> None:
+    def check(self, federation: FederationInfo) -> None:
         """Refuse, before round 1, what this method cannot do.
 
         Raises:
             Refusal: says what and how to mend it.
         """
-        if (self.clients_need_public or self.server_needs_public) and not plan.public:
+        if (self.clients_need_public or self.server_needs_public) and not federation.public:
             raise Refusal(
                 f"method {self.name} needs a public set: set task.public to a number of samples, or to"
                 " another data set"
             )
-        if self.needs_public_labels and not plan.labelled_public:
+        if self.needs_public_labels and not federation.labelled_public:
             raise Refusal(
                 f"method {self.name} needs a public set with labels of the task: hold one out of the"
                 " training data by task.public = NUMBER"
             )
-        used = {peer.model for peer in plan.peers} | {plan.server_model}
+        used = {info.model for info in federation.clients} | {federation.server_model}
         if self.one_model and len(used) > 1:
+            first = federation.clients[0].model
             raise Refusal(
                 f"method {self.name} averages weights, so all clients and the server need one architecture,"
                 f" but they have {', '.join(sorted(used))}: give this arm"
-                f' models = {{ clients = ["{plan.peers[0].model}"], server = "{plan.peers[0].model}" }}'
+                f' models = {{ clients = ["{first}"], server = "{first}" }}'
             )
 
         if self.one_width:
-            widths = {peer.model: width(peer.model, plan.signature) for peer in plan.peers}
+            widths = {info.model: width(info.model, federation.signature) for info in federation.clients}
             if len(set(widths.values())) > 1:
                 found = ", ".join(f"{name} {length}" for name, length in widths.items())
                 least = min(widths.values())
@@ -248,22 +249,22 @@ class Method(ABC, Generic[Up, Down]):
         """Public samples that one message of this method speaks of."""
         return 0
 
-    def sizes(self, plan: Plan, client: int) -> Sizes:
+    def message_context(self, federation: FederationInfo, client: int) -> MessageContext:
         """What both sides expect of the messages between the server and this client."""
-        parts = plan.server_parts if self.server_model_travels else plan.peers[client].parts
-        samples = self.samples(plan.public)
-        return Sizes(
-            classes=plan.signature.classes,
+        parts = federation.server_parts if self.server_model_travels else federation.clients[client].parts
+        samples = self.samples(federation.public)
+        return MessageContext(
+            classes=federation.signature.classes,
             parameters=sum(map(math.prod, parts)),
             samples=samples,
             parts=parts,
-            population=plan.public,
-            drawn=lambda round: draw(plan.seed, plan.public, samples, round).numpy(),
+            population=federation.public,
+            drawn=lambda round: sample_public(federation.seed, federation.public, samples, round).numpy(),
             client=client,
-            weights=plan.samples,
+            weights=federation.samples,
         )
 
-    def audience(self, peer: Peer) -> Hashable:
+    def broadcast_group(self, info: ClientInfo) -> Hashable:
         """Clients with equal audiences get one and the same frame; `send` is asked once for them."""
         return "everyone"
 
@@ -287,14 +288,16 @@ class Method(ABC, Generic[Up, Down]):
     def server_step(self, state: State, server: Server, replies: Iterable[Reply[Up]]) -> State:
         """What the server does with the replies, in client order; there may be none."""
 
-    def server_net(self, plan: Plan) -> tuple[str, nn.Module] | None:
+    def server_net(self, federation: FederationInfo) -> tuple[str, nn.Module] | None:
         """Name and module of a model that the server has in place of `models.server`; most have none.
 
         Its weights are the entry ``"model"`` of the server's state.
         """
         return None
 
-    def answering(self, state: State, server: Server, clients: Callable[[int], State]) -> Iterator[nn.Module]:
+    def server_eval_models(
+        self, state: State, server: Server, clients: Callable[[int], State]
+    ) -> Iterator[nn.Module]:
         """The models that answer for the server: their mean accuracy is ``server@global``.
 
         Use each before the next is made. ``clients`` gives a client's state; before its first round, that

@@ -3,7 +3,7 @@
 from pydantic import ValidationError
 
 from fedistill.communication.messages.base import Message
-from fedistill.config.messages import describe
+from fedistill.config.messages import explain_errors
 from fedistill.config.schema import Arm
 from fedistill.errors import ExperimentError, nearest
 from fedistill.methods.base import Method
@@ -63,7 +63,7 @@ METHODS: dict[str, type[Method]] = {  # type: ignore[type-arg]  # each has messa
 }
 
 
-def create(arm: Arm) -> AnyMethod:
+def create_method(arm: Arm) -> AnyMethod:
     """Return the method of an arm with its settings.
 
     Raises:
@@ -85,5 +85,5 @@ def create(arm: Arm) -> AnyMethod:
     try:
         settings = method.Settings.model_validate(arm.settings)
     except ValidationError as error:
-        raise ExperimentError(describe(error, f"arm {arm.name!r}", method.Settings)) from None
+        raise ExperimentError(explain_errors(error, f"arm {arm.name!r}", method.Settings)) from None
     return method(settings)

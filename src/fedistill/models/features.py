@@ -63,7 +63,7 @@ def width(name: str, signature: Signature) -> int:
 @functools.lru_cache(maxsize=32)
 def _places(name: str, signature: Signature) -> tuple[str, str]:
     """Names of the head, and of the layer whose input are the features: the head, or dropout before it."""
-    model = models.build(name, signature, seed=0, client=0).eval()
+    model = models.build_model(name, signature, seed=0, client=0).eval()
     calls: list[tuple[str, nn.Module, Tensor, Tensor]] = []
     handles = []
     for place, module in model.named_modules():

@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear, one_hot
 
-from fedistill.config.schema import Optimizer, Section
+from fedistill.config.schema import OptimizerConfig, Section
 from fedistill.training import optimizers
 
 Predictor = tuple[Tensor, Tensor | None]
@@ -20,7 +20,7 @@ class GeneratorSettings(Section):
     steps: int = Field(default=50, ge=1, description="steps of the generator, each round")
     batch_size: int = Field(default=128, ge=2, description="of the generator's steps")
     diversity: float = Field(default=1.0, ge=0, description="weight of the diversity loss")
-    optimizer: Optimizer = Optimizer(name="adam", lr=3e-4, weight_decay=1e-2)
+    optimizer: OptimizerConfig = OptimizerConfig(name="adam", lr=3e-4, weight_decay=1e-2)
 
 
 class Generator(nn.Module):

@@ -28,7 +28,7 @@ def _ladder() -> dict[str, dict[str, Build]]:
     return {"image": image.LADDER, "text": text.LADDER}
 
 
-def names(kind: Literal["image", "text"]) -> list[str]:
+def model_names(kind: Literal["image", "text"]) -> list[str]:
     """Names of the ladder, from small to large: images by work for one sample, texts by weights.
 
     `cnn-m` has more weights than the ResNets, whose convolutions use theirs more often.
@@ -36,7 +36,7 @@ def names(kind: Literal["image", "text"]) -> list[str]:
     return list(_ladder()[kind])
 
 
-def build(name: str, signature: Signature, seed: int, client: int) -> nn.Module:
+def build_model(name: str, signature: Signature, seed: int, client: int) -> nn.Module:
     """Build a model with its initial weights, drawn from the stream of this seed and client.
 
     Raises:
@@ -63,18 +63,18 @@ def build(name: str, signature: Signature, seed: int, client: int) -> nn.Module:
 @functools.lru_cache(maxsize=32)
 def reusable(name: str, signature: Signature) -> nn.Module:
     """Return this process's one module of a name, to load weights into; its weights are leftovers."""
-    return build(name, signature, seed=0, client=0)
+    return build_model(name, signature, seed=0, client=0)
 
 
-def check(name: str, signature: Signature) -> nn.Module:
+def check_model(name: str, signature: Signature) -> nn.Module:
     """Build a model and run two blank samples through it.
 
     Raises:
         ExperimentError: as `build`; or the output is not (2, classes).
     """
-    model = build(name, signature, seed=0, client=0)
+    model = build_model(name, signature, seed=0, client=0)
     try:
-        output = model.eval()(blank(signature, 2))
+        output = model.eval()(blank_inputs(signature, 2))
     except Exception as error:  # whatever a user's own model raises is shown with its name
         raise ExperimentError(
             f"model {name!r} fails on an input of shape {(2, *signature.shape)}:"
@@ -89,14 +89,14 @@ def check(name: str, signature: Signature) -> nn.Module:
     return model
 
 
-def blank(signature: Signature, samples: int) -> Tensor:
+def blank_inputs(signature: Signature, samples: int) -> Tensor:
     """Inputs of the right shape, without content."""
     if signature.kind == "image":
         return torch.zeros(samples, *signature.shape)
     return torch.ones(samples, *signature.shape, dtype=torch.int64)
 
 
-def count(model: nn.Module) -> int:
+def count_parameters(model: nn.Module) -> int:
     """Number of trainable parameters."""
     return sum(parameter.numel() for parameter in model.parameters())
 
@@ -109,7 +109,7 @@ def _find(name: str, signature: Signature) -> Build:
     if base in ladder[signature.kind]:
         make = ladder[signature.kind][base]
         return _brought_to(_width(name, width), make) if at else make
-    known = names(signature.kind)
+    known = model_names(signature.kind)
     other = next((kind for kind, models in ladder.items() if base in models), None)
     if other is not None:
         raise ExperimentError(

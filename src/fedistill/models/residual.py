@@ -4,7 +4,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from fedistill.config.schema import Optimizer, Section
+from fedistill.config.schema import OptimizerConfig, Section
 from fedistill.models.features import Split
 from fedistill.training import optimizers
 from fedistill.training.loop import Loss, fit, predict
@@ -15,7 +15,7 @@ class ResidualSettings(Section):
     depth: int = Field(default=4, ge=1, description="its residual blocks, of two layers each")
     server_epochs: int = Field(default=5, ge=1, description="of the server's net on the features that came")
     server_batch_size: int = Field(default=64, ge=1)
-    optimizer: Optimizer = Optimizer(name="adam", lr=1e-3, weight_decay=1e-4)
+    optimizer: OptimizerConfig = OptimizerConfig(name="adam", lr=1e-3, weight_decay=1e-4)
 
 
 class ResidualMlp(nn.Module):

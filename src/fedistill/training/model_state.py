@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from fedistill.state import write
+from fedistill.state import write_file
 
 
 def flatten(model: nn.Module) -> Tensor:
@@ -36,7 +36,7 @@ def save_model(path: Path, model: nn.Module, weights: Tensor, about: dict[str, s
     tensors = {
         key: value.clone(memory_format=torch.contiguous_format) for key, value in model.state_dict().items()
     }
-    write(path, save(tensors, about))
+    write_file(path, save(tensors, about))
 
 
 def floats(model: nn.Module) -> Iterable[Tensor]:

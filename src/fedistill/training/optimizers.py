@@ -23,7 +23,7 @@ Moved = list[tuple[Tensor, Tensor, dict[str, Tensor]]]
 class Optimizer(ABC):
     """Base of both; subclasses are final. Steps are those of `torch.optim`, to the bit."""
 
-    def __init__(self, parameters: Iterable[nn.Parameter], settings: schema.Optimizer) -> None:
+    def __init__(self, parameters: Iterable[nn.Parameter], settings: schema.OptimizerConfig) -> None:
         self._parameters = list(parameters)
         self._buffers: list[dict[str, Tensor]] = [{} for _ in self._parameters]
         self._settings = settings
@@ -111,7 +111,7 @@ class Adam(Optimizer):
         )
 
 
-def make_optimizer(settings: schema.Optimizer, model: nn.Module) -> Optimizer:
+def make_optimizer(settings: schema.OptimizerConfig, model: nn.Module) -> Optimizer:
     """Return a fresh optimiser over all parameters of a model."""
     kind = Adam if settings.name == "adam" else Sgd
     return kind(model.parameters(), settings)

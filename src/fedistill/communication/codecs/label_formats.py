@@ -5,45 +5,45 @@ from typing import Literal, Protocol
 import numpy as np
 import torch
 
-from fedistill.communication.codecs.label_history import keep, recall
+from fedistill.communication.codecs.label_history import recall, remember
 from fedistill.communication.codecs.label_predictor import Predictor
 from fedistill.communication.codecs.label_rows import Masses, PlainRows, Tops, quantize, quantize_top
 from fedistill.communication.entropy_coding.adaptive_model import Counts
-from fedistill.communication.entropy_coding.symbol_io import Channel
-from fedistill.communication.tensor_specs import Classes, Floats, Known, Spec
+from fedistill.communication.entropy_coding.symbol_io import SymbolIO
+from fedistill.communication.tensor_specs import Classes, Floats, SharedKnowledge, TensorSpec
 from fedistill.errors import FrameError
 from fedistill.state import State
 
 Coder = Literal["predictive", "delta", "order0", "plain"]
 
 
-class Form(Protocol):
+class LabelFormat(Protocol):
     """What is left of the labels: an array of integers."""
 
     def reduce(self, values: Floats) -> Classes:
         """Return what is left of values (n, C)."""
 
-    def blank(self, spec: Spec) -> Classes:
+    def blank(self, spec: TensorSpec) -> Classes:
         """Return an array of the same shape to read into."""
 
-    def code(self, channel: Channel, found: Classes, spec: Spec, known: Known) -> State:
+    def code(self, io: SymbolIO, found: Classes, spec: TensorSpec, known: SharedKnowledge) -> State:
         """Write it, or read it into the array; return what both sides remember."""
 
-    def expand(self, found: Classes, spec: Spec) -> Floats:
+    def expand(self, found: Classes, spec: TensorSpec) -> Floats:
         """Return what it says of values (n, C)."""
 
 
-class Packable(Form, Protocol):
+class PackableFormat(LabelFormat, Protocol):
     """A form that can be written at a fixed width."""
 
-    def width(self, spec: Spec) -> int:
+    def width(self, spec: TensorSpec) -> int:
         """Bits of each integer."""
 
-    def check(self, found: Classes, spec: Spec) -> None:
+    def check(self, found: Classes, spec: TensorSpec) -> None:
         """Raise `FrameError` where integers of this width are nothing that `reduce` returns."""
 
 
-class Hard:
+class HardFormat:
     """Classes (n,)."""
 
     def __init__(self, coder: Coder) -> None:
@@ -53,46 +53,48 @@ class Hard:
         found: Classes = np.argmax(values, axis=1)
         return found
 
-    def blank(self, spec: Spec) -> Classes:
+    def blank(self, spec: TensorSpec) -> Classes:
         return np.zeros(spec.shape[0], np.int64)
 
-    def code(self, channel: Channel, found: Classes, spec: Spec, known: Known) -> State:
+    def code(self, io: SymbolIO, found: Classes, spec: TensorSpec, known: SharedKnowledge) -> State:
         if self._coder == "predictive":
             model = Predictor(spec, known)
-            model.code(channel, found)
+            model.code(io, found)
             return model.memory(found)
         if self._coder == "delta":
-            return _code_changes(channel, found, spec, known)
-        found[:] = Counts(1, spec.shape[1]).code(channel, found, np.zeros_like(found))
+            return _code_changes(io, found, spec, known)
+        found[:] = Counts(1, spec.shape[1]).code(io, found, np.zeros_like(found))
         return {}
 
-    def expand(self, found: Classes, spec: Spec) -> Floats:
+    def expand(self, found: Classes, spec: TensorSpec) -> Floats:
         values = np.zeros(spec.shape, np.float32)
         values[np.arange(len(found)), found] = 1
         return values
 
-    def width(self, spec: Spec) -> int:
+    def width(self, spec: TensorSpec) -> int:
         return max(1, (spec.shape[1] - 1).bit_length())
 
-    def check(self, found: Classes, spec: Spec) -> None:
+    def check(self, found: Classes, spec: TensorSpec) -> None:
         if (found >= spec.shape[1]).any():
             raise FrameError(f"a label is not one of {spec.shape[1]} classes")
 
 
-def _code_changes(channel: Channel, labels: Classes, spec: Spec, known: Known) -> State:
+def _code_changes(io: SymbolIO, labels: Classes, spec: TensorSpec, known: SharedKnowledge) -> State:
     """CFD's eq. 13: 0 where a label is the last one of its sample, else the class (from 1)."""
     last = recall(known, spec, "last")
     if last is None:
         last = np.full(len(labels), -1)
     symbols = np.where(labels == last, 0, labels + 1)
-    symbols = Counts(1, spec.shape[1] + 1).code(channel, symbols, np.zeros_like(labels))
+    symbols = Counts(1, spec.shape[1] + 1).code(io, symbols, np.zeros_like(labels))
     labels[:] = np.where(symbols == 0, last, symbols - 1)
     if (labels < 0).any():
         raise FrameError("a label repeats one that was never sent")
-    return {} if spec.rows is None else {"samples": {"last": keep(known, spec, "last", labels, torch.int16)}}
+    return (
+        {} if spec.rows is None else {"samples": {"last": remember(known, spec, "last", labels, torch.int16)}}
+    )
 
 
-class Soft:
+class SimplexFormat:
     """Rows (n, C) of integers that add up to 2**b - 1."""
 
     def __init__(self, coder: Coder, bits: int) -> None:
@@ -101,55 +103,55 @@ class Soft:
     def reduce(self, values: Floats) -> Classes:
         return quantize(values, self._levels)
 
-    def blank(self, spec: Spec) -> Classes:
+    def blank(self, spec: TensorSpec) -> Classes:
         return np.zeros(spec.shape, np.int64)
 
-    def code(self, channel: Channel, found: Classes, spec: Spec, known: Known) -> State:
+    def code(self, io: SymbolIO, found: Classes, spec: TensorSpec, known: SharedKnowledge) -> State:
         if self._coder == "predictive":
-            return self._code_expected(channel, found, spec, known)
+            return self._code_expected(io, found, spec, known)
         if self._coder == "delta":
-            return self._code_changes(channel, found, spec, known)
-        PlainRows(spec, self._levels).code(channel, found, np.arange(len(found)))
+            return self._code_changes(io, found, spec, known)
+        PlainRows(spec, self._levels).code(io, found, np.arange(len(found)))
         return {}
 
-    def _code_expected(self, channel: Channel, rows: Classes, spec: Spec, known: Known) -> State:
+    def _code_expected(self, io: SymbolIO, rows: Classes, spec: TensorSpec, known: SharedKnowledge) -> State:
         top = np.argmax(rows, axis=1)
         predictor, masses = Predictor(spec, known), Masses(spec, known, self._levels)
-        predictor.code(channel, top)
-        masses.code(channel, rows, top)
+        predictor.code(io, top)
+        masses.code(io, rows, top)
         if spec.rows is None:
             return {}
         memory = predictor.memory(top)
         learnt, samples = masses.memory(rows)
         return {**memory, "samples": {**memory["samples"], **samples}, "masses": learnt}
 
-    def _code_changes(self, channel: Channel, rows: Classes, spec: Spec, known: Known) -> State:
+    def _code_changes(self, io: SymbolIO, rows: Classes, spec: TensorSpec, known: SharedKnowledge) -> State:
         """A flag for each row that was sent before; the others are written out."""
         before = recall(known, spec, "rows")
         at = np.arange(len(rows))
         if before is not None:
             sent = np.flatnonzero(before.any(axis=1))
             same = (rows[sent] == before[sent]).all(axis=1).astype(np.int64)
-            same = Counts(1, 2).code(channel, same, np.zeros_like(sent)) > 0
+            same = Counts(1, 2).code(io, same, np.zeros_like(sent)) > 0
             rows[sent[same]] = before[sent[same]]
             at = np.setdiff1d(at, sent[same])
-        PlainRows(spec, self._levels).code(channel, rows, at)
+        PlainRows(spec, self._levels).code(io, rows, at)
         if spec.rows is None:
             return {}
-        return {"samples": {"rows": keep(known, spec, "rows", rows, torch.uint8)}}
+        return {"samples": {"rows": remember(known, spec, "rows", rows, torch.uint8)}}
 
-    def expand(self, found: Classes, spec: Spec) -> Floats:
+    def expand(self, found: Classes, spec: TensorSpec) -> Floats:
         return found.astype(np.float32) / np.float32(self._levels)
 
-    def width(self, spec: Spec) -> int:
+    def width(self, spec: TensorSpec) -> int:
         return self._bits
 
-    def check(self, found: Classes, spec: Spec) -> None:
+    def check(self, found: Classes, spec: TensorSpec) -> None:
         if (found.sum(axis=1) != self._levels).any():
             raise FrameError("the probabilities of a row do not add up to 1")
 
 
-class Likeliest:
+class TopFormat:
     """Classes (n, k) beside their masses (n, k): integers from ``levels`` down to 0."""
 
     def __init__(self, k: int, levels: int) -> None:
@@ -158,23 +160,23 @@ class Likeliest:
     def reduce(self, values: Floats) -> Classes:
         return quantize_top(values, self._k, self._levels)
 
-    def blank(self, spec: Spec) -> Classes:
+    def blank(self, spec: TensorSpec) -> Classes:
         return np.zeros((spec.shape[0], 2 * self._k), np.int64)
 
-    def code(self, channel: Channel, found: Classes, spec: Spec, known: Known) -> State:
+    def code(self, io: SymbolIO, found: Classes, spec: TensorSpec, known: SharedKnowledge) -> State:
         predictor = Predictor(spec, known)
         top = found[:, 0].copy()
-        predictor.code(channel, top)
+        predictor.code(io, top)
         found[:, 0] = top
         tops = Tops(spec, known, self._k, self._levels)
-        tops.code(channel, found[:, : self._k], found[:, self._k :])
+        tops.code(io, found[:, : self._k], found[:, self._k :])
         if spec.rows is None:
             return {}
         memory = predictor.memory(top)
         learnt, samples = tops.memory(found[:, : self._k], found[:, self._k :])
         return {**memory, "samples": {**memory["samples"], **samples}, "tops": learnt}
 
-    def expand(self, found: Classes, spec: Spec) -> Floats:
+    def expand(self, found: Classes, spec: TensorSpec) -> Floats:
         classes, masses = found[:, : self._k], found[:, self._k :]
         others = spec.shape[1] - np.count_nonzero(masses, axis=1)
         rest = (self._levels - masses.sum(axis=1)).astype(np.float32)

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedistill.communication.codecs.label_history import TRIPLES, Past
+from fedistill.communication.codecs.label_history import TRIPLES, LabelHistory
 from fedistill.communication.entropy_coding.adaptive_model import Question, Table, blocks
 from fedistill.communication.entropy_coding.range_coder import Integers
-from fedistill.communication.entropy_coding.symbol_io import Channel
-from fedistill.communication.tensor_specs import Classes, Known, Spec
+from fedistill.communication.entropy_coding.symbol_io import SymbolIO
+from fedistill.communication.tensor_specs import Classes, SharedKnowledge, TensorSpec
 from fedistill.state import State
 
 Bools = NDArray[np.bool_]
@@ -43,16 +43,16 @@ _RARE, _SHARE = 256, 1 << 13  # unforeseen classes: weight of one not seen yet, 
 class Predictor:
     """The model of the labels of one message; begins from a memory and ends in another."""
 
-    def __init__(self, spec: Spec, known: Known) -> None:
+    def __init__(self, spec: TensorSpec, known: SharedKnowledge) -> None:
         self._spec, self._known = spec, known
-        self._past = Past.of(spec, known)
+        self._past = LabelHistory.of(spec, known)
         learnt = known.memory.get("learnt", {}) if spec.rows is not None else {}
         self._questions = [
             Question(_EXPERTS, prior, learnt.get(f"question-{place}")) for place, prior in enumerate(_PRIORS)
         ]
         self._unforeseen = Unforeseen(spec.shape[1], learnt.get("unforeseen"))
 
-    def code(self, channel: Channel, labels: Classes) -> None:
+    def code(self, io: SymbolIO, labels: Classes) -> None:
         """Write labels (n,), or read them into this array."""
         named = self._past.candidates()
         contexts = self._past.contexts(self._spec.shape[1])
@@ -60,14 +60,14 @@ class Predictor:
         for question, candidates in zip(self._questions, named, strict=True):
             open_ = candidates[rest] >= 0
             at = rest[open_]
-            yes = question.code(channel, labels[at] == candidates[at], contexts[:, at])
+            yes = question.code(io, labels[at] == candidates[at], contexts[:, at])
             labels[at[yes]] = candidates[at[yes]]
             open_[open_] = yes
             rest = rest[~open_]
         for block in blocks(len(rest)):
             at = rest[block]
-            given = np.stack([self._past.last[at], self._past.told[at]])
-            labels[at] = self._unforeseen.code(channel, labels[at], given, named[:, at])
+            given = np.stack([self._past.last[at], self._past.other_labels[at]])
+            labels[at] = self._unforeseen.code(io, labels[at], given, named[:, at])
 
     def memory(self, labels: Classes) -> State:
         """What both sides remember after these labels; nothing where rows have no lasting place."""
@@ -89,20 +89,20 @@ class Unforeseen:
         if state is not None:
             self._counts += state["counts"].numpy()
 
-    def code(self, channel: Channel, labels: Classes, given: Classes, denied: Classes) -> Integers:
+    def code(self, io: SymbolIO, labels: Classes, given: Classes, denied: Classes) -> Integers:
         """Write labels (n,), or read as many, given last and told classes (2, n) and denied ones (3, n)."""
         if self._classes > MOST_COUNTED:
-            found = channel.code(labels, self._counts[0, 0] * _SHARE + _RARE)
+            found = io.code(labels, self._counts[0, 0] * _SHARE + _RARE)
             self._count(self._counts[0], found, np.zeros_like(given[0]))
             return found
-        last, told = given + 1
-        tables = (2 * self._counts[0, last] + self._counts[1, told]) * _SHARE + _RARE
+        last, other_labels = given + 1
+        tables = (2 * self._counts[0, last] + self._counts[1, other_labels]) * _SHARE + _RARE
         for candidates in denied:
             at = np.flatnonzero(candidates >= 0)
             tables[at, candidates[at]] = 1
-        found = channel.code(labels, tables)
+        found = io.code(labels, tables)
         self._count(self._counts[0], found, last)
-        self._count(self._counts[1], found, told)
+        self._count(self._counts[1], found, other_labels)
         return found
 
     def _count(self, counts: Table, labels: Integers, rows: Classes) -> None:

@@ -6,12 +6,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedistill.communication.codecs.label_history import keep, recall
+from fedistill.communication.codecs.label_history import recall, remember
 from fedistill.communication.codecs.label_predictor import MOST_COUNTED
 from fedistill.communication.entropy_coding.adaptive_model import Counts, Question, Table
 from fedistill.communication.entropy_coding.range_coder import Integers
-from fedistill.communication.entropy_coding.symbol_io import Channel
-from fedistill.communication.tensor_specs import Classes, Floats, Known, Spec
+from fedistill.communication.entropy_coding.symbol_io import SymbolIO
+from fedistill.communication.tensor_specs import Classes, Floats, SharedKnowledge, TensorSpec
 from fedistill.errors import FrameError
 from fedistill.state import State
 
@@ -76,12 +76,12 @@ def _quantize(probs: NDArray[np.float64], levels: int) -> Table:
 class PlainRows:
     """The model of rows (n, C) without a memory: class by class, given what is left of the sum."""
 
-    def __init__(self, spec: Spec, levels: int) -> None:
+    def __init__(self, spec: TensorSpec, levels: int) -> None:
         self._levels, self._classes = levels, spec.shape[1]
         self._counted = min(self._classes, MOST_COUNTED)
         self._entries = Counts(self._counted * _BUCKETS, levels + 1)
 
-    def code(self, channel: Channel, rows: Classes, at: Classes) -> None:
+    def code(self, io: SymbolIO, rows: Classes, at: Classes) -> None:
         """Write the rows at these places (m,), or read them into this array.
 
         Raises:
@@ -91,7 +91,7 @@ class PlainRows:
         for place in range(self._classes - 1):
             at = at[left[at] > 0]
             contexts = place % self._counted * _BUCKETS + buckets()[left[at]]
-            rows[at, place] = self._entries.code(channel, rows[at, place], contexts)
+            rows[at, place] = self._entries.code(io, rows[at, place], contexts)
             _take(left, at, rows[at, place])
         rows[at, -1] = left[at]
 
@@ -103,7 +103,7 @@ class Masses:
     the row adds up: is it 0? and if not, how large?
     """
 
-    def __init__(self, spec: Spec, known: Known, levels: int) -> None:
+    def __init__(self, spec: TensorSpec, known: SharedKnowledge, levels: int) -> None:
         self._spec, self._known, self._levels = spec, known, levels
         self._classes = spec.shape[1]
         self._counted = self._classes <= MOST_COUNTED
@@ -118,17 +118,17 @@ class Masses:
         self._sent = np.zeros(0, np.bool_)
         if self._before is not None:
             self._sent = np.count_nonzero(self._before, axis=1) > 0
-        self._told = np.full(spec.shape[0], -1) if known.told is None else known.told
+        self._other_labels = np.full(spec.shape[0], -1) if known.other_labels is None else known.other_labels
 
-    def code(self, channel: Channel, rows: Classes, top: Classes) -> None:
+    def code(self, io: SymbolIO, rows: Classes, top: Classes) -> None:
         """Write rows (n, C), or read them into this array, given where their largest entries are (n,).
 
         Raises:
             FrameError: a row adds up to too much.
         """
         every = np.arange(len(rows))
-        contexts = 2 * self._bucket_before(every, top) + (top == self._told)
-        rows[every, top] = self._largest.code(channel, rows[every, top] - 1, contexts) + 1
+        contexts = 2 * self._bucket_before(every, top) + (top == self._other_labels)
+        rows[every, top] = self._largest.code(io, rows[every, top] - 1, contexts) + 1
         left = self._levels - rows[every, top]
         open_ = np.flatnonzero(left)
         order = self._order(open_, top[open_])
@@ -136,16 +136,14 @@ class Masses:
         for step in range(self._classes - 2):
             rest = rest[left[open_[rest]] > 0]
             at, classes = open_[rest], order[rest, step]
-            rows[at, classes] = self._entries(
-                channel, rows[at, classes], step, left[at], at, classes, top[at]
-            )
+            rows[at, classes] = self._entries(io, rows[at, classes], step, left[at], at, classes, top[at])
             _take(left, at, rows[at, classes])
         rows[open_[rest], order[rest, -1]] = left[open_[rest]]
         self._note(rows, top)
 
     def _entries(
         self,
-        channel: Channel,
+        io: SymbolIO,
         entries: Classes,
         step: int,
         left: Classes,
@@ -155,15 +153,17 @@ class Masses:
     ) -> Classes:
         """Code one entry of each of the rows ``at`` (m,)."""
         before, rest = self._bucket_before(at, classes), buckets()[left]
-        by_before = ((min(step, 3) * 2 + (classes == self._told[at])) * _BUCKETS + rest) * (_BUCKETS + 1)
+        by_before = ((min(step, 3) * 2 + (classes == self._other_labels[at])) * _BUCKETS + rest) * (
+            _BUCKETS + 1
+        )
         by_pair = (top * self._classes + classes) % _PAIRS
         by_step = min(step, 7) * _BUCKETS + rest
         contexts = np.stack([by_before + before, _SEEN + by_pair, _SEEN + _PAIRS + by_step])
-        some = self._some.code(channel, entries > 0, contexts)
+        some = self._some.code(io, entries > 0, contexts)
         found = some.astype(np.int64)
         unsure = some & (left > 1)
         contexts = (rest * (_BUCKETS + 1) + before)[unsure]
-        found[unsure] = self._amounts.code(channel, entries[unsure] - 1, contexts) + 1
+        found[unsure] = self._amounts.code(io, entries[unsure] - 1, contexts) + 1
         return found
 
     def _bucket_before(self, at: Classes, classes: Classes) -> Classes:
@@ -178,8 +178,8 @@ class Masses:
         score = beside[top if self._counted else np.zeros_like(top)]
         if self._before is not None:
             score += self._before[at] * 256
-        named = np.flatnonzero(self._told[at] >= 0)
-        score[named, self._told[at[named]]] += 256
+        named = np.flatnonzero(self._other_labels[at] >= 0)
+        score[named, self._other_labels[at[named]]] += 256
         score[np.arange(len(at)), top] = -1
         return np.argsort(-score, axis=1, kind="stable")[:, :-1]
 
@@ -193,7 +193,7 @@ class Masses:
         """What both sides remember: what was learnt, and tables over the public set."""
         samples = {}
         if self._counted:
-            samples["rows"] = keep(self._known, self._spec, "rows", rows, torch.uint8)
+            samples["rows"] = remember(self._known, self._spec, "rows", rows, torch.uint8)
         learnt = {
             "largest": self._largest.state(),
             "some": self._some.state(),
@@ -209,7 +209,7 @@ class Tops:
     Masses fall; a class is written where its mass is not 0.
     """
 
-    def __init__(self, spec: Spec, known: Known, k: int, levels: int) -> None:
+    def __init__(self, spec: TensorSpec, known: SharedKnowledge, k: int, levels: int) -> None:
         self._spec, self._known, self._k, self._levels = spec, known, k, levels
         self._classes = spec.shape[1]
         self._counted = self._classes <= MOST_COUNTED
@@ -222,7 +222,7 @@ class Tops:
         self._last = recall(known, spec, "last")
         self._runner = recall(known, spec, "second")
 
-    def code(self, channel: Channel, classes: Classes, masses: Classes) -> None:
+    def code(self, io: SymbolIO, classes: Classes, masses: Classes) -> None:
         """Write classes and masses (n, k), or read them into these arrays, given the first classes.
 
         Raises:
@@ -232,11 +232,11 @@ class Tops:
         at = np.arange(len(classes))
         for place in range(self._k):
             contexts = self._contexts(at, place, classes, masses, left)
-            masses[at, place] = self._masses.code(channel, masses[at, place], contexts)
+            masses[at, place] = self._masses.code(io, masses[at, place], contexts)
             _take(left, at, masses[at, place])
             at = at[masses[at, place] > 0]
             if place:
-                classes[at, place] = self._code_class(channel, place, at, classes)
+                classes[at, place] = self._code_class(io, place, at, classes)
                 if (classes[at, :place] == classes[at, place, None]).any():
                     raise FrameError("a class comes twice in one row")
             at = at[left[at] > 0]
@@ -254,7 +254,7 @@ class Tops:
         found[unknown] = _BUCKETS
         return found
 
-    def _code_class(self, channel: Channel, place: int, at: Classes, classes: Classes) -> Classes:
+    def _code_class(self, io: SymbolIO, place: int, at: Classes, classes: Classes) -> Classes:
         """Code a class of the rows ``at`` (m,).
 
         Of second classes it is first asked: is it the last second one? or, where the first class has
@@ -267,11 +267,11 @@ class Tops:
             likely = np.where(changed, self._last[at], self._runner[at])
             asked = np.flatnonzero(likely >= 0)
             answers = (found == likely)[asked].astype(np.int64)
-            yes = self._second.code(channel, answers, changed[asked].astype(np.int64)) > 0
+            yes = self._second.code(io, answers, changed[asked].astype(np.int64)) > 0
             found[asked[yes]] = likely[asked[yes]]
             rest = np.setdiff1d(rest, asked[yes])
         kinds = classes[at[rest], 0] if self._counted else np.zeros(len(rest), np.int64)
-        found[rest] = self._others.code(channel, found[rest], kinds)
+        found[rest] = self._others.code(io, found[rest], kinds)
         return found
 
     def memory(self, classes: Classes, masses: Classes) -> tuple[State, State]:
@@ -280,8 +280,8 @@ class Tops:
         if self._k > 1:
             second = np.where(masses[:, 1] > 0, classes[:, 1], -1)
         samples = {
-            "mass": keep(self._known, self._spec, "mass", masses[:, 0], torch.int16),
-            "second": keep(self._known, self._spec, "second", second, torch.int16),
+            "mass": remember(self._known, self._spec, "mass", masses[:, 0], torch.int16),
+            "second": remember(self._known, self._spec, "second", second, torch.int16),
         }
         learnt = {
             "masses": self._masses.state(),

@@ -6,10 +6,17 @@ from typing import Any
 from pydantic import Field
 
 from fedistill.communication.codecs.base import Codec, Decoded, Encoded, Sender
-from fedistill.communication.codecs.label_formats import Coder, Form, Hard, Likeliest, Packable, Soft
+from fedistill.communication.codecs.label_formats import (
+    Coder,
+    HardFormat,
+    LabelFormat,
+    PackableFormat,
+    SimplexFormat,
+    TopFormat,
+)
 from fedistill.communication.entropy_coding.bit_packing import pack, unpack
-from fedistill.communication.entropy_coding.symbol_io import Reader, Writer
-from fedistill.communication.tensor_specs import Content, Floats, Known, Spec
+from fedistill.communication.entropy_coding.symbol_io import SymbolReader, SymbolWriter
+from fedistill.communication.tensor_specs import Content, Floats, SharedKnowledge, TensorSpec
 from fedistill.config.schema import Section
 
 _CODER: Any = Field(
@@ -38,23 +45,23 @@ class _LabelCodec(Codec):
     remembers = True
 
     @abstractmethod
-    def form(self, spec: Spec) -> Form:
+    def label_format(self, spec: TensorSpec) -> LabelFormat:
         """How labels are written."""
 
-    def encode(self, values: Floats, spec: Spec, known: Known, sender: Sender) -> Encoded:
-        form = self.form(spec)
-        found = form.reduce(values)
-        writer = Writer()
-        memory = form.code(writer, found, spec, known)
+    def encode(self, values: Floats, spec: TensorSpec, known: SharedKnowledge, sender: Sender) -> Encoded:
+        label_format = self.label_format(spec)
+        found = label_format.reduce(values)
+        writer = SymbolWriter()
+        memory = label_format.code(writer, found, spec, known)
         return Encoded(writer.finish(), memory)
 
-    def decode(self, payload: bytes, spec: Spec, known: Known) -> Decoded:
-        form = self.form(spec)
-        found = form.blank(spec)
-        reader = Reader(payload)
-        memory = form.code(reader, found, spec, known)
+    def decode(self, payload: bytes, spec: TensorSpec, known: SharedKnowledge) -> Decoded:
+        label_format = self.label_format(spec)
+        found = label_format.blank(spec)
+        reader = SymbolReader(payload)
+        memory = label_format.code(reader, found, spec, known)
         reader.finish()
-        return Decoded(form.expand(found, spec), memory)
+        return Decoded(label_format.expand(found, spec), memory)
 
 
 class _Fixed(_LabelCodec):
@@ -69,23 +76,23 @@ class _Fixed(_LabelCodec):
     def coder(self) -> Coder:
         """The settings' choice."""
 
-    def encode(self, values: Floats, spec: Spec, known: Known, sender: Sender) -> Encoded:
+    def encode(self, values: Floats, spec: TensorSpec, known: SharedKnowledge, sender: Sender) -> Encoded:
         if self.coder != "plain":
             return super().encode(values, spec, known, sender)
-        form = self.form(spec)
-        return Encoded(pack(form.reduce(values).ravel(), form.width(spec)))
+        label_format = self.label_format(spec)
+        return Encoded(pack(label_format.reduce(values).ravel(), label_format.width(spec)))
 
-    def decode(self, payload: bytes, spec: Spec, known: Known) -> Decoded:
+    def decode(self, payload: bytes, spec: TensorSpec, known: SharedKnowledge) -> Decoded:
         if self.coder != "plain":
             return super().decode(payload, spec, known)
-        form = self.form(spec)
-        blank = form.blank(spec)
-        found = unpack(payload, blank.size, form.width(spec)).reshape(blank.shape)
-        form.check(found, spec)
-        return Decoded(form.expand(found, spec))
+        label_format = self.label_format(spec)
+        blank = label_format.blank(spec)
+        found = unpack(payload, blank.size, label_format.width(spec)).reshape(blank.shape)
+        label_format.check(found, spec)
+        return Decoded(label_format.expand(found, spec))
 
     @abstractmethod
-    def form(self, spec: Spec) -> Packable:
+    def label_format(self, spec: TensorSpec) -> PackableFormat:
         """How labels are written."""
 
 
@@ -93,7 +100,7 @@ class OneHot(_Fixed):
     """The likeliest class of each sample; the lower one where two are."""
 
     name = "onehot"
-    loses = "all but the likeliest class of each sample"
+    lossiness = "all but the likeliest class of each sample"
     source = "as CFD with one bit: Sattler et al., 2020, arXiv 2012.00632"
     Settings = OneHotSettings
     settings: OneHotSettings
@@ -102,8 +109,8 @@ class OneHot(_Fixed):
     def coder(self) -> Coder:
         return self.settings.coder
 
-    def form(self, spec: Spec) -> Packable:
-        return Hard(self.coder)
+    def label_format(self, spec: TensorSpec) -> PackableFormat:
+        return HardFormat(self.coder)
 
 
 class Simplex(_Fixed):
@@ -113,7 +120,7 @@ class Simplex(_Fixed):
     """
 
     name = "simplex"
-    loses = "all but b bits of each probability"
+    lossiness = "all but b bits of each probability"
     source = "Sattler et al., 2020, arXiv 2012.00632, eq. 10-13"
     Settings = SimplexSettings
     settings: SimplexSettings
@@ -122,10 +129,10 @@ class Simplex(_Fixed):
     def coder(self) -> Coder:
         return self.settings.coder
 
-    def form(self, spec: Spec) -> Packable:
+    def label_format(self, spec: TensorSpec) -> PackableFormat:
         if self.settings.bits == 1:
-            return Hard(self.coder)
-        return Soft(self.coder, self.settings.bits)
+            return HardFormat(self.coder)
+        return SimplexFormat(self.coder, self.settings.bits)
 
 
 class TopClasses(_LabelCodec):
@@ -136,9 +143,9 @@ class TopClasses(_LabelCodec):
     """
 
     name = "top-classes"
-    loses = "all but the k likeliest classes of each sample and b bits of their probabilities"
+    lossiness = "all but the k likeliest classes of each sample and b bits of their probabilities"
     Settings = TopClassesSettings
     settings: TopClassesSettings
 
-    def form(self, spec: Spec) -> Form:
-        return Likeliest(min(self.settings.k, spec.shape[1]), 2**self.settings.bits - 1)
+    def label_format(self, spec: TensorSpec) -> LabelFormat:
+        return TopFormat(min(self.settings.k, spec.shape[1]), 2**self.settings.bits - 1)

@@ -19,7 +19,7 @@ from fedistill.communication.codecs.updates import (
 )
 from fedistill.communication.entropy_coding.parametric_model import bits, histogram, put, take
 from fedistill.communication.entropy_coding.range_coder import Decoder, Encoder
-from fedistill.communication.tensor_specs import Floats, Spec
+from fedistill.communication.tensor_specs import Floats, TensorSpec
 from fedistill.config.schema import Section
 
 _BYTES = np.ones(256, np.int64)
@@ -42,12 +42,12 @@ class LowRank(FeedbackCodec):
     """
 
     name = "low-rank"
-    loses = "all but the strongest directions of each matrix of an update; made good later"
+    lossiness = "all but the strongest directions of each matrix of an update; made good later"
     source = "low-rank updates: Konečný et al., 2016, arXiv 1610.05492; by SVD: ATOMO, arXiv 1806.04090"
     Settings = LowRankSettings
     settings: LowRankSettings
 
-    def compress(self, update: Floats, spec: Spec) -> tuple[bytes, Floats]:
+    def compress(self, update: Floats, spec: TensorSpec) -> tuple[bytes, Floats]:
         encoder = Encoder()
         sent = np.empty_like(update)
         for place, shape in parts(spec):
@@ -61,7 +61,7 @@ class LowRank(FeedbackCodec):
             sent[place] = _product(factors).ravel()
         return encoder.finish(), sent
 
-    def read(self, body: bytes, spec: Spec) -> Floats:
+    def read(self, body: bytes, spec: TensorSpec) -> Floats:
         decoder = Decoder(body)
         update = np.empty(spec.count, np.float32)
         for place, shape in parts(spec):

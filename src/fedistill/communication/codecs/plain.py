@@ -5,7 +5,7 @@ from typing import ClassVar
 import numpy as np
 
 from fedistill.communication.codecs.base import Codec, Decoded, Encoded, Sender
-from fedistill.communication.tensor_specs import Floats, Known, Spec
+from fedistill.communication.tensor_specs import Floats, SharedKnowledge, TensorSpec
 from fedistill.errors import FrameError
 
 
@@ -15,7 +15,7 @@ class _Plain(Codec):
     fixed = True
     dtype: ClassVar[np.dtype[np.float16] | np.dtype[np.float32]]
 
-    def decode(self, payload: bytes, spec: Spec, known: Known) -> Decoded:
+    def decode(self, payload: bytes, spec: TensorSpec, known: SharedKnowledge) -> Decoded:
         size = spec.count * self.dtype.itemsize
         if len(payload) != size:
             raise FrameError(
@@ -29,18 +29,18 @@ class _Plain(Codec):
 
 class Fp32(_Plain):
     name = "fp32"
-    loses = "nothing"
+    lossiness = "nothing"
     dtype = np.dtype("<f4")
 
-    def encode(self, values: Floats, spec: Spec, known: Known, sender: Sender) -> Encoded:
+    def encode(self, values: Floats, spec: TensorSpec, known: SharedKnowledge, sender: Sender) -> Encoded:
         return Encoded(values.astype(self.dtype, copy=False).tobytes())
 
 
 class Fp16(_Plain):
     name = "fp16"
-    loses = "all but 11 significant bits; values beyond 65,504 are clipped to it"
+    lossiness = "all but 11 significant bits; values beyond 65,504 are clipped to it"
     dtype = np.dtype("<f2")
 
-    def encode(self, values: Floats, spec: Spec, known: Known, sender: Sender) -> Encoded:
+    def encode(self, values: Floats, spec: TensorSpec, known: SharedKnowledge, sender: Sender) -> Encoded:
         largest = float(np.finfo(np.float16).max)
         return Encoded(np.clip(values, -largest, largest).astype(self.dtype).tobytes())

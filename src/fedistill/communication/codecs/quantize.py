@@ -24,7 +24,7 @@ from fedistill.communication.codecs.updates import (
 from fedistill.communication.entropy_coding.matrix_coder import put_matrix, take_matrix
 from fedistill.communication.entropy_coding.parametric_model import Flags, changes, put, take, unchanged
 from fedistill.communication.entropy_coding.range_coder import Decoder, Encoder, Integers
-from fedistill.communication.tensor_specs import Content, Floats, Known, Spec
+from fedistill.communication.tensor_specs import Content, Floats, SharedKnowledge, TensorSpec
 from fedistill.communication.varint import read_varint, varint
 from fedistill.config.schema import Section
 from fedistill.errors import FrameError
@@ -49,11 +49,11 @@ class Int8(Codec):
     """
 
     name = "int8"
-    loses = "all but 8 bits of each number"
+    lossiness = "all but 8 bits of each number"
     Settings = Int8Settings
     settings: Int8Settings
 
-    def encode(self, values: Floats, spec: Spec, known: Known, sender: Sender) -> Encoded:
+    def encode(self, values: Floats, spec: TensorSpec, known: SharedKnowledge, sender: Sender) -> Encoded:
         tables = [values[place].reshape(shape) for place, shape in _tables(spec)]
         by_row = None if spec.content is Content.WEIGHTS else 1
         if spec.content is Content.PROBS:
@@ -63,7 +63,7 @@ class Int8(Codec):
         head = np.concatenate([scale.ravel() for scale in scales]).astype("<f4").tobytes()
         return Encoded(head + self._write(tables, [_steps(scale, _BYTE) for scale in scales], -_BYTE, _BYTE))
 
-    def decode(self, payload: bytes, spec: Spec, known: Known) -> Decoded:
+    def decode(self, payload: bytes, spec: TensorSpec, known: SharedKnowledge) -> Decoded:
         shapes = [shape for _, shape in _tables(spec)]
         if spec.content is Content.PROBS:
             tables = [_over_sum(symbols) for symbols in self._read(payload, shapes, 0, _UNSIGNED)]
@@ -102,7 +102,7 @@ class Int8(Codec):
         return [part.reshape(shape) for part, shape in zip(plain, shapes, strict=True)]
 
 
-def _tables(spec: Spec) -> list[tuple[slice, tuple[int, int]]]:
+def _tables(spec: TensorSpec) -> list[tuple[slice, tuple[int, int]]]:
     """The matrices that the numbers make, with their places."""
     if spec.content is not Content.WEIGHTS:
         return [(slice(None), (spec.shape[0], spec.shape[1]))]
@@ -152,17 +152,17 @@ class Qsgd(UpdateCodec):
     """
 
     name = "qsgd"
-    loses = "all but a few levels of each number of an update, rounded by chance and right in the mean"
+    lossiness = "all but a few levels of each number of an update, rounded by chance and right in the mean"
     source = "Alistarh et al., 2017, arXiv 1610.02132; on updates: FedPAQ, arXiv 1909.13014"
     Settings = QsgdSettings
     settings: QsgdSettings
 
-    def write(self, update: Floats, spec: Spec, sender: Sender) -> tuple[bytes, State]:
+    def write(self, update: Floats, spec: TensorSpec, sender: Sender) -> tuple[bytes, State]:
         settings = self.settings
         body = write_levels(update, spec, settings.levels, settings.bucket, settings.norm, sender.random)
         return body, sender.own or {}
 
-    def read(self, body: bytes, spec: Spec) -> Floats:
+    def read(self, body: bytes, spec: TensorSpec) -> Floats:
         return read_levels(body, spec, self.settings.levels, self.settings.bucket)
 
 
@@ -201,13 +201,13 @@ class DAdaQuant(UpdateCodec):
     """
 
     name = "dadaquant"
-    loses = "all but a few levels of each number of an update, at first; more are kept later"
+    lossiness = "all but a few levels of each number of an update, at first; more are kept later"
     source = "Hönig et al., 2022, arXiv 2111.00465"
     keeps = True
     Settings = DAdaQuantSettings
     settings: DAdaQuantSettings
 
-    def write(self, update: Floats, spec: Spec, sender: Sender) -> tuple[bytes, State]:
+    def write(self, update: Floats, spec: TensorSpec, sender: Sender) -> tuple[bytes, State]:
         settings = self.settings
         own = {} if sender.own is None else self._next(sender.own, update)
         levels = self._levels(own.get("doubled", self._most))
@@ -216,7 +216,7 @@ class DAdaQuant(UpdateCodec):
         body = write_levels(update, spec, levels, settings.bucket, settings.norm, sender.random)
         return varint(levels) + body, own
 
-    def read(self, body: bytes, spec: Spec) -> Floats:
+    def read(self, body: bytes, spec: TensorSpec) -> Floats:
         levels, start = read_varint(body, 0)
         if not 1 <= levels <= MOST_LEVELS:
             raise FrameError(f"the message says that it has {levels} levels, not 1 to {MOST_LEVELS}")
@@ -255,17 +255,17 @@ class Sign(FeedbackCodec):
     """
 
     name = "sign"
-    loses = "all but the signs of an update; made good later"
+    lossiness = "all but the signs of an update; made good later"
     source = "Karimireddy et al., 2019, arXiv 1901.09847 (EF-signSGD)"
 
-    def compress(self, update: Floats, spec: Spec) -> tuple[bytes, Floats]:
+    def compress(self, update: Floats, spec: TensorSpec) -> tuple[bytes, Floats]:
         negative = update < 0
         encoder = Encoder()
         put(encoder, np.packbits(changes(negative)).astype(np.int32), 0, _UNSIGNED)
         scales = short(np.concatenate([_NOTHING, *(mean_size(update[place]) for place, _ in parts(spec))]))
         return pack_scales(scales) + encoder.finish(), _signed(negative, scales, spec)
 
-    def read(self, body: bytes, spec: Spec) -> Floats:
+    def read(self, body: bytes, spec: TensorSpec) -> Floats:
         scales, coded = unpack_scales(body, len(list(parts(spec))))
         decoder = Decoder(coded)
         packed = take(decoder, -(-spec.count // 8), 0, _UNSIGNED).astype(np.uint8)
@@ -274,7 +274,7 @@ class Sign(FeedbackCodec):
         return _signed(negative, scales, spec)
 
 
-def _signed(negative: Flags, scales: Scales, spec: Spec) -> Floats:
+def _signed(negative: Flags, scales: Scales, spec: TensorSpec) -> Floats:
     """Plus or minus the scale of its tensor for each number."""
     signs = np.where(negative, np.float32(-1), np.float32(1))
     for (place, _), scale in zip(parts(spec), scales, strict=True):

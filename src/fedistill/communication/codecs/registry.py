@@ -11,7 +11,7 @@ from fedistill.communication.codecs.low_rank import LowRank
 from fedistill.communication.codecs.plain import Fp16, Fp32
 from fedistill.communication.codecs.quantize import DAdaQuant, Int8, Qsgd, Sign
 from fedistill.communication.codecs.sparsify import Stc, TopK
-from fedistill.config.messages import describe as explain
+from fedistill.config.messages import explain_errors as explain
 from fedistill.errors import ExperimentError, nearest
 
 CODECS: dict[str, type[Codec]] = {
@@ -37,11 +37,11 @@ def pair(wanted: Wanted) -> tuple[Codec, Codec]:
                 f"codec {dict(wanted)!r}: write a name, {{ name = NAME, SETTING = VALUE }}, or"
                 " { up = CODEC, down = CODEC }"
             )
-        return create(wanted["up"]), create(wanted["down"])
-    return create(wanted), create(wanted)
+        return create_codec(wanted["up"]), create_codec(wanted["down"])
+    return create_codec(wanted), create_codec(wanted)
 
 
-def create(wanted: Wanted) -> Codec:
+def create_codec(wanted: Wanted) -> Codec:
     """Return one codec with its settings.
 
     Raises:

@@ -26,7 +26,7 @@ from fedistill.communication.entropy_coding.parametric_model import (
     take_signs,
 )
 from fedistill.communication.entropy_coding.range_coder import Decoder, Encoder
-from fedistill.communication.tensor_specs import Floats, Spec
+from fedistill.communication.tensor_specs import Floats, TensorSpec
 from fedistill.config.schema import Section
 from fedistill.errors import FrameError
 
@@ -45,12 +45,12 @@ class TopK(FeedbackCodec):
     """
 
     name = "top-k"
-    loses = "all but the largest numbers of an update; made good later"
+    lossiness = "all but the largest numbers of an update; made good later"
     source = "Aji and Heafield, 2017, arXiv 1704.05021; residual: Stich et al., 2018, arXiv 1809.07599"
     Settings = TopKSettings
     settings: TopKSettings
 
-    def compress(self, update: Floats, spec: Spec) -> tuple[bytes, Floats]:
+    def compress(self, update: Floats, spec: TensorSpec) -> tuple[bytes, Floats]:
         kept = largest(update, kept_of(len(update), self.settings.share))
         sizes = np.abs(update[kept])
         scale = short(np.max(sizes, initial=0, keepdims=True), up=True)
@@ -65,7 +65,7 @@ class TopK(FeedbackCodec):
         sent[kept] = np.copysign(self._grid.shares(ranks) * scale, update[kept])
         return pack_scales(scale) + encoder.finish(), sent
 
-    def read(self, body: bytes, spec: Spec) -> Floats:
+    def read(self, body: bytes, spec: TensorSpec) -> Floats:
         update = np.zeros(spec.count, np.float32)
         scale, coded = unpack_scales(body, 1)
         decoder = Decoder(coded)
@@ -97,12 +97,12 @@ class Stc(FeedbackCodec):
     """
 
     name = "stc"
-    loses = "all but the largest numbers of an update, and their sizes; made good later"
+    lossiness = "all but the largest numbers of an update, and their sizes; made good later"
     source = "Sattler et al., 2019, arXiv 1903.02891; a tensor at a time as in its authors' code"
     Settings = StcSettings
     settings: StcSettings
 
-    def compress(self, update: Floats, spec: Spec) -> tuple[bytes, Floats]:
+    def compress(self, update: Floats, spec: TensorSpec) -> tuple[bytes, Floats]:
         sent = np.zeros_like(update)
         encoder = Encoder()
         scales, signs = [_NOTHING], [np.zeros(0, bool)]
@@ -118,7 +118,7 @@ class Stc(FeedbackCodec):
         put_signs(encoder, np.concatenate(signs))
         return pack_scales(np.concatenate(scales)) + encoder.finish(), sent
 
-    def read(self, body: bytes, spec: Spec) -> Floats:
+    def read(self, body: bytes, spec: TensorSpec) -> Floats:
         places = self._places(spec)
         scales, coded = unpack_scales(body, len(places))
         decoder = Decoder(coded)
@@ -136,7 +136,7 @@ class Stc(FeedbackCodec):
         update[np.concatenate(found)] = np.where(negative, -magnitudes, magnitudes)
         return update
 
-    def _places(self, spec: Spec) -> list[slice]:
+    def _places(self, spec: TensorSpec) -> list[slice]:
         return [slice(0, spec.count)] if self.settings.scope == "all" else [place for place, _ in parts(spec)]
 
 

@@ -17,13 +17,13 @@ from fedistill.communication.codecs.updates import (
 from fedistill.communication.entropy_coding.matrix_coder import put_matrix, take_matrix
 from fedistill.communication.entropy_coding.parametric_model import Places
 from fedistill.communication.entropy_coding.range_coder import Decoder, Encoder, Integers
-from fedistill.communication.tensor_specs import Floats, Spec
+from fedistill.communication.tensor_specs import Floats, TensorSpec
 
 Norm = Literal["max", "l2"]
 
 
 def write_levels(
-    update: Floats, spec: Spec, levels: int, bucket: int | None, norm: Norm, random: np.random.Generator
+    update: Floats, spec: TensorSpec, levels: int, bucket: int | None, norm: Norm, random: np.random.Generator
 ) -> bytes:
     """Write an update (P,) as a scale for each bucket, and integers from -levels to levels."""
     encoder = Encoder()
@@ -37,7 +37,7 @@ def write_levels(
     return pack_scales(np.concatenate(scales)) + encoder.finish()
 
 
-def read_levels(body: bytes, spec: Spec, levels: int, bucket: int | None) -> Floats:
+def read_levels(body: bytes, spec: TensorSpec, levels: int, bucket: int | None) -> Floats:
     """Read what `write_levels` wrote.
 
     Raises:

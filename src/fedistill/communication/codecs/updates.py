@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from fedistill.communication.codecs.base import Codec, Decoded, Encoded, Sender
-from fedistill.communication.tensor_specs import Content, Floats, Known, Spec
+from fedistill.communication.tensor_specs import Content, Floats, SharedKnowledge, TensorSpec
 from fedistill.errors import FrameError
 from fedistill.state import State
 
@@ -30,13 +30,13 @@ class UpdateCodec(Codec):
     codes = frozenset({Content.WEIGHTS})
     relative = True
 
-    def encode(self, values: Floats, spec: Spec, known: Known, sender: Sender) -> Encoded:
+    def encode(self, values: Floats, spec: TensorSpec, known: SharedKnowledge, sender: Sender) -> Encoded:
         if known.reference is None:
             return Encoded(_WHOLE + halves(values), own=sender.own or {})
         body, own = self.write(_sum(values, -known.reference), spec, sender)
         return Encoded(_CHANGE + body, own=own)
 
-    def decode(self, payload: bytes, spec: Spec, known: Known) -> Decoded:
+    def decode(self, payload: bytes, spec: TensorSpec, known: SharedKnowledge) -> Decoded:
         mode, body = payload[:1], payload[1:]
         if mode != (_WHOLE if known.reference is None else _CHANGE):
             raise FrameError("the message does not say how its weights are written")
@@ -45,11 +45,11 @@ class UpdateCodec(Codec):
         return Decoded(_sum(known.reference, self.read(body, spec)))
 
     @abstractmethod
-    def write(self, update: Floats, spec: Spec, sender: Sender) -> tuple[bytes, State]:
+    def write(self, update: Floats, spec: TensorSpec, sender: Sender) -> tuple[bytes, State]:
         """Return the bytes of an update (P,), and what the sender keeps for itself."""
 
     @abstractmethod
-    def read(self, body: bytes, spec: Spec) -> Floats:
+    def read(self, body: bytes, spec: TensorSpec) -> Floats:
         """Return the update (P,); its numbers are finite."""
 
 
@@ -58,7 +58,7 @@ class FeedbackCodec(UpdateCodec):
 
     keeps = True
 
-    def write(self, update: Floats, spec: Spec, sender: Sender) -> tuple[bytes, State]:
+    def write(self, update: Floats, spec: TensorSpec, sender: Sender) -> tuple[bytes, State]:
         if sender.own is None:
             return self.compress(update, spec)[0], {}
         if "residual" in sender.own:
@@ -67,11 +67,11 @@ class FeedbackCodec(UpdateCodec):
         return body, {"residual": torch.from_numpy(_sum(update, -sent))}
 
     @abstractmethod
-    def compress(self, update: Floats, spec: Spec) -> tuple[bytes, Floats]:
+    def compress(self, update: Floats, spec: TensorSpec) -> tuple[bytes, Floats]:
         """Return the bytes of an update (P,), and what `read` makes of them."""
 
 
-def parts(spec: Spec) -> Iterator[tuple[slice, tuple[int, ...]]]:
+def parts(spec: TensorSpec) -> Iterator[tuple[slice, tuple[int, ...]]]:
     """Where the tensors lie in the flat weights, and their shapes."""
     start = 0
     for shape in spec.parts or (spec.shape,):

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from fedistill.communication.entropy_coding.range_coder import Integers
-from fedistill.communication.entropy_coding.symbol_io import Channel
+from fedistill.communication.entropy_coding.symbol_io import SymbolIO
 from fedistill.state import State
 
 Bools = NDArray[np.bool_]
@@ -57,7 +57,7 @@ class Question:
                 state[name].numpy().astype(np.int64) for name in ("asked", "yes", "weights")
             )
 
-    def code(self, channel: Channel, answers: Bools, contexts: Table) -> Bools:
+    def code(self, io: SymbolIO, answers: Bools, contexts: Table) -> Bools:
         """Write answers (n,), or read as many, given where each expert counts them (experts, n)."""
         coded = np.empty(len(answers), np.int64)
         log_odds, chance_of = _tables()
@@ -67,7 +67,7 @@ class Question:
             mixed = (self._weights @ opinions) // _FULL
             chances = chance_of[np.minimum(np.maximum(mixed, -_FAR), _FAR) + _FAR]
             tables = np.stack([_ONE - chances, chances], axis=1)
-            coded[block] = channel.code(answers[block].astype(np.int32), tables)
+            coded[block] = io.code(answers[block].astype(np.int32), tables)
             self._learn(opinions @ (coded[block] * _ONE - chances), len(chances))
             self._count(coded[block], here)
         return coded.astype(np.bool_)
@@ -103,13 +103,13 @@ class Counts:
         self._most = _MOST * symbols
         self._block = max(1, _CHUNK // symbols)
 
-    def code(self, channel: Channel, symbols: Integers, contexts: Table) -> Table:
+    def code(self, io: SymbolIO, symbols: Integers, contexts: Table) -> Table:
         """Write symbols (n,), or read as many, in contexts (n,)."""
         coded = np.empty(len(symbols), np.int64)
         for block in blocks(len(symbols), self._block):
             at = contexts[block]
             tables = self._counts[at if len(self._counts) > 1 else 0]
-            coded[block] = channel.code(symbols[block], 2 * tables + 1)
+            coded[block] = io.code(symbols[block], 2 * tables + 1)
             np.add.at(self._counts, (at, coded[block]), 1)
             self._totals += np.bincount(at, minlength=len(self._totals))
             over = np.flatnonzero(self._totals > self._most)

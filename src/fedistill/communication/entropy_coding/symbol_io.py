@@ -5,14 +5,14 @@ from typing import Protocol
 from fedistill.communication.entropy_coding.range_coder import Decoder, Encoder, Integers
 
 
-class Channel(Protocol):
+class SymbolIO(Protocol):
     """One side of a message."""
 
     def code(self, symbols: Integers, frequencies: Integers) -> Integers:
         """Write symbols (n,), or read as many, under frequencies (n, A) or (A,); return them."""
 
 
-class Writer:
+class SymbolWriter:
     """The sender's side."""
 
     def __init__(self) -> None:
@@ -26,7 +26,7 @@ class Writer:
         return self._encoder.finish()
 
 
-class Reader:
+class SymbolReader:
     """The receiver's side: of the symbols that it is given, only their number counts."""
 
     def __init__(self, payload: bytes) -> None:

@@ -2,7 +2,7 @@
 
 A message is a frozen dataclass. Its tensors are coded by the arm's codec; its numbers are varints, and arrays
 of whole numbers are coded without loss (`integer_arrays`). The receiver says how large it expects each to be
-(`Sizes`); nothing in a frame can change that.
+(`MessageContext`); nothing in a frame can change that.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from fedistill.communication.kinds import Kind
-from fedistill.communication.messages.integer_arrays import Whole
-from fedistill.communication.tensor_specs import Classes, Content, Spec
+from fedistill.communication.messages.integer_arrays import IntegerArray
+from fedistill.communication.tensor_specs import Classes, Content, TensorSpec
 
 
 @dataclass(frozen=True)
-class Sizes:
+class MessageContext:
     """What both sides know of a message before it is sent.
 
     Attributes:
@@ -67,7 +67,7 @@ class Message:
     """How much is said is the sender's choice; `longest` is the most."""
 
     @classmethod
-    def specs(cls, sizes: Sizes, numbers: Numbers) -> dict[str, Spec]:
+    def specs(cls, context: MessageContext, numbers: Numbers) -> dict[str, TensorSpec]:
         """What is sent of each tensor, given the message's whole numbers and arrays of them.
 
         ``numbers`` also has ``held``, the turn that the receiver's cache is of, where the message caches.
@@ -75,7 +75,7 @@ class Message:
         raise NotImplementedError
 
     @classmethod
-    def wholes(cls, sizes: Sizes, numbers: Numbers) -> dict[str, Whole]:
+    def integer_arrays(cls, context: MessageContext, numbers: Numbers) -> dict[str, IntegerArray]:
         """What is sent of each array of whole numbers, given those that stand alone; most have none.
 
         Raises:
@@ -91,7 +91,7 @@ class Message:
         """
 
     @classmethod
-    def longest(cls, sizes: Sizes) -> Numbers:
+    def longest(cls, context: MessageContext) -> Numbers:
         """The whole numbers of a message of full size."""
         return dict.fromkeys(cls.number_names(), 1)
 
@@ -115,20 +115,20 @@ class Message:
 
 def contents(kind: type[Message]) -> set[Content]:
     """What the tensors of a message that a codec codes are."""
-    sizes, numbers = Sizes(classes=2), {"held": 0, **dict.fromkeys(kind.number_names(), 0)}
-    none = {name: np.zeros(0, np.int64) for name in kind.wholes(sizes, numbers)}
-    return {spec.content for spec in kind.specs(sizes, {**numbers, **none}).values()}
+    context, numbers = MessageContext(classes=2), {"held": 0, **dict.fromkeys(kind.number_names(), 0)}
+    none = {name: np.zeros(0, np.int64) for name in kind.integer_arrays(context, numbers)}
+    return {spec.content for spec in kind.specs(context, {**numbers, **none}).values()}
 
 
-def example(kind: type[Message], sizes: Sizes) -> Message:
+def example_message(kind: type[Message], context: MessageContext) -> Message:
     """Return a message of full size with random numbers in it, to foretell how long one will be."""
     generator = torch.Generator().manual_seed(0)
-    numbers = {"held": 0, **kind.longest(sizes)}
-    wholes = {name: whole.example() for name, whole in kind.wholes(sizes, numbers).items()}
+    numbers = {"held": 0, **kind.longest(context)}
+    integer_arrays = {name: whole.example() for name, whole in kind.integer_arrays(context, numbers).items()}
     values: dict[str, Any] = {name: numbers[name] for name in kind.number_names()}
-    values |= {name: torch.from_numpy(whole) for name, whole in wholes.items()}
-    for name, spec in kind.specs(sizes, {**numbers, **wholes}).items():
-        rows = sizes.population if kind.caches else spec.shape[0]
+    values |= {name: torch.from_numpy(whole) for name, whole in integer_arrays.items()}
+    for name, spec in kind.specs(context, {**numbers, **integer_arrays}).items():
+        rows = context.population if kind.caches else spec.shape[0]
         noise = torch.randn(rows, *spec.shape[1:], generator=generator)
         values[name] = noise.softmax(dim=1) if spec.content is Content.PROBS else noise
     return kind(**values)

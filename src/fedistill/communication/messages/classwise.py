@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from fedistill.communication.kinds import Kind
-from fedistill.communication.messages.base import Message, Numbers, Sizes
-from fedistill.communication.messages.integer_arrays import Subset, Whole
+from fedistill.communication.messages.base import Message, MessageContext, Numbers
+from fedistill.communication.messages.integer_arrays import IntegerArray, Subset
 from fedistill.communication.messages.weights import Weights, check_samples
-from fedistill.communication.tensor_specs import Content, Spec
+from fedistill.communication.tensor_specs import Content, TensorSpec
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,8 @@ class ClassOutputs(Message):
     means: Tensor
 
     @classmethod
-    def specs(cls, sizes: Sizes, numbers: Numbers) -> dict[str, Spec]:
-        return {"means": Spec(Content.SCORES, (sizes.classes, sizes.classes))}
+    def specs(cls, context: MessageContext, numbers: Numbers) -> dict[str, TensorSpec]:
+        return {"means": TensorSpec(Content.SCORES, (context.classes, context.classes))}
 
 
 @dataclass(frozen=True)
@@ -39,16 +39,16 @@ class Prototypes(Message):
     present: int
 
     @classmethod
-    def wholes(cls, sizes: Sizes, numbers: Numbers) -> dict[str, Whole]:
-        return {"classes": Subset(numbers["present"], sizes.classes)}
+    def integer_arrays(cls, context: MessageContext, numbers: Numbers) -> dict[str, IntegerArray]:
+        return {"classes": Subset(numbers["present"], context.classes)}
 
     @classmethod
-    def specs(cls, sizes: Sizes, numbers: Numbers) -> dict[str, Spec]:
-        return {"vectors": Spec(Content.SCORES, (len(numbers["classes"]), sizes.width))}
+    def specs(cls, context: MessageContext, numbers: Numbers) -> dict[str, TensorSpec]:
+        return {"vectors": TensorSpec(Content.SCORES, (len(numbers["classes"]), context.width))}
 
     @classmethod
-    def longest(cls, sizes: Sizes) -> Numbers:
-        return {"present": sizes.classes}
+    def longest(cls, context: MessageContext) -> Numbers:
+        return {"present": context.classes}
 
     @classmethod
     def of(cls, table: Tensor, present: Tensor) -> "Prototypes":
@@ -74,8 +74,8 @@ class WeightsAndOutputs(Message):
     samples: int
 
     @classmethod
-    def specs(cls, sizes: Sizes, numbers: Numbers) -> dict[str, Spec]:
-        return {**Weights.specs(sizes, numbers), **ClassOutputs.specs(sizes, numbers)}
+    def specs(cls, context: MessageContext, numbers: Numbers) -> dict[str, TensorSpec]:
+        return {**Weights.specs(context, numbers), **ClassOutputs.specs(context, numbers)}
 
     def check(self) -> None:
         check_samples(self.samples)

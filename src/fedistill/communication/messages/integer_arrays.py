@@ -12,12 +12,12 @@ import numpy as np
 from fedistill.communication.entropy_coding.adaptive_model import Counts
 from fedistill.communication.entropy_coding.parametric_model import put_places, take_places
 from fedistill.communication.entropy_coding.range_coder import Decoder, Encoder
-from fedistill.communication.entropy_coding.symbol_io import Reader, Writer
+from fedistill.communication.entropy_coding.symbol_io import SymbolReader, SymbolWriter
 from fedistill.communication.tensor_specs import Classes
 from fedistill.errors import FrameError
 
 
-class Whole(ABC):
+class IntegerArray(ABC):
     """What the receiver expects of an array of whole numbers; subclasses are final."""
 
     @abstractmethod
@@ -38,7 +38,7 @@ class Whole(ABC):
 
 
 @dataclass(frozen=True)
-class Subset(Whole):
+class Subset(IntegerArray):
     """Different places below ``count``, in order; ``kept`` of them."""
 
     kept: int
@@ -62,19 +62,19 @@ class Subset(Whole):
 
 
 @dataclass(frozen=True)
-class Symbols(Whole):
+class Symbols(IntegerArray):
     """``count`` numbers from 0 to ``below`` - 1."""
 
     count: int
     below: int
 
     def write(self, values: Classes) -> bytes:
-        writer = Writer()
+        writer = SymbolWriter()
         self._model().code(writer, values, np.zeros_like(values))
         return writer.finish()
 
     def read(self, payload: bytes) -> Classes:
-        reader = Reader(payload)
+        reader = SymbolReader(payload)
         blank = np.zeros(self.count, np.int64)
         values = self._model().code(reader, blank, blank)
         reader.finish()

@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from fedistill.communication.kinds import Kind
-from fedistill.communication.messages.base import Message, Numbers, Sizes
-from fedistill.communication.messages.integer_arrays import Subset, Whole
-from fedistill.communication.tensor_specs import Classes, Content, Spec
+from fedistill.communication.messages.base import Message, MessageContext, Numbers
+from fedistill.communication.messages.integer_arrays import IntegerArray, Subset
+from fedistill.communication.tensor_specs import Classes, Content, TensorSpec
 
 
 @dataclass(frozen=True)
@@ -19,8 +19,8 @@ class Logits(Message):
     drawn: int
 
     @classmethod
-    def specs(cls, sizes: Sizes, numbers: Numbers) -> dict[str, Spec]:
-        return {"scores": _of_public(Content.SCORES, sizes, numbers)}
+    def specs(cls, context: MessageContext, numbers: Numbers) -> dict[str, TensorSpec]:
+        return {"scores": _of_public(Content.SCORES, context, numbers)}
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class SoftLabels(Message):
     drawn: int
 
     @classmethod
-    def specs(cls, sizes: Sizes, numbers: Numbers) -> dict[str, Spec]:
-        return {"probs": _of_public(Content.PROBS, sizes, numbers)}
+    def specs(cls, context: MessageContext, numbers: Numbers) -> dict[str, TensorSpec]:
+        return {"probs": _of_public(Content.PROBS, context, numbers)}
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class Votes(Message):
     drawn: int
 
     @classmethod
-    def specs(cls, sizes: Sizes, numbers: Numbers) -> dict[str, Spec]:
-        return SoftLabels.specs(sizes, numbers)
+    def specs(cls, context: MessageContext, numbers: Numbers) -> dict[str, TensorSpec]:
+        return SoftLabels.specs(context, numbers)
 
 
 @dataclass(frozen=True)
@@ -64,16 +64,16 @@ class ChosenLabels(Message):
     chosen: int
 
     @classmethod
-    def wholes(cls, sizes: Sizes, numbers: Numbers) -> dict[str, Whole]:
-        return {"places": Subset(numbers["chosen"], sizes.samples)}
+    def integer_arrays(cls, context: MessageContext, numbers: Numbers) -> dict[str, IntegerArray]:
+        return {"places": Subset(numbers["chosen"], context.samples)}
 
     @classmethod
-    def specs(cls, sizes: Sizes, numbers: Numbers) -> dict[str, Spec]:
-        return {"probs": _of_chosen(sizes, numbers)}
+    def specs(cls, context: MessageContext, numbers: Numbers) -> dict[str, TensorSpec]:
+        return {"probs": _of_chosen(context, numbers)}
 
     @classmethod
-    def longest(cls, sizes: Sizes) -> Numbers:
-        return {"drawn": 1, "chosen": sizes.samples}
+    def longest(cls, context: MessageContext) -> Numbers:
+        return {"drawn": 1, "chosen": context.samples}
 
 
 @dataclass(frozen=True)
@@ -90,8 +90,8 @@ class FreshLabels(Message):
     turn: int
 
     @classmethod
-    def specs(cls, sizes: Sizes, numbers: Numbers) -> dict[str, Spec]:
-        return {"probs": _since(sizes, numbers["held"], numbers["turn"])}
+    def specs(cls, context: MessageContext, numbers: Numbers) -> dict[str, TensorSpec]:
+        return {"probs": _since(context, numbers["held"], numbers["turn"])}
 
 
 @dataclass(frozen=True)
@@ -103,25 +103,25 @@ class DueLabels(Message):
     turn: int
 
     @classmethod
-    def specs(cls, sizes: Sizes, numbers: Numbers) -> dict[str, Spec]:
-        return {"probs": _since(sizes, numbers["turn"] - 1, numbers["turn"])}
+    def specs(cls, context: MessageContext, numbers: Numbers) -> dict[str, TensorSpec]:
+        return {"probs": _since(context, numbers["turn"] - 1, numbers["turn"])}
 
 
-def _of_public(content: Content, sizes: Sizes, numbers: Numbers) -> Spec:
-    rows = None if sizes.drawn is None else sizes.drawn(numbers["drawn"])
-    population = sizes.population if rows is not None else 0
-    return Spec(content, (sizes.samples, sizes.classes), rows=rows, population=population)
+def _of_public(content: Content, context: MessageContext, numbers: Numbers) -> TensorSpec:
+    rows = None if context.drawn is None else context.drawn(numbers["drawn"])
+    population = context.population if rows is not None else 0
+    return TensorSpec(content, (context.samples, context.classes), rows=rows, population=population)
 
 
-def _of_chosen(sizes: Sizes, numbers: Numbers) -> Spec:
+def _of_chosen(context: MessageContext, numbers: Numbers) -> TensorSpec:
     places: Classes = numbers["places"]
-    whole = _of_public(Content.PROBS, sizes, numbers)
+    whole = _of_public(Content.PROBS, context, numbers)
     rows = None if whole.rows is None else whole.rows[places]
-    return replace(whole, shape=(len(places), sizes.classes), rows=rows)
+    return replace(whole, shape=(len(places), context.classes), rows=rows)
 
 
-def _since(sizes: Sizes, held: int, turn: int) -> Spec:
-    if sizes.since is None:
-        return Spec(Content.PROBS, (0, sizes.classes))
-    rows = sizes.since(held, turn)
-    return Spec(Content.PROBS, (len(rows), sizes.classes), rows=rows, population=sizes.population)
+def _since(context: MessageContext, held: int, turn: int) -> TensorSpec:
+    if context.since is None:
+        return TensorSpec(Content.PROBS, (0, context.classes))
+    rows = context.since(held, turn)
+    return TensorSpec(Content.PROBS, (len(rows), context.classes), rows=rows, population=context.population)

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from fedistill.communication.kinds import Kind
-from fedistill.communication.messages.base import Message, Numbers, Sizes
-from fedistill.communication.messages.integer_arrays import Symbols, Whole
-from fedistill.communication.tensor_specs import Content, Spec
+from fedistill.communication.messages.base import Message, MessageContext, Numbers
+from fedistill.communication.messages.integer_arrays import IntegerArray, Symbols
+from fedistill.communication.tensor_specs import Content, TensorSpec
 from fedistill.errors import FrameError
 
 
@@ -26,16 +26,16 @@ class PrivateOutputs(Message):
     labelled: int
 
     @classmethod
-    def wholes(cls, sizes: Sizes, numbers: Numbers) -> dict[str, Whole]:
+    def integer_arrays(cls, context: MessageContext, numbers: Numbers) -> dict[str, IntegerArray]:
         labelled = numbers["labelled"]
         if labelled > 1:
             raise FrameError(f"private samples are labelled or not, 1 or 0, but {labelled} came")
-        return {"labels": Symbols(labelled * sizes.private, sizes.classes)}
+        return {"labels": Symbols(labelled * context.private, context.classes)}
 
     @classmethod
-    def specs(cls, sizes: Sizes, numbers: Numbers) -> dict[str, Spec]:
-        features = Spec(Content.SCORES, (sizes.private, sizes.width))
-        return {"features": features, **PrivateLogits.specs(sizes, numbers)}
+    def specs(cls, context: MessageContext, numbers: Numbers) -> dict[str, TensorSpec]:
+        features = TensorSpec(Content.SCORES, (context.private, context.width))
+        return {"features": features, **PrivateLogits.specs(context, numbers)}
 
 
 @dataclass(frozen=True)
@@ -46,5 +46,5 @@ class PrivateLogits(Message):
     scores: Tensor
 
     @classmethod
-    def specs(cls, sizes: Sizes, numbers: Numbers) -> dict[str, Spec]:
-        return {"scores": Spec(Content.SCORES, (sizes.private, sizes.classes))}
+    def specs(cls, context: MessageContext, numbers: Numbers) -> dict[str, TensorSpec]:
+        return {"scores": TensorSpec(Content.SCORES, (context.private, context.classes))}

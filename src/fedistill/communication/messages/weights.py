@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from fedistill.communication.kinds import Kind
-from fedistill.communication.messages.base import Message, Numbers, Sizes
-from fedistill.communication.tensor_specs import Content, Spec
+from fedistill.communication.messages.base import Message, MessageContext, Numbers
+from fedistill.communication.tensor_specs import Content, TensorSpec
 from fedistill.errors import FrameError
 
 MOST_SAMPLES = 1 << 40
@@ -31,8 +31,8 @@ class Weights(Message):
     values: Tensor
 
     @classmethod
-    def specs(cls, sizes: Sizes, numbers: Numbers) -> dict[str, Spec]:
-        return {"values": Spec(Content.WEIGHTS, (sizes.parameters,), sizes.parts)}
+    def specs(cls, context: MessageContext, numbers: Numbers) -> dict[str, TensorSpec]:
+        return {"values": TensorSpec(Content.WEIGHTS, (context.parameters,), context.parts)}
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ class TrainedWeights(Message):
     samples: int
 
     @classmethod
-    def specs(cls, sizes: Sizes, numbers: Numbers) -> dict[str, Spec]:
-        return Weights.specs(sizes, numbers)
+    def specs(cls, context: MessageContext, numbers: Numbers) -> dict[str, TensorSpec]:
+        return Weights.specs(context, numbers)
 
     def check(self) -> None:
         check_samples(self.samples)
@@ -60,10 +60,10 @@ class CountedWeights(Message):
     counts: Tensor
 
     @classmethod
-    def specs(cls, sizes: Sizes, numbers: Numbers) -> dict[str, Spec]:
+    def specs(cls, context: MessageContext, numbers: Numbers) -> dict[str, TensorSpec]:
         return {
-            **Weights.specs(sizes, numbers),
-            "counts": Spec(Content.SCORES, (1, sizes.classes)),
+            **Weights.specs(context, numbers),
+            "counts": TensorSpec(Content.SCORES, (1, context.classes)),
         }
 
 
@@ -77,10 +77,10 @@ class GeneratorWeights(Message):
     shares: Tensor
 
     @classmethod
-    def specs(cls, sizes: Sizes, numbers: Numbers) -> dict[str, Spec]:
-        count = sum(math.prod(shape) for shape in sizes.generator)
+    def specs(cls, context: MessageContext, numbers: Numbers) -> dict[str, TensorSpec]:
+        count = sum(math.prod(shape) for shape in context.generator)
         return {
-            **Weights.specs(sizes, numbers),
-            "generator": Spec(Content.WEIGHTS, (count,), sizes.generator),
-            "shares": Spec(Content.SCORES, (1, sizes.classes)),
+            **Weights.specs(context, numbers),
+            "generator": TensorSpec(Content.WEIGHTS, (count,), context.generator),
+            "shares": TensorSpec(Content.SCORES, (1, context.classes)),
         }

@@ -3,7 +3,7 @@
 One rule keeps it so: **an exchange happens whole or not at all**. At the server a reply commits both what
 was sent and what came; without one, the server goes on from what it held before. The client cannot know
 whether its reply arrived, so it keeps its memory before and after its last exchange, and the next frame's
-`Base` says which of the two the server holds. A sender may always code against nothing (no base): both
+`StateId` says which of the two the server holds. A sender may always code against nothing (no base): both
 sides then start afresh. A client that holds neither memory answers by a refresh, and is sent everything
 anew when it takes part again.
 """
@@ -12,11 +12,11 @@ from collections.abc import Callable, Hashable, Mapping
 from typing import TypeVar
 
 from fedistill.communication.kinds import Kind
-from fedistill.communication.messages.base import Message, Sizes
+from fedistill.communication.messages.base import Message, MessageContext
 from fedistill.communication.protocol import frame as frames
 from fedistill.communication.protocol.frame import EVERYONE, Frame
-from fedistill.communication.protocol.message_coder import Exchange, Written
-from fedistill.communication.protocol.shared_state import NOTHING, Memory
+from fedistill.communication.protocol.message_coder import EncodedMessage, MessageCoder
+from fedistill.communication.protocol.shared_state import EMPTY, SharedState
 from fedistill.communication.tensor_specs import Floats
 from fedistill.errors import FrameError
 from fedistill.rng import SERVER
@@ -27,45 +27,50 @@ _SHARED = ("down", "reference", "told", "cache")
 """Parts of the memory that a message down changes."""
 
 
-class StaleMemory(FrameError):
+class StaleState(FrameError):
     """A frame was coded against a memory that the receiver does not hold."""
 
 
-class ServerEnd:
+class ServerEndpoint:
     """The server's end of all links of an arm, for one round."""
 
     def __init__(
         self,
-        exchange: Exchange,
-        memories: Mapping[int, Memory],
-        start: Callable[[int], Memory],
+        coder: MessageCoder,
+        shared_states: Mapping[int, SharedState],
+        start: Callable[[int], SharedState],
         round: int,
         local: int = 1,
     ) -> None:
         """``local``: rounds of local training that its frames ask for."""
-        self._exchange, self._round, self._start, self._local = exchange, round, start, local
-        self.memories = dict(memories)
-        self._open: dict[int, tuple[Memory, Floats | None]] = {}
-        self._written: dict[Hashable, Written] = {}
+        self._coder, self._round, self._start, self._local = coder, round, start, local
+        self.shared_states = dict(shared_states)
+        self._open: dict[int, tuple[SharedState, Floats | None]] = {}
+        self._written: dict[Hashable, EncodedMessage] = {}
 
-    def send(self, client: int, audience: Hashable, message: Message, sizes: Sizes) -> bytes:
+    def send(
+        self, client: int, broadcast_group: Hashable, message: Message, context: MessageContext
+    ) -> bytes:
         """Return the frame of a message; clients of one audience that remember the same share its coding."""
         before = self._memory(client)
-        key = (audience, *(before.parts[name].digest for name in (*_SHARED, "said") if name in before.parts))
+        key = (
+            broadcast_group,
+            *(before.parts[name].digest for name in (*_SHARED, "said") if name in before.parts),
+        )
         written = self._written.get(key)
         if written is None:
-            written = self._exchange.write(
-                "down", message, sizes, before, sent=None, own=None, round=self._round, client=SERVER
+            written = self._coder.write(
+                "down", message, context, before, sent=None, own=None, round=self._round, client=SERVER
             )
             self._written[key] = written
         # What a client said itself stays its own, even where the coding was shared.
         shared = {name: part for name, part in written.memory.parts.items() if name in _SHARED}
-        self._open[client] = (Memory(before.version, {**before.parts, **shared}), written.weights)
-        peer = client + 1 if audience == client else EVERYONE
-        frame = Frame(message.kind, self._round, peer, written.sections, before.base, self._local)
+        self._open[client] = (SharedState(before.version, {**before.parts, **shared}), written.weights)
+        peer = client + 1 if broadcast_group == client else EVERYONE
+        frame = Frame(message.kind, self._round, peer, written.sections, before.state_id, self._local)
         return frames.encode(frame)
 
-    def receive(self, client: int, expected: type[M], data: bytes, sizes: Sizes) -> M | None:
+    def receive(self, client: int, expected: type[M], data: bytes, context: MessageContext) -> M | None:
         """Read a reply and commit the exchange; None: the client asks to be sent everything anew.
 
         Raises:
@@ -79,40 +84,39 @@ class ServerEnd:
         if frame.kind is Kind.REFRESH:
             if frame.sections:
                 raise FrameError("a refresh frame has sections")
-            self.memories[client] = NOTHING
+            self.shared_states[client] = EMPTY
             return None
         _check_kind(frame, expected)
         memory, sent = self._open.get(client, (self._memory(client), None))
-        if frame.base is None:
-            memory = NOTHING
-        elif frame.base != memory.base:
-            raise StaleMemory(
-                f"a frame coded against memory {frame.base} came where {memory.base or 'nothing'} is held"
+        if frame.state_id is None:
+            memory = EMPTY
+        elif frame.state_id != memory.state_id:
+            raise StaleState(
+                f"a frame coded against memory {frame.state_id} came where"
+                f" {memory.state_id or 'nothing'} is held"
             )
-        read = self._exchange.read(
-            "up", expected, frame.sections, sizes, memory, sent=sent, round=self._round
-        )
-        self.memories[client] = read.memory
+        read = self._coder.read("up", expected, frame.sections, context, memory, sent=sent, round=self._round)
+        self.shared_states[client] = read.memory
         return read.message
 
-    def _memory(self, client: int) -> Memory:
-        return self.memories[client] if client in self.memories else self._start(client)
+    def _memory(self, client: int) -> SharedState:
+        return self.shared_states[client] if client in self.shared_states else self._start(client)
 
 
-class ClientEnd:
+class ClientEndpoint:
     """A client's end of its link, for one round."""
 
-    def __init__(self, exchange: Exchange, kept: State, start: Memory, round: int, client: int) -> None:
+    def __init__(self, coder: MessageCoder, kept: State, start: SharedState, round: int, client: int) -> None:
         """``kept``: as `kept` returned it after the client's last exchange; empty before the first."""
-        self._exchange, self._round, self._client = exchange, round, client
+        self._coder, self._round, self._client = coder, round, client
         held = [kept["after"], kept["before"]] if kept else []
-        self._held = [(Memory.of(one["memory"]), one["own"]) for one in held] or [(start, {})]
-        self._before: tuple[Memory, State] = (NOTHING, self._held[0][1])
+        self._held = [(SharedState.of(one["memory"]), one["own"]) for one in held] or [(start, {})]
+        self._before: tuple[SharedState, State] = (EMPTY, self._held[0][1])
         self._memory, self._own = self._before
         self._sent: Floats | None = None
-        self._after: tuple[Memory, State] | None = None
+        self._after: tuple[SharedState, State] | None = None
 
-    def receive(self, expected: type[M], data: bytes, sizes: Sizes) -> M:
+    def receive(self, expected: type[M], data: bytes, context: MessageContext) -> M:
         """Read what the server sent.
 
         Raises:
@@ -124,18 +128,18 @@ class ClientEnd:
         _check_kind(frame, expected)
         self._before = self._find(frame)
         memory, self._own = self._before
-        read = self._exchange.read(
-            "down", expected, frame.sections, sizes, memory, sent=None, round=self._round
+        read = self._coder.read(
+            "down", expected, frame.sections, context, memory, sent=None, round=self._round
         )
         self._memory, self._sent = read.memory, read.weights
         return read.message
 
-    def reply(self, message: Message, sizes: Sizes) -> bytes:
+    def reply(self, message: Message, context: MessageContext) -> bytes:
         """Return the frame of the client's message."""
-        written = self._exchange.write(
+        written = self._coder.write(
             "up",
             message,
-            sizes,
+            context,
             self._memory,
             sent=self._sent,
             own=self._own,
@@ -143,7 +147,7 @@ class ClientEnd:
             client=self._client,
         )
         self._after = (written.memory, written.own)
-        frame = Frame(message.kind, self._round, self._client + 1, written.sections, self._memory.base)
+        frame = Frame(message.kind, self._round, self._client + 1, written.sections, self._memory.state_id)
         return frames.encode(frame)
 
     def refresh(self) -> bytes:
@@ -152,20 +156,20 @@ class ClientEnd:
 
     def kept(self) -> State:
         """What the client must keep until it takes part again; empty where nothing is remembered."""
-        if not self._exchange.remembers:
+        if not self._coder.remembers:
             return {}
         after = self._after or (self._memory, self._own)
         pairs = {"before": self._before, "after": after}
         return {name: {"memory": memory.plain(), "own": own} for name, (memory, own) in pairs.items()}
 
-    def _find(self, frame: Frame) -> tuple[Memory, State]:
-        if frame.base is None:
-            return NOTHING, {}
+    def _find(self, frame: Frame) -> tuple[SharedState, State]:
+        if frame.state_id is None:
+            return EMPTY, {}
         for memory, own in self._held:
-            if memory.base == frame.base:
+            if memory.state_id == frame.state_id:
                 return memory, own
-        held = " and ".join(str(memory.base or "nothing") for memory, _ in self._held)
-        raise StaleMemory(f"a frame coded against memory {frame.base} came where {held} is held")
+        held = " and ".join(str(memory.state_id or "nothing") for memory, _ in self._held)
+        raise StaleState(f"a frame coded against memory {frame.state_id} came where {held} is held")
 
 
 def _check(frame: Frame, round: int, client: int) -> None:

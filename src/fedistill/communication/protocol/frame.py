@@ -2,11 +2,11 @@
 
 Layout of version 2, all integers unsigned little-endian or LEB128 varints::
 
-    "fd"  version  kind  [ local ]  round  peer   base              { length  bytes }...  crc32
+    "fd"  version  kind  [ local ]  round  peer   id                { length  bytes }...  crc32
      2       1       1    varint    varint varint 0 | version+1 hash  varint               4
                                                   1 | varint    4
 
-``peer`` is 0 for a frame to every client, else the client's number plus one. ``base`` names the memory
+``peer`` is 0 for a frame to every client, else the client's number plus one. ``state_id`` names the memory
 that the message was coded against (`message_coder`), or says that it was coded against nothing.
 ``local``, the rounds of local training that are asked for, is there where the highest bit of ``kind`` is set.
 The sections are those of the message of this kind, in its order. The checksum covers all that stands
@@ -31,7 +31,7 @@ _SHORTEST = len(MAGIC) + 2 + 3 + _CHECKSUM
 
 
 @dataclass(frozen=True)
-class Base:
+class StateId:
     """The memory that a message was coded against: how many exchanges it holds, and 4 bytes of its hash."""
 
     version: int
@@ -48,7 +48,7 @@ class Frame:
     Attributes:
         round: counts from 1; 0 is set-up.
         peer: 0 for everyone, else client + 1.
-        base: None where the message was coded against nothing.
+        state_id: None where the message was coded against nothing.
         local: rounds of local training that the server asks for.
     """
 
@@ -56,7 +56,7 @@ class Frame:
     round: int
     peer: int
     sections: tuple[bytes, ...]
-    base: Base | None = None
+    state_id: StateId | None = None
     local: int = 1
 
 
@@ -70,7 +70,9 @@ def encode(frame: Frame) -> bytes:
     if frame.local != 1:
         parts = [MAGIC, bytes((VERSION, frame.kind | _ASKS)), varint(frame.local)]
     parts += [varint(frame.round), varint(frame.peer)]
-    parts.append(b"\0" if frame.base is None else varint(frame.base.version + 1) + frame.base.hash)
+    parts.append(
+        b"\0" if frame.state_id is None else varint(frame.state_id.version + 1) + frame.state_id.hash
+    )
     for payload in frame.sections:
         parts += [varint(len(payload)), payload]
     body = b"".join(parts)
@@ -104,16 +106,16 @@ def decode(data: bytes) -> Frame:
     round, at = read_varint(body, at)
     peer, at = read_varint(body, at)
     held, at = read_varint(body, at)
-    base = None
+    state_id = None
     if held:
         mark, at = _slice(body, at, _HASH)
-        base = Base(held - 1, mark)
+        state_id = StateId(held - 1, mark)
     sections = []
     while at < len(body):
         size, at = read_varint(body, at)
         payload, at = _slice(body, at, size)
         sections.append(payload)
-    return Frame(kind, round, peer, tuple(sections), base, local)
+    return Frame(kind, round, peer, tuple(sections), state_id, local)
 
 
 def _slice(data: memoryview, at: int, size: int) -> tuple[bytes, int]:

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from fedistill.communication.codecs.base import Codec, Sender
-from fedistill.communication.messages.base import Message, Sizes, example
+from fedistill.communication.messages.base import Message, MessageContext, example_message
 from fedistill.communication.protocol import frame as frames
-from fedistill.communication.protocol.shared_state import NOTHING, Memory, Part
-from fedistill.communication.tensor_specs import Classes, Content, Floats, Known, Spec
+from fedistill.communication.protocol.shared_state import EMPTY, SharedState, StatePart
+from fedistill.communication.tensor_specs import Classes, Content, Floats, SharedKnowledge, TensorSpec
 from fedistill.communication.varint import read_varint, varint
 from fedistill.errors import FrameError
 from fedistill.rng import numpy_stream
@@ -25,7 +25,7 @@ Sections = tuple[bytes, ...]
 
 
 @dataclass(frozen=True)
-class Written:
+class EncodedMessage:
     """A coded message.
 
     Attributes:
@@ -35,21 +35,21 @@ class Written:
     """
 
     sections: Sections
-    memory: Memory
+    memory: SharedState
     own: State
     weights: Floats | None = None
 
 
 @dataclass(frozen=True)
-class Read(Generic[M]):
+class DecodedMessage(Generic[M]):
     """A message that came, what both sides remember from now on, and its weights (P,), if it has any."""
 
     message: M
-    memory: Memory
+    memory: SharedState
     weights: Floats | None
 
 
-class Exchange:
+class MessageCoder:
     """The codecs up and down of an arm; one object serves all clients."""
 
     def __init__(self, up: Codec, down: Codec, seed: int, caches: bool = False) -> None:
@@ -58,29 +58,29 @@ class Exchange:
         self.remembers = up.remembers or down.remembers or up.keeps or down.relative or caches
         """Whether there is anything to remember; if not, no frame has a base."""
 
-    def start(self, weights: Tensor | None) -> Memory:
+    def start(self, weights: Tensor | None) -> SharedState:
         """What both sides know before round 1: the initial weights of the model that travels."""
         if weights is None or not self.down.relative:
-            return NOTHING
-        return Memory(0, {"reference": Part({"weights": weights})})
+            return EMPTY
+        return SharedState(0, {"reference": StatePart({"weights": weights})})
 
     def write(
         self,
         way: Direction,
         message: Message,
-        sizes: Sizes,
-        memory: Memory,
+        context: MessageContext,
+        memory: SharedState,
         *,
         sent: Floats | None,
         own: State | None,
         round: int,
         client: int,
-    ) -> Written:
+    ) -> EncodedMessage:
         """Code a message.
 
         Args:
             sent: uplink: the weights (P,) that came down in this round, if any did.
-            own: what `Written` said to keep; None on the downlink, where nothing is kept.
+            own: what `EncodedMessage` said to keep; None on the downlink, where nothing is kept.
             round, client: they name the random stream.
         """
         codec = self._codec(way)
@@ -88,15 +88,15 @@ class Exchange:
         numbers: dict[str, Any] = {**message.numbers(), **_held(memory)}
         tensors = message.tensors()
         payloads = {name: varint(number) for name, number in message.numbers().items()}
-        for name, whole in type(message).wholes(sizes, numbers).items():
+        for name, whole in type(message).integer_arrays(context, numbers).items():
             numbers[name] = tensors[name].numpy()
             payloads[name] = whole.write(numbers[name])
-        for name, spec in type(message).specs(sizes, numbers).items():
+        for name, spec in type(message).specs(context, numbers).items():
             random = numpy_stream(self._seed, f"code {way} {name}", client, round)
             sender = Sender(None, random)
             if own is not None:
-                weight = sizes.weights[sizes.client] if sizes.weights else 1.0
-                sender = Sender(own.get(name, {}), random, weight, sizes.weights or (1.0,))
+                weight = context.weights[context.client] if context.weights else 1.0
+                sender = Sender(own.get(name, {}), random, weight, context.weights or (1.0,))
             values = tensors[name].detach().to(torch.float32).contiguous().numpy()
             if message.caches:
                 values = values[spec.rows]
@@ -106,22 +106,22 @@ class Exchange:
                 kept[name] = encoded.own
         sections = tuple(payloads[name] for name in message.names())
         if not self._reads_back(way):
-            return Written(sections, self._counted(way, memory), kept)
+            return EncodedMessage(sections, self._counted(way, memory), kept)
         # The sender reads what it wrote, so that it remembers what the receiver got, not what it meant.
-        read = self.read(way, type(message), sections, sizes, memory, sent=sent, round=round)
-        return Written(sections, read.memory, kept, read.weights)
+        read = self.read(way, type(message), sections, context, memory, sent=sent, round=round)
+        return EncodedMessage(sections, read.memory, kept, read.weights)
 
     def read(
         self,
         way: Direction,
         expected: type[M],
         sections: Sections,
-        sizes: Sizes,
-        memory: Memory,
+        context: MessageContext,
+        memory: SharedState,
         *,
         sent: Floats | None,
         round: int,
-    ) -> Read[M]:
+    ) -> DecodedMessage[M]:
         """Read the message that the receiver expects.
 
         Raises:
@@ -136,7 +136,7 @@ class Exchange:
             if name in ("drawn", "turn") and number > round:
                 raise FrameError(f"public samples of {name} {number} came in round {round}")
         numbers = {**values, **_held(memory)}
-        for name, whole in expected.wholes(sizes, numbers).items():
+        for name, whole in expected.integer_arrays(context, numbers).items():
             with _section(name):
                 numbers[name] = whole.read(payloads[name])
             values[name] = torch.from_numpy(numbers[name])
@@ -144,7 +144,7 @@ class Exchange:
         memories: State = {}
         parts = dict(memory.parts)
         weights = None
-        for name, spec in expected.specs(sizes, numbers).items():
+        for name, spec in expected.specs(context, numbers).items():
             with _section(name):
                 decoded = codec.decode(payloads[name], spec, self._known(way, name, spec, memory, sent))
             values[name] = torch.from_numpy(decoded.values)
@@ -159,20 +159,20 @@ class Exchange:
                 table = _TABLES[way]
                 parts[table] = _with_classes(memory.value(table), spec, decoded.values)
         if codec.remembers:
-            parts[way] = Part(memories)
+            parts[way] = StatePart(memories)
         if way == "down" and codec.relative and weights is not None:
-            parts["reference"] = Part({"weights": torch.from_numpy(weights)})
-        after = self._counted(way, Memory(memory.version, parts))
-        return Read(expected(**values), after, weights)
+            parts["reference"] = StatePart({"weights": torch.from_numpy(weights)})
+        after = self._counted(way, SharedState(memory.version, parts))
+        return DecodedMessage(expected(**values), after, weights)
 
-    def length(self, way: Direction, kind: type[Message], sizes: Sizes) -> int:
+    def length(self, way: Direction, kind: type[Message], context: MessageContext) -> int:
         """Bytes of a frame with random numbers in it: exact for codecs of fixed width, else the most."""
-        sent = np.zeros(sizes.parameters, np.float32)
+        sent = np.zeros(context.parameters, np.float32)
         memory = self.start(torch.from_numpy(sent))
-        message = example(kind, sizes)
-        written = self.write(way, message, sizes, memory, sent=sent, own={}, round=1, client=0)
-        base = frames.Base(1, bytes(4)) if self.remembers else None
-        return len(frames.encode(frames.Frame(kind.kind, 1, 1, written.sections, base)))
+        message = example_message(kind, context)
+        written = self.write(way, message, context, memory, sent=sent, own={}, round=1, client=0)
+        state_id = frames.StateId(1, bytes(4)) if self.remembers else None
+        return len(frames.encode(frames.Frame(kind.kind, 1, 1, written.sections, state_id)))
 
     def _codec(self, way: Direction) -> Codec:
         return self.up if way == "up" else self.down
@@ -182,42 +182,44 @@ class Exchange:
             return self.up.remembers or self.down.remembers
         return self.remembers or self.up.relative
 
-    def _counted(self, way: Direction, memory: Memory) -> Memory:
+    def _counted(self, way: Direction, memory: SharedState) -> SharedState:
         """A message up ends an exchange."""
         if not self.remembers:
-            return NOTHING
-        return Memory(memory.version + (way == "up"), memory.parts)
+            return EMPTY
+        return SharedState(memory.version + (way == "up"), memory.parts)
 
-    def _known(self, way: Direction, name: str, spec: Spec, memory: Memory, sent: Floats | None) -> Known:
+    def _known(
+        self, way: Direction, name: str, spec: TensorSpec, memory: SharedState, sent: Floats | None
+    ) -> SharedKnowledge:
         codec = self._codec(way)
         reference = sent
         if way == "down":
             held = memory.value("reference")
             reference = held["weights"].numpy() if held else None
-        return Known(
+        return SharedKnowledge(
             memory=memory.value(way).get(name, {}) if codec.remembers else {},
             reference=reference if codec.relative else None,
-            told=_classes(memory.value(_TABLES["down" if way == "up" else "up"]), spec),
+            other_labels=_classes(memory.value(_TABLES["down" if way == "up" else "up"]), spec),
         )
 
 
-def _held(memory: Memory) -> dict[str, int]:
+def _held(memory: SharedState) -> dict[str, int]:
     """The turn that the cache of a memory is of."""
     return {"held": memory.value("cache").get("turn", 0)}
 
 
-def _with_rows(cache: State, spec: Spec, probs: Tensor, turn: int) -> Part:
+def _with_rows(cache: State, spec: TensorSpec, probs: Tensor, turn: int) -> StatePart:
     assert spec.rows is not None
     whole = cache["probs"].clone() if cache else torch.zeros(spec.population, spec.shape[1])
     whole[torch.from_numpy(spec.rows)] = probs
-    return Part({"probs": whole, "turn": turn})
+    return StatePart({"probs": whole, "turn": turn})
 
 
 _TABLES = {"down": "told", "up": "said"}
 _UNKNOWN = -1
 
 
-def _classes(table: State, spec: Spec) -> Classes | None:
+def _classes(table: State, spec: TensorSpec) -> Classes | None:
     """The class last named for each row of a tensor."""
     if not table or spec.rows is None:
         return None
@@ -225,13 +227,13 @@ def _classes(table: State, spec: Spec) -> Classes | None:
     return classes
 
 
-def _with_classes(table: State, spec: Spec, values: Floats) -> Part:
+def _with_classes(table: State, spec: TensorSpec, values: Floats) -> StatePart:
     assert spec.rows is not None
     classes = (
         table["classes"].clone() if table else torch.full((spec.population,), _UNKNOWN, dtype=torch.int16)
     )
     classes[torch.from_numpy(spec.rows)] = torch.from_numpy(values.argmax(axis=1).astype(np.int16))
-    return Part({"classes": classes})
+    return StatePart({"classes": classes})
 
 
 def _number(name: str, payload: bytes) -> int:

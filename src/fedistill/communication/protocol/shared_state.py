@@ -5,29 +5,29 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from fedistill.communication.protocol.frame import Base
-from fedistill.state import State, dump
+from fedistill.communication.protocol.frame import StateId
+from fedistill.state import State, encode_state
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class StatePart:
     """One thing that both sides remember, as plain data; equal parts have equal digests."""
 
     value: State
 
     @cached_property
     def digest(self) -> bytes:
-        return hashlib.blake2b(dump(self.value), digest_size=16).digest()
+        return hashlib.blake2b(encode_state(self.value), digest_size=16).digest()
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Part) and self.digest == other.digest
+        return isinstance(other, StatePart) and self.digest == other.digest
 
     def __hash__(self) -> int:
         return hash(self.digest)
 
 
 @dataclass(frozen=True)
-class Memory:
+class SharedState:
     """What both sides remember of their exchanges.
 
     Attributes:
@@ -39,17 +39,17 @@ class Memory:
     """
 
     version: int = 0
-    parts: Mapping[str, Part] = field(default_factory=dict)
+    parts: Mapping[str, StatePart] = field(default_factory=dict)
 
     @cached_property
-    def base(self) -> Base | None:
+    def state_id(self) -> StateId | None:
         """What names this memory in a frame; None for a memory of nothing."""
         if not self.version and not self.parts:
             return None
         digest = hashlib.blake2b(self.version.to_bytes(8, "little"), digest_size=4)
         for name in sorted(self.parts):
             digest.update(name.encode() + b"\0" + self.parts[name].digest)
-        return Base(self.version, digest.digest())
+        return StateId(self.version, digest.digest())
 
     def value(self, name: str) -> State:
         """Return a part, or an empty one where there is none."""
@@ -60,29 +60,31 @@ class Memory:
         return {"version": self.version, "parts": parts}
 
     @classmethod
-    def of(cls, plain: State) -> "Memory":
+    def of(cls, plain: State) -> "SharedState":
         """The inverse of `plain`."""
-        return cls(plain["version"], {name: Part(value) for name, value in plain["parts"].items()})
+        return cls(plain["version"], {name: StatePart(value) for name, value in plain["parts"].items()})
 
 
-NOTHING = Memory()
+EMPTY = SharedState()
 
 
-def dump_all(memories: Mapping[int, Memory]) -> State:
+def dump_states(shared_states: Mapping[int, SharedState]) -> State:
     """Return the memories of many clients as plain data, each different part once."""
     parts: State = {}
     held: State = {}
-    for client, memory in memories.items():
+    for client, memory in shared_states.items():
         digests = {name: part.digest.hex() for name, part in memory.parts.items()}
         held[str(client)] = {"version": memory.version, "parts": digests}
         parts |= {part.digest.hex(): part.value for part in memory.parts.values()}
     return {"held": held, "parts": parts}
 
 
-def load_all(plain: State) -> dict[int, Memory]:
+def load_states(plain: State) -> dict[int, SharedState]:
     """The inverse of `dump_all`; clients share what they have in common."""
-    parts = {digest: Part(value) for digest, value in plain["parts"].items()}
+    parts = {digest: StatePart(value) for digest, value in plain["parts"].items()}
     return {
-        int(client): Memory(held["version"], {name: parts[digest] for name, digest in held["parts"].items()})
+        int(client): SharedState(
+            held["version"], {name: parts[digest] for name, digest in held["parts"].items()}
+        )
         for client, held in plain["held"].items()
     }

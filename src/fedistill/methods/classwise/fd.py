@@ -7,9 +7,9 @@ from pydantic import Field
 
 from fedistill.communication.messages.classwise import ClassOutputs
 from fedistill.config.schema import Section
-from fedistill.methods.base import Client, Method, Peer, Reply, Server
+from fedistill.methods.base import Client, ClientInfo, Method, Reply, Server
 from fedistill.methods.shared.class_outputs import mean_of_others, pooled, train_following
-from fedistill.methods.shared.own_model import begin, keep, resume
+from fedistill.methods.shared.own_model import initial_state, restore, state_of
 from fedistill.state import State
 
 
@@ -40,14 +40,14 @@ class Fd(Method[ClassOutputs, ClassOutputs]):
     Settings = FdSettings
     settings: FdSettings
 
-    def audience(self, peer: Peer) -> int:
-        return peer.id
+    def broadcast_group(self, info: ClientInfo) -> int:
+        return info.id
 
     def start_server(self, server: Server) -> State:
         return {"outputs": {}}
 
     def start_client(self, client: Client) -> State:
-        return begin(client)
+        return initial_state(client)
 
     def send(self, state: State, server: Server, client: int) -> ClassOutputs | None:
         means = mean_of_others(state, client)
@@ -56,11 +56,11 @@ class Fd(Method[ClassOutputs, ClassOutputs]):
     def client_step(
         self, state: State, client: Client, received: ClassOutputs | None
     ) -> tuple[State, ClassOutputs]:
-        model, optimizer = resume(state, client)
+        model, optimizer = restore(state, client)
         classes = client.signature.classes
         targets = torch.zeros(classes, classes) if received is None else received.means
         means = train_following(model, optimizer, client, targets, self.settings.gamma)
-        return keep(model, optimizer), ClassOutputs(means)
+        return state_of(model, optimizer), ClassOutputs(means)
 
     def server_step(self, state: State, server: Server, replies: Iterable[Reply[ClassOutputs]]) -> State:
         outputs = {str(reply.client): reply.message.means for reply in replies}

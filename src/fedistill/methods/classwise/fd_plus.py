@@ -9,7 +9,7 @@ from torch import Tensor
 from fedistill.aggregation.functional import weighted_mean
 from fedistill.communication.messages.classwise import WeightsAndOutputs
 from fedistill.config.schema import Section
-from fedistill.methods.base import Client, Method, Peer, Reply, Server
+from fedistill.methods.base import Client, ClientInfo, Method, Reply, Server
 from fedistill.methods.shared.class_outputs import mean_of_others, pooled, train_following
 from fedistill.state import State
 from fedistill.training.model_state import flatten
@@ -44,8 +44,8 @@ class FdPlus(Method[WeightsAndOutputs, WeightsAndOutputs]):
     Settings = FdPlusSettings
     settings: FdPlusSettings
 
-    def audience(self, peer: Peer) -> int:
-        return peer.id
+    def broadcast_group(self, info: ClientInfo) -> int:
+        return info.id
 
     def start_server(self, server: Server) -> State:
         return {"model": server.initial_weights(), "outputs": {}, "samples": 0}

@@ -5,7 +5,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 
-from fedistill.config.schema import Optimizer, Positive
+from fedistill.config.schema import OptimizerConfig, Positive
 from fedistill.methods.base import Server
 from fedistill.methods.shared.prototypes import PrototypeMethod, PrototypeSettings, class_means
 from fedistill.models.features import width
@@ -47,7 +47,7 @@ class FedTgp(PrototypeMethod):
     def aggregate(self, state: State, server: Server, vectors: Tensor, present: Tensor) -> State:
         classes = server.signature.classes
         net = unflatten(_trainable(server), state["trainable"])
-        optimizer = make_optimizer(Optimizer(lr=self.settings.server_lr), net)
+        optimizer = make_optimizer(OptimizerConfig(lr=self.settings.server_lr), net)
         labels = torch.arange(classes).expand_as(present)[present]
         vectors, margin = vectors[present], self._margin(*class_means(vectors, present))
         generator = server.stream("prototypes")
@@ -73,7 +73,7 @@ class FedTgp(PrototypeMethod):
 
 def _trainable(server: Server) -> nn.Module:
     """The embedding of each class and what makes prototypes of it."""
-    length = width(server.peers[0].model, server.signature)
+    length = width(server.clients[0].model, server.signature)
     return nn.Sequential(
         nn.Embedding(server.signature.classes, length),
         nn.Linear(length, length),

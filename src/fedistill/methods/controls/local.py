@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from fedistill.communication.messages.base import Message
 from fedistill.methods.base import Client, Method, Reply, Server
-from fedistill.methods.shared.own_model import begin, keep, resume, train_private
+from fedistill.methods.shared.own_model import initial_state, restore, state_of, train_private
 from fedistill.methods.shared.private_loss import private_loss
 from fedistill.state import State
 
@@ -26,15 +26,15 @@ class Local(Method[Message, Message]):
         return {}
 
     def start_client(self, client: Client) -> State:
-        return begin(client)
+        return initial_state(client)
 
     def send(self, state: State, server: Server, client: int) -> None:
         return None
 
     def client_step(self, state: State, client: Client, received: Message | None) -> tuple[State, None]:
-        model, optimizer = resume(state, client)
+        model, optimizer = restore(state, client)
         train_private(model, optimizer, client, private_loss(client, model))
-        return keep(model, optimizer), None
+        return state_of(model, optimizer), None
 
     def server_step(self, state: State, server: Server, replies: Iterable[Reply[Message]]) -> State:
         return state

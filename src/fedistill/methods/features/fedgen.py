@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from fedistill.aggregation.functional import weighted_mean
-from fedistill.communication.messages.base import Sizes
+from fedistill.communication.messages.base import MessageContext
 from fedistill.communication.messages.weights import CountedWeights, GeneratorWeights
 from fedistill.errors import Refusal
-from fedistill.methods.base import Client, Method, Plan, Reply, Server
-from fedistill.methods.shared.own_model import keep, resume, train_private
+from fedistill.methods.base import Client, FederationInfo, Method, Reply, Server
+from fedistill.methods.shared.own_model import restore, state_of, train_private
 from fedistill.methods.shared.private_loss import private_loss
 from fedistill.models.features import Split
 from fedistill.models.generator import Generator, GeneratorSettings, Predictor, learn, predictor
@@ -64,21 +64,21 @@ class FedGen(Method[CountedWeights, GeneratorWeights]):
         self.one_model = self.has_server_model = self._all  # type: ignore[misc]  # as the setting says
         self.has_client_models = not self._all  # type: ignore[misc]  # so does this
 
-    def check(self, plan: Plan) -> None:
-        super().check(plan)
-        if len({self.sizes(plan, peer.id).parameters for peer in plan.peers}) > 1:
+    def check(self, federation: FederationInfo) -> None:
+        super().check(federation)
+        if len({self.message_context(federation, info.id).parameters for info in federation.clients}) > 1:
             raise Refusal(f"method {self.name}: give the last layer of every model a bias, or of none")
 
-    def sizes(self, plan: Plan, client: int) -> Sizes:
-        sizes, name = super().sizes(plan, client), plan.peers[client].model
-        split = Split(reusable(name, plan.signature), name, plan.signature)
+    def message_context(self, federation: FederationInfo, client: int) -> MessageContext:
+        context, name = super().message_context(federation, client), federation.clients[client].model
+        split = Split(reusable(name, federation.signature), name, federation.signature)
         with torch.device("meta"):  # draws no initial weights
             generator = _shapes(self._generator(split))
-        parts = sizes.parts if self._all else _shapes(split.head)
-        return replace(sizes, parameters=sum(map(math.prod, parts)), parts=parts, generator=generator)
+        parts = context.parts if self._all else _shapes(split.head)
+        return replace(context, parameters=sum(map(math.prod, parts)), parts=parts, generator=generator)
 
     def start_server(self, server: Server) -> State:
-        name = server.peers[0].model
+        name = server.clients[0].model
         weights = server.initial_weights(name)
         split = Split(server.load(weights, name), name, server.signature)
         with scoped(server.seed, "generator"):
@@ -97,7 +97,7 @@ class FedGen(Method[CountedWeights, GeneratorWeights]):
     ) -> tuple[State, CountedWeights]:
         assert received is not None
         fresh = {"model": received.values, "optimizer": {}}
-        model, optimizer = resume(fresh if self._all else state, client)
+        model, optimizer = restore(fresh if self._all else state, client)
         split = Split(model, client.model, client.signature)
         shared = model if self._all else split.head
         unflatten(shared, received.values)
@@ -116,10 +116,10 @@ class FedGen(Method[CountedWeights, GeneratorWeights]):
 
         train_private(split, optimizer, client, loss)
         counts = torch.bincount(client.data.labels, minlength=len(shares)).float()[None]
-        return state if self._all else keep(model, optimizer), CountedWeights(flatten(shared), counts)
+        return state if self._all else state_of(model, optimizer), CountedWeights(flatten(shared), counts)
 
     def server_step(self, state: State, server: Server, replies: Iterable[Reply[CountedWeights]]) -> State:
-        name = server.peers[0].model  # all predictors are alike
+        name = server.clients[0].model  # all predictors are alike
         split = Split(server.load(server.initial_weights(name), name), name, server.signature)
         predictors: list[Predictor] = []
         counts: list[Tensor] = []

@@ -8,12 +8,12 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from fedistill.communication.messages.base import Sizes
+from fedistill.communication.messages.base import MessageContext
 from fedistill.communication.messages.private_samples import PrivateLogits, PrivateOutputs
 from fedistill.config.schema import Positive
 from fedistill.errors import TrainingError
-from fedistill.methods.base import Client, Method, Peer, Plan, Reply, Server
-from fedistill.methods.shared.own_model import keep, resume, train_private
+from fedistill.methods.base import Client, ClientInfo, FederationInfo, Method, Reply, Server
+from fedistill.methods.shared.own_model import restore, state_of, train_private
 from fedistill.methods.shared.private_loss import private_loss
 from fedistill.models.features import Split, width
 from fedistill.models.residual import OnModel, ResidualMlp, ResidualSettings, WithFeatures, learn
@@ -61,17 +61,17 @@ class FedGkt(Method[PrivateOutputs, PrivateLogits]):
     has_server_model = False
     has_client_models = True
     one_width = True
-    answers_with_clients = True
+    server_eval_needs_clients = True
     Settings = FedGktSettings
     settings: FedGktSettings
 
-    def sizes(self, plan: Plan, client: int) -> Sizes:
-        peer = plan.peers[client]
-        found = width(peer.model, plan.signature)
-        return replace(super().sizes(plan, client), width=found, private=peer.samples)
+    def message_context(self, federation: FederationInfo, client: int) -> MessageContext:
+        info = federation.clients[client]
+        found = width(info.model, federation.signature)
+        return replace(super().message_context(federation, client), width=found, private=info.samples)
 
-    def audience(self, peer: Peer) -> Hashable:
-        return peer.id
+    def broadcast_group(self, info: ClientInfo) -> Hashable:
+        return info.id
 
     def start_server(self, server: Server) -> State:
         return {"model": flatten(self._net(server)), "optimizer": {}, "labels": {}, "logits": {}}
@@ -87,7 +87,7 @@ class FedGkt(Method[PrivateOutputs, PrivateLogits]):
     def client_step(
         self, state: State, client: Client, received: PrivateLogits | None
     ) -> tuple[State, PrivateOutputs]:
-        model, optimizer = resume(state, client)
+        model, optimizer = restore(state, client)
         split = Split(model, client.model, client.signature)
         private = private_loss(client, model)
 
@@ -101,7 +101,7 @@ class FedGkt(Method[PrivateOutputs, PrivateLogits]):
         outputs = predict(WithFeatures(split), client.data.inputs)
         features, scores = outputs.split_with_sizes([split.head.in_features, split.head.out_features], dim=1)
         message = PrivateOutputs(features, scores, labels, int(received is None))
-        return keep(model, optimizer), message
+        return state_of(model, optimizer), message
 
     def server_step(self, state: State, server: Server, replies: Iterable[Reply[PrivateOutputs]]) -> State:
         came = {str(reply.client): reply.message for reply in replies}
@@ -125,18 +125,20 @@ class FedGkt(Method[PrivateOutputs, PrivateLogits]):
         learned = {"model": flatten(net), "optimizer": optimizer.state(), "labels": labels}
         return {**learned, "logits": {**state["logits"], **dict(zip(came, answers, strict=True))}}
 
-    def server_net(self, plan: Plan) -> tuple[str, nn.Module]:
-        return "residual-mlp", self._net(plan)
+    def server_net(self, federation: FederationInfo) -> tuple[str, nn.Module]:
+        return "residual-mlp", self._net(federation)
 
-    def answering(self, state: State, server: Server, clients: Callable[[int], State]) -> Iterator[nn.Module]:
+    def server_eval_models(
+        self, state: State, server: Server, clients: Callable[[int], State]
+    ) -> Iterator[nn.Module]:
         net = unflatten(self._net(server), state["model"])
-        for peer in server.peers:
-            model = server.load(clients(peer.id)["model"], peer.model)
-            yield OnModel(Split(model, peer.model, server.signature), net)
+        for info in server.clients:
+            model = server.load(clients(info.id)["model"], info.model)
+            yield OnModel(Split(model, info.model, server.signature), net)
 
-    def _net(self, known: Plan | Server) -> nn.Module:
+    def _net(self, known: FederationInfo | Server) -> nn.Module:
         """With its initial weights."""
-        length = width(known.peers[0].model, known.signature)
+        length = width(known.clients[0].model, known.signature)
         with scoped(known.seed, "server-net"):
             return ResidualMlp(length, known.signature.classes, self.settings)
 

@@ -88,7 +88,7 @@ class Cfd(Method[SoftLabels, SoftLabels]):
     def server_step(self, state: State, server: Server, replies: Iterable[Reply[SoftLabels]]) -> State:
         assert server.public is not None
         probs = (reply.message.probs for reply in replies)
-        pooled = self.settings.aggregation.pool(probs, server.stream("ties"))
+        pooled = self.settings.aggregation.aggregate(probs, server.stream("ties"))
         if pooled is None:
             return state
         learned = distil_server(state, server, server.public, pooled, self.settings)

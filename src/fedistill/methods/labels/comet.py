@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from fedistill.aggregation.labels import AnyAggregation, Mean
 from fedistill.communication.messages.labels import SoftLabels
 from fedistill.config.schema import Section
-from fedistill.methods.base import Client, Method, Peer, Reply, Server
+from fedistill.methods.base import Client, ClientInfo, Method, Reply, Server
 from fedistill.methods.shared.density import kmeans
-from fedistill.methods.shared.own_model import begin, keep, resume, train_private
+from fedistill.methods.shared.own_model import initial_state, restore, state_of, train_private
 from fedistill.methods.shared.private_loss import private_loss
 from fedistill.state import State
 from fedistill.training.loop import Loss, batch, predict
@@ -65,14 +65,14 @@ class Comet(Method[SoftLabels, SoftLabels]):
     def samples(self, public: int) -> int:
         return min(public, self.settings.samples or public)
 
-    def audience(self, peer: Peer) -> Hashable:
-        return peer.id
+    def broadcast_group(self, info: ClientInfo) -> Hashable:
+        return info.id
 
     def start_server(self, server: Server) -> State:
-        return {"clusters": torch.full((len(server.peers),), -1), "said": {}}
+        return {"clusters": torch.full((len(server.clients),), -1), "said": {}}
 
     def start_client(self, client: Client) -> State:
-        return begin(client)
+        return initial_state(client)
 
     def send(self, state: State, server: Server, client: int) -> SoftLabels | None:
         said = state["said"].get(str(int(state["clusters"][client])))
@@ -81,12 +81,12 @@ class Comet(Method[SoftLabels, SoftLabels]):
     def client_step(
         self, state: State, client: Client, received: SoftLabels | None
     ) -> tuple[State, SoftLabels]:
-        model, optimizer = resume(state, client)
+        model, optimizer = restore(state, client)
         private = private_loss(client, model)
         loss = private if received is None else self._pulled(private, model, client, received)
         train_private(model, optimizer, client, loss)
         probs = predict(model, client.drawn(self.settings.samples, client.round)).softmax(dim=1)
-        return keep(model, optimizer), SoftLabels(probs, client.round)
+        return state_of(model, optimizer), SoftLabels(probs, client.round)
 
     def server_step(self, state: State, server: Server, replies: Iterable[Reply[SoftLabels]]) -> State:
         came = [(reply.client, reply.message.probs) for reply in replies]
@@ -100,7 +100,7 @@ class Comet(Method[SoftLabels, SoftLabels]):
         groups = {number: rows[clusters[who] == number] for number in clusters[who].unique().tolist()}
         ties = server.stream("ties")
         said = {
-            str(number): {"probs": self.settings.aggregation.pool(group, ties), "drawn": server.round}
+            str(number): {"probs": self.settings.aggregation.aggregate(group, ties), "drawn": server.round}
             for number, group in [(-1, rows), *groups.items()]
         }
         held = {number: state["said"][number] for number in map(str, clusters.tolist()) if number not in said}

@@ -43,4 +43,4 @@ class DsFl(DrawnLabels[SoftLabels]):
         return logits.softmax(dim=1)
 
     def pooled(self, probs: Iterable[Tensor], state: State, server: Server) -> Tensor | None:
-        return self.settings.aggregation.pool(probs, server.stream("ties"))
+        return self.settings.aggregation.aggregate(probs, server.stream("ties"))

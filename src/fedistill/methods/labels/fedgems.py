@@ -10,9 +10,9 @@ from torch.nn.functional import kl_div
 from fedistill.aggregation.labels import AnyAggregation, Era
 from fedistill.communication.messages.labels import ChosenLabels
 from fedistill.methods.base import Client, Method, Reply, Server
-from fedistill.methods.shared.own_model import begin, keep, resume, train_private
+from fedistill.methods.shared.own_model import initial_state, restore, state_of, train_private
 from fedistill.methods.shared.private_loss import private_loss
-from fedistill.methods.shared.public_labels import DistillSettings, chosen, distil, spread
+from fedistill.methods.shared.public_labels import DistillSettings, distil, select_labels, spread_labels
 from fedistill.state import State
 from fedistill.training.loop import fit, predict
 from fedistill.training.model_state import flatten
@@ -75,18 +75,18 @@ class FedGems(Method[ChosenLabels, ChosenLabels]):
         return {"model": server.initial_weights(), "optimizer": {}, "taught": False}
 
     def start_client(self, client: Client) -> State:
-        return begin(client)
+        return initial_state(client)
 
     def send(self, state: State, server: Server, client: int) -> ChosenLabels | None:
         if not state["taught"]:
             return None
         probs, sure = self._own(state, server)
-        return chosen(probs, sure, server.round)
+        return select_labels(probs, sure, server.round)
 
     def client_step(
         self, state: State, client: Client, received: ChosenLabels | None
     ) -> tuple[State, ChosenLabels]:
-        model, optimizer = resume(state, client)
+        model, optimizer = restore(state, client)
         drawn = client.round if received is None else received.drawn
         inputs = client.drawn(self.settings.samples, drawn)
         asked = torch.ones(len(inputs), dtype=torch.bool)
@@ -97,12 +97,12 @@ class FedGems(Method[ChosenLabels, ChosenLabels]):
         probs = torch.zeros(len(inputs), client.signature.classes)
         if asked.any():
             probs[asked] = predict(model, inputs[asked]).softmax(dim=1)
-        return keep(model, optimizer), chosen(probs, asked, drawn)
+        return state_of(model, optimizer), select_labels(probs, asked, drawn)
 
     def server_step(self, state: State, server: Server, replies: Iterable[Reply[ChosenLabels]]) -> State:
         own, _ = self._own(state, server)
-        rows = (spread(reply.message, len(own)) for reply in replies)
-        pooled = self.settings.aggregation.pool(rows, server.stream("ties"))
+        rows = (spread_labels(reply.message, len(own)) for reply in replies)
+        pooled = self.settings.aggregation.aggregate(rows, server.stream("ties"))
         if pooled is None:
             return state
         said = pooled.any(dim=1)

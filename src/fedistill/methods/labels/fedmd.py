@@ -8,7 +8,7 @@ from fedistill.aggregation.functional import mean
 from fedistill.communication.messages.labels import Logits
 from fedistill.config.schema import Section
 from fedistill.methods.base import Client, Method, Reply, Server
-from fedistill.methods.shared.own_model import begin, keep, resume, train_private
+from fedistill.methods.shared.own_model import initial_state, restore, state_of, train_private
 from fedistill.methods.shared.private_loss import private_loss
 from fedistill.state import State
 from fedistill.training.loop import fit, predict
@@ -58,13 +58,13 @@ class FedMd(Method[Logits, Logits]):
         return {}
 
     def start_client(self, client: Client) -> State:
-        return {**begin(client), "pretrained": False}
+        return {**initial_state(client), "pretrained": False}
 
     def send(self, state: State, server: Server, client: int) -> Logits | None:
         return Logits(state["consensus"], state["drawn"]) if "consensus" in state else None
 
     def client_step(self, state: State, client: Client, received: Logits | None) -> tuple[State, Logits]:
-        model, optimizer = resume(state, client)
+        model, optimizer = restore(state, client)
         if received is not None and state["pretrained"]:
             scores = received.scores
             fit(
@@ -80,7 +80,7 @@ class FedMd(Method[Logits, Logits]):
         epochs = None if state["pretrained"] else pretraining
         train_private(model, optimizer, client, private_loss(client, model), epochs)
         scores = predict(model, client.drawn(self.settings.samples, client.round))
-        return {**keep(model, optimizer), "pretrained": True}, Logits(scores, client.round)
+        return {**state_of(model, optimizer), "pretrained": True}, Logits(scores, client.round)
 
     def server_step(self, state: State, server: Server, replies: Iterable[Reply[Logits]]) -> State:
         consensus = mean(reply.message.scores for reply in replies)

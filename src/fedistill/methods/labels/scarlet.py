@@ -9,11 +9,11 @@ from pydantic import Field
 from torch import Tensor
 
 from fedistill.aggregation.labels import AnyAggregation, EnhancedEra
-from fedistill.communication.messages.base import Sizes
+from fedistill.communication.messages.base import MessageContext
 from fedistill.communication.messages.labels import DueLabels, FreshLabels
 from fedistill.errors import FrameError
-from fedistill.methods.base import Client, Method, Plan, Reply, Server, draw
-from fedistill.methods.shared.own_model import begin, keep, resume, train_private
+from fedistill.methods.base import Client, FederationInfo, Method, Reply, Server, sample_public
+from fedistill.methods.shared.own_model import initial_state, restore, state_of, train_private
 from fedistill.methods.shared.private_loss import private_loss
 from fedistill.methods.shared.public_labels import DistillSettings, distil, distil_server
 from fedistill.state import State
@@ -61,12 +61,14 @@ class Scarlet(Method[DueLabels, FreshLabels]):
     Settings = ScarletSettings
     settings: ScarletSettings
 
-    def sizes(self, plan: Plan, client: int) -> Sizes:
+    def message_context(self, federation: FederationInfo, client: int) -> MessageContext:
         def since(held: int, turn: int) -> Tensor:
-            came = self._turns(plan.seed, plan.public, turn)
+            came = self._turns(federation.seed, federation.public, turn)
             return (came > held).nonzero().flatten()
 
-        return replace(super().sizes(plan, client), since=lambda held, turn: since(held, turn).numpy())
+        return replace(
+            super().message_context(federation, client), since=lambda held, turn: since(held, turn).numpy()
+        )
 
     def start_server(self, server: Server) -> State:
         assert server.public is not None
@@ -74,7 +76,7 @@ class Scarlet(Method[DueLabels, FreshLabels]):
         return {"model": server.initial_weights(), "optimizer": {}, "cache": cache, "turn": 0}
 
     def start_client(self, client: Client) -> State:
-        return begin(client)
+        return initial_state(client)
 
     def send(self, state: State, server: Server, client: int) -> FreshLabels | None:
         return FreshLabels(state["cache"], state["turn"]) if state["turn"] else None
@@ -83,7 +85,7 @@ class Scarlet(Method[DueLabels, FreshLabels]):
         self, state: State, client: Client, received: FreshLabels | None
     ) -> tuple[State, DueLabels]:
         assert client.public is not None
-        model, optimizer = resume(state, client)
+        model, optimizer = restore(state, client)
         turn = 0 if received is None else received.turn
         if received is not None:
             drawn = self._drawn(client.seed, len(client.public), turn)
@@ -93,7 +95,7 @@ class Scarlet(Method[DueLabels, FreshLabels]):
         probs = torch.zeros(0, client.signature.classes)
         if due.any():
             probs = predict(model, client.public[due]).softmax(dim=1)
-        return keep(model, optimizer), DueLabels(probs, turn + 1)
+        return state_of(model, optimizer), DueLabels(probs, turn + 1)
 
     def server_step(self, state: State, server: Server, replies: Iterable[Reply[DueLabels]]) -> State:
         assert server.public is not None
@@ -107,7 +109,7 @@ class Scarlet(Method[DueLabels, FreshLabels]):
                     )
                 yield reply.message.probs
 
-        pooled = self.settings.aggregation.pool(of_this_turn(), server.stream("ties"))
+        pooled = self.settings.aggregation.aggregate(of_this_turn(), server.stream("ties"))
         if pooled is None:
             return state
         cache = state["cache"].clone()
@@ -117,7 +119,7 @@ class Scarlet(Method[DueLabels, FreshLabels]):
         return {**learned, "cache": cache, "turn": turn}
 
     def _drawn(self, seed: int, population: int, turn: int) -> Tensor:
-        return draw(seed, population, self._samples(population), turn)
+        return sample_public(seed, population, self._samples(population), turn)
 
     def _turns(self, seed: int, population: int, turn: int) -> Tensor:
         """The turn in which the label of each public sample was last sent, by turn ``turn``; 0: never."""
@@ -131,7 +133,7 @@ class Scarlet(Method[DueLabels, FreshLabels]):
 def _turns(seed: int, population: int, samples: int, duration: int, turn: int) -> Tensor:
     turns = torch.zeros(population, dtype=torch.int64)
     for now in range(1, turn + 1):
-        drawn = draw(seed, population, samples, now)
+        drawn = sample_public(seed, population, samples, now)
         due = (turns[drawn] == 0) | (now - turns[drawn] >= duration)
         turns[drawn[due]] = now
     return turns

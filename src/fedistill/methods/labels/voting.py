@@ -52,7 +52,7 @@ class Voting(DrawnLabels[Votes]):
     def pooled(self, probs: Iterable[Tensor], state: State, server: Server) -> Tensor | None:
         # Only where all samples are drawn does the last majority speak of the same ones.
         before = state.get("labels") if self.settings.samples is None else None
-        found = self.settings.aggregation.pool(probs, server.stream("ties"), before)
+        found = self.settings.aggregation.aggregate(probs, server.stream("ties"), before)
         return None if found is None else _likeliest(found)
 
 

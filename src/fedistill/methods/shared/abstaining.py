@@ -9,11 +9,17 @@ from torch import Tensor
 
 from fedistill.aggregation.labels import AnyAggregation, Mean
 from fedistill.communication.messages.labels import ChosenLabels
-from fedistill.methods.base import Client, Method, Reply, Server, draw
+from fedistill.methods.base import Client, Method, Reply, Server, sample_public
 from fedistill.methods.shared.density import familiar, vectors
-from fedistill.methods.shared.own_model import begin, keep, resume, train_private
+from fedistill.methods.shared.own_model import initial_state, restore, state_of, train_private
 from fedistill.methods.shared.private_loss import private_loss
-from fedistill.methods.shared.public_labels import DistillSettings, chosen, distil, distil_server, spread
+from fedistill.methods.shared.public_labels import (
+    DistillSettings,
+    distil,
+    distil_server,
+    select_labels,
+    spread_labels,
+)
 from fedistill.rng import stream
 from fedistill.state import State
 from fedistill.training.loop import predict
@@ -80,7 +86,7 @@ class Abstaining(Method[ChosenLabels, ChosenLabels]):
             split = min(self.settings.references, len(own) // 2)
             score = self.score(own[order[:split]], generator)
             held = score(own[order[split:]])
-        return {**begin(client), "familiar": familiar(held, score(public), self.settings.quantile)}
+        return {**initial_state(client), "familiar": familiar(held, score(public), self.settings.quantile)}
 
     def _one_by_one(self, own: Tensor, generator: torch.Generator) -> Tensor:
         """Score (m,) of each sample by the others; a sample without others is like nothing."""
@@ -91,30 +97,30 @@ class Abstaining(Method[ChosenLabels, ChosenLabels]):
         return torch.cat(scores)
 
     def send(self, state: State, server: Server, client: int) -> ChosenLabels | None:
-        return chosen(state["labels"], state["kept"], state["drawn"]) if "labels" in state else None
+        return select_labels(state["labels"], state["kept"], state["drawn"]) if "labels" in state else None
 
     def client_step(
         self, state: State, client: Client, received: ChosenLabels | None
     ) -> tuple[State, ChosenLabels]:
         assert client.public is not None
-        model, optimizer = resume(state, client)
+        model, optimizer = restore(state, client)
         if received is not None:
             inputs = client.drawn(self.settings.samples, received.drawn)[received.places]
             distil(client, model, optimizer, inputs, received.probs, self.settings)
         train_private(model, optimizer, client, private_loss(client, model))
         size = len(client.public)
-        known = state["familiar"][draw(client.seed, size, self.samples(size), client.round)]
+        known = state["familiar"][sample_public(client.seed, size, self.samples(size), client.round)]
         probs = torch.zeros(len(known), client.signature.classes)
         if known.any():
             inputs = client.drawn(self.settings.samples, client.round)[known]
             probs[known] = predict(model, inputs).softmax(dim=1)
-        kept = {**keep(model, optimizer), "familiar": state["familiar"]}
-        return kept, chosen(probs, known, client.round)
+        kept = {**state_of(model, optimizer), "familiar": state["familiar"]}
+        return kept, select_labels(probs, known, client.round)
 
     def server_step(self, state: State, server: Server, replies: Iterable[Reply[ChosenLabels]]) -> State:
         inputs = server.drawn(self.settings.samples, server.round)
-        rows = (spread(reply.message, len(inputs)) for reply in replies)
-        labels = self.settings.aggregation.pool(rows, server.stream("ties"))
+        rows = (spread_labels(reply.message, len(inputs)) for reply in replies)
+        labels = self.settings.aggregation.aggregate(rows, server.stream("ties"))
         if labels is None:
             return state
         kept = labels.any(dim=1) & self.clear(labels)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from fedistill.aggregation.functional import weighted_mean
 from fedistill.communication.messages.weights import TrainedWeights, Weights
 from fedistill.methods.base import Client, Method, Reply, Server
-from fedistill.methods.shared.own_model import begin, train_private
+from fedistill.methods.shared.own_model import initial_state, train_private
 from fedistill.methods.shared.private_loss import private_loss
 from fedistill.state import State
 from fedistill.training.model_state import flatten
@@ -50,7 +50,7 @@ class MutualLearning(Method[TrainedWeights, Weights]):
         return {"model": server.initial_weights()}
 
     def start_client(self, client: Client) -> State:
-        return begin(client)
+        return initial_state(client)
 
     def send(self, state: State, server: Server, client: int) -> Weights:
         return Weights(state["model"])

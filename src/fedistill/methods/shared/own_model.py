@@ -9,19 +9,19 @@ from fedistill.training.model_state import flatten
 from fedistill.training.optimizers import Optimizer, make_optimizer
 
 
-def begin(client: Client) -> State:
+def initial_state(client: Client) -> State:
     """State of a client that has not trained yet."""
     return {"model": client.initial_weights(), "optimizer": {}}
 
 
-def resume(state: State, client: Client) -> tuple[nn.Module, Optimizer]:
+def restore(state: State, client: Client) -> tuple[nn.Module, Optimizer]:
     """Load the client's model and optimiser."""
     model = client.load(state["model"])
     optimizer = make_optimizer(client.train.optimizer, model)
     return model, optimizer.restore(state["optimizer"])
 
 
-def keep(model: nn.Module, optimizer: Optimizer) -> State:
+def state_of(model: nn.Module, optimizer: Optimizer) -> State:
     """State to keep until the client takes part again."""
     return {"model": flatten(model), "optimizer": optimizer.state()}
 

@@ -8,11 +8,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fedistill.communication.messages.base import Sizes
+from fedistill.communication.messages.base import MessageContext
 from fedistill.communication.messages.classwise import Prototypes
 from fedistill.config.schema import Section
-from fedistill.methods.base import Client, Method, Plan, Reply, Server
-from fedistill.methods.shared.own_model import begin, keep, resume, train_private
+from fedistill.methods.base import Client, FederationInfo, Method, Reply, Server
+from fedistill.methods.shared.own_model import initial_state, restore, state_of, train_private
 from fedistill.methods.shared.private_loss import private_loss
 from fedistill.models.features import Split, width
 from fedistill.state import State
@@ -35,12 +35,12 @@ class PrototypeMethod(Method[Prototypes, Prototypes]):
     one_width = True
     settings: PrototypeSettings
 
-    def sizes(self, plan: Plan, client: int) -> Sizes:
-        sizes = super().sizes(plan, client)
-        return replace(sizes, width=width(plan.peers[client].model, plan.signature))
+    def message_context(self, federation: FederationInfo, client: int) -> MessageContext:
+        context = super().message_context(federation, client)
+        return replace(context, width=width(federation.clients[client].model, federation.signature))
 
     def start_client(self, client: Client) -> State:
-        return begin(client)
+        return initial_state(client)
 
     def send(self, state: State, server: Server, client: int) -> Prototypes | None:
         return Prototypes.of(state["prototypes"], state["present"]) if "present" in state else None
@@ -48,7 +48,7 @@ class PrototypeMethod(Method[Prototypes, Prototypes]):
     def client_step(
         self, state: State, client: Client, received: Prototypes | None
     ) -> tuple[State, Prototypes]:
-        model, optimizer = resume(state, client)
+        model, optimizer = restore(state, client)
         split = Split(model, client.model, client.signature)
         labels = client.data.labels
         classes = client.signature.classes
@@ -68,7 +68,7 @@ class PrototypeMethod(Method[Prototypes, Prototypes]):
         train_private(split, optimizer, client, loss)
         sums, counts = class_sums(split, client.data.inputs, labels, classes)
         present = counts > 0
-        return keep(model, optimizer), Prototypes.of(sums / counts.clamp(min=1)[:, None], present)
+        return state_of(model, optimizer), Prototypes.of(sums / counts.clamp(min=1)[:, None], present)
 
     def server_step(self, state: State, server: Server, replies: Iterable[Reply[Prototypes]]) -> State:
         classes = server.signature.classes

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from fedistill.aggregation.labels import AnyAggregation
 from fedistill.communication.messages.labels import ChosenLabels, SoftLabels, Votes
 from fedistill.config.schema import Section
-from fedistill.methods.base import Client, Method, Reply, Server, Site
-from fedistill.methods.shared.own_model import begin, keep, resume, train_private
+from fedistill.methods.base import Client, Method, Participant, Reply, Server
+from fedistill.methods.shared.own_model import initial_state, restore, state_of, train_private
 from fedistill.methods.shared.private_loss import private_loss
 from fedistill.state import State
 from fedistill.training.loop import fit, predict
@@ -28,7 +28,7 @@ class DistillSettings(Section):
 
 
 def distil(
-    site: Site,
+    site: Participant,
     model: nn.Module,
     optimizer: Optimizer,
     inputs: Tensor,
@@ -58,12 +58,12 @@ def distil_server(
     return {"model": flatten(model), "optimizer": optimizer.state()}
 
 
-def chosen(probs: Tensor, mask: Tensor, drawn: int) -> ChosenLabels:
+def select_labels(probs: Tensor, mask: Tensor, drawn: int) -> ChosenLabels:
     """The message of those rows of labels (n, C) that a mask (n,) chooses."""
     return ChosenLabels(probs[mask], mask.nonzero().flatten(), drawn, int(mask.sum()))
 
 
-def spread(message: ChosenLabels, samples: int) -> Tensor:
+def spread_labels(message: ChosenLabels, samples: int) -> Tensor:
     """Labels (n, C) of all samples of the message's round: zeros where its sender chose none."""
     rows = message.probs.new_zeros(samples, message.probs.shape[1])
     rows[message.places] = message.probs
@@ -109,19 +109,19 @@ class DrawnLabels(Method[Labels, Labels]):
         return {"model": server.initial_weights(), "optimizer": {}}
 
     def start_client(self, client: Client) -> State:
-        return begin(client)
+        return initial_state(client)
 
     def send(self, state: State, server: Server, client: int) -> Labels | None:
         return self.message(state["labels"], state["drawn"]) if "labels" in state else None
 
     def client_step(self, state: State, client: Client, received: Labels | None) -> tuple[State, Labels]:
-        model, optimizer = resume(state, client)
+        model, optimizer = restore(state, client)
         if received is not None:
             inputs = client.drawn(self.settings.samples, received.drawn)
             distil(client, model, optimizer, inputs, received.probs, self.settings)
         train_private(model, optimizer, client, private_loss(client, model))
         logits = predict(model, client.drawn(self.settings.samples, client.round))
-        return keep(model, optimizer), self.message(self.labels(logits), client.round)
+        return state_of(model, optimizer), self.message(self.labels(logits), client.round)
 
     def server_step(self, state: State, server: Server, replies: Iterable[Reply[Labels]]) -> State:
         labels = self.pooled((reply.message.probs for reply in replies), state, server)

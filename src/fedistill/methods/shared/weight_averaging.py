@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from fedistill.aggregation.functional import weighted_mean
 from fedistill.communication.messages.weights import TrainedWeights, Weights
-from fedistill.methods.base import Client, Method, Peer, Reply, Server
+from fedistill.methods.base import Client, ClientInfo, Method, Reply, Server
 from fedistill.methods.shared.own_model import train_private
 from fedistill.methods.shared.private_loss import private_loss
 from fedistill.state import State
@@ -72,14 +72,14 @@ class SmallModels(Method[TrainedWeights, Weights]):
     downlink = Weights
     server_needs_public = True
 
-    def audience(self, peer: Peer) -> str:
-        return peer.model
+    def broadcast_group(self, info: ClientInfo) -> str:
+        return info.model
 
     def start_client(self, client: Client) -> State:
         return {}
 
     def send(self, state: State, server: Server, client: int) -> Weights:
-        return Weights(state["travelling"][server.peers[client].model])
+        return Weights(state["travelling"][server.clients[client].model])
 
     def client_step(
         self, state: State, client: Client, received: Weights | None
@@ -90,7 +90,7 @@ class SmallModels(Method[TrainedWeights, Weights]):
 
 def initial_by_model(server: Server) -> dict[str, Tensor]:
     """Initial weights of each architecture among the clients."""
-    return {name: server.initial_weights(name) for name in sorted({peer.model for peer in server.peers})}
+    return {name: server.initial_weights(name) for name in sorted({info.model for info in server.clients})}
 
 
 def means_by_model(held: dict[str, Tensor], came: Sequence[tuple[str, TrainedWeights]]) -> dict[str, Tensor]:

@@ -9,8 +9,8 @@ from torch.nn.functional import cross_entropy, kl_div
 
 from fedistill.aggregation.functional import weighted_mean
 from fedistill.communication.messages.weights import TrainedWeights
-from fedistill.config.schema import Optimizer, Section
-from fedistill.methods.base import Plan, Reply, Server
+from fedistill.config.schema import OptimizerConfig, Section
+from fedistill.methods.base import FederationInfo, Reply, Server
 from fedistill.methods.shared.weight_averaging import SmallModels, initial_by_model, means_by_model
 from fedistill.models.features import Split, width
 from fedistill.state import State
@@ -22,8 +22,8 @@ from fedistill.training.optimizers import make_optimizer
 class FedEtSettings(Section):
     epochs: int = Field(default=5, ge=1, description="epochs of distillation on the public set")
     batch_size: int = Field(default=128, ge=1, description="of distillation")
-    optimizer: Optimizer = Field(
-        default=Optimizer(name="adam", lr=1e-3), description="of distillation; starts afresh each round"
+    optimizer: OptimizerConfig = Field(
+        default=OptimizerConfig(name="adam", lr=1e-3), description="of distillation; starts afresh each round"
     )
     diversity: float = Field(default=0.05, ge=0, description="lambda, weight of the outvoted clients")
     share_head: bool = Field(
@@ -57,18 +57,18 @@ class FedEt(SmallModels):
     Settings = FedEtSettings
     settings: FedEtSettings
 
-    def check(self, plan: Plan) -> None:
-        super().check(plan)
+    def check(self, federation: FederationInfo) -> None:
+        super().check(federation)
         if self.settings.share_head:
-            for name in sorted({plan.server_model, *(peer.model for peer in plan.peers)}):
-                width(name, plan.signature)
+            for name in sorted({federation.server_model, *(info.model for info in federation.clients)}):
+                width(name, federation.signature)
 
     def start_server(self, server: Server) -> State:
         return {"travelling": initial_by_model(server), "model": server.initial_weights()}
 
     def server_step(self, state: State, server: Server, replies: Iterable[Reply[TrainedWeights]]) -> State:
         assert server.public is not None
-        came = [(server.peers[reply.client].model, reply.message) for reply in replies]
+        came = [(server.clients[reply.client].model, reply.message) for reply in replies]
         if not came:
             return state
         travelling = means_by_model(state["travelling"], came)

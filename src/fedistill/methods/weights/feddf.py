@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor
 
 from fedistill.communication.messages.weights import TrainedWeights
-from fedistill.config.schema import Optimizer, Section
+from fedistill.config.schema import OptimizerConfig, Section
 from fedistill.methods.base import Reply, Server
 from fedistill.methods.shared.weight_averaging import SmallModels, initial_by_model, means_by_model
 from fedistill.state import State
@@ -20,7 +20,7 @@ from fedistill.training.optimizers import make_optimizer
 class FedDfSettings(Section):
     epochs: int = Field(default=5, ge=1, description="epochs of distillation on the public set")
     batch_size: int = Field(default=128, ge=1)
-    optimizer: Optimizer = Optimizer(name="adam", lr=1e-3)
+    optimizer: OptimizerConfig = OptimizerConfig(name="adam", lr=1e-3)
     fuse: bool = Field(
         default=True, description="distil the travelling models too; else they are only averaged"
     )
@@ -55,7 +55,7 @@ class FedDf(SmallModels):
 
     def server_step(self, state: State, server: Server, replies: Iterable[Reply[TrainedWeights]]) -> State:
         assert server.public is not None
-        came = [(server.peers[reply.client].model, reply.message) for reply in replies]
+        came = [(server.clients[reply.client].model, reply.message) for reply in replies]
         if not came:
             return state
         logits = [predict(server.load(message.values, name), server.public) for name, message in came]
