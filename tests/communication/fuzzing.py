@@ -426,7 +426,7 @@ def _end_cases(random: Random, names: tuple[str, ...]) -> Iterator[Case]:
 
 def _last_exchange(
     random: Random,
-    exchange: MessageCoder,
+    coder: MessageCoder,
     up: type[Message],
     down: type[Message],
     sizes: MessageContext,

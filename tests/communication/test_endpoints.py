@@ -242,7 +242,7 @@ class World:
     -1: the start), and the two that the client holds.
     """
 
-    exchange: MessageCoder
+    coder: MessageCoder
     talk: Talk
     shared_states: dict[int, SharedState] = field(default_factory=dict)
     kept: dict[int, bytes] = field(default_factory=dict)
@@ -261,7 +261,7 @@ class World:
         up, down = self.coder.up, self.coder.down
         return up.remembers or down.remembers or down.relative or self.talk.down.caches
 
-    def play_round(self, round: int, fates: list[Fate]) -> None:
+    def play(self, round: int, fates: list[Fate]) -> None:
         server = ServerEndpoint(self.coder, self.shared_states, lambda client: self.start, round)
         for client, fate in enumerate(fates):
             if fate is not Fate.ABSENT:

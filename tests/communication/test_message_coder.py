@@ -53,7 +53,7 @@ def plain() -> MessageCoder:
 
 
 def write(
-    exchange: MessageCoder, way: Direction, what: Message, memory: SharedState = EMPTY, **more: Any
+    coder: MessageCoder, way: Direction, what: Message, memory: SharedState = EMPTY, **more: Any
 ) -> Any:
     own = None if way == "down" else {}
     given = {"sent": None, "own": own, "round": 4, "client": SERVER if way == "down" else 1, **more}
@@ -61,7 +61,7 @@ def write(
 
 
 def read(
-    exchange: MessageCoder,
+    coder: MessageCoder,
     way: Direction,
     kind: type[Message],
     sections: Any,
