@@ -422,7 +422,7 @@ def test_every_pair_of_registered_codecs_through_a_rough_run(talk: str, up: str,
         played.play(round, fates)
     # By hand: client 1 is refreshed in round 3, having crashed, and in 5 and 6, having forgotten, since the
     # first of these is lost; client 0 in round 4. Where nothing is remembered, these are exchanges too.
-    remembers = played.exchange.remembers
+    remembers = played.coder.remembers
     assert played.happened["refresh"] == (REFRESHES if remembers else 0)
     assert played.happened["exchange"] == (WHOLE if remembers else WHOLE + REFRESHES - 1)
 
@@ -649,12 +649,12 @@ def met() -> tuple[World, ServerEndpoint, ClientEndpoint, Frame, Frame]:
     played = world(LABELS, Witness(), Witness())
     for round in (1, 2):
         played.play(round, [Fate.WHOLE] * 3)
-    server = ServerEndpoint(played.exchange, played.shared_states, lambda client: EMPTY, 3)
+    server = ServerEndpoint(played.coder, played.shared_states, lambda client: EMPTY, 3)
     down = server.send(1, "everyone", message(SoftLabels, 3, 0), SIZES)
-    client = ClientEndpoint(played.exchange, decode_state(played.kept[1]), EMPTY, 3, 1)
+    client = ClientEndpoint(played.coder, decode_state(played.kept[1]), EMPTY, 3, 1)
     client.receive(SoftLabels, down, SIZES)
     up = client.reply(message(SoftLabels, 3, 1), SIZES)
-    again = ClientEndpoint(played.exchange, decode_state(played.kept[1]), EMPTY, 3, 1)
+    again = ClientEndpoint(played.coder, decode_state(played.kept[1]), EMPTY, 3, 1)
     return played, server, again, frames.decode(down), frames.decode(up)
 
 
@@ -770,7 +770,7 @@ def test_a_server_that_sent_nothing_reads_a_reply_coded_against_nothing() -> Non
 def test_a_sender_may_always_begin_anew(met: Any) -> None:
     """A client that was sent nothing codes against nothing, whatever the server holds."""
     played, server, _, _, _ = met
-    client = ClientEndpoint(played.exchange, decode_state(played.kept[1]), EMPTY, 3, 1)
+    client = ClientEndpoint(played.coder, decode_state(played.kept[1]), EMPTY, 3, 1)
     data = client.reply(message(SoftLabels, 3, 1), SIZES)
     assert frames.decode(data).state_id is None
     assert server.receive(1, SoftLabels, data, SIZES) is not None
