@@ -411,17 +411,17 @@ def _end_cases(random: Random, names: tuple[str, ...]) -> Iterator[Case]:
         fitting = [CODECS[name] for name in names if fits(CODECS[name], kind)] or [CODECS["fp32"]]
         chosen = first if fits(first, kind) and random.random() < 0.7 else random.choice(fitting)
         ways.append(settings_of(random, chosen))
-    exchange = MessageCoder(ways[0], ways[1], seed=0, caches=down.caches)
+    coder = MessageCoder(ways[0], ways[1], seed=0, caches=down.caches)
     sizes = sizes_of(random)
-    start = exchange.start(torch.zeros(sizes.parameters) if down is Weights else None)
+    start = coder.start(torch.zeros(sizes.parameters) if down is Weights else None)
     memory, kept = start, {}
     for round in range(1, random.randrange(1, 4)):
-        server = ServerEndpoint(exchange, {_CLIENT: memory}, lambda client: start, round)
-        client = ClientEndpoint(exchange, kept, start, round, _CLIENT)
+        server = ServerEndpoint(coder, {_CLIENT: memory}, lambda client: start, round)
+        client = ClientEndpoint(coder, kept, start, round, _CLIENT)
         client.receive(down, server.send(_CLIENT, 0, message_of(random, down, sizes, round), sizes), sizes)
         server.receive(_CLIENT, up, client.reply(message_of(random, up, sizes, round), sizes), sizes)
         memory, kept = server.shared_states[_CLIENT], client.kept()
-    yield from _last_exchange(random, exchange, up, down, sizes, memory, start, kept)
+    yield from _last_exchange(random, coder, up, down, sizes, memory, start, kept)
 
 
 def _last_exchange(
@@ -437,15 +437,15 @@ def _last_exchange(
     """Both ends as they stand in the middle of a round, and bytes for each of the two."""
 
     def ends() -> tuple[ServerEndpoint, ClientEndpoint]:
-        server = ServerEndpoint(exchange, {_CLIENT: memory}, lambda client: start, _ROUND)
-        return server, ClientEndpoint(exchange, kept, start, _ROUND, _CLIENT)
+        server = ServerEndpoint(coder, {_CLIENT: memory}, lambda client: start, _ROUND)
+        return server, ClientEndpoint(coder, kept, start, _ROUND, _CLIENT)
 
     server, client = ends()
     to_client = server.send(_CLIENT, 0, message_of(random, down, sizes, _ROUND), sizes)
     client.receive(down, to_client, sizes)
     to_server = client.reply(message_of(random, up, sizes, _ROUND), sizes)
 
-    came = exchange.read(
+    came = coder.read(
         "down", down, frames.decode(to_client).sections, sizes, memory, sent=None, round=_ROUND
     )
 
@@ -458,7 +458,7 @@ def _last_exchange(
             held = {
                 _CLIENT: SharedState.of(decode_state(encode_state(server.shared_states[_CLIENT].plain())))
             }
-            after = ServerEndpoint(exchange, held, lambda client: start, _ROUND)
+            after = ServerEndpoint(coder, held, lambda client: start, _ROUND)
             after.send(_CLIENT, 0, message_of(random, down, sizes, _ROUND), sizes)
 
     def at_client(data: bytes) -> None:
@@ -470,15 +470,15 @@ def _last_exchange(
 
     def in_exchange(data: bytes) -> None:
         sections = frames.decode(data).sections
-        read = exchange.read("up", up, sections, sizes, came.memory, sent=came.weights, round=_ROUND)
+        read = coder.read("up", up, sections, sizes, came.memory, sent=came.weights, round=_ROUND)
         _read_whole(read.message, sizes)
 
     expected = sizes.parameters + 10 * _POPULATION * sizes.classes
     readers: tuple[tuple[str, bytes, bytes, str, Reader], ...] = (
-        ("server", to_server, to_client, exchange.up.name, at_server),
-        ("client", to_client, to_server, exchange.down.name, at_client),
-        ("exchange", to_server, to_client, exchange.up.name, in_exchange),
-        ("frame", to_server, to_client, exchange.up.name, lambda data: _reframed(data)),
+        ("server", to_server, to_client, coder.up.name, at_server),
+        ("client", to_client, to_server, coder.down.name, at_client),
+        ("coder", to_server, to_client, coder.up.name, in_exchange),
+        ("frame", to_server, to_client, coder.up.name, lambda data: _reframed(data)),
     )
     for target, valid, other, codec, read in readers:
         for _ in range(END_CASES):
@@ -524,7 +524,7 @@ def _damaged_frame(random: Random, valid: bytes, other: bytes) -> bytes:
         "kind": lambda: random.choice(list(Kind)),
         "round": lambda: random.choice((0, 1, _ROUND + 1, 2**62)),
         "peer": lambda: random.choice((EVERYONE, 1, 2**62)),
-        "base": lambda: random.choice((None, StateId(random.randrange(4), random.randbytes(4)))),
+        "state_id": lambda: random.choice((None, StateId(random.randrange(4), random.randbytes(4)))),
     }
     odd = random.sample(sorted(strange), 1 if random.random() < 0.3 else 0)
     return frames.encode(replace(frame, sections=tuple(sections), **{name: strange[name]() for name in odd}))

@@ -24,7 +24,7 @@ SIZE = CODEC_CASES + 4 * END_CASES
 SEED = 50_000
 EACH = -(-12_000 // (SIZE * len(CODECS)))
 """Groups for each codec; together 12,000 cases."""
-TARGETS = {"codec", "frame", "exchange", "server", "client"}
+TARGETS = {"codec", "frame", "coder", "server", "client"}
 
 
 @pytest.mark.parametrize("name", CODECS)

@@ -57,7 +57,7 @@ def write(
 ) -> Any:
     own = None if way == "down" else {}
     given = {"sent": None, "own": own, "round": 4, "client": SERVER if way == "down" else 1, **more}
-    return exchange.write(way, what, SIZES, memory, **given)
+    return coder.write(way, what, SIZES, memory, **given)
 
 
 def read(
@@ -68,7 +68,7 @@ def read(
     memory: SharedState = EMPTY,
     **more: Any,
 ) -> Any:
-    return exchange.read(way, kind, sections, SIZES, memory, **{"sent": None, "round": 4, **more})
+    return coder.read(way, kind, sections, SIZES, memory, **{"sent": None, "round": 4, **more})
 
 
 def refusal(kind: type[Message], sections: tuple[bytes, ...], **more: Any) -> str:
@@ -79,18 +79,18 @@ def refusal(kind: type[Message], sections: tuple[bytes, ...], **more: Any) -> st
 
 @fitting
 def test_both_sides_end_with_the_same(way: Direction, kind: type[Message], name: str) -> None:
-    exchange = MessageCoder(create_codec(name), create_codec(name), seed=0, caches=kind.caches)
+    coder = MessageCoder(create_codec(name), create_codec(name), seed=0, caches=kind.caches)
     memory = EMPTY
     held = np.ones(SIZES.parameters, np.float32) if Content.WEIGHTS in contents(kind) else None
     for round in (1, 2, 3):
         sent = message(kind, round, 0)
-        written = write(exchange, way, sent, memory, round=round, sent=held)
-        came = read(exchange, way, kind, written.sections, memory, round=round, sent=held)
+        written = write(coder, way, sent, memory, round=round, sent=held)
+        came = read(coder, way, kind, written.sections, memory, round=round, sent=held)
         assert came.memory.state_id == written.memory.state_id
         assert digests(came.memory) == digests(written.memory)
         assert came.message.numbers() == sent.numbers()
         assert all(value.isfinite().all() for value in came.message.tensors().values())
-        again = read(exchange, way, kind, written.sections, memory, round=round, sent=held)
+        again = read(coder, way, kind, written.sections, memory, round=round, sent=held)
         assert digests(again.memory) == digests(came.memory)
         for field, value in came.message.tensors().items():
             assert torch.equal(value, again.message.tensors()[field])
@@ -100,12 +100,12 @@ def test_both_sides_end_with_the_same(way: Direction, kind: type[Message], name:
 @fitting
 def test_a_memory_is_never_changed_in_place(way: Direction, kind: type[Message], name: str) -> None:
     """The server goes back to it where a reply is lost."""
-    exchange = MessageCoder(create_codec(name), create_codec(name), seed=0, caches=kind.caches)
-    before = write(exchange, way, message(kind, 1, 0), round=1).memory
+    coder = MessageCoder(create_codec(name), create_codec(name), seed=0, caches=kind.caches)
+    before = write(coder, way, message(kind, 1, 0), round=1).memory
     twin = SharedState.of(before.plain())
     parts = {name: {**part.value} for name, part in before.parts.items()}
-    written = write(exchange, way, message(kind, 2, 1), before, round=2)
-    read(exchange, way, kind, written.sections, before, round=2)
+    written = write(coder, way, message(kind, 2, 1), before, round=2)
+    read(coder, way, kind, written.sections, before, round=2)
     assert digests(SharedState.of({"version": before.version, "parts": parts})) == digests(twin)
 
 
@@ -168,10 +168,10 @@ def test_samples_of_a_later_round_are_refused_before_they_are_drawn(kind: type[M
 
 def test_where_nothing_looks_at_it_nothing_is_remembered() -> None:
     for way in WAYS:
-        exchange = plain()
-        assert not exchange.remembers
-        assert write(exchange, way, message(SoftLabels, 1, 0)).memory == EMPTY
-        assert exchange.start(torch.ones(10)) == EMPTY
+        coder = plain()
+        assert not coder.remembers
+        assert write(coder, way, message(SoftLabels, 1, 0)).memory == EMPTY
+        assert coder.start(torch.ones(10)) == EMPTY
 
 
 @pytest.mark.parametrize(
@@ -183,21 +183,21 @@ def test_where_nothing_looks_at_it_nothing_is_remembered() -> None:
     ],
 )
 def test_what_is_remembered_of_labels(up: type[Any], down: type[Any], parts: set[str]) -> None:
-    exchange = MessageCoder(up(), down(), seed=0)
-    memory = write(exchange, "down", message(SoftLabels, 1, 0)).memory
-    memory = write(exchange, "up", message(SoftLabels, 1, 0), memory).memory
+    coder = MessageCoder(up(), down(), seed=0)
+    memory = write(coder, "down", message(SoftLabels, 1, 0)).memory
+    memory = write(coder, "up", message(SoftLabels, 1, 0), memory).memory
     assert set(memory.parts) == parts
     assert memory.version == 1
 
 
 def test_classes_are_remembered_by_place_in_the_public_set() -> None:
     """By hand: samples 1, 3, 5, 7, 9 in round 1, and 2, 4, 6, 8, 10 in round 2, of 12."""
-    exchange = MessageCoder(Changes(), Plain(), seed=0)
+    coder = MessageCoder(Changes(), Plain(), seed=0)
     likeliest = [0, 2, 1, 1, 0]
     probs = torch.eye(3)[likeliest]
-    memory = write(exchange, "down", SoftLabels(probs, 1)).memory
+    memory = write(coder, "down", SoftLabels(probs, 1)).memory
     assert memory.value("told")["classes"].tolist() == [-1, 0, -1, 2, -1, 1, -1, 1, -1, 0, -1, -1]
-    memory = write(exchange, "down", SoftLabels(probs.flip(0), 2), memory).memory
+    memory = write(coder, "down", SoftLabels(probs.flip(0), 2), memory).memory
     assert memory.value("told")["classes"].tolist() == [-1, 0, 0, 2, 1, 1, 1, 1, 2, 0, 0, -1]
 
 
@@ -209,39 +209,39 @@ def test_a_codec_is_told_the_classes_of_the_other_direction() -> None:
             seen.append(None if known.other_labels is None else known.other_labels.tolist())
             return super().encode(values, spec, known, sender)
 
-    exchange = MessageCoder(Listening(), Plain(), seed=0)
-    memory = write(exchange, "down", SoftLabels(torch.eye(3)[[0, 2, 1, 1, 0]], 1)).memory
-    write(exchange, "up", message(SoftLabels, 1, 0))
-    write(exchange, "up", message(SoftLabels, 1, 0), memory)
-    write(exchange, "up", message(SoftLabels, 3, 0), memory)
+    coder = MessageCoder(Listening(), Plain(), seed=0)
+    memory = write(coder, "down", SoftLabels(torch.eye(3)[[0, 2, 1, 1, 0]], 1)).memory
+    write(coder, "up", message(SoftLabels, 1, 0))
+    write(coder, "up", message(SoftLabels, 1, 0), memory)
+    write(coder, "up", message(SoftLabels, 3, 0), memory)
     # Round 3 has samples 3, 5, 7, 9 and 11.
     assert seen == [None, [0, 2, 1, 1, 0], [2, 1, 1, 0, -1]]
 
 
 def test_weights_down_are_the_reference_of_the_next_and_of_the_reply() -> None:
-    exchange = MessageCoder(Halving(), Halving(), seed=0)
-    start = exchange.start(torch.ones(SIZES.parameters))
+    coder = MessageCoder(Halving(), Halving(), seed=0)
+    start = coder.start(torch.ones(SIZES.parameters))
     assert (start.version, start.value("reference")["weights"].tolist()) == (0, [1.0] * 10)
-    written = write(exchange, "down", Weights(torch.full((10,), 3.0)), start)
+    written = write(coder, "down", Weights(torch.full((10,), 3.0)), start)
     # Half of the way from 1 to 3, and then from 2 to 6.
     assert written.weights.tolist() == [2.0] * 10
     assert written.memory.value("reference")["weights"].tolist() == [2.0] * 10
-    came = read(exchange, "down", Weights, written.sections, start)
+    came = read(coder, "down", Weights, written.sections, start)
     assert came.message.values.tolist() == came.weights.tolist() == [2.0] * 10
-    up = write(exchange, "up", Weights(torch.full((10,), 6.0)), came.memory, sent=came.weights)
-    answer = read(exchange, "up", Weights, up.sections, came.memory, sent=came.weights)
+    up = write(coder, "up", Weights(torch.full((10,), 6.0)), came.memory, sent=came.weights)
+    answer = read(coder, "up", Weights, up.sections, came.memory, sent=came.weights)
     assert answer.message.values.tolist() == [4.0] * 10
     assert answer.memory.value("reference")["weights"].tolist() == [2.0] * 10
 
 
 def test_a_cache_is_filled_by_the_rows_that_come() -> None:
-    exchange = MessageCoder(create_codec("fp32"), create_codec("fp32"), seed=0, caches=True)
-    assert exchange.remembers
+    coder = MessageCoder(create_codec("fp32"), create_codec("fp32"), seed=0, caches=True)
+    assert coder.remembers
     labels = message(FreshLabels, 4, 0).tensors()["probs"]
     memory, sizes = EMPTY, []
     for turn in (1, 3, 3, 4):
-        written = write(exchange, "down", FreshLabels(labels, turn), memory)
-        came = read(exchange, "down", FreshLabels, written.sections, memory)
+        written = write(coder, "down", FreshLabels(labels, turn), memory)
+        came = read(coder, "down", FreshLabels, written.sections, memory)
         there = torch.arange(12) % 4 < turn
         assert torch.equal(came.message.probs, labels * there[:, None])
         memory = came.memory
@@ -256,9 +256,9 @@ def test_what_the_receiver_has_is_remembered_and_not_what_was_meant() -> None:
         def decode(self, payload: bytes, spec: TensorSpec, known: SharedKnowledge) -> Decoded:
             return Decoded(np.round(super().decode(payload, spec, known).values))
 
-    exchange = MessageCoder(Changes(), Blunt(), seed=0)
+    coder = MessageCoder(Changes(), Blunt(), seed=0)
     probs = torch.tensor([[0.4, 0.6, 0.0]] * 4 + [[0.3, 0.3, 0.4]])
-    memory = write(exchange, "down", SoftLabels(probs, 1)).memory
+    memory = write(coder, "down", SoftLabels(probs, 1)).memory
     # The last row is all zeros once it was rounded, so that its first class is named.
     assert memory.value("told")["classes"].tolist()[1:10:2] == [1, 1, 1, 1, 0]
 
@@ -272,8 +272,8 @@ def test_streams_have_the_name_of_client_round_way_and_tensor() -> None:
             return super().encode(values, spec, known, sender)
 
     def draw(seed: int, way: Direction, round: int, client: int) -> int:
-        exchange = MessageCoder(Drawing(), Drawing(), seed)
-        write(exchange, way, message(SoftLabels, 1, 0), round=round, client=client)
+        coder = MessageCoder(Drawing(), Drawing(), seed)
+        write(coder, way, message(SoftLabels, 1, 0), round=round, client=client)
         return drawn[-1]
 
     cases: list[Any] = [(0, "up", 1, 1), (1, "up", 1, 1), (0, "down", 1, 1), (0, "up", 2, 1), (0, "up", 1, 2)]
@@ -289,13 +289,13 @@ def test_a_foretold_length_is_exact_for_codecs_of_fixed_width(
     way: Direction, kind: type[Message], name: str
 ) -> None:
     codec: Codec = create_codec(name)
-    exchange = MessageCoder(codec, codec, seed=0, caches=kind.caches)
-    foretold = exchange.length(way, kind, SIZES)
+    coder = MessageCoder(codec, codec, seed=0, caches=kind.caches)
+    foretold = coder.length(way, kind, SIZES)
     assert foretold > 11
     if codec.fixed:
         sent = example_message(kind, SIZES) if kind.varies else message(kind, 1, 0)
-        sections = write(exchange, way, sent, round=1).sections
-        state_id = StateId(1, bytes(4)) if exchange.remembers else None
+        sections = write(coder, way, sent, round=1).sections
+        state_id = StateId(1, bytes(4)) if coder.remembers else None
         assert foretold == len(encode(Frame(kind.kind, 1, 1, sections, state_id)))
 
 

@@ -296,7 +296,8 @@ def test_lost_replies_change_nothing_at_the_server(row: Row, monkeypatch: pytest
     with SerialExecutor(wanted, arm.task) as executor:
         run = finish(arm, executor, rounds=1)
         before = encode_state(run.server)
-        monkeypatch.setattr("fedistill.federation.round.sample_dropouts", lambda settings, clients, seed, round: clients)
+        dropouts = "fedistill.federation.round.sample_dropouts"
+        monkeypatch.setattr(dropouts, lambda settings, clients, seed, round: clients)
         record = play_round(run, arm, executor)
         assert encode_state(run.server) == before
         assert record.dropped == record.clients == [0, 1, 2, 3]
