@@ -93,7 +93,7 @@ def crash_at_write(
     monkeypatch: pytest.MonkeyPatch, wanted: Callable[[Path], bool], half: bool = False
 ) -> None:
     """From now on the first file that is wanted is not written, or is left half written aside."""
-    original = run_folder.write
+    original = run_folder.write_file
 
     def write(path: Path, data: bytes) -> None:
         if wanted(path):
@@ -102,7 +102,7 @@ def crash_at_write(
             raise Crash
         original(path, data)
 
-    monkeypatch.setattr(run_folder, "write", write)
+    monkeypatch.setattr(run_folder, "write_file", write)
 
 
 def nth(count: int) -> Callable[[Path], bool]:
