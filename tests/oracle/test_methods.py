@@ -132,7 +132,7 @@ def test_fd_leaves_the_client_itself_out() -> None:
 def test_fd_sends_the_mean_softmax_of_each_class_it_holds() -> None:
     wanted, arm = arm_of("fd")
     data = arm.task.clients[0]
-    frame = next(iter(SerialExecutor(wanted, arm.task).work("fd", 1, [(0, b"", b"")]))).frame
+    frame = next(iter(SerialExecutor(wanted, arm.task).run_clients("fd", 1, [(0, b"", b"")]))).frame
     end = ServerEndpoint(arm.coder, {}, arm.initial_shared_state, round=1)
     came = end.receive(0, ClassOutputs, frame, arm.message_context(0))
     assert came is not None
