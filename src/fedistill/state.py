@@ -1,14 +1,18 @@
 """State as plain data, and the one way in which it is saved: safetensors, without pickle.
 
-A state is a dictionary, nested as deep as one likes, whose leaves are tensors, numbers, texts, truth
-values, None, or lists of those without tensors. A client's state, a server's state and a checkpoint are
-such dictionaries; what crosses to a worker process and what lies on disk are the same bytes.
+A state is a dictionary, nested to any depth, whose leaves are tensors, numbers, texts, truth values, None, or
+lists of those without tensors. What a method keeps is a dataclass (`to_plain`, `from_plain`), which is such a
+dictionary of its fields. What crosses to a worker process and what lies on disk are the same bytes.
 """
 
 import json
 import os
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import torch
 from safetensors import SafetensorError
@@ -17,6 +21,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 State = dict[str, Any]
+T = TypeVar("T")
 _SEPARATOR = "/"
 _META = "state"
 
@@ -87,3 +92,52 @@ def _flatten(state: State, prefix: str, tensors: dict[str, Tensor], plain: dict[
             plain[name] = value
         else:
             raise TypeError(f"state value {name} is a {type(value).__name__}, not plain data")
+
+
+def to_plain(value: Any) -> Any:
+    """Return a dataclass as a dictionary of its fields, at every depth; anything else as it is.
+
+    Keys of dictionaries become texts; fields that are None are left out.
+    """
+    if is_dataclass(value) and not isinstance(value, type):
+        content = {field.name: getattr(value, field.name) for field in fields(value)}
+        return {name: to_plain(inner) for name, inner in content.items() if inner is not None}
+    if isinstance(value, Mapping):
+        return {str(key): to_plain(inner) for key, inner in value.items()}
+    return list(value) if isinstance(value, tuple) else value
+
+
+def from_plain(kind: type[T], plain: State) -> T:
+    """The inverse of `to_plain`; dictionaries come back in the order of their keys.
+
+    Raises:
+        ValueError: the dictionary has other fields than the dataclass ``kind``.
+    """
+    hints = _hints(kind)  # type: ignore[arg-type]  # mypy: a type is hashable
+    unknown = sorted(plain.keys() - hints.keys())
+    if unknown:
+        raise ValueError(f"{kind.__name__} has no field {', '.join(unknown)}")
+    try:
+        return kind(**{name: _restored(hints[name], value) for name, value in plain.items()})
+    except TypeError as error:
+        raise ValueError(f"not a saved {kind.__name__}: {error}") from None
+
+
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    if not is_dataclass(kind):
+        raise TypeError(f"{kind.__name__} is not a dataclass, so it cannot be a state")
+    return get_type_hints(kind)
+
+
+def _restored(hint: Any, value: Any) -> Any:
+    """A value as its annotation has it: nested dataclasses, dictionaries with numbers as keys, tuples."""
+    if get_origin(hint) in (Union, UnionType):
+        inner = [one for one in get_args(hint) if one is not NoneType]
+        return None if value is None else _restored(inner[0], value)
+    if isinstance(hint, type) and is_dataclass(hint):
+        return from_plain(hint, value)
+    if get_origin(hint) is dict:
+        key, inner = get_args(hint)
+        return {name: _restored(inner, value[str(name)]) for name in sorted(map(key, value))}
+    return tuple(value) if get_origin(hint) is tuple else value

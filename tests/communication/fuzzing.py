@@ -371,7 +371,7 @@ def sizes_of(random: Random) -> MessageContext:
         samples=samples,
         parts=((6, 8), (6,)),
         population=_POPULATION,
-        drawn=lambda round: np.sort(shuffles[round][:samples]),
+        sampled=lambda round: np.sort(shuffles[round][:samples]),
         since=since,
         width=5,
         generator=((3, 4), (4,)),
@@ -381,7 +381,7 @@ def sizes_of(random: Random) -> MessageContext:
 
 def message_of(random: Random, kind: type[Message], sizes: MessageContext, round: int) -> Message:
     """What a sender might send in this round."""
-    numbers = {name: round if name in ("drawn", "turn") else 100 for name in kind.number_names()}
+    numbers = {name: round if name in ("sampled_round", "turn") else 100 for name in kind.number_names()}
     if kind is Prototypes:
         numbers["present"] = random.randrange(sizes.classes + 1)
     if kind is ChosenLabels:

@@ -57,7 +57,7 @@ SIZES = MessageContext(
     samples=5,
     parts=((2, 4), (2,)),
     population=POPULATION,
-    drawn=lambda round: (np.arange(5) * 2 + round) % POPULATION,
+    sampled=lambda round: (np.arange(5) * 2 + round) % POPULATION,
     since=_since,
     width=6,
     generator=((2, 3), (4,)),
@@ -337,7 +337,7 @@ def digests(memory: SharedState) -> dict[str, bytes]:
 
 def message(kind: type[Message], round: int, client: int) -> Message:
     """The message of this round, negative for one down, and client; a label does not change once it came."""
-    numbers = {name: abs(round) if name in ("drawn", "turn") else 7 for name in kind.number_names()}
+    numbers = {name: abs(round) if name in ("sampled_round", "turn") else 7 for name in kind.number_names()}
     generator = torch.Generator().manual_seed(0 if kind is FreshLabels else 1000 + 10 * round + client)
     numbers |= {name: 3 for name in ("chosen", "present") if name in numbers}
     numbers |= {name: 1 for name in ("labelled",) if name in numbers}

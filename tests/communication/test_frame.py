@@ -58,7 +58,7 @@ GOLDEN_1 = bytes.fromhex(
     "02"  # sections
     "05 70 72 6f 62 73"  # "probs"
     "08 00 00 00 3f 00 00 80 3f"
-    "05 64 72 61 77 6e"  # "drawn"
+    "05 64 72 61 77 6e"  # "sampled_round"
     "02 ac 02"
     "ce 4c b1 f8"
 )

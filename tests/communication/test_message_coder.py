@@ -153,10 +153,10 @@ def test_odd_integers_are_refused(payload: bytes, said: str) -> None:
 @pytest.mark.parametrize("kind", [Logits, SoftLabels, Votes, DueLabels, FreshLabels, ChosenLabels])
 def test_samples_of_a_later_round_are_refused_before_they_are_drawn(kind: type[Message], number: int) -> None:
     def never(*_: int) -> Any:
-        raise AssertionError("drawn")
+        raise AssertionError("sampled_round")
 
-    sizes = replace(SIZES, drawn=never, since=never)
-    (name,) = {"drawn", "turn"} & {*kind.number_names()}
+    sizes = replace(SIZES, sampled_round=never, since=never)
+    (name,) = {"sampled_round", "turn"} & {*kind.number_names()}
     sections = tuple(varint(number) if field == name else b"\0" for field in kind.names())
     with pytest.raises(FrameError) as caught:
         plain().read("up", kind, sections, sizes, EMPTY, sent=None, round=4)

@@ -79,7 +79,7 @@ def test_before_anything_is_measured_each_round_exchanges() -> None:
 
 
 SIZES = MessageContext(
-    classes=2, parameters=2, samples=2, population=5, drawn=lambda round: np.array([round, 4])
+    classes=2, parameters=2, samples=2, population=5, sampled=lambda round: np.array([round, 4])
 )
 
 
@@ -97,7 +97,7 @@ def test_change_of_labels_is_that_of_the_samples_both_speak_of() -> None:
     after = SoftLabels(torch.tensor([[0.9, 0.1], [0.6, 0.8]]), 2)
     assert relative_change(before, after, SIZES) == pytest.approx((0.16 + 0.64) ** 0.5)
     apart = MessageContext(
-        classes=2, samples=2, population=5, drawn=lambda round: np.array([2, 3]) - round % 2 * 2
+        classes=2, samples=2, population=5, sampled=lambda round: np.array([2, 3]) - round % 2 * 2
     )
     assert relative_change(before, after, apart) is None
 

@@ -85,7 +85,7 @@ def test_an_absent_client_is_sent_what_its_own_cluster_last_said() -> None:
         for state in (first, second, third):
             message = arm.method.send(state, arm.server(4), 0)
             close(message.probs, one)
-            assert message.drawn == 1
+            assert message.sampled_round == 1
         assert len(third["said"]) == 3, "of all, of clients 1 and 2, and what client 0 heard"
 
 

@@ -153,7 +153,7 @@ def test_dsfl_averages_probabilities_and_sharpens_them() -> None:
     total = 4.4816891 + 1.6487213 + 8
     expected = torch.tensor([4.4816891 / total, 1.6487213 / total, *[1 / total] * 8])
     torch.testing.assert_close(state["labels"], expected.expand(60, 10))
-    assert state["drawn"] == 1
+    assert state["sampled_round"] == 1
 
 
 def test_feddf_teacher_is_the_softmax_of_mean_logits(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,11 +189,11 @@ def test_feddf_teacher_is_the_softmax_of_mean_logits(monkeypatch: pytest.MonkeyP
 def test_both_sides_draw_the_same_public_samples(method: str) -> None:
     _, arm = arm_of(method, samples=20)
     for round in (1, 2):
-        drawn = [arm.client(client, round).drawn(20, round) for client in range(3)]
-        at_server = [arm.client(0, 7).drawn(20, round)]
+        drawn = [arm.client(client, round).sampled_public(20, round) for client in range(3)]
+        at_server = [arm.client(0, 7).sampled_public(20, round)]
         assert all(torch.equal(drawn[0], other) for other in [*drawn[1:], *at_server])
         assert len(drawn[0]) == 20
-    assert not torch.equal(arm.client(0, 1).drawn(20, 1), arm.client(0, 1).drawn(20, 2))
+    assert not torch.equal(arm.client(0, 1).sampled_public(20, 1), arm.client(0, 1).sampled_public(20, 2))
 
 
 def test_only_server_alone_sees_public_labels() -> None:

@@ -1,13 +1,15 @@
-"""How soft labels of many clients become one: the choices of the setting ``aggregation``.
+"""Label aggregators: how soft labels of many clients become one, the choices of the setting ``aggregation``.
 
-Each takes rows (n, C) of probabilities, one tensor a client, in client order, and gives rows that add up
-to 1. A row of zeros is a sample that the client does not answer: it counts neither for nor against
-anything, and where nobody answers the pooled row is zeros too. Clients are known by these rows alone. What a
-codec made one-hot is taken as it came.
+Each takes rows (n, C) of probabilities, one tensor per client, in client order, and returns rows that add up
+to 1. A row of zeros is a sample that the client does not answer: it counts neither for nor against anything,
+and where nobody answers the aggregated row is zeros too. An aggregator knows which client rows are from, may
+keep a state from one exchange to the next, and says what it trusted each client with. What a codec made
+one-hot is taken as it came.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 import torch
@@ -31,38 +33,111 @@ from fedistill.aggregation.functional import (
 from fedistill.config.messages import explain_errors
 from fedistill.config.schema import Positive, Section
 from fedistill.errors import nearest
+from fedistill.state import State
+
+
+@dataclass(frozen=True)
+class Aggregated:
+    """What became of the clients' labels.
+
+    Attributes:
+        labels: (n, C), zeros where no client answered.
+        trust: of each client that replied, by its number, the share of the whole that its answers had, from
+            0 to 1; the shares add up to 1 unless nobody answered anything.
+        state: what the aggregator wants to be handed in the next exchange, as plain data.
+    """
+
+    labels: Tensor
+    trust: dict[int, float]
+    state: State = field(default_factory=dict)
 
 
 class Aggregation(Section, ABC):
-    """Base of all aggregations of soft labels; subclasses are final."""
+    """Base of all aggregators of soft labels; subclasses are final."""
 
     name: str
 
     def aggregate(
-        self, rows: Iterable[Tensor], draws: torch.Generator, before: Tensor | None = None
-    ) -> Tensor | None:
-        """Pooled rows (n, C), zeros where no client answered, or None where no client replied.
+        self,
+        rows: Iterable[tuple[int, Tensor]],
+        draws: torch.Generator,
+        before: Tensor | None = None,
+        state: State | None = None,
+    ) -> Aggregated | None:
+        """Aggregate what clients replied; None where no client did.
 
         Args:
-            rows: probabilities (n, C) of each client; zeros: no answer.
+            rows: the number of each client and its probabilities (n, C); zeros: no answer.
             draws: decides ties where there are any.
             before: one-hot rows (n, C) that stood for the same samples before, which win ties.
+            state: as the last `Aggregated` left it, or None in the first exchange.
         """
-        heard: Tensor | None = None
+        clients: list[int] = []
+        counts: list[float] = []
+        answered: Tensor | None = None
 
         def answers() -> Answers:
-            nonlocal heard
-            for one in rows:
+            nonlocal answered
+            for client, one in rows:
                 mask = (one != 0).any(dim=1)
-                heard = mask if heard is None else heard | mask
+                answered = mask if answered is None else answered | mask
+                clients.append(client)
+                counts.append(float(mask.sum()))
                 yield one, mask
 
-        pooled = self._aggregate(answers(), draws, before)
-        return None if pooled is None or heard is None else torch.where(heard[:, None], pooled, 0)
+        found = self.combine(answers(), ExchangeInfo(clients, draws, before, state or {}))
+        if found is None or answered is None:
+            return None
+        weights = counts if found.weights is None else found.weights
+        total = sum(weights)
+        shares = [weight / total if total else 0.0 for weight in weights]
+        labels = torch.where(answered[:, None], found.labels, 0)
+        return Aggregated(labels, dict(zip(clients, shares, strict=True)), found.state)
 
     @abstractmethod
-    def _aggregate(self, answers: Answers, draws: torch.Generator, before: Tensor | None) -> Tensor | None:
-        """As `aggregate`; what it says of samples that nobody answered does not matter."""
+    def combine(self, answers: Answers, exchange: "ExchangeInfo") -> "Combined | None":
+        """Combine answers to labels (n, C), or None where there is no client.
+
+        What it says of samples that nobody answered does not matter.
+        """
+
+
+@dataclass(frozen=True)
+class ExchangeInfo:
+    """What an aggregator knows besides the answers.
+
+    Attributes:
+        clients: the number of each client, in the order of the answers; filled as they are taken.
+        draws: decides ties.
+        before: one-hot rows (n, C) that stood for the same samples before, or None.
+        state: what this aggregator kept of earlier exchanges; empty in the first.
+    """
+
+    clients: Sequence[int]
+    draws: torch.Generator
+    before: Tensor | None
+    state: State
+
+
+@dataclass(frozen=True)
+class Combined:
+    """What an aggregator makes of answers.
+
+    Attributes:
+        labels: (n, C).
+        weights: how much each client counted, in the order of the answers, in any unit, or None if every
+            answer counted alike.
+        state: what it keeps for the next exchange.
+    """
+
+    labels: Tensor
+    weights: list[float] | None = None
+    state: State = field(default_factory=dict)
+
+
+def _evenly(labels: Tensor | None) -> Combined | None:
+    """Labels to which every answer counted alike."""
+    return None if labels is None else Combined(labels)
 
 
 class Mean(Aggregation):
@@ -70,8 +145,8 @@ class Mean(Aggregation):
 
     name: Literal["mean"] = "mean"
 
-    def _aggregate(self, answers: Answers, draws: torch.Generator, before: Tensor | None) -> Tensor | None:
-        return mean_of_answers(answers)
+    def combine(self, answers: Answers, exchange: ExchangeInfo) -> Combined | None:
+        return _evenly(mean_of_answers(answers))
 
 
 class Era(Aggregation):
@@ -83,9 +158,9 @@ class Era(Aggregation):
     name: Literal["era"] = "era"
     temperature: Positive = Field(default=0.1, description="T; below 1 sharpens the mean")
 
-    def _aggregate(self, answers: Answers, draws: torch.Generator, before: Tensor | None) -> Tensor | None:
+    def combine(self, answers: Answers, exchange: ExchangeInfo) -> Combined | None:
         average = mean_of_answers(answers)
-        return None if average is None else entropy_reduced(average, self.temperature)
+        return None if average is None else Combined(entropy_reduced(average, self.temperature))
 
 
 class EnhancedEra(Aggregation):
@@ -97,9 +172,9 @@ class EnhancedEra(Aggregation):
     name: Literal["enhanced-era"] = "enhanced-era"
     beta: Positive = Field(default=2.0, description="the power; 1 leaves the mean as it is")
 
-    def _aggregate(self, answers: Answers, draws: torch.Generator, before: Tensor | None) -> Tensor | None:
+    def combine(self, answers: Answers, exchange: ExchangeInfo) -> Combined | None:
         average = mean_of_answers(answers)
-        return None if average is None else enhanced_era(average, self.beta)
+        return None if average is None else Combined(enhanced_era(average, self.beta))
 
 
 class Confidence(Aggregation):
@@ -115,13 +190,18 @@ class Confidence(Aggregation):
         default="entropy", description="what sureness is: low entropy, or a great probability"
     )
 
-    def _aggregate(self, answers: Answers, draws: torch.Generator, before: Tensor | None) -> Tensor | None:
-        # A little for all answers: those of which nobody is sure have a mean too.
-        weighed = (
-            (rows, ((confidences(rows, self.measure) + 1e-6) * mask)[:, None]) for rows, mask in answers
-        )
-        pooled = mean(torch.cat([rows * weight, weight], dim=1) for rows, weight in weighed)
-        return None if pooled is None else pooled[:, :-1] / pooled[:, -1:]
+    def combine(self, answers: Answers, exchange: ExchangeInfo) -> Combined | None:
+        weights: list[float] = []
+
+        def weighed() -> Iterator[Tensor]:
+            for rows, mask in answers:
+                # A little for all answers: those of which nobody is sure have a mean too.
+                weight = ((confidences(rows, self.measure) + 1e-6) * mask)[:, None]
+                weights.append(float(weight.sum()))
+                yield torch.cat([rows * weight, weight], dim=1)
+
+        pooled = mean(weighed())
+        return None if pooled is None else Combined(pooled[:, :-1] / pooled[:, -1:], weights)
 
 
 class PriorCorrected(Aggregation):
@@ -147,8 +227,8 @@ class PriorCorrected(Aggregation):
         default=0.01, gt=0, lt=1, description="share of each row that is spread evenly, so that none is 0"
     )
 
-    def _aggregate(self, answers: Answers, draws: torch.Generator, before: Tensor | None) -> Tensor | None:
-        return prior_corrected(answers, self.sharpness, self.floor)
+    def combine(self, answers: Answers, exchange: ExchangeInfo) -> Combined | None:
+        return _evenly(prior_corrected(answers, self.sharpness, self.floor))
 
 
 class DawidSkene(Aggregation):
@@ -163,7 +243,7 @@ class DawidSkene(Aggregation):
     iterations: int = Field(default=50, ge=1, description="at most; it stops where nothing changes")
     smoothing: Positive = Field(default=0.01, description="added to each count of a confusion matrix")
 
-    def _aggregate(self, answers: Answers, draws: torch.Generator, before: Tensor | None) -> Tensor | None:
+    def combine(self, answers: Answers, exchange: ExchangeInfo) -> Combined | None:
         votes = []
         classes = 0
         for rows, mask in answers:
@@ -171,8 +251,12 @@ class DawidSkene(Aggregation):
             classes = rows.shape[1]
         if not votes:
             return None
-        posterior, _ = dawid_skene(torch.stack(votes), classes, self.iterations, self.smoothing)
-        return posterior
+        named = torch.stack(votes)
+        posterior, confusion = dawid_skene(named, classes, self.iterations, self.smoothing)
+        # How often a client is expected to be right: its diagonal, by how frequent each class is.
+        shares = posterior[(named >= 0).any(dim=0)].mean(dim=0)
+        right = torch.einsum("kcc,c->k", confusion, shares) * (named >= 0).sum(dim=1)
+        return Combined(posterior, right.nan_to_num().tolist())
 
 
 class Median(Aggregation):
@@ -185,9 +269,9 @@ class Median(Aggregation):
 
     name: Literal["median"] = "median"
 
-    def _aggregate(self, answers: Answers, draws: torch.Generator, before: Tensor | None) -> Tensor | None:
+    def combine(self, answers: Answers, exchange: ExchangeInfo) -> Combined | None:
         came = _stacked(answers)
-        return None if came is None else median(*came)
+        return None if came is None else Combined(median(*came))
 
 
 class Trimmed(Aggregation):
@@ -202,12 +286,12 @@ class Trimmed(Aggregation):
         default=0.1, ge=0, lt=0.5, description="of those who answer, rounded down, cut off at either end"
     )
 
-    def _aggregate(self, answers: Answers, draws: torch.Generator, before: Tensor | None) -> Tensor | None:
+    def combine(self, answers: Answers, exchange: ExchangeInfo) -> Combined | None:
         came = _stacked(answers)
         if came is None:
             return None
         rows, mask = came
-        return trimmed(rows, mask, (self.share * mask.sum(dim=0).double()).long())
+        return Combined(trimmed(rows, mask, (self.share * mask.sum(dim=0).double()).long()))
 
 
 class Majority(Aggregation):
@@ -218,10 +302,10 @@ class Majority(Aggregation):
 
     name: Literal["majority"] = "majority"
 
-    def _aggregate(self, answers: Answers, draws: torch.Generator, before: Tensor | None) -> Tensor | None:
+    def combine(self, answers: Answers, exchange: ExchangeInfo) -> Combined | None:
         likeliest = ((one_hot(rows.argmax(dim=1), rows.shape[1]).float(), mask) for rows, mask in answers)
         shares = mean_of_answers(likeliest)
-        return None if shares is None else majority(shares, before, draws)
+        return None if shares is None else Combined(majority(shares, exchange.before, exchange.draws))
 
 
 def _stacked(answers: Answers) -> tuple[Tensor, Tensor] | None:

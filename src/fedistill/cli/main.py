@@ -122,19 +122,10 @@ def methods() -> None:
 
     table = Table("method", "exchanges", "bytes a client and round", "needs", "source")
     for name, method in METHODS.items():
-        needs = []
-        if method.one_model:
-            needs.append("one architecture")
-        elif method.one_width:
-            needs.append("features of one width")
-        if method.needs_public_labels:
-            needs.append("labelled public set")
-        elif method.clients_need_public:
-            needs.append("public set")
-        elif method.server_needs_public:
-            needs.append("public set at the server")
         formula = method.byte_formula
-        table.add_row(name, method.exchanges, formula, ", ".join(needs) or "-", method.paper)
+        table.add_row(
+            name, method.exchanges, formula, ", ".join(method.needs.in_words()) or "-", method.paper
+        )
     wide().print(table)
 
 

@@ -30,9 +30,7 @@ from fedistill.errors import ExperimentError
 from fedistill.federation.arm import ReadyArm, start_run
 from fedistill.federation.history import ArmRun, RoundRecord
 from fedistill.federation.ledger import Entry
-from fedistill.state import decode_state as load_state
-from fedistill.state import encode_state as dump_state
-from fedistill.state import write_file
+from fedistill.state import decode_state, encode_state, from_plain, to_plain, write_file
 
 _MANIFEST = "manifest.json"
 _LONGEST_NAME = 100
@@ -149,7 +147,8 @@ class RunFolder:
                 files[str(client)] = name
         server = f"server-{run.round}.safetensors"
         write_file(
-            folder / server, dump_state({"method": run.server, "links": dump_states(run.shared_states)})
+            folder / server,
+            encode_state({"method": to_plain(run.server), "links": dump_states(run.shared_states)}),
         )
         manifest = {
             "round": run.round,
@@ -175,18 +174,19 @@ class RunFolder:
             return start_run(arm)
         folder = self._checkpoint(arm.name)
         try:
-            saved = load_state((folder / manifest["server"]).read_bytes())
+            saved = decode_state((folder / manifest["server"]).read_bytes())
             shared_states = load_states(saved["links"])
+            server: Any = from_plain(arm.method.ServerState, saved["method"])
             clients = {
                 int(client): (folder / name).read_bytes() for client, name in manifest["clients"].items()
             }
             for state in clients.values():
-                load_state(state)
+                decode_state(state)
         except (OSError, ValueError) as error:
             raise self._damaged(arm.name, str(error)) from None
         run = ArmRun(
             round=manifest["round"],
-            server=saved["method"],
+            server=server,
             clients=clients,
             ledger=start_run(arm).ledger,
             shared_states=shared_states,

@@ -17,7 +17,7 @@ from fedistill.experiment.results import choices, describe_arm, link_times, resu
 from fedistill.experiment.run_folder import RunFolder
 from fedistill.federation import local_executor
 from fedistill.federation.arm import ReadyArm, resolve_arm
-from fedistill.federation.client import method_state
+from fedistill.federation.client import client_state
 from fedistill.federation.executor import Executor
 from fedistill.federation.history import ArmRun, RoundRecord
 from fedistill.federation.round import play_round
@@ -201,11 +201,11 @@ def _write_report(folder: RunFolder, experiment: Experiment, content: dict[str, 
 def _save_models(folder: RunFolder, arm: ReadyArm, run: ArmRun) -> None:
     """Leave the final models, under PyTorch's own names of their weights."""
     server = arm.server_model()
-    found = {} if server is None else {"server": (*server, run.server)}
+    found = {} if server is None else {"server": (*server, run.server.model)}
     if arm.method.has_client_models:
         for client, kept in run.clients.items():
             model = arm.federation.clients[client].model
-            module = models.reusable(model, arm.task.signature)
-            found[f"client-{client}"] = (model, module, method_state(kept))
+            module = models.reusable(model, arm.signature(model))
+            found[f"client-{client}"] = (model, module, client_state(arm, client, kept).model)
     for name, (model, module, state) in found.items():
-        save_model(folder.model_path(arm.name, name), module, state["model"], {"model": model})
+        save_model(folder.model_path(arm.name, name), module, state, {"model": model})

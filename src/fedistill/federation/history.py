@@ -6,7 +6,6 @@ from typing import Any
 from fedistill.communication.protocol.shared_state import SharedState
 from fedistill.federation.ledger import Entry, Ledger
 from fedistill.federation.local_rounds import PastExchange
-from fedistill.state import State
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ class ArmRun:
     """
 
     round: int
-    server: State
+    server: Any
     clients: dict[int, bytes]
     ledger: Ledger
     shared_states: dict[int, SharedState] = field(default_factory=dict)

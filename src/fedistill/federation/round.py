@@ -7,6 +7,7 @@ later. A round either happens whole or not at all: the `ArmRun` is changed only 
 import time
 from collections.abc import Hashable, Iterator
 from dataclasses import asdict
+from typing import Any
 
 import torch
 
@@ -23,14 +24,14 @@ from fedistill.federation.client import (
     describe_error,
 )
 from fedistill.federation.client_sampling import sample_clients, sample_dropouts
-from fedistill.federation.evaluation import correct_by_class, views
+from fedistill.federation.evaluation import views
 from fedistill.federation.executor import Executor
 from fedistill.federation.history import ArmRun, RoundRecord
 from fedistill.federation.ledger import SETUP_ROUND, Ledger
 from fedistill.federation.local_rounds import relative_change, scheduled_rounds
 from fedistill.methods.base import Reply
 from fedistill.rng import SERVER, scoped
-from fedistill.state import State, ordered
+from fedistill.state import from_plain, ordered, to_plain
 
 
 def play_round(run: ArmRun, arm: ReadyArm, executor: Executor) -> RoundRecord:
@@ -143,7 +144,7 @@ def _idle(run: ArmRun, number: int) -> RoundRecord:
     return record
 
 
-def _change(run: ArmRun, arm: ReadyArm, server: State, number: int, client: int) -> float | None:
+def _change(run: ArmRun, arm: ReadyArm, server: Any, number: int, client: int) -> float | None:
     """How far what the server says to a client has moved by this round's exchange."""
     before, after = (arm.method.send(state, arm.server(number), client) for state in (run.server, server))
     return (
@@ -159,7 +160,7 @@ def _send(run: ArmRun, arm: ReadyArm, end: ServerEndpoint, number: int, clients:
     messages: dict[Hashable, Message | None] = {}
     frames = []
     for client in clients:
-        broadcast_group = arm.method.broadcast_group(arm.federation.clients[client])
+        broadcast_group = arm.method.broadcast_group(run.server, arm.federation.clients[client])
         if broadcast_group not in messages:
             messages[broadcast_group] = arm.method.send(run.server, server, client)
         message = messages[broadcast_group]
@@ -188,7 +189,7 @@ def _receive(
 
 def _aggregate(
     run: ArmRun, arm: ReadyArm, number: int, replies: Iterator[Reply[Message]]
-) -> tuple[State, float]:
+) -> tuple[Any, float]:
     """The server step, and the seconds that it took besides waiting for clients."""
     waited = 0.0
 
@@ -215,12 +216,14 @@ def _aggregate(
         raise
     except Exception as error:  # a user's own model at the server may raise anything
         raise TrainingError(describe_error(error), place) from error
-    return ordered(state), time.perf_counter() - started - waited
+    # As it would come from disk, so that a resumed run goes over its entries in the same order.
+    plain = ordered(to_plain(state))
+    return from_plain(arm.method.ServerState, plain), time.perf_counter() - started - waited
 
 
 def _evaluate(
     arm: ReadyArm,
-    server: State,
+    server: Any,
     clients: dict[int, bytes],
     known: dict[int, list[int]],
     executor: Executor,
@@ -228,15 +231,15 @@ def _evaluate(
     """Return the views, and the clients' right answers for as long as their models stay the same."""
     classes = arm.task.signature.classes
 
-    def own(client: int) -> State:
+    def own(client: int) -> Any:
         return client_state(arm, client, clients.get(client, b""))
 
     try:
         right = []
-        if executor.holds_client_states or not arm.method.server_eval_needs_clients:
+        if executor.holds_client_states or not arm.method.needs.evaluation_at_clients:
             right = [
-                correct_by_class(model, arm.task.test, classes, arm.evaluate.batch_size)
-                for model in arm.method.server_eval_models(server, arm.server(SETUP_ROUND), own)
+                arm.correct_by_class(name, model)
+                for name, model in arm.method.server_eval_models(server, arm.server(SETUP_ROUND), own)
             ]
     except Exception as error:  # as in `_aggregate`
         raise TrainingError(describe_error(error), "evaluation, server") from error

@@ -1,5 +1,7 @@
 """The methods by name, and how an arm names one."""
 
+from typing import Any
+
 from pydantic import ValidationError
 
 from fedistill.communication.messages.base import Message
@@ -31,7 +33,7 @@ from fedistill.methods.weights.fedkd import FedKd
 from fedistill.methods.weights.fedprox import FedProx
 from fedistill.methods.weights.fml import Fml
 
-AnyMethod = Method[Message, Message]
+AnyMethod = Method[Message, Message, Any, Any]
 
 METHODS: dict[str, type[Method]] = {  # type: ignore[type-arg]  # each has messages of its own
     method.name: method

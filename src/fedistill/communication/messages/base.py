@@ -28,7 +28,7 @@ class MessageContext:
         samples: n, the public samples that a message speaks of (0: none), or may at most speak of.
         parts: shapes of the tensors that the travelling weights are made of.
         population: N, the samples of the public set.
-        drawn: from a round to the (n,) places of its public samples.
+        sampled: from a round to the (n,) places of its public samples.
         since: from two turns to the places of the samples whose label came after the first, and by the
             second.
         width: d, the length of a feature vector.
@@ -43,7 +43,7 @@ class MessageContext:
     samples: int = 0
     parts: tuple[tuple[int, ...], ...] = ()
     population: int = 0
-    drawn: Callable[[int], Classes] | None = None
+    sampled: Callable[[int], Classes] | None = None
     since: Callable[[int, int], Classes] | None = None
     width: int = 0
     generator: tuple[tuple[int, ...], ...] = ()

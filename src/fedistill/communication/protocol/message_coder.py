@@ -133,7 +133,7 @@ class MessageCoder:
         payloads = dict(zip(names, sections, strict=True))
         values: dict[str, Any] = {name: _number(name, payloads[name]) for name in expected.number_names()}
         for name, number in values.items():
-            if name in ("drawn", "turn") and number > round:
+            if name in ("sampled_round", "turn") and number > round:
                 raise FrameError(f"public samples of {name} {number} came in round {round}")
         numbers = {**values, **_held(memory)}
         for name, whole in expected.integer_arrays(context, numbers).items():
