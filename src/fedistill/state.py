@@ -1,4 +1,4 @@
-"""State as plain data, and the one way in which it is saved: safetensors, without pickle.
+"""State as plain data, and the only way in which it is saved: safetensors, without pickle.
 
 A state is a dictionary, nested to any depth, whose leaves are tensors, numbers, texts, truth values, None, or
 lists of those without tensors. What a method keeps is a dataclass (`to_plain`, `from_plain`), which is such a
@@ -27,16 +27,16 @@ _META = "state"
 
 
 def encode_state(state: State) -> bytes:
-    """Return the bytes of a state; equal states give equal bytes."""
+    """Return the bytes of a state; equal states have equal bytes."""
     tensors: dict[str, Tensor] = {}
-    plain: dict[str, Any] = {}
+    plain: State = {}
     _flatten(state, "", tensors, plain)
     meta = {_META: json.dumps(plain, sort_keys=True)}
     return bytes(save_tensors({name: tensors[name] for name in sorted(tensors)}, meta))
 
 
 def decode_state(data: bytes) -> State:
-    """Read the bytes of a state.
+    """Return the state that bytes hold, its keys sorted at every depth.
 
     Raises:
         ValueError: the bytes are not those of a state.
@@ -58,16 +58,16 @@ def decode_state(data: bytes) -> State:
 
 
 def ordered(state: State) -> State:
-    """Return the state with its keys in order at every depth, as `load` gives it.
+    """Return the state with its keys sorted at every depth, as `decode_state` does.
 
-    A method may go over the keys of its state, and what it adds up then must not depend on whether the
-    state was kept in memory or came from disk.
+    A method may iterate over its state, and the sums that it forms must not depend on whether the state
+    stayed in memory or came from disk.
     """
     return {key: ordered(value) if isinstance(value, dict) else value for key, value in sorted(state.items())}
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all: a reader, or a crash, never meets half of it."""
+    """Write a file completely or not at all: no reader, and no crash, ever finds half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     with part.open("wb") as file:
@@ -77,10 +77,10 @@ def write_file(path: Path, data: bytes) -> None:
     part.replace(path)
 
 
-def _flatten(state: State, prefix: str, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
+def _flatten(state: State, prefix: str, tensors: dict[str, Tensor], plain: State) -> None:
     for key, value in state.items():
         if not isinstance(key, str) or _SEPARATOR in key or not key:
-            raise TypeError(f"state key {key!r} must be a text without {_SEPARATOR!r}")
+            raise TypeError(f"state key {key!r} must be a non-empty string without {_SEPARATOR!r}")
         name = prefix + key
         if isinstance(value, Tensor):
             tensors[name] = torch.empty_like(value, memory_format=torch.contiguous_format).copy_(

@@ -18,10 +18,9 @@ from fedistill.config.schema import Sampling, Section
 from fedistill.config.toml import to_toml
 from fedistill.errors import ExperimentError
 from fedistill.experiment.runner import prepare
-from fedistill.federation.arm import resolve_arm, start_run
-from fedistill.federation.local_executor import SerialExecutor
-from fedistill.federation.round import play_round
+from fedistill.federation.arm import resolve_arm
 from fedistill.methods.registry import create_method
+from helpers.runs import run_serially
 
 CLASSES = 4
 every = pytest.mark.parametrize("name", AGGREGATIONS)
@@ -442,11 +441,8 @@ def test_every_method_pools_by_it_with_one_hot_rows_and_lost_replies(method: str
     wanted = experiment(method, aggregation=name, **codec).model_copy(
         update={"rounds": 3, "sampling": Sampling(fraction=0.67, dropout=0.4)}
     )
-    task, (arm,) = prepare(wanted)
-    run = start_run(arm)
-    with SerialExecutor(wanted, task) as executor:
-        while run.round < 3:
-            play_round(run, arm, executor)
+    _, (arm,) = prepare(wanted)
+    run = run_serially(wanted, arm)
     assert any(record.dropped for record in run.records)
     if method == "fedgems":  # keeps no labels, but what it has learned from them
         assert run.server["taught"]

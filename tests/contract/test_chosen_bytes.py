@@ -3,9 +3,9 @@
 import math
 
 import pytest
-from test_byte_formulas import CLASSES, CLIENTS, PUBLIC, payloads, played
 
 from fedistill.federation.client import method_state
+from helpers.byte_formulas import CLASSES, CLIENTS, PUBLIC, payloads, played
 
 
 def subset(chosen: int, population: int) -> tuple[float, float]:

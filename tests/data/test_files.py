@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from samplefiles import Files
 
 from fedistill.data.task import Task
+from helpers.files import Files
 
 Make = Callable[..., Task]
 Refused = Callable[..., str]

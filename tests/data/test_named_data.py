@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from samplefiles import Files
 
 from fedistill.data import sources
 from fedistill.data.task import Task
+from helpers.files import Files
 
 Make = Callable[..., Task]
 Refused = Callable[..., str]

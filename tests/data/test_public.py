@@ -10,12 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from samplefiles import Files
 
 from fedistill.config.schema import TaskConfig
 from fedistill.data.build import build_task, stored_bytes
 from fedistill.data.task import Task
 from fedistill.errors import ExperimentError
+from helpers.files import Files
 
 Make = Callable[..., Task]
 Refused = Callable[..., str]

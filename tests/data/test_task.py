@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from samplefiles import Files
 
 from fedistill.data.task import Labelled, PublicSet, Task
 from fedistill.models.signature import Signature
+from helpers.files import Files
 
 Make = Callable[..., Task]
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from samplefiles import Files
 from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.models import WordLevel
 
@@ -18,6 +17,7 @@ from fedistill.config.schema import Text
 from fedistill.data.task import Task
 from fedistill.data.text import build_tokenizer, encode_texts, vocabulary_size
 from fedistill.errors import ExperimentError
+from helpers.files import Files
 
 Make = Callable[..., Task]
 PUBLIC = ["The cat sat on the mat.", "A cat, a dog"]

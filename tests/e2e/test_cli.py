@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from program import PATIENCE, PROGRAM, fedistill, here
 
 from fedistill.communication.codecs.registry import CODECS
 from fedistill.config.toml import load
@@ -23,6 +21,8 @@ from fedistill.errors import RuntimeFailure
 from fedistill.experiment.table import markdown, reach_markdown
 from fedistill.federation.arm import resolve_arm
 from fedistill.methods.registry import METHODS
+from helpers.processes import processes_with, wait_for
+from helpers.program import PATIENCE, PROGRAM, fedistill, here
 
 EXPERIMENT = """
 rounds = 2
@@ -585,26 +585,6 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return outcome(folder / "run 1")
 
 
-def wait_for(condition: Callable[[], Any], what: str) -> None:
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end, f"gave up waiting for {what}"
-        time.sleep(0.02)
-
-
-def processes_of(folder: Path) -> list[int]:
-    """All processes on this machine that were started with this gate."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            environment = (entry / "environ").read_bytes()
-        except OSError:
-            continue
-        if f"GATE={folder}\0".encode() in environment:
-            found.append(int(entry.name))
-    return found
-
-
 @pytest.fixture
 def stopped(tmp_path: Path, request: pytest.FixtureRequest) -> "Iterator[tuple[Path, int, str]]":
     """A run that got a signal in the second round of its second arm: its folder, status and last words."""
@@ -625,9 +605,9 @@ def stopped(tmp_path: Path, request: pytest.FixtureRequest) -> "Iterator[tuple[P
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
-        wait_for(lambda: (folder / "waiting").exists() or process.poll() is not None, "round 4")
+        wait_for(lambda: (folder / "waiting").exists() or process.poll() is not None, "round 4", PATIENCE)
         assert process.poll() is None, process.communicate()
-        assert len(processes_of(folder)) >= 3
+        assert len(processes_with("GATE", folder)) >= 3
         if request.param == signal.SIGINT:
             os.killpg(process.pid, signal.SIGINT)  # a terminal sends Ctrl-C to all processes
         else:
@@ -635,7 +615,7 @@ def stopped(tmp_path: Path, request: pytest.FixtureRequest) -> "Iterator[tuple[P
             # Workers that wait in a model of the user's cannot know that they are alone.
             (folder / "go").touch()
         _, said = process.communicate(timeout=PATIENCE)
-        wait_for(lambda: not processes_of(folder), "the workers to end")
+        wait_for(lambda: not processes_with("GATE", folder), "the workers to end", PATIENCE)
         yield folder, process.returncode, said
     finally:
         (folder / "go").touch()

@@ -1,7 +1,7 @@
 """The folder of a run: whatever happens to a run, going on with it ends in the same bits."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,30 +22,13 @@ from fedistill.federation.history import RoundRecord
 from fedistill.federation.ledger import Entry
 from fedistill.models.registry import build_model
 from fedistill.state import decode_state
+from helpers.watchers import Watcher
 
 ROUNDS = 3
 
 
 class Crash(BaseException):
     """The process is gone; nothing may handle this."""
-
-
-class Watcher:
-    """Sees a run go on; ``at_round`` is called after each round."""
-
-    def __init__(self, at_round: Callable[[str, RoundRecord], None] | None = None) -> None:
-        self.at_round = at_round
-        self.begun: dict[str, int] = {}
-
-    def findings(self, findings: Sequence[Any]) -> None: ...
-    def failed(self, name: str, error: str) -> None: ...
-
-    def arm(self, name: str, rounds: int, done: int) -> None:
-        self.begun[name] = done
-
-    def round(self, name: str, run_folder: RoundRecord) -> None:
-        if self.at_round:
-            self.at_round(name, run_folder)
 
 
 def experiment(*arms: dict[str, Any], clients: int = 4, **more: Any) -> Experiment:

@@ -34,6 +34,7 @@ from fedistill.federation.local_rounds import (
     worthwhile_rounds,
 )
 from fedistill.federation.round import play_round
+from helpers.runs import finish
 
 
 def rounds_due(accumulate: int, rounds: int) -> dict[int, int]:
@@ -122,9 +123,7 @@ def played(accumulate: Any, arm: tuple[str, dict[str, Any]], **changes: Any) -> 
     wanted = parse(raw, "test")
     _, (ready,) = prepare(wanted)
     with Spy(SerialExecutor(wanted, ready.task)) as spy:
-        run = start_run(ready)
-        while run.round < ready.rounds:
-            play_round(run, ready, spy)
+        run = finish(ready, spy)
     return run, ready, spy
 
 
@@ -229,9 +228,7 @@ def test_resuming_goes_on_with_what_is_due(tmp_path: Path) -> None:
         for _ in range(4):  # two exchanges, and two rounds into what accumulates
             play_round(again, ready, executor)
             folder.save(ready, again)
-        again = RunFolder.open(tmp_path / "run").load(ready)
-        while again.round < 8:
-            play_round(again, ready, executor)
+        again = finish(ready, executor, RunFolder.open(tmp_path / "run").load(ready))
     assert [record.local for record in again.records] == [record.local for record in run.records]
     assert torch.equal(again.server["model"], run.server["model"])
     assert json.loads((tmp_path / "run" / "events.jsonl").read_text().splitlines()[-1])["local"] == 0

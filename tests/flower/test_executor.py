@@ -18,7 +18,6 @@ import pytest
 import torch
 from google.protobuf.message import DecodeError
 from safetensors.torch import load_file
-from trial import CLIENTS, Watch, at_sites, experiment, frames, in_process, site_file, what_is_kept
 
 from fedistill.communication.protocol import frame as frame_format
 from fedistill.communication.varint import varint
@@ -30,6 +29,16 @@ from fedistill.experiment.run_folder import RunFolder
 from fedistill.experiment.runner import compare, resume
 from fedistill.flower import event_tail as news_of
 from fedistill.flower import local_trial
+from helpers.flower_trial import (
+    CLIENTS,
+    Watch,
+    at_sites,
+    experiment,
+    frames,
+    in_process,
+    site_file,
+    what_is_kept,
+)
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # Flower uses what its libraries will drop

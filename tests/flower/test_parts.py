@@ -18,13 +18,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from trial import experiment, site_file
 
 from fedistill.config.toml import parse, to_toml
 from fedistill.data.build import build_task
 from fedistill.errors import ExperimentError, FrameError
 from fedistill.flower import app_template, keys
 from fedistill.flower.processes import TrialNetwork
+from helpers.flower_trial import experiment, site_file
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # Flower uses what its libraries will drop

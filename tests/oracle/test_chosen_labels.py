@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 import torch
-from test_label_methods import CLIENTS, PUBLIC, ROUNDS, Learner, close, learners, played, public
 from torch import Tensor
 from torch.nn.functional import kl_div
 
@@ -12,6 +11,7 @@ from fedistill.federation.client import method_state
 from fedistill.methods.base import sample_public
 from fedistill.methods.shared.density import Centroids, Kulsif
 from fedistill.rng import SERVER, stream
+from helpers.learners import CLIENTS, PUBLIC, ROUNDS, Learner, close, learners, played, public
 
 QUANTILE, SAMPLES = 0.4, 40
 OWN = {

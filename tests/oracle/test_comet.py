@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 import torch
-from test_label_methods import BATCH, CLIENTS, PUBLIC, ROUNDS, Learner, close, learners, played, public
 from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div
 
@@ -13,6 +12,7 @@ from fedistill.federation.client import method_state
 from fedistill.methods.base import Reply, sample_public
 from fedistill.methods.shared.density import kmeans
 from fedistill.rng import SERVER, stream
+from helpers.learners import BATCH, CLIENTS, PUBLIC, ROUNDS, Learner, close, learners, played, public
 
 SAMPLES, WEIGHT, SIZE = 40, 0.7, 12
 

@@ -4,22 +4,19 @@ from typing import Any
 
 import pytest
 import torch
-from test_label_methods import BATCH, CLIENTS, LR, MOMENTUM, ROUNDS, Learner, close
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss, one_hot
 
-from fedistill import parse
 from fedistill.communication.messages.classwise import Prototypes
-from fedistill.experiment.runner import prepare
-from fedistill.federation.arm import ReadyArm, start_run
+from fedistill.federation.arm import ReadyArm
 from fedistill.federation.client import method_state
 from fedistill.federation.history import ArmRun
-from fedistill.federation.local_executor import SerialExecutor
-from fedistill.federation.round import play_round
 from fedistill.methods.base import Reply
 from fedistill.methods.classwise.fedtgp import FedTgp, FedTgpSettings
 from fedistill.models.registry import build_model
 from fedistill.rng import SERVER, scoped, stream
+from helpers.learners import BATCH, CLIENTS, LR, MOMENTUM, ROUNDS, Learner, close
+from helpers.runs import finished
 
 SKEWED = {"kind": "pathological", "classes_per_client": 4}
 CLASSES, WIDTH = 10, 128
@@ -28,7 +25,7 @@ CLASSES, WIDTH = 10, 128
 
 def played(method: str, **settings: Any) -> tuple[ReadyArm, ArmRun]:
     """Clients have four classes each, so that some are had by one alone, and some by none."""
-    wanted = parse(
+    return finished(
         {
             "rounds": ROUNDS,
             "task": {"name": "digits", "clients": CLIENTS, "limit": 120, "partition": SKEWED},
@@ -36,15 +33,8 @@ def played(method: str, **settings: Any) -> tuple[ReadyArm, ArmRun]:
             "train": {"batch_size": BATCH, "optimizer": {"lr": LR, "momentum": MOMENTUM}},
             "evaluate": {"every": ROUNDS},
             "arms": [{"method": method, **settings}],
-        },
-        "test",
+        }
     )
-    task, (arm,) = prepare(wanted)
-    run = start_run(arm)
-    with SerialExecutor(wanted, task) as executor:
-        while run.round < ROUNDS:
-            play_round(run, arm, executor)
-    return arm, run
 
 
 def features(learner: Learner, inputs: Tensor) -> Tensor:

@@ -6,22 +6,22 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_label_methods import Learner, close
 from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div, layer_norm, linear
 
 from fedistill import parse
 from fedistill.communication.messages.private_samples import PrivateOutputs
 from fedistill.errors import TrainingError
-from fedistill.experiment.runner import compare, prepare
-from fedistill.federation.arm import ReadyArm, start_run
+from fedistill.experiment.runner import compare
+from fedistill.federation.arm import ReadyArm
 from fedistill.federation.history import ArmRun
-from fedistill.federation.local_executor import SerialExecutor
-from fedistill.federation.round import play_round
 from fedistill.methods.base import Reply
 from fedistill.models.residual import ResidualMlp, ResidualSettings
 from fedistill.rng import SERVER, scoped, stream
 from fedistill.state import encode_state
+from helpers.learners import Learner, close
+from helpers.runs import finished
+from helpers.watchers import Watcher
 
 CLIENTS, ROUNDS = 3, 3
 WEIGHT, HEAT, WIDTH, DEPTH, EPOCHS, BATCH = 0.7, 2.0, 12, 2, 2, 20
@@ -50,13 +50,7 @@ RAW: dict[str, Any] = {
 
 
 def played(**changes: Any) -> tuple[ReadyArm, ArmRun]:
-    wanted = parse({**RAW, **changes}, "test")
-    task, (arm,) = prepare(wanted)
-    run = start_run(arm)
-    with SerialExecutor(wanted, task) as executor:
-        while run.round < ROUNDS:
-            play_round(run, arm, executor)
-    return arm, run
+    return finished({**RAW, **changes})
 
 
 class Edge(Learner):
@@ -162,16 +156,9 @@ def test_nobody_replied() -> None:
     assert encode_state(arm.method.server_step(run.server, arm.server(4), [])) == encode_state(run.server)
 
 
-class Silent:
-    def findings(self, findings: Any) -> None: ...
-    def arm(self, name: str, rounds: int, done: int) -> None: ...
-    def round(self, name: str, record: Any) -> None: ...
-    def failed(self, name: str, error: str) -> None: ...
-
-
 def test_results_name_the_net_and_the_folder_has_it(tmp_path: Path) -> None:
     """`models.server` is mlp-s, which this method does not use: neither its name nor its size is shown."""
-    content = compare(parse({**RAW, "runtime": {"workers": 1}}, "test"), tmp_path / "run", "test", Silent())
+    content = compare(parse({**RAW, "runtime": {"workers": 1}}, "test"), tmp_path / "run", "test", Watcher())
     (found,) = content["arms"]
     assert (found["status"], found["server_model"]) == ("done", "residual-mlp")
     block = 2 * (2 * WIDTH + WIDTH**2 + WIDTH)

@@ -9,12 +9,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from fedistill import parse
 from fedistill.communication.messages.classwise import ClassOutputs
 from fedistill.communication.messages.labels import SoftLabels
 from fedistill.communication.messages.weights import TrainedWeights
 from fedistill.communication.protocol.endpoints import ServerEndpoint
-from fedistill.experiment.runner import prepare
+from fedistill.config.schema import Experiment
 from fedistill.federation.arm import ReadyArm, start_run
 from fedistill.federation.local_executor import SerialExecutor
 from fedistill.federation.round import play_round
@@ -22,21 +21,19 @@ from fedistill.methods.base import Reply
 from fedistill.methods.shared.class_outputs import mean_of_others, pooled
 from fedistill.models.registry import build_model
 from fedistill.rng import SERVER, stream
+from helpers.runs import ready, run_serially
 
 
-def arm_of(method: str, **settings: Any) -> tuple[Any, ReadyArm]:
-    wanted = parse(
+def arm_of(method: str, **settings: Any) -> tuple[Experiment, ReadyArm]:
+    return ready(
         {
             "rounds": 2,
             "task": {"name": "digits", "clients": 3, "limit": 120, "public": 60},
             "models": {"clients": ["cnn-s"], "server": "cnn-s"},
             "train": {"epochs": 2, "batch_size": 16, "optimizer": {"lr": 0.1, "momentum": 0.5}},
             "arms": [{"method": method, **settings}],
-        },
-        "test",
+        }
     )
-    _, (arm,) = prepare(wanted)
-    return wanted, arm
 
 
 def plain_fedavg(arm: ReadyArm, rounds: int, mu: float = 0.0) -> Tensor:
@@ -70,11 +67,8 @@ def plain_fedavg(arm: ReadyArm, rounds: int, mu: float = 0.0) -> Tensor:
 @pytest.mark.parametrize(("method", "mu"), [("fedavg", 0.0), ("fedprox", 0.5)])
 def test_weight_averaging_is_the_plain_loop(method: str, mu: float) -> None:
     wanted, arm = arm_of(method, **({"mu": mu} if mu else {}))
-    run = start_run(arm)
-    with SerialExecutor(wanted, arm.task) as executor:
-        for _ in range(2):
-            play_round(run, arm, executor)
-        torch.testing.assert_close(run.server["model"], plain_fedavg(arm, 2, mu), rtol=1e-4, atol=1e-5)
+    run = run_serially(wanted, arm)
+    torch.testing.assert_close(run.server["model"], plain_fedavg(arm, 2, mu), rtol=1e-4, atol=1e-5)
 
 
 def test_fedprox_pulls_towards_what_was_received() -> None:

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from test_label_methods import BATCH, LR, MOMENTUM, ROUNDS, Learner, close, played
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -14,6 +13,7 @@ from fedistill.federation.client import method_state
 from fedistill.methods.weights.fedkd import FedKd, FedKdSettings
 from fedistill.methods.weights.fml import Fml, FmlSettings
 from fedistill.rng import SERVER, stream
+from helpers.learners import BATCH, LR, MOMENTUM, ROUNDS, Learner, close, played
 
 
 def divergence(target: Tensor, output: Tensor) -> Tensor:

@@ -141,7 +141,7 @@ def _evenly(labels: Tensor | None) -> Combined | None:
 
 
 class Mean(Aggregation):
-    """Arithmetic mean. Of one-hot rows: the shares of votes."""
+    """Arithmetic mean. For one-hot rows, these are the shares of votes."""
 
     name: Literal["mean"] = "mean"
 
@@ -150,13 +150,14 @@ class Mean(Aggregation):
 
 
 class Era(Aggregation):
-    """Entropy reduction: softmax of the mean over a temperature (DS-FL, arXiv 2008.06180).
+    """Entropy reduction: softmax of the mean divided by a temperature (DS-FL, arXiv 2008.06180).
 
-    Of one-hot rows: softmax of the shares of votes; at 0.1, ten clients' odds are e to the lead in votes.
+    For one-hot rows, this is the softmax of the shares of votes: with 10 clients and T = 0.1, each vote of
+    lead multiplies the odds by e.
     """
 
     name: Literal["era"] = "era"
-    temperature: Positive = Field(default=0.1, description="T; below 1 sharpens the mean")
+    temperature: Positive = Field(default=0.1, description="T, where values below 1 sharpen the mean")
 
     def combine(self, answers: Answers, exchange: ExchangeInfo) -> Combined | None:
         average = mean_of_answers(answers)
@@ -164,13 +165,13 @@ class Era(Aggregation):
 
 
 class EnhancedEra(Aggregation):
-    """Enhanced entropy reduction: the mean to a power, normalised (SCARLET, arXiv 2504.19602).
+    """Enhanced entropy reduction: the mean raised to a power, normalised (SCARLET, arXiv 2504.19602).
 
-    Of one-hot rows: shares of votes to that power; a class without a vote stays at 0.
+    For one-hot rows, these are powers of the shares of votes; a class without votes stays at 0.
     """
 
     name: Literal["enhanced-era"] = "enhanced-era"
-    beta: Positive = Field(default=2.0, description="the power; 1 leaves the mean as it is")
+    beta: Positive = Field(default=2.0, description="the power, where 1 keeps the mean")
 
     def combine(self, answers: Answers, exchange: ExchangeInfo) -> Combined | None:
         average = mean_of_answers(answers)
@@ -178,16 +179,16 @@ class EnhancedEra(Aggregation):
 
 
 class Confidence(Aggregation):
-    """Mean weighted, at each sample, by how sure each client is of it.
+    """Mean in which each client's row is weighted by its confidence in that sample.
 
-    The weight goes from 0 for a uniform row to 1 for a one-hot one: ``1 - H / log C``, or the greatest
-    probability, scaled. Clients are sure of what they have never seen, too. One-hot rows are all equally
-    sure: the shares of votes.
+    Weights range from 0 for a uniform row to 1 for a one-hot row: ``1 - H / log C``, or the largest
+    probability, rescaled. Models are often confident about classes they have never seen, too. One-hot rows
+    are all equally confident, which leaves the shares of votes.
     """
 
     name: Literal["confidence"] = "confidence"
     measure: Literal["entropy", "max"] = Field(
-        default="entropy", description="what sureness is: low entropy, or a great probability"
+        default="entropy", description="what counts as confidence: low entropy, or a large probability"
     )
 
     def combine(self, answers: Answers, exchange: ExchangeInfo) -> Combined | None:
@@ -207,24 +208,30 @@ class Confidence(Aggregation):
 class PriorCorrected(Aggregation):
     """Geometric mean of the clients' rows, each divided by that client's own class prior.
 
-    So a class that a client names for want of others counts little, and a class that it does not know not
-    at all. The prior is the mean of its rows in this exchange, which should be many and of all classes: a
-    single row is its own prior and says nothing, and of a client that answers its own class alone (as in
-    selective-fd and edge-fd) what it knows is divided out. Ours; division by a prior is the logit adjustment
-    of Menon et al. (arXiv 2007.07314) after training, the geometric mean a logarithmic opinion pool (Genest
-    and Zidek, 1986). That mean is over all who answer, so those who do not know a class dilute it;
-    ``sharpness`` makes up for them: of 1, 3 and 10, 3 was best in benchmarks/skew.py. Of one-hot rows: a
-    vote counts the more the rarer its class is among the client's votes, and a client that never names a
-    class has no say in it.
+    A class that a client names only because it knows few others counts little, and a class that it does not
+    know does not count at all. The prior is the mean of the client's rows in this exchange, which should be
+    many and cover all classes: a single row is its own prior and carries no information, and for a client
+    that answers only samples of its own classes (as in selective-fd and edge-fd), dividing by the prior
+    removes what it knows.
+
+    This rule is ours. Dividing by a prior is the post-hoc logit adjustment of Menon et al.
+    (arXiv 2007.07314); the geometric mean is a logarithmic opinion pool (Genest and Zidek, 1986). The mean
+    is over all clients that answer, so those that do not know a class dilute it, for which ``sharpness``
+    compensates: of 1, 3 and 10, 3 was best in benchmarks/skew.py. For one-hot rows, a vote counts more the
+    rarer its class is among the client's votes, and a client that never names a class has no influence
+    on it.
     """
 
     name: Literal["prior-corrected"] = "prior-corrected"
     sharpness: Positive = Field(
         default=3.0,
-        description="power of the mean: about the number of clients over that of those who know a class",
+        description="power of the mean, about the number of clients divided by how many of them know a class",
     )
     floor: float = Field(
-        default=0.01, gt=0, lt=1, description="share of each row that is spread evenly, so that none is 0"
+        default=0.01,
+        gt=0,
+        lt=1,
+        description="share of each row spread evenly over the classes, so that no entry is 0",
     )
 
     def combine(self, answers: Answers, exchange: ExchangeInfo) -> Combined | None:
@@ -232,15 +239,16 @@ class PriorCorrected(Aggregation):
 
 
 class DawidSkene(Aggregation):
-    """Posterior of the true class, given clients' likeliest classes and errors (Dawid and Skene, 1979).
+    """Posterior of the true class, given the clients' votes and their errors (Dawid and Skene, 1979).
 
-    Expectation maximisation estimates the class shares and, of each client, which class it names where which
-    is true, from the votes of this exchange alone. Soft rows count by their likeliest class: one-hot rows
-    lose nothing.
+    Expectation maximisation estimates the class shares and each client's confusion matrix from the votes of
+    this exchange alone. A soft row votes for its most likely class, so one-hot rows lose nothing.
     """
 
     name: Literal["dawid-skene"] = "dawid-skene"
-    iterations: int = Field(default=50, ge=1, description="at most; it stops where nothing changes")
+    iterations: int = Field(
+        default=50, ge=1, description="maximum number of EM steps, fewer once nothing changes"
+    )
     smoothing: Positive = Field(default=0.01, description="added to each count of a confusion matrix")
 
     def combine(self, answers: Answers, exchange: ExchangeInfo) -> Combined | None:
@@ -260,11 +268,11 @@ class DawidSkene(Aggregation):
 
 
 class Median(Aggregation):
-    """Median of each entry, normalised (Yin et al., 2018, arXiv 1803.01498, there of gradients).
+    """Median of each entry, normalised (Yin et al., 2018, arXiv 1803.01498, there for gradients).
 
     Fewer than half of the clients cannot move it out of the range of the others. Under label skew it drops
-    what few clients know. Of one-hot rows: the class that more than half named; where there is none, the
-    shares of votes.
+    what only a few clients know. For one-hot rows, it is the class that more than half of the clients named,
+    or the shares of votes if there is no such class.
     """
 
     name: Literal["median"] = "median"
@@ -275,15 +283,15 @@ class Median(Aggregation):
 
 
 class Trimmed(Aggregation):
-    """Mean of each entry without its least and greatest values, normalised (Yin et al., arXiv 1803.01498).
+    """Mean of each entry without its lowest and highest values, normalised (Yin et al., arXiv 1803.01498).
 
-    Of one-hot rows: shares of votes in which the first few for a class, and the first few against it, do
-    not count; where nothing is left, the plain shares.
+    For one-hot rows, these are shares of votes in which the first few votes for a class and the first few
+    against it do not count, or the plain shares if nothing is left.
     """
 
     name: Literal["trimmed"] = "trimmed"
     share: float = Field(
-        default=0.1, ge=0, lt=0.5, description="of those who answer, rounded down, cut off at either end"
+        default=0.1, ge=0, lt=0.5, description="share of the answers dropped at each end, rounded down"
     )
 
     def combine(self, answers: Answers, exchange: ExchangeInfo) -> Combined | None:
@@ -295,7 +303,7 @@ class Trimmed(Aggregation):
 
 
 class Majority(Aggregation):
-    """One-hot row of the class that most clients hold likeliest; ties as `functional.majority`.
+    """One-hot row of the class that most clients find likeliest; a tie keeps the previous class or is drawn.
 
     One-hot rows lose nothing.
     """
@@ -309,11 +317,12 @@ class Majority(Aggregation):
 
 
 def _stacked(answers: Answers) -> tuple[Tensor, Tensor] | None:
-    """Rows (k, n, C) and masks (k, n) of k clients, or None where there is none."""
-    came = list(answers)
-    return (
-        (torch.stack([rows for rows, _ in came]), torch.stack([mask for _, mask in came])) if came else None
-    )
+    """Return the rows (k, n, C) and masks (k, n) of k clients, or None if there are none."""
+    rows, masks = [], []
+    for client_rows, mask in answers:
+        rows.append(client_rows)
+        masks.append(mask)
+    return (torch.stack(rows), torch.stack(masks)) if rows else None
 
 
 AGGREGATIONS: dict[str, type[Aggregation]] = {
@@ -332,8 +341,8 @@ AGGREGATIONS: dict[str, type[Aggregation]] = {
 }
 
 
-def _chosen(wanted: Any) -> Any:
-    """A name, or a table ``{ name, SETTINGS }``, as the section of that name."""
+def _chosen(wanted: Any) -> Aggregation:
+    """Return the aggregation that a name or a table ``{ name, SETTINGS }`` stands for."""
     if isinstance(wanted, Aggregation):
         return wanted
     table = {"name": wanted} if isinstance(wanted, str) else wanted

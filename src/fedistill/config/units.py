@@ -1,8 +1,8 @@
-"""How figures are shown."""
+"""Figures formatted for people."""
 
 
 def format_bytes(count: int) -> str:
-    """Bytes in decimal units, three significant digits."""
+    """Return a number of bytes in decimal units with three significant digits, such as ``1.23 MB``."""
     value = float(count)
     for unit in ("B", "kB", "MB", "GB", "TB"):
         if value < 999.5 or unit == "TB":

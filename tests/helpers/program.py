@@ -11,19 +11,19 @@ import pytest
 
 from fedistill.cli import main
 
-PROGRAM = str(Path(sys.executable).parent / "fedistill")
+PROGRAM = Path(sys.executable).parent / "fedistill"
 PATIENCE = 120  # seconds until a test gives up on a process; says nothing about how long one should take
 
 
-def fedistill(*arguments: str | Path, cwd: Path, **more: Any) -> "subprocess.CompletedProcess[str]":
+def fedistill(*arguments: str | Path, cwd: Path, **more: Any) -> subprocess.CompletedProcess[str]:
     """The program in a process of its own, until it ends."""
-    command = [PROGRAM, *map(str, arguments)]
+    command = [str(PROGRAM), *map(str, arguments)]
     return subprocess.run(
         command, cwd=cwd, capture_output=True, text=True, timeout=PATIENCE, check=False, **more
     )
 
 
-def here(*arguments: str | Path, cwd: Path) -> "subprocess.CompletedProcess[str]":
+def here(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
     """The program inside this process: each of its own needs seconds to import its libraries."""
     with (
         pytest.MonkeyPatch.context() as patch,

@@ -17,6 +17,7 @@ from fedistill.experiment.runner import compare, prepare
 from fedistill.federation.history import RoundRecord
 from fedistill.flower import app_template, keys
 from fedistill.state import encode_state
+from helpers.processes import processes_with
 
 CLIENTS = 3
 
@@ -93,15 +94,7 @@ def at_sites(places: Iterable[Path], round: int) -> dict[int, bytes]:
 
 def processes_of(folder: Path) -> list[int]:
     """Processes of this machine that were started for a run in this folder."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            environment = (entry / "environ").read_bytes()
-        except OSError:
-            continue
-        if f"FLWR_HOME={folder / 'flower' / 'home'}\0".encode() in environment:
-            found.append(int(entry.name))
-    return found
+    return processes_with("FLWR_HOME", folder / "flower" / "home")
 
 
 def site_file(path: Path, labels: list[Any]) -> Path:
