@@ -3,7 +3,7 @@
 A seed names a *group*: a codec, what both sides know, and some cases, each a byte string for one of the
 readers. `check` runs a group; what goes wrong is a `Failure` that names the seed and the bytes::
 
-    python tests/wire/fuzzing.py --cases 1000000 --seed 7
+    python tests/communication/fuzzing.py --cases 1000000 --seed 7
 
 Held of each case: the outcome is a value of the right shape with finite numbers, or `FrameError`; it comes
 within `PATIENCE` seconds; what was read leaves a memory that the next messages can be read and written
@@ -445,9 +445,7 @@ def _last_exchange(
     client.receive(down, to_client, sizes)
     to_server = client.reply(message_of(random, up, sizes, _ROUND), sizes)
 
-    came = coder.read(
-        "down", down, frames.decode(to_client).sections, sizes, memory, sent=None, round=_ROUND
-    )
+    came = coder.read("down", down, frames.decode(to_client).sections, sizes, memory, sent=None, round=_ROUND)
 
     def at_server(data: bytes) -> None:
         server.shared_states[_CLIENT] = memory

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_endpoints import SIZES, Changes, Halving, Plain, Witness, digests, message
+from communication_helpers import SIZES, Changes, Halving, Plain, Witness, digests, message
 
 from fedistill.communication.codecs.base import Codec, Decoded, Encoded, Sender
 from fedistill.communication.codecs.registry import CODECS, create_codec
