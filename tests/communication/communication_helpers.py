@@ -1,14 +1,20 @@
 """What several test files of this folder share: a small world, toy codecs, and messages for each round."""
 
+import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fedistill.communication.codecs.base import Codec, Decoded, Encoded, NoSettings, Sender
 from fedistill.communication.codecs.registry import create_codec
-from fedistill.communication.messages.base import Message, MessageContext
+from fedistill.communication.kinds import Kind
+from fedistill.communication.messages.base import Message, MessageContext, Numbers
+from fedistill.communication.messages.integer_arrays import IntegerArray, Symbols
 from fedistill.communication.messages.labels import FreshLabels
+from fedistill.communication.messages.weights import Weights
 from fedistill.communication.protocol.shared_state import (
     SharedState,
     StatePart,
@@ -38,6 +44,54 @@ SIZES = MessageContext(
     generator=((2, 3), (4,)),
     private=4,
 )
+
+
+# Toy messages
+
+
+@dataclass(frozen=True)
+class Described(Message):
+    """Logits (n, C) of a client's private samples, and once their features (n, d) and classes (n,)."""
+
+    kind = Kind.PRIVATE_LOGITS
+    once = frozenset({"features", "labels"})
+    scores: Tensor
+    features: Tensor
+    labels: Tensor
+
+    @classmethod
+    def integer_arrays(cls, context: MessageContext, numbers: Numbers) -> dict[str, IntegerArray]:
+        return {"labels": Symbols(context.private, context.classes)}
+
+    @classmethod
+    def specs(cls, context: MessageContext, numbers: Numbers) -> dict[str, TensorSpec]:
+        return {
+            "scores": TensorSpec(Content.SCORES, (context.private, context.classes)),
+            "features": TensorSpec(Content.SCORES, (context.private, context.width)),
+        }
+
+
+@dataclass(frozen=True)
+class WithBackbone(Message):
+    """Weights, flat (P,), and once those of a part that nobody trains."""
+
+    kind = Kind.WEIGHTS
+    once = frozenset({"backbone"})
+    values: Tensor
+    backbone: Tensor
+
+    @classmethod
+    def specs(cls, context: MessageContext, numbers: Numbers) -> dict[str, TensorSpec]:
+        count = sum(math.prod(shape) for shape in context.generator)
+        return {
+            **Weights.specs(context, numbers),
+            "backbone": TensorSpec(Content.WEIGHTS, (count,), context.generator),
+        }
+
+
+def once_seed(round: int, client: int) -> int:
+    """Names the values that are sent once: they are others in every fourth round."""
+    return 500 + 10 * (abs(round) // 4) + client
 
 
 # Toy codecs
@@ -156,10 +210,14 @@ def digests(memory: SharedState) -> dict[str, bytes]:
     return {name: part.digest for name, part in memory.parts.items()}
 
 
+def generator_of(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
 def message(kind: type[Message], round: int, client: int) -> Message:
     """The message of this round, negative for one down, and client; a label does not change once it came."""
     numbers = {name: abs(round) if name in ("drawn", "turn") else 7 for name in kind.number_names()}
-    generator = torch.Generator().manual_seed(0 if kind is FreshLabels else 1000 + 10 * round + client)
+    generator = generator_of(0 if kind is FreshLabels else 1000 + 10 * round + client)
     numbers |= {name: 3 for name in ("chosen", "present") if name in numbers}
     numbers |= {name: 1 for name in ("labelled",) if name in numbers}
     integer_arrays = {name: whole.example() for name, whole in kind.integer_arrays(SIZES, numbers).items()}
@@ -169,6 +227,7 @@ def message(kind: type[Message], round: int, client: int) -> Message:
     }
     for name, spec in kind.specs(SIZES, {**numbers, **integer_arrays, "held": 0}).items():
         shape = (POPULATION, SIZES.classes) if kind.caches else spec.shape
-        noise = torch.randn(shape, generator=generator)
+        seeded = generator if name not in kind.once else generator_of(once_seed(round, client))
+        noise = torch.randn(shape, generator=seeded)
         fields[name] = noise.softmax(dim=1) if spec.content is Content.PROBS else noise
     return kind(**fields)

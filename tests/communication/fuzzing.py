@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from communication_helpers import Described, WithBackbone
 from pydantic import ValidationError
 from rich.progress import track
 
@@ -353,6 +354,8 @@ _PAIRS: tuple[tuple[type[Message], type[Message]], ...] = (
     (CountedWeights, GeneratorWeights),
     (ChosenLabels, ChosenLabels),
     (PrivateOutputs, PrivateLogits),
+    (Described, Described),
+    (WithBackbone, WithBackbone),
 )
 _ROUND, _CLIENT, _POPULATION = 5, 3, 40
 
@@ -395,7 +398,9 @@ def message_of(random: Random, kind: type[Message], sizes: MessageContext, round
     }
     for name, spec in kind.specs(sizes, {**numbers, **integer_arrays, "held": 0}).items():
         whole = replace(spec, shape=(sizes.population, spec.shape[1])) if kind.caches else spec
-        fields[name] = torch.from_numpy(values_of(random, whole))
+        # What is sent once is one of two values, so that it is as held in some frames and not in others.
+        seeded = Random(random.randrange(2)) if name in kind.once else random
+        fields[name] = torch.from_numpy(values_of(seeded, whole))
     return kind(**fields)
 
 
@@ -411,7 +416,7 @@ def _end_cases(random: Random, names: tuple[str, ...]) -> Iterator[Case]:
         fitting = [CODECS[name] for name in names if fits(CODECS[name], kind)] or [CODECS["fp32"]]
         chosen = first if fits(first, kind) and random.random() < 0.7 else random.choice(fitting)
         ways.append(settings_of(random, chosen))
-    coder = MessageCoder(ways[0], ways[1], seed=0, caches=down.caches)
+    coder = MessageCoder(ways[0], ways[1], seed=0, messages=(up, down))
     sizes = sizes_of(random)
     start = coder.start(torch.zeros(sizes.parameters) if down is Weights else None)
     memory, kept = start, {}

@@ -1,30 +1,27 @@
 """The two ends of a link, under all that can go wrong between them."""
 
-from collections import Counter
-from collections.abc import Hashable
-from dataclasses import dataclass, field, replace
-from enum import Enum
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from communication_helpers import (
-    POPULATION,
     SIZES,
     Changes,
+    Described,
     Halving,
     Plain,
+    WithBackbone,
     Witness,
     digests,
     message,
-    since,
 )
+from communication_world import Fate, Talk, World, world
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
 from fedistill import parse
-from fedistill.communication.codecs.base import Codec, Encoded, Sender
+from fedistill.communication.codecs.base import Encoded, Sender
 from fedistill.communication.codecs.registry import CODECS, create_codec
 from fedistill.communication.kinds import Kind
 from fedistill.communication.messages.base import Message, contents
@@ -39,7 +36,6 @@ from fedistill.communication.protocol.shared_state import (
     EMPTY,
     SharedState,
     dump_states,
-    load_states,
 )
 from fedistill.communication.tensor_specs import Content, Floats, SharedKnowledge, TensorSpec
 from fedistill.errors import FrameError
@@ -53,53 +49,15 @@ from fedistill.state import State, decode_state, encode_state
 CLIENTS = 3
 
 
-# A world of a server and some clients
-
-
-class Fate(Enum):
-    """What becomes of a client in a round."""
-
-    WHOLE = "takes part"
-    ABSENT = "is not asked"
-    NOT_REACHED = "the frame down is lost"
-    REPLY_LOST = "the frame up is lost"
-    CRASHED = "the frame up arrives, but the client's new state is not saved"
-    CRASHED_AND_LOST = "neither arrives nor is saved"
-    FORGOT = "has lost its state before the round"
-    FORGOT_AND_LOST = "has lost its state before the round, and the frame up is lost"
-
-    @property
-    def reached(self) -> bool:
-        return self not in (Fate.ABSENT, Fate.NOT_REACHED)
-
-    @property
-    def forgot(self) -> bool:
-        return self in (Fate.FORGOT, Fate.FORGOT_AND_LOST)
-
-    @property
-    def saves(self) -> bool:
-        return self not in (Fate.CRASHED, Fate.CRASHED_AND_LOST)
-
-    @property
-    def arrives(self) -> bool:
-        return self not in (Fate.REPLY_LOST, Fate.CRASHED_AND_LOST, Fate.FORGOT_AND_LOST)
-
-
-@dataclass(frozen=True)
-class Talk:
-    """Which messages are exchanged; ``broadcast_group`` "each" has a message for each client apart."""
-
-    up: type[Message]
-    down: type[Message]
-    broadcast_group: str = "everyone"
-
-
 WEIGHTS = Talk(TrainedWeights, Weights)
 LABELS = Talk(SoftLabels, SoftLabels)
 OUTPUTS = Talk(ClassOutputs, ClassOutputs, "each")
 CACHED = Talk(DueLabels, FreshLabels)
 MIXED = Talk(SoftLabels, Weights)
 CHOSEN = Talk(ChosenLabels, ChosenLabels, "each")
+ONCE = Talk(Described, Described, "each")
+ONCE_FOR_ALL = Talk(WithBackbone, WithBackbone)
+ONCE_UP = Talk(Described, Weights)
 TALKS = {
     "weights": WEIGHTS,
     "labels": LABELS,
@@ -107,108 +65,10 @@ TALKS = {
     "cached": CACHED,
     "mixed": MIXED,
     "chosen": CHOSEN,
+    "once": ONCE,
+    "once for all": ONCE_FOR_ALL,
+    "once up": ONCE_UP,
 }
-
-
-@dataclass
-class World:
-    """A server and its clients, whose states go through bytes after each round.
-
-    ``held``: for each client, the number of the exchange that the server stands at (0: it holds nothing;
-    -1: the start), and the two that the client holds.
-    """
-
-    coder: MessageCoder
-    talk: Talk
-    shared_states: dict[int, SharedState] = field(default_factory=dict)
-    kept: dict[int, bytes] = field(default_factory=dict)
-    at_server: dict[int, int] = field(default_factory=dict)
-    at_client: dict[int, tuple[int, int]] = field(default_factory=dict)
-    exchanges: int = 0
-    happened: Counter[str] = field(default_factory=Counter)
-
-    @property
-    def start(self) -> SharedState:
-        return self.coder.start(torch.ones(SIZES.parameters) if self.talk.down is Weights else None)
-
-    @property
-    def marked(self) -> bool:
-        """Whether memories of different exchanges differ in more than their number."""
-        up, down = self.coder.up, self.coder.down
-        return up.remembers or down.remembers or down.relative or self.talk.down.caches
-
-    def play(self, round: int, fates: list[Fate]) -> None:
-        server = ServerEndpoint(self.coder, self.shared_states, lambda client: self.start, round)
-        for client, fate in enumerate(fates):
-            if fate is not Fate.ABSENT:
-                self._meet(server, client, round, fate)
-        self.shared_states = load_states(decode_state(encode_state(dump_states(server.shared_states))))
-
-    def _meet(self, server: ServerEndpoint, client: int, round: int, fate: Fate) -> None:
-        broadcast_group: Hashable = client if self.talk.broadcast_group == "each" else "everyone"
-        down = message(self.talk.down, -round, client if self.talk.broadcast_group == "each" else 0)
-        data = server.send(client, broadcast_group, down, SIZES)
-        if fate.forgot:
-            self.kept.pop(client, None)
-            self.at_client.pop(client, None)
-        if not fate.reached:
-            return
-        kept = decode_state(self.kept[client]) if client in self.kept else {}
-        end = ClientEndpoint(self.coder, kept, self.start, round, client)
-        at_server, at_client = self.at_server.get(client, -1), self.at_client.get(client, (-1, -1))
-        # The one reason for a refresh: the server goes on from something that the client does not hold.
-        foreseen = self.coder.remembers and at_server and at_server not in at_client
-        try:
-            came = end.receive(self.talk.down, data, SIZES)
-        except StaleState:
-            assert foreseen
-            self.happened["refresh"] += 1
-            if fate.arrives:
-                assert server.receive(client, self.talk.up, end.refresh(), SIZES) is None
-                assert server.shared_states[client] == EMPTY
-                self.at_server[client] = 0
-            return
-        assert not foreseen
-        self.arrived(down, came, self.coder.down)
-        up = message(self.talk.up, round, client)
-        reply = end.reply(up, SIZES)
-        self.exchanges += 1
-        number = self.exchanges if self.marked else max(at_server, 0) + 1
-        if fate.saves:
-            self.kept[client] = encode_state(end.kept())
-            self.at_client[client] = (at_server, number)
-        if not fate.arrives:
-            return
-        read = server.receive(client, self.talk.up, reply, SIZES)
-        assert read is not None
-        self.arrived(up, read, self.coder.up)
-        self.at_server[client] = number
-        self.happened["exchange"] += 1
-        if fate.saves and self.coder.remembers:
-            theirs = SharedState.of(decode_state(self.kept[client])["after"]["memory"])
-            assert server.shared_states[client].state_id == theirs.state_id
-            assert digests(server.shared_states[client]) == digests(theirs)
-
-    def arrived(self, sent: Message, came: Message, codec: Codec) -> None:
-        assert type(came) is type(sent)
-        assert came.numbers() == sent.numbers()
-        for name, values in came.tensors().items():
-            assert values.isfinite().all()
-            if codec.lossiness == "nothing":
-                assert torch.equal(values, expected(sent.tensors()[name], sent))
-
-
-def expected(values: Tensor, sent: Message) -> Tensor:
-    """What a receiver has that missed nothing: rows that have a label by this turn."""
-    if not sent.caches:
-        return values
-    there = torch.zeros(POPULATION, 1)
-    there[torch.from_numpy(since(0, sent.numbers()["turn"]))] = 1
-    return values * there
-
-
-def world(talk: Talk, up: Codec, down: Codec) -> World:
-    return World(MessageCoder(up, down, seed=3, caches=talk.down.caches), talk)
 
 
 def fitting(kind: type[Message]) -> list[str]:

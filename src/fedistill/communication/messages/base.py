@@ -66,6 +66,14 @@ class Message:
     varies: ClassVar[bool] = False
     """How much is said is the sender's choice; `longest` is the most."""
 
+    once: ClassVar[frozenset[str]] = frozenset()
+    """Tensors and integer arrays that are sent only until the receiver is known to have them.
+
+    The message always has the full value, at the sender and at the receiver. What crosses is the value's
+    bytes where the receiver does not hold the same ones yet, else a mark of one byte. Such a tensor is coded
+    on its own, without regard to earlier messages, so that equal values have equal bytes under every codec.
+    """
+
     @classmethod
     def specs(cls, context: MessageContext, numbers: Numbers) -> dict[str, TensorSpec]:
         """What is sent of each tensor, given the message's whole numbers and arrays of them.

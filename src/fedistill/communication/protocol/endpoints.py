@@ -23,7 +23,7 @@ from fedistill.rng import SERVER
 from fedistill.state import State
 
 M = TypeVar("M", bound=Message)
-_SHARED = ("down", "reference", "told", "cache")
+_SHARED = ("down", "reference", "told", "cache", "once-down")
 """Parts of the memory that a message down changes."""
 
 
