@@ -3,12 +3,14 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from communication_helpers import SIZES, Described, Plain, WithBackbone, message, once_seed
 from communication_world import Fate, Talk, World, world
 from torch import Tensor
 
+from fedistill.communication.codecs.base import Encoded, Sender
 from fedistill.communication.codecs.registry import CODECS, create_codec
 from fedistill.communication.kinds import Direction, Kind
 from fedistill.communication.messages.base import Message, MessageContext, Numbers, contents
@@ -18,7 +20,7 @@ from fedistill.communication.protocol import frame as frames
 from fedistill.communication.protocol.endpoints import ClientEndpoint, ServerEndpoint
 from fedistill.communication.protocol.message_coder import DecodedMessage, EncodedMessage, MessageCoder
 from fedistill.communication.protocol.shared_state import EMPTY, SharedState
-from fedistill.communication.tensor_specs import Content, TensorSpec
+from fedistill.communication.tensor_specs import Content, Floats, SharedKnowledge, TensorSpec
 from fedistill.errors import FrameError
 from fedistill.rng import SERVER
 
@@ -199,6 +201,22 @@ def test_an_unchanged_value_is_not_sent_again_under_any_codec(
     assert not torch.equal(values[0], values[3])
     if name == "fp32":
         assert torch.equal(values[0], message(kind, 1, 0).tensors()[field])
+
+
+class Dithered(Plain):
+    """Rounds each number up or down by chance."""
+
+    def encode(self, values: Floats, spec: TensorSpec, known: SharedKnowledge, sender: Sender) -> Encoded:
+        rounded = np.floor(values + sender.random.random(values.shape)).astype(np.float32)
+        return super().encode(rounded, spec, known, sender)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_chance_is_the_same_in_each_round(way: Direction) -> None:
+    coder = MessageCoder(Dithered(), Dithered(), seed=0, messages=[Described])
+    first = write(coder, way, message(Described, 1, 0), EMPTY, 1)
+    second = write(coder, way, message(Described, 2, 0), first.memory, 2)
+    assert [len(section) for section in second.sections] == [SCORES, 1, 1]
 
 
 @pytest.mark.parametrize("way", WAYS)
