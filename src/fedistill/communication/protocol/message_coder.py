@@ -3,14 +3,15 @@
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fedistill.communication.codecs.base import Codec, Sender
-from fedistill.communication.messages.base import Message, MessageContext, example_message
+from fedistill.communication.kinds import Direction
+from fedistill.communication.messages.base import Message, MessageContext, check_message, example_message
 from fedistill.communication.protocol import frame as frames
 from fedistill.communication.protocol.shared_state import EMPTY, SharedState, StatePart
 from fedistill.communication.tensor_specs import Classes, Content, Floats, SharedKnowledge, TensorSpec
@@ -20,7 +21,6 @@ from fedistill.rng import numpy_stream
 from fedistill.state import State
 
 M = TypeVar("M", bound=Message)
-Direction = Literal["up", "down"]
 Sections = tuple[bytes, ...]
 
 
@@ -53,7 +53,18 @@ class MessageCoder:
     """The codecs up and down of an arm; one object serves all clients."""
 
     def __init__(self, up: Codec, down: Codec, seed: int, messages: Collection[type[Message]] = ()) -> None:
-        """``messages``: the classes of the messages that will cross, up or down."""
+        """Check the messages that will cross, and find out whether both sides share a state.
+
+        Args:
+            up, down: the codecs of the two directions.
+            seed: of all random streams.
+            messages: the classes of the messages that will cross, up or down.
+
+        Raises:
+            ExperimentError: one of these classes could not be sent.
+        """
+        for message in messages:
+            check_message(message)
         self.up, self.down, self._seed = up, down, seed
         stateful = any(message.caches or message.once for message in messages)
         self.remembers = up.remembers or down.remembers or up.keeps or down.relative or stateful
