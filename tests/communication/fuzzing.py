@@ -31,7 +31,7 @@ from rich.progress import track
 
 from fedistill.communication.codecs.base import Codec, Decoded, Sender
 from fedistill.communication.codecs.registry import CODECS
-from fedistill.communication.kinds import Kind
+from fedistill.communication.kinds import CUSTOM, Kind
 from fedistill.communication.messages.base import Message, MessageContext, contents
 from fedistill.communication.messages.classwise import ClassOutputs, Prototypes, WeightsAndOutputs
 from fedistill.communication.messages.labels import (
@@ -524,7 +524,7 @@ def _damaged_frame(random: Random, valid: bytes, other: bytes) -> bytes:
     if random.random() < 0.1:
         sections = random.choice((sections[:-1], [*sections, b"\0"], sections[::-1]))
     strange = {
-        "kind": lambda: random.choice(list(Kind)),
+        "kind": lambda: random.choice((*Kind, *CUSTOM)),
         "round": lambda: random.choice((0, 1, _ROUND + 1, 2**62)),
         "peer": lambda: random.choice((EVERYONE, 1, 2**62)),
         "state_id": lambda: random.choice((None, StateId(random.randrange(4), random.randbytes(4)))),
