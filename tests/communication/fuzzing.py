@@ -3,7 +3,7 @@
 A seed names a *group*: a codec, what both sides know, and some cases, each a byte string for one of the
 readers. `check` runs a group; what goes wrong is a `Failure` that names the seed and the bytes::
 
-    python tests/wire/fuzzing.py --cases 1000000 --seed 7
+    python tests/communication/fuzzing.py --cases 1000000 --seed 7
 
 Held of each case: the outcome is a value of the right shape with finite numbers, or `FrameError`; it comes
 within `PATIENCE` seconds; what was read leaves a memory that the next messages can be read and written
@@ -25,12 +25,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from communication_helpers import Described, WithBackbone
 from pydantic import ValidationError
 from rich.progress import track
 
 from fedistill.communication.codecs.base import Codec, Decoded, Sender
 from fedistill.communication.codecs.registry import CODECS
-from fedistill.communication.kinds import Kind
+from fedistill.communication.kinds import CUSTOM, Kind
 from fedistill.communication.messages.base import Message, MessageContext, contents
 from fedistill.communication.messages.classwise import ClassOutputs, Prototypes, WeightsAndOutputs
 from fedistill.communication.messages.labels import (
@@ -353,6 +354,8 @@ _PAIRS: tuple[tuple[type[Message], type[Message]], ...] = (
     (CountedWeights, GeneratorWeights),
     (ChosenLabels, ChosenLabels),
     (PrivateOutputs, PrivateLogits),
+    (Described, Described),
+    (WithBackbone, WithBackbone),
 )
 _ROUND, _CLIENT, _POPULATION = 5, 3, 40
 
@@ -395,7 +398,9 @@ def message_of(random: Random, kind: type[Message], sizes: MessageContext, round
     }
     for name, spec in kind.specs(sizes, {**numbers, **integer_arrays, "held": 0}).items():
         whole = replace(spec, shape=(sizes.population, spec.shape[1])) if kind.caches else spec
-        fields[name] = torch.from_numpy(values_of(random, whole))
+        # What is sent once is one of two values, so that it is as held in some frames and not in others.
+        seeded = Random(random.randrange(2)) if name in kind.once else random
+        fields[name] = torch.from_numpy(values_of(seeded, whole))
     return kind(**fields)
 
 
@@ -411,7 +416,7 @@ def _end_cases(random: Random, names: tuple[str, ...]) -> Iterator[Case]:
         fitting = [CODECS[name] for name in names if fits(CODECS[name], kind)] or [CODECS["fp32"]]
         chosen = first if fits(first, kind) and random.random() < 0.7 else random.choice(fitting)
         ways.append(settings_of(random, chosen))
-    coder = MessageCoder(ways[0], ways[1], seed=0, caches=down.caches)
+    coder = MessageCoder(ways[0], ways[1], seed=0, messages=(up, down))
     sizes = sizes_of(random)
     start = coder.start(torch.zeros(sizes.parameters) if down is Weights else None)
     memory, kept = start, {}
@@ -445,9 +450,7 @@ def _last_exchange(
     client.receive(down, to_client, sizes)
     to_server = client.reply(message_of(random, up, sizes, _ROUND), sizes)
 
-    came = coder.read(
-        "down", down, frames.decode(to_client).sections, sizes, memory, sent=None, round=_ROUND
-    )
+    came = coder.read("down", down, frames.decode(to_client).sections, sizes, memory, sent=None, round=_ROUND)
 
     def at_server(data: bytes) -> None:
         server.shared_states[_CLIENT] = memory
@@ -521,7 +524,7 @@ def _damaged_frame(random: Random, valid: bytes, other: bytes) -> bytes:
     if random.random() < 0.1:
         sections = random.choice((sections[:-1], [*sections, b"\0"], sections[::-1]))
     strange = {
-        "kind": lambda: random.choice(list(Kind)),
+        "kind": lambda: random.choice((*Kind, *CUSTOM)),
         "round": lambda: random.choice((0, 1, _ROUND + 1, 2**62)),
         "peer": lambda: random.choice((EVERYONE, 1, 2**62)),
         "state_id": lambda: random.choice((None, StateId(random.randrange(4), random.randbytes(4)))),

@@ -119,11 +119,12 @@ both = pytest.mark.parametrize("codec", [FP32, FP16], ids=["fp32", "fp16"])
 
 
 def test_every_message_type_is_tested() -> None:
-    assert set(Message.__subclasses__()) == {case.type for case in CASES} | SEVERAL
+    ours = {kind for kind in Message.__subclasses__() if kind.__module__.startswith("fedistill.")}
+    assert ours == {case.type for case in CASES} | SEVERAL
 
 
 def exchange(codec: Codec, kind: type[Message]) -> MessageCoder:
-    return MessageCoder(codec, codec, seed=0, caches=kind.caches)
+    return MessageCoder(codec, codec, seed=0, messages=[kind])
 
 
 def pack(message: Message, codec: Codec = FP32, round: int = 2, client: int | None = None) -> bytes:

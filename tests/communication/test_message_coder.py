@@ -6,7 +6,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_endpoints import SIZES, Changes, Halving, Plain, Witness, digests, message
+from communication_helpers import (
+    SIZES,
+    Changes,
+    Described,
+    Halving,
+    Plain,
+    WithBackbone,
+    Witness,
+    digests,
+    message,
+)
 
 from fedistill.communication.codecs.base import Codec, Decoded, Encoded, Sender
 from fedistill.communication.codecs.registry import CODECS, create_codec
@@ -33,7 +43,7 @@ from fedistill.rng import SERVER
 
 KINDS = [Weights, TrainedWeights, ClassOutputs, Logits, SoftLabels, Votes, FreshLabels, DueLabels]
 KINDS += [Prototypes, WeightsAndOutputs, CountedWeights, GeneratorWeights, ChosenLabels]
-KINDS += [PrivateOutputs, PrivateLogits]
+KINDS += [PrivateOutputs, PrivateLogits, Described, WithBackbone]
 WAYS: list[Direction] = ["up", "down"]
 both_ways = pytest.mark.parametrize("way", WAYS)
 FITTING: list[tuple[Direction, type[Message], str]] = [
@@ -79,7 +89,7 @@ def refusal(kind: type[Message], sections: tuple[bytes, ...], **more: Any) -> st
 
 @fitting
 def test_both_sides_end_with_the_same(way: Direction, kind: type[Message], name: str) -> None:
-    coder = MessageCoder(create_codec(name), create_codec(name), seed=0, caches=kind.caches)
+    coder = MessageCoder(create_codec(name), create_codec(name), seed=0, messages=[kind])
     memory = EMPTY
     held = np.ones(SIZES.parameters, np.float32) if Content.WEIGHTS in contents(kind) else None
     for round in (1, 2, 3):
@@ -100,7 +110,7 @@ def test_both_sides_end_with_the_same(way: Direction, kind: type[Message], name:
 @fitting
 def test_a_memory_is_never_changed_in_place(way: Direction, kind: type[Message], name: str) -> None:
     """The server goes back to it where a reply is lost."""
-    coder = MessageCoder(create_codec(name), create_codec(name), seed=0, caches=kind.caches)
+    coder = MessageCoder(create_codec(name), create_codec(name), seed=0, messages=[kind])
     before = write(coder, way, message(kind, 1, 0), round=1).memory
     twin = SharedState.of(before.plain())
     parts = {name: {**part.value} for name, part in before.parts.items()}
@@ -113,9 +123,7 @@ def test_a_memory_is_never_changed_in_place(way: Direction, kind: type[Message],
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_sections_are_the_fields_in_their_order(way: Direction, kind: type[Message]) -> None:
     sent = message(kind, 3, 0)
-    sections = write(
-        MessageCoder(create_codec("fp32"), create_codec("fp32"), 0, kind.caches), way, sent
-    ).sections
+    sections = write(MessageCoder(create_codec("fp32"), create_codec("fp32"), 0, [kind]), way, sent).sections
     expected = []
     integer_arrays = kind.integer_arrays(SIZES, sent.numbers())
     arrays = {name: sent.tensors()[name].numpy() for name in integer_arrays}
@@ -127,7 +135,8 @@ def test_sections_are_the_fields_in_their_order(way: Direction, kind: type[Messa
         else:
             rows = kind.specs(SIZES, {**sent.numbers(), **arrays, "held": 0})[name].rows
             expected.append((value[torch.from_numpy(rows)] if kind.caches else value).numpy().tobytes())
-    assert list(sections) == expected
+    mark = [b"\1" if name in kind.once else b"" for name in kind.names()]
+    assert list(sections) == [one + section for one, section in zip(mark, expected, strict=True)]
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
@@ -235,7 +244,7 @@ def test_weights_down_are_the_reference_of_the_next_and_of_the_reply() -> None:
 
 
 def test_a_cache_is_filled_by_the_rows_that_come() -> None:
-    coder = MessageCoder(create_codec("fp32"), create_codec("fp32"), seed=0, caches=True)
+    coder = MessageCoder(create_codec("fp32"), create_codec("fp32"), seed=0, messages=[FreshLabels])
     assert coder.remembers
     labels = message(FreshLabels, 4, 0).tensors()["probs"]
     memory, sizes = EMPTY, []
@@ -289,7 +298,7 @@ def test_a_foretold_length_is_exact_for_codecs_of_fixed_width(
     way: Direction, kind: type[Message], name: str
 ) -> None:
     codec: Codec = create_codec(name)
-    coder = MessageCoder(codec, codec, seed=0, caches=kind.caches)
+    coder = MessageCoder(codec, codec, seed=0, messages=[kind])
     foretold = coder.length(way, kind, SIZES)
     assert foretold > 11
     if codec.fixed:

@@ -74,7 +74,7 @@ class ReadyArm:
             config=config,
             task=task,
             method=method,
-            coder=MessageCoder(up, down, seed, method.downlink is not None and method.downlink.caches),
+            coder=MessageCoder(up, down, seed, [kind for kind in (method.uplink, method.downlink) if kind]),
             seed=seed,
             rounds=experiment.rounds,
             sampling=experiment.sampling,

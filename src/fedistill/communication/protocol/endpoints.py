@@ -11,7 +11,7 @@ anew when it takes part again.
 from collections.abc import Callable, Hashable, Mapping
 from typing import TypeVar
 
-from fedistill.communication.kinds import Kind
+from fedistill.communication.kinds import Kind, kind_label
 from fedistill.communication.messages.base import Message, MessageContext
 from fedistill.communication.protocol import frame as frames
 from fedistill.communication.protocol.frame import EVERYONE, Frame
@@ -23,7 +23,7 @@ from fedistill.rng import SERVER
 from fedistill.state import State
 
 M = TypeVar("M", bound=Message)
-_SHARED = ("down", "reference", "told", "cache")
+_SHARED = ("down", "reference", "told", "cache", "once-down")
 """Parts of the memory that a message down changes."""
 
 
@@ -81,7 +81,7 @@ class ServerEndpoint:
         _check(frame, self._round, client)
         if frame.local != 1:
             raise FrameError("a reply asks for local training")
-        if frame.kind is Kind.REFRESH:
+        if frame.kind == Kind.REFRESH:
             if frame.sections:
                 raise FrameError("a refresh frame has sections")
             self.shared_states[client] = EMPTY
@@ -180,5 +180,6 @@ def _check(frame: Frame, round: int, client: int) -> None:
 
 
 def _check_kind(frame: Frame, expected: type[Message]) -> None:
-    if frame.kind is not expected.kind:
-        raise FrameError(f"a frame of {frame.kind.label} came where {expected.kind.label} belong")
+    if frame.kind != expected.kind:
+        came, belongs = kind_label(frame.kind), kind_label(expected.kind)
+        raise FrameError(f"a frame of {came} came where {belongs} belong")

@@ -1,16 +1,17 @@
 """The two codecs of an arm at work on whole messages, and what each message adds to the memory."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fedistill.communication.codecs.base import Codec, Sender
-from fedistill.communication.messages.base import Message, MessageContext, example_message
+from fedistill.communication.kinds import Direction
+from fedistill.communication.messages.base import Message, MessageContext, check_message, example_message
 from fedistill.communication.protocol import frame as frames
 from fedistill.communication.protocol.shared_state import EMPTY, SharedState, StatePart
 from fedistill.communication.tensor_specs import Classes, Content, Floats, SharedKnowledge, TensorSpec
@@ -20,7 +21,6 @@ from fedistill.rng import numpy_stream
 from fedistill.state import State
 
 M = TypeVar("M", bound=Message)
-Direction = Literal["up", "down"]
 Sections = tuple[bytes, ...]
 
 
@@ -52,11 +52,23 @@ class DecodedMessage(Generic[M]):
 class MessageCoder:
     """The codecs up and down of an arm; one object serves all clients."""
 
-    def __init__(self, up: Codec, down: Codec, seed: int, caches: bool = False) -> None:
-        """``caches``: messages down are those of `Message.caches`."""
+    def __init__(self, up: Codec, down: Codec, seed: int, messages: Collection[type[Message]] = ()) -> None:
+        """Check the messages that will cross, and find out whether both sides share a state.
+
+        Args:
+            up, down: the codecs of the two directions.
+            seed: of all random streams.
+            messages: the classes of the messages that will cross, up or down.
+
+        Raises:
+            ExperimentError: one of these classes could not be sent.
+        """
+        for message in messages:
+            check_message(message)
         self.up, self.down, self._seed = up, down, seed
-        self.remembers = up.remembers or down.remembers or up.keeps or down.relative or caches
-        """Whether there is anything to remember; if not, no frame has a base."""
+        stateful = any(message.caches or message.once for message in messages)
+        self.remembers = up.remembers or down.remembers or up.keeps or down.relative or stateful
+        """Whether both sides share a state; if not, no frame names one."""
 
     def start(self, weights: Tensor | None) -> SharedState:
         """What both sides know before round 1: the initial weights of the model that travels."""
@@ -92,20 +104,25 @@ class MessageCoder:
             numbers[name] = tensors[name].numpy()
             payloads[name] = whole.write(numbers[name])
         for name, spec in type(message).specs(context, numbers).items():
-            random = numpy_stream(self._seed, f"code {way} {name}", client, round)
+            once = name in message.once
+            random = numpy_stream(self._seed, f"code {way} {name}", client, _NO_ROUND if once else round)
             sender = Sender(None, random)
-            if own is not None:
+            if own is not None and not once:
                 weight = context.weights[context.client] if context.weights else 1.0
                 sender = Sender(own.get(name, {}), random, weight, context.weights or (1.0,))
             values = tensors[name].detach().to(torch.float32).contiguous().numpy()
             if message.caches:
                 values = values[spec.rows]
-            encoded = codec.encode(values, spec, self._known(way, name, spec, memory, sent), sender)
+            known = SharedKnowledge() if once else self._known(way, name, spec, memory, sent)
+            encoded = codec.encode(values, spec, known, sender)
             payloads[name] = encoded.payload
             if encoded.own:
                 kept[name] = encoded.own
+        held = _held_payloads(memory, way)
+        for name in message.once:
+            payloads[name] = _AS_HELD if payloads[name] == held.get(name) else _ANEW + payloads[name]
         sections = tuple(payloads[name] for name in message.names())
-        if not self._reads_back(way):
+        if not self._reads_back(way, message):
             return EncodedMessage(sections, self._counted(way, memory), kept)
         # The sender reads what it wrote, so that it remembers what the receiver got, not what it meant.
         read = self.read(way, type(message), sections, context, memory, sent=sent, round=round)
@@ -131,6 +148,10 @@ class MessageCoder:
         if len(sections) != len(names):
             raise FrameError(f"frame has {len(sections)} sections, not {len(names)} ({', '.join(names)})")
         payloads = dict(zip(names, sections, strict=True))
+        held = _held_payloads(memory, way)
+        for name in expected.once:
+            with _section(name):
+                payloads[name] = _payload(payloads[name], held.get(name))
         values: dict[str, Any] = {name: _number(name, payloads[name]) for name in expected.number_names()}
         for name, number in values.items():
             if name in ("sampled_round", "turn") and number > round:
@@ -145,9 +166,13 @@ class MessageCoder:
         parts = dict(memory.parts)
         weights = None
         for name, spec in expected.specs(context, numbers).items():
+            once = name in expected.once
+            known = SharedKnowledge() if once else self._known(way, name, spec, memory, sent)
             with _section(name):
-                decoded = codec.decode(payloads[name], spec, self._known(way, name, spec, memory, sent))
+                decoded = codec.decode(payloads[name], spec, known)
             values[name] = torch.from_numpy(decoded.values)
+            if once:
+                continue
             memories[name] = decoded.memory
             if expected.caches:
                 parts["cache"] = _with_rows(memory.value("cache"), spec, values[name], numbers["turn"])
@@ -160,6 +185,8 @@ class MessageCoder:
                 parts[table] = _with_classes(memory.value(table), spec, decoded.values)
         if codec.remembers:
             parts[way] = StatePart(memories)
+        if any(payloads[name] != held.get(name) for name in expected.once):
+            parts[_ONCE[way]] = StatePart({name: _tensor(payloads[name]) for name in expected.once})
         if way == "down" and codec.relative and weights is not None:
             parts["reference"] = StatePart({"weights": torch.from_numpy(weights)})
         after = self._counted(way, SharedState(memory.version, parts))
@@ -177,9 +204,9 @@ class MessageCoder:
     def _codec(self, way: Direction) -> Codec:
         return self.up if way == "up" else self.down
 
-    def _reads_back(self, way: Direction) -> bool:
+    def _reads_back(self, way: Direction, message: Message) -> bool:
         if way == "up":
-            return self.up.remembers or self.down.remembers
+            return self.up.remembers or self.down.remembers or bool(message.once)
         return self.remembers or self.up.relative
 
     def _counted(self, way: Direction, memory: SharedState) -> SharedState:
@@ -213,6 +240,32 @@ def _with_rows(cache: State, spec: TensorSpec, probs: Tensor, turn: int) -> Stat
     whole = cache["probs"].clone() if cache else torch.zeros(spec.population, spec.shape[1])
     whole[torch.from_numpy(spec.rows)] = probs
     return StatePart({"probs": whole, "turn": turn})
+
+
+_ONCE = {"down": "once-down", "up": "once-up"}
+_AS_HELD, _ANEW = b"\0", b"\1"
+_NO_ROUND = 0
+"""In place of the round where a stream must be the same in each, so that equal values have equal bytes."""
+
+
+def _held_payloads(memory: SharedState, way: Direction) -> dict[str, bytes]:
+    """Payloads of the fields that are sent once, as they came last."""
+    return {name: payload.numpy().tobytes() for name, payload in memory.value(_ONCE[way]).items()}
+
+
+def _payload(section: bytes, held: bytes | None) -> bytes:
+    """Return the payload of a field that is sent once: what came, or what is held."""
+    if section[:1] == _ANEW:
+        return section[1:]
+    if section != _AS_HELD:
+        raise FrameError("it neither brings a value nor says that the value is held")
+    if held is None:
+        raise FrameError("it says that its value is held, but none is")
+    return held
+
+
+def _tensor(payload: bytes) -> Tensor:
+    return torch.from_numpy(np.frombuffer(payload, np.uint8).copy())
 
 
 _TABLES = {"down": "told", "up": "said"}
