@@ -8,10 +8,10 @@ codec made one-hot is taken as it came.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal
+from typing import Literal
 
 import torch
-from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError
+from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import one_hot
 
@@ -28,9 +28,7 @@ from fedistill.aggregation.functional import (
     prior_corrected,
     trimmed,
 )
-from fedistill.config.messages import explain_errors
 from fedistill.config.schema import Positive, Section
-from fedistill.errors import nearest
 
 
 class Aggregation(Section, ABC):
@@ -230,44 +228,3 @@ def _stacked(answers: Answers) -> tuple[Tensor, Tensor] | None:
     return (
         (torch.stack([rows for rows, _ in came]), torch.stack([mask for _, mask in came])) if came else None
     )
-
-
-AGGREGATIONS: dict[str, type[Aggregation]] = {
-    kind.model_fields["name"].default: kind
-    for kind in (
-        Mean,
-        Era,
-        EnhancedEra,
-        Confidence,
-        PriorCorrected,
-        DawidSkene,
-        Median,
-        Trimmed,
-        Majority,
-    )
-}
-
-
-def _chosen(wanted: Any) -> Any:
-    """A name, or a table ``{ name, SETTINGS }``, as the section of that name."""
-    if isinstance(wanted, Aggregation):
-        return wanted
-    table = {"name": wanted} if isinstance(wanted, str) else wanted
-    if not isinstance(table, dict) or "name" not in table:
-        raise ValueError(f"must be one of {', '.join(AGGREGATIONS)}, or a table {{ name = NAME, SETTINGS }}")
-    name = str(table["name"])
-    if name not in AGGREGATIONS:
-        guess = nearest(name, AGGREGATIONS)
-        raise ValueError(f"{name!r} is not one of {', '.join(AGGREGATIONS)}.{guess}")
-    kind = AGGREGATIONS[name]
-    try:
-        return kind.model_validate(table)
-    except ValidationError as error:
-        raise ValueError(explain_errors(error, name, kind)) from None
-
-
-AnyAggregation = Annotated[
-    SerializeAsAny[Aggregation],
-    BeforeValidator(_chosen),
-    Field(description="how the server pools labels: a name, or a table { name, SETTINGS }"),
-]

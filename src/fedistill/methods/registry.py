@@ -4,63 +4,19 @@ from pydantic import ValidationError
 
 from fedistill.communication.messages.base import Message
 from fedistill.config.messages import explain_errors
+from fedistill.config.plugins import scan
 from fedistill.config.schema import Arm
 from fedistill.errors import ExperimentError, nearest
 from fedistill.methods.base import Method
-from fedistill.methods.classwise.fd import Fd
-from fedistill.methods.classwise.fd_plus import FdPlus
-from fedistill.methods.classwise.fedproto import FedProto
-from fedistill.methods.classwise.fedtgp import FedTgp
-from fedistill.methods.controls.local import Local
-from fedistill.methods.controls.server_alone import ServerAlone
-from fedistill.methods.features.fedgen import FedGen
-from fedistill.methods.features.fedgkt import FedGkt
-from fedistill.methods.labels.cfd import Cfd
-from fedistill.methods.labels.comet import Comet
-from fedistill.methods.labels.dsfl import DsFl
-from fedistill.methods.labels.edge_fd import EdgeFd
-from fedistill.methods.labels.fedgems import FedGems
-from fedistill.methods.labels.fedmd import FedMd
-from fedistill.methods.labels.scarlet import Scarlet
-from fedistill.methods.labels.selective_fd import SelectiveFd
-from fedistill.methods.labels.voting import Voting
-from fedistill.methods.weights.fed_et import FedEt
-from fedistill.methods.weights.fedavg import FedAvg
-from fedistill.methods.weights.feddf import FedDf
-from fedistill.methods.weights.fedkd import FedKd
-from fedistill.methods.weights.fedprox import FedProx
-from fedistill.methods.weights.fml import Fml
 
 AnyMethod = Method[Message, Message]
 
-METHODS: dict[str, type[Method]] = {  # type: ignore[type-arg]  # each has messages of its own
-    method.name: method
-    for method in (
-        Local,
-        ServerAlone,
-        FedAvg,
-        FedProx,
-        Fd,
-        FedMd,
-        DsFl,
-        Cfd,
-        Scarlet,
-        Voting,
-        FedDf,
-        FdPlus,
-        FedProto,
-        FedTgp,
-        FedGen,
-        Fml,
-        FedKd,
-        FedEt,
-        FedGkt,
-        FedGems,
-        Comet,
-        SelectiveFd,
-        EdgeFd,
-    )
-}
+METHODS: dict[str, type[AnyMethod]] = scan(
+    "fedistill.methods",
+    Method,  # type: ignore[type-abstract]  # what is found is concrete
+    lambda kind: getattr(kind, "name", None),
+    first=("controls", "weights", "classwise", "labels", "features"),
+)
 
 
 def create_method(arm: Arm) -> AnyMethod:

@@ -6,18 +6,16 @@ from typing import Any
 from pydantic import ValidationError
 
 from fedistill.communication.codecs.base import Codec
-from fedistill.communication.codecs.labels import OneHot, Simplex, TopClasses
-from fedistill.communication.codecs.low_rank import LowRank
-from fedistill.communication.codecs.plain import Fp16, Fp32
-from fedistill.communication.codecs.quantize import DAdaQuant, Int8, Qsgd, Sign
-from fedistill.communication.codecs.sparsify import Stc, TopK
 from fedistill.config.messages import explain_errors as explain
+from fedistill.config.plugins import scan
 from fedistill.errors import ExperimentError, nearest
 
-CODECS: dict[str, type[Codec]] = {
-    codec.name: codec
-    for codec in (Fp32, Fp16, Int8, OneHot, Simplex, TopClasses, Qsgd, DAdaQuant, Sign, TopK, Stc, LowRank)
-}
+CODECS = scan(
+    "fedistill.communication.codecs",
+    Codec,  # type: ignore[type-abstract]  # what is found is concrete
+    lambda kind: getattr(kind, "name", None),
+    first=("plain",),
+)
 
 Wanted = str | Mapping[str, Any]
 """A codec's name; a table ``{ name, ... }`` with its settings; or ``{ up, down }`` with one of these each."""

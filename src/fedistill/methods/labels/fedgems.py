@@ -7,7 +7,8 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import kl_div
 
-from fedistill.aggregation.labels import AnyAggregation, Era
+from fedistill.aggregation.labels import Era
+from fedistill.aggregation.registry import AnyAggregation
 from fedistill.communication.messages.labels import ChosenLabels
 from fedistill.methods.base import Client, Method, Reply, Server
 from fedistill.methods.shared.own_model import initial_state, restore, state_of, train_private
