@@ -35,6 +35,8 @@ class Aggregation(Section, ABC):
     """Base of all aggregations of soft labels; subclasses are final."""
 
     name: str
+    _written: str = ""
+    """The name that an experiment has for it, where that is not `name`: ``module:Class``."""
 
     def aggregate(
         self, rows: Iterable[Tensor], draws: torch.Generator, before: Tensor | None = None

@@ -118,10 +118,14 @@ def doctor(experiment: ExperimentPath, set: Set = None) -> None:
 @app.command()
 def methods() -> None:
     """List the methods, what each exchanges and what it needs."""
-    from fedistill.methods.registry import METHODS
+    from fedistill.methods.registry import registry
 
     table = Table("method", "exchanges", "bytes a client and round", "needs", "source")
-    for name, method in METHODS.items():
+    for listed in registry.listing():
+        method = listed.kind
+        if method is None:
+            table.add_row(listed.name, f"cannot be used: {listed.problem}", "-", "-", listed.source)
+            continue
         needs = []
         if method.one_model:
             needs.append("one architecture")
@@ -134,22 +138,28 @@ def methods() -> None:
         elif method.server_needs_public:
             needs.append("public set at the server")
         formula = method.byte_formula
-        table.add_row(name, method.exchanges, formula, ", ".join(needs) or "-", method.paper)
+        source = "; ".join(filter(None, [method.paper, listed.source]))
+        table.add_row(listed.name, method.exchanges, formula, ", ".join(needs) or "-", source)
     wide().print(table)
 
 
 @app.command()
 def codecs() -> None:
     """List the codecs and what each loses."""
-    from fedistill.communication.codecs.registry import CODECS
+    from fedistill.communication.codecs.registry import registry
     from fedistill.communication.tensor_specs import Content
 
     table = Table("codec", "codes", "loses", "settings", "source")
-    for codec in CODECS.values():
+    for listed in registry.listing():
+        codec = listed.kind
+        if codec is None:
+            table.add_row(listed.name, "-", f"cannot be used: {listed.problem}", "-", listed.source)
+            continue
         codes = "all" if len(codec.codes) == len(Content) else ", ".join(sorted(c.value for c in codec.codes))
         defaults = codec.Settings().model_dump()
         settings = ", ".join(f"{key} = {value}" for key, value in defaults.items()) or "-"
-        table.add_row(codec.name, codes, codec.lossiness, settings, codec.source or "-")
+        source = "; ".join(filter(None, [codec.source, listed.source]))
+        table.add_row(listed.name, codes, codec.lossiness, settings, source or "-")
     wide().print(table)
 
 

@@ -4,18 +4,51 @@ from pydantic import ValidationError
 
 from fedistill.communication.messages.base import Message
 from fedistill.config.messages import explain_errors
-from fedistill.config.plugins import scan
+from fedistill.config.plugins import Registry, scan, settings_faults, text_faults
 from fedistill.config.schema import Arm
 from fedistill.errors import ExperimentError, nearest
 from fedistill.methods.base import Method
 
 AnyMethod = Method[Message, Message]
 
+
+def _name(kind: type[AnyMethod]) -> object:
+    return getattr(kind, "name", None)
+
+
+def _faults(kind: type[AnyMethod]) -> list[str]:
+    """What is wrong with what a method declares."""
+    faults = [*text_faults(kind, "name", "paper", "exchanges", "byte_formula")]
+    for way in ("uplink", "downlink"):
+        message = getattr(kind, way, None)
+        if message is None:
+            continue
+        if not (isinstance(message, type) and issubclass(message, Message)):
+            faults.append(
+                f"`{way}` must be a subclass of Message (fedistill.communication.messages.base) or None, but"
+                f" is {message!r}"
+            )
+        elif all("specs" not in vars(one) for one in message.__mro__ if one is not Message):
+            faults.append(f"`{way}`: {message.__name__} does not say by `specs` what its tensors are")
+        elif not hasattr(message, "kind"):
+            faults.append(f"`{way}`: {message.__name__} lacks `kind`")
+    return [*faults, *settings_faults(kind, taken=[*Arm.model_fields], defaults=False)]
+
+
 METHODS: dict[str, type[AnyMethod]] = scan(
     "fedistill.methods",
     Method,  # type: ignore[type-abstract]  # what is found is concrete
-    lambda kind: getattr(kind, "name", None),
+    _name,
     first=("controls", "weights", "classwise", "labels", "features"),
+)
+"""Ours, by family; `registry` has those of installed packages too."""
+
+registry: Registry[AnyMethod] = Registry(
+    "method",
+    Method,  # type: ignore[type-abstract]  # what is found is concrete
+    METHODS,
+    _faults,
+    _name,
 )
 
 
@@ -23,14 +56,13 @@ def create_method(arm: Arm) -> AnyMethod:
     """Return the method of an arm with its settings.
 
     Raises:
-        ExperimentError: the method is unknown, or one of its settings is.
+        ExperimentError: there is no such method, something is wrong with its class or with one of its
+            settings.
     """
-    if arm.method not in METHODS:
-        known = ", ".join(METHODS)
-        raise ExperimentError(
-            f"arm {arm.name!r}: method {arm.method!r} is not one of {known}.{nearest(arm.method, METHODS)}"
-        )
-    method = METHODS[arm.method]
+    try:
+        method = registry.find(arm.method)
+    except ExperimentError as error:
+        raise ExperimentError(f"arm {arm.name!r}: {error}") from None
     own = [*method.Settings.model_fields]
     for key in arm.settings:
         if key not in own:
