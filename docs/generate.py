@@ -22,7 +22,8 @@ from pydantic.fields import FieldInfo
 from writing import made_by, table
 
 import fedistill
-from fedistill.aggregation.labels import AGGREGATIONS, Aggregation
+from fedistill.aggregation.labels import Aggregation
+from fedistill.aggregation.registry import AGGREGATIONS
 from fedistill.communication.codecs import registry as codecs
 from fedistill.config.schema import Arm
 from fedistill.config.units import format_bytes

@@ -13,7 +13,7 @@ from torch.nn.functional import one_hot
 
 from fedistill import parse
 from fedistill.aggregation.functional import confidences, dawid_skene
-from fedistill.aggregation.labels import AGGREGATIONS, AnyAggregation
+from fedistill.aggregation.registry import AGGREGATIONS, AnyAggregation
 from fedistill.config.schema import Sampling, Section
 from fedistill.config.toml import to_toml
 from fedistill.errors import ExperimentError

@@ -10,10 +10,10 @@ one-hot is taken as it came.
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Literal
 
 import torch
-from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError
+from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import one_hot
 
@@ -30,9 +30,7 @@ from fedistill.aggregation.functional import (
     prior_corrected,
     trimmed,
 )
-from fedistill.config.messages import explain_errors
 from fedistill.config.schema import Positive, Section
-from fedistill.errors import nearest
 from fedistill.state import State
 
 
@@ -56,6 +54,8 @@ class Aggregation(Section, ABC):
     """Base of all aggregators of soft labels; subclasses are final."""
 
     name: str
+    _written: str = ""
+    """The name that an experiment has for it, where that is not `name`: ``module:Class``."""
 
     def aggregate(
         self,
@@ -323,44 +323,3 @@ def _stacked(answers: Answers) -> tuple[Tensor, Tensor] | None:
         rows.append(client_rows)
         masks.append(mask)
     return (torch.stack(rows), torch.stack(masks)) if rows else None
-
-
-AGGREGATIONS: dict[str, type[Aggregation]] = {
-    kind.model_fields["name"].default: kind
-    for kind in (
-        Mean,
-        Era,
-        EnhancedEra,
-        Confidence,
-        PriorCorrected,
-        DawidSkene,
-        Median,
-        Trimmed,
-        Majority,
-    )
-}
-
-
-def _chosen(wanted: Any) -> Aggregation:
-    """Return the aggregation that a name or a table ``{ name, SETTINGS }`` stands for."""
-    if isinstance(wanted, Aggregation):
-        return wanted
-    table = {"name": wanted} if isinstance(wanted, str) else wanted
-    if not isinstance(table, dict) or "name" not in table:
-        raise ValueError(f"must be one of {', '.join(AGGREGATIONS)}, or a table {{ name = NAME, SETTINGS }}")
-    name = str(table["name"])
-    if name not in AGGREGATIONS:
-        guess = nearest(name, AGGREGATIONS)
-        raise ValueError(f"{name!r} is not one of {', '.join(AGGREGATIONS)}.{guess}")
-    kind = AGGREGATIONS[name]
-    try:
-        return kind.model_validate(table)
-    except ValidationError as error:
-        raise ValueError(explain_errors(error, name, kind)) from None
-
-
-AnyAggregation = Annotated[
-    SerializeAsAny[Aggregation],
-    BeforeValidator(_chosen),
-    Field(description="how the server pools labels: a name, or a table { name, SETTINGS }"),
-]

@@ -118,13 +118,18 @@ def doctor(experiment: ExperimentPath, set: Set = None) -> None:
 @app.command()
 def methods() -> None:
     """List the methods, what each exchanges and what it needs."""
-    from fedistill.methods.registry import METHODS
+    from fedistill.methods.registry import registry
 
     table = Table("method", "exchanges", "bytes a client and round", "needs", "source")
-    for name, method in METHODS.items():
+    for listed in registry.listing():
+        method = listed.kind
+        if method is None:
+            table.add_row(listed.name, f"cannot be used: {listed.problem}", "-", "-", listed.source)
+            continue
         formula = method.byte_formula
+        source = "; ".join(filter(None, [method.paper, listed.source]))
         table.add_row(
-            name, method.exchanges, formula, ", ".join(method.needs.in_words()) or "-", method.paper
+            listed.name, method.exchanges, formula, ", ".join(method.needs.in_words()) or "-", source
         )
     wide().print(table)
 
@@ -132,15 +137,20 @@ def methods() -> None:
 @app.command()
 def codecs() -> None:
     """List the codecs and what each loses."""
-    from fedistill.communication.codecs.registry import CODECS
+    from fedistill.communication.codecs.registry import registry
     from fedistill.communication.tensor_specs import Content
 
     table = Table("codec", "codes", "loses", "settings", "source")
-    for codec in CODECS.values():
+    for listed in registry.listing():
+        codec = listed.kind
+        if codec is None:
+            table.add_row(listed.name, "-", f"cannot be used: {listed.problem}", "-", listed.source)
+            continue
         codes = "all" if len(codec.codes) == len(Content) else ", ".join(sorted(c.value for c in codec.codes))
         defaults = codec.Settings().model_dump()
         settings = ", ".join(f"{key} = {value}" for key, value in defaults.items()) or "-"
-        table.add_row(codec.name, codes, codec.lossiness, settings, codec.source or "-")
+        source = "; ".join(filter(None, [codec.source, listed.source]))
+        table.add_row(listed.name, codes, codec.lossiness, settings, source or "-")
     wide().print(table)
 
 

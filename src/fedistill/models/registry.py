@@ -7,7 +7,6 @@ brought to that width by one more linear layer, for methods that exchange featur
 """
 
 import functools
-import importlib
 import inspect
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from fedistill.config.plugins import named
 from fedistill.errors import ExperimentError, nearest
 from fedistill.models.signature import Build, Preprocessing, Signature
 from fedistill.rng import scoped
@@ -187,23 +187,4 @@ def _function(name: str) -> str:
 
 
 def _own(name: str) -> Build:
-    module_name, _, function_name = name.partition(":")
-    if not all(part.isidentifier() for part in module_name.split(".")):
-        raise ExperimentError(
-            f"model {name!r}: write module:function as Python would import them, without a path and"
-            " without .py, for example my_models:small"
-        )
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:  # a module may raise anything while it is run
-        raise ExperimentError(
-            f"model {name!r}: module {module_name!r} cannot be imported ({type(error).__name__}: {error});"
-            " modules are looked up in the current folder and where Python finds packages"
-        ) from None
-    function = getattr(module, function_name, None)
-    if not callable(function):
-        known = [key for key, value in vars(module).items() if callable(value)]
-        raise ExperimentError(
-            f"model {name!r}: {module_name} has no function {function_name!r}.{nearest(function_name, known)}"
-        )
-    return function  # type: ignore[no-any-return]  # its result is checked by `check`
+    return named("model", name, "function")  # type: ignore[no-any-return]  # `build_model` checks its result

@@ -22,7 +22,7 @@ from fedistill.training.optimizers import make_optimizer
 
 class FedTgpSettings(PrototypeSettings):
     server_epochs: int = Field(default=100, ge=1, description="epochs on the prototypes that came")
-    server_batch_size: int = Field(default=10, ge=1)
+    server_batch_size: int = Field(default=10, ge=1, description="prototypes in each step")
     server_lr: Positive = Field(default=0.01, description="of plain SGD")
     margin: float = Field(default=100.0, ge=0, description="tau: no margin is larger")
 

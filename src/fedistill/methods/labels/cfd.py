@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 
 from pydantic import Field
 
-from fedistill.aggregation.labels import AnyAggregation, Mean
+from fedistill.aggregation.labels import Mean
+from fedistill.aggregation.registry import AnyAggregation
 from fedistill.communication.messages.labels import SoftLabels
 from fedistill.methods.base import Client, Method, Needs, Reply, Server
 from fedistill.methods.shared.own_model import train_private

@@ -7,7 +7,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from fedistill.aggregation.labels import AnyAggregation, Mean
+from fedistill.aggregation.labels import Mean
+from fedistill.aggregation.registry import AnyAggregation
 from fedistill.communication.messages.labels import SoftLabels
 from fedistill.methods.base import Client, ClientInfo, Needs, Reply, Server
 from fedistill.methods.shared.density import kmeans

@@ -2,7 +2,8 @@
 
 from torch import Tensor
 
-from fedistill.aggregation.labels import AnyAggregation, Era
+from fedistill.aggregation.labels import Era
+from fedistill.aggregation.registry import AnyAggregation
 from fedistill.communication.messages.labels import SoftLabels
 from fedistill.methods.shared.public_labels import DrawnLabels, DrawnSettings
 

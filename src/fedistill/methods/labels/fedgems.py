@@ -8,7 +8,8 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import kl_div
 
-from fedistill.aggregation.labels import AnyAggregation, Era
+from fedistill.aggregation.labels import Era
+from fedistill.aggregation.registry import AnyAggregation
 from fedistill.communication.messages.labels import ChosenLabels
 from fedistill.methods.base import Client, Needs, Reply, Server
 from fedistill.methods.shared.own_model import Learner, train_private

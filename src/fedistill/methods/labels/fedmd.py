@@ -18,7 +18,7 @@ from fedistill.training.losses import logit_mae
 
 class FedMdSettings(SampledSettings):
     digest_epochs: int = Field(default=1, ge=1, description="epochs on the consensus")
-    digest_batch_size: int = Field(default=256, ge=1)
+    digest_batch_size: int = Field(default=256, ge=1, description="samples in each step of it")
     pretrain_epochs: int = Field(
         default=5, ge=1, description="private epochs of a client before its first exchange, at least"
     )

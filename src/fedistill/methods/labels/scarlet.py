@@ -8,7 +8,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fedistill.aggregation.labels import AnyAggregation, EnhancedEra
+from fedistill.aggregation.labels import EnhancedEra
+from fedistill.aggregation.registry import AnyAggregation
 from fedistill.communication.messages.base import MessageContext
 from fedistill.communication.messages.labels import DueLabels, FreshLabels
 from fedistill.errors import FrameError

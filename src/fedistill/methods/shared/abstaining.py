@@ -8,7 +8,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fedistill.aggregation.labels import AnyAggregation, Mean
+from fedistill.aggregation.labels import Mean
+from fedistill.aggregation.registry import AnyAggregation
 from fedistill.communication.messages.labels import ChosenLabels
 from fedistill.methods.base import Client, Needs, Reply, Server, sample_public
 from fedistill.methods.shared.density import familiar, vectors

@@ -8,7 +8,7 @@ from typing import ClassVar, TypeVar, cast
 from pydantic import Field
 from torch import Tensor, nn
 
-from fedistill.aggregation.labels import AnyAggregation
+from fedistill.aggregation.registry import AnyAggregation
 from fedistill.communication.messages.labels import ChosenLabels, SoftLabels, Votes
 from fedistill.config.schema import Section
 from fedistill.methods.base import (

@@ -24,7 +24,7 @@ from fedistill.training.optimizers import make_optimizer
 
 class FedDfSettings(Section):
     epochs: int = Field(default=5, ge=1, description="epochs of distillation on the public set")
-    batch_size: int = Field(default=128, ge=1)
+    batch_size: int = Field(default=128, ge=1, description="samples in each step of it")
     optimizer: OptimizerConfig = OptimizerConfig(name="adam", lr=1e-3)
     fuse: bool = Field(
         default=True, description="distil the travelling models too; else they are only averaged"
