@@ -168,7 +168,7 @@ def test_serial_and_processes_have_equal_outcomes_in_the_order_of_the_jobs(clien
         expected = bytes_of(executor.run_clients("dsfl", 1, jobs(order)))
         later = [(client, state, b"") for client, (state, _) in zip(order, expected, strict=True)]
         counts = list(executor.count_correct("dsfl", later))
-    assert [decode(frame).info - 1 for _, frame in expected] == order
+    assert [decode(frame).peer - 1 for _, frame in expected] == order
     assert len({state for state, _ in expected}) == len(order)
     with ProcessExecutor(2, wanted, task) as executor:
         assert bytes_of(executor.run_clients("dsfl", 1, jobs(order))) == expected

@@ -77,7 +77,7 @@ class Executor(ABC):
         """
         assert not missing, "within a machine a client that fails ends the run"
 
-    def carried(self) -> TransportOverhead:
+    def transport_overhead(self) -> TransportOverhead:
         """What has been carried since this was last asked; nothing within a machine."""
         return TransportOverhead()
 
