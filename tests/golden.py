@@ -4,8 +4,9 @@
     python tests/golden.py | diff before.txt -
 
 Each example runs for two rounds, Fashion-MNIST with 1,000 images. A line has the digest of its outcome
-(``results.json`` without times, versions and the command), of every frame in order as it crossed, of
-the final models and of the checkpoint. Digests are those of one machine: another processor rounds otherwise.
+(``results.json`` without times, versions, hardware and the command), of every frame in order as it
+crossed, of the final models and of the checkpoint. Digests are those of one machine: another processor
+rounds otherwise.
 """
 
 import argparse
@@ -20,11 +21,11 @@ from typing import Any
 
 from fedistill.config.toml import load
 from fedistill.errors import FedistillError
-from fedistill.experiment.runner import compare
+from fedistill.experiment.runner import run_experiment
 from fedistill.federation.ledger import Ledger
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-TIMES = ("seconds", "versions", "version", "command")
+TIMES = ("seconds", "versions", "version", "hardware", "command")
 
 
 class Silent:
@@ -55,7 +56,7 @@ def digests(path: Path) -> str:
     try:
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "run"
-            results = compare(load(path, overrides), out, "golden", Silent())
+            results = run_experiment(load(path, overrides), out, "golden", Silent())
             models = _files(out / "models")
             checkpoint = _files(out / "checkpoint")
     except FedistillError as error:

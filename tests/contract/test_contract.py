@@ -198,7 +198,7 @@ def test_resumed_ends_as_never_stopped(row: Row, tmp_path: Any) -> None:
             play_round(run, arm, executor)
             folder.save(arm, run)
         _, again = ready(row, sampling={"fraction": 0.75, "dropout": 0.2})
-        loaded = RunFolder.open(tmp_path / "run").load(again)
+        loaded = RunFolder.open(tmp_path / "run").restore(again)
         assert loaded.round == 2
         assert bits(finish(again, executor, loaded)) == whole
 

@@ -229,7 +229,7 @@ def test_resuming_goes_on_with_what_is_due(tmp_path: Path) -> None:
         for _ in range(4):  # two exchanges, and two rounds into what accumulates
             play_round(again, ready, executor)
             folder.save(ready, again)
-        again = RunFolder.open(tmp_path / "run").load(ready)
+        again = RunFolder.open(tmp_path / "run").restore(ready)
         while again.round < 8:
             play_round(again, ready, executor)
     assert [record.local for record in again.records] == [record.local for record in run.records]

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy, kl_div, layer_norm, linear
 from fedistill import parse
 from fedistill.communication.messages.private_samples import PrivateOutputs
 from fedistill.errors import TrainingError
-from fedistill.experiment.runner import compare, prepare
+from fedistill.experiment.runner import prepare, run_experiment
 from fedistill.federation.arm import ReadyArm, start_run
 from fedistill.federation.history import ArmRun
 from fedistill.federation.local_executor import SerialExecutor
@@ -171,7 +171,9 @@ class Silent:
 
 def test_results_name_the_net_and_the_folder_has_it(tmp_path: Path) -> None:
     """`models.server` is mlp-s, which this method does not use: neither its name nor its size is shown."""
-    content = compare(parse({**RAW, "runtime": {"workers": 1}}, "test"), tmp_path / "run", "test", Silent())
+    content = run_experiment(
+        parse({**RAW, "runtime": {"workers": 1}}, "test"), tmp_path / "run", "test", Silent()
+    )
     (found,) = content["arms"]
     assert (found["status"], found["server_model"]) == ("done", "residual-mlp")
     block = 2 * (2 * WIDTH + WIDTH**2 + WIDTH)
