@@ -73,7 +73,7 @@ def test_same_bits_serial_in_processes_and_resumed(method: str, codec: str, tmp_
         for _ in range(3):
             play_round(run, arm, executor)
             folder.save(arm, run)
-        loaded = RunFolder.open(tmp_path / "run").load(arm)
+        loaded = RunFolder.open(tmp_path / "run").restore(arm)
         assert bits(finish(arm, executor, loaded)) == once
     with ProcessExecutor(2, wanted, arm.task) as executor:
         assert bits(finish(arm, executor)) == once

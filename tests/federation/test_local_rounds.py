@@ -165,7 +165,7 @@ def test_what_accumulates_is_local_training() -> None:
     message = ready.method.send(start_run(ready).server, ready.server(2), 0)
     trained = [ready.method.client_step({}, ready.client(k, 2, local=2), message)[1] for k in (0, 1)]
     mean = sum(one.values * one.samples for one in trained) / sum(one.samples for one in trained)
-    torch.testing.assert_close(twice.server["model"], mean)
+    torch.testing.assert_close(twice.server.model.weights, mean)
 
 
 @pytest.mark.parametrize("arm", METHODS, ids=[name for name, _ in METHODS])
@@ -228,7 +228,7 @@ def test_resuming_goes_on_with_what_is_due(tmp_path: Path) -> None:
         for _ in range(4):  # two exchanges, and two rounds into what accumulates
             play_round(again, ready, executor)
             folder.save(ready, again)
-        again = finish(ready, executor, RunFolder.open(tmp_path / "run").load(ready))
+        again = finish(ready, executor, RunFolder.open(tmp_path / "run").restore(ready))
     assert [record.local for record in again.records] == [record.local for record in run.records]
-    assert torch.equal(again.server["model"], run.server["model"])
+    assert torch.equal(again.server.model.weights, run.server.model.weights)
     assert json.loads((tmp_path / "run" / "events.jsonl").read_text().splitlines()[-1])["local"] == 0

@@ -26,7 +26,7 @@ from fedistill.config.toml import to_toml
 from fedistill.data.build import build_task
 from fedistill.errors import ExperimentError, RuntimeFailure
 from fedistill.experiment.run_folder import RunFolder
-from fedistill.experiment.runner import compare, resume
+from fedistill.experiment.runner import resume_experiment, run_experiment
 from fedistill.flower import event_tail as news_of
 from fedistill.flower import local_trial
 from helpers.flower_trial import (
@@ -116,7 +116,7 @@ def watched(desk: Desk, asked: Experiment, out: Path, watch: Watch) -> None:
     grid: Any = desk
     out.mkdir()
     RunFolder(out).session.write_text("5e551")
-    compare(
+    run_experiment(
         asked, out, "test", watch, lambda config, task: executor.FlowerExecutor(grid, config, task, "5e551")
     )
 
@@ -408,7 +408,7 @@ def test_a_run_goes_on_where_its_clients_states_are(tmp_path: Path) -> None:
     with pytest.raises(
         ExperimentError, match=r"was run on a network, .* go on with it by: flwr run with the same app"
     ):
-        resume(out, Watch())
+        resume_experiment(out, Watch())
     other = experiment(rounds=3)
     with pytest.raises(ExperimentError, match="holds a run of another experiment: name another folder"):
         play(Desk(other, tmp_path), other, out)

@@ -13,7 +13,7 @@ from fedistill.communication.protocol.shared_state import dump_states
 from fedistill.config.schema import Experiment
 from fedistill.experiment.preflight import Finding
 from fedistill.experiment.run_folder import RunFolder
-from fedistill.experiment.runner import compare, prepare
+from fedistill.experiment.runner import prepare, run_experiment
 from fedistill.federation.history import RoundRecord
 from fedistill.flower import app_template, keys
 from fedistill.state import encode_state
@@ -62,7 +62,7 @@ class Watch:
 
 
 def in_process(wanted: Experiment, out: Path) -> dict[str, Any]:
-    return compare(wanted, out, "test", Watch())
+    return run_experiment(wanted, out, "test", Watch())
 
 
 def frames(folder: Path) -> list[list[tuple[int, str, int, int]]]:
@@ -81,7 +81,7 @@ def what_is_kept(folder: Path) -> tuple[bytes, bytes, dict[int, bytes]]:
     """The server's state, what it remembers of its links, and clients' states, of a run's only arm."""
     opened = RunFolder(folder)
     (arm,) = prepare(opened.experiment())[1]
-    run = opened.load(arm)
+    run = opened.restore(arm)
     return encode_state(run.server), encode_state(dump_states(run.shared_states)), run.clients
 
 

@@ -48,7 +48,7 @@ class Learner:
     def train(self, client: int, round: int) -> None:
         labels = self.data.labels
         generator = stream(0, "private", client, round)
-        self.steps(self.data.inputs, lambda out, at: cross_entropy(out, labels[at]), generator, BATCH)
+        self.steps(self.data.samples, lambda out, at: cross_entropy(out, labels[at]), generator, BATCH)
 
     def distil(self, inputs: Tensor, probs: Tensor, client: int, round: int) -> None:
         generator = stream(0, "distil", client, round)
@@ -75,7 +75,7 @@ def learners(arm: ReadyArm) -> tuple[list[Learner], Learner]:
 
 def public(arm: ReadyArm) -> Tensor:
     assert arm.task.public is not None
-    return arm.task.public.inputs
+    return arm.task.public.samples
 
 
 def close(found: Tensor, expected: Tensor) -> None:

@@ -179,12 +179,12 @@ def test_private_loss_is_its_parts_from_where_training_starts() -> None:
     client = arm.client(1, round=1)
     model: nn.Module = client.load(client.common_weights())
     loss = private_loss(client, model)
-    start = predict(model, client.data.inputs)
+    start = predict(model, client.data.samples)
     with torch.no_grad():
         for weight in model.parameters():
             weight.mul_(1.5)
     at = torch.tensor([3, 0, 5])
-    logits = predict(model, client.data.inputs)[at]
+    logits = predict(model, client.data.samples)[at]
     labels = client.data.labels
     counts = torch.bincount(labels, minlength=10).clamp(min=1)
     adjusted = (logits + counts.log()).log_softmax(dim=1)
@@ -211,7 +211,7 @@ def test_fd_sends_softmax_outputs_of_training_without_adjustment() -> None:
     client = arm.client(0, round=1)
     begun = arm.method.start_client(client)
     _, sent = arm.method.client_step(begun, client, None)
-    probs = predict(client.load(begun["model"]), client.data.inputs).softmax(dim=1)
+    probs = predict(client.load(begun["model"]), client.data.samples).softmax(dim=1)
     for label in client.data.labels.unique():
         expected = probs[client.data.labels == label].mean(dim=0)
         torch.testing.assert_close(sent.means[label], expected)  # type: ignore[attr-defined,union-attr]  # as sent

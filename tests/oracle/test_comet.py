@@ -51,7 +51,7 @@ def test_comet_is_the_plain_loop(clusters: int) -> None:
         answers = []
         for number, client in enumerate(clients):
             loss = pulled(client, before, told.get(member.get(number, -1)), round, number)
-            client.steps(client.data.inputs, loss, stream(0, "private", number, round), BATCH)
+            client.steps(client.data.samples, loss, stream(0, "private", number, round), BATCH)
             answers.append(client.probs(public(arm)[sample_public(0, PUBLIC, SAMPLES, round)]))
         rows = torch.stack(answers)
         _, found = kmeans(rows.flatten(start_dim=1), clusters, stream(0, "clusters", SERVER, round))
@@ -59,7 +59,7 @@ def test_comet_is_the_plain_loop(clusters: int) -> None:
         told = {name: rows[found == name].mean(dim=0) for name in set(member.values())}
     for number, client in enumerate(clients):
         close(method_state(run.clients[number])["model"], client.weights())
-        close(run.server["said"][str(int(run.server["clusters"][number]))]["probs"], told[member[number]])
+        close(run.server["said"][str(int(run.server.clusters[number]))]["probs"], told[member[number]])
 
 
 def test_who_are_alike_are_together() -> None:
@@ -94,5 +94,5 @@ def test_a_client_that_was_not_heard_gets_the_mean_of_all() -> None:
     state = {**run.server, "clusters": torch.full((CLIENTS,), -1)}
     message = arm.method.send(state, arm.server(ROUNDS + 1), 0)
     said = [part["probs"] for name, part in run.server["said"].items() if name != "-1"]
-    sizes = [int((run.server["clusters"] == int(name)).sum()) for name in run.server["said"] if name != "-1"]
+    sizes = [int((run.server.clusters == int(name)).sum()) for name in run.server["said"] if name != "-1"]
     close(message.probs, sum(p * s for p, s in zip(said, sizes, strict=True)) / CLIENTS)

@@ -60,7 +60,7 @@ def towards(
     learner.model.train()
     for index in order(client, round, learner):
         y = learner.data.labels[index]
-        z = features(learner, learner.data.inputs[index])
+        z = features(learner, learner.data.samples[index])
         goal = torch.stack([known.get(int(label), z[at].detach()) for at, label in enumerate(y)])
         loss = cross_entropy(head(learner)(z), y) + weight * mse_loss(z, goal)
         learner.optimizer.zero_grad()
@@ -68,7 +68,7 @@ def towards(
         learner.optimizer.step()
     with torch.no_grad():
         learner.model.eval()
-        z = features(learner, learner.data.inputs)
+        z = features(learner, learner.data.samples)
     return {int(c): z[learner.data.labels == c].mean(dim=0) for c in learner.data.labels.unique()}
 
 
@@ -98,14 +98,14 @@ def test_fedproto_is_the_plain_loop() -> None:
         came = [towards(learner, client, round, known, 3.0) for client, learner in enumerate(learners)]
         known = merged(came)
     close_clients(run, learners)
-    assert run.server["present"].nonzero().flatten().tolist() == sorted(known)
+    assert run.server.present.nonzero().flatten().tolist() == sorted(known)
     for c, vector in known.items():
-        close(run.server["prototypes"][c], vector)
+        close(run.server.prototypes[c], vector)
 
 
 def test_a_class_that_is_not_named_keeps_its_prototype() -> None:
     arm, run = played("fedproto")
-    before = run.server["prototypes"]
+    before = run.server.prototypes
     server, method = arm.server(ROUNDS + 1), arm.method
     only = torch.zeros(CLASSES, dtype=torch.bool)
     only[4] = True
@@ -114,7 +114,7 @@ def test_a_class_that_is_not_named_keeps_its_prototype() -> None:
     )
     assert torch.equal(state["prototypes"][4], torch.ones(WIDTH))
     assert torch.equal(state["prototypes"][[0, 1, 2, 3, 5, 6, 7, 8, 9]], before[[0, 1, 2, 3, 5, 6, 7, 8, 9]])
-    assert torch.equal(state["present"], run.server["present"])
+    assert torch.equal(state["present"], run.server.present)
 
 
 def test_fedtgp_is_the_plain_loop() -> None:
@@ -151,7 +151,7 @@ def test_fedtgp_is_the_plain_loop() -> None:
         prototypes = outer(inner(embedding.weight).relu()).detach()
         known = {c: prototypes[c] for c in set(known) | set(centres)}
     close_clients(run, learners)
-    close(run.server["prototypes"], prototypes)
+    close(run.server.prototypes, prototypes)
 
 
 def test_the_adaptive_margin_by_hand() -> None:
@@ -178,7 +178,7 @@ def test_fd_plus_is_the_plain_loop() -> None:
             seen: dict[int, list[Tensor]] = {}
             learner.model.train()
             for index in order(client, round, learner):
-                logits = learner.model(data.inputs[index] / 127.5 - 1)
+                logits = learner.model(data.samples[index] / 127.5 - 1)
                 loss = torch.zeros(())
                 for row, c in zip(logits, data.labels[index].tolist(), strict=True):
                     seen.setdefault(c, []).append(row.detach().softmax(dim=0))
@@ -194,7 +194,7 @@ def test_fd_plus_is_the_plain_loop() -> None:
             total += len(data) * learner.weights()
         samples = sum(len(data) for data in arm.task.clients)
         nn.utils.vector_to_parameters(total / samples, server.model.parameters())
-    close(run.server["model"], server.weights())
+    close(run.server.model.weights, server.weights())
     for client, table in enumerate(outputs):
         for c, row in table.items():
             close(run.server["outputs"][str(client)][c], row)
@@ -243,7 +243,7 @@ def test_fedgen_is_the_plain_loop(share: str) -> None:
             learner.model.train()
             for index in order(client, round, learner):
                 loss = cross_entropy(
-                    learner.model(learner.data.inputs[index] / 127.5 - 1), learner.data.labels[index]
+                    learner.model(learner.data.samples[index] / 127.5 - 1), learner.data.labels[index]
                 )
                 if round > 1:
                     y = torch.multinomial(shares, len(index), replacement=True, generator=random)
@@ -279,12 +279,12 @@ def test_fedgen_is_the_plain_loop(share: str) -> None:
             if share == "all" or name.startswith("head"):
                 value.copy_(torch.stack(parts).sum(dim=0) / sizes.sum())
     if share == "all":
-        close(run.server["model"], whole.weights())
+        close(run.server.model.weights, whole.weights())
     else:
         flat = torch.cat([head(whole).weight.detach().flatten(), head(whole).bias.detach()])
         close(run.server["predictor"], flat)
         close_clients(run, learners)
-    close(run.server["generator"], torch.cat([value.detach().flatten() for value in generator.parameters()]))
+    close(run.server.generator, torch.cat([value.detach().flatten() for value in generator.parameters()]))
 
 
 def test_the_common_start_of_fedgen_predictors_is_per_model() -> None:

@@ -90,9 +90,9 @@ def test_the_run_is_the_plain_loop(share_head: bool) -> None:
         learn(server, inputs, answers, round)
         if share_head:
             travelling["cnn-s"] |= only_head(server.state_dict())
-    close(run.server["model"], flat(server.state_dict()))
+    close(run.server.model.weights, flat(server.state_dict()))
     for name, weights in travelling.items():
-        close(run.server["travelling"][name], flat(weights))
+        close(run.server.travelling[name], flat(weights))
 
 
 def learn(server: nn.Module, inputs: Tensor, answers: list[Answer], round: int) -> None:

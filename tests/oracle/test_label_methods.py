@@ -29,9 +29,9 @@ def test_cfd_is_the_plain_loop(afresh: bool) -> None:
             answers.append(client.probs(public(arm)))
         server.distil(public(arm), torch.stack(answers).mean(dim=0), SERVER, round)
         labels = server.probs(public(arm))
-    close(run.server["model"], server.weights())
+    close(run.server.model.weights, server.weights())
     assert labels is not None
-    close(run.server["labels"], labels)
+    close(run.server.labels, labels)
 
 
 def test_voting_is_the_plain_loop() -> None:
@@ -51,8 +51,8 @@ def test_voting_is_the_plain_loop() -> None:
             for sample in range(PUBLIC)
         ]
         server.distil(public(arm), torch.eye(10)[majority], SERVER, round)
-    assert run.server["labels"].argmax(dim=1).tolist() == majority
-    close(run.server["model"], server.weights())
+    assert run.server.labels.argmax(dim=1).tolist() == majority
+    close(run.server.model.weights, server.weights())
 
 
 def elected(votes: list[int], before: int | None, noise: Tensor) -> int:
@@ -85,7 +85,7 @@ def test_scarlet_is_the_plain_loop(duration: int) -> None:
             cache[place] = (row, round)
         known = torch.stack([cache[place][0] for place in drawn])
         server.distil(public(arm)[drawn], known, SERVER, round)
-    assert run.server["turn"] == ROUNDS
+    assert run.server.turn == ROUNDS
     for place, (row, _) in cache.items():
-        close(run.server["cache"][place], row)
-    close(run.server["model"], server.weights())
+        close(run.server.cache[place], row)
+    close(run.server.model.weights, server.weights())

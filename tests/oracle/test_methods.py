@@ -51,7 +51,7 @@ def plain_fedavg(arm: ReadyArm, rounds: int, mu: float = 0.0) -> Tensor:
             for _ in range(2):
                 for index in torch.randperm(len(data), generator=generator).split(16):
                     optimizer.zero_grad()
-                    loss = cross_entropy(model(data.inputs[index] / 127.5 - 1), data.labels[index])
+                    loss = cross_entropy(model(data.samples[index] / 127.5 - 1), data.labels[index])
                     for parameter, start in zip(model.parameters(), anchor, strict=True):
                         loss = loss + mu / 2 * ((parameter - start) ** 2).sum()
                     loss.backward()
@@ -68,7 +68,7 @@ def plain_fedavg(arm: ReadyArm, rounds: int, mu: float = 0.0) -> Tensor:
 def test_weight_averaging_is_the_plain_loop(method: str, mu: float) -> None:
     wanted, arm = arm_of(method, **({"mu": mu} if mu else {}))
     run = run_serially(wanted, arm)
-    torch.testing.assert_close(run.server["model"], plain_fedavg(arm, 2, mu), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(run.server.model.weights, plain_fedavg(arm, 2, mu), rtol=1e-4, atol=1e-5)
 
 
 def test_fedprox_pulls_towards_what_was_received() -> None:
@@ -76,10 +76,10 @@ def test_fedprox_pulls_towards_what_was_received() -> None:
     for mu in (0.0, 1.0):
         wanted, arm = arm_of("fedprox", mu=mu)
         run = start_run(arm)
-        start = run.server["model"].clone()
+        start = run.server.model.weights.clone()
         with SerialExecutor(wanted, arm.task) as executor:
             play_round(run, arm, executor)
-        moved.append(float((run.server["model"] - start).norm()))
+        moved.append(float((run.server.model.weights - start).norm()))
     assert moved[1] < 0.9 * moved[0]
 
 
@@ -174,7 +174,7 @@ def test_feddf_teacher_is_the_softmax_of_mean_logits(monkeypatch: pytest.MonkeyP
     _, fusing = arm_of("feddf", batch_size=60, epochs=1)
     fusing.method.server_step(state, fusing.server(1), replies)
     with torch.no_grad():
-        inputs = arm.task.public.inputs / 127.5 - 1
+        inputs = arm.task.public.samples / 127.5 - 1
         teacher = ((first(inputs) + second(inputs)) / 2).softmax(dim=1)
     torch.testing.assert_close(seen[0].sort(dim=0).values, teacher.sort(dim=0).values, rtol=1e-4, atol=1e-5)
 

@@ -18,7 +18,7 @@ from fedistill.config.schema import Experiment
 from fedistill.config.toml import load
 from fedistill.errors import ExperimentError
 from fedistill.experiment.preflight import Finding
-from fedistill.experiment.runner import compare, resume
+from fedistill.experiment.runner import resume_experiment, run_experiment
 from fedistill.federation.arm import resolve_arm
 from fedistill.methods.registry import METHODS, create_method
 from fedistill.methods.registry import registry as methods
@@ -76,10 +76,10 @@ def outcome(folder: Path, arm: str) -> Any:
 
 @pytest.mark.usefixtures("outside")
 def test_by_name_or_by_class_serial_in_processes_or_resumed_it_ends_in_the_same_bits(tmp_path: Path) -> None:
-    compare(experiment(BY_NAME), tmp_path / "serial", "test", Silent())
+    run_experiment(experiment(BY_NAME), tmp_path / "serial", "test", Silent())
     expected = outcome(tmp_path / "serial")
     processes = {"kind": "processes", "workers": 2}
-    compare(experiment(BY_CLASS, runtime=processes), tmp_path / "processes", "test", Silent())
+    run_experiment(experiment(BY_CLASS, runtime=processes), tmp_path / "processes", "test", Silent())
     assert outcome(tmp_path / "processes") == expected
 
     class Stop(Silent):
@@ -87,8 +87,8 @@ def test_by_name_or_by_class_serial_in_processes_or_resumed_it_ends_in_the_same_
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        compare(experiment(BY_CLASS), tmp_path / "resumed", "test", Stop())
-    resume(tmp_path / "resumed", Silent())
+        run_experiment(experiment(BY_CLASS), tmp_path / "resumed", "test", Stop())
+    resume_experiment(tmp_path / "resumed", Silent())
     assert outcome(tmp_path / "resumed") == expected
 
 
@@ -96,7 +96,7 @@ def test_by_name_or_by_class_serial_in_processes_or_resumed_it_ends_in_the_same_
 @pytest.mark.parametrize("arm", [BY_NAME, BY_CLASS])
 def test_a_run_folder_names_it_as_the_arm_wrote_it(tmp_path: Path, arm: dict[str, Any]) -> None:
     both = {"up": arm["codec"], "down": {"name": "qsgd", "levels": 3}}
-    results = compare(experiment(arm, rounds=1), tmp_path / "run", "test", Silent())
+    results = run_experiment(experiment(arm, rounds=1), tmp_path / "run", "test", Silent())
     (described,) = results["arms"]
     assert (described["name"], described["method"]) == (arm["method"], arm["method"])
     assert described["codec"] == arm["codec"]
@@ -173,7 +173,7 @@ def test_a_broken_package_is_reported_when_it_is_named_and_hurts_nothing_else(tm
         " (ValueError: no such device); modules are looked up in the current folder and where Python finds"
         " packages"
     )
-    compare(experiment({"method": "local"}, rounds=1), tmp_path / "run", "test", Silent())
+    run_experiment(experiment({"method": "local"}, rounds=1), tmp_path / "run", "test", Silent())
     marked = {one.name: one.problem for one in methods.listing() if one.problem}
     assert list(marked) == ["broken"]
     assert "broken_module" not in sys.modules

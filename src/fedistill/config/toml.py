@@ -13,7 +13,7 @@ from fedistill.config.schema import Experiment, RawTable
 from fedistill.errors import ExperimentError, nearest
 
 
-def load(path: Path, overrides: Sequence[str] = ()) -> Experiment:
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
     """Read an experiment file and apply ``section.key=value`` overrides.
 
     Paths in the file are relative to the file itself.
@@ -21,6 +21,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Experiment:
     Raises:
         ExperimentError: the file is missing or is not TOML, or a key or value is wrong.
     """
+    path = Path(path)
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # some editors write a byte order mark
     except FileNotFoundError:

@@ -6,7 +6,6 @@ This is all that happens at a client, whatever carries the frames; only bytes en
 import time
 import traceback
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -14,6 +13,7 @@ from fedistill.communication.messages.base import Message
 from fedistill.communication.protocol.endpoints import ClientEndpoint, StaleState
 from fedistill.errors import FedistillError, TrainingError
 from fedistill.federation.arm import ReadyArm
+from fedistill.methods.base import AnyState
 from fedistill.rng import scoped
 from fedistill.state import State, decode_state, encode_state, from_plain, to_plain
 from fedistill.training.model_state import ModelState
@@ -98,7 +98,7 @@ def count_correct(arm: ReadyArm, client: int, state: bytes) -> list[int]:
         raise TrainingError(describe_error(error), f"evaluation, client {client}") from error
 
 
-def client_state(arm: ReadyArm, client: int, state: bytes) -> Any:
+def client_state(arm: ReadyArm, client: int, state: bytes) -> AnyState:
     """What the method keeps at a client, from the bytes of a `ClientResult`, as its ``ClientState``.
 
     Before the client's first round it is the state that it starts from.
@@ -109,7 +109,7 @@ def client_state(arm: ReadyArm, client: int, state: bytes) -> Any:
     return arm.method.start_client(arm.client(client, round=0))
 
 
-def _kept(method: Any, link: State) -> bytes:
+def _kept(method: AnyState, link: State) -> bytes:
     """What a client keeps until it takes part again: the method's state and its link's; empty if neither."""
     parts = {_METHOD: to_plain(method), _LINK: link}
     kept = {name: part for name, part in parts.items() if part}
@@ -122,7 +122,7 @@ def describe_error(error: BaseException) -> str:
     return f"{type(error).__name__}: {error} ({last.filename}, line {last.lineno})"
 
 
-def check_finite(state: Any) -> None:
+def check_finite(state: AnyState) -> None:
     """Raise `TrainingError` where a state's model has weights that are NaN or infinite."""
     model = getattr(state, "model", None)
     if isinstance(model, ModelState) and not torch.isfinite(model.weights).all():

@@ -29,6 +29,8 @@ from fedistill.training.model_state import ModelState
 
 Up = TypeVar("Up", bound=Message)
 Down = TypeVar("Down", bound=Message)
+AnyState = Any
+"""A state of whatever method: a dataclass that the method names."""
 ServerStateT = TypeVar("ServerStateT")
 ClientStateT = TypeVar("ClientStateT")
 

@@ -1,7 +1,5 @@
 """The methods by name, and how an arm names one."""
 
-from typing import Any
-
 from pydantic import ValidationError
 
 from fedistill.communication.messages.base import Message
@@ -9,9 +7,9 @@ from fedistill.config.messages import explain_errors
 from fedistill.config.plugins import Registry, scan, settings_faults, text_faults
 from fedistill.config.schema import Arm
 from fedistill.errors import ExperimentError, nearest
-from fedistill.methods.base import Method
+from fedistill.methods.base import AnyState, Method
 
-AnyMethod = Method[Message, Message, Any, Any]
+AnyMethod = Method[Message, Message, AnyState, AnyState]
 
 
 def _name(kind: type[AnyMethod]) -> object:
