@@ -26,11 +26,11 @@ _SEPARATOR = "/"
 _META = "state"
 
 
-def encode_state(state: State) -> bytes:
-    """Return the bytes of a state; equal states have equal bytes."""
+def encode_state(state: Any) -> bytes:
+    """Return the bytes of a state, a dictionary or a dataclass; equal states have equal bytes."""
     tensors: dict[str, Tensor] = {}
     plain: State = {}
-    _flatten(state, "", tensors, plain)
+    _flatten(to_plain(state), "", tensors, plain)
     meta = {_META: json.dumps(plain, sort_keys=True)}
     return bytes(save_tensors({name: tensors[name] for name in sorted(tensors)}, meta))
 

@@ -4,7 +4,6 @@ import math
 
 import pytest
 
-from fedistill.federation.client import method_state
 from helpers.byte_formulas import CLASSES, CLIENTS, PUBLIC, payloads, played
 
 

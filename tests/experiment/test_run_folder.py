@@ -430,5 +430,5 @@ def test_final_models_are_those_of_the_last_round(tmp_path: Path) -> None:
     names = ["features.1.weight", "features.1.bias", "head.weight", "head.bias"]
     assert set(tensors) == set(names)
     flat = torch.cat([tensors[name].flatten() for name in names])
-    assert torch.equal(flat, state["method"]["model"])
+    assert torch.equal(flat, state["method"]["model"]["weights"])
     assert len(list((tmp_path / "run" / "models" / "dsfl").iterdir())) == 5

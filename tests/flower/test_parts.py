@@ -24,6 +24,7 @@ from fedistill.data.build import build_task
 from fedistill.errors import ExperimentError, FrameError
 from fedistill.flower import app_template, keys
 from fedistill.flower.processes import TrialNetwork
+from fedistill.models.signature import Preprocessing
 from helpers.flower_trial import experiment, site_file
 
 with warnings.catch_warnings():
@@ -216,7 +217,8 @@ def test_a_site_brings_texts(tmp_path: Path) -> None:
     own = node(tmp_path, {"partition-id": 1, **given}, task=task)
     mine = own.task.clients[1]
     assert [own.task.classes[label] for label in mine.labels] == ["good"]
-    assert mine.samples.shape == (1, own.task.signature.shape[0])
+    assert list(mine.samples) == ["word1 word2"]
+    assert own.task.client_inputs(1, Preprocessing()).shape == (1, own.task.signature.shape[0])
 
 
 def test_data_that_do_not_fit_the_task_are_refused(tmp_path: Path) -> None:
@@ -276,4 +278,4 @@ def test_without_the_extra_the_command_says_what_to_install(monkeypatch: pytest.
 
     monkeypatch.setitem(sys.modules, "flwr", None)
     with pytest.raises(ExperimentError, match=r"pip install 'fedistill\[flower\]'"):
-        flower.keys(Path("never"), 1)
+        flower.keys_command(Path("never"), 1)

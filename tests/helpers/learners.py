@@ -9,6 +9,7 @@ from torch.nn.functional import cross_entropy, kl_div
 from fedistill.federation.arm import ReadyArm
 from fedistill.federation.history import ArmRun
 from fedistill.models.registry import build_model
+from fedistill.models.signature import Preprocessing
 from fedistill.rng import SERVER, stream
 from helpers.runs import finished
 
@@ -74,8 +75,7 @@ def learners(arm: ReadyArm) -> tuple[list[Learner], Learner]:
 
 
 def public(arm: ReadyArm) -> Tensor:
-    assert arm.task.public is not None
-    return arm.task.public.samples
+    return arm.task.public_inputs(Preprocessing())
 
 
 def close(found: Tensor, expected: Tensor) -> None:

@@ -158,7 +158,9 @@ def test_nobody_replied() -> None:
 
 def test_results_name_the_net_and_the_folder_has_it(tmp_path: Path) -> None:
     """`models.server` is mlp-s, which this method does not use: neither its name nor its size is shown."""
-    content = run_experiment(parse({**RAW, "runtime": {"workers": 1}}, "test"), tmp_path / "run", "test", Watcher())
+    content = run_experiment(
+        parse({**RAW, "runtime": {"workers": 1}}, "test"), tmp_path / "run", "test", Watcher()
+    )
     (found,) = content["arms"]
     assert (found["status"], found["server_model"]) == ("done", "residual-mlp")
     block = 2 * (2 * WIDTH + WIDTH**2 + WIDTH)
