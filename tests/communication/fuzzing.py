@@ -29,7 +29,7 @@ from communication_helpers import Described, WithBackbone
 from pydantic import ValidationError
 from rich.progress import track
 
-from fedistill.communication.codecs.base import Codec, Decoded, Sender
+from fedistill.communication.codecs.base import Codec, Decoded
 from fedistill.communication.codecs.registry import CODECS
 from fedistill.communication.kinds import CUSTOM, Kind
 from fedistill.communication.messages.base import Message, MessageContext, contents
@@ -49,9 +49,10 @@ from fedistill.communication.protocol.endpoints import ClientEndpoint, ServerEnd
 from fedistill.communication.protocol.frame import EVERYONE, StateId
 from fedistill.communication.protocol.message_coder import MessageCoder
 from fedistill.communication.protocol.shared_state import SharedState
-from fedistill.communication.tensor_specs import Content, Floats, SharedKnowledge, TensorSpec
+from fedistill.communication.tensor_specs import TensorSpec
 from fedistill.errors import FrameError
 from fedistill.state import decode_state, encode_state
+from fedistill.testing.samples import damaged, elsewhere, fault_of, known_of, sender_of, spec_of, values_of
 
 PATIENCE = 20
 """Seconds; no case takes a hundredth of it on any machine, so that only a hang is found."""
@@ -196,99 +197,6 @@ def settings_of(random: Random, kind: type[Codec]) -> Codec:
         return kind(kind.Settings())
 
 
-def spec_of(random: Random, content: Content) -> TensorSpec:
-    """A tensor of up to a few thousand numbers, or of none."""
-    if content is Content.WEIGHTS:
-        parts = tuple(
-            tuple(random.choice((0, 1, 2, 5, 9, 16)) for _ in range(random.randrange(1, 4)))
-            for _ in range(random.randrange(4))
-        )
-        count = sum(int(np.prod(shape)) for shape in parts) if parts else random.choice((0, 1, 7, 500))
-        return TensorSpec(content, (count,), parts)
-    classes = random.choice((2, 3, 10, 10, 10, 64, 65, 100, 1000))
-    count = random.choice((0, 1, 2, 30, 30, 130)) if classes < 100 else random.choice((0, 1, 5))
-    if random.random() < 0.4:
-        return TensorSpec(content, (count, classes))
-    population = count + random.choice((0, 1, 50))
-    rows = np.array(sorted(random.sample(range(population), count)), np.int64)
-    return TensorSpec(content, (count, classes), rows=rows, population=population)
-
-
-def elsewhere(random: Random, spec: TensorSpec) -> TensorSpec:
-    """Another message of the same kind: as many other rows of the same public set."""
-    if spec.rows is None:
-        return spec
-    rows = np.array(sorted(random.sample(range(spec.population), spec.shape[0])), np.int64)
-    return replace(spec, rows=rows)
-
-
-def values_of(random: Random, spec: TensorSpec) -> Floats:
-    """Numbers that a sender might have: of many sizes, peaked or flat, all equal or all zero."""
-    numbers = np.random.default_rng(random.getrandbits(64))
-    scale = np.float32(random.choice((0, 1e-30, 1e-3, 1, 1, 1, 30, 1e30)))
-    noise = numbers.standard_normal(spec.shape).astype(np.float32)
-    if spec.content is not Content.PROBS:
-        return noise * scale
-    logits = noise * min(scale, np.float32(50))
-    whole = np.exp(logits - logits.max(axis=1, keepdims=True, initial=-np.inf))
-    return typing.cast(Floats, (whole / whole.sum(axis=1, keepdims=True)).astype(np.float32))
-
-
-def known_of(random: Random, codec: Codec, spec: TensorSpec, messages: int) -> SharedKnowledge:
-    """What is known after so many messages."""
-    known = _beside(random, codec, spec)
-    for _ in range(messages):
-        before = elsewhere(random, spec)
-        encoded = codec.encode(values_of(random, before), before, known, sender_of(random))
-        known = replace(_beside(random, codec, spec), memory=encoded.memory)
-    return known
-
-
-def _beside(random: Random, codec: Codec, spec: TensorSpec) -> SharedKnowledge:
-    """All but the memory."""
-    reference, other_labels = None, None
-    if codec.relative and spec.content is Content.WEIGHTS and random.random() < 0.8:
-        reference = values_of(random, spec)
-    if spec.rows is not None and random.random() < 0.7:
-        other_labels = np.array([random.randrange(-1, spec.shape[1]) for _ in range(spec.shape[0])], np.int64)
-    return SharedKnowledge(reference=reference, other_labels=other_labels)
-
-
-def sender_of(random: Random) -> Sender:
-    return Sender(random=np.random.default_rng(random.getrandbits(64)))
-
-
-# Bytes
-
-
-def damaged(random: Random, valid: bytes, others: list[bytes]) -> bytes:
-    """Bytes that have something of a valid string, or nothing."""
-    size = random.choice((len(valid), random.randrange(2 * len(valid) + 8)))
-    other = random.choice(others)
-    cut = random.randrange(len(valid) + 1)
-    return random.choice(
-        (
-            lambda: random.randbytes(size),
-            lambda: valid[:cut],
-            lambda: flipped(random, valid, random.randrange(1, 9)),
-            lambda: flipped(random, valid[: random.randrange(1, 5)], 1) + valid[random.randrange(1, 5) :],
-            lambda: valid[:cut] + other[cut:],
-            lambda: valid[:cut] + other[random.randrange(len(other) + 1) :],
-            lambda: valid[:cut] + random.randbytes(len(valid) - cut),
-            lambda: valid + random.randbytes(random.randrange(1, 9)),
-            lambda: valid[:cut] + random.choice((b"\0", b"\xff")) * (len(valid) - cut),
-            lambda: other,
-        )
-    )()
-
-
-def flipped(random: Random, data: bytes, bits: int) -> bytes:
-    changed = bytearray(data)
-    for _ in range(bits if data else 0):
-        changed[random.randrange(len(data))] ^= 1 << random.randrange(8)
-    return bytes(changed)
-
-
 # Codecs alone
 
 
@@ -313,14 +221,14 @@ def _codec_cases(random: Random, name: str) -> Iterator[Case]:
 
     def read(data: bytes) -> None:
         came = codec.decode(data, spec, known)
-        _whole(came, spec)
+        _require_whole(came, spec)
         # Memory that a stranger has written must serve for the messages that follow.
         after = elsewhere(random, spec)
         held = replace(known, memory=came.memory)
         with _must_not_fail("the message after it"):
             written = codec.encode(values_of(random, after), after, held, sender_of(random))
             again = codec.decode(written.payload, after, held)
-        _whole(again, after)
+        _require_whole(again, after)
         if encode_state(again.memory) != encode_state(written.memory):
             raise Failure("the two sides remember different things")
 
@@ -329,14 +237,10 @@ def _codec_cases(random: Random, name: str) -> Iterator[Case]:
         yield Case(name, "codec", damaged(random, valid, others), read, expected)
 
 
-def _whole(came: Decoded, spec: TensorSpec) -> None:
-    if came.values.dtype != np.float32 or came.values.shape != spec.shape:
-        raise Failure(f"{came.values.dtype} {came.values.shape} is not float32 {spec.shape}")
-    if not np.isfinite(came.values).all():
-        raise Failure("a number is not finite")
-    if not came.values.flags.writeable:
-        raise Failure("the numbers cannot be changed, which torch warns of")
-    encode_state(came.memory)  # refuses what is not plain data
+def _require_whole(came: Decoded, spec: TensorSpec) -> None:
+    fault = fault_of(came, spec)
+    if fault:
+        raise Failure(fault)
 
 
 # Frames, exchanges and the two ends

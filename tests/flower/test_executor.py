@@ -7,10 +7,9 @@ import signal
 import stat
 import threading
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -47,10 +46,9 @@ with warnings.catch_warnings():
     from flwr.supercore.inflatable.inflatable_object import add_header_to_object_body
     from flwr.supercore.task_identity import TaskIdentity
 
-    from fedistill.flower import client_app, executor, node_registry, server_app
-    from fedistill.flower.serde import Answer, Order, open_order, seal_answer
-
-HANDLERS = {"query": client_app.hello, "train": client_app.work, "evaluate": client_app.correct}
+    from fedistill.flower import client_app, executor, node_registry
+    from fedistill.flower.serde import Answer, Order, seal_answer
+    from helpers.flower_desk import Desk, play
 
 
 @pytest.fixture(autouse=True)
@@ -59,56 +57,6 @@ def app(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("task_id", "run_id", "node_id"):
         monkeypatch.setattr(TaskIdentity, f"_{name}", 1)
     monkeypatch.setattr(executor, "_POLL_SECONDS", 0.02)
-
-
-class Desk:
-    """A Flower grid whose nodes answer when they are asked for their replies.
-
-    Attributes:
-        nodes: the node config of each.
-        silent: those whose replies never come. ``change``: what becomes of a reply on its way.
-        taken: every order, with its node.
-    """
-
-    def __init__(self, asked: Experiment, place: Path, configs: Iterable[dict[str, Any]] = ()) -> None:
-        given = list(configs) or [{"partition-id": number} for number in range(CLIENTS)]
-        self.nodes = {
-            10 + at: {"state": str(place / f"node-{at}"), **config} for at, config in enumerate(given)
-        }
-        self.run = {"experiment": to_toml(asked)}
-        self.silent: set[int] = set()
-        self.change: Callable[[int, Order, Message], Message] = lambda node, order, reply: reply
-        self.taken: list[tuple[int, str, Order]] = []
-        self._sent: dict[str, Message] = {}
-        self._one = threading.Lock()  # a process has one node's module of each model at a time
-
-    def get_node_ids(self) -> list[int]:
-        return list(self.nodes)
-
-    def push_messages(self, messages: Iterable[Message]) -> list[str]:
-        names = []
-        for message in messages:
-            names.append(f"message {len(self.taken)}")
-            self._sent[names[-1]] = message
-            node, kind = message.metadata.dst_node_id, message.metadata.message_type
-            self.taken.append((node, kind, open_order(message)))
-        return names
-
-    def pull_messages(self, names: Iterable[str]) -> list[Message]:
-        (name,) = names
-        message = self._sent[name]
-        node = message.metadata.dst_node_id
-        if node in self.silent:
-            return []
-        context: Any = SimpleNamespace(run_config=self.run, node_config=self.nodes[node])
-        with self._one:
-            reply = HANDLERS[message.metadata.message_type](message, context)
-        return [self.change(node, open_order(message), reply)]
-
-
-def play(desk: Desk, asked: Experiment, out: Path) -> None:
-    grid: Any = desk
-    server_app._play(grid, asked, out, "test")
 
 
 def watched(desk: Desk, asked: Experiment, out: Path, watch: Watch) -> None:

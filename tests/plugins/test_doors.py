@@ -22,6 +22,7 @@ from fedistill.experiment.runner import resume_experiment, run_experiment
 from fedistill.federation.arm import resolve_arm
 from fedistill.methods.registry import METHODS, create_method
 from fedistill.methods.registry import registry as methods
+from helpers.installed import Installer
 
 BY_NAME = {
     "method": "ballots",
@@ -63,12 +64,11 @@ def refusal(**arm: Any) -> str:
 # --- a whole package ---
 
 
-def outcome(folder: Path, arm: str) -> Any:
+def outcome(folder: Path) -> Any:
     """All that does not tell times, versions or names."""
     (found,) = json.loads((folder / "results.json").read_text())["arms"]
-    rounds = [
-        {key: one[key] for key in ("bytes_up", "bytes_down", "views", "kinds")} for one in found["rounds"]
-    ]
+    kept = ("bytes_up", "bytes_down", "views", "kinds")
+    rounds = [{key: one[key] for key in kept} for one in found["rounds"]]
     models = [path.read_bytes() for path in sorted((folder / "models").glob("*/*.safetensors"))]
     assert len(models) == 4, "three clients and the server"
     return rounds, models
@@ -119,7 +119,7 @@ def test_its_names_stand_in_listings_and_suggestions() -> None:
     assert refusal(codec="bf61").endswith("Did you mean 'bf16'?")
     assert refusal(aggregation="geometrik").endswith("Did you mean 'geometric'?")
     assert refusal(method="ballots", temprature=1).endswith(
-        "Settings of method ballots: distill_epochs, distill_batch_size, samples, aggregation, temperature"
+        "Settings of method ballots: distill_epochs, distill_batch_size, aggregation, temperature"
     )
 
 
@@ -158,8 +158,8 @@ def listed(command: str, place: Path) -> dict[str, list[str]]:
 
 
 @pytest.fixture
-def broken(install: Any) -> None:
-    install(
+def broken(install: Installer) -> None:
+    install.package(
         "broken-package",
         {"methods": {"broken": "broken_module:Broken"}},
         broken_module="raise ValueError('no such device')\n",
@@ -179,9 +179,9 @@ def test_a_broken_package_is_reported_when_it_is_named_and_hurts_nothing_else(tm
     assert "broken_module" not in sys.modules
 
 
-def test_a_name_that_is_claimed_twice_names_both_packages(install: Any) -> None:
-    install("one-package", {"methods": {"fedavg": "one_module:A", "fresh": "one_module:A"}})
-    install("other-package", {"methods": {"fresh": "other_module:B"}})
+def test_a_name_that_is_claimed_twice_names_both_packages(install: Installer) -> None:
+    install.package("one-package", {"methods": {"fedavg": "one_module:A", "fresh": "one_module:A"}})
+    install.package("other-package", {"methods": {"fresh": "other_module:B"}})
     assert refusal(method="fedavg") == (
         "arm 'mine': method 'fedavg' is claimed by fedistill and by one-package 1.0: write"
         " fedistill.methods.weights.fedavg:FedAvg or one_module:A, or uninstall one of the packages"
@@ -195,8 +195,8 @@ def test_a_name_that_is_claimed_twice_names_both_packages(install: Any) -> None:
     assert {one.name for one in methods.listing() if one.problem} == {"fedavg", "fresh"}
 
 
-def test_an_entry_point_has_the_name_that_the_class_declares(install: Any) -> None:
-    install("one-package", {"methods": {"mine": "fedistill.methods.weights.fedavg:FedAvg"}})
+def test_an_entry_point_has_the_name_that_the_class_declares(install: Installer) -> None:
+    install.package("one-package", {"methods": {"mine": "fedistill.methods.weights.fedavg:FedAvg"}})
     assert refusal(method="mine") == (
         "arm 'mine': method 'mine' (of one-package 1.0): class FedAvg is named 'fedavg'; the entry point and"
         " `name` must be the same"
@@ -227,10 +227,19 @@ class Silent(FedAvg):
 
 class Wordless(Message): ...
 
+class Unkind(Message):
+    kind = 3
+    def specs(context, numbers): ...
+
 class Talks(FedAvg):
     name = "talks"
     uplink = "weights"
     downlink = Wordless
+
+class Shouts(FedAvg):
+    name = "shouts"
+    uplink = Unkind
+    ServerState = dict
 
 class Settings(Section):
     depth: int
@@ -263,12 +272,12 @@ class OddCodec(Fp32):
     def decode(self, payload): ...
 
 class Unnamed(Aggregation):
-    def _aggregate(self, answers, draws, before): ...
+    def combine(self, answers, exchange): ...
 
 class Odd(Aggregation):
     name: Literal["odd"] = "odd"
     power: float = 1.0
-    def _aggregate(self, answers): ...
+    def combine(self, answers): ...
 
 def function(): ...
 """
@@ -294,6 +303,9 @@ METHOD_FAULTS = {
     "Talks": UNUSABLE.format("Talks") + "`uplink` must be a subclass of Message"
     " (fedistill.communication.messages.base) or None, but is 'weights'; `downlink`: Wordless does not say"
     " by `specs` what its tensors are",
+    "Shouts": UNUSABLE.format("Shouts") + "`uplink`: message faulty:Unkind: kind is 3; write a number from 64"
+    " to 127, for example `kind = 64` (fedistill's own messages have a member of Kind); `ServerState` must be"
+    " a dataclass, but is <class 'dict'>",
     "Sets": UNUSABLE.format("Sets") + "the setting `depth` needs a description: Field(description=...); the"
     " setting `seed` needs a description: Field(description=...); the setting `seed` needs another name: this"
     " one has a meaning already",
@@ -342,7 +354,7 @@ def test_what_is_wrong_with_a_codec_is_said_before_anything_runs(codec: Any, sai
     ("aggregation", "said"),
     [
         ("faulty:Unnamed", 'class Unnamed cannot be used: `name` needs a default: name: Literal["mine"] ='),
-        ({"name": "faulty:Odd"}, "`_aggregate(self, answers)` must take (self, answers, draws, before)"),
+        ({"name": "faulty:Odd"}, "`combine(self, answers)` must take (self, answers, exchange)"),
         ("faulty:Odd", "the setting `power` needs a description"),
         ("faulty:Sets", "class Sets must be a subclass of Aggregation (fedistill.aggregation.labels)"),
     ],

@@ -82,18 +82,24 @@ class Reference:
         return f"{self.kind} {self.written!r}" + (f" (of {self.source})" if self.source else "")
 
 
-_Ask = Callable[[Reference], None]
-_asked: ContextVar[_Ask | None] = ContextVar("asked", default=None)
+_asked: ContextVar[Callable[[Reference], None] | None] = ContextVar("asked", default=None)
 
 
 @contextmanager
-def before_import(ask: _Ask) -> Iterator[None]:
-    """Inside, ``ask`` is called with each reference before its module is imported, and may raise."""
-    token = _asked.set(ask)
+def before_import(asked: Callable[[Reference], None]) -> Iterator[None]:
+    """Inside, ``asked`` is called with each reference before its module is imported, and may raise."""
+    token = _asked.set(asked)
     try:
         yield
     finally:
         _asked.reset(token)
+
+
+def ask(reference: Reference) -> None:
+    """Let whoever wants to be asked before an import refuse it (`before_import`)."""
+    asked = _asked.get()
+    if asked is not None:
+        asked(reference)
 
 
 def named(kind: str, written: str, form: Literal["Class", "function"]) -> Any:
@@ -104,7 +110,7 @@ def named(kind: str, written: str, form: Literal["Class", "function"]) -> Any:
             function.
     """
     module, _, attribute = written.partition(":")
-    if not _is_module(module):
+    if not is_module(module):
         example = "small" if form == "function" else "Mine"
         raise ExperimentError(
             f"{kind} {written!r}: write module:{form} as Python would import them, without a path and"
@@ -113,14 +119,13 @@ def named(kind: str, written: str, form: Literal["Class", "function"]) -> Any:
     return _imported(Reference(kind, written, module), attribute, form)
 
 
-def _is_module(name: str) -> bool:
+def is_module(name: str) -> bool:
+    """Whether this could be the name of a module."""
     return all(part.isidentifier() for part in name.split("."))
 
 
 def _imported(reference: Reference, attribute: str, form: Literal["Class", "function"]) -> Any:
-    ask = _asked.get()
-    if ask is not None:
-        ask(reference)
+    ask(reference)
     try:
         module = importlib.import_module(reference.module)
     except (Exception, SystemExit) as error:  # a module may raise anything while it is run

@@ -21,6 +21,7 @@ from pydantic import ValidationError
 from fedistill.communication.messages.base import contents
 from fedistill.communication.tensor_specs import Content
 from fedistill.config.messages import explain_errors
+from fedistill.config.plugins import before_import
 from fedistill.config.schema import Source
 from fedistill.data.samples import none_of
 from fedistill.data.task import Labelled, Task
@@ -28,6 +29,7 @@ from fedistill.errors import ExperimentError, FedistillError
 from fedistill.federation.arm import ReadyArm
 from fedistill.federation.client import client_state, count_correct, run_client
 from fedistill.federation.executor import prepare_process
+from fedistill.flower.allowed_modules import AllowedModules, look_up
 from fedistill.flower.app_template import asked_for
 from fedistill.flower.parent_watch import end_with_parent
 from fedistill.flower.serde import Answer, Order, open_order, seal_answer
@@ -62,6 +64,7 @@ class Node:
             )
         self.client = client
         self._own, self._model = _own_data(own), own.get("model")
+        self.allowed = AllowedModules.of(own)
         home = Path(os.environ.get("FLWR_HOME", Path.home() / ".flwr"))
         root = Path(str(own.get("state", home / "fedistill")))
         self.folder = root / session / f"client-{client}"
@@ -209,7 +212,9 @@ def _answered(message: Message, context: Context, what: Callable[[Node, Order], 
     try:
         order = open_order(message)
         node = Node(dict(context.run_config), dict(context.node_config), order.session)
-        answer = what(node, order)
+        with before_import(node.allowed.check):
+            look_up(node.experiment)
+            answer = what(node, order)
     except OwnDataError as error:
         print(error, flush=True)
         answer = Answer(words={"error": "its own data cannot be used; its log says why"})

@@ -16,6 +16,7 @@ from fedistill.experiment.results import ResultsJson
 from fedistill.experiment.run_folder import RunFolder
 from fedistill.experiment.runner import prepare
 from fedistill.flower import app_template, keys
+from fedistill.flower.allowed_modules import modules_of
 from fedistill.flower.app_template import ended
 from fedistill.flower.event_tail import EventTail
 from fedistill.flower.processes import ENDINGS, TrialNetwork
@@ -68,7 +69,8 @@ def resume_trial(out: Path, watcher: Watcher) -> ResultsJson:
 
 
 def _play(experiment: Experiment, nodes: int, out: Path, watcher: Watcher) -> ResultsJson:
-    with _stopped_politely(), TrialNetwork(out, nodes) as network:
+    # It is one's own machine: what the experiment names is what its owner wants to run.
+    with _stopped_politely(), TrialNetwork(out, nodes, modules_of(experiment)) as network:
         try:
             follow(network, experiment, out, watcher)
         except RuntimeFailure as failure:

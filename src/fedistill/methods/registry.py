@@ -1,8 +1,10 @@
 """The methods by name, and how an arm names one."""
 
+from dataclasses import is_dataclass
+
 from pydantic import ValidationError
 
-from fedistill.communication.messages.base import Message
+from fedistill.communication.messages.base import Message, check_message
 from fedistill.config.messages import explain_errors
 from fedistill.config.plugins import Registry, scan, settings_faults, text_faults
 from fedistill.config.schema import Arm
@@ -30,8 +32,15 @@ def _faults(kind: type[AnyMethod]) -> list[str]:
             )
         elif all("specs" not in vars(one) for one in message.__mro__ if one is not Message):
             faults.append(f"`{way}`: {message.__name__} does not say by `specs` what its tensors are")
-        elif not hasattr(message, "kind"):
-            faults.append(f"`{way}`: {message.__name__} lacks `kind`")
+        else:
+            try:
+                check_message(message)
+            except ExperimentError as error:
+                faults.append(f"`{way}`: {error}")
+    for side in ("ServerState", "ClientState"):
+        state = getattr(kind, side, None)
+        if not (isinstance(state, type) and is_dataclass(state)):
+            faults.append(f"`{side}` must be a dataclass, but is {state!r}")
     return [*faults, *settings_faults(kind, taken=[*Arm.model_fields], defaults=False)]
 
 
