@@ -218,7 +218,9 @@ def _bytes(arm: ReadyArm) -> Finding:
     step = arm.config.accumulate if isinstance(arm.config.accumulate, int) else 1
     exchanges = -(-arm.rounds // step)
     kinds = [kind for kind in (arm.method.uplink, arm.method.downlink) if kind is not None]
-    fixed = arm.coder.up.fixed and arm.coder.down.fixed and not any(kind.varies or kind.once for kind in kinds)
+    fixed = (
+        arm.coder.up.fixed and arm.coder.down.fixed and not any(kind.varies or kind.once for kind in kinds)
+    )
     what = (
         f"{'about' if fixed else 'at most'} {format_bytes(up)} up and {format_bytes(down)} down a round,"
         f" {format_bytes((up + down) * exchanges)} in {exchanges} {'rounds' if step == 1 else 'exchanges'}"

@@ -78,7 +78,7 @@ def title(wanted: Wanted) -> str:
 
 
 def _table(codec: Codec) -> Wanted:
-    settings: dict[str, Any] = codec.settings.model_dump(exclude_none=True)
+    settings = codec.settings.model_dump(exclude_none=True)
     return {"name": codec.name, **settings} if settings else codec.name
 
 
