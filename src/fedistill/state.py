@@ -30,7 +30,7 @@ def encode_state(state: Any) -> bytes:
     """Return the bytes of a state, a dictionary or a dataclass; equal states have equal bytes."""
     tensors: dict[str, Tensor] = {}
     plain: State = {}
-    _flatten(to_plain(state), "", tensors, plain)
+    _flatten(to_plain(state) if is_dataclass(state) else state, "", tensors, plain)
     meta = {_META: json.dumps(plain, sort_keys=True)}
     return bytes(save_tensors({name: tensors[name] for name in sorted(tensors)}, meta))
 

@@ -377,7 +377,7 @@ def _last_exchange(
 
     def in_exchange(data: bytes) -> None:
         sections = frames.decode(data).sections
-        read = coder.read("up", up, sections, sizes, came.memory, sent=came.weights, round=_ROUND)
+        read = coder.read("up", up, sections, sizes, came.shared, sent=came.weights, round=_ROUND)
         _read_whole(read.message, sizes)
 
     expected = sizes.parameters + 10 * _POPULATION * sizes.classes

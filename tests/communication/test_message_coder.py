@@ -96,22 +96,22 @@ def test_both_sides_end_with_the_same(way: Direction, kind: type[Message], name:
         sent = message(kind, round, 0)
         written = write(coder, way, sent, memory, round=round, sent=held)
         came = read(coder, way, kind, written.sections, memory, round=round, sent=held)
-        assert came.memory.state_id == written.memory.state_id
-        assert digests(came.memory) == digests(written.memory)
+        assert came.shared.state_id == written.shared.state_id
+        assert digests(came.shared) == digests(written.shared)
         assert came.message.numbers() == sent.numbers()
         assert all(value.isfinite().all() for value in came.message.tensors().values())
         again = read(coder, way, kind, written.sections, memory, round=round, sent=held)
-        assert digests(again.memory) == digests(came.memory)
+        assert digests(again.shared) == digests(came.shared)
         for field, value in came.message.tensors().items():
             assert torch.equal(value, again.message.tensors()[field])
-        memory = came.memory
+        memory = came.shared
 
 
 @fitting
 def test_a_memory_is_never_changed_in_place(way: Direction, kind: type[Message], name: str) -> None:
     """The server goes back to it where a reply is lost."""
     coder = MessageCoder(create_codec(name), create_codec(name), seed=0, messages=[kind])
-    before = write(coder, way, message(kind, 1, 0), round=1).memory
+    before = write(coder, way, message(kind, 1, 0), round=1).shared
     twin = SharedState.of(before.plain())
     parts = {name: {**part.value} for name, part in before.parts.items()}
     written = write(coder, way, message(kind, 2, 1), before, round=2)
@@ -179,7 +179,7 @@ def test_where_nothing_looks_at_it_nothing_is_remembered() -> None:
     for way in WAYS:
         coder = plain()
         assert not coder.remembers
-        assert write(coder, way, message(SoftLabels, 1, 0)).memory == EMPTY
+        assert write(coder, way, message(SoftLabels, 1, 0)).shared == EMPTY
         assert coder.start(torch.ones(10)) == EMPTY
 
 
@@ -193,8 +193,8 @@ def test_where_nothing_looks_at_it_nothing_is_remembered() -> None:
 )
 def test_what_is_remembered_of_labels(up: type[Any], down: type[Any], parts: set[str]) -> None:
     coder = MessageCoder(up(), down(), seed=0)
-    memory = write(coder, "down", message(SoftLabels, 1, 0)).memory
-    memory = write(coder, "up", message(SoftLabels, 1, 0), memory).memory
+    memory = write(coder, "down", message(SoftLabels, 1, 0)).shared
+    memory = write(coder, "up", message(SoftLabels, 1, 0), memory).shared
     assert set(memory.parts) == parts
     assert memory.version == 1
 
@@ -204,9 +204,9 @@ def test_classes_are_remembered_by_place_in_the_public_set() -> None:
     coder = MessageCoder(Changes(), Plain(), seed=0)
     likeliest = [0, 2, 1, 1, 0]
     probs = torch.eye(3)[likeliest]
-    memory = write(coder, "down", SoftLabels(probs, 1)).memory
+    memory = write(coder, "down", SoftLabels(probs, 1)).shared
     assert memory.value("told")["classes"].tolist() == [-1, 0, -1, 2, -1, 1, -1, 1, -1, 0, -1, -1]
-    memory = write(coder, "down", SoftLabels(probs.flip(0), 2), memory).memory
+    memory = write(coder, "down", SoftLabels(probs.flip(0), 2), memory).shared
     assert memory.value("told")["classes"].tolist() == [-1, 0, 0, 2, 1, 1, 1, 1, 2, 0, 0, -1]
 
 
@@ -219,7 +219,7 @@ def test_a_codec_is_told_the_classes_of_the_other_direction() -> None:
             return super().encode(values, spec, known, sender)
 
     coder = MessageCoder(Listening(), Plain(), seed=0)
-    memory = write(coder, "down", SoftLabels(torch.eye(3)[[0, 2, 1, 1, 0]], 1)).memory
+    memory = write(coder, "down", SoftLabels(torch.eye(3)[[0, 2, 1, 1, 0]], 1)).shared
     write(coder, "up", message(SoftLabels, 1, 0))
     write(coder, "up", message(SoftLabels, 1, 0), memory)
     write(coder, "up", message(SoftLabels, 3, 0), memory)
@@ -234,13 +234,13 @@ def test_weights_down_are_the_reference_of_the_next_and_of_the_reply() -> None:
     written = write(coder, "down", Weights(torch.full((10,), 3.0)), start)
     # Half of the way from 1 to 3, and then from 2 to 6.
     assert written.weights.tolist() == [2.0] * 10
-    assert written.memory.value("reference")["weights"].tolist() == [2.0] * 10
+    assert written.shared.value("reference")["weights"].tolist() == [2.0] * 10
     came = read(coder, "down", Weights, written.sections, start)
     assert came.message.values.tolist() == came.weights.tolist() == [2.0] * 10
-    up = write(coder, "up", Weights(torch.full((10,), 6.0)), came.memory, sent=came.weights)
-    answer = read(coder, "up", Weights, up.sections, came.memory, sent=came.weights)
+    up = write(coder, "up", Weights(torch.full((10,), 6.0)), came.shared, sent=came.weights)
+    answer = read(coder, "up", Weights, up.sections, came.shared, sent=came.weights)
     assert answer.message.values.tolist() == [4.0] * 10
-    assert answer.memory.value("reference")["weights"].tolist() == [2.0] * 10
+    assert answer.shared.value("reference")["weights"].tolist() == [2.0] * 10
 
 
 def test_a_cache_is_filled_by_the_rows_that_come() -> None:
@@ -253,7 +253,7 @@ def test_a_cache_is_filled_by_the_rows_that_come() -> None:
         came = read(coder, "down", FreshLabels, written.sections, memory)
         there = torch.arange(12) % 4 < turn
         assert torch.equal(came.message.probs, labels * there[:, None])
-        memory = came.memory
+        memory = came.shared
         sizes.append(len(written.sections[0]))
     # 12 samples, a quarter of them in each turn, of 3 classes in 4 bytes each.
     assert sizes == [36, 72, 0, 36]
@@ -267,7 +267,7 @@ def test_what_the_receiver_has_is_remembered_and_not_what_was_meant() -> None:
 
     coder = MessageCoder(Changes(), Blunt(), seed=0)
     probs = torch.tensor([[0.4, 0.6, 0.0]] * 4 + [[0.3, 0.3, 0.4]])
-    memory = write(coder, "down", SoftLabels(probs, 1)).memory
+    memory = write(coder, "down", SoftLabels(probs, 1)).shared
     # The last row is all zeros once it was rounded, so that its first class is named.
     assert memory.value("told")["classes"].tolist()[1:10:2] == [1, 1, 1, 1, 0]
 

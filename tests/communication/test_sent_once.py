@@ -190,7 +190,7 @@ def test_an_unchanged_value_is_not_sent_again_under_any_codec(
     for round in (1, 2, 3, 4):
         written = write(coder, way, message(kind, round, 0), shared, round)
         came = read(coder, way, kind, written.sections, shared)
-        shared = came.memory
+        shared = came.shared
         values.append(came.message.tensors()[field])
         lengths.append(len(written.sections[place]))
     # The value is another one in round 4.
@@ -215,7 +215,7 @@ class Dithered(Plain):
 def test_chance_is_the_same_in_each_round(way: Direction) -> None:
     coder = MessageCoder(Dithered(), Dithered(), seed=0, messages=[Described])
     first = write(coder, way, message(Described, 1, 0), EMPTY, 1)
-    second = write(coder, way, message(Described, 2, 0), first.memory, 2)
+    second = write(coder, way, message(Described, 2, 0), first.shared, 2)
     assert [len(section) for section in second.sections] == [SCORES, 1, 1]
 
 
@@ -225,7 +225,7 @@ def test_both_sides_remember_where_a_message_has_such_a_field(way: Direction) ->
     assert not MessageCoder(codec, codec, seed=0, messages=[Weights]).remembers
     assert MessageCoder(codec, codec, seed=0, messages=[Weights, Described]).remembers
     coder = MessageCoder(codec, codec, seed=0, messages=[Described])
-    assert set(write(coder, way, message(Described, 1, 0), EMPTY, 1).memory.parts) == {f"once-{way}"}
+    assert set(write(coder, way, message(Described, 1, 0), EMPTY, 1).shared.parts) == {f"once-{way}"}
 
 
 def test_a_foretold_length_is_that_of_the_first_frame() -> None:
@@ -270,7 +270,7 @@ class Sized(Message):
 def test_what_is_held_must_be_what_is_expected_now() -> None:
     """A frame that says "as held" of features that it also says to be of another number of samples."""
     coder = MessageCoder(create_codec("fp32"), create_codec("fp32"), seed=0, messages=[Sized])
-    shared = write(coder, "up", Sized(torch.ones(4, 6), 4), EMPTY, 1).memory
+    shared = write(coder, "up", Sized(torch.ones(4, 6), 4), EMPTY, 1).shared
     assert torch.equal(read(coder, "up", Sized, (b"\0", b"\4"), shared).message.features, torch.ones(4, 6))
     for count in (b"\0", b"\5"):
         with pytest.raises(FrameError, match="section 'features'"):

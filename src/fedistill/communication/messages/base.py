@@ -160,7 +160,7 @@ def example_message(kind: type[Message], context: MessageContext) -> Message:
     generator = torch.Generator().manual_seed(0)
     numbers = {"held": 0, **kind.longest(context)}
     integer_arrays = {name: whole.example() for name, whole in kind.integer_arrays(context, numbers).items()}
-    values: dict[str, Any] = {name: numbers[name] for name in kind.number_names()}
+    values: dict[str, int | Tensor] = {name: numbers[name] for name in kind.number_names()}
     values |= {name: torch.from_numpy(whole) for name, whole in integer_arrays.items()}
     for name, spec in kind.specs(context, {**numbers, **integer_arrays}).items():
         rows = context.population if kind.caches else spec.shape[0]

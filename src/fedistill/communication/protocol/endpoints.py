@@ -64,7 +64,7 @@ class ServerEndpoint:
             )
             self._written[key] = written
         # What a client said itself stays its own, even where the coding was shared.
-        shared = {name: part for name, part in written.memory.parts.items() if name in _SHARED}
+        shared = {name: part for name, part in written.shared.parts.items() if name in _SHARED}
         self._open[client] = (SharedState(before.version, {**before.parts, **shared}), written.weights)
         peer = client + 1 if broadcast_group == client else EVERYONE
         frame = Frame(message.kind, self._round, peer, written.sections, before.state_id, self._local)
@@ -96,7 +96,7 @@ class ServerEndpoint:
                 f" {memory.state_id or 'nothing'} is held"
             )
         read = self._coder.read("up", expected, frame.sections, context, memory, sent=sent, round=self._round)
-        self.shared_states[client] = read.memory
+        self.shared_states[client] = read.shared
         return read.message
 
     def _memory(self, client: int) -> SharedState:
@@ -131,7 +131,7 @@ class ClientEndpoint:
         read = self._coder.read(
             "down", expected, frame.sections, context, memory, sent=None, round=self._round
         )
-        self._memory, self._sent = read.memory, read.weights
+        self._memory, self._sent = read.shared, read.weights
         return read.message
 
     def reply(self, message: Message, context: MessageContext) -> bytes:
@@ -146,7 +146,7 @@ class ClientEndpoint:
             round=self._round,
             client=self._client,
         )
-        self._after = (written.memory, written.own)
+        self._after = (written.shared, written.own)
         frame = Frame(message.kind, self._round, self._client + 1, written.sections, self._memory.state_id)
         return frames.encode(frame)
 
