@@ -24,7 +24,7 @@ from fedistill.experiment.table import markdown, reach_markdown
 from fedistill.federation.arm import resolve_arm
 from fedistill.methods.registry import METHODS
 from helpers.processes import processes_with, wait_for
-from helpers.program import PATIENCE, PROGRAM, fedistill, here
+from helpers.program import PATIENCE, fedistill, here, start
 
 EXPERIMENT = """
 rounds = 2
@@ -607,17 +607,7 @@ def stopped(tmp_path: Path, request: pytest.FixtureRequest) -> "Iterator[tuple[P
     temporary = Path(tempfile.mkdtemp(prefix="fd-"))
     (folder / "tmp").symlink_to(temporary)
     environment = {**os.environ, "GATE": str(folder), "TMPDIR": str(temporary)}
-    process = subprocess.Popen(
-        [PROGRAM, "compare", "exp.toml", "--out", "run 1"],
-        cwd=folder,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        # Whoever starts the tests in the background may have told all its children to ignore Ctrl-C.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+    process = start("compare", "exp.toml", "--out", "run 1", cwd=folder, env=environment)
     try:
         wait_for(lambda: (folder / "waiting").exists() or process.poll() is not None, "round 4", PATIENCE)
         assert process.poll() is None, process.communicate()

@@ -32,7 +32,7 @@ from helpers.flower_trial import (
     what_is_kept,
 )
 from helpers.processes import wait_for
-from helpers.program import PROGRAM
+from helpers.program import PROGRAM, start
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "flower-digits" / "experiment.toml"
@@ -66,15 +66,7 @@ def test_stopped_and_resumed_it_ends_as_in_one_process(tmp_path: Path) -> None:
     out = tmp_path / "run"
     command = ["flower", "up", str(EXAMPLE), "--nodes", str(CLIENTS), "--out", str(out)]
     command += ["--set", "task.limit=300", "--set", "rounds=2"]
-    process = subprocess.Popen(
-        [PROGRAM, *command],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+    process = start(*command, cwd=ROOT)
     try:
         events = out / "events.jsonl"
 

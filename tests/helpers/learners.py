@@ -17,12 +17,12 @@ CLIENTS, PUBLIC, ROUNDS = 3, 60, 4
 LR, MOMENTUM, BATCH = 0.1, 0.5, 16
 
 
-def played(method: str, **settings: Any) -> tuple[ReadyArm, ArmRun]:
-    """An arm after `ROUNDS` rounds; ``settings`` are those of its table."""
+def played(method: str, task: dict[str, Any] | None = None, **settings: Any) -> tuple[ReadyArm, ArmRun]:
+    """An arm after `ROUNDS` rounds; ``task`` adds to the task's table, ``settings`` to the arm's."""
     return finished(
         {
             "rounds": ROUNDS,
-            "task": {"name": "digits", "clients": CLIENTS, "limit": 120, "public": PUBLIC},
+            "task": {"name": "digits", "clients": CLIENTS, "limit": 120, "public": PUBLIC, **(task or {})},
             "models": {"clients": ["cnn-s"], "server": "mlp-s"},
             "train": {"batch_size": BATCH, "optimizer": {"lr": LR, "momentum": MOMENTUM}},
             "evaluate": {"every": ROUNDS},

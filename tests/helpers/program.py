@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,21 @@ def fedistill(*arguments: str | Path, cwd: Path, **more: Any) -> subprocess.Comp
     command = [str(PROGRAM), *map(str, arguments)]
     return subprocess.run(
         command, cwd=cwd, capture_output=True, text=True, timeout=PATIENCE, check=False, **more
+    )
+
+
+def start(*arguments: str | Path, cwd: Path, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
+    """The program in a session of its own, as a terminal has it: Ctrl-C reaches it, its output is kept."""
+    return subprocess.Popen(
+        [PROGRAM, *arguments],
+        cwd=cwd,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # Tests that are started in the background may ignore Ctrl-C, and their children with them.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 

@@ -15,26 +15,17 @@ from fedistill.methods.base import Reply
 from fedistill.methods.classwise.fedtgp import FedTgp, FedTgpSettings
 from fedistill.models.registry import build_model
 from fedistill.rng import SERVER, scoped, stream
-from helpers.learners import BATCH, CLIENTS, LR, MOMENTUM, ROUNDS, Learner, close
-from helpers.runs import finished
+from helpers.learners import BATCH, ROUNDS, Learner, close, played
 
 SKEWED = {"kind": "pathological", "classes_per_client": 4}
 CLASSES, WIDTH = 10, 128
 """cnn-s on digits: 32 channels of 2 x 2."""
 
 
-def played(method: str, **settings: Any) -> tuple[ReadyArm, ArmRun]:
+def skewed(method: str, **settings: Any) -> tuple[ReadyArm, ArmRun]:
     """Clients have four classes each, so that some are had by one alone, and some by none."""
-    return finished(
-        {
-            "rounds": ROUNDS,
-            "task": {"name": "digits", "clients": CLIENTS, "limit": 120, "partition": SKEWED},
-            "models": {"clients": ["cnn-s"], "server": "cnn-s"},
-            "train": {"batch_size": BATCH, "optimizer": {"lr": LR, "momentum": MOMENTUM}},
-            "evaluate": {"every": ROUNDS},
-            "arms": [{"method": method, **settings}],
-        }
-    )
+    models = {"clients": ["cnn-s"], "server": "cnn-s"}
+    return played(method, {"partition": SKEWED, "public": 0}, models=models, **settings)
 
 
 def features(learner: Learner, inputs: Tensor) -> Tensor:
@@ -91,7 +82,7 @@ def merged(came: list[dict[int, Tensor]]) -> dict[int, Tensor]:
 
 
 def test_fedproto_is_the_plain_loop() -> None:
-    arm, run = played("fedproto", weight=3.0)
+    arm, run = skewed("fedproto", weight=3.0)
     learners = clients_of(arm)
     known: dict[int, Tensor] = {}
     for round in range(1, ROUNDS + 1):
@@ -104,7 +95,7 @@ def test_fedproto_is_the_plain_loop() -> None:
 
 
 def test_a_class_that_is_not_named_keeps_its_prototype() -> None:
-    arm, run = played("fedproto")
+    arm, run = skewed("fedproto")
     before = run.server.prototypes
     server, method = arm.server(ROUNDS + 1), arm.method
     only = torch.zeros(CLASSES, dtype=torch.bool)
@@ -119,7 +110,7 @@ def test_a_class_that_is_not_named_keeps_its_prototype() -> None:
 
 def test_fedtgp_is_the_plain_loop() -> None:
     epochs, batch = 3, 7
-    arm, run = played("fedtgp", server_epochs=epochs, server_batch_size=batch, server_lr=0.05)
+    arm, run = skewed("fedtgp", server_epochs=epochs, server_batch_size=batch, server_lr=0.05)
     learners = clients_of(arm)
     with scoped(0, "prototypes"):
         embedding, inner, outer = (
@@ -165,7 +156,7 @@ def test_the_adaptive_margin_by_hand() -> None:
 
 def test_fd_plus_is_the_plain_loop() -> None:
     gamma = 0.7
-    arm, run = played("fd-plus", gamma=gamma, models={"clients": ["cnn-s"], "server": "cnn-s"})
+    arm, run = skewed("fd-plus", gamma=gamma, models={"clients": ["cnn-s"], "server": "cnn-s"})
     server = Learner(arm, "cnn-s", SERVER)
     outputs: list[dict[int, Tensor]] = []
     for round in range(1, ROUNDS + 1):
@@ -204,7 +195,7 @@ def test_fd_plus_is_the_plain_loop() -> None:
 def test_fedgen_is_the_plain_loop(share: str) -> None:
     """The generator too: with Adam, a few small steps, and classes drawn by what the clients hold."""
     noise, hidden, steps, batch, eta, alpha, decay = 6, 9, 5, 16, 0.5, 2.0, 0.9
-    arm, run = played(
+    arm, run = skewed(
         "fedgen",
         models={"clients": ["cnn-s"], "server": "cnn-s"},
         share=share,
@@ -289,7 +280,7 @@ def test_fedgen_is_the_plain_loop(share: str) -> None:
 
 def test_the_common_start_of_fedgen_predictors_is_per_model() -> None:
     """Clients that share predictors alone start from one body, else features would mean unlike things."""
-    arm, _ = played("fedgen", share="predictor", models={"clients": ["cnn-s", "cnn-m"], "server": "cnn-s"})
+    arm, _ = skewed("fedgen", share="predictor", models={"clients": ["cnn-s", "cnn-m"], "server": "cnn-s"})
     for info in arm.federation.clients:
         model = build_model(info.model, arm.task.signature, seed=0, client=SERVER)
         weights = torch.cat([value.detach().flatten() for value in model.parameters()])

@@ -303,7 +303,7 @@ class Trimmed(Aggregation):
 
 
 class Majority(Aggregation):
-    """One-hot row of the class that most clients find likeliest; a tie keeps the previous class or is drawn.
+    """One-hot row of the class most clients find most likely; a tie keeps the old class or is drawn.
 
     One-hot rows lose nothing.
     """
@@ -311,8 +311,8 @@ class Majority(Aggregation):
     name: Literal["majority"] = "majority"
 
     def combine(self, answers: Answers, exchange: ExchangeInfo) -> Combined | None:
-        likeliest = ((one_hot(rows.argmax(dim=1), rows.shape[1]).float(), mask) for rows, mask in answers)
-        shares = mean_of_answers(likeliest)
+        votes = ((one_hot(rows.argmax(dim=1), rows.shape[1]).float(), mask) for rows, mask in answers)
+        shares = mean_of_answers(votes)
         return None if shares is None else Combined(majority(shares, exchange.before, exchange.draws))
 
 

@@ -41,7 +41,7 @@ class Iid(Section):
 class Dirichlet(Section):
     kind: Literal["dirichlet"]
     alpha: Positive = Field(description="concentration; smaller values are more skewed")
-    min_samples: int = Field(default=2, ge=1, description="fewest samples a client may get")
+    min_samples: int = Field(default=2, ge=1, description="minimum number of samples per client")
 
 
 class Pathological(Section):
@@ -52,7 +52,7 @@ class Pathological(Section):
 class Quantity(Section):
     kind: Literal["quantity"]
     alpha: Positive = Field(description="concentration of the clients' sizes; smaller values are more skewed")
-    min_samples: int = Field(default=2, ge=1, description="fewest samples a client may get")
+    min_samples: int = Field(default=2, ge=1, description="minimum number of samples per client")
 
 
 class Natural(Section):
