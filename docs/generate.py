@@ -1,15 +1,20 @@
 """Makes the pages of docs/methods/ from the methods themselves, their examples and their measured rows, and
 docs/label-skew.md (`label_skew.py`).
 
-    python docs/generate.py
+    python docs/generate.py            # writes the pages
+    python docs/generate.py --check    # writes nothing; names the pages that are not what this would make
 
-What a page says of a method stands in its class; change it there and run this again. tests/test_docs.py
-compares the pages with what this makes.
+What a page says of a method stands in its class; change it there and run this again. Where something is
+missing (an example, a row of the contract table, the BibTeX entry of a paper), the pages are written all the
+same, each thing is named, and the exit status is 1. A method without measured rows is named too, and has a
+page without that section; that alone is no fault.
 """
 
+import argparse
 import inspect
 import json
 import re
+import sys
 import textwrap
 from functools import cache
 from pathlib import Path
@@ -21,7 +26,6 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from writing import made_by, table
 
-import fedistill
 from fedistill.aggregation.labels import AGGREGATIONS, Aggregation
 from fedistill.communication.codecs import registry as codecs
 from fedistill.config.schema import Arm
@@ -34,9 +38,11 @@ from fedistill.models.signature import Signature
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
-PACKAGE = Path(fedistill.__file__).parent
 COMMAND = "python docs/generate.py"
+NAVIGATION = ROOT / "mkdocs.yml"
 CONTROLS = ("local", "server-alone", "fedavg")
+FACTS = ("paper", "exchanges", "byte_formula")
+"""What the page of a method needs of its class, besides the docstring."""
 PUBLISHED = {
     "cfd": ("cfd",),
     "dadaquant": ("fedprox",),
@@ -68,20 +74,119 @@ AnyMethod = type[Method[Any, Any]]
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description="Makes the pages of docs/ that are not written by hand.")
+    parser.add_argument("--check", action="store_true", help="write nothing; name the pages that are stale")
+    if parser.parse_args().check:
+        found = stale()
+    else:
+        write()
+        found = []
+    found += missing()
+    for line in found:
+        print(line, file=sys.stderr)
+    for name in _own():
+        if not any(row["arm"]["method"] == name for rows in _results().values() for row in rows.values()):
+            print(
+                f"{name}: no measured rows, so its page has none; `python benchmarks/methods.py` makes them"
+            )
+    sys.exit(1 if found else 0)
+
+
+def write() -> None:
+    """Write all pages, and remove those of methods that are gone."""
     made = pages()
-    for path in [*(DOCS / "methods").glob("*.md")]:
-        if path not in made:
-            path.unlink()
+    for path in _kept() - made.keys():
+        path.unlink()
     for path, text in made.items():
         path.parent.mkdir(exist_ok=True)
         path.write_text(text, encoding="utf-8")
 
 
+def stale() -> list[str]:
+    """The pages that `write` would change, one line each."""
+    made = pages()
+    return [
+        f"{_place(path)}: not what the generator makes; run: {COMMAND}"
+        for path in sorted(_kept() | made.keys())
+        if path not in made or not path.exists() or path.read_text(encoding="utf-8") != made[path]
+    ]
+
+
+def missing() -> list[str]:
+    """What a method lacks that it should have, one line each, with what mends it."""
+    found = []
+    rows = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("*.py"))
+    for name, method in _own().items():
+        lacking = [key for key in FACTS if not hasattr(method, key)]
+        if lacking or not method.__doc__:
+            what = ", ".join([*lacking, *([] if method.__doc__ else ["docstring"])])
+            found.append(f"{name}: its class has no {what}, so that no page was made; add it there")
+        example = _example_path(name)
+        if not example.exists():
+            found.append(f"{name}: no example; write {_place(example)}, with an arm of this method")
+        if not re.search(rf'Row\(\s*"{name}"', rows):
+            found.append(f"{name}: no contract row; add Row({name!r}, ...) to the table in tests/contract/")
+        if re.search(r"\b(19|20)\d\d\b", getattr(method, "paper", "")) and name not in references():
+            found.append(f"{name}: its paper is not in docs/references.bib; add an entry with the key {name}")
+    return found
+
+
+def _kept() -> set[Path]:
+    return {*(DOCS / "methods").glob("*.md"), DOCS / "label-skew.md", NAVIGATION}
+
+
+@cache
+def references() -> dict[str, str]:
+    """The BibTeX entries of docs/references.bib by their keys."""
+    text = (DOCS / "references.bib").read_text(encoding="utf-8")
+    entries = re.findall(r"^@\w+\{([\w-]+),\n.*?^\}$", text, flags=re.MULTILINE | re.DOTALL)
+    bodies = [found[0] for found in re.finditer(r"^@\w+\{.*?^\}$", text, flags=re.MULTILINE | re.DOTALL)]
+    return dict(zip(entries, bodies, strict=True))
+
+
+def _place(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def _example_path(name: str) -> Path:
+    return ROOT / "examples" / "methods" / f"{name}.toml"
+
+
 def pages() -> dict[Path, str]:
-    """The text of each page."""
+    """The text of each page, and of the site's settings with all methods in its navigation."""
     folder = DOCS / "methods"
-    made = {folder / f"{name}.md": _page(method) for name, method in METHODS.items()}
-    return {DOCS / "label-skew.md": label_skew.page(COMMAND), folder / "README.md": _index(), **made}
+    made = {folder / f"{name}.md": _page(method) for name, method in _described().items()}
+    return {
+        DOCS / "label-skew.md": label_skew.page(COMMAND),
+        folder / "README.md": _index(),
+        NAVIGATION: _navigation(),
+        **made,
+    }
+
+
+def _own() -> dict[str, AnyMethod]:
+    """The methods of this package: others that happen to be installed have their pages elsewhere."""
+    return {name: method for name, method in METHODS.items() if method.__module__.startswith("fedistill.")}
+
+
+def _described() -> dict[str, AnyMethod]:
+    """The methods of which enough is said for a page."""
+    return {
+        name: method
+        for name, method in _own().items()
+        if method.__doc__ and all(hasattr(method, key) for key in FACTS)
+    }
+
+
+def _navigation() -> str:
+    text = NAVIGATION.read_text(encoding="utf-8")
+    lines = "".join(f"      - methods/{name}.md\n" for name in _described())
+    return re.sub(
+        r"(?<=written by docs/generate\.py\.\n).*?(?=^ *# As far as here\.)",
+        lines,
+        text,
+        flags=re.DOTALL | re.MULTILINE,
+    )
 
 
 def _page(method: AnyMethod) -> str:
@@ -96,7 +201,7 @@ def _page(method: AnyMethod) -> str:
         ("clients' models", _mixes(method)),
         ("views", _views(method)),
     ]
-    place = f"src/fedistill/{Path(inspect.getfile(method)).relative_to(PACKAGE).as_posix()}"
+    place = f"src/{method.__module__.replace('.', '/')}.py"
     parts = [
         made_by(COMMAND, place),
         f"# {method.name}",
@@ -107,7 +212,8 @@ def _page(method: AnyMethod) -> str:
         _section("Settings", _settings(method)),
         _section("Example", _example(method)),
         _section("Measured", *_measured(method)),
-        _source(place),
+        _section("Cite", _cite(method)),
+        f"Source: `{place}`.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -122,7 +228,7 @@ def _index() -> str:
             _mixes(method),
             "yes" if _has_server_view(method) else "no",
         )
-        for name, method in METHODS.items()
+        for name, method in _described().items()
     ]
     keys = [(f"`{key}`", Arm.model_fields[key].description or "") for key in ("codec", "accumulate")]
     keys += [("`models`, `train`", "what differs from the tables of the experiment")]
@@ -290,10 +396,16 @@ def _aggregations() -> list[str]:
 
 
 def _example(method: AnyMethod) -> str:
-    path = ROOT / "examples" / "methods" / f"{method.name}.toml"
-    place = path.relative_to(ROOT).as_posix()
+    path = _example_path(method.name)
+    if not path.exists():
+        return ""
     text = path.read_text(encoding="utf-8").strip()
-    return f"[{place}](../../{place}), run by `fedistill compare {place}`:\n\n```toml\n{text}\n```"
+    return f"`fedistill compare {_place(path)}` runs\n\n```toml\n{text}\n```"
+
+
+def _cite(method: AnyMethod) -> str:
+    entry = references().get(method.name)
+    return f"```bibtex\n{entry}\n```" if entry else ""
 
 
 @cache
@@ -368,10 +480,6 @@ def _published(method: AnyMethod) -> str:
     if not kept or not (DOCS / "published.md").exists():
         return ""
     return "Its published figures beside ours are in [published.md](../published.md)."
-
-
-def _source(place: str) -> str:
-    return f"Source: [{place}](../../{place})."
 
 
 if __name__ == "__main__":
