@@ -29,6 +29,9 @@ docs: $(READY)  ## the site, in site/; a broken link or a warning ends it
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	$(BIN)/zensical build --clean --strict
 
+wheel-check:  ## builds the wheel, installs it in an empty environment and runs it on digits
+	PYTHON=$(PYTHON) .ci/wheel-check
+
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch -c constraints.txt
