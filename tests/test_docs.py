@@ -173,6 +173,24 @@ def test_published_rows_are_known_to_the_generator(generator: ModuleType) -> Non
     assert {name for names in generator.PUBLISHED.values() for name in names} <= METHODS.keys()
 
 
+def test_tree_in_the_readme_is_the_folders() -> None:
+    """Each room in one line, and none that is not there; those of `communication` one by one."""
+    (block,) = re.findall(
+        r"```text\nsrc/fedistill/\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL
+    )
+    shown, parent = [], ""
+    for line in block.splitlines():
+        found = re.fullmatch(r"( +)(\w+)/ +\S.*", line)
+        assert found, f"{line!r}: write a folder and what it is for"
+        parent = parent if len(found[1]) > 2 else found[2]
+        shown.append(found[2] if found[2] == parent else f"{parent}/{found[2]}")
+    package = ROOT / "src" / "fedistill"
+    folders = [
+        path.parent for path in [*package.glob("*/__init__.py"), *package.glob("communication/*/__init__.py")]
+    ]
+    assert sorted(shown) == sorted(folder.relative_to(package).as_posix() for folder in folders)
+
+
 @each_page
 def test_links_lead_somewhere(page: Path) -> None:
     for link in re.findall(r"\]\(([^)\s]+)\)", without_code(page)):
