@@ -17,6 +17,12 @@ def weighted_mean(values: Iterable[tuple[Tensor, float]]) -> Tensor | None:
 
     Sums in float64 one value at a time, so memory does not grow with the number of clients and the
     result depends on their order only below float32.
+
+    Examples:
+        >>> weighted_mean([(torch.tensor([0.0, 4.0]), 1), (torch.tensor([2.0, 0.0]), 3)])
+        tensor([1.5000, 1.0000])
+        >>> weighted_mean([]) is None
+        True
     """
     total: Tensor | None = None
     weight_sum = 0.0
@@ -34,7 +40,18 @@ def mean(values: Iterable[Tensor]) -> Tensor | None:
 
 
 def mean_of_answers(answers: Answers) -> Tensor | None:
-    """Mean of rows (n, C) over those who answer the sample, or None; 0 where nobody does."""
+    """Mean of rows (n, C) over the clients that answer each sample, 0 where none does; None without clients.
+
+    Examples:
+        Two clients and two samples; the second client does not answer the second sample.
+
+        >>> both, one = torch.tensor([True, True]), torch.tensor([True, False])
+        >>> first = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+        >>> second = torch.tensor([[0.0, 1.0], [0.0, 0.0]])
+        >>> mean_of_answers(iter([(first, both), (second, one)]))
+        tensor([[0.5000, 0.5000],
+                [0.0000, 1.0000]])
+    """
     total: Tensor | None = None
     counts = torch.zeros(())
     for rows, mask in answers:
@@ -51,6 +68,11 @@ def entropy_reduced(probs: Tensor, temperature: float) -> Tensor:
 
     Temperatures below 1 sharpen; a uniform row stays uniform and no odds exceed ``e**(1/T)``
     (Itahara et al., arXiv 2008.06180).
+
+    Examples:
+        >>> entropy_reduced(torch.tensor([[0.6, 0.4], [0.5, 0.5]]), temperature=0.1)
+        tensor([[0.8808, 0.1192],
+                [0.5000, 0.5000]])
     """
     return torch.softmax(probs / temperature, dim=1)
 
@@ -59,6 +81,10 @@ def enhanced_era(probs: Tensor, beta: float) -> Tensor:
     """Enhanced entropy reduction of SCARLET: ``p**beta`` of mean probabilities (n, C), normalised.
 
     1 is the plain mean; greater sharpens (arXiv 2504.19602).
+
+    Examples:
+        >>> enhanced_era(torch.tensor([[0.8, 0.2]]), beta=2.0)
+        tensor([[0.9412, 0.0588]])
     """
     # Over the greatest: no power of it is lost below the smallest number.
     powers = (probs / probs.max(dim=1, keepdim=True).values).pow(beta)
@@ -82,7 +108,12 @@ def prior_corrected(answers: Answers, sharpness: float, floor: float) -> Tensor 
 
 
 def confidences(probs: Tensor, measure: Literal["entropy", "max"]) -> Tensor:
-    """How sure each row (n, C) is, from 0 for a uniform one to 1 for a one-hot one."""
+    """How sure each row (n, C) is, from 0 for a uniform one to 1 for a one-hot one.
+
+    Examples:
+        >>> confidences(torch.tensor([[0.5, 0.5], [1.0, 0.0]]), "max")
+        tensor([0., 1.])
+    """
     classes = probs.shape[1]
     if measure == "max":
         return (probs.max(dim=1).values * classes - 1) / (classes - 1)
@@ -135,6 +166,13 @@ def majority(shares: Tensor, before: Tensor | None, generator: torch.Generator) 
     """One-hot majority (n, C) of vote shares (n, C).
 
     A tie goes to the class of ``before``, one-hot (n, C), if it is among the tied, else it is drawn.
+
+    Examples:
+        >>> shares = torch.tensor([[0.75, 0.25, 0.0], [0.5, 0.5, 0.0]])
+        >>> before = torch.tensor([[0.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
+        >>> majority(shares, before, torch.Generator())
+        tensor([[1., 0., 0.],
+                [0., 1., 0.]])
     """
     most = shares.max(dim=1, keepdim=True).values
     # Shares are means of whole votes: those of tied classes are equal to the last bit.
