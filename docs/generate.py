@@ -53,21 +53,22 @@ PUBLISHED = {
 }
 """Methods of which each file in benchmarks/published/results has rows."""
 INTRODUCTION = """\
-What each method shares and needs. Bytes are of one client in one round, in a codec of b bits a number; C
-is the number of classes, n of public samples, θ the weights. Each page says more."""
+What each method exchanges and needs. Bytes are those of one client in one round, with a codec of b bits
+per number; C is the number of classes, n that of public samples, θ the weights. Each page says more."""
 MEASURED = """\
-Each task under one setting, with default codecs; accuracy after the last round, bytes of the whole run
-and of all clients. One seed. On another processor it ends a point or two away, and a larger model at the
-server, which still swings after so few rounds, up to nine: differences like these mean nothing. `local` and
-`server-alone` are controls: without an exchange, and with labels that no other method sees. `-balanced` has
-what `doctor` advises under strong label skew: balanced softmax at the clients, and (but for `scarlet`)
+Each task has one setting for all methods, with their default codecs. Accuracy is that after the last
+round; bytes are sums over the whole run and all clients. There is one seed. On another processor a run
+ends a point or two away, and a larger model at the server, whose accuracy still swings after so few
+rounds, up to nine points: smaller differences mean nothing. `local` and `server-alone` are controls:
+the first exchanges nothing, the second has labels that no other method sees. `-balanced` has what
+`doctor` advises under strong label skew: balanced softmax at the clients and, except for `scarlet`,
 prior-corrected labels at the server. Made by `python benchmarks/methods.py`."""
 NOTES = {
     "bbc-news": """\
-`voting` and `cfd` end at chance here, by their nature: a client names little but the classes that it has
-most of, so the majority, or the server's one bit, is one class for nearly all articles; all learn that,
-and name it again. Soft labels keep what the others said (`dsfl`; `cfd` in `fp32`), and `-balanced` weighs
-it by what a client has.""",
+`voting` and `cfd` end at chance here, and it is their nature: a client names hardly anything but the
+classes that it has most of, so that the majority, or the server's one bit, is the same class for nearly
+all articles; all clients learn that class and name it again. Soft labels keep what the others said
+(`dsfl`; `cfd` in `fp32`), and `-balanced` weighs it by what a client has.""",
 }
 
 AnyMethod = type[Method[Any, Any]]
@@ -195,7 +196,7 @@ def _page(method: AnyMethod) -> str:
     facts = [
         ("paper", _with_papers(method.paper)),
         ("exchanged", method.exchanges),
-        ("bytes a client and round", f"`{method.byte_formula}`"),
+        ("bytes per client and round", f"`{method.byte_formula}`"),
         ("codec, unless the arm names one", _codec(method)),
         ("needs", _needs(method)),
         ("clients' models", _mixes(method)),
@@ -236,8 +237,8 @@ def _index() -> str:
         made_by(COMMAND, "the methods in src/fedistill/methods/"),
         "# Methods",
         INTRODUCTION,
-        table(("method", "shares", "bytes", "needs", "clients' models", "server model"), rows),
-        "Each arm names a `method`. Besides the method's own settings it takes:",
+        table(("method", "exchanges", "bytes", "needs", "clients' models", "server model"), rows),
+        "Each arm names a `method`. Besides the method's own settings, an arm takes:",
         table(("setting", "what"), keys),
         _section("Aggregations", *_aggregations()),
         _section("Measured", *_all_measured()),
@@ -390,7 +391,8 @@ def _aggregations() -> list[str]:
         settings = [f"`{key} = {_toml(field.default)}`: {field.description}" for key, field in fields]
         rows.append((f"`{name}`", _with_papers(_paragraphs(kind)[0]), "; ".join(settings) or "-"))
     return [
-        "How the server pools soft labels or votes: `aggregation`, a name or a table { name, SETTINGS }.",
+        "The setting `aggregation` says how the server pools soft labels or votes: a name, or a table"
+        " `{ name, SETTINGS }`.",
         table(("aggregation", "what", "settings"), rows),
     ]
 
@@ -400,7 +402,7 @@ def _example(method: AnyMethod) -> str:
     if not path.exists():
         return ""
     text = path.read_text(encoding="utf-8").strip()
-    return f"`fedistill compare {_place(path)}` runs\n\n```toml\n{text}\n```"
+    return f"`fedistill compare {_place(path)}` runs this experiment:\n\n```toml\n{text}\n```"
 
 
 def _cite(method: AnyMethod) -> str:
@@ -431,7 +433,7 @@ def _measured(method: AnyMethod) -> list[str]:
             arms = [rows[name]["arm"] for name in own]
     if parts:
         command = f"`python benchmarks/methods.py --methods {method.name}`"
-        parts += [*_own_settings(arms), f"{command}; [all methods](README.md#measured)."]
+        parts += [*_own_settings(arms), f"Made by {command}; see [all methods](README.md#measured)."]
     return [*parts, _published(method)]
 
 
@@ -479,7 +481,7 @@ def _published(method: AnyMethod) -> str:
     kept = [n for n, who in PUBLISHED.items() if method.name in who and (results / f"{n}.json").exists()]
     if not kept or not (DOCS / "published.md").exists():
         return ""
-    return "Its published figures beside ours are in [published.md](../published.md)."
+    return "Its [published figures](../published.md) stand beside ours."
 
 
 if __name__ == "__main__":
