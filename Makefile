@@ -24,10 +24,11 @@ types: $(READY)
 
 check: lint types test
 
-docs: $(READY)  ## the site, in site/; a broken link or a warning ends it
+docs: $(READY)  ## the site, in site/; a warning, a broken link or a page that loads from elsewhere is an error
 	$(BIN)/python docs/generate.py --check
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	$(BIN)/zensical build --clean --strict
+	! grep -rlE '<(script|link|img|iframe)[^>]* (src|href)="(https?:)?//' site --include='*.html'
 
 wheel-check:  ## builds the wheel, installs it in an empty environment and runs it on digits
 	PYTHON=$(PYTHON) .ci/wheel-check

@@ -191,6 +191,14 @@ def test_tree_in_the_readme_is_the_folders() -> None:
     assert sorted(shown) == sorted(folder.relative_to(package).as_posix() for folder in folders)
 
 
+def test_every_page_is_in_the_navigation_of_the_site() -> None:
+    """The generator of the site says nothing of a page that no entry leads to."""
+    text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    entries = re.findall(r"^ +- (?:[^:\n]+: )?([\w/-]+\.md)$", text, flags=re.MULTILINE)
+    pages = [page.relative_to(ROOT / "docs").as_posix() for page in PAGES if page.name != "README.md"]
+    assert sorted(entries) == sorted([*pages, "methods/README.md"])
+
+
 @each_page
 def test_links_lead_somewhere(page: Path) -> None:
     for link in re.findall(r"\]\(([^)\s]+)\)", without_code(page)):
