@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test e2e lint types check fuzz clean
+.PHONY: demo test e2e lint types check docs wheel-check fuzz clean
 
 demo: $(READY)  ## compare methods on images and on text; two to three minutes after set-up
 	$(BIN)/fedistill compare examples/digits.toml
@@ -24,6 +24,15 @@ types: $(READY)
 
 check: lint types test
 
+docs: $(READY)  ## the site, in site/; a warning, a broken link or a page that loads from elsewhere is an error
+	$(BIN)/python docs/generate.py --check
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	$(BIN)/zensical build --clean --strict
+	! grep -rlE '<(script|link|img|iframe)[^>]* (src|href)="(https?:)?//' site --include='*.html'
+
+wheel-check:  ## builds the wheel, installs it in an empty environment and runs it on digits
+	PYTHON=$(PYTHON) .ci/wheel-check
+
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch -c constraints.txt
@@ -34,4 +43,4 @@ fuzz: $(READY)  ## bytes that nobody meant, for every decoder; CASES and SEED sa
 	$(BIN)/python tests/communication/fuzzing.py --cases $(or $(CASES),1000000) --seed $(or $(SEED),0)
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) runs site dist build

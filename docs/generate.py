@@ -1,15 +1,20 @@
 """Makes the pages of docs/methods/ from the methods themselves, their examples and their measured rows, and
 docs/label-skew.md (`label_skew.py`).
 
-    python docs/generate.py
+    python docs/generate.py            # writes the pages
+    python docs/generate.py --check    # writes nothing; names the pages that are not what this would make
 
-What a page says of a method stands in its class; change it there and run this again. tests/test_docs.py
-compares the pages with what this makes.
+What a page says of a method stands in its class; change it there and run this again. Where something is
+missing (an example, a row of the contract table, the BibTeX entry of a paper), the pages are written all the
+same, each thing is named, and the exit status is 1. A method without measured rows is named too, and has a
+page without that section; that alone is no fault.
 """
 
+import argparse
 import inspect
 import json
 import re
+import sys
 import textwrap
 from functools import cache
 from pathlib import Path
@@ -21,7 +26,6 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from writing import made_by, table
 
-import fedistill
 from fedistill.aggregation.labels import Aggregation
 from fedistill.aggregation.registry import AGGREGATIONS
 from fedistill.communication.codecs import registry as codecs
@@ -35,9 +39,11 @@ from fedistill.models.signature import Signature
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
-PACKAGE = Path(fedistill.__file__).parent
 COMMAND = "python docs/generate.py"
+NAVIGATION = ROOT / "mkdocs.yml"
 CONTROLS = ("local", "server-alone", "fedavg")
+FACTS = ("paper", "exchanges", "byte_formula")
+"""What the page of a method needs of its class, besides the docstring."""
 PUBLISHED = {
     "cfd": ("cfd",),
     "dadaquant": ("fedprox",),
@@ -48,41 +54,141 @@ PUBLISHED = {
 }
 """Methods of which each file in benchmarks/published/results has rows."""
 INTRODUCTION = """\
-What each method shares and needs. Bytes are of one client in one round, in a codec of b bits a number; C
-is the number of classes, n of public samples, θ the weights. Each page says more."""
+What each method exchanges and needs. Bytes are those of one client in one round, with a codec of b bits
+per number; C is the number of classes, n that of public samples, θ the weights. Each page says more."""
 MEASURED = """\
-Each task under one setting, with default codecs; accuracy after the last round, bytes of the whole run
-and of all clients. One seed. On another processor it ends a point or two away, and a larger model at the
-server, which still swings after so few rounds, up to nine: differences like these mean nothing. `local` and
-`server-alone` are controls: without an exchange, and with labels that no other method sees. `-balanced` has
-what `doctor` advises under strong label skew: balanced softmax at the clients, and (but for `scarlet`)
+Each task has one setting for all methods, with their default codecs. Accuracy is that after the last
+round; bytes are sums over the whole run and all clients. There is one seed. On another processor a run
+ends a point or two away, and a larger model at the server, whose accuracy still swings after so few
+rounds, up to nine points: smaller differences mean nothing. `local` and `server-alone` are controls:
+the first exchanges nothing, the second has labels that no other method sees. `-balanced` has what
+`doctor` advises under strong label skew: balanced softmax at the clients and, except for `scarlet`,
 prior-corrected labels at the server. Made by `python benchmarks/methods.py`."""
 NOTES = {
     "bbc-news": """\
-`voting` and `cfd` end at chance here, by their nature: a client names little but the classes that it has
-most of, so the majority, or the server's one bit, is one class for nearly all articles; all learn that,
-and name it again. Soft labels keep what the others said (`dsfl`; `cfd` in `fp32`), and `-balanced` weighs
-it by what a client has.""",
+`voting` and `cfd` end at chance here, and it is their nature: a client names hardly anything but the
+classes that it has most of, so that the majority, or the server's one bit, is the same class for nearly
+all articles; all clients learn that class and name it again. Soft labels keep what the others said
+(`dsfl`; `cfd` in `fp32`), and `-balanced` weighs it by what a client has.""",
 }
 
 AnyMethod = type[Method[Any, Any]]
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description="Makes the pages of docs/ that are not written by hand.")
+    parser.add_argument("--check", action="store_true", help="write nothing; name the pages that are stale")
+    if parser.parse_args().check:
+        found = stale()
+    else:
+        write()
+        found = []
+    found += missing()
+    for line in found:
+        print(line, file=sys.stderr)
+    for name in _own():
+        if not any(row["arm"]["method"] == name for rows in _results().values() for row in rows.values()):
+            print(
+                f"{name}: no measured rows, so its page has none; `python benchmarks/methods.py` makes them"
+            )
+    sys.exit(1 if found else 0)
+
+
+def write() -> None:
+    """Write all pages, and remove those of methods that are gone."""
     made = pages()
-    for path in [*(DOCS / "methods").glob("*.md")]:
-        if path not in made:
-            path.unlink()
+    for path in _kept() - made.keys():
+        path.unlink()
     for path, text in made.items():
         path.parent.mkdir(exist_ok=True)
         path.write_text(text, encoding="utf-8")
 
 
+def stale() -> list[str]:
+    """The pages that `write` would change, one line each."""
+    made = pages()
+    return [
+        f"{_place(path)}: not what the generator makes; run: {COMMAND}"
+        for path in sorted(_kept() | made.keys())
+        if path not in made or not path.exists() or path.read_text(encoding="utf-8") != made[path]
+    ]
+
+
+def missing() -> list[str]:
+    """What a method lacks that it should have, one line each, with what mends it."""
+    found = []
+    rows = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("*.py"))
+    for name, method in _own().items():
+        lacking = [key for key in FACTS if not hasattr(method, key)]
+        if lacking or not method.__doc__:
+            what = ", ".join([*lacking, *([] if method.__doc__ else ["docstring"])])
+            found.append(f"{name}: its class has no {what}, so that no page was made; add it there")
+        example = _example_path(name)
+        if not example.exists():
+            found.append(f"{name}: no example; write {_place(example)}, with an arm of this method")
+        if not re.search(rf'Row\(\s*"{name}"', rows):
+            found.append(f"{name}: no contract row; add Row({name!r}, ...) to the table in tests/contract/")
+        if re.search(r"\b(19|20)\d\d\b", getattr(method, "paper", "")) and name not in references():
+            found.append(f"{name}: its paper is not in docs/references.bib; add an entry with the key {name}")
+    return found
+
+
+def _kept() -> set[Path]:
+    return {*(DOCS / "methods").glob("*.md"), DOCS / "label-skew.md", NAVIGATION}
+
+
+@cache
+def references() -> dict[str, str]:
+    """The BibTeX entries of docs/references.bib by their keys."""
+    text = (DOCS / "references.bib").read_text(encoding="utf-8")
+    entries = re.findall(r"^@\w+\{([\w-]+),\n.*?^\}$", text, flags=re.MULTILINE | re.DOTALL)
+    bodies = [found[0] for found in re.finditer(r"^@\w+\{.*?^\}$", text, flags=re.MULTILINE | re.DOTALL)]
+    return dict(zip(entries, bodies, strict=True))
+
+
+def _place(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def _example_path(name: str) -> Path:
+    return ROOT / "examples" / "methods" / f"{name}.toml"
+
+
 def pages() -> dict[Path, str]:
-    """The text of each page."""
+    """The text of each page, and of the site's settings with all methods in its navigation."""
     folder = DOCS / "methods"
-    made = {folder / f"{name}.md": _page(method) for name, method in METHODS.items()}
-    return {DOCS / "label-skew.md": label_skew.page(COMMAND), folder / "README.md": _index(), **made}
+    made = {folder / f"{name}.md": _page(method) for name, method in _described().items()}
+    return {
+        DOCS / "label-skew.md": label_skew.page(COMMAND),
+        folder / "README.md": _index(),
+        NAVIGATION: _navigation(),
+        **made,
+    }
+
+
+def _own() -> dict[str, AnyMethod]:
+    """The methods of this package: others that happen to be installed have their pages elsewhere."""
+    return {name: method for name, method in METHODS.items() if method.__module__.startswith("fedistill.")}
+
+
+def _described() -> dict[str, AnyMethod]:
+    """The methods of which enough is said for a page."""
+    return {
+        name: method
+        for name, method in _own().items()
+        if method.__doc__ and all(hasattr(method, key) for key in FACTS)
+    }
+
+
+def _navigation() -> str:
+    text = NAVIGATION.read_text(encoding="utf-8")
+    lines = "".join(f"      - methods/{name}.md\n" for name in _described())
+    return re.sub(
+        r"(?<=written by docs/generate\.py\.\n).*?(?=^ *# As far as here\.)",
+        lines,
+        text,
+        flags=re.DOTALL | re.MULTILINE,
+    )
 
 
 def _page(method: AnyMethod) -> str:
@@ -91,13 +197,13 @@ def _page(method: AnyMethod) -> str:
     facts = [
         ("paper", _with_papers(method.paper)),
         ("exchanged", method.exchanges),
-        ("bytes a client and round", f"`{method.byte_formula}`"),
+        ("bytes per client and round", f"`{method.byte_formula}`"),
         ("codec, unless the arm names one", _codec(method)),
         ("needs", _needs(method)),
         ("clients' models", _mixes(method)),
         ("views", _views(method)),
     ]
-    place = f"src/fedistill/{Path(inspect.getfile(method)).relative_to(PACKAGE).as_posix()}"
+    place = f"src/{method.__module__.replace('.', '/')}.py"
     parts = [
         made_by(COMMAND, place),
         f"# {method.name}",
@@ -108,7 +214,8 @@ def _page(method: AnyMethod) -> str:
         _section("Settings", _settings(method)),
         _section("Example", _example(method)),
         _section("Measured", *_measured(method)),
-        _source(place),
+        _section("Cite", _cite(method)),
+        f"Source: `{place}`.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -123,7 +230,7 @@ def _index() -> str:
             _mixes(method),
             "yes" if _has_server_view(method) else "no",
         )
-        for name, method in METHODS.items()
+        for name, method in _described().items()
     ]
     keys = [(f"`{key}`", Arm.model_fields[key].description or "") for key in ("codec", "accumulate")]
     keys += [("`models`, `train`", "what differs from the tables of the experiment")]
@@ -131,8 +238,8 @@ def _index() -> str:
         made_by(COMMAND, "the methods in src/fedistill/methods/"),
         "# Methods",
         INTRODUCTION,
-        table(("method", "shares", "bytes", "needs", "clients' models", "server model"), rows),
-        "Each arm names a `method`. Besides the method's own settings it takes:",
+        table(("method", "exchanges", "bytes", "needs", "clients' models", "server model"), rows),
+        "Each arm names a `method`. Besides the method's own settings, an arm takes:",
         table(("setting", "what"), keys),
         _section("Aggregations", *_aggregations()),
         _section("Measured", *_all_measured()),
@@ -285,16 +392,23 @@ def _aggregations() -> list[str]:
         settings = [f"`{key} = {_toml(field.default)}`: {field.description}" for key, field in fields]
         rows.append((f"`{name}`", _with_papers(_paragraphs(kind)[0]), "; ".join(settings) or "-"))
     return [
-        "How the server pools soft labels or votes: `aggregation`, a name or a table { name, SETTINGS }.",
+        "The setting `aggregation` says how the server pools soft labels or votes: a name, or a table"
+        " `{ name, SETTINGS }`.",
         table(("aggregation", "what", "settings"), rows),
     ]
 
 
 def _example(method: AnyMethod) -> str:
-    path = ROOT / "examples" / "methods" / f"{method.name}.toml"
-    place = path.relative_to(ROOT).as_posix()
+    path = _example_path(method.name)
+    if not path.exists():
+        return ""
     text = path.read_text(encoding="utf-8").strip()
-    return f"[{place}](../../{place}), run by `fedistill compare {place}`:\n\n```toml\n{text}\n```"
+    return f"`fedistill compare {_place(path)}` runs this experiment:\n\n```toml\n{text}\n```"
+
+
+def _cite(method: AnyMethod) -> str:
+    entry = references().get(method.name)
+    return f"```bibtex\n{entry}\n```" if entry else ""
 
 
 @cache
@@ -320,7 +434,7 @@ def _measured(method: AnyMethod) -> list[str]:
             arms = [rows[name]["arm"] for name in own]
     if parts:
         command = f"`python benchmarks/methods.py --methods {method.name}`"
-        parts += [*_own_settings(arms), f"{command}; [all methods](README.md#measured)."]
+        parts += [*_own_settings(arms), f"Made by {command}; see [all methods](README.md#measured)."]
     return [*parts, _published(method)]
 
 
@@ -368,11 +482,7 @@ def _published(method: AnyMethod) -> str:
     kept = [n for n, who in PUBLISHED.items() if method.name in who and (results / f"{n}.json").exists()]
     if not kept or not (DOCS / "published.md").exists():
         return ""
-    return "Its published figures beside ours are in [published.md](../published.md)."
-
-
-def _source(place: str) -> str:
-    return f"Source: [{place}](../../{place})."
+    return "Its [published figures](../published.md) stand beside ours."
 
 
 if __name__ == "__main__":

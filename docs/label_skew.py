@@ -12,32 +12,35 @@ from fedistill.config.units import format_bytes
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results" / "skew.json"
 
 SETTING = """\
-What helps where each client has few classes, and what does not. `fedistill doctor` advises the first pair
-of this page where labels are strongly skewed and pooled; it says how skewed an experiment's are (0 even, 1
-apart).
+What helps where each client has few classes, and what does not. `fedistill doctor` says how skewed the
+labels of an experiment are, from 0 (even) towards 1 (apart), and advises the pair of
+settings that did best here if they are strongly skewed and the method pools labels.
 
-Fashion-MNIST, 10 clients, one convolutional network of 106,000 weights at clients and server, one local
-epoch of SGD (0.02, momentum 0.9), batches of 32; `full` has 20,000 private and 8,000 public images, `small`
-a quarter. All is judged on 3,000 held-out training images; the test set is never read. A row is a local
-loss and what the server does: pool soft labels (`dsfl`), pool votes (`voting`), average weights (`fedavg`),
-or another method with its own defaults (`-prior`: with prior-corrected labels). `prior-3` is
-prior-corrected pooling of sharpness 3. Figures are the server's accuracy (for COMET, which has no server
-model, the clients' mean) after round 5."""
+All figures are for Fashion-MNIST, 10 clients, one convolutional network of 106,000 weights at clients
+and server, one local epoch of SGD (0.02, momentum 0.9) and batches of 32. `full` has 20,000 private and
+8,000 public images, `small` a quarter of each. Accuracy is measured on 3,000 training images that were
+held out; the test set is never read. The name of a row has a local loss and what the server does: pool
+soft labels, pool votes (`votes`), average weights (`fedavg`), or another method with its own defaults
+(with `-prior`, prior-corrected labels). `prior-3` is prior-corrected pooling with sharpness 3. A figure
+is the server's accuracy after round 5; for COMET, which has no server model, it is the clients' mean."""
 FOUND = """\
-What holds: *balanced softmax at the client with prior-corrected pooling at the server*. The one keeps a
-client's model from answering what it has most of, the other takes out what of that is left in its answers.
-FedNTD's not-true loss in place of balanced softmax is about as good; both together are not better. Votes
-with the same pair keep most of it for a three-hundredth of the bytes. Prior correction alone, or balanced
-softmax alone, is half of the way. Clients who answer only what is like their own data (`edge-fd`) do as
-well without. SCARLET's published defaults are meant for hundreds of rounds; of its few labels a round,
-prior correction makes more while the cache fills, and little after.
+What works: *balanced softmax at the clients with prior-corrected pooling at the server*. The first
+keeps a client's model from answering with the classes that it has most of; the second takes out what is
+left of that in its answers. FedNTD's not-true loss is about as good as balanced softmax; both together
+are not better. Votes with the same pair keep most of the accuracy for a three-hundredth of the bytes.
+Prior correction alone, or balanced softmax alone, gains half as much. Methods whose clients answer only
+samples that are like their own data (`edge-fd`) do as well without either. SCARLET's published defaults
+are meant for hundreds of rounds; of its few labels per round, prior correction makes more while the
+cache fills, and little afterwards.
 
-What does not: entropy reduction, a plain mean, medians and trimmed means. The robust ones are worst of all:
-what few clients know is an outlier to them. Confidence weighs those who have seen one class only as sure.
-Dawid-Skene does well at first and no better than a majority later. Label smoothing is worth nothing here."""
+What does not work: entropy reduction, a plain mean, medians and trimmed means. The robust ones are
+worst of all, since what few clients know looks like an outlier to them. Weighing by confidence trusts a
+client that has seen one class only, as that client is sure of everything. Dawid-Skene does well at
+first and no better than a majority later. Label smoothing gains nothing here."""
 BY_ALPHA = """\
-How much the pair gains by how skewed the partition is, at `small`: the less, the less skewed. Other tasks
-and more rounds can turn a small lead round, so that `doctor` advises it from a skew of 0.55 on."""
+How much the pair gains depends on how skewed the partition is (at `small`): the less skew, the smaller
+the gain. With other tasks and more rounds a small lead can be reversed, so `doctor` advises the pair
+from a skew of 0.55 on."""
 
 
 def page(command: str) -> str:
@@ -49,15 +52,16 @@ def page(command: str) -> str:
         SETTING,
         FOUND,
         "## Dirichlet 0.1, full",
-        "After rounds 1 to 5, for each seed; bytes of both directions and all clients, without public data.",
+        "Accuracy after each of rounds 1 to 5, for each seed. Bytes are those of both directions and all"
+        " clients, without public data.",
         _arms(kept, "full", curves=True),
         "## Dirichlet 0.1, small",
         _arms(kept, "small", curves=False),
         "## By skew",
         BY_ALPHA,
         _by_alpha(kept),
-        "`python benchmarks/skew.py TRAIN.parquet --scale SCALE --alpha ALPHA --seed SEED --arms ARM` makes a"
-        " row; each is kept with its command in `benchmarks/results/skew.json`.",
+        "A row is made by `python benchmarks/skew.py TRAIN.parquet --scale SCALE --alpha ALPHA --seed SEED"
+        " --arms ARM`; each is kept with its command in `benchmarks/results/skew.json`.",
     ]
     return "\n\n".join(parts) + "\n"
 

@@ -25,75 +25,81 @@ HEAD = f"""<!-- Made by `{COMMAND}`. Edit it, and run it again. -->
 
 # Published figures beside ours
 
-Accuracies in percent, ± deviation where there are several seeds or clients. Nothing is chosen by the test
-set; a published figure that is the best round on it stands beside our best, and our last is given too. The
-command of each row, with its seed, seconds and versions, is kept beside it in
-`benchmarks/published/results/`. Bytes are ours, both directions, all clients and rounds, unless a table
-says otherwise.
+Accuracies are in percent, with the deviation (±) where there are several seeds or clients. Nothing is
+chosen by the test set; where a published figure is the best round on the test set, our best round
+stands beside it, and our last is given too. The command of each row, with its seed, seconds and
+versions, is kept beside the row in `benchmarks/published/results/`. Bytes are ours, summed over both
+directions, all clients and all rounds, unless a table says otherwise.
 """
 WHY: dict[str, str] = {
     "fedgen/fd, alpha 1": (
-        "the published FedDistill is another method than FD: raw logits, sums that are never started "
-        "afresh, classes that nobody sent counted as zeros. Ours is FD as Jeong et al. have it, whose "
-        "clients hardly suffer on their own classes."
+        "the published FedDistill is another method than FD: it sends raw logits, never starts its "
+        "sums afresh, and counts classes that nobody sent as zeros. Ours is FD as Jeong et al. "
+        "describe it, whose clients hardly lose on their own classes."
     ),
     "fedgen/fd, alpha 0.1": "as for alpha 1.",
     "fedgen/fd-plus, alpha 1": (
-        "the published one has the same faults beside the weights; without them FD+ is ahead of FedGen here."
+        "the published one has the same faults, beside the weights; without them FD+ is ahead of FedGen here."
     ),
     "fedproto/local, own": (
-        "above. Ours is at 96.84 after 10 rounds already; for how many Local was trained is not "
-        "stated. All arms are ahead here, most where nothing is exchanged, so it is not the method's "
-        "doing."
+        "above. Ours is at 96.84 after 10 rounds already; the paper does not state for how long Local "
+        "was trained. All arms are ahead here, most of all the one that exchanges nothing, so it is "
+        "not the method's doing."
     ),
-    "fedproto/fedproto, own": "above, as `local`; and this view is not quite what was published.",
-    "fedproto/fedproto, as published": ("above, as `local`; the deviation agrees, counted as they count it."),
-    "niid-bench/fashion-mnist/iid": "0.02 above the spread, by one seed; the last round is within.",
+    "fedproto/fedproto, own": "above, as `local` is; and this view is not quite what was published.",
+    "fedproto/fedproto, as published": (
+        "above, as `local` is; the deviation agrees, if it is counted as in the published code."
+    ),
+    "niid-bench/fashion-mnist/iid": "0.02 above the spread, with one seed; the last round is within it.",
     "niid-bench/fashion-mnist/dirichlet": (
-        "0.53 above the spread, by one seed, whose partition is another draw; IID is ahead by 0.47 as well."
+        "0.53 above the spread, with one seed, whose partition is another draw; IID is ahead by 0.47 as well."
     ),
     "niid-bench/fashion-mnist/labels-2": (
-        "above. The published deviation is of 3 seeds; which two classes a client has, and that the "
-        "best of 50 rounds is taken of a curve that swings by ten points, can move it by more."
+        "above. The published deviation is that of 3 seeds; which two classes a client has, and that "
+        "the figure is the best of 50 rounds of a curve that swings by ten points, can make a greater "
+        "difference."
     ),
     "niid-bench/mnist/labels-2": (
-        "0.91 above; no spread is published for it, and with two classes a client it is 2.51 on "
-        "Fashion-MNIST. One seed. (Its seconds hold 17 minutes in which the run stood still.)"
+        "0.91 above; no spread is published for it, and with two classes per client it is 2.51 on "
+        "Fashion-MNIST. One seed. (Its seconds include 17 minutes in which the run stood still.)"
     ),
     "dadaquant": (
-        "In each seed accuracy is within .8 points of that without compression, in seed 0, where the level "
-        "was chosen, within .3; published are .2. It is higher in all arms: a seed draws the data "
-        "anew, which alone makes 4 points, and here no client does fewer epochs than others. Both codecs "
-        "send less than published, by a range coder under a fitted model in place of Elias codes; "
-        "QSGD gains more by it, so that DAdaQuant is ahead by 2.0 and not by 2.8 times."
+        "In each seed accuracy is within .8 points of that without compression; in seed 0, on which "
+        "the level was chosen, within .3; the published difference is .2. Accuracy is higher in all "
+        "arms: each seed draws the data anew, which alone makes 4 points, and here no client does "
+        "fewer epochs than others. Both codecs send less than published, since they use a range coder "
+        "under a fitted model in place of Elias codes; QSGD gains more by that, so that DAdaQuant is "
+        "ahead by a factor of 2.0 and not of 2.8."
     ),
     "jeong": (
         "FD's bits agree exactly; the last of its 16 downloads would come in a 17th round and is "
-        "counted by the size of the one before. FL's uplinks hold 16 bits more each, the number of "
-        "samples by which the server weighs them. FD is clearly below FL. Both are above the "
-        "published figures: learning rate and gamma are not stated there (ours 0.1, the best of three "
-        "on held-out training samples after two rounds without exchange, and 0.1), and ours is the "
-        "mean over devices and not one of them. 2 devices of 2 to 10; one seed."
+        "counted with the size of the one before. Each of FL's uplinks has 16 bits more, the number "
+        "of samples by which the server weighs it. FD is clearly below FL. Both are above the "
+        "published figures: the paper does not state the learning rate and gamma (ours are 0.1, the "
+        "best of three on held-out training samples after two rounds without an exchange, and 0.1), "
+        "and ours is the mean over devices, not the accuracy of one of them. 2 devices, where the "
+        "paper has 2 to 10; one seed."
     ),
     "cfd bits": (
-        "That halving the bits costs less than halving the samples comes out where samples are few: "
-        "from n = 3,200 to 1,600 it costs 4.5 to 6.2 points of the later rounds, from 32 bits to 2, a "
-        "sixteenth, 0.7 to 2.3. Between 6,400 and 3,200 both cost up to 3 points, and no order is to "
-        "be seen. That one bit costs less than 1 % at n >= 6,400 does not come out: 2.0 points of the "
-        "best and 3.6 of the later rounds; two bits cost 0.7 of the later. Each curve swings by 10 to "
-        "30 points from round to round, as 8 of 20 clients with one or two classes each are drawn "
-        "anew, so that the best of 12 rounds says less than that of 50; and the loss at 51,200 "
-        "samples, for which the 1 % was published, was not measured."
+        "That halving the bits costs less than halving the samples is confirmed where samples are "
+        "few: going from n = 3,200 to 1,600 costs 4.5 to 6.2 points of the later rounds; going from "
+        "32 bits to 2, a sixteenth, costs 0.7 to 2.3. Between 6,400 and 3,200 both cost up to 3 "
+        "points, and no order can be seen. That one bit costs less than 1 % at n >= 6,400 is not "
+        "confirmed: it costs 2.0 points of the best round and 3.6 of the later rounds; two bits cost "
+        "0.7 of the later rounds. Each curve swings by 10 to 30 points from round to round, as 8 of "
+        "20 clients with one or two classes each are drawn anew, so that the best of 12 rounds says "
+        "less than the best of 50 would; and the loss at 51,200 samples, for which the 1 % was "
+        "published, was not measured."
     ),
     "cfd coders": (
-        "That delta coding costs for 2 to 4 classes does not come out: it pays in every row, for "
-        "digits, for shirts that are hard to tell apart, and for news. Once labels settle few of them "
-        "change, whatever their number, and an unchanged label is what delta coding is good at. So it "
-        "does with a fifth of the clients in a round (`at 0.2`, 24 rounds), where labels are compared "
-        "with older ones. It was published of fine-tuned language models on sentiment and news; why "
-        "labels went on changing there is not known to us. Four shirts collapse into one class at one "
-        "bit, and say nothing. The predictor of this library is ahead of delta coding in every row "
-        "that learns."
+        "That delta coding does not pay with 2 to 4 classes is not confirmed: it pays in every row, "
+        "for digits, for shirts that are hard to tell apart, and for news. Once labels settle, few of "
+        "them change, however many classes there are, and an unchanged label is what delta coding is "
+        "good at. The same holds with a fifth of the clients in a round (`at 0.2`, 24 rounds), where "
+        "labels are compared with older ones. The claim was made for fine-tuned language models on "
+        "sentiment and news; why labels went on changing there is not known to us. The four kinds of "
+        "shirts collapse into one class at one bit, and say nothing. The predictor of this library is "
+        "ahead of delta coding in every row that learns."
     ),
 }
 
@@ -133,9 +139,9 @@ def fedgen() -> Iterator[str]:
     yield "## FedGen, table 1: MNIST, 20 clients, Dirichlet"
     yield (
         "Zhu et al., 2021, arXiv 2105.10056. Setting and what differs: `benchmarks/published/fedgen.py`. "
-        "Published rates decay by 1 % a round, so that 200 rounds are as long a way as 87 at the full "
-        f"rate, which ours keep: ours is round {FEDGEN_ROUND}, and `last` round 200. For `fd`, ours is "
-        "`client@own`, the nearest to the published test."
+        "Published learning rates decay by 1 % per round, so that 200 rounds go as far as 87 at the full "
+        f"rate, which ours keeps: ours is round {FEDGEN_ROUND}, and `last` is round 200. For `fd`, ours is "
+        "`client@own`, the view nearest to the published test."
     )
     rows = []
     for name, cell in read("fedgen").items():
@@ -151,13 +157,12 @@ def fedgen() -> Iterator[str]:
 
 
 def fedproto() -> Iterator[str]:
-    yield "## FedProto, table 1: MNIST, 3 classes a client, 20 clients"
+    yield "## FedProto, table 1: MNIST, 3 classes per client, 20 clients"
     yield (
-        "Tan et al., 2022, arXiv 2105.00243. The published ± is the deviation over clients; ours over seeds, "
-        "and `over clients` is the mean of a seed's. `as published` counts as "
-        "the published code does, which never starts afresh between clients; `own` is each client's "
-        "classifier on its own classes. Numbers sent a round, published: 430k by FedAvg, 4k by "
-        "FedProto."
+        "Tan et al., 2022, arXiv 2105.00243. The published ± is the deviation over clients; ours is that "
+        "over seeds, and `over clients` is the mean over seeds of the deviation over clients. `as published` "
+        "counts as the published code does, which never resets its count between clients; `own` is each "
+        "client's classifier on its own classes. Numbers sent per round, as published: 430k by FedAvg, 4k by FedProto."
     )
     rows = []
     for method, arm in read("fedproto").items():
@@ -171,7 +176,7 @@ def fedproto() -> Iterator[str]:
             means, deviations = zip(*(run["last"][view] for run in seeds), strict=True)
             others = (str(len(seeds)), str(one["rounds"]), sent, size(one["bytes_total"]))
             rows.append(Figure(name, arm["published"], spread(means), (f"{_mean(deviations):.2f}", *others)))
-    yield figures(rows, ("over clients", "seeds", "rounds", "numbers up a round", "bytes"))
+    yield figures(rows, ("over clients", "seeds", "rounds", "numbers up per round", "bytes"))
     yield from reasons("fedproto", rows)
     yield command("fedproto")
 
@@ -179,8 +184,8 @@ def fedproto() -> Iterator[str]:
 def niid_bench() -> Iterator[str]:
     yield "## NIID-bench: FedAvg, 10 clients"
     yield (
-        "Li et al., 2022, arXiv 2102.02079, as re-run by Flower: 50 rounds, best round, ± over 3 seeds. "
-        "Ours: best round of as many as are named."
+        "Li et al., 2022, arXiv 2102.02079, as re-run by Flower: the best of 50 rounds, ± over 3 seeds. "
+        "Ours is the best of as many rounds as the table names."
     )
     rows = []
     for name, row in read("niid-bench").items():
@@ -196,8 +201,8 @@ def niid_bench() -> Iterator[str]:
 def jeong() -> Iterator[str]:
     yield "## Jeong: FD and FL on MNIST"
     yield (
-        "Jeong et al., 2018, arXiv 1811.11479, table 1: bits of one device in 16 exchanges, which must "
-        "match, and FD clearly below FL."
+        "Jeong et al., 2018, arXiv 1811.11479, table 1: the bits of one device in 16 exchanges, which must "
+        "match, and accuracies, of which FD's must be clearly below FL's."
     )
     body = []
     for name, row in read("jeong").items():
@@ -223,8 +228,8 @@ def cfd() -> Iterator[str]:
     yield "## CFD: bits, samples and delta coding on MNIST"
     yield (
         "Sattler et al., 2022, arXiv 2012.00632, figure 4: labels of b bits on n public samples, 20 "
-        f"clients, Dirichlet 0.1. Best accuracy of {one['rounds']} rounds, mean and deviation of the seeds; "
-        "in brackets the mean of the later half of the rounds; and bytes up."
+        f"clients, Dirichlet 0.1. The best accuracy of {one['rounds']} rounds, mean and deviation over "
+        "seeds; in brackets, the mean over the later half of the rounds; and the bytes sent up."
     )
 
     def bits(seeds: Sequence[dict[str, Any]]) -> str:
@@ -247,8 +252,8 @@ def cfd() -> Iterator[str]:
     yield law("bits", bits)
     yield from notes("cfd bits")
     yield (
-        "One bit each way: accuracy after the last round, and bits a sample from round 2 on, in the mean of "
-        "both directions and in each."
+        "With one bit each way: accuracy after the last round, and bits per sample from round 2 on, as the "
+        "mean of both directions and for each."
     )
     yield law("coders", sizes, "last")
     yield from notes("cfd coders")
@@ -256,10 +261,10 @@ def cfd() -> Iterator[str]:
 
 
 def dadaquant() -> Iterator[str]:
-    yield "## DAdaQuant: Synthetic, uplink alone"
+    yield "## DAdaQuant: Synthetic, the uplink alone"
     yield (
-        "Hönig et al., 2022, arXiv 2111.00465, table 2: highest accuracy of 500 rounds, and how many "
-        "times less goes up than 12.2 MB. Ours by payload, with frames in brackets."
+        "Hönig et al., 2022, arXiv 2111.00465, table 2: the highest accuracy of 500 rounds, and how many "
+        "times less than 12.2 MB is sent up. Ours is counted by payload, with frames in brackets."
     )
     kept = {name: row for name, row in read("dadaquant").items() if not name.startswith("held")}
     plain = kept["fp32"]["seeds"]

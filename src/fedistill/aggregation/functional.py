@@ -17,6 +17,12 @@ def weighted_mean(values: Iterable[tuple[Tensor, float]]) -> Tensor | None:
 
     Sums in float64, one value at a time: memory does not grow with the number of clients, and their
     order affects the result only below float32 precision.
+
+    Examples:
+        >>> weighted_mean([(torch.tensor([0.0, 4.0]), 1), (torch.tensor([2.0, 0.0]), 3)])
+        tensor([1.5000, 1.0000])
+        >>> weighted_mean([]) is None
+        True
     """
     total: Tensor | None = None
     weight_sum = 0.0
@@ -37,6 +43,16 @@ def mean_of_answers(answers: Answers) -> Tensor | None:
     """Return the mean of rows (n, C) over the clients that answered each sample, or None if there are none.
 
     Samples that no client answered get rows of zeros.
+
+    Examples:
+        Two clients and two samples; the second client does not answer the second sample.
+
+        >>> both, one = torch.tensor([True, True]), torch.tensor([True, False])
+        >>> first = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+        >>> second = torch.tensor([[0.0, 1.0], [0.0, 0.0]])
+        >>> mean_of_answers(iter([(first, both), (second, one)]))
+        tensor([[0.5000, 0.5000],
+                [0.0000, 1.0000]])
     """
     total: Tensor | None = None
     counts = torch.zeros(())
@@ -54,6 +70,11 @@ def entropy_reduced(probs: Tensor, temperature: float) -> Tensor:
 
     Temperatures below 1 sharpen the rows. A uniform row stays uniform, and no odds exceed ``e**(1/T)``
     (Itahara et al., arXiv 2008.06180).
+
+    Examples:
+        >>> entropy_reduced(torch.tensor([[0.6, 0.4], [0.5, 0.5]]), temperature=0.1)
+        tensor([[0.8808, 0.1192],
+                [0.5000, 0.5000]])
     """
     return torch.softmax(probs / temperature, dim=1)
 
@@ -62,6 +83,10 @@ def enhanced_era(probs: Tensor, beta: float) -> Tensor:
     """Return ``p**beta`` of mean probabilities (n, C), normalised: SCARLET's enhanced entropy reduction.
 
     A power of 1 keeps the mean; larger powers sharpen it (arXiv 2504.19602).
+
+    Examples:
+        >>> enhanced_era(torch.tensor([[0.8, 0.2]]), beta=2.0)
+        tensor([[0.9412, 0.0588]])
     """
     # Divided by the largest entry, whose power can then not underflow to 0.
     powers = (probs / probs.max(dim=1, keepdim=True).values).pow(beta)
@@ -93,7 +118,12 @@ def prior_corrected(answers: Answers, sharpness: float, floor: float) -> Tensor 
 
 
 def confidences(probs: Tensor, measure: Literal["entropy", "max"]) -> Tensor:
-    """Return the confidence (n,) of rows (n, C), from 0 for a uniform row to 1 for a one-hot row."""
+    """Return the confidence (n,) of rows (n, C), from 0 for a uniform row to 1 for a one-hot row.
+
+    Examples:
+        >>> confidences(torch.tensor([[0.5, 0.5], [1.0, 0.0]]), "max")
+        tensor([0., 1.])
+    """
     classes = probs.shape[1]
     if measure == "max":
         return (probs.max(dim=1).values * classes - 1) / (classes - 1)
@@ -158,6 +188,13 @@ def majority(shares: Tensor, before: Tensor | None, generator: torch.Generator) 
 
     A tie goes to the class of ``before``, one-hot (n, C), if it is among the tied classes; otherwise one
     of them is drawn.
+
+    Examples:
+        >>> shares = torch.tensor([[0.75, 0.25, 0.0], [0.5, 0.5, 0.0]])
+        >>> before = torch.tensor([[0.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
+        >>> majority(shares, before, torch.Generator())
+        tensor([[1., 0., 0.],
+                [0., 1., 0.]])
     """
     most = shares.max(dim=1, keepdim=True).values
     # Shares are means of integer votes, so those of tied classes are exactly equal.

@@ -4,7 +4,15 @@ from fedistill.errors import FrameError
 
 
 def varint(value: int) -> bytes:
-    """LEB128: seven bits a byte, low bits first; ``value`` must not be negative."""
+    """Return an integer as LEB128: seven bits per byte, low bits first.
+
+    Raises:
+        ValueError: the integer is negative.
+
+    Examples:
+        >>> varint(5), varint(127), varint(300)
+        (b'\\x05', b'\\x7f', b'\\xac\\x02')
+    """
     if value < 0:
         raise ValueError(f"{value} is negative")
     out = bytearray()
@@ -20,6 +28,10 @@ def read_varint(data: memoryview | bytes, at: int) -> tuple[int, int]:
 
     Raises:
         FrameError: the data end within the integer, or it has more than 63 bits.
+
+    Examples:
+        >>> read_varint(b"\\xac\\x02rest", 0)
+        (300, 2)
     """
     value = 0
     for index in range(9):

@@ -225,7 +225,7 @@ def same_bits_serial_in_processes_and_resumed(case: CodecCase) -> None:
             for _ in range(arm.rounds - 1):
                 play_round(run, arm, executor)
                 folder.save(arm, run)
-            loaded = RunFolder.open(folder.path).load(arm)
+            loaded = RunFolder.open(folder.path).restore(arm)
         require_same(finish(arm, executor, loaded), once, "a resumed run must end as one that never stopped")
     with ProcessExecutor(2, wanted, arm.task) as executor:
         there = finish(arm, executor)

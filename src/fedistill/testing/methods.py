@@ -152,7 +152,7 @@ def resumed_ends_as_never_stopped(case: MethodCase) -> None:
             play_round(run, arm, executor)
             folder.save(arm, run)
         _, again = case.ready(sampling=SOME_AWAY)
-        loaded = RunFolder.open(folder.path).load(again)
+        loaded = RunFolder.open(folder.path).restore(again)
         require(loaded.round == arm.rounds - 1, f"round {loaded.round} was loaded of {arm.rounds - 1}")
         require_same(
             finish(again, executor, loaded), bits(whole), "a resumed run must end as one that never stopped"

@@ -1,0 +1,85 @@
+"""The guides, followed to the letter: files are written, commands are run, and what the guides say holds."""
+
+import importlib.util
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+if importlib.util.find_spec("fedistill.config.plugins") is None:
+    pytest.skip("methods of other modules cannot be named yet", allow_module_level=True)
+
+DOCS = Path(__file__).parents[1] / "docs"
+PATIENCE = 120  # seconds until a test gives up on a process; says nothing about how long one should take
+
+
+def follow(guide: str, folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """Write each block that has a title to a file of that name, run each command; return the arms by run."""
+    text = (DOCS / guide).read_text(encoding="utf-8")
+    for info, block in re.findall(r"^```([^\n]+)\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL):
+        title = re.fullmatch(r'\w+ title="([\w.-]+)"', info)
+        if title:
+            (folder / title[1]).write_text(block, encoding="utf-8")
+        elif info == "console":
+            for line in block.splitlines():
+                program, *arguments = shlex.split(line.removeprefix("$ "))
+                assert program == "fedistill", line
+                start = "import sys; from fedistill.cli.main import main; sys.argv[0] = 'fedistill'; main()"
+                command = [sys.executable, "-c", start, *arguments]
+                done = subprocess.run(
+                    command, cwd=folder, capture_output=True, text=True, timeout=PATIENCE, check=False
+                )
+                assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+    written = (folder / "runs").glob("*/results.json")
+    results = {path.parent.name: json.loads(path.read_text(encoding="utf-8")) for path in written}
+    for result in results.values():
+        assert all(arm["status"] == "done" for arm in result["arms"])
+    return {name: result["arms"] for name, result in results.items()}
+
+
+def last(arm: dict[str, Any], view: str) -> float:
+    return float(arm["rounds"][-1]["views"][view])
+
+
+def test_tutorial(tmp_path: Path) -> None:
+    runs = follow("tutorial.md", tmp_path)
+    assert runs.keys() == {"first", "even", "wide"}
+    skewed, even = (last(runs[name][0], "client@global") for name in ("first", "even"))
+    assert even > skewed + 0.15, "clients with even shares reach far more alone"
+    assert runs["wide"][0]["client_models"] == ["my_models:wide_net", "mlp-s"]
+
+
+def test_add_a_method(tmp_path: Path) -> None:
+    arms = {arm["name"]: arm for arm in follow("add-a-method.md", tmp_path)["momentum"]}
+    for name in ("momentum", "no-momentum"):
+        assert last(arms[name], "client@global") > last(arms["local"], "client@global") + 0.02
+        first, second, *_ = arms[name]["rounds"]
+        assert first["bytes_down"] == 0
+        assert second["bytes_up"] == pytest.approx(5 * 2 * 300 * 10, abs=5 * 24)  # 16 bits, n = 300, C = 10
+        assert second["bytes_down"] == pytest.approx(second["bytes_up"], abs=5)
+
+
+def test_add_a_message(tmp_path: Path) -> None:
+    (arm,) = follow("add-a-message.md", tmp_path)["counted"]
+    first, second, third = arm["rounds"]
+    assert first["bytes_up"] - second["bytes_up"] == pytest.approx(5 * 40, abs=5 * 6)
+    assert third["bytes_up"] == pytest.approx(second["bytes_up"], abs=5)
+
+
+def test_add_a_codec(tmp_path: Path) -> None:
+    arms = {arm["name"]: arm for arm in follow("add-a-codec.md", tmp_path)["byte"]}
+    for row, half in zip(arms["bytes"]["rounds"], arms["half"]["rounds"], strict=True):
+        assert half["bytes_up"] - row["bytes_up"] == pytest.approx(4 * 3000, abs=4)
+        assert row["bytes_up"] == pytest.approx(4 * 3000, abs=4 * 24)
+
+
+def test_add_an_aggregation(tmp_path: Path) -> None:
+    geometric, arithmetic = follow("add-an-aggregation.md", tmp_path)["geometric"]
+    assert geometric["bytes_total"] == arithmetic["bytes_total"]
+    assert last(geometric, "server@global") != last(arithmetic, "server@global")
+    assert min(last(arm, "server@global") for arm in (geometric, arithmetic)) > 0.3
