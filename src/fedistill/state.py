@@ -1,8 +1,8 @@
 """State as plain data, and the only way in which it is saved: safetensors, without pickle.
 
-A state is a dictionary, nested to any depth, whose leaves are tensors, numbers, texts, truth values, None, or
-lists of those without tensors. What a method keeps is a dataclass (`to_plain`, `from_plain`), which is such a
-dictionary of its fields. What crosses to a worker process and what lies on disk are the same bytes.
+A state is a dictionary, nested to any depth, whose leaves are tensors, numbers, strings, booleans, None, or
+lists of these without tensors. What a method keeps is a dataclass, saved as such a dictionary of its fields
+(`to_plain`, `from_plain`). The bytes sent to a worker process are those written to disk.
 """
 
 import json
@@ -97,7 +97,7 @@ def _flatten(state: State, prefix: str, tensors: dict[str, Tensor], plain: State
 def to_plain(value: Any) -> Any:
     """Return a dataclass as a dictionary of its fields, at every depth; anything else as it is.
 
-    Keys of dictionaries become texts; fields that are None are left out.
+    Keys of dictionaries become strings; fields that are None are left out.
     """
     if is_dataclass(value) and not isinstance(value, type):
         content = {field.name: getattr(value, field.name) for field in fields(value)}

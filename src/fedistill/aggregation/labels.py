@@ -1,10 +1,10 @@
-"""Label aggregators: how soft labels of many clients become one, the choices of the setting ``aggregation``.
+"""Label aggregators: the choices of the setting ``aggregation``.
 
-Each takes rows (n, C) of probabilities, one tensor per client, in client order, and returns rows that add up
-to 1. A row of zeros is a sample that the client does not answer: it counts neither for nor against anything,
-and where nobody answers the aggregated row is zeros too. An aggregator knows which client rows are from, may
-keep a state from one exchange to the next, and says what it trusted each client with. What a codec made
-one-hot is taken as it came.
+Each choice takes one tensor of probabilities (n, C) per client, in client order, and returns rows that sum to
+1. A row of zeros means that the client did not answer that sample: it counts neither for nor against any
+class, and a sample that no client answered gets a row of zeros. An aggregator knows which client a row is
+from, may keep a state from one exchange to the next, and returns what it trusts each client with. Rows that a
+codec made one-hot are used as received.
 """
 
 from abc import ABC, abstractmethod
@@ -36,13 +36,13 @@ from fedistill.state import State
 
 @dataclass(frozen=True)
 class Aggregated:
-    """What became of the clients' labels.
+    """The clients' labels, aggregated.
 
     Attributes:
         labels: (n, C), zeros where no client answered.
-        trust: of each client that replied, by its number, the share of the whole that its answers had, from
-            0 to 1; the shares add up to 1 unless nobody answered anything.
-        state: what the aggregator wants to be handed in the next exchange, as plain data.
+        trust: for each client that replied, by its number, the share from 0 to 1 that its answers had in the
+            result; the shares sum to 1, unless no client answered any sample.
+        state: what the aggregator keeps for the next exchange, as plain data.
     """
 
     labels: Tensor
@@ -51,7 +51,7 @@ class Aggregated:
 
 
 class Aggregation(Section, ABC):
-    """Base of all aggregators of soft labels; subclasses are final."""
+    """Base class of all aggregators of soft labels; subclasses are final."""
 
     name: str
     _written: str = ""
@@ -64,13 +64,13 @@ class Aggregation(Section, ABC):
         before: Tensor | None = None,
         state: State | None = None,
     ) -> Aggregated | None:
-        """Aggregate what clients replied; None where no client did.
+        """Return the aggregated labels, or None if no client replied.
 
         Args:
-            rows: the number of each client and its probabilities (n, C); zeros: no answer.
-            draws: decides ties where there are any.
-            before: one-hot rows (n, C) that stood for the same samples before, which win ties.
-            state: as the last `Aggregated` left it, or None in the first exchange.
+            rows: the number of each client and its probabilities (n, C); a row of zeros means no answer.
+            draws: breaks ties.
+            before: the samples' previous labels, one-hot rows (n, C), which win ties.
+            state: that of the last `Aggregated`, or None in the first exchange.
         """
         clients: list[int] = []
         counts: list[float] = []
@@ -96,9 +96,9 @@ class Aggregation(Section, ABC):
 
     @abstractmethod
     def combine(self, answers: Answers, exchange: "ExchangeInfo") -> "Combined | None":
-        """Combine answers to labels (n, C), or None where there is no client.
+        """Return labels (n, C) made of the answers, or None if there is no client.
 
-        What it says of samples that nobody answered does not matter.
+        Rows of samples that no client answered may hold anything.
         """
 
 
@@ -108,8 +108,8 @@ class ExchangeInfo:
 
     Attributes:
         clients: the number of each client, in the order of the answers; filled as they are taken.
-        draws: decides ties.
-        before: one-hot rows (n, C) that stood for the same samples before, or None.
+        draws: breaks ties.
+        before: the samples' previous labels, one-hot rows (n, C), or None.
         state: what this aggregator kept of earlier exchanges; empty in the first.
     """
 
@@ -121,12 +121,12 @@ class ExchangeInfo:
 
 @dataclass(frozen=True)
 class Combined:
-    """What an aggregator makes of answers.
+    """The result of an aggregator.
 
     Attributes:
         labels: (n, C).
         weights: how much each client counted, in the order of the answers, in any unit, or None if every
-            answer counted alike.
+            answer counted equally.
         state: what it keeps for the next exchange.
     """
 
@@ -136,7 +136,7 @@ class Combined:
 
 
 def _evenly(labels: Tensor | None) -> Combined | None:
-    """Labels to which every answer counted alike."""
+    """Return a result in which every answer counted equally."""
     return None if labels is None else Combined(labels)
 
 
