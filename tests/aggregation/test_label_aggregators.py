@@ -448,7 +448,7 @@ def test_every_method_pools_by_it_with_one_hot_rows_and_lost_replies(method: str
         assert run.server.taught
         assert run.server.model.weights.isfinite().all()
         return
-    labels = run.server["cache" if method == "scarlet" else "labels"]
+    labels = run.server.cache if method == "scarlet" else run.server.labels
     held = labels[labels.sum(dim=1) > 0]
     torch.testing.assert_close(held.sum(dim=1), torch.ones(len(held)))
     if method == "voting":

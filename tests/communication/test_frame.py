@@ -76,7 +76,9 @@ integers = st.integers(min_value=0, max_value=2**63 - 1)
 bases = st.builds(StateId, st.integers(0, 2**63 - 2), st.binary(min_size=4, max_size=4))
 sections = st.lists(st.binary(max_size=200), max_size=5).map(tuple)
 locals_ = st.just(1) | integers
-frames = st.builds(Frame, st.sampled_from((*Kind, *CUSTOM)), integers, integers, sections, st.none() | bases, locals_)
+frames = st.builds(
+    Frame, st.sampled_from((*Kind, *CUSTOM)), integers, integers, sections, st.none() | bases, locals_
+)
 
 
 def crc32(data: bytes) -> bytes:

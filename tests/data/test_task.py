@@ -95,7 +95,8 @@ def test_the_fingerprint_changes_with_every_part(small: Task) -> None:
             clients=(
                 Labelled(first.samples[:2], first.labels[:2]),
                 Labelled(
-                    torch.cat([first.samples[2:], second.samples]), torch.cat([first.labels[2:], second.labels])
+                    torch.cat([first.samples[2:], second.samples]),
+                    torch.cat([first.labels[2:], second.labels]),
                 ),
             ),
         ),
