@@ -11,7 +11,7 @@ from fedistill.federation.executor import Executor
 from fedistill.federation.history import ArmRun
 from fedistill.federation.local_executor import SerialExecutor
 from fedistill.federation.round import play_round
-from fedistill.state import encode_state
+from fedistill.state import encode_state, to_plain
 
 
 def ready(raw: dict[str, Any]) -> tuple[Experiment, ReadyArm]:
@@ -44,7 +44,7 @@ def finished(raw: dict[str, Any]) -> tuple[ReadyArm, ArmRun]:
 def bits(run: ArmRun) -> tuple[Any, ...]:
     """All of a run that must not depend on where, when or how often it was run."""
     return (
-        encode_state(run.server),
+        encode_state(to_plain(run.server)),
         run.clients,
         encode_state(dump_states(run.shared_states)),
         run.ledger,
