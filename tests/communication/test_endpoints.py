@@ -406,17 +406,18 @@ def test_a_frame_against_another_memory_is_refused_by_name(version: int, met: An
         client.receive(SoftLabels, frames.encode(replace(down, state_id=state_id)), SIZES)
     hash = down.state_id.hash.hex()
     held = f"2 ({second.hash.hex()}) and 1 ({first.hash.hex()})"
-    assert str(caught.value) == f"a frame coded against memory {version} ({hash}) came where {held} is held"
+    assert (
+        str(caught.value)
+        == f"a frame coded against shared state {version} ({hash}) came where {held} is held"
+    )
     with pytest.raises(StaleState) as caught:
         server.receive(1, SoftLabels, frames.encode(replace(up, state_id=state_id)), SIZES)
-    assert str(caught.value) == (
-        f"a frame coded against memory {version} ({hash}) came where 2 ({up.state_id.hash.hex()}) is held"
-    )
+    assert str(caught.value) == f"{named} came where 2 ({up.state_id.hash.hex()}) is held"
 
 
 def test_a_frame_against_another_hash_is_refused_by_name(met: Any) -> None:
     _, server, client, down, up = met
-    said = r"coded against memory 2 \(0123abcd\) came where 2 \("
+    said = r"coded against shared state 2 \(0123abcd\) came where 2 \("
     with pytest.raises(StaleState, match=said):
         client.receive(SoftLabels, frames.encode(replace(down, state_id=StateId(2, MARK))), SIZES)
     with pytest.raises(StaleState, match=said):
@@ -426,7 +427,7 @@ def test_a_frame_against_another_hash_is_refused_by_name(met: Any) -> None:
 def test_a_frame_against_a_memory_where_nothing_is_held_is_refused_by_name() -> None:
     exchange = MessageCoder(Witness(), Witness(), seed=0)
     frame = frames.encode(Frame(Kind.SOFT_LABELS, 1, EVERYONE, (b"", b"\1"), StateId(4, MARK)))
-    said = "a frame coded against memory 4 (0123abcd) came where nothing is held"
+    said = "a frame coded against shared state 4 (0123abcd) came where nothing is held"
     with pytest.raises(StaleState) as caught:
         ClientEndpoint(exchange, {}, EMPTY, 1, 0).receive(SoftLabels, frame, SIZES)
     assert str(caught.value) == said

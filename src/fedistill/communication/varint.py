@@ -1,10 +1,14 @@
-"""Whole numbers of any size in few bytes (LEB128)."""
+"""Integers of any size in as few bytes as they need (LEB128)."""
 
 from fedistill.errors import FrameError
 
 
 def varint(value: int) -> bytes:
-    """LEB128: seven bits a byte, low bits first; ``value`` must not be negative."""
+    """Return an integer as LEB128: seven bits per byte, low bits first.
+
+    Raises:
+        ValueError: it is negative.
+    """
     if value < 0:
         raise ValueError(f"{value} is negative")
     out = bytearray()
@@ -16,10 +20,10 @@ def varint(value: int) -> bytes:
 
 
 def read_varint(data: memoryview | bytes, at: int) -> tuple[int, int]:
-    """Return the value at ``at`` and the place behind it; at most 9 bytes are read.
+    """Return the integer at offset ``at`` and the offset after it; at most 9 bytes are read.
 
     Raises:
-        FrameError: the data end within the integer, or it has more than 63 bits.
+        FrameError: the data ends within the integer, or the integer has more than 63 bits.
     """
     value = 0
     for index in range(9):

@@ -1,4 +1,4 @@
-"""The codecs by name, and how an experiment file names them."""
+"""The codecs by name, and how an experiment file chooses among them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -20,11 +20,11 @@ CODECS: dict[str, type[Codec]] = {
 }
 
 Wanted = str | Mapping[str, Any]
-"""A codec's name; a table ``{ name, ... }`` with its settings; or ``{ up, down }`` with one of these each."""
+"""A codec's name, a table ``{ name, ... }`` with its settings, or ``{ up, down }`` with two of these."""
 
 
 def pair(wanted: Wanted) -> tuple[Codec, Codec]:
-    """Return the codecs up and down.
+    """Return the codecs for the uplink and the downlink.
 
     Raises:
         ExperimentError: there is no such codec, or it has no such setting.
@@ -42,7 +42,7 @@ def pair(wanted: Wanted) -> tuple[Codec, Codec]:
 
 
 def create_codec(wanted: Wanted) -> Codec:
-    """Return one codec with its settings.
+    """Return a codec with its settings.
 
     Raises:
         ExperimentError: there is no such codec, or it has no such setting.
@@ -66,13 +66,13 @@ def create_codec(wanted: Wanted) -> Codec:
 
 
 def resolved(wanted: Wanted) -> Wanted:
-    """Return the same codecs with all their settings written out."""
+    """Return the same choice of codecs with all their settings written out."""
     up, down = (_table(codec) for codec in pair(wanted))
     return up if up == down else {"up": up, "down": down}
 
 
 def title(wanted: Wanted) -> str:
-    """Name the codecs in a few words: what differs from a codec's defaults is said."""
+    """Return a short name of the codecs, with the settings that differ from the defaults."""
     up, down = (_title(codec) for codec in pair(wanted))
     return up if up == down else f"up {up}, down {down}"
 
