@@ -48,7 +48,6 @@ from fedistill.state import State, decode_state, encode_state
 
 CLIENTS = 3
 
-
 WEIGHTS = Talk(TrainedWeights, Weights)
 LABELS = Talk(SoftLabels, SoftLabels)
 OUTPUTS = Talk(ClassOutputs, ClassOutputs, "each")
@@ -406,10 +405,8 @@ def test_a_frame_against_another_memory_is_refused_by_name(version: int, met: An
         client.receive(SoftLabels, frames.encode(replace(down, state_id=state_id)), SIZES)
     hash = down.state_id.hash.hex()
     held = f"2 ({second.hash.hex()}) and 1 ({first.hash.hex()})"
-    assert (
-        str(caught.value)
-        == f"a frame coded against shared state {version} ({hash}) came where {held} is held"
-    )
+    named = f"a frame coded against shared state {version} ({hash})"
+    assert str(caught.value) == f"{named} came where {held} is held"
     with pytest.raises(StaleState) as caught:
         server.receive(1, SoftLabels, frames.encode(replace(up, state_id=state_id)), SIZES)
     assert str(caught.value) == f"{named} came where 2 ({up.state_id.hash.hex()}) is held"
