@@ -192,8 +192,8 @@ class Registry(Generic[T]):
         """Return the class that a name or ``module:Class`` stands for.
 
         Raises:
-            ExperimentError: it does not exist, it cannot be imported, two packages claim the name, or the class
-                has faults.
+            ExperimentError: it does not exist or cannot be imported, two packages claim the name, or the
+                class has faults.
         """
         if isinstance(written, str) and ":" in written:
             return self._checked(f"{self.kind} {written!r}", named(self.kind, written, "Class"))
