@@ -20,7 +20,7 @@ def _faults(kind: type[Codec]) -> list[str]:
     """What is wrong with what a codec declares."""
     faults = [*text_faults(kind, "name", "lossiness")]
     if not isinstance(kind.source, str):
-        faults.append(f"`source` must be a text, but is {kind.source!r}")
+        faults.append(f"`source` must be a string, but is {kind.source!r}")
     whole = isinstance(kind.codes, frozenset) and all(isinstance(one, Content) for one in kind.codes)
     if not (whole and kind.codes):
         faults.append(f"`codes` must be a frozenset of Content, and not empty, but is {kind.codes!r}")
