@@ -276,4 +276,4 @@ def test_without_the_extra_the_command_says_what_to_install(monkeypatch: pytest.
 
     monkeypatch.setitem(sys.modules, "flwr", None)
     with pytest.raises(ExperimentError, match=r"pip install 'fedistill\[flower\]'"):
-        flower.keys(Path("never"), 1)
+        flower.keys_command(Path("never"), 1)

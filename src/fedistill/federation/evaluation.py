@@ -21,7 +21,7 @@ from fedistill.training.loop import predict
 
 
 def correct_by_class(model: nn.Module, test: Labelled, classes: int, batch_size: int) -> Tensor:
-    """Count the test samples of each class that a model gets right, int64 (C,)."""
+    """Return how many test samples of each class a model classifies correctly, int64 (C,)."""
     right = predict(model, test.inputs, batch_size).argmax(dim=1) == test.labels
     return torch.bincount(test.labels[right], minlength=classes)
 
@@ -29,11 +29,11 @@ def correct_by_class(model: nn.Module, test: Labelled, classes: int, batch_size:
 def views(
     server: Tensor | None, clients: Sequence[Tensor], test: Tensor, private: Tensor
 ) -> dict[str, float]:
-    """Return accuracies in [0, 1] for the views that there are.
+    """Return the accuracy, 0 to 1, of each view that there is.
 
     Args:
         server: correct answers of the server's model by class (C,), or their mean over several, or None.
-        clients: the same for each client's model; empty where clients keep none.
+        clients: the same for each client's model; empty if clients have none.
         test: test samples by class (C,).
         private: private samples by client and class (clients, C).
     """
