@@ -138,7 +138,7 @@ def test_simulated_by_ray_it_ends_as_in_one_process(tmp_path: Path) -> None:
             timeout=PATIENCE,
         )
         assert done.returncode == 0, done.stdout + done.stderr
-        assert RunFolder(out).round("scarlet") == wanted.rounds, done.stdout + done.stderr
+        assert RunFolder(out).last_round("scarlet") == wanted.rounds, done.stdout + done.stderr
     finally:
         os.killpg(link.pid, signal.SIGTERM)
         link.wait(30)
@@ -259,7 +259,7 @@ def test_a_client_that_misbehaves_is_named_and_the_round_goes_on(
     assert sorted(watch.records) == [1, 2, 3, 4]
     assert watch.records[4].missing == {}
     assert sum(record.carried["late"] for record in watch.records.values()) == 1
-    assert RunFolder(out).round("dsfl") == 4
+    assert RunFolder(out).last_round("dsfl") == 4
     # Its data have no share in the experiment's counts of classes.
     assert set(watch.records[4].views) == {"server@global", "client@global"}
     (held,) = (out / "flower" / "node-0").glob("*/client-0")
