@@ -162,7 +162,8 @@ def fedproto() -> Iterator[str]:
         "Tan et al., 2022, arXiv 2105.00243. The published ± is the deviation over clients; ours is that "
         "over seeds, and `over clients` is the mean over seeds of the deviation over clients. `as published` "
         "counts as the published code does, which never resets its count between clients; `own` is each "
-        "client's classifier on its own classes. Numbers sent per round, as published: 430k by FedAvg, 4k by FedProto."
+        "client's classifier on its own classes. Numbers sent per round, as published: 430k by FedAvg, 4k by "
+        "FedProto."
     )
     rows = []
     for method, arm in read("fedproto").items():
