@@ -132,7 +132,7 @@ def record(name: str, rounds: int) -> Trace:
     weights = name == "weights"
     kind: type[Message] = Weights if weights else SoftLabels
     start = arm.server(0).initial_weights("cnn-s").numpy() if weights else None
-    return Trace(name, kind.specs(sizes, {"drawn": 1}).popitem()[1], recorded, sizes, kind, start)
+    return Trace(name, kind.specs(sizes, {"sampled_round": 1}).popitem()[1], recorded, sizes, kind, start)
 
 
 def _floats(frame: bytes) -> Floats | None:

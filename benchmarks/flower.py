@@ -24,7 +24,7 @@ from typing import Any
 
 from fedistill.config.toml import load
 from fedistill.experiment.run_folder import RunFolder
-from fedistill.experiment.runner import compare
+from fedistill.experiment.runner import run_experiment
 from fedistill.flower import local_trial
 
 RESULTS = Path(__file__).parent / "results" / "flower.json"
@@ -63,7 +63,7 @@ def main() -> None:
     experiment = load(EXAMPLE, sets)
     with tempfile.TemporaryDirectory() as folder:
         here = Clock()
-        compare(experiment, Path(folder) / "here", "benchmark", here)
+        run_experiment(experiment, Path(folder) / "here", "benchmark", here)
         seconds = {"in_process": round(here.median(), 3)}
         same = True
         for poll in POLLS:

@@ -21,7 +21,7 @@ import torch
 
 from fedistill import parse
 from fedistill.errors import Refusal
-from fedistill.experiment.results import describe_arm
+from fedistill.experiment.results import arm_json
 from fedistill.experiment.runner import prepare
 from fedistill.federation import local_executor
 from fedistill.federation.arm import start_run
@@ -114,7 +114,7 @@ def measure(task: str, wanted: dict[str, Any], seed: int) -> dict[str, Any]:
     with local_executor.start_executor(experiment, data) as executor:
         while run.round < arm.rounds:
             play_round(run, arm, executor)
-    outcome = describe_arm(arm, run, "done", None)
+    outcome = arm_json(arm, run, "done", None)
     views = [record.views for record in run.records]
     main_view = "server@global" if "server@global" in views[-1] else "client@global"
     return {

@@ -182,8 +182,8 @@ class Plain:
     """What one writes without a framework."""
 
     def __init__(self, task: Task) -> None:
-        self.clients = [(scaled(data.inputs), data.labels) for data in task.clients]
-        self.public = None if task.public is None else scaled(task.public.inputs)
+        self.clients = [(scaled(data.samples), data.labels) for data in task.clients]
+        self.public = None if task.public is None else scaled(task.public.samples)
         self.model = network()
         self.average = self.model.state_dict()
         # DS-FL: each client has its own model and optimiser.

@@ -17,7 +17,7 @@ import torch
 
 from fedistill import parse
 from fedistill.config.units import format_bytes
-from fedistill.experiment.results import describe_arm
+from fedistill.experiment.results import arm_json
 from fedistill.experiment.runner import prepare
 from fedistill.experiment.table import reached
 from fedistill.federation import local_executor
@@ -74,7 +74,7 @@ def measure(raw: dict[str, Any]) -> dict[str, Any]:
     with local_executor.start_executor(experiment, data) as executor:
         while run.round < arm.rounds:
             play_round(run, arm, executor)
-    described = describe_arm(arm, run, "done", None)
+    described = arm_json(arm, run, "done", None)
     sent = reached(described, "server@global", TARGET)
     accuracy = described["rounds"][-1]["views"]["server@global"]
     return {"accuracy": accuracy, "bytes": None if sent is None else sent[0], "total": run.ledger.total}

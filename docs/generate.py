@@ -26,7 +26,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from writing import made_by, table
 
-from fedistill.aggregation.labels import AGGREGATIONS, Aggregation
+from fedistill.aggregation.labels import Aggregation
+from fedistill.aggregation.registry import AGGREGATIONS
 from fedistill.communication.codecs import registry as codecs
 from fedistill.config.schema import Arm
 from fedistill.config.units import format_bytes

@@ -20,20 +20,12 @@ from typing import Any
 
 from fedistill.config.toml import load
 from fedistill.errors import FedistillError
-from fedistill.experiment.runner import compare
+from fedistill.experiment.runner import run_experiment
 from fedistill.federation.ledger import Ledger
+from helpers.watchers import Watcher
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-TIMES = ("seconds", "versions", "version", "command")
-
-
-class Silent:
-    """Watches a run and says nothing."""
-
-    def findings(self, findings: Any) -> None: ...
-    def arm(self, name: str, rounds: int, done: int) -> None: ...
-    def round(self, name: str, record: Any) -> None: ...
-    def failed(self, name: str, error: str) -> None: ...
+TIMES = ("seconds", "versions", "version", "hardware", "command")
 
 
 def digests(path: Path) -> str:
@@ -55,7 +47,7 @@ def digests(path: Path) -> str:
     try:
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "run"
-            results = compare(load(path, overrides), out, "golden", Silent())
+            results = run_experiment(load(path, overrides), out, "golden", Watcher())
             models = _files(out / "models")
             checkpoint = _files(out / "checkpoint")
     except FedistillError as error:

@@ -15,6 +15,7 @@ SOURCES = sorted(ROOT.rglob("*.py"))
 
 ROOMS = [
     "cli",
+    "testing",
     "flower",
     "experiment",
     "federation",

@@ -154,7 +154,7 @@ def test_odd_numbers() -> None:
 
 @pytest.mark.parametrize("key", ["a/b", "", 3, None])
 def test_odd_keys_are_refused(key: Any) -> None:
-    with pytest.raises(TypeError, match=r"state key .* must be a text without '/'"):
+    with pytest.raises(TypeError, match=r"state key .* must be a non-empty string without '/'"):
         encode_state({"x": {key: 1}})
 
 

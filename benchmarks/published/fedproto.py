@@ -146,7 +146,7 @@ def measure(arm: Any, run: Any) -> dict[str, Any]:
     for client in range(CLIENTS):
         held = shares[client] > 0
         mine = held[test.labels]
-        inputs, labels = test.inputs[mine], test.labels[mine]
+        inputs, labels = test.samples[mine], test.labels[mine]
         site = arm.client(client, 0)
         weights = run.server.get("model")
         if weights is None:
@@ -154,7 +154,7 @@ def measure(arm: Any, run: Any) -> dict[str, Any]:
         split = Split(site.load(weights), site.model, site.signature)
         own.append(by_class(predict(split, inputs, 10_000).argmax(dim=1), labels, shares[client]))
         if "prototypes" in run.server:
-            distances = torch.cdist(split.features, run.server["prototypes"])
+            distances = torch.cdist(split.features, run.server.prototypes)
             distances[:, ~held] = torch.inf
             nearest.append(by_class(distances.argmin(dim=1), labels, shares[client]))
     figures = {"own": spread(own)}

@@ -78,14 +78,14 @@ def setting(task: str, partition: dict[str, Any], rounds: int, seed: int) -> dic
 def play(experiment: Any, folder: Path, name: str) -> dict[str, Any]:
     """Run from the start, or go on from where an earlier run in the folder got to."""
     from fedistill.config.toml import to_toml
-    from fedistill.experiment.runner import compare, resume
+    from fedistill.experiment.runner import resume_experiment, run_experiment
 
     asked = folder / "experiment.toml"
     if not asked.exists():
-        return compare(experiment, folder, name, Lines(name))
+        return run_experiment(experiment, folder, name, Lines(name))
     # Nothing in a round depends on how many are to follow.
     asked.write_text(to_toml(experiment))
-    return resume(folder, Lines(name))
+    return resume_experiment(folder, Lines(name))
 
 
 class Lines:

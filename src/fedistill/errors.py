@@ -1,30 +1,31 @@
-"""Errors, classed by what the reader of the message can do about them."""
+"""Errors, grouped by what the reader of the message can do about them."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class FedistillError(Exception):
-    """Anything that ends in one clear message; never shown with a traceback."""
+    """Base class of errors that end in one clear message and are never shown with a traceback."""
 
 
 class ExperimentError(FedistillError):
-    """The experiment file, the command line or the data they name must be mended (exit status 2)."""
+    """The experiment file, the command line or the data they name must be fixed (exit status 2)."""
 
 
 class Refusal(ExperimentError):
-    """A method cannot do what the experiment asks of it; said before round 1 (exit status 2)."""
+    """A method cannot do what the experiment asks of it; raised before round 1 (exit status 2)."""
 
 
 class FrameError(FedistillError):
-    """Bytes from the other side are not the frame that was expected."""
+    """Bytes from the other side are not the expected frame."""
 
 
 class TrainingError(FedistillError):
-    """Training went wrong in one place (NaN, a crash in a model); the arm stops, others go on.
+    """Training failed in one place (NaN, a crash in a model); its arm stops, the others continue.
 
     Attributes:
-        place: the round and the client, or the server, where it went wrong; empty while unknown.
+        what: the reason.
+        place: the round and the client, or the server, where it failed; empty while unknown.
     """
 
     def __init__(self, what: str, place: str = "") -> None:
@@ -40,6 +41,6 @@ class RuntimeFailure(FedistillError):
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """Return ``" Did you mean 'x'?"`` for the known word nearest to ``word``, or an empty text."""
+    """Return ``" Did you mean 'x'?"`` for the known word nearest to ``word``, or an empty string."""
     match = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f" Did you mean {match[0]!r}?" if match else ""

@@ -1,8 +1,8 @@
-"""Named random streams: what is drawn depends on the name alone, never on what was drawn before.
+"""Named random streams: what is drawn depends on the name alone, never on earlier draws.
 
-A stream is named by the run's seed, a purpose, a client and a round. Streams are made afresh where
-they are used, so nothing of them has to be saved: a resumed run, a worker process and a serial loop
-draw the same numbers.
+A stream is named by the run's seed, a purpose, a client and a round. Streams are created where they are
+used, so none of their state has to be saved: a resumed run, a worker process and a serial loop draw the
+same numbers.
 """
 
 import hashlib
@@ -13,11 +13,11 @@ import numpy as np
 import torch
 
 SERVER = -1
-"""The client number that stands for the server in a stream's name."""
+"""The client number that stands for the server in the name of a stream."""
 
 
 def derive(seed: int, purpose: str, client: int = SERVER, round: int = 0) -> int:
-    """Return the stream's own seed, an integer in ``[0, 2**63)``.
+    """Return the seed of the named stream, an integer in ``[0, 2**63)``.
 
     Examples:
         >>> derive(0, "private", client=3, round=1) == derive(0, "private", client=3, round=1)
@@ -52,9 +52,9 @@ def numpy_stream(seed: int, purpose: str, client: int = SERVER, round: int = 0) 
 def scoped(seed: int, purpose: str, client: int = SERVER, round: int = 0) -> Iterator[None]:
     """Run torch code that knows only the global generator (layer init, dropout) on a named stream.
 
-    The global generator's state is put back on leaving, so the caller's own draws are untouched.
+    The state of the global generator is restored on leaving, so the caller's own draws are unaffected.
     """
-    # `torch.manual_seed` formats three stack traces for devices that are not there; a millisecond each.
+    # `torch.manual_seed` would also format three stack traces for absent devices, a millisecond each.
     generator = torch.default_generator
     before = generator.get_state()
     generator.manual_seed(derive(seed, purpose, client, round))

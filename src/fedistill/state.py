@@ -1,14 +1,18 @@
-"""State as plain data, and the one way in which it is saved: safetensors, without pickle.
+"""State as plain data, and the only way in which it is saved: safetensors, without pickle.
 
-A state is a dictionary, nested as deep as one likes, whose leaves are tensors, numbers, texts, truth
-values, None, or lists of those without tensors. A client's state, a server's state and a checkpoint are
-such dictionaries; what crosses to a worker process and what lies on disk are the same bytes.
+A state is a dictionary, nested to any depth, whose leaves are tensors, numbers, texts, truth values, None, or
+lists of those without tensors. What a method keeps is a dataclass (`to_plain`, `from_plain`), which is such a
+dictionary of its fields. What crosses to a worker process and what lies on disk are the same bytes.
 """
 
 import json
 import os
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import torch
 from safetensors import SafetensorError
@@ -17,21 +21,22 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 State = dict[str, Any]
+T = TypeVar("T")
 _SEPARATOR = "/"
 _META = "state"
 
 
-def encode_state(state: State) -> bytes:
-    """Return the bytes of a state; equal states give equal bytes."""
+def encode_state(state: Any) -> bytes:
+    """Return the bytes of a state, a dictionary or a dataclass; equal states have equal bytes."""
     tensors: dict[str, Tensor] = {}
-    plain: dict[str, Any] = {}
-    _flatten(state, "", tensors, plain)
+    plain: State = {}
+    _flatten(to_plain(state) if is_dataclass(state) else state, "", tensors, plain)
     meta = {_META: json.dumps(plain, sort_keys=True)}
     return bytes(save_tensors({name: tensors[name] for name in sorted(tensors)}, meta))
 
 
 def decode_state(data: bytes) -> State:
-    """Read the bytes of a state.
+    """Return the state that bytes hold, its keys sorted at every depth.
 
     Raises:
         ValueError: the bytes are not those of a state.
@@ -53,16 +58,16 @@ def decode_state(data: bytes) -> State:
 
 
 def ordered(state: State) -> State:
-    """Return the state with its keys in order at every depth, as `load` gives it.
+    """Return the state with its keys sorted at every depth, as `decode_state` does.
 
-    A method may go over the keys of its state, and what it adds up then must not depend on whether the
-    state was kept in memory or came from disk.
+    A method may iterate over its state, and the sums that it forms must not depend on whether the state
+    stayed in memory or came from disk.
     """
     return {key: ordered(value) if isinstance(value, dict) else value for key, value in sorted(state.items())}
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all: a reader, or a crash, never meets half of it."""
+    """Write a file completely or not at all: no reader, and no crash, ever finds half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     with part.open("wb") as file:
@@ -72,10 +77,10 @@ def write_file(path: Path, data: bytes) -> None:
     part.replace(path)
 
 
-def _flatten(state: State, prefix: str, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
+def _flatten(state: State, prefix: str, tensors: dict[str, Tensor], plain: State) -> None:
     for key, value in state.items():
         if not isinstance(key, str) or _SEPARATOR in key or not key:
-            raise TypeError(f"state key {key!r} must be a text without {_SEPARATOR!r}")
+            raise TypeError(f"state key {key!r} must be a non-empty string without {_SEPARATOR!r}")
         name = prefix + key
         if isinstance(value, Tensor):
             tensors[name] = torch.empty_like(value, memory_format=torch.contiguous_format).copy_(
@@ -87,3 +92,52 @@ def _flatten(state: State, prefix: str, tensors: dict[str, Tensor], plain: dict[
             plain[name] = value
         else:
             raise TypeError(f"state value {name} is a {type(value).__name__}, not plain data")
+
+
+def to_plain(value: Any) -> Any:
+    """Return a dataclass as a dictionary of its fields, at every depth; anything else as it is.
+
+    Keys of dictionaries become texts; fields that are None are left out.
+    """
+    if is_dataclass(value) and not isinstance(value, type):
+        content = {field.name: getattr(value, field.name) for field in fields(value)}
+        return {name: to_plain(inner) for name, inner in content.items() if inner is not None}
+    if isinstance(value, Mapping):
+        return {str(key): to_plain(inner) for key, inner in value.items()}
+    return list(value) if isinstance(value, tuple) else value
+
+
+def from_plain(kind: type[T], plain: State) -> T:
+    """The inverse of `to_plain`; dictionaries come back in the order of their keys.
+
+    Raises:
+        ValueError: the dictionary has other fields than the dataclass ``kind``.
+    """
+    hints = _hints(kind)  # type: ignore[arg-type]  # mypy: a type is hashable
+    unknown = sorted(plain.keys() - hints.keys())
+    if unknown:
+        raise ValueError(f"{kind.__name__} has no field {', '.join(unknown)}")
+    try:
+        return kind(**{name: _restored(hints[name], value) for name, value in plain.items()})
+    except TypeError as error:
+        raise ValueError(f"not a saved {kind.__name__}: {error}") from None
+
+
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    if not is_dataclass(kind):
+        raise TypeError(f"{kind.__name__} is not a dataclass, so it cannot be a state")
+    return get_type_hints(kind)
+
+
+def _restored(hint: Any, value: Any) -> Any:
+    """A value as its annotation has it: nested dataclasses, dictionaries with numbers as keys, tuples."""
+    if get_origin(hint) in (Union, UnionType):
+        inner = [one for one in get_args(hint) if one is not NoneType]
+        return None if value is None else _restored(inner[0], value)
+    if isinstance(hint, type) and is_dataclass(hint):
+        return from_plain(hint, value)
+    if get_origin(hint) is dict:
+        key, inner = get_args(hint)
+        return {name: _restored(inner, value[str(name)]) for name in sorted(map(key, value))}
+    return tuple(value) if get_origin(hint) is tuple else value

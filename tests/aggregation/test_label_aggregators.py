@@ -12,16 +12,16 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from fedistill import parse
-from fedistill.aggregation.functional import confidences, dawid_skene
-from fedistill.aggregation.labels import AGGREGATIONS, AnyAggregation
+from fedistill.aggregation.functional import Answers, confidences, dawid_skene
+from fedistill.aggregation.labels import Aggregation, Combined, ExchangeInfo
+from fedistill.aggregation.registry import AGGREGATIONS, AnyAggregation
 from fedistill.config.schema import Sampling, Section
 from fedistill.config.toml import to_toml
 from fedistill.errors import ExperimentError
 from fedistill.experiment.runner import prepare
-from fedistill.federation.arm import resolve_arm, start_run
-from fedistill.federation.local_executor import SerialExecutor
-from fedistill.federation.round import play_round
+from fedistill.federation.arm import resolve_arm
 from fedistill.methods.registry import create_method
+from helpers.runs import run_serially
 
 CLASSES = 4
 every = pytest.mark.parametrize("name", AGGREGATIONS)
@@ -36,9 +36,9 @@ def draws(seed: int = 0) -> torch.Generator:
 
 
 def pooled(wanted: Any, rows: list[Tensor] | Tensor, before: Tensor | None = None) -> Tensor:
-    found = Holder(aggregation=wanted).aggregation.aggregate(rows, draws(), before)
+    found = Holder(aggregation=wanted).aggregation.aggregate(enumerate(rows), draws(), before)
     assert found is not None
-    return found
+    return found.labels
 
 
 @st.composite
@@ -116,9 +116,77 @@ def test_replies_without_samples_are_no_error(name: str) -> None:
 @every
 def test_replies_may_come_one_at_a_time(name: str) -> None:
     rows = torch.rand(5, 3, CLASSES, generator=draws(1)).softmax(dim=2)
-    lazily = Holder(aggregation=name).aggregation.aggregate(iter(rows), draws())
+    lazily = Holder(aggregation=name).aggregation.aggregate(enumerate(iter(rows)), draws())
     assert lazily is not None
-    assert torch.equal(lazily, pooled(name, rows))
+    assert torch.equal(lazily.labels, pooled(name, rows))
+
+
+# --- who is trusted, and what is kept ---
+
+
+@every
+def test_trust_is_shared_out_among_the_clients_that_replied(name: str) -> None:
+    rows = torch.rand(3, 5, CLASSES, generator=draws(2)).softmax(dim=2)
+    found = Holder(aggregation=name).aggregation.aggregate(zip((2, 5, 9), rows, strict=True), draws())
+    assert found is not None
+    assert list(found.trust) == [2, 5, 9]
+    assert sum(found.trust.values()) == pytest.approx(1)
+    assert min(found.trust.values()) >= 0
+
+
+def test_who_answers_more_samples_is_trusted_with_more_of_the_mean() -> None:
+    """Client 4 answers one sample of three, client 7 all of them: 1/4 and 3/4."""
+    sure = torch.eye(3)
+    rows = [(4, sure * torch.tensor([[1.0], [0.0], [0.0]])), (7, sure)]
+    found = Holder(aggregation="mean").aggregation.aggregate(rows, draws())
+    assert found is not None
+    assert found.trust == {4: 0.25, 7: 0.75}
+
+
+def test_confidence_trusts_by_how_sure_a_client_is() -> None:
+    """By the greatest probability of two classes: 0.75 is half sure, 1 is sure, so 1/3 and 2/3."""
+    rows = [(0, torch.tensor([[0.75, 0.25]])), (1, torch.tensor([[0.0, 1.0]]))]
+    wanted = {"name": "confidence", "measure": "max"}
+    found = Holder(aggregation=wanted).aggregation.aggregate(rows, draws())
+    assert found is not None
+    assert found.trust[0] == pytest.approx(1 / 3, abs=1e-5)
+
+
+def test_dawid_skene_trusts_a_client_that_disagrees_with_all_least() -> None:
+    classes = torch.randint(CLASSES, (60,), generator=draws(3))
+    honest = one_hot(classes, CLASSES).float()
+    liar = one_hot((classes + 1) % CLASSES, CLASSES).float()
+    rows = [(0, honest), (1, honest), (2, honest), (3, liar)]
+    found = Holder(aggregation="dawid-skene").aggregation.aggregate(rows, draws())
+    assert found is not None
+    assert found.trust[3] < 0.01
+    assert found.trust[0] == pytest.approx(1 / 3, abs=0.01)
+
+
+class Smoothed(Aggregation):
+    """The mean over clients, averaged with what it was before: a state over rounds."""
+
+    name: str = "smoothed"
+
+    def combine(self, answers: Answers, exchange: ExchangeInfo) -> Combined | None:
+        rows = [one for one, _ in answers]
+        if not rows:
+            return None
+        now = torch.stack(rows).mean(dim=0)
+        held = exchange.state.get("mean")
+        labels = now if held is None else (now + held) / 2
+        return Combined(labels, state={"mean": labels, "clients": list(exchange.clients)})
+
+
+def test_what_an_aggregator_keeps_comes_back_to_it() -> None:
+    smoothed = Smoothed()
+    first = smoothed.aggregate([(3, torch.tensor([[1.0, 0.0]]))], draws())
+    assert first is not None
+    assert first.state["clients"] == [3]
+    again = smoothed.aggregate([(1, torch.tensor([[0.0, 1.0]]))], draws(), state=first.state)
+    assert again is not None
+    assert again.labels.tolist() == [[0.5, 0.5]]
+    assert again.state["clients"] == [1]
 
 
 # --- samples without an answer ---
@@ -442,17 +510,14 @@ def test_every_method_pools_by_it_with_one_hot_rows_and_lost_replies(method: str
     wanted = experiment(method, aggregation=name, **codec).model_copy(
         update={"rounds": 3, "sampling": Sampling(fraction=0.67, dropout=0.4)}
     )
-    task, (arm,) = prepare(wanted)
-    run = start_run(arm)
-    with SerialExecutor(wanted, task) as executor:
-        while run.round < 3:
-            play_round(run, arm, executor)
+    _, (arm,) = prepare(wanted)
+    run = run_serially(wanted, arm)
     assert any(record.dropped for record in run.records)
     if method == "fedgems":  # keeps no labels, but what it has learned from them
-        assert run.server["taught"]
-        assert run.server["model"].isfinite().all()
+        assert run.server.taught
+        assert run.server.model.weights.isfinite().all()
         return
-    labels = run.server["cache" if method == "scarlet" else "labels"]
+    labels = run.server.cache if method == "scarlet" else run.server.labels
     held = labels[labels.sum(dim=1) > 0]
     torch.testing.assert_close(held.sum(dim=1), torch.ones(len(held)))
     if method == "voting":

@@ -3,7 +3,7 @@
 A seed names a *group*: a codec, what both sides know, and some cases, each a byte string for one of the
 readers. `check` runs a group; what goes wrong is a `Failure` that names the seed and the bytes::
 
-    python tests/wire/fuzzing.py --cases 1000000 --seed 7
+    python tests/communication/fuzzing.py --cases 1000000 --seed 7
 
 Held of each case: the outcome is a value of the right shape with finite numbers, or `FrameError`; it comes
 within `PATIENCE` seconds; what was read leaves a memory that the next messages can be read and written
@@ -25,12 +25,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from communication_helpers import Described, WithBackbone
 from pydantic import ValidationError
 from rich.progress import track
 
-from fedistill.communication.codecs.base import Codec, Decoded, Sender
+from fedistill.communication.codecs.base import Codec, Decoded
 from fedistill.communication.codecs.registry import CODECS
-from fedistill.communication.kinds import Kind
+from fedistill.communication.kinds import CUSTOM, Kind
 from fedistill.communication.messages.base import Message, MessageContext, contents
 from fedistill.communication.messages.classwise import ClassOutputs, Prototypes, WeightsAndOutputs
 from fedistill.communication.messages.labels import (
@@ -48,9 +49,10 @@ from fedistill.communication.protocol.endpoints import ClientEndpoint, ServerEnd
 from fedistill.communication.protocol.frame import EVERYONE, StateId
 from fedistill.communication.protocol.message_coder import MessageCoder
 from fedistill.communication.protocol.shared_state import SharedState
-from fedistill.communication.tensor_specs import Content, Floats, SharedKnowledge, TensorSpec
+from fedistill.communication.tensor_specs import TensorSpec
 from fedistill.errors import FrameError
 from fedistill.state import decode_state, encode_state
+from fedistill.testing.samples import damaged, elsewhere, fault_of, known_of, sender_of, spec_of, values_of
 
 PATIENCE = 20
 """Seconds; no case takes a hundredth of it on any machine, so that only a hang is found."""
@@ -195,99 +197,6 @@ def settings_of(random: Random, kind: type[Codec]) -> Codec:
         return kind(kind.Settings())
 
 
-def spec_of(random: Random, content: Content) -> TensorSpec:
-    """A tensor of up to a few thousand numbers, or of none."""
-    if content is Content.WEIGHTS:
-        parts = tuple(
-            tuple(random.choice((0, 1, 2, 5, 9, 16)) for _ in range(random.randrange(1, 4)))
-            for _ in range(random.randrange(4))
-        )
-        count = sum(int(np.prod(shape)) for shape in parts) if parts else random.choice((0, 1, 7, 500))
-        return TensorSpec(content, (count,), parts)
-    classes = random.choice((2, 3, 10, 10, 10, 64, 65, 100, 1000))
-    count = random.choice((0, 1, 2, 30, 30, 130)) if classes < 100 else random.choice((0, 1, 5))
-    if random.random() < 0.4:
-        return TensorSpec(content, (count, classes))
-    population = count + random.choice((0, 1, 50))
-    rows = np.array(sorted(random.sample(range(population), count)), np.int64)
-    return TensorSpec(content, (count, classes), rows=rows, population=population)
-
-
-def elsewhere(random: Random, spec: TensorSpec) -> TensorSpec:
-    """Another message of the same kind: as many other rows of the same public set."""
-    if spec.rows is None:
-        return spec
-    rows = np.array(sorted(random.sample(range(spec.population), spec.shape[0])), np.int64)
-    return replace(spec, rows=rows)
-
-
-def values_of(random: Random, spec: TensorSpec) -> Floats:
-    """Numbers that a sender might have: of many sizes, peaked or flat, all equal or all zero."""
-    numbers = np.random.default_rng(random.getrandbits(64))
-    scale = np.float32(random.choice((0, 1e-30, 1e-3, 1, 1, 1, 30, 1e30)))
-    noise = numbers.standard_normal(spec.shape).astype(np.float32)
-    if spec.content is not Content.PROBS:
-        return noise * scale
-    logits = noise * min(scale, np.float32(50))
-    whole = np.exp(logits - logits.max(axis=1, keepdims=True, initial=-np.inf))
-    return typing.cast(Floats, (whole / whole.sum(axis=1, keepdims=True)).astype(np.float32))
-
-
-def known_of(random: Random, codec: Codec, spec: TensorSpec, messages: int) -> SharedKnowledge:
-    """What is known after so many messages."""
-    known = _beside(random, codec, spec)
-    for _ in range(messages):
-        before = elsewhere(random, spec)
-        encoded = codec.encode(values_of(random, before), before, known, sender_of(random))
-        known = replace(_beside(random, codec, spec), memory=encoded.memory)
-    return known
-
-
-def _beside(random: Random, codec: Codec, spec: TensorSpec) -> SharedKnowledge:
-    """All but the memory."""
-    reference, other_labels = None, None
-    if codec.relative and spec.content is Content.WEIGHTS and random.random() < 0.8:
-        reference = values_of(random, spec)
-    if spec.rows is not None and random.random() < 0.7:
-        other_labels = np.array([random.randrange(-1, spec.shape[1]) for _ in range(spec.shape[0])], np.int64)
-    return SharedKnowledge(reference=reference, other_labels=other_labels)
-
-
-def sender_of(random: Random) -> Sender:
-    return Sender(random=np.random.default_rng(random.getrandbits(64)))
-
-
-# Bytes
-
-
-def damaged(random: Random, valid: bytes, others: list[bytes]) -> bytes:
-    """Bytes that have something of a valid string, or nothing."""
-    size = random.choice((len(valid), random.randrange(2 * len(valid) + 8)))
-    other = random.choice(others)
-    cut = random.randrange(len(valid) + 1)
-    return random.choice(
-        (
-            lambda: random.randbytes(size),
-            lambda: valid[:cut],
-            lambda: flipped(random, valid, random.randrange(1, 9)),
-            lambda: flipped(random, valid[: random.randrange(1, 5)], 1) + valid[random.randrange(1, 5) :],
-            lambda: valid[:cut] + other[cut:],
-            lambda: valid[:cut] + other[random.randrange(len(other) + 1) :],
-            lambda: valid[:cut] + random.randbytes(len(valid) - cut),
-            lambda: valid + random.randbytes(random.randrange(1, 9)),
-            lambda: valid[:cut] + random.choice((b"\0", b"\xff")) * (len(valid) - cut),
-            lambda: other,
-        )
-    )()
-
-
-def flipped(random: Random, data: bytes, bits: int) -> bytes:
-    changed = bytearray(data)
-    for _ in range(bits if data else 0):
-        changed[random.randrange(len(data))] ^= 1 << random.randrange(8)
-    return bytes(changed)
-
-
 # Codecs alone
 
 
@@ -312,14 +221,14 @@ def _codec_cases(random: Random, name: str) -> Iterator[Case]:
 
     def read(data: bytes) -> None:
         came = codec.decode(data, spec, known)
-        _whole(came, spec)
+        _require_whole(came, spec)
         # Memory that a stranger has written must serve for the messages that follow.
         after = elsewhere(random, spec)
         held = replace(known, memory=came.memory)
         with _must_not_fail("the message after it"):
             written = codec.encode(values_of(random, after), after, held, sender_of(random))
             again = codec.decode(written.payload, after, held)
-        _whole(again, after)
+        _require_whole(again, after)
         if encode_state(again.memory) != encode_state(written.memory):
             raise Failure("the two sides remember different things")
 
@@ -328,14 +237,10 @@ def _codec_cases(random: Random, name: str) -> Iterator[Case]:
         yield Case(name, "codec", damaged(random, valid, others), read, expected)
 
 
-def _whole(came: Decoded, spec: TensorSpec) -> None:
-    if came.values.dtype != np.float32 or came.values.shape != spec.shape:
-        raise Failure(f"{came.values.dtype} {came.values.shape} is not float32 {spec.shape}")
-    if not np.isfinite(came.values).all():
-        raise Failure("a number is not finite")
-    if not came.values.flags.writeable:
-        raise Failure("the numbers cannot be changed, which torch warns of")
-    encode_state(came.memory)  # refuses what is not plain data
+def _require_whole(came: Decoded, spec: TensorSpec) -> None:
+    fault = fault_of(came, spec)
+    if fault:
+        raise Failure(fault)
 
 
 # Frames, exchanges and the two ends
@@ -353,6 +258,8 @@ _PAIRS: tuple[tuple[type[Message], type[Message]], ...] = (
     (CountedWeights, GeneratorWeights),
     (ChosenLabels, ChosenLabels),
     (PrivateOutputs, PrivateLogits),
+    (Described, Described),
+    (WithBackbone, WithBackbone),
 )
 _ROUND, _CLIENT, _POPULATION = 5, 3, 40
 
@@ -371,7 +278,7 @@ def sizes_of(random: Random) -> MessageContext:
         samples=samples,
         parts=((6, 8), (6,)),
         population=_POPULATION,
-        drawn=lambda round: np.sort(shuffles[round][:samples]),
+        sampled=lambda round: np.sort(shuffles[round][:samples]),
         since=since,
         width=5,
         generator=((3, 4), (4,)),
@@ -381,7 +288,7 @@ def sizes_of(random: Random) -> MessageContext:
 
 def message_of(random: Random, kind: type[Message], sizes: MessageContext, round: int) -> Message:
     """What a sender might send in this round."""
-    numbers = {name: round if name in ("drawn", "turn") else 100 for name in kind.number_names()}
+    numbers = {name: round if name in ("sampled_round", "turn") else 100 for name in kind.number_names()}
     if kind is Prototypes:
         numbers["present"] = random.randrange(sizes.classes + 1)
     if kind is ChosenLabels:
@@ -395,7 +302,9 @@ def message_of(random: Random, kind: type[Message], sizes: MessageContext, round
     }
     for name, spec in kind.specs(sizes, {**numbers, **integer_arrays, "held": 0}).items():
         whole = replace(spec, shape=(sizes.population, spec.shape[1])) if kind.caches else spec
-        fields[name] = torch.from_numpy(values_of(random, whole))
+        # What is sent once is one of two values, so that it is as held in some frames and not in others.
+        seeded = Random(random.randrange(2)) if name in kind.once else random
+        fields[name] = torch.from_numpy(values_of(seeded, whole))
     return kind(**fields)
 
 
@@ -411,7 +320,7 @@ def _end_cases(random: Random, names: tuple[str, ...]) -> Iterator[Case]:
         fitting = [CODECS[name] for name in names if fits(CODECS[name], kind)] or [CODECS["fp32"]]
         chosen = first if fits(first, kind) and random.random() < 0.7 else random.choice(fitting)
         ways.append(settings_of(random, chosen))
-    coder = MessageCoder(ways[0], ways[1], seed=0, caches=down.caches)
+    coder = MessageCoder(ways[0], ways[1], seed=0, messages=(up, down))
     sizes = sizes_of(random)
     start = coder.start(torch.zeros(sizes.parameters) if down is Weights else None)
     memory, kept = start, {}
@@ -445,9 +354,7 @@ def _last_exchange(
     client.receive(down, to_client, sizes)
     to_server = client.reply(message_of(random, up, sizes, _ROUND), sizes)
 
-    came = coder.read(
-        "down", down, frames.decode(to_client).sections, sizes, memory, sent=None, round=_ROUND
-    )
+    came = coder.read("down", down, frames.decode(to_client).sections, sizes, memory, sent=None, round=_ROUND)
 
     def at_server(data: bytes) -> None:
         server.shared_states[_CLIENT] = memory
@@ -470,7 +377,7 @@ def _last_exchange(
 
     def in_exchange(data: bytes) -> None:
         sections = frames.decode(data).sections
-        read = coder.read("up", up, sections, sizes, came.memory, sent=came.weights, round=_ROUND)
+        read = coder.read("up", up, sections, sizes, came.shared, sent=came.weights, round=_ROUND)
         _read_whole(read.message, sizes)
 
     expected = sizes.parameters + 10 * _POPULATION * sizes.classes
@@ -521,7 +428,7 @@ def _damaged_frame(random: Random, valid: bytes, other: bytes) -> bytes:
     if random.random() < 0.1:
         sections = random.choice((sections[:-1], [*sections, b"\0"], sections[::-1]))
     strange = {
-        "kind": lambda: random.choice(list(Kind)),
+        "kind": lambda: random.choice((*Kind, *CUSTOM)),
         "round": lambda: random.choice((0, 1, _ROUND + 1, 2**62)),
         "peer": lambda: random.choice((EVERYONE, 1, 2**62)),
         "state_id": lambda: random.choice((None, StateId(random.randrange(4), random.randbytes(4)))),

@@ -133,7 +133,7 @@ def test_titles_and_tables_by_hand() -> None:
 
 
 FORMS = "write a name, { name = NAME, SETTING = VALUE }, or { up = CODEC, down = CODEC }"
-NAMES = "fp32, fp16, toy"
+NAMES = "fp32, fp16, toy or module:Class"
 MISTAKES: dict[str, tuple[Any, str]] = {
     "name": ("pf16", f"codec 'pf16' is not one of {NAMES}. Did you mean 'fp16'?"),
     "far name": ("zip", f"codec 'zip' is not one of {NAMES}."),

@@ -1,23 +1,30 @@
 """The two ends of a link, under all that can go wrong between them."""
 
-from collections import Counter
-from collections.abc import Hashable
-from dataclasses import dataclass, field, replace
-from enum import Enum
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from communication_helpers import (
+    SIZES,
+    Changes,
+    Described,
+    Halving,
+    Plain,
+    WithBackbone,
+    Witness,
+    digests,
+    message,
+)
+from communication_world import Fate, Talk, World, world
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
 from fedistill import parse
-from fedistill.communication.codecs.base import Codec, Decoded, Encoded, NoSettings, Sender
+from fedistill.communication.codecs.base import Encoded, Sender
 from fedistill.communication.codecs.registry import CODECS, create_codec
 from fedistill.communication.kinds import Kind
-from fedistill.communication.messages.base import Message, MessageContext, contents
+from fedistill.communication.messages.base import Message, contents
 from fedistill.communication.messages.classwise import ClassOutputs
 from fedistill.communication.messages.labels import ChosenLabels, DueLabels, FreshLabels, SoftLabels
 from fedistill.communication.messages.weights import TrainedWeights, Weights
@@ -28,9 +35,7 @@ from fedistill.communication.protocol.message_coder import MessageCoder
 from fedistill.communication.protocol.shared_state import (
     EMPTY,
     SharedState,
-    StatePart,
     dump_states,
-    load_states,
 )
 from fedistill.communication.tensor_specs import Content, Floats, SharedKnowledge, TensorSpec
 from fedistill.errors import FrameError
@@ -42,180 +47,6 @@ from fedistill.federation.round import play_round
 from fedistill.state import State, decode_state, encode_state
 
 CLIENTS = 3
-POPULATION = 12
-
-
-def _since(held: int, turn: int) -> Any:
-    """A label comes in turns 1, 2, 3, 4, 1, 2, … of the sample's place, once."""
-    turns = np.arange(POPULATION) % 4 + 1
-    return np.flatnonzero((turns > held) & (turns <= turn))
-
-
-SIZES = MessageContext(
-    classes=3,
-    parameters=10,
-    samples=5,
-    parts=((2, 4), (2,)),
-    population=POPULATION,
-    drawn=lambda round: (np.arange(5) * 2 + round) % POPULATION,
-    since=_since,
-    width=6,
-    generator=((2, 3), (4,)),
-    private=4,
-)
-
-
-# Toy codecs
-
-
-class Toy(Codec):
-    """A codec without settings, that counts what it codes."""
-
-    lossiness = "nothing"
-
-    def __init__(self) -> None:
-        super().__init__(NoSettings())
-        self.coded = 0
-
-
-class Plain(Toy):
-    """fp32 that counts its messages."""
-
-    name = "plain"
-
-    def encode(self, values: Floats, spec: TensorSpec, known: SharedKnowledge, sender: Sender) -> Encoded:
-        self.coded += 1
-        return create_codec("fp32").encode(values, spec, known, sender)
-
-    def decode(self, payload: bytes, spec: TensorSpec, known: SharedKnowledge) -> Decoded:
-        return create_codec("fp32").decode(payload, spec, known)
-
-
-class Witness(Toy):
-    """Writes numbers as they are, behind a digest of all that it knows; refuses another's knowledge."""
-
-    name = "witness"
-    remembers = True
-    relative = True
-
-    def encode(self, values: Floats, spec: TensorSpec, known: SharedKnowledge, sender: Sender) -> Encoded:
-        self.coded += 1
-        return Encoded(knowledge(known) + values.tobytes(), self._after(values, known))
-
-    def decode(self, payload: bytes, spec: TensorSpec, known: SharedKnowledge) -> Decoded:
-        if payload[:4] != knowledge(known):
-            raise FrameError("OUT OF STEP")
-        values = np.frombuffer(payload[4:], np.float32).copy().reshape(spec.shape)
-        return Decoded(values, self._after(values, known))
-
-    def _after(self, values: Floats, known: SharedKnowledge) -> State:
-        if not self.remembers:
-            return {}
-        return {"messages": known.memory.get("messages", 0) + 1, "last": torch.from_numpy(values.copy())}
-
-
-class Changes(Toy):
-    """Writes how the bits of the numbers differ from those of the last message; counts messages."""
-
-    name = "changes"
-    remembers = True
-
-    def encode(self, values: Floats, spec: TensorSpec, known: SharedKnowledge, sender: Sender) -> Encoded:
-        self.coded += 1
-        bits = values.view(np.int32) ^ self._last(spec, known)
-        return Encoded(bits.tobytes(), self._after(values, known))
-
-    def decode(self, payload: bytes, spec: TensorSpec, known: SharedKnowledge) -> Decoded:
-        bits = np.frombuffer(payload, np.int32).reshape(spec.shape)
-        values = (bits ^ self._last(spec, known)).view(np.float32)
-        return Decoded(values, self._after(values, known))
-
-    @staticmethod
-    def _last(spec: TensorSpec, known: SharedKnowledge) -> Any:
-        if not known.memory or known.memory["last"].shape != spec.shape:
-            return np.zeros(spec.shape, np.int32)
-        return known.memory["last"].numpy().view(np.int32)
-
-    @staticmethod
-    def _after(values: Floats, known: SharedKnowledge) -> State:
-        return {"messages": known.memory.get("messages", 0) + 1, "last": torch.from_numpy(values.copy())}
-
-
-class Halving(Toy):
-    """Relative, with feedback: sends half of the way from the reference, and keeps the rest for later.
-
-    What it kept is written down, so that a test can see what it had: ``seen``, by client and round.
-    """
-
-    name = "halving"
-    lossiness = "half of the way"
-    codes = frozenset({Content.WEIGHTS})
-    relative = True
-    keeps = True
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: list[State | None] = []
-
-    def encode(self, values: Floats, spec: TensorSpec, known: SharedKnowledge, sender: Sender) -> Encoded:
-        self.seen.append(sender.own)
-        own = {"messages": [*(sender.own or {}).get("messages", []), float(values[0])]}
-        way = values - (0 if known.reference is None else known.reference)
-        return Encoded((way / 2).astype(np.float32).tobytes(), own={} if sender.own is None else own)
-
-    def decode(self, payload: bytes, spec: TensorSpec, known: SharedKnowledge) -> Decoded:
-        half = np.frombuffer(payload, np.float32)
-        return Decoded(half + (np.float32(0) if known.reference is None else known.reference))
-
-
-def knowledge(known: SharedKnowledge) -> bytes:
-    """4 bytes of all that both sides know."""
-    state: State = {"memory": known.memory}
-    for name, array in (("reference", known.reference), ("told", known.other_labels)):
-        if array is not None:
-            state[name] = torch.from_numpy(np.ascontiguousarray(array))
-    return StatePart(state).digest[:4]
-
-
-# A world of a server and some clients
-
-
-class Fate(Enum):
-    """What becomes of a client in a round."""
-
-    WHOLE = "takes part"
-    ABSENT = "is not asked"
-    NOT_REACHED = "the frame down is lost"
-    REPLY_LOST = "the frame up is lost"
-    CRASHED = "the frame up arrives, but the client's new state is not saved"
-    CRASHED_AND_LOST = "neither arrives nor is saved"
-    FORGOT = "has lost its state before the round"
-    FORGOT_AND_LOST = "has lost its state before the round, and the frame up is lost"
-
-    @property
-    def reached(self) -> bool:
-        return self not in (Fate.ABSENT, Fate.NOT_REACHED)
-
-    @property
-    def forgot(self) -> bool:
-        return self in (Fate.FORGOT, Fate.FORGOT_AND_LOST)
-
-    @property
-    def saves(self) -> bool:
-        return self not in (Fate.CRASHED, Fate.CRASHED_AND_LOST)
-
-    @property
-    def arrives(self) -> bool:
-        return self not in (Fate.REPLY_LOST, Fate.CRASHED_AND_LOST, Fate.FORGOT_AND_LOST)
-
-
-@dataclass(frozen=True)
-class Talk:
-    """Which messages are exchanged; ``broadcast_group`` "each" has a message for each client apart."""
-
-    up: type[Message]
-    down: type[Message]
-    broadcast_group: str = "everyone"
 
 
 WEIGHTS = Talk(TrainedWeights, Weights)
@@ -224,6 +55,9 @@ OUTPUTS = Talk(ClassOutputs, ClassOutputs, "each")
 CACHED = Talk(DueLabels, FreshLabels)
 MIXED = Talk(SoftLabels, Weights)
 CHOSEN = Talk(ChosenLabels, ChosenLabels, "each")
+ONCE = Talk(Described, Described, "each")
+ONCE_FOR_ALL = Talk(WithBackbone, WithBackbone)
+ONCE_UP = Talk(Described, Weights)
 TALKS = {
     "weights": WEIGHTS,
     "labels": LABELS,
@@ -231,130 +65,10 @@ TALKS = {
     "cached": CACHED,
     "mixed": MIXED,
     "chosen": CHOSEN,
+    "once": ONCE,
+    "once for all": ONCE_FOR_ALL,
+    "once up": ONCE_UP,
 }
-
-
-@dataclass
-class World:
-    """A server and its clients, whose states go through bytes after each round.
-
-    ``held``: for each client, the number of the exchange that the server stands at (0: it holds nothing;
-    -1: the start), and the two that the client holds.
-    """
-
-    coder: MessageCoder
-    talk: Talk
-    shared_states: dict[int, SharedState] = field(default_factory=dict)
-    kept: dict[int, bytes] = field(default_factory=dict)
-    at_server: dict[int, int] = field(default_factory=dict)
-    at_client: dict[int, tuple[int, int]] = field(default_factory=dict)
-    exchanges: int = 0
-    happened: Counter[str] = field(default_factory=Counter)
-
-    @property
-    def start(self) -> SharedState:
-        return self.coder.start(torch.ones(SIZES.parameters) if self.talk.down is Weights else None)
-
-    @property
-    def marked(self) -> bool:
-        """Whether memories of different exchanges differ in more than their number."""
-        up, down = self.coder.up, self.coder.down
-        return up.remembers or down.remembers or down.relative or self.talk.down.caches
-
-    def play(self, round: int, fates: list[Fate]) -> None:
-        server = ServerEndpoint(self.coder, self.shared_states, lambda client: self.start, round)
-        for client, fate in enumerate(fates):
-            if fate is not Fate.ABSENT:
-                self._meet(server, client, round, fate)
-        self.shared_states = load_states(decode_state(encode_state(dump_states(server.shared_states))))
-
-    def _meet(self, server: ServerEndpoint, client: int, round: int, fate: Fate) -> None:
-        broadcast_group: Hashable = client if self.talk.broadcast_group == "each" else "everyone"
-        down = message(self.talk.down, -round, client if self.talk.broadcast_group == "each" else 0)
-        data = server.send(client, broadcast_group, down, SIZES)
-        if fate.forgot:
-            self.kept.pop(client, None)
-            self.at_client.pop(client, None)
-        if not fate.reached:
-            return
-        kept = decode_state(self.kept[client]) if client in self.kept else {}
-        end = ClientEndpoint(self.coder, kept, self.start, round, client)
-        at_server, at_client = self.at_server.get(client, -1), self.at_client.get(client, (-1, -1))
-        # The one reason for a refresh: the server goes on from something that the client does not hold.
-        foreseen = self.coder.remembers and at_server and at_server not in at_client
-        try:
-            came = end.receive(self.talk.down, data, SIZES)
-        except StaleState:
-            assert foreseen
-            self.happened["refresh"] += 1
-            if fate.arrives:
-                assert server.receive(client, self.talk.up, end.refresh(), SIZES) is None
-                assert server.shared_states[client] == EMPTY
-                self.at_server[client] = 0
-            return
-        assert not foreseen
-        self.arrived(down, came, self.coder.down)
-        up = message(self.talk.up, round, client)
-        reply = end.reply(up, SIZES)
-        self.exchanges += 1
-        number = self.exchanges if self.marked else max(at_server, 0) + 1
-        if fate.saves:
-            self.kept[client] = encode_state(end.kept())
-            self.at_client[client] = (at_server, number)
-        if not fate.arrives:
-            return
-        read = server.receive(client, self.talk.up, reply, SIZES)
-        assert read is not None
-        self.arrived(up, read, self.coder.up)
-        self.at_server[client] = number
-        self.happened["exchange"] += 1
-        if fate.saves and self.coder.remembers:
-            theirs = SharedState.of(decode_state(self.kept[client])["after"]["memory"])
-            assert server.shared_states[client].state_id == theirs.state_id
-            assert digests(server.shared_states[client]) == digests(theirs)
-
-    def arrived(self, sent: Message, came: Message, codec: Codec) -> None:
-        assert type(came) is type(sent)
-        assert came.numbers() == sent.numbers()
-        for name, values in came.tensors().items():
-            assert values.isfinite().all()
-            if codec.lossiness == "nothing":
-                assert torch.equal(values, expected(sent.tensors()[name], sent))
-
-
-def expected(values: Tensor, sent: Message) -> Tensor:
-    """What a receiver has that missed nothing: rows that have a label by this turn."""
-    if not sent.caches:
-        return values
-    there = torch.zeros(POPULATION, 1)
-    there[torch.from_numpy(_since(0, sent.numbers()["turn"]))] = 1
-    return values * there
-
-
-def digests(memory: SharedState) -> dict[str, bytes]:
-    return {name: part.digest for name, part in memory.parts.items()}
-
-
-def message(kind: type[Message], round: int, client: int) -> Message:
-    """The message of this round, negative for one down, and client; a label does not change once it came."""
-    numbers = {name: abs(round) if name in ("drawn", "turn") else 7 for name in kind.number_names()}
-    generator = torch.Generator().manual_seed(0 if kind is FreshLabels else 1000 + 10 * round + client)
-    numbers |= {name: 3 for name in ("chosen", "present") if name in numbers}
-    numbers |= {name: 1 for name in ("labelled",) if name in numbers}
-    integer_arrays = {name: whole.example() for name, whole in kind.integer_arrays(SIZES, numbers).items()}
-    fields: dict[str, Any] = {
-        **numbers,
-        **{name: torch.from_numpy(array) for name, array in integer_arrays.items()},
-    }
-    for name, spec in kind.specs(SIZES, {**numbers, **integer_arrays, "held": 0}).items():
-        shape = (POPULATION, SIZES.classes) if kind.caches else spec.shape
-        noise = torch.randn(shape, generator=generator)
-        fields[name] = noise.softmax(dim=1) if spec.content is Content.PROBS else noise
-    return kind(**fields)
-
-
-def world(talk: Talk, up: Codec, down: Codec) -> World:
-    return World(MessageCoder(up, down, seed=3, caches=talk.down.caches), talk)
 
 
 def fitting(kind: type[Message]) -> list[str]:

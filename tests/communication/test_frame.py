@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedistill.communication.kinds import Kind
+from fedistill.communication.kinds import CUSTOM, Kind, kind_label, kind_of
 from fedistill.communication.messages.base import Message
 from fedistill.communication.protocol.frame import VERSION, Frame, StateId, decode, encode
 from fedistill.communication.varint import read_varint, varint
@@ -58,7 +58,7 @@ GOLDEN_1 = bytes.fromhex(
     "02"  # sections
     "05 70 72 6f 62 73"  # "probs"
     "08 00 00 00 3f 00 00 80 3f"
-    "05 64 72 61 77 6e"  # "drawn"
+    "05 64 72 61 77 6e"  # "sampled_round"
     "02 ac 02"
     "ce 4c b1 f8"
 )
@@ -68,7 +68,7 @@ GOLDENS = pytest.mark.parametrize(
     ids=["bare", "base", "asking"],
 )
 
-MESSAGES = Message.__subclasses__()
+MESSAGES = [kind for kind in Message.__subclasses__() if kind.__module__.startswith("fedistill.")]
 """All that a method sends: the registry of methods has imported them."""
 assert {method.uplink for method in METHODS.values()} <= {*MESSAGES, None}
 
@@ -76,7 +76,9 @@ integers = st.integers(min_value=0, max_value=2**63 - 1)
 bases = st.builds(StateId, st.integers(0, 2**63 - 2), st.binary(min_size=4, max_size=4))
 sections = st.lists(st.binary(max_size=200), max_size=5).map(tuple)
 locals_ = st.just(1) | integers
-frames = st.builds(Frame, st.sampled_from(Kind), integers, integers, sections, st.none() | bases, locals_)
+frames = st.builds(
+    Frame, st.sampled_from((*Kind, *CUSTOM)), integers, integers, sections, st.none() | bases, locals_
+)
 
 
 def crc32(data: bytes) -> bytes:
@@ -276,10 +278,25 @@ def test_too_short_to_be_a_frame(size: int) -> None:
     assert refusal(GOLDEN[:size]) == f"frame of {size} bytes is too short to be one"
 
 
-@pytest.mark.parametrize("kind", [0, 200, 255])
+@pytest.mark.parametrize("kind", [0, 16, 63, 0x80 + 16, 0x80 + 63])
 def test_an_unknown_kind_is_named(kind: int) -> None:
     said = refusal(sealed(GOLDEN[:3] + bytes((kind,)) + GOLDEN[4:-4]))
     assert said == f"frame kind {kind & 0x7F} is unknown"
+
+
+@pytest.mark.parametrize("kind", [64, 100, 127])
+def test_kinds_of_other_packages_are_numbers(kind: int) -> None:
+    for local in (1, 3):
+        frame = Frame(kind, 7, 3, (b"abc",), local=local)
+        data = encode(frame)
+        assert data[3] == kind + (0x80 if local > 1 else 0)
+        assert decode(data) == frame
+    assert kind_label(kind) == f"custom-{kind}"
+
+
+@pytest.mark.parametrize("kind", [16, 40, 63])
+def test_numbers_that_are_kept_for_ours_are_refused_until_they_are_used(kind: int) -> None:
+    assert refusal(encode(Frame(kind, 7, 3, ()))) == f"frame kind {kind} is unknown"
 
 
 def test_what_goes_without_saying_is_not_said() -> None:
@@ -298,6 +315,12 @@ def test_an_integer_that_never_ends_is_refused(field: str) -> None:
 
 def test_bytes_after_the_frame() -> None:
     assert refusal(GOLDEN + b"\x00") == "frame is damaged: its checksum differs"
+
+
+def test_ours_are_below_those_of_other_packages() -> None:
+    assert (CUSTOM[0], CUSTOM[-1]) == (64, 127)
+    assert max(Kind) < CUSTOM[0]
+    assert all(kind_of(int(kind)) is kind and kind_label(int(kind)) == kind.label for kind in Kind)
 
 
 def test_kinds_keep_their_numbers() -> None:

@@ -1,6 +1,7 @@
 """The fuzzer finds nothing; and it would find what is there.
 
-What it finds is named by a seed: ``python tests/wire/fuzzing.py --seed SEED --cases 1`` does it again.
+What it finds is named by a seed, and is found again by
+``python tests/communication/fuzzing.py --seed SEED --cases 1``.
 """
 
 import re

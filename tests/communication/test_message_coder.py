@@ -6,7 +6,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_endpoints import SIZES, Changes, Halving, Plain, Witness, digests, message
+from communication_helpers import (
+    SIZES,
+    Changes,
+    Described,
+    Halving,
+    Plain,
+    WithBackbone,
+    Witness,
+    digests,
+    message,
+)
 
 from fedistill.communication.codecs.base import Codec, Decoded, Encoded, Sender
 from fedistill.communication.codecs.registry import CODECS, create_codec
@@ -33,7 +43,7 @@ from fedistill.rng import SERVER
 
 KINDS = [Weights, TrainedWeights, ClassOutputs, Logits, SoftLabels, Votes, FreshLabels, DueLabels]
 KINDS += [Prototypes, WeightsAndOutputs, CountedWeights, GeneratorWeights, ChosenLabels]
-KINDS += [PrivateOutputs, PrivateLogits]
+KINDS += [PrivateOutputs, PrivateLogits, Described, WithBackbone]
 WAYS: list[Direction] = ["up", "down"]
 both_ways = pytest.mark.parametrize("way", WAYS)
 FITTING: list[tuple[Direction, type[Message], str]] = [
@@ -79,29 +89,29 @@ def refusal(kind: type[Message], sections: tuple[bytes, ...], **more: Any) -> st
 
 @fitting
 def test_both_sides_end_with_the_same(way: Direction, kind: type[Message], name: str) -> None:
-    coder = MessageCoder(create_codec(name), create_codec(name), seed=0, caches=kind.caches)
+    coder = MessageCoder(create_codec(name), create_codec(name), seed=0, messages=[kind])
     memory = EMPTY
     held = np.ones(SIZES.parameters, np.float32) if Content.WEIGHTS in contents(kind) else None
     for round in (1, 2, 3):
         sent = message(kind, round, 0)
         written = write(coder, way, sent, memory, round=round, sent=held)
         came = read(coder, way, kind, written.sections, memory, round=round, sent=held)
-        assert came.memory.state_id == written.memory.state_id
-        assert digests(came.memory) == digests(written.memory)
+        assert came.shared.state_id == written.shared.state_id
+        assert digests(came.shared) == digests(written.shared)
         assert came.message.numbers() == sent.numbers()
         assert all(value.isfinite().all() for value in came.message.tensors().values())
         again = read(coder, way, kind, written.sections, memory, round=round, sent=held)
-        assert digests(again.memory) == digests(came.memory)
+        assert digests(again.shared) == digests(came.shared)
         for field, value in came.message.tensors().items():
             assert torch.equal(value, again.message.tensors()[field])
-        memory = came.memory
+        memory = came.shared
 
 
 @fitting
 def test_a_memory_is_never_changed_in_place(way: Direction, kind: type[Message], name: str) -> None:
     """The server goes back to it where a reply is lost."""
-    coder = MessageCoder(create_codec(name), create_codec(name), seed=0, caches=kind.caches)
-    before = write(coder, way, message(kind, 1, 0), round=1).memory
+    coder = MessageCoder(create_codec(name), create_codec(name), seed=0, messages=[kind])
+    before = write(coder, way, message(kind, 1, 0), round=1).shared
     twin = SharedState.of(before.plain())
     parts = {name: {**part.value} for name, part in before.parts.items()}
     written = write(coder, way, message(kind, 2, 1), before, round=2)
@@ -113,9 +123,7 @@ def test_a_memory_is_never_changed_in_place(way: Direction, kind: type[Message],
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_sections_are_the_fields_in_their_order(way: Direction, kind: type[Message]) -> None:
     sent = message(kind, 3, 0)
-    sections = write(
-        MessageCoder(create_codec("fp32"), create_codec("fp32"), 0, kind.caches), way, sent
-    ).sections
+    sections = write(MessageCoder(create_codec("fp32"), create_codec("fp32"), 0, [kind]), way, sent).sections
     expected = []
     integer_arrays = kind.integer_arrays(SIZES, sent.numbers())
     arrays = {name: sent.tensors()[name].numpy() for name in integer_arrays}
@@ -127,7 +135,8 @@ def test_sections_are_the_fields_in_their_order(way: Direction, kind: type[Messa
         else:
             rows = kind.specs(SIZES, {**sent.numbers(), **arrays, "held": 0})[name].rows
             expected.append((value[torch.from_numpy(rows)] if kind.caches else value).numpy().tobytes())
-    assert list(sections) == expected
+    mark = [b"\1" if name in kind.once else b"" for name in kind.names()]
+    assert list(sections) == [one + section for one, section in zip(mark, expected, strict=True)]
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
@@ -153,10 +162,10 @@ def test_odd_integers_are_refused(payload: bytes, said: str) -> None:
 @pytest.mark.parametrize("kind", [Logits, SoftLabels, Votes, DueLabels, FreshLabels, ChosenLabels])
 def test_samples_of_a_later_round_are_refused_before_they_are_drawn(kind: type[Message], number: int) -> None:
     def never(*_: int) -> Any:
-        raise AssertionError("drawn")
+        raise AssertionError("sampled_round")
 
-    sizes = replace(SIZES, drawn=never, since=never)
-    (name,) = {"drawn", "turn"} & {*kind.number_names()}
+    sizes = replace(SIZES, sampled_round=never, since=never)
+    (name,) = {"sampled_round", "turn"} & {*kind.number_names()}
     sections = tuple(varint(number) if field == name else b"\0" for field in kind.names())
     with pytest.raises(FrameError) as caught:
         plain().read("up", kind, sections, sizes, EMPTY, sent=None, round=4)
@@ -170,7 +179,7 @@ def test_where_nothing_looks_at_it_nothing_is_remembered() -> None:
     for way in WAYS:
         coder = plain()
         assert not coder.remembers
-        assert write(coder, way, message(SoftLabels, 1, 0)).memory == EMPTY
+        assert write(coder, way, message(SoftLabels, 1, 0)).shared == EMPTY
         assert coder.start(torch.ones(10)) == EMPTY
 
 
@@ -184,8 +193,8 @@ def test_where_nothing_looks_at_it_nothing_is_remembered() -> None:
 )
 def test_what_is_remembered_of_labels(up: type[Any], down: type[Any], parts: set[str]) -> None:
     coder = MessageCoder(up(), down(), seed=0)
-    memory = write(coder, "down", message(SoftLabels, 1, 0)).memory
-    memory = write(coder, "up", message(SoftLabels, 1, 0), memory).memory
+    memory = write(coder, "down", message(SoftLabels, 1, 0)).shared
+    memory = write(coder, "up", message(SoftLabels, 1, 0), memory).shared
     assert set(memory.parts) == parts
     assert memory.version == 1
 
@@ -195,9 +204,9 @@ def test_classes_are_remembered_by_place_in_the_public_set() -> None:
     coder = MessageCoder(Changes(), Plain(), seed=0)
     likeliest = [0, 2, 1, 1, 0]
     probs = torch.eye(3)[likeliest]
-    memory = write(coder, "down", SoftLabels(probs, 1)).memory
+    memory = write(coder, "down", SoftLabels(probs, 1)).shared
     assert memory.value("told")["classes"].tolist() == [-1, 0, -1, 2, -1, 1, -1, 1, -1, 0, -1, -1]
-    memory = write(coder, "down", SoftLabels(probs.flip(0), 2), memory).memory
+    memory = write(coder, "down", SoftLabels(probs.flip(0), 2), memory).shared
     assert memory.value("told")["classes"].tolist() == [-1, 0, 0, 2, 1, 1, 1, 1, 2, 0, 0, -1]
 
 
@@ -210,7 +219,7 @@ def test_a_codec_is_told_the_classes_of_the_other_direction() -> None:
             return super().encode(values, spec, known, sender)
 
     coder = MessageCoder(Listening(), Plain(), seed=0)
-    memory = write(coder, "down", SoftLabels(torch.eye(3)[[0, 2, 1, 1, 0]], 1)).memory
+    memory = write(coder, "down", SoftLabels(torch.eye(3)[[0, 2, 1, 1, 0]], 1)).shared
     write(coder, "up", message(SoftLabels, 1, 0))
     write(coder, "up", message(SoftLabels, 1, 0), memory)
     write(coder, "up", message(SoftLabels, 3, 0), memory)
@@ -225,17 +234,17 @@ def test_weights_down_are_the_reference_of_the_next_and_of_the_reply() -> None:
     written = write(coder, "down", Weights(torch.full((10,), 3.0)), start)
     # Half of the way from 1 to 3, and then from 2 to 6.
     assert written.weights.tolist() == [2.0] * 10
-    assert written.memory.value("reference")["weights"].tolist() == [2.0] * 10
+    assert written.shared.value("reference")["weights"].tolist() == [2.0] * 10
     came = read(coder, "down", Weights, written.sections, start)
     assert came.message.values.tolist() == came.weights.tolist() == [2.0] * 10
-    up = write(coder, "up", Weights(torch.full((10,), 6.0)), came.memory, sent=came.weights)
-    answer = read(coder, "up", Weights, up.sections, came.memory, sent=came.weights)
+    up = write(coder, "up", Weights(torch.full((10,), 6.0)), came.shared, sent=came.weights)
+    answer = read(coder, "up", Weights, up.sections, came.shared, sent=came.weights)
     assert answer.message.values.tolist() == [4.0] * 10
-    assert answer.memory.value("reference")["weights"].tolist() == [2.0] * 10
+    assert answer.shared.value("reference")["weights"].tolist() == [2.0] * 10
 
 
 def test_a_cache_is_filled_by_the_rows_that_come() -> None:
-    coder = MessageCoder(create_codec("fp32"), create_codec("fp32"), seed=0, caches=True)
+    coder = MessageCoder(create_codec("fp32"), create_codec("fp32"), seed=0, messages=[FreshLabels])
     assert coder.remembers
     labels = message(FreshLabels, 4, 0).tensors()["probs"]
     memory, sizes = EMPTY, []
@@ -244,7 +253,7 @@ def test_a_cache_is_filled_by_the_rows_that_come() -> None:
         came = read(coder, "down", FreshLabels, written.sections, memory)
         there = torch.arange(12) % 4 < turn
         assert torch.equal(came.message.probs, labels * there[:, None])
-        memory = came.memory
+        memory = came.shared
         sizes.append(len(written.sections[0]))
     # 12 samples, a quarter of them in each turn, of 3 classes in 4 bytes each.
     assert sizes == [36, 72, 0, 36]
@@ -258,7 +267,7 @@ def test_what_the_receiver_has_is_remembered_and_not_what_was_meant() -> None:
 
     coder = MessageCoder(Changes(), Blunt(), seed=0)
     probs = torch.tensor([[0.4, 0.6, 0.0]] * 4 + [[0.3, 0.3, 0.4]])
-    memory = write(coder, "down", SoftLabels(probs, 1)).memory
+    memory = write(coder, "down", SoftLabels(probs, 1)).shared
     # The last row is all zeros once it was rounded, so that its first class is named.
     assert memory.value("told")["classes"].tolist()[1:10:2] == [1, 1, 1, 1, 0]
 
@@ -289,7 +298,7 @@ def test_a_foretold_length_is_exact_for_codecs_of_fixed_width(
     way: Direction, kind: type[Message], name: str
 ) -> None:
     codec: Codec = create_codec(name)
-    coder = MessageCoder(codec, codec, seed=0, caches=kind.caches)
+    coder = MessageCoder(codec, codec, seed=0, messages=[kind])
     foretold = coder.length(way, kind, SIZES)
     assert foretold > 11
     if codec.fixed:

@@ -187,7 +187,7 @@ def test_a_resumed_run_remembers_what_it_would_have(arm: dict[str, Any], tmp_pat
             folder.save(first, run)
         assert any(memory.state_id for memory in run.shared_states.values())
         _, again = ready(arm)
-        loaded = RunFolder.open(tmp_path / "run").load(again)
+        loaded = RunFolder.open(tmp_path / "run").restore(again)
         assert links(loaded) == links(run)
         for _ in range(2):
             play_round(run, first, executor)

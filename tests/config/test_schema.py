@@ -75,7 +75,7 @@ def refusal(path: Path, *overrides: str) -> list[str]:
         # A key that TOML took for one of the table above it.
         (
             "task.seed=1",
-            "unknown key `task.seed`. `seed` belongs above the first [table], or in a table of its own",
+            "unknown key `task.seed`. `seed` belongs above the first [table], or in its own table",
         ),
     ],
 )
@@ -93,7 +93,7 @@ def test_an_unknown_key_is_named_with_the_nearest_one(path: Path, override: str,
         ("seed=-1", "`seed` = -1: must be at least 0"),
         ("task.clients=0", "`task.clients` = 0: must be at least 1"),
         ("task.limit=0", "`task.limit` = 0: must be at least 1"),
-        ("task.name=5", "`task.name` = 5: must be a text in quotes"),
+        ("task.name=5", "`task.name` = 5: must be text in quotes"),
         ("task.test_share=1", "`task.test_share` = 1: must be less than 1"),
         ("task.image_size=[0, 8]", "`task.image_size.0` = 0: must be at least 1"),
         ("task.image_size=[8]", "`task.image_size` has too few values"),
@@ -132,7 +132,7 @@ def test_an_unknown_key_is_named_with_the_nearest_one(path: Path, override: str,
         ("task.public={name='mnist', samples=0}", "`task.public.samples` = 0: must be at least 1"),
         (
             "task.format=csv",
-            "`task`: `name` and `format` exclude each other: `format` is for files of your own",
+            "`task`: `name` and `format` exclude each other: `format` is for your own files",
         ),
         ("train.optimizer.lr=-0.1", "`train.optimizer.lr` = -0.1: must be greater than 0"),
         ("train.optimizer.lr=nan", "`train.optimizer.lr` = nan: must be a finite number"),
@@ -145,16 +145,15 @@ def test_an_unknown_key_is_named_with_the_nearest_one(path: Path, override: str,
         ("sampling.dropout=1", "`sampling.dropout` = 1: must be less than 1"),
         ("models.clients=cnn-s", "`models.clients` = 'cnn-s': must be a list in [ ]"),
         ("models.clients=[]", "`models.clients` = []: must not be empty"),
-        ("arms.0.method=3", "`arms.0.method` = 3: must be a text in quotes"),
+        ("arms.0.method=3", "`arms.0.method` = 3: must be text in quotes"),
         (
             "arms=[]",
-            "`arms` = []: must not be empty: each arm is a table of its own, [[arms]] with two brackets",
+            "`arms` = []: must not be empty: write each arm as its own table, [[arms]] with two brackets",
         ),
         ("arms=['fedavg']", "`arms.0` = 'fedavg': must be a table of keys and values"),
         (
             "link=3",
-            "`link` = 3: must be a text in quotes, or a table { up = NUMBER, down = NUMBER, latency ="
-            " NUMBER }",
+            "`link` = 3: must be text in quotes, or a table { up = NUMBER, down = NUMBER, latency = NUMBER }",
         ),
         ("link={up=1, down=1}", "`link.latency` is missing"),
         ("link={up=0, down=1, latency=0}", "`link.up` = 0: must be greater than 0"),
@@ -199,7 +198,7 @@ def test_an_arm_without_a_method_is_refused(path: Path) -> None:
     [
         (
             "clients = 3",
-            '`task`: give `name`, for example "digits", or for files of your own `format` and `train`',
+            '`task`: set `name`, for example "digits", or, for your own files, `format` and `train`',
         ),
         ('format = "csv"', "`task`: `format` needs `train`, the path of the training data"),
     ],

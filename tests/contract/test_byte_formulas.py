@@ -1,42 +1,11 @@
 """Byte formulas of methods against the ledger of a real run, worked out here without the package's help."""
 
 import math
-from typing import Any
 
 import pytest
 
-from fedistill import parse
-from fedistill.experiment.runner import prepare
-from fedistill.federation.arm import ReadyArm, start_run
-from fedistill.federation.history import ArmRun
-from fedistill.federation.local_executor import SerialExecutor
-from fedistill.federation.round import play_round
 from fedistill.methods.base import sample_public
-
-PUBLIC, CLASSES, CLIENTS = 60, 10, 3
-
-
-def played(arm: dict[str, Any], rounds: int, **changes: Any) -> tuple[ReadyArm, ArmRun]:
-    raw: dict[str, Any] = {
-        "rounds": rounds,
-        "task": {"name": "digits", "clients": CLIENTS, "limit": 90, "public": PUBLIC},
-        "models": {"clients": ["mlp-s"], "server": "mlp-s"},
-        "evaluate": {"every": rounds},
-        "arms": [arm],
-        **changes,
-    }
-    wanted = parse(raw, "test")
-    task, (ready,) = prepare(wanted)
-    run = start_run(ready)
-    with SerialExecutor(wanted, task) as executor:
-        while run.round < rounds:
-            play_round(run, ready, executor)
-    return ready, run
-
-
-def payloads(run: ArmRun, way: str, client: int = 0) -> list[int]:
-    """Payload bytes of one client's frames, in the order of rounds."""
-    return [e.payload for e in run.ledger.entries if e.client == client and e.direction == way]
+from helpers.byte_formulas import CLASSES, CLIENTS, PUBLIC, payloads, played
 
 
 def test_jeong_counts_102400_bits() -> None:

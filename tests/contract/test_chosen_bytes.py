@@ -3,9 +3,8 @@
 import math
 
 import pytest
-from test_byte_formulas import CLASSES, CLIENTS, PUBLIC, payloads, played
 
-from fedistill.federation.client import method_state
+from helpers.byte_formulas import CLASSES, CLIENTS, PUBLIC, payloads, played
 
 
 def subset(chosen: int, population: int) -> tuple[float, float]:
@@ -17,7 +16,7 @@ def subset(chosen: int, population: int) -> tuple[float, float]:
 @pytest.mark.parametrize(("method", "settings"), [("edge-fd", {}), ("selective-fd", {"ambiguity": 2.0})])
 def test_abstaining(method: str, settings: dict[str, float]) -> None:
     _, run = played({"method": method, "codec": "fp16", **settings}, rounds=3)
-    masks = [method_state(run.clients[number])["familiar"] for number in range(CLIENTS)]
+    masks = [client_state(arm, number, run.clients[number]).familiar for number in range(CLIENTS)]
     assert len({int(mask.sum()) for mask in masks}) > 1
     for number, mask in enumerate(masks):
         low, high = subset(int(mask.sum()), PUBLIC)

@@ -5,20 +5,17 @@ from typing import Any
 
 import pytest
 
-from fedistill import parse
 from fedistill.communication.codecs.registry import CODECS, create_codec
-from fedistill.communication.protocol.shared_state import SharedState, dump_states
+from fedistill.communication.protocol.shared_state import SharedState
 from fedistill.communication.tensor_specs import Content
 from fedistill.config.schema import Experiment
 from fedistill.experiment.preflight import examine
 from fedistill.experiment.run_folder import RunFolder
-from fedistill.experiment.runner import prepare
 from fedistill.federation.arm import ReadyArm, start_run
-from fedistill.federation.executor import Executor
-from fedistill.federation.history import ArmRun
 from fedistill.federation.local_executor import ProcessExecutor, SerialExecutor
 from fedistill.federation.round import play_round
-from fedistill.state import decode_state, encode_state
+from fedistill.state import decode_state
+from helpers.runs import bits, finish, ready
 
 WEIGHTS = [name for name, codec in CODECS.items() if Content.WEIGHTS in codec.codes]
 LABELS = [name for name, codec in CODECS.items() if Content.PROBS in codec.codes]
@@ -39,8 +36,8 @@ MIXES = ("feddf", "scarlet", "cfd", "fml", "fedkd")
 each = pytest.mark.parametrize(("method", "codec"), CASES)
 
 
-def ready(method: str, codec: Any, **changes: Any) -> tuple[Experiment, ReadyArm]:
-    wanted = parse(
+def arm_of(method: str, codec: Any, **changes: Any) -> tuple[Experiment, ReadyArm]:
+    return ready(
         {
             "rounds": 4,
             "task": {
@@ -58,28 +55,7 @@ def ready(method: str, codec: Any, **changes: Any) -> tuple[Experiment, ReadyArm
             "sampling": {"fraction": 0.75, "dropout": 0.25},
             "arms": [{"method": method, "codec": codec}],
             **changes,
-        },
-        "test",
-    )
-    _, (arm,) = prepare(wanted)
-    return wanted, arm
-
-
-def finish(arm: ReadyArm, executor: Executor, run: ArmRun | None = None) -> ArmRun:
-    run = start_run(arm) if run is None else run
-    while run.round < arm.rounds:
-        play_round(run, arm, executor)
-    return run
-
-
-def bits(run: ArmRun) -> tuple[Any, ...]:
-    views = [record.views for record in run.records]
-    return (
-        encode_state(run.server),
-        run.clients,
-        run.ledger,
-        encode_state(dump_states(run.shared_states)),
-        views,
+        }
     )
 
 
@@ -89,7 +65,7 @@ def settings(codec: str) -> dict[str, Any]:
 
 @each
 def test_same_bits_serial_in_processes_and_resumed(method: str, codec: str, tmp_path: Any) -> None:
-    wanted, arm = ready(method, settings(codec))
+    wanted, arm = arm_of(method, settings(codec))
     with SerialExecutor(wanted, arm.task) as executor:
         once = bits(finish(arm, executor))
         folder = RunFolder.create(tmp_path / "run", wanted, "test")
@@ -97,7 +73,7 @@ def test_same_bits_serial_in_processes_and_resumed(method: str, codec: str, tmp_
         for _ in range(3):
             play_round(run, arm, executor)
             folder.save(arm, run)
-        loaded = RunFolder.open(tmp_path / "run").load(arm)
+        loaded = RunFolder.open(tmp_path / "run").restore(arm)
         assert bits(finish(arm, executor, loaded)) == once
     with ProcessExecutor(2, wanted, arm.task) as executor:
         assert bits(finish(arm, executor)) == once
@@ -106,7 +82,7 @@ def test_same_bits_serial_in_processes_and_resumed(method: str, codec: str, tmp_
 @each
 def test_both_sides_remember_the_same_whoever_was_away(method: str, codec: str) -> None:
     """Every client holds, as of before or after its last exchange, what the server holds of it."""
-    wanted, arm = ready(method, settings(codec), rounds=8, sampling={"fraction": 0.5, "dropout": 0.4})
+    wanted, arm = arm_of(method, settings(codec), rounds=8, sampling={"fraction": 0.5, "dropout": 0.4})
     with SerialExecutor(wanted, arm.task) as executor:
         run = finish(arm, executor)
     assert any(record.dropped for record in run.records)
@@ -132,7 +108,7 @@ def test_accuracy_is_near_that_of_plain_numbers(method: str, codec: str) -> None
 @lru_cache
 def learned(method: str, codec: str) -> tuple[float, int]:
     """Accuracy of the server's model after six rounds, and the bytes that they took."""
-    wanted, arm = ready(
+    wanted, arm = arm_of(
         method,
         settings(codec),
         rounds=6,
@@ -149,7 +125,7 @@ def learned(method: str, codec: str) -> tuple[float, int]:
 @pytest.mark.parametrize("codec", CODECS)
 def test_a_codec_that_does_not_fit_is_refused_with_a_fix(codec: str) -> None:
     method, content = ("dsfl", Content.PROBS) if codec in WEIGHTS else ("fedavg", Content.WEIGHTS)
-    wanted, arm = ready(method, codec)
+    wanted, arm = arm_of(method, codec)
     errors = [str(f) for f in examine(wanted, arm.task, [arm]) if f.level == "error"]
     if content in create_codec(codec).codes:
         assert errors == []
@@ -160,7 +136,7 @@ def test_a_codec_that_does_not_fit_is_refused_with_a_fix(codec: str) -> None:
 
 
 def test_codecs_differ_by_direction() -> None:
-    wanted, arm = ready("fedavg", {"up": {"name": "qsgd", "levels": 3}, "down": "fp16"}, sampling={})
+    wanted, arm = arm_of("fedavg", {"up": {"name": "qsgd", "levels": 3}, "down": "fp16"}, sampling={})
     with SerialExecutor(wanted, arm.task) as executor:
         run = finish(arm, executor)
     size = arm.federation.clients[0].parameters

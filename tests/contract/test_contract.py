@@ -1,14 +1,12 @@
 """Every method through one table: a new method is one row, and is held to all that the others are."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
 import pytest
 
 from fedistill import parse
-from fedistill.communication.protocol.shared_state import dump_states
 from fedistill.config.schema import Experiment, TaskConfig
 from fedistill.data.build import build_task
 from fedistill.data.task import Task
@@ -17,99 +15,14 @@ from fedistill.experiment.run_folder import RunFolder
 from fedistill.federation.arm import ReadyArm, start_run
 from fedistill.federation.client import ClientResult
 from fedistill.federation.executor import Executor, Job
-from fedistill.federation.history import ArmRun
 from fedistill.federation.local_executor import ProcessExecutor, SerialExecutor
 from fedistill.federation.round import play_round
 from fedistill.methods.registry import METHODS
 from fedistill.state import encode_state
+from helpers.method_rows import MIXED, ROWS, Row
+from helpers.runs import bits, finish
 
-SAME = {"clients": ["cnn-s"], "server": "cnn-s"}
-MIXED = {"clients": ["cnn-s", "mlp-s"], "server": "cnn-m"}
-SAME_WIDTH = {"clients": ["cnn-s", "cnn-m"], "server": "cnn-s"}
-WIDTHS = "needs features of one length at all clients, but those of their models are cnn-s 128, mlp-s 64"
 CHANCE = 0.1
-
-
-@dataclass(frozen=True)
-class Row:
-    """A method: settings for the tests, whether models may differ, and what it must reach on digits.
-
-    ``learns`` is (view, margin): after 6 rounds the view must be at least chance plus the margin.
-    ``beats_local`` names a margin over the control `local` on client@global where the method has one.
-    ``refusal`` is part of what is said of models that differ where they may not.
-    """
-
-    method: str
-    models: dict[str, Any]
-    mixes: bool
-    learns: tuple[str, float]
-    beats_local: float | None = None
-    settings: dict[str, Any] = field(default_factory=dict)
-    refusal: str = "need one architecture"
-    variant: str = ""
-
-    @property
-    def name(self) -> str:
-        return self.method + self.variant
-
-
-ROWS = [
-    Row("local", MIXED, True, ("client@global", 0.4)),
-    Row("server-alone", MIXED, True, ("server@global", 0.5)),
-    Row("fedavg", SAME, False, ("server@global", 0.8)),
-    Row("fedprox", SAME, False, ("server@global", 0.8)),
-    # FD moves accuracy little (published: well below FedAvg), so its bar is chance and not `local`.
-    Row("fd", MIXED, True, ("client@global", 0.4)),
-    Row("fedmd", MIXED, True, ("client@global", 0.4), beats_local=0.02),
-    Row("dsfl", MIXED, True, ("server@global", 0.7), beats_local=0.1),
-    Row("cfd", MIXED, True, ("server@global", 0.5)),
-    # A tenth of the few public samples that a test has would teach nobody.
-    Row(
-        "scarlet",
-        MIXED,
-        True,
-        ("server@global", 0.6),
-        beats_local=0.05,
-        settings={"samples": 200, "distill_epochs": 3},
-    ),
-    Row("voting", MIXED, True, ("server@global", 0.7), beats_local=0.1),
-    Row("feddf", MIXED, True, ("server@global", 0.7)),
-    Row("fd-plus", SAME, False, ("server@global", 0.8)),
-    # Prototypes serve each client on its own classes: none beats `local` on those of the others.
-    Row("fedproto", SAME_WIDTH, False, ("client@own", 0.7), refusal=WIDTHS),
-    Row("fedtgp", SAME_WIDTH, False, ("client@own", 0.7), refusal=WIDTHS),
-    Row("fedgen", SAME, False, ("server@global", 0.8)),
-    # What is shared is one linear layer on features that stay each client's own: `local` is not beaten.
-    Row(
-        "fedgen",
-        SAME_WIDTH,
-        False,
-        ("client@own", 0.7),
-        settings={"share": "predictor"},
-        refusal=WIDTHS,
-        variant="-predictor",
-    ),
-    # A client's own model meets the others' knowledge on its own samples only: on classes that it lacks
-    # neither beats `local`.
-    Row("fml", MIXED, True, ("server@global", 0.7)),
-    Row("fedkd", MIXED, True, ("server@global", 0.7)),
-    Row("fed-et", MIXED, True, ("server@global", 0.6)),
-    # The net sees of each client's features those of its own classes, and knows whose they are.
-    Row(
-        "fedgkt",
-        SAME_WIDTH,
-        False,
-        ("server@global", 0.5),
-        settings={"width": 64, "depth": 2},
-        refusal=WIDTHS,
-    ),
-    # Clients hear nothing before the server is sure of something.
-    Row("fedgems", MIXED, True, ("server@global", 0.6)),
-    Row("comet", MIXED, True, ("client@global", 0.4), beats_local=0.02),
-    # Of so few samples none may be clear at first.
-    Row("selective-fd", MIXED, True, ("server@global", 0.6), settings={"ambiguity": 2.0}),
-    Row("edge-fd", MIXED, True, ("server@global", 0.6)),
-]
 LEARNING: dict[str, Any] = {
     "rounds": 6,
     "task": {"limit": 900, "public": 300},
@@ -120,7 +33,7 @@ table = pytest.mark.parametrize("row", ROWS, ids=[row.name for row in ROWS])
 
 
 def test_every_method_is_in_the_table() -> None:
-    assert list(dict.fromkeys(row.method for row in ROWS)) == list(METHODS)
+    assert {row.method for row in ROWS} == set(METHODS)
 
 
 def experiment(row: Row, **changes: Any) -> Experiment:
@@ -153,27 +66,6 @@ def digits(task: str, seed: int) -> Task:
     return build_task(TaskConfig.model_validate_json(task), seed)
 
 
-def finish(arm: ReadyArm, executor: Executor, run: ArmRun | None = None, rounds: int = 3) -> ArmRun:
-    run = start_run(arm) if run is None else run
-    while run.round < rounds:
-        play_round(run, arm, executor)
-    return run
-
-
-def bits(run: ArmRun) -> tuple[Any, ...]:
-    """All of a run that must not depend on where, when or how often it was run."""
-    views = [record.views for record in run.records]
-    people = [(record.clients, record.dropped) for record in run.records]
-    return (
-        encode_state(run.server),
-        run.clients,
-        encode_state(dump_states(run.shared_states)),
-        run.ledger,
-        views,
-        people,
-    )
-
-
 @table
 def test_same_seed_same_bits_serial_or_processes(row: Row) -> None:
     wanted, arm = ready(row, sampling={"fraction": 0.75, "dropout": 0.2})
@@ -198,7 +90,7 @@ def test_resumed_ends_as_never_stopped(row: Row, tmp_path: Any) -> None:
             play_round(run, arm, executor)
             folder.save(arm, run)
         _, again = ready(row, sampling={"fraction": 0.75, "dropout": 0.2})
-        loaded = RunFolder.open(tmp_path / "run").load(again)
+        loaded = RunFolder.open(tmp_path / "run").restore(again)
         assert loaded.round == 2
         assert bits(finish(again, executor, loaded)) == whole
 
@@ -234,7 +126,7 @@ def test_ledger_is_the_sum_of_frame_lengths(row: Row) -> None:
     assert run.ledger.total == sums["up"] + sums["down"]
     exchanges = METHODS[row.method].uplink is not None
     assert (run.ledger.total > 0) == exchanges
-    needs = METHODS[row.method].clients_need_public
+    needs = "clients" in METHODS[row.method].needs.public
     assert arm.task.public is not None
     assert run.ledger.public == (4 * arm.task.public.bytes if needs else 0)
 
@@ -244,8 +136,8 @@ def test_a_client_that_is_absent_comes_back(row: Row) -> None:
     """With a quarter of the clients a round, each misses rounds between two that it works in."""
     wanted, arm = ready(row, rounds=8, sampling={"fraction": 0.25})
     with SerialExecutor(wanted, arm.task) as executor:
-        run = finish(arm, executor, rounds=8)
-    if METHODS[row.method].clients_work:
+        run = finish(arm, executor)
+    if row.method != "server-alone":
         assert all(len(record.clients) == 1 for record in run.records)
         gaps = {record.clients[0] for record in run.records}
         assert len(gaps) > 1
@@ -259,7 +151,7 @@ def test_local_training_accumulates(row: Row) -> None:
         pytest.skip(f"{row.method}: exchanges nothing, and is refused (tests/test_accumulate.py)")
     wanted, arm = ready(row, rounds=5, arms=[{"method": row.method, **row.settings, "accumulate": 2}])
     with SerialExecutor(wanted, arm.task) as executor:
-        run = finish(arm, executor, rounds=5)
+        run = finish(arm, executor)
     assert [record.local for record in run.records] == [0, 2, 0, 2, 1]
     assert {entry.round for entry in run.ledger.entries if entry.round} == {2, 4, 5}
     assert [bool(record.views) for record in run.records] == [False, True, False, True, True]
@@ -278,7 +170,7 @@ def test_adaptive_exchanges_outlast_lost_replies(row: Row) -> None:
         arms=[{"method": row.method, **row.settings, "accumulate": accumulate}],
     )
     with SerialExecutor(wanted, arm.task) as executor:
-        run = finish(arm, executor, rounds=8)
+        run = finish(arm, executor)
     heard = [set(record.clients) - set(record.dropped) for record in run.records if record.local]
     changes = [record.change for record in run.records if record.local]
     assert len(changes) >= 3
@@ -294,7 +186,8 @@ def test_lost_replies_change_nothing_at_the_server(row: Row, monkeypatch: pytest
         pytest.skip("server-alone: no replies, so none can be lost")
     wanted, arm = ready(row)
     with SerialExecutor(wanted, arm.task) as executor:
-        run = finish(arm, executor, rounds=1)
+        run = start_run(arm)
+        play_round(run, arm, executor)
         before = encode_state(run.server)
         dropouts = "fedistill.federation.round.sample_dropouts"
         monkeypatch.setattr(dropouts, lambda settings, clients, seed, round: clients)
@@ -309,12 +202,12 @@ def test_lost_replies_change_nothing_at_the_server(row: Row, monkeypatch: pytest
 
 @table
 def test_mixed_models_run_or_are_refused_with_a_fix(row: Row) -> None:
-    wanted, arm = ready(row, models=MIXED)
+    wanted, arm = ready(row, rounds=1, models=MIXED)
     errors = [str(f) for f in examine(wanted, arm.task, [arm]) if f.level == "error"]
     if row.mixes:
         assert errors == []
         with SerialExecutor(wanted, arm.task) as executor:
-            assert finish(arm, executor, rounds=1).records[0].views
+            assert finish(arm, executor).records[0].views
     else:
         assert len(errors) == 1
         assert row.refusal in errors[0]
@@ -325,11 +218,11 @@ def test_mixed_models_run_or_are_refused_with_a_fix(row: Row) -> None:
 def test_it_learns(row: Row) -> None:
     wanted, arm = ready(row, **LEARNING)
     with ProcessExecutor(2, wanted, arm.task) as executor:
-        views = finish(arm, executor, rounds=6).records[-1].views
+        views = finish(arm, executor).records[-1].views
     view, margin = row.learns
     assert views[view] >= CHANCE + margin
     if row.beats_local is not None:
         control, alone = ready(ROWS[0], **LEARNING)
         with ProcessExecutor(2, control, alone.task) as executor:
-            local = finish(alone, executor, rounds=6).records[-1].views
+            local = finish(alone, executor).records[-1].views
         assert views["client@global"] >= local["client@global"] + row.beats_local

@@ -6,12 +6,12 @@ import types
 from typing import Any
 
 import pytest
-from test_byte_formulas import CLASSES, CLIENTS, payloads, played
 from torch import Tensor, nn
 
 from fedistill import parse
 from fedistill.experiment.preflight import examine
 from fedistill.experiment.runner import prepare
+from helpers.byte_formulas import CLASSES, CLIENTS, payloads, played
 
 FLAT = 8 * 8
 MARKS = 4

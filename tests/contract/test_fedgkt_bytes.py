@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
-from test_byte_formulas import CLASSES, CLIENTS, payloads, played
 
 from fedistill import parse
 from fedistill.experiment.preflight import examine
 from fedistill.experiment.runner import prepare
+from helpers.byte_formulas import CLASSES, CLIENTS, payloads, played
 
 WIDTH = 64
 """Features of mlp-s."""

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from test_byte_formulas import CLASSES, payloads, played
 
 from fedistill.models.registry import build_model
 from fedistill.rng import SERVER
 from fedistill.training.model_state import flatten
+from helpers.byte_formulas import CLASSES, payloads, played
 
 MLP = (64 * 64 + 64) + (64 * CLASSES + CLASSES)
 """mlp-s on 8 x 8 pixels."""

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from samplefiles import Files
 
 from fedistill.config.schema import TaskConfig
 from fedistill.data.build import build_task
 from fedistill.data.task import Task
 from fedistill.errors import ExperimentError
+from helpers.files import Files
 
 
 @pytest.fixture

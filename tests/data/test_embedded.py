@@ -23,7 +23,7 @@ def contents(*parts: Tensor) -> list[bytes]:
 
 
 def private(task: Task) -> list[bytes]:
-    return contents(*(client.inputs for client in task.clients))
+    return contents(*(client.samples for client in task.clients))
 
 
 def labelled(inputs: Iterable[Tensor], labels: Iterable[Tensor]) -> Counter[tuple[bytes, int]]:
@@ -42,7 +42,7 @@ def test_digits_are_scikit_learns_each_image_once_with_its_label(make: Make) -> 
     pixels = torch.from_numpy(np.round(data.images * 255 / 16).astype(np.uint8))
     parts = [*task.clients, task.test]
     assert labelled([pixels], [torch.from_numpy(data.target)]) == labelled(
-        [*(part.inputs for part in parts), task.public.inputs],
+        [*(part.samples for part in parts), task.public.samples],
         [*(part.labels for part in parts), task.public_labels],
     )
 
@@ -62,7 +62,7 @@ def test_no_news_article_is_on_two_sides_though_many_come_twice(make: Make, byte
     task = make(name="bbc-news", clients=5, public=400, text={"tokenizer": bytewise, "length": 4096})
     assert task.public is not None
     assert task.classes == ("business", "entertainment", "politics", "sports", "tech")
-    test, public, own = contents(task.test.inputs), contents(task.public.inputs), private(task)
+    test, public, own = contents(task.test.samples), contents(task.public.samples), private(task)
     assert not set(test) & set(public)
     assert not set(test) & set(own)
     assert not set(public) & set(own)
@@ -94,10 +94,10 @@ def test_the_seed_alone_decides(make: Make, name: str) -> None:
     again = make(seed=1, **keys)
     other = make(seed=2, **keys)
     assert first.fingerprint() == again.fingerprint()
-    assert not torch.equal(first.test.inputs[:50], other.test.inputs[:50])
+    assert not torch.equal(first.test.samples[:50], other.test.samples[:50])
     assert first.public is not None
     assert other.public is not None
-    assert not torch.equal(first.public.inputs, other.public.inputs)
+    assert not torch.equal(first.public.samples, other.public.samples)
 
 
 def test_what_is_public_has_no_labels(make: Make) -> None:
@@ -124,10 +124,10 @@ def test_a_limit_takes_private_samples_away_and_nothing_else(make: Make) -> None
     part = make(name="digits", public=100, clients=3, limit=200)
     assert sum(map(len, part.clients)) == 200
     assert set(private(part)) < set(private(whole))
-    assert torch.equal(part.test.inputs, whole.test.inputs)
+    assert torch.equal(part.test.samples, whole.test.samples)
     assert part.public is not None
     assert whole.public is not None
-    assert torch.equal(part.public.inputs, whole.public.inputs)
+    assert torch.equal(part.public.samples, whole.public.samples)
     beyond = make(name="digits", public=100, clients=3, limit=10**6)
     assert beyond.fingerprint() == whole.fingerprint()
 
@@ -148,11 +148,11 @@ def test_digits_can_be_scaled(make: Make) -> None:
     task = make(name="digits", public=10, image_size=[5, 6])
     assert task.signature.shape == (1, 5, 6)
     assert task.public is not None
-    assert {part.inputs.shape[1:] for part in (*task.clients, task.test, task.public)} == {(1, 5, 6)}
+    assert {part.samples.shape[1:] for part in (*task.clients, task.test, task.public)} == {(1, 5, 6)}
     # A mean over neighbours stays between the darkest and the brightest pixel, near the mean of all.
     whole = make(name="digits", public=10)
-    assert task.test.inputs.float().mean().item() == pytest.approx(
-        whole.test.inputs.float().mean().item(), rel=0.02
+    assert task.test.samples.float().mean().item() == pytest.approx(
+        whole.test.samples.float().mean().item(), rel=0.02
     )
 
 

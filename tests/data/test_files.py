@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from samplefiles import Files
 
 from fedistill.data.task import Task
+from helpers.files import Files
 
 Make = Callable[..., Task]
 Refused = Callable[..., str]
@@ -26,7 +26,7 @@ def samples(task: Task) -> set[tuple[bytes, str]]:
     return {
         (image.numpy().tobytes(), task.classes[label])
         for part in (*task.clients, task.test)
-        for image, label in zip(part.inputs, part.labels.tolist(), strict=True)
+        for image, label in zip(part.samples, part.labels.tolist(), strict=True)
     }
 
 
@@ -49,7 +49,7 @@ def test_a_test_file_is_all_that_is_tested_on(make: Make, files: Files) -> None:
         train=files.images("train.parquet", pictures[:12], LABELS),
         test=files.images("test.parquet", pictures[12:], ["yes", "no", "no", "no"]),
     )
-    assert task.test.inputs.numpy().tobytes() == np.stack(pictures[12:]).tobytes()
+    assert task.test.samples.numpy().tobytes() == np.stack(pictures[12:]).tobytes()
     assert task.test.labels.tolist() == [1, 0, 0, 0]
     assert sum(map(len, task.clients)) == 12
 
@@ -220,7 +220,7 @@ def test_natural_clients_are_the_values_of_a_column(make: Make, refused: Refused
     }
     task = make(**keys, clients=3, partition={"kind": "natural", "column": "hospital"})
     # The first word of each text is its hospital: one a client, the largest first.
-    firsts = [client.inputs[:, 0].unique().tolist() for client in task.clients]
+    firsts = [client.samples[:, 0].unique().tolist() for client in task.clients]
     assert [len(one) for one in firsts] == [1, 1, 1]
     assert len({one[0] for one in firsts}) == 3
     assert [len(client) for client in task.clients] == [10, 5, 5]
@@ -424,7 +424,7 @@ def test_images_of_different_sizes_need_one_to_be_scaled_to(
     )
     task = make(format="parquet", train=mixed, image_size=[4, 6])
     assert task.signature.shape == (1, 4, 6)
-    assert task.test.inputs.shape[1:] == (1, 4, 6)
+    assert task.test.samples.shape[1:] == (1, 4, 6)
 
 
 def test_a_test_set_of_another_size_is_refused_before_a_model_fails_on_it(
@@ -435,7 +435,7 @@ def test_a_test_set_of_another_size_is_refused_before_a_model_fails_on_it(
     assert refused(format="parquet", train=train, test=test) == (
         "task: test images are 9x6 pixels, private ones are 8x8; set task.image_size = [height, width]"
     )
-    assert make(format="parquet", train=train, test=test, image_size=[8, 8]).test.inputs.shape[2:] == (8, 8)
+    assert make(format="parquet", train=train, test=test, image_size=[8, 8]).test.samples.shape[2:] == (8, 8)
 
 
 def test_grey_and_colour_are_brought_to_what_the_private_images_are(make: Make, files: Files) -> None:
@@ -451,8 +451,8 @@ def test_grey_and_colour_are_brought_to_what_the_private_images_are(make: Make, 
         )
     }
     first, second = files.images("g.parquet", grey, LABELS), files.images("c.parquet", colour, LABELS)
-    assert make(format="parquet", train=first, test=second).test.inputs.shape == (12, 1, 8, 8)
-    brought = make(format="parquet", train=second, test=first).test.inputs
+    assert make(format="parquet", train=first, test=second).test.samples.shape == (12, 1, 8, 8)
+    brought = make(format="parquet", train=second, test=first).test.samples
     assert torch.equal(brought, torch.from_numpy(np.stack(grey))[:, None].expand(-1, 3, -1, -1))
 
 
@@ -464,7 +464,7 @@ def test_copies_of_one_image_are_on_one_side(make: Make, files: Files) -> None:
     assert task.public is not None
     sides = [
         {image.numpy().tobytes() for image in inputs}
-        for inputs in (task.test.inputs, task.public.inputs, torch.cat([c.inputs for c in task.clients]))
+        for inputs in (task.test.samples, task.public.samples, torch.cat([c.inputs for c in task.clients]))
     ]
     test, public, private = sides
     assert not test & public

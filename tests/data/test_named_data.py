@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from samplefiles import Files
 
 from fedistill.data import sources
 from fedistill.data.task import Task
+from helpers.files import Files
 
 Make = Callable[..., Task]
 Refused = Callable[..., str]
@@ -49,7 +49,7 @@ def test_a_folder_of_the_users_comes_first(
     task = make(name=name)
     assert task.name == name
     assert task.classes == ("0", "1")
-    assert task.test.inputs.numpy().tobytes() == np.stack(test).tobytes()
+    assert task.test.samples.numpy().tobytes() == np.stack(test).tobytes()
     assert task.test.labels.tolist() == [1, 0, 0]
     assert sum(map(len, task.clients)) == 12
 
@@ -76,17 +76,17 @@ def test_debians_fashion_mnist(make: Make, monkeypatch: pytest.MonkeyPatch, tmp_
     assert task.signature.shape == (1, 28, 28)
     assert task.classes[1] == "Trouser"
     assert task.classes[9] == "Ankle boot"
-    assert [int(image.unique()) for image in task.test.inputs] == [0, 1, 2, 3, 4]
+    assert [int(image.unique()) for image in task.test.samples] == [0, 1, 2, 3, 4]
     assert task.test.labels.tolist() == [0, 1, 2, 3, 4]
     private = {
         (int(image.unique()), int(label))
         for client in task.clients
-        for image, label in zip(client.inputs, client.labels, strict=True)
+        for image, label in zip(client.samples, client.labels, strict=True)
     }
     assert private == {(number, number % 10) for number in range(20)}
     scaled = make(name="fashion-mnist", image_size=[7, 9])
-    assert scaled.test.inputs.shape == (5, 1, 7, 9)
-    assert [int(image.unique()) for image in scaled.test.inputs] == [0, 1, 2, 3, 4]
+    assert scaled.test.samples.shape == (5, 1, 7, 9)
+    assert [int(image.unique()) for image in scaled.test.samples] == [0, 1, 2, 3, 4]
 
 
 def test_without_a_network_one_message_says_what_to_do(refused: Refused) -> None:

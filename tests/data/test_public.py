@@ -10,12 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from samplefiles import Files
 
 from fedistill.config.schema import TaskConfig
 from fedistill.data.build import build_task, stored_bytes
 from fedistill.data.task import Task
 from fedistill.errors import ExperimentError
+from helpers.files import Files
 
 Make = Callable[..., Task]
 Refused = Callable[..., str]
@@ -30,13 +30,13 @@ def test_it_needs_no_labels_and_leaves_the_private_samples_alone(make: Make, fil
     task = make(format="parquet", train=train, public=public)
     alone = make(format="parquet", train=train)
     assert task.public is not None
-    taken = {image.numpy().tobytes() for image in task.public.inputs}
+    taken = {image.numpy().tobytes() for image in task.public.samples}
     assert len(taken) == 4
     assert taken < {one.tobytes() for one in others}
     assert task.public.source == public["train"]
     assert task.public_labels is None
     assert [len(client) for client in task.clients] == [len(client) for client in alone.clients]
-    assert task.test.inputs.equal(alone.test.inputs)
+    assert task.test.samples.equal(alone.test.samples)
 
 
 def test_its_own_labels_may_be_anything(make: Make, files: Files) -> None:
@@ -55,7 +55,7 @@ def test_the_seed_draws_it(make: Make, files: Files) -> None:
         public = {"format": "parquet", "train": other, "samples": 10}
         task = make(seed=seed, format="parquet", train=train, public=public)
         assert task.public is not None
-        return task.public.inputs.numpy().tobytes()
+        return task.public.samples.numpy().tobytes()
 
     assert drawn(1) == drawn(1)
     assert drawn(1) != drawn(2)
@@ -70,7 +70,7 @@ def test_a_flat_folder_of_images_will_do(make: Make, files: Files) -> None:
     public = {"format": "imagefolder", "train": str(folder), "samples": 5}
     task = make(format="parquet", train=train, public=public)
     assert task.public is not None
-    assert {image.numpy().tobytes() for image in task.public.inputs} == {
+    assert {image.numpy().tobytes() for image in task.public.samples} == {
         one.tobytes() for one in files.pixels(5, seed=5)
     }
 
@@ -83,16 +83,16 @@ def test_images_are_brought_to_the_size_and_channels_of_the_task(make: Make, fil
     public = {"format": "parquet", "train": files.images("public.parquet", [even] * 3), "samples": 3}
     task = make(format="parquet", train=grey, public=public)
     assert task.public is not None
-    assert task.public.inputs.shape == (3, 1, 8, 8)
-    assert task.public.inputs.unique().tolist() == [70]
+    assert task.public.samples.shape == (3, 1, 8, 8)
+    assert task.public.samples.unique().tolist() == [70]
     public = {"name": "digits", "samples": 3}
     task = make(format="parquet", train=colour, public=public)
     assert task.public is not None
-    assert task.public.inputs.shape == (3, 3, 8, 8)
-    assert task.public.inputs[:, 0].equal(task.public.inputs[:, 1])
-    assert task.public.inputs[:, 0].equal(task.public.inputs[:, 2])
+    assert task.public.samples.shape == (3, 3, 8, 8)
+    assert task.public.samples[:, 0].equal(task.public.samples[:, 1])
+    assert task.public.samples[:, 0].equal(task.public.samples[:, 2])
     # What is paid for is what is sent: the images as they are used.
-    assert task.public.bytes == stored_bytes(task.public.inputs.numpy())
+    assert task.public.bytes == stored_bytes(task.public.samples.numpy())
 
 
 def test_another_kind_of_data_is_refused(refused: Refused) -> None:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from samplefiles import Files
 
 from fedistill.data.task import Labelled, PublicSet, Task
 from fedistill.models.signature import Signature
+from helpers.files import Files
 
 Make = Callable[..., Task]
 
@@ -26,7 +26,7 @@ def small() -> Task:
         classes=("a", "b", "c"),
         clients=(part(0, 0, 2), part(1)),
         test=part(0, 1, 2),
-        public=PublicSet(part(0, 1).inputs, 77, "somewhere"),
+        public=PublicSet(part(0, 1).samples, 77, "somewhere"),
         public_labels=torch.tensor([2, 1]),
         partition="by hand",
         vocabulary_frame=b"\x00frame",
@@ -45,7 +45,7 @@ def same(first: Task, second: Task) -> bool:
         all(getattr(first, field) == getattr(second, field) for field in plain)
         and len(parts[0]) == len(parts[1])
         and all(
-            a.inputs.equal(b.inputs) and a.inputs.dtype == b.inputs.dtype and a.labels.equal(b.labels)
+            a.samples.equal(b.samples) and a.samples.dtype == b.samples.dtype and a.labels.equal(b.labels)
             for a, b in zip(*parts, strict=True)
         )
         and (first.public is None) == (second.public is None)
@@ -53,7 +53,7 @@ def same(first: Task, second: Task) -> bool:
             first.public is None
             or second.public is None
             or (
-                first.public.inputs.equal(second.public.inputs)
+                first.public.samples.equal(second.public.samples)
                 and (first.public.bytes, first.public.source) == (second.public.bytes, second.public.source)
             )
         )
@@ -83,7 +83,7 @@ def test_a_saved_task_is_read_as_it_was(small: Task, make: Make, files: Files, t
 
 def test_the_fingerprint_changes_with_every_part(small: Task) -> None:
     first, second = small.clients
-    changed = torch.ones_like(small.test.inputs)
+    changed = torch.ones_like(small.test.samples)
     assert small.public is not None
     others = [
         replace(small, name="other"),
@@ -93,17 +93,18 @@ def test_the_fingerprint_changes_with_every_part(small: Task) -> None:
         replace(
             small,
             clients=(
-                Labelled(first.inputs[:2], first.labels[:2]),
+                Labelled(first.samples[:2], first.labels[:2]),
                 Labelled(
-                    torch.cat([first.inputs[2:], second.inputs]), torch.cat([first.labels[2:], second.labels])
+                    torch.cat([first.samples[2:], second.samples]),
+                    torch.cat([first.labels[2:], second.labels]),
                 ),
             ),
         ),
-        replace(small, clients=(Labelled(first.inputs, first.labels.flip(0)), second)),
+        replace(small, clients=(Labelled(first.samples, first.labels.flip(0)), second)),
         replace(small, test=Labelled(changed, small.test.labels)),
-        replace(small, test=Labelled(small.test.inputs, small.test.labels.flip(0))),
+        replace(small, test=Labelled(small.test.samples, small.test.labels.flip(0))),
         replace(small, public=None),
-        replace(small, public=replace(small.public, inputs=small.public.inputs.flip(0))),
+        replace(small, public=replace(small.public, samples=small.public.samples.flip(0))),
         replace(small, public=replace(small.public, bytes=78)),
         replace(small, public_labels=None),
         replace(small, partition="otherwise"),

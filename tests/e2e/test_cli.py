@@ -2,20 +2,20 @@
 
 import json
 import os
+import platform
 import shlex
 import shutil
 import signal
 import subprocess
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
-from program import PATIENCE, PROGRAM, fedistill, here
 
 from fedistill.communication.codecs.registry import CODECS
 from fedistill.config.toml import load
@@ -23,6 +23,8 @@ from fedistill.errors import RuntimeFailure
 from fedistill.experiment.table import markdown, reach_markdown
 from fedistill.federation.arm import resolve_arm
 from fedistill.methods.registry import METHODS
+from helpers.processes import processes_with, wait_for
+from helpers.program import PATIENCE, fedistill, here, start
 
 EXPERIMENT = """
 rounds = 2
@@ -72,7 +74,7 @@ def events(path: Path) -> list[dict[str, Any]]:
 def outcome(path: Path) -> Any:
     """What a run leaves, without what depends on the time, the place or the command."""
     results = read(path / "results.json")
-    del results["versions"], results["command"]
+    del results["versions"], results["hardware"], results["command"]
     for arm in results["arms"]:
         for played in arm["rounds"]:
             del played["seconds"]
@@ -169,7 +171,11 @@ VIEWS = ("server@global", "client@global", "client@own")
 RESULTS = {
     "schema": one_of(1),
     "version": is_text,
-    "versions": mapping(one_of("python", "torch", "numpy", "datasets", "flwr-datasets"), is_text),
+    "versions": lambda value: (
+        list(value) == ["python", "torch", "numpy", "datasets", "flwr-datasets", "constriction"]
+        and all(map(is_text, value.values()))
+    ),
+    "hardware": lambda value: isinstance(value, dict),
     "command": is_text,
     "task": lambda value: isinstance(value, dict),
     "arms": lambda value: isinstance(value, list),
@@ -207,6 +213,13 @@ ARM = {
     "bytes_total": is_count,
     "bytes_transport": is_count,
 }
+HARDWARE = {
+    "machine": one_of(platform.machine()),
+    "processor": is_text,
+    "cores": one_of(len(os.sched_getaffinity(0))),
+    "torch_threads": one_of(1),
+    "platform": one_of(platform.platform()),
+}
 ROUND = {
     "round": is_count,
     "bytes_up": is_count,
@@ -225,6 +238,7 @@ def test_results_have_the_shape_of_the_contract(done: Path) -> None:
     results = read(done / "results.json")
     check_shape(results, RESULTS)
     check_shape(results["task"], TASK)
+    check_shape(results["hardware"], HARDWARE)
     assert [sum(row) for row in results["task"]["class_counts"]] == results["task"]["samples"]
     for arm in results["arms"]:
         check_shape(arm, ARM)
@@ -372,7 +386,7 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     ),
     "unknown codec": (
         ["compare", "exp.toml", "--set", "arms.0.codec=fp61"],
-        ["arm 'fedavg': codec 'fp61' is not one of fp32, fp16, int8,", "Did you mean 'fp16'?"],
+        ["arm 'fedavg': codec 'fp61' is not one of fp32, fp16, onehot,", "Did you mean 'fp16'?"],
     ),
     "neither a codec's name nor a table": (
         ["compare", "exp.toml", "--set", "arms.0.codec=3"],
@@ -585,26 +599,6 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return outcome(folder / "run 1")
 
 
-def wait_for(condition: Callable[[], Any], what: str) -> None:
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end, f"gave up waiting for {what}"
-        time.sleep(0.02)
-
-
-def processes_of(folder: Path) -> list[int]:
-    """All processes on this machine that were started with this gate."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            environment = (entry / "environ").read_bytes()
-        except OSError:
-            continue
-        if f"GATE={folder}\0".encode() in environment:
-            found.append(int(entry.name))
-    return found
-
-
 @pytest.fixture
 def stopped(tmp_path: Path, request: pytest.FixtureRequest) -> "Iterator[tuple[Path, int, str]]":
     """A run that got a signal in the second round of its second arm: its folder, status and last words."""
@@ -613,21 +607,11 @@ def stopped(tmp_path: Path, request: pytest.FixtureRequest) -> "Iterator[tuple[P
     temporary = Path(tempfile.mkdtemp(prefix="fd-"))
     (folder / "tmp").symlink_to(temporary)
     environment = {**os.environ, "GATE": str(folder), "TMPDIR": str(temporary)}
-    process = subprocess.Popen(
-        [PROGRAM, "compare", "exp.toml", "--out", "run 1"],
-        cwd=folder,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        # Whoever starts the tests in the background may have told all its children to ignore Ctrl-C.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+    process = start("compare", "exp.toml", "--out", "run 1", cwd=folder, env=environment)
     try:
-        wait_for(lambda: (folder / "waiting").exists() or process.poll() is not None, "round 4")
+        wait_for(lambda: (folder / "waiting").exists() or process.poll() is not None, "round 4", PATIENCE)
         assert process.poll() is None, process.communicate()
-        assert len(processes_of(folder)) >= 3
+        assert len(processes_with("GATE", folder)) >= 3
         if request.param == signal.SIGINT:
             os.killpg(process.pid, signal.SIGINT)  # a terminal sends Ctrl-C to all processes
         else:
@@ -635,7 +619,7 @@ def stopped(tmp_path: Path, request: pytest.FixtureRequest) -> "Iterator[tuple[P
             # Workers that wait in a model of the user's cannot know that they are alone.
             (folder / "go").touch()
         _, said = process.communicate(timeout=PATIENCE)
-        wait_for(lambda: not processes_of(folder), "the workers to end")
+        wait_for(lambda: not processes_with("GATE", folder), "the workers to end", PATIENCE)
         yield folder, process.returncode, said
     finally:
         (folder / "go").touch()
@@ -775,6 +759,81 @@ def test_help_names_every_command(place: Path) -> None:
         assert f" {name} " in ended.stdout
 
 
+# --- options that commands share ---
+
+
+def test_the_version_is_that_of_the_package(place: Path) -> None:
+    ended = fedistill("--version", cwd=place)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout == f"fedistill {version('fedistill')}\n"
+
+
+RUNS = (["compare"], ["run"], ["resume"], ["flower", "up"], ["flower", "resume"])
+LISTS = (["report"], ["doctor"], ["methods"], ["codecs"], ["tasks"], ["models"])
+
+
+@pytest.mark.parametrize("command", [*RUNS, *LISTS], ids=" ".join)
+def test_help_names_the_options_that_commands_share(command: list[str], place: Path) -> None:
+    said = here(*command, "--help", cwd=place).stdout
+    assert " --json " in said
+    assert (" --quiet " in said) == (command in RUNS)
+
+
+def test_quiet_leaves_out_warnings_and_not_errors(place: Path) -> None:
+    """One arm fails; the classes that nobody holds would be a warning."""
+    changes = ["task.partition={kind='pathological', classes_per_client=1}", "rounds=1"]
+    sets = [part for change in changes for part in ("--set", change)]
+    sets += ["--set", "arms.dsfl-half.train.optimizer.lr=1e30"]
+    ended = fedistill("compare", "exp.toml", "--out", "quiet", "--quiet", *sets, cwd=place)
+    assert ended.returncode == 1
+    error = read(place / "quiet" / "results.json")["arms"][1]["error"]
+    assert ended.stderr == f"fedistill: arm 'dsfl-half' failed: {error}\n" * 2
+    assert ended.stdout.endswith("report: quiet/report.html\n")
+
+
+def test_json_of_a_run_is_its_results_and_its_folder(place: Path) -> None:
+    ended = fedistill("run", "exp.toml", "--arm", "local", "--out", "as json", "--json", cwd=place)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    wanted = {"folder": "as json", **read(place / "as json" / "results.json")}
+    assert json.loads(ended.stdout) == wanted
+    for command in ("resume", "report"):
+        ended = here(command, "as json", "--json", cwd=place)
+        assert (ended.returncode, ended.stderr) == (0, "")
+        assert json.loads(ended.stdout) == wanted
+    ended = here("report", "as json", "--json", "--markdown", cwd=place)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr == (
+        "fedistill: --json prints all of results.json: leave out --markdown and --reach\n"
+    )
+
+
+def test_json_of_doctor_is_its_findings(place: Path) -> None:
+    ended = here("doctor", "exp.toml", "--json", cwd=place)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    found = json.loads(ended.stdout)
+    assert found[0] == {
+        "level": "fact",
+        "where": "arm 'fedavg'",
+        "what": "about 38.5 kB up and 38.5 kB down a round, 154 kB in 2 rounds",
+        "fix": "",
+    }
+    wrong = here("doctor", "exp.toml", "--json", "--set", "models.server=cnn-s", cwd=place)
+    assert wrong.returncode == 2
+    assert [finding["level"] for finding in json.loads(wrong.stdout)].count("error") == 1
+    assert wrong.stderr.startswith("fedistill: arm 'fedavg': method fedavg averages weights")
+
+
+@pytest.mark.parametrize("command", ["methods", "codecs", "tasks", "models"])
+def test_json_of_a_list_is_its_rows(command: str, place: Path) -> None:
+    ended = here(command, "--json", cwd=place)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    rows = [list(row.values()) for row in json.loads(ended.stdout)]
+    shown = [row for row in listed(here(command, cwd=place)) if row[0]]
+    assert [row[0] for row in rows] == [row[0] for row in shown]
+    if command == "models":
+        assert ["mlp-s", "image", 784 * 64 + 64 + 64 * 10 + 10] in rows
+
+
 # --- what ends a run and is not the user's fault ---
 
 KEPT = "what was done is kept; go on with: fedistill resume"
@@ -805,7 +864,7 @@ def test_what_ends_a_run_is_said_in_one_line(
 
     if begun:
         (tmp_path / "experiment.toml").touch()
-    monkeypatch.setattr("fedistill.experiment.runner.resume", fail)
+    monkeypatch.setattr("fedistill.experiment.runner.resume_experiment", fail)
     ended = here("resume", tmp_path, cwd=tmp_path)
     assert ended.returncode == 1
     folder = f" {shlex.quote(str(tmp_path))}" if begun else ""

@@ -6,9 +6,9 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from program import fedistill, here
 
 from fedistill.data.sources import DATA_VARIABLE, DEBIAN_FASHION_MNIST
+from helpers.program import fedistill, here
 
 ROOT = Path(__file__).parents[2]
 HAS_FASHION_MNIST = DEBIAN_FASHION_MNIST.is_dir() or DATA_VARIABLE in os.environ

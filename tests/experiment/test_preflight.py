@@ -194,7 +194,7 @@ def test_classes_that_are_not_tested() -> None:
     wanted = parse(raw({"method": "local"}), "test")
     task, _ = prepare(wanted)
     keep = task.test.labels < 8
-    task = replace(task, test=Labelled(task.test.inputs[keep], task.test.labels[keep]))
+    task = replace(task, test=Labelled(task.test.samples[keep], task.test.labels[keep]))
     arms = [ReadyArm.of(arm, wanted, task) for arm in wanted.arms]
     (finding,) = bad(examine(wanted, task, arms))
     assert finding.level == "warning"
@@ -204,7 +204,7 @@ def test_classes_that_are_not_tested() -> None:
 def test_clients_without_samples() -> None:
     wanted = parse(raw({"method": "local"}, clients=10), "test")
     task, _ = prepare(wanted)
-    empty = Labelled(task.clients[0].inputs[:0], task.clients[0].labels[:0])
+    empty = Labelled(task.clients[0].samples[:0], task.clients[0].labels[:0])
     clients = (task.clients[0], *[empty] * 6, *task.clients[7:])
     task = replace(task, clients=clients)
     arms = [ReadyArm.of(arm, wanted, task) for arm in wanted.arms]
@@ -351,7 +351,7 @@ def skew_of(**task: Any) -> float:
 def test_label_skew_by_hand() -> None:
     """Clients with one, the other, and half of each of two classes: distances 0.5, 0.5 and 0."""
     task, _ = prepare(parse(raw({"method": "local"}, clients=3), "test"))
-    inputs = task.clients[0].inputs[:4]
+    inputs = task.clients[0].samples[:4]
     labels = ([0, 0, 0, 0], [1, 1, 1, 1], [0, 1, 0, 1])
     clients = tuple(Labelled(inputs, torch.tensor(one)) for one in labels)
     assert label_skew(replace(task, clients=clients)) == pytest.approx(1 / 3)

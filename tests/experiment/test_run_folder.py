@@ -1,7 +1,7 @@
 """The folder of a run: whatever happens to a run, going on with it ends in the same bits."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,35 +17,18 @@ from fedistill.config.schema import Experiment
 from fedistill.errors import ExperimentError
 from fedistill.experiment import run_folder
 from fedistill.experiment.run_folder import RunFolder
-from fedistill.experiment.runner import compare, prepare, report, resume
+from fedistill.experiment.runner import prepare, resume_experiment, rewrite_report, run_experiment
 from fedistill.federation.history import RoundRecord
 from fedistill.federation.ledger import Entry
 from fedistill.models.registry import build_model
 from fedistill.state import decode_state
+from helpers.watchers import Watcher
 
 ROUNDS = 3
 
 
 class Crash(BaseException):
     """The process is gone; nothing may handle this."""
-
-
-class Watcher:
-    """Sees a run go on; ``at_round`` is called after each round."""
-
-    def __init__(self, at_round: Callable[[str, RoundRecord], None] | None = None) -> None:
-        self.at_round = at_round
-        self.begun: dict[str, int] = {}
-
-    def findings(self, findings: Sequence[Any]) -> None: ...
-    def failed(self, name: str, error: str) -> None: ...
-
-    def arm(self, name: str, rounds: int, done: int) -> None:
-        self.begun[name] = done
-
-    def round(self, name: str, run_folder: RoundRecord) -> None:
-        if self.at_round:
-            self.at_round(name, run_folder)
 
 
 def experiment(*arms: dict[str, Any], clients: int = 4, **more: Any) -> Experiment:
@@ -81,7 +64,7 @@ def outcome(path: Path) -> Any:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The outcome of `experiment()` where nothing happened to it."""
     path = tmp_path_factory.mktemp("whole") / "run"
-    compare(experiment(), path, "", Watcher())
+    run_experiment(experiment(), path, "", Watcher())
     found = outcome(path)
     assert [arm["status"] for arm in found[0]] == ["done", "done"]
     assert len(found[2]) == 2 * ROUNDS
@@ -120,9 +103,9 @@ def test_a_crash_at_any_file_of_any_round(
     with monkeypatch.context() as patched:
         crash_at_write(patched, nth(place), half=place % 2 == 0)
         with pytest.raises(Crash):
-            compare(experiment(), tmp_path / "run", "", Watcher())
+            run_experiment(experiment(), tmp_path / "run", "", Watcher())
     watcher = Watcher()
-    resume(tmp_path / "run", watcher)
+    resume_experiment(tmp_path / "run", watcher)
     assert outcome(tmp_path / "run") == whole
     # Only what was not saved is played again: four files a round of dsfl, then two a round of fedavg.
     saved = place - 1
@@ -137,10 +120,10 @@ def test_the_crash_between_event_and_manifest_leaves_the_event(
         # manifest.json of the second round of dsfl
         crash_at_write(patched, nth(8))
         with pytest.raises(Crash):
-            compare(experiment(), folder.path, "", Watcher())
+            run_experiment(experiment(), folder.path, "", Watcher())
     assert [played.round for played in folder.records("dsfl")] == [1, 2]
     assert folder.round("dsfl") == 1
-    resume(folder.path, Watcher())
+    resume_experiment(folder.path, Watcher())
     assert [played.round for played in folder.records("dsfl")] == [1, 2, 3]
     assert outcome(folder.path) == whole
 
@@ -153,13 +136,13 @@ def test_every_method_goes_on_from_disk_after_every_round(method: str, tmp_path:
     def stop(name: str, played: RoundRecord) -> None:
         raise Crash
 
-    compare(wanted, tmp_path / "whole", "", Watcher())
+    run_experiment(wanted, tmp_path / "whole", "", Watcher())
     with pytest.raises(Crash):
-        compare(wanted, tmp_path / "run", "", Watcher(stop))
+        run_experiment(wanted, tmp_path / "run", "", Watcher(stop))
     for _ in range(1, ROUNDS):
         with pytest.raises(Crash):
-            resume(tmp_path / "run", Watcher(stop))
-    resume(tmp_path / "run", Watcher())
+            resume_experiment(tmp_path / "run", Watcher(stop))
+    resume_experiment(tmp_path / "run", Watcher())
     assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
 
 
@@ -169,22 +152,22 @@ def test_ctrl_c_leaves_results_of_what_was_done(whole: Any, tmp_path: Path) -> N
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        compare(experiment(), tmp_path / "run", "", Watcher(stop))
+        run_experiment(experiment(), tmp_path / "run", "", Watcher(stop))
     arms = json.loads((tmp_path / "run" / "results.json").read_text())["arms"]
     assert [(arm["name"], arm["status"], len(arm["rounds"])) for arm in arms] == [
         ("dsfl", "stopped", 2),
         ("fedavg", "stopped", 0),
     ]
     assert (tmp_path / "run" / "report.html").stat().st_size > 10_000
-    resume(tmp_path / "run", Watcher())
+    resume_experiment(tmp_path / "run", Watcher())
     assert outcome(tmp_path / "run") == whole
 
 
 def test_resuming_a_run_that_is_done_changes_nothing(whole: Any, tmp_path: Path) -> None:
-    compare(experiment(), tmp_path / "run", "", Watcher())
+    run_experiment(experiment(), tmp_path / "run", "", Watcher())
     for _ in range(2):
         watcher = Watcher()
-        resume(tmp_path / "run", watcher)
+        resume_experiment(tmp_path / "run", watcher)
         assert watcher.begun == {"dsfl": ROUNDS, "fedavg": ROUNDS}
         assert outcome(tmp_path / "run") == whole
 
@@ -196,13 +179,13 @@ def test_a_half_last_line_of_events_is_ignored(half: str, whole: Any, tmp_path: 
             raise Crash
 
     with pytest.raises(Crash):
-        compare(experiment(), tmp_path / "run", "", Watcher(stop))
+        run_experiment(experiment(), tmp_path / "run", "", Watcher(stop))
     path = tmp_path / "run" / "events.jsonl"
     before = RunFolder(tmp_path / "run").events()
     with path.open("a") as file:
         file.write(half)
     assert RunFolder(tmp_path / "run").events() == before
-    resume(tmp_path / "run", Watcher())
+    resume_experiment(tmp_path / "run", Watcher())
     assert outcome(tmp_path / "run") == whole
     for line in path.read_text().splitlines():
         json.loads(line)
@@ -222,7 +205,7 @@ def test_checkpoints_hold_the_last_file_of_each_client_and_nothing_else(tmp_path
         assert found == {"manifest.json", f"server-{played.round}.safetensors", *clients}
 
     wanted = experiment({"method": "dsfl"}, rounds=5)
-    compare(wanted, tmp_path / "run", "", Watcher(look))
+    run_experiment(wanted, tmp_path / "run", "", Watcher(look))
     assert len(set(worked.values())) > 1  # else nothing was kept from an earlier round
 
 
@@ -234,7 +217,7 @@ def stopped(path: Path, after: int = 2) -> RunFolder:
             raise Crash
 
     with pytest.raises(Crash):
-        compare(experiment(), path, "", Watcher(stop))
+        run_experiment(experiment(), path, "", Watcher(stop))
     return RunFolder(path)
 
 
@@ -269,7 +252,7 @@ def test_a_damaged_checkpoint_says_how_to_go_on(
     folder = stopped(tmp_path / "run")
     harm(next(folder.path.glob(pattern)))
     with pytest.raises(ExperimentError) as caught:
-        resume(folder.path, Watcher())
+        resume_experiment(folder.path, Watcher())
     message = str(caught.value)
     assert message.startswith("arm 'dsfl': its checkpoint is damaged (")
     assert said in message
@@ -278,7 +261,7 @@ def test_a_damaged_checkpoint_says_how_to_go_on(
     for path in place.iterdir():
         path.unlink()
     place.rmdir()
-    resume(folder.path, Watcher())
+    resume_experiment(folder.path, Watcher())
     assert outcome(folder.path) == whole
 
 
@@ -293,15 +276,15 @@ def test_other_data_are_refused(tmp_path: Path) -> None:
         raise Crash
 
     with pytest.raises(Crash):
-        compare(wanted, tmp_path / "run", "", Watcher(stop))
+        run_experiment(wanted, tmp_path / "run", "", Watcher(stop))
     before = (tmp_path / "run" / "events.jsonl").read_text()
     data.write_text("\n".join(["text,label", *rows[:-1], "other words,b"]))
     with pytest.raises(ExperimentError) as caught:
-        resume(tmp_path / "run", Watcher())
+        resume_experiment(tmp_path / "run", Watcher())
     assert "are not those that the run began with" in str(caught.value)
     assert (tmp_path / "run" / "events.jsonl").read_text() == before
     data.write_text("\n".join(["text,label", *rows]))
-    resume(tmp_path / "run", Watcher())
+    resume_experiment(tmp_path / "run", Watcher())
 
 
 NAMES = [
@@ -329,7 +312,7 @@ def test_odd_names_of_arms_stay_inside_the_folder_and_apart(tmp_path: Path) -> N
     outside = tmp_path / "outside"
     outside.mkdir()
     path = outside / "run"
-    compare(wanted, path, "", Watcher())
+    run_experiment(wanted, path, "", Watcher())
     assert list(tmp_path.iterdir()) == [outside]
     assert list(outside.iterdir()) == [path]
     top = {"experiment.toml", "events.jsonl", "results.json", "report.html", "models", "checkpoint"}
@@ -340,7 +323,7 @@ def test_odd_names_of_arms_stay_inside_the_folder_and_apart(tmp_path: Path) -> N
     assert len({file.read_bytes() for file in path.glob("models/*/server.safetensors")}) == len(NAMES)
     assert len(list(path.glob("checkpoint/*/manifest.json"))) == len(NAMES)
     watcher = Watcher()
-    resume(path, watcher)
+    resume_experiment(path, watcher)
     assert watcher.begun == dict.fromkeys(NAMES, 1)
 
 
@@ -387,7 +370,7 @@ def test_report_without_results_says_what_writes_them(tmp_path: Path) -> None:
         if content:
             (tmp_path / "run 1" / "results.json").write_text(content)
         with pytest.raises(ExperimentError) as caught:
-            report(tmp_path / "run 1")
+            rewrite_report(tmp_path / "run 1")
         assert str(caught.value).endswith(f"write it by: fedistill resume '{tmp_path / 'run 1'}'")
 
 
@@ -398,8 +381,8 @@ def test_what_is_asked_and_the_command_are_kept(tmp_path: Path) -> None:
 
 
 def test_the_experiment_in_the_folder_leads_to_the_same_run(whole: Any, tmp_path: Path) -> None:
-    compare(experiment(), tmp_path / "one", "", Watcher())
-    compare(RunFolder(tmp_path / "one").experiment(), tmp_path / "two", "", Watcher())
+    run_experiment(experiment(), tmp_path / "one", "", Watcher())
+    run_experiment(RunFolder(tmp_path / "one").experiment(), tmp_path / "two", "", Watcher())
     assert outcome(tmp_path / "two") == whole
 
 
@@ -417,13 +400,13 @@ def test_a_round_as_json_and_back() -> None:
 def test_views_are_those_of_the_models_that_are_left(tmp_path: Path) -> None:
     """Worked out anew from the files, one sample at a time."""
     wanted = experiment({"method": "dsfl"})
-    compare(wanted, tmp_path / "run", "", Watcher())
+    run_experiment(wanted, tmp_path / "run", "", Watcher())
     task, _ = prepare(wanted)
     module = build_model("mlp-s", task.signature, seed=0, client=0).eval()
 
     def share(name: str) -> float:
         module.load_state_dict(load_file(tmp_path / "run" / "models" / "dsfl" / f"{name}.safetensors"))
-        pixels = task.test.inputs.float() / 127.5 - 1
+        pixels = task.test.samples.float() / 127.5 - 1
         labels = task.test.labels.tolist()
         right = [int(module(one[None]).argmax()) == label for one, label in zip(pixels, labels, strict=True)]
         return sum(right) / len(right)
@@ -439,7 +422,7 @@ def test_views_are_those_of_the_models_that_are_left(tmp_path: Path) -> None:
 
 def test_final_models_are_those_of_the_last_round(tmp_path: Path) -> None:
     """Weights under PyTorch's own names, which make up the flat vector of the checkpoint."""
-    compare(experiment({"method": "dsfl"}, sampling={}), tmp_path / "run", "", Watcher())
+    run_experiment(experiment({"method": "dsfl"}, sampling={}), tmp_path / "run", "", Watcher())
     state = decode_state(
         (tmp_path / "run" / "checkpoint" / "dsfl" / f"server-{ROUNDS}.safetensors").read_bytes()
     )
@@ -447,5 +430,5 @@ def test_final_models_are_those_of_the_last_round(tmp_path: Path) -> None:
     names = ["features.1.weight", "features.1.bias", "head.weight", "head.bias"]
     assert set(tensors) == set(names)
     flat = torch.cat([tensors[name].flatten() for name in names])
-    assert torch.equal(flat, state["method"]["model"])
+    assert torch.equal(flat, state["method"]["model"]["weights"])
     assert len(list((tmp_path / "run" / "models" / "dsfl").iterdir())) == 5

@@ -17,7 +17,7 @@ from fedistill.communication.protocol.shared_state import EMPTY
 from fedistill.federation.ledger import SETUP_ROUND, Entry, Ledger
 
 
-def frame(kind: Kind, size: int) -> bytes:
+def frame(kind: int, size: int) -> bytes:
     """A frame of ``size`` bytes: 11, and a section of 1 and its content."""
     data = encode(Frame(kind, 1, 0, (bytes(size - 12),)))
     assert len(data) == size
@@ -44,6 +44,13 @@ def test_kinds_by_round_and_direction(ledger: Ledger) -> None:
     assert ledger.kinds(2, "up") == {"logits": 63}
     assert ledger.kinds(2, "down") == {}
     assert ledger.kinds(3, "up") == {}
+
+
+def test_messages_of_other_packages_are_counted_by_their_number() -> None:
+    ledger = Ledger()
+    for kind, size in ((64, 20), (64, 30), (127, 40)):
+        ledger.count(1, 0, "up", frame(kind, size))
+    assert ledger.kinds(1, "up") == {"custom-64": 50, "custom-127": 40}
 
 
 def test_setup_is_apart_and_in_the_total(ledger: Ledger) -> None:

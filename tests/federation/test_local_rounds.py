@@ -34,6 +34,7 @@ from fedistill.federation.local_rounds import (
     worthwhile_rounds,
 )
 from fedistill.federation.round import play_round
+from helpers.runs import finish
 
 
 def rounds_due(accumulate: int, rounds: int) -> dict[int, int]:
@@ -79,7 +80,7 @@ def test_before_anything_is_measured_each_round_exchanges() -> None:
 
 
 SIZES = MessageContext(
-    classes=2, parameters=2, samples=2, population=5, drawn=lambda round: np.array([round, 4])
+    classes=2, parameters=2, samples=2, population=5, sampled=lambda round: np.array([round, 4])
 )
 
 
@@ -97,7 +98,7 @@ def test_change_of_labels_is_that_of_the_samples_both_speak_of() -> None:
     after = SoftLabels(torch.tensor([[0.9, 0.1], [0.6, 0.8]]), 2)
     assert relative_change(before, after, SIZES) == pytest.approx((0.16 + 0.64) ** 0.5)
     apart = MessageContext(
-        classes=2, samples=2, population=5, drawn=lambda round: np.array([2, 3]) - round % 2 * 2
+        classes=2, samples=2, population=5, sampled=lambda round: np.array([2, 3]) - round % 2 * 2
     )
     assert relative_change(before, after, apart) is None
 
@@ -122,9 +123,7 @@ def played(accumulate: Any, arm: tuple[str, dict[str, Any]], **changes: Any) -> 
     wanted = parse(raw, "test")
     _, (ready,) = prepare(wanted)
     with Spy(SerialExecutor(wanted, ready.task)) as spy:
-        run = start_run(ready)
-        while run.round < ready.rounds:
-            play_round(run, ready, spy)
+        run = finish(ready, spy)
     return run, ready, spy
 
 
@@ -166,7 +165,7 @@ def test_what_accumulates_is_local_training() -> None:
     message = ready.method.send(start_run(ready).server, ready.server(2), 0)
     trained = [ready.method.client_step({}, ready.client(k, 2, local=2), message)[1] for k in (0, 1)]
     mean = sum(one.values * one.samples for one in trained) / sum(one.samples for one in trained)
-    torch.testing.assert_close(twice.server["model"], mean)
+    torch.testing.assert_close(twice.server.model.weights, mean)
 
 
 @pytest.mark.parametrize("arm", METHODS, ids=[name for name, _ in METHODS])
@@ -229,9 +228,7 @@ def test_resuming_goes_on_with_what_is_due(tmp_path: Path) -> None:
         for _ in range(4):  # two exchanges, and two rounds into what accumulates
             play_round(again, ready, executor)
             folder.save(ready, again)
-        again = RunFolder.open(tmp_path / "run").load(ready)
-        while again.round < 8:
-            play_round(again, ready, executor)
+        again = finish(ready, executor, RunFolder.open(tmp_path / "run").restore(ready))
     assert [record.local for record in again.records] == [record.local for record in run.records]
-    assert torch.equal(again.server["model"], run.server["model"])
+    assert torch.equal(again.server.model.weights, run.server.model.weights)
     assert json.loads((tmp_path / "run" / "events.jsonl").read_text().splitlines()[-1])["local"] == 0

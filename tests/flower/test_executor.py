@@ -7,10 +7,9 @@ import signal
 import stat
 import threading
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -18,7 +17,6 @@ import pytest
 import torch
 from google.protobuf.message import DecodeError
 from safetensors.torch import load_file
-from trial import CLIENTS, Watch, at_sites, experiment, frames, in_process, site_file, what_is_kept
 
 from fedistill.communication.protocol import frame as frame_format
 from fedistill.communication.varint import varint
@@ -27,9 +25,19 @@ from fedistill.config.toml import to_toml
 from fedistill.data.build import build_task
 from fedistill.errors import ExperimentError, RuntimeFailure
 from fedistill.experiment.run_folder import RunFolder
-from fedistill.experiment.runner import compare, resume
+from fedistill.experiment.runner import resume_experiment, run_experiment
 from fedistill.flower import event_tail as news_of
 from fedistill.flower import local_trial
+from helpers.flower_trial import (
+    CLIENTS,
+    Watch,
+    at_sites,
+    experiment,
+    frames,
+    in_process,
+    site_file,
+    what_is_kept,
+)
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # Flower uses what its libraries will drop
@@ -38,10 +46,9 @@ with warnings.catch_warnings():
     from flwr.supercore.inflatable.inflatable_object import add_header_to_object_body
     from flwr.supercore.task_identity import TaskIdentity
 
-    from fedistill.flower import client_app, executor, node_registry, server_app
-    from fedistill.flower.serde import Answer, Order, open_order, seal_answer
-
-HANDLERS = {"query": client_app.hello, "train": client_app.work, "evaluate": client_app.correct}
+    from fedistill.flower import client_app, executor, node_registry
+    from fedistill.flower.serde import Answer, Order, seal_answer
+    from helpers.flower_desk import Desk, play
 
 
 @pytest.fixture(autouse=True)
@@ -52,62 +59,12 @@ def app(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(executor, "_POLL_SECONDS", 0.02)
 
 
-class Desk:
-    """A Flower grid whose nodes answer when they are asked for their replies.
-
-    Attributes:
-        nodes: the node config of each.
-        silent: those whose replies never come. ``change``: what becomes of a reply on its way.
-        taken: every order, with its node.
-    """
-
-    def __init__(self, asked: Experiment, place: Path, configs: Iterable[dict[str, Any]] = ()) -> None:
-        given = list(configs) or [{"partition-id": number} for number in range(CLIENTS)]
-        self.nodes = {
-            10 + at: {"state": str(place / f"node-{at}"), **config} for at, config in enumerate(given)
-        }
-        self.run = {"experiment": to_toml(asked)}
-        self.silent: set[int] = set()
-        self.change: Callable[[int, Order, Message], Message] = lambda node, order, reply: reply
-        self.taken: list[tuple[int, str, Order]] = []
-        self._sent: dict[str, Message] = {}
-        self._one = threading.Lock()  # a process has one node's module of each model at a time
-
-    def get_node_ids(self) -> list[int]:
-        return list(self.nodes)
-
-    def push_messages(self, messages: Iterable[Message]) -> list[str]:
-        names = []
-        for message in messages:
-            names.append(f"message {len(self.taken)}")
-            self._sent[names[-1]] = message
-            node, kind = message.metadata.dst_node_id, message.metadata.message_type
-            self.taken.append((node, kind, open_order(message)))
-        return names
-
-    def pull_messages(self, names: Iterable[str]) -> list[Message]:
-        (name,) = names
-        message = self._sent[name]
-        node = message.metadata.dst_node_id
-        if node in self.silent:
-            return []
-        context: Any = SimpleNamespace(run_config=self.run, node_config=self.nodes[node])
-        with self._one:
-            reply = HANDLERS[message.metadata.message_type](message, context)
-        return [self.change(node, open_order(message), reply)]
-
-
-def play(desk: Desk, asked: Experiment, out: Path) -> None:
-    grid: Any = desk
-    server_app._play(grid, asked, out, "test")
-
-
 def watched(desk: Desk, asked: Experiment, out: Path, watch: Watch) -> None:
     """As `play`, with somebody to look on."""
     grid: Any = desk
     out.mkdir()
     RunFolder(out).session.write_text("5e551")
-    compare(
+    run_experiment(
         asked, out, "test", watch, lambda config, task: executor.FlowerExecutor(grid, config, task, "5e551")
     )
 
@@ -399,7 +356,7 @@ def test_a_run_goes_on_where_its_clients_states_are(tmp_path: Path) -> None:
     with pytest.raises(
         ExperimentError, match=r"was run on a network, .* go on with it by: flwr run with the same app"
     ):
-        resume(out, Watch())
+        resume_experiment(out, Watch())
     other = experiment(rounds=3)
     with pytest.raises(ExperimentError, match="holds a run of another experiment: name another folder"):
         play(Desk(other, tmp_path), other, out)

@@ -6,14 +6,19 @@ import shlex
 import signal
 import socket
 import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from trial import (
+
+from fedistill.config.toml import load
+from fedistill.data.task import Task
+from fedistill.errors import RuntimeFailure
+from fedistill.experiment.run_folder import RunFolder
+from fedistill.federation.client import method_state
+from fedistill.flower.local_trial import follow
+from fedistill.flower.processes import HOST, TrialNetwork, free_ports
+from helpers.flower_trial import (
     CLIENTS,
     Watch,
     at_sites,
@@ -26,18 +31,11 @@ from trial import (
     site_file,
     what_is_kept,
 )
-
-from fedistill.config.toml import load
-from fedistill.data.task import Task
-from fedistill.errors import RuntimeFailure
-from fedistill.experiment.run_folder import RunFolder
-from fedistill.federation.client import method_state
-from fedistill.flower.local_trial import follow
-from fedistill.flower.processes import HOST, TrialNetwork, free_ports
+from helpers.processes import wait_for
+from helpers.program import PROGRAM, start
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "flower-digits" / "experiment.toml"
-PROGRAM = Path(sys.executable).parent / "fedistill"
 PATIENCE = 240
 
 
@@ -55,13 +53,6 @@ def bounded() -> Iterator[None]:
     signal.signal(signal.SIGALRM, before)
 
 
-def wait_for(condition: Callable[[], Any], what: str, seconds: float = PATIENCE) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, f"waited {seconds} s for {what}"
-        time.sleep(0.2)
-
-
 def listens(port: int) -> bool:
     with socket.socket() as one:
         return one.connect_ex((HOST, port)) == 0
@@ -75,22 +66,14 @@ def test_stopped_and_resumed_it_ends_as_in_one_process(tmp_path: Path) -> None:
     out = tmp_path / "run"
     command = ["flower", "up", str(EXAMPLE), "--nodes", str(CLIENTS), "--out", str(out)]
     command += ["--set", "task.limit=300", "--set", "rounds=2"]
-    process = subprocess.Popen(
-        [PROGRAM, *command],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+    process = start(*command, cwd=ROOT)
     try:
         events = out / "events.jsonl"
 
         def begun() -> bool:
             return process.poll() is not None or (events.exists() and '"round": 1' in events.read_text())
 
-        wait_for(begun, "round 1")
+        wait_for(begun, "round 1", PATIENCE)
         assert process.poll() is None, process.communicate()
         assert len(processes_of(out)) >= 1 + CLIENTS
         process.send_signal(signal.SIGINT)
@@ -145,7 +128,7 @@ def test_simulated_by_ray_it_ends_as_in_one_process(tmp_path: Path) -> None:
             start_new_session=True,
         )
     try:
-        wait_for(lambda: listens(port), "the SuperLink")
+        wait_for(lambda: listens(port), "the SuperLink", PATIENCE)
         nodes = ["--federation-config", f"num-supernodes={CLIENTS} client-resources-num-cpus=1"]
         done = subprocess.run(
             [PROGRAM.parent / "flwr", "run", out / "flower" / "app", "simulation", "--stream", *nodes],

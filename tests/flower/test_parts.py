@@ -18,13 +18,14 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from trial import experiment, site_file
 
 from fedistill.config.toml import parse, to_toml
 from fedistill.data.build import build_task
 from fedistill.errors import ExperimentError, FrameError
 from fedistill.flower import app_template, keys
 from fedistill.flower.processes import TrialNetwork
+from fedistill.models.signature import Preprocessing
+from helpers.flower_trial import experiment, site_file
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # Flower uses what its libraries will drop
@@ -177,7 +178,7 @@ def test_a_node_keeps_its_own_share_and_nothing_of_others(tmp_path: Path) -> Non
     whole = build_task(wanted.task, wanted.seed)
     task = node(tmp_path, {"partition-id": 1}).task
     assert [len(data) for data in task.clients] == [0, len(whole.clients[1]), 0]
-    assert torch.equal(task.clients[1].inputs, whole.clients[1].inputs)
+    assert torch.equal(task.clients[1].samples, whole.clients[1].samples)
     assert task.public_labels is None
 
 
@@ -192,7 +193,7 @@ def test_a_site_learns_from_data_of_its_own(tmp_path: Path) -> None:
     own = node(tmp_path, {"partition-id": 2, "train": str(path)})
     mine = own.task.clients[2]
     assert mine.labels.tolist() == [7, 3, 7, 9]
-    assert mine.inputs[:, 0, 0, 0].tolist() == [0, 10, 20, 30]
+    assert mine.samples[:, 0, 0, 0].tolist() == [0, 10, 20, 30]
     said = own.about(Order("5e551")).words
     assert (said["client"], said["own-data"]) == (2, True)
     assert said["fingerprint"] == build_task(own.experiment.task, own.experiment.seed).fingerprint()
@@ -204,7 +205,7 @@ def test_a_site_brings_a_folder_of_images_of_one_class(tmp_path: Path) -> None:
         Image.new("L", (8, 8), color=50).save(tmp_path / "mine" / "3" / f"{name}.png")
     own = node(tmp_path, {"partition-id": 0, "train": str(tmp_path / "mine"), "format": "imagefolder"})
     assert own.task.clients[0].labels.tolist() == [3, 3]
-    assert own.task.clients[0].inputs.unique().tolist() == [50]
+    assert own.task.clients[0].samples.unique().tolist() == [50]
 
 
 def test_a_site_brings_texts(tmp_path: Path) -> None:
@@ -216,7 +217,8 @@ def test_a_site_brings_texts(tmp_path: Path) -> None:
     own = node(tmp_path, {"partition-id": 1, **given}, task=task)
     mine = own.task.clients[1]
     assert [own.task.classes[label] for label in mine.labels] == ["good"]
-    assert mine.inputs.shape == (1, own.task.signature.shape[0])
+    assert list(mine.samples) == ["word1 word2"]
+    assert own.task.client_inputs(1, Preprocessing()).shape == (1, own.task.signature.shape[0])
 
 
 def test_data_that_do_not_fit_the_task_are_refused(tmp_path: Path) -> None:
@@ -276,4 +278,4 @@ def test_without_the_extra_the_command_says_what_to_install(monkeypatch: pytest.
 
     monkeypatch.setitem(sys.modules, "flwr", None)
     with pytest.raises(ExperimentError, match=r"pip install 'fedistill\[flower\]'"):
-        flower.keys(Path("never"), 1)
+        flower.keys_command(Path("never"), 1)

@@ -9,17 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from fedistill import parse
-from fedistill.config.schema import NotTrue, Train
-from fedistill.experiment.runner import prepare
-from fedistill.federation.arm import ReadyArm, start_run
+from fedistill.config.schema import Experiment, NotTrue, Train
+from fedistill.federation.arm import ReadyArm
 from fedistill.federation.client import method_state
-from fedistill.federation.local_executor import SerialExecutor
-from fedistill.federation.round import play_round
 from fedistill.methods.registry import METHODS
 from fedistill.methods.shared.private_loss import private_loss
 from fedistill.training.loop import predict
 from fedistill.training.losses import label_loss, not_true
+from helpers.runs import ready, run_serially
 
 CLASSES = 4
 
@@ -126,8 +123,8 @@ TRAINED = (
 )
 
 
-def ready(method: str, train: dict[str, Any], **changes: Any) -> tuple[Any, ReadyArm]:
-    wanted = parse(
+def arm_of(method: str, train: dict[str, Any], **changes: Any) -> tuple[Experiment, ReadyArm]:
+    return ready(
         {
             "rounds": 2,
             "task": {
@@ -141,19 +138,13 @@ def ready(method: str, train: dict[str, Any], **changes: Any) -> tuple[Any, Read
             "train": {"batch_size": 16, **train},
             "arms": [{"method": method}],
             **changes,
-        },
-        "test",
+        }
     )
-    _, (arm,) = prepare(wanted)
-    return wanted, arm
 
 
-def finished(method: str, train: dict[str, Any]) -> list[Tensor]:
-    wanted, arm = ready(method, train)
-    run = start_run(arm)
-    with SerialExecutor(wanted, arm.task) as executor:
-        while run.round < 2:
-            play_round(run, arm, executor)
+def models(method: str, train: dict[str, Any]) -> list[Tensor]:
+    """The weights of all models after the last round."""
+    run = run_serially(*arm_of(method, train))
     views = run.records[-1].views
     assert all(math.isfinite(value) for value in views.values())
     states = [run.server, *map(method_state, run.clients.values())]
@@ -163,7 +154,7 @@ def finished(method: str, train: dict[str, Any]) -> list[Tensor]:
 @pytest.mark.parametrize("option", OPTIONS, ids=lambda option: "+".join(option))
 @pytest.mark.parametrize("method", TRAINED)
 def test_every_method_trains_by_the_setting(method: str, option: dict[str, Any]) -> None:
-    plain, other = finished(method, {}), finished(method, option)
+    plain, other = models(method, {}), models(method, option)
     assert plain
     same = [torch.equal(one, two) for one, two in zip(plain, other, strict=True)]
     if method == "server-alone" and set(option) == {"not_true"}:
@@ -174,7 +165,7 @@ def test_every_method_trains_by_the_setting(method: str, option: dict[str, Any])
 
 @pytest.mark.parametrize("method", TRAINED)
 def test_beta_0_is_without_the_term(method: str) -> None:
-    for one, two in zip(finished(method, {}), finished(method, {"not_true": {"beta": 0.0}}), strict=True):
+    for one, two in zip(models(method, {}), models(method, {"not_true": {"beta": 0.0}}), strict=True):
         assert torch.equal(one, two)
 
 
@@ -184,16 +175,16 @@ def test_private_loss_is_its_parts_from_where_training_starts() -> None:
         "label_smoothing": 0.1,
         "not_true": {"beta": 0.5, "temperature": 3.0},
     }
-    _, arm = ready("fedavg", option)
+    _, arm = arm_of("fedavg", option)
     client = arm.client(1, round=1)
     model: nn.Module = client.load(client.common_weights())
     loss = private_loss(client, model)
-    start = predict(model, client.data.inputs)
+    start = predict(model, client.data.samples)
     with torch.no_grad():
         for weight in model.parameters():
             weight.mul_(1.5)
     at = torch.tensor([3, 0, 5])
-    logits = predict(model, client.data.inputs)[at]
+    logits = predict(model, client.data.samples)[at]
     labels = client.data.labels
     counts = torch.bincount(labels, minlength=10).clamp(min=1)
     adjusted = (logits + counts.log()).log_softmax(dim=1)
@@ -206,7 +197,7 @@ def test_private_loss_is_its_parts_from_where_training_starts() -> None:
 
 def test_what_is_sent_is_the_models_own_softmax() -> None:
     """Balanced softmax is of training alone: predictions are not adjusted."""
-    _, arm = ready("dsfl", {"loss": "balanced-softmax"})
+    _, arm = arm_of("dsfl", {"loss": "balanced-softmax"})
     client = arm.client(0, round=1)
     state, sent = arm.method.client_step(arm.method.start_client(client), client, None)
     assert client.public is not None
@@ -216,11 +207,11 @@ def test_what_is_sent_is_the_models_own_softmax() -> None:
 
 def test_fd_sends_softmax_outputs_of_training_without_adjustment() -> None:
     """With a rate of nearly zero the model stays as it began, so the means are those of its own softmax."""
-    _, arm = ready("fd", {"loss": "balanced-softmax", "optimizer": {"lr": 1e-12}})
+    _, arm = arm_of("fd", {"loss": "balanced-softmax", "optimizer": {"lr": 1e-12}})
     client = arm.client(0, round=1)
     begun = arm.method.start_client(client)
     _, sent = arm.method.client_step(begun, client, None)
-    probs = predict(client.load(begun["model"]), client.data.inputs).softmax(dim=1)
+    probs = predict(client.load(begun["model"]), client.data.samples).softmax(dim=1)
     for label in client.data.labels.unique():
         expected = probs[client.data.labels == label].mean(dim=0)
         torch.testing.assert_close(sent.means[label], expected)  # type: ignore[attr-defined,union-attr]  # as sent
@@ -231,7 +222,7 @@ def test_balanced_softmax_helps_under_strong_skew() -> None:
     found = {}
     for loss in ("cross-entropy", "balanced-softmax"):
         task = {"name": "digits", "clients": 10, "public": 400}
-        wanted, arm = ready(
+        wanted, arm = arm_of(
             "dsfl",
             {"loss": loss, "optimizer": {"lr": 0.05, "momentum": 0.9}},
             rounds=4,
@@ -240,11 +231,7 @@ def test_balanced_softmax_helps_under_strong_skew() -> None:
             evaluate={"every": 4},
             arms=[{"method": "dsfl", "aggregation": "dawid-skene", "distill_epochs": 2}],
         )
-        run = start_run(arm)
-        with SerialExecutor(wanted, arm.task) as executor:
-            while run.round < 4:
-                play_round(run, arm, executor)
-        found[loss] = run.records[-1].views["server@global"]
+        found[loss] = run_serially(wanted, arm).records[-1].views["server@global"]
     assert found["balanced-softmax"] > found["cross-entropy"] + 0.2
 
 

@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 import torch
-from test_label_methods import CLIENTS, PUBLIC, ROUNDS, Learner, close, learners, played, public
 from torch import Tensor
 from torch.nn.functional import kl_div
 
@@ -12,6 +11,7 @@ from fedistill.federation.client import method_state
 from fedistill.methods.base import sample_public
 from fedistill.methods.shared.density import Centroids, Kulsif
 from fedistill.rng import SERVER, stream
+from helpers.learners import CLIENTS, PUBLIC, ROUNDS, Learner, close, learners, played, public
 
 QUANTILE, SAMPLES = 0.4, 40
 OWN = {
@@ -28,7 +28,7 @@ def scored(method: str, references: Tensor, generator: torch.Generator) -> Any:
 
 def known(arm: Any, method: str, client: int) -> Tensor:
     """Which public samples a client is familiar with, by half of its own samples and the other half."""
-    own, other = (data.flatten(start_dim=1) / 255 for data in (arm.task.clients[client].inputs, public(arm)))
+    own, other = (data.flatten(start_dim=1) / 255 for data in (arm.task.clients[client].samples, public(arm)))
     generator = stream(0, "familiar", client)
     order = torch.randperm(len(own), generator=generator)
     half = len(own) // 2
@@ -74,8 +74,8 @@ def test_abstaining_is_the_plain_loop(method: str) -> None:
             server.distil(*told, SERVER, round)
     assert told is not None
     assert (dropped > 0) == (method == "selective-fd")
-    close(run.server["model"], server.weights())
-    close(run.server["labels"][run.server["kept"]], told[1])
+    close(run.server.model.weights, server.weights())
+    close(run.server.labels[run.server.kept], told[1])
     for number, client in enumerate(clients):
         state = method_state(run.clients[number])
         close(state["model"], client.weights())
@@ -86,7 +86,7 @@ def test_who_is_familiar_with_nothing_says_nothing() -> None:
     """No public sample is more like one's own than the likest of them; who hears nothing is as if alone."""
     _, run = played("edge-fd", quantile=1.0, clusters=1, references=2)
     for number in range(CLIENTS):
-        if not method_state(run.clients[number])["familiar"].any():
+        if not client_state(arm, number, run.clients[number]).familiar.any():
             payloads = {e.payload for e in run.ledger.entries if e.client == number and e.direction == "up"}
             assert payloads == {2}, "the round, and that there are none"
             return
@@ -119,7 +119,7 @@ def test_fedgems_is_the_plain_loop(weight: float) -> None:
         weights = torch.where(asked, 1.0, weight)
         learn(server, inputs, targets, weights, round)
     assert sent > 0
-    close(run.server["model"], server.weights())
+    close(run.server.model.weights, server.weights())
 
 
 def learn(server: Learner, inputs: Tensor, targets: Tensor, weights: Tensor, round: int) -> None:

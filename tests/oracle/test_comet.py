@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 import torch
-from test_label_methods import BATCH, CLIENTS, PUBLIC, ROUNDS, Learner, close, learners, played, public
 from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div
 
@@ -13,6 +12,7 @@ from fedistill.federation.client import method_state
 from fedistill.methods.base import Reply, sample_public
 from fedistill.methods.shared.density import kmeans
 from fedistill.rng import SERVER, stream
+from helpers.learners import BATCH, CLIENTS, PUBLIC, ROUNDS, Learner, close, learners, played, public
 
 SAMPLES, WEIGHT, SIZE = 40, 0.7, 12
 
@@ -51,7 +51,7 @@ def test_comet_is_the_plain_loop(clusters: int) -> None:
         answers = []
         for number, client in enumerate(clients):
             loss = pulled(client, before, told.get(member.get(number, -1)), round, number)
-            client.steps(client.data.inputs, loss, stream(0, "private", number, round), BATCH)
+            client.steps(client.data.samples, loss, stream(0, "private", number, round), BATCH)
             answers.append(client.probs(public(arm)[sample_public(0, PUBLIC, SAMPLES, round)]))
         rows = torch.stack(answers)
         _, found = kmeans(rows.flatten(start_dim=1), clusters, stream(0, "clusters", SERVER, round))
@@ -59,7 +59,7 @@ def test_comet_is_the_plain_loop(clusters: int) -> None:
         told = {name: rows[found == name].mean(dim=0) for name in set(member.values())}
     for number, client in enumerate(clients):
         close(method_state(run.clients[number])["model"], client.weights())
-        close(run.server["said"][str(int(run.server["clusters"][number]))]["probs"], told[member[number]])
+        close(run.server["said"][str(int(run.server.clusters[number]))]["probs"], told[member[number]])
 
 
 def test_who_are_alike_are_together() -> None:
@@ -85,7 +85,7 @@ def test_an_absent_client_is_sent_what_its_own_cluster_last_said() -> None:
         for state in (first, second, third):
             message = arm.method.send(state, arm.server(4), 0)
             close(message.probs, one)
-            assert message.drawn == 1
+            assert message.sampled_round == 1
         assert len(third["said"]) == 3, "of all, of clients 1 and 2, and what client 0 heard"
 
 
@@ -94,5 +94,5 @@ def test_a_client_that_was_not_heard_gets_the_mean_of_all() -> None:
     state = {**run.server, "clusters": torch.full((CLIENTS,), -1)}
     message = arm.method.send(state, arm.server(ROUNDS + 1), 0)
     said = [part["probs"] for name, part in run.server["said"].items() if name != "-1"]
-    sizes = [int((run.server["clusters"] == int(name)).sum()) for name in run.server["said"] if name != "-1"]
+    sizes = [int((run.server.clusters == int(name)).sum()) for name in run.server["said"] if name != "-1"]
     close(message.probs, sum(p * s for p, s in zip(said, sizes, strict=True)) / CLIENTS)

@@ -4,47 +4,28 @@ from typing import Any
 
 import pytest
 import torch
-from test_label_methods import BATCH, CLIENTS, LR, MOMENTUM, ROUNDS, Learner, close
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss, one_hot
 
-from fedistill import parse
 from fedistill.communication.messages.classwise import Prototypes
-from fedistill.experiment.runner import prepare
-from fedistill.federation.arm import ReadyArm, start_run
+from fedistill.federation.arm import ReadyArm
 from fedistill.federation.client import method_state
 from fedistill.federation.history import ArmRun
-from fedistill.federation.local_executor import SerialExecutor
-from fedistill.federation.round import play_round
 from fedistill.methods.base import Reply
 from fedistill.methods.classwise.fedtgp import FedTgp, FedTgpSettings
 from fedistill.models.registry import build_model
 from fedistill.rng import SERVER, scoped, stream
+from helpers.learners import BATCH, ROUNDS, Learner, close, played
 
 SKEWED = {"kind": "pathological", "classes_per_client": 4}
 CLASSES, WIDTH = 10, 128
 """cnn-s on digits: 32 channels of 2 x 2."""
 
 
-def played(method: str, **settings: Any) -> tuple[ReadyArm, ArmRun]:
+def skewed(method: str, **settings: Any) -> tuple[ReadyArm, ArmRun]:
     """Clients have four classes each, so that some are had by one alone, and some by none."""
-    wanted = parse(
-        {
-            "rounds": ROUNDS,
-            "task": {"name": "digits", "clients": CLIENTS, "limit": 120, "partition": SKEWED},
-            "models": {"clients": ["cnn-s"], "server": "cnn-s"},
-            "train": {"batch_size": BATCH, "optimizer": {"lr": LR, "momentum": MOMENTUM}},
-            "evaluate": {"every": ROUNDS},
-            "arms": [{"method": method, **settings}],
-        },
-        "test",
-    )
-    task, (arm,) = prepare(wanted)
-    run = start_run(arm)
-    with SerialExecutor(wanted, task) as executor:
-        while run.round < ROUNDS:
-            play_round(run, arm, executor)
-    return arm, run
+    models = {"clients": ["cnn-s"], "server": "cnn-s"}
+    return played(method, {"partition": SKEWED, "public": 0}, models=models, **settings)
 
 
 def features(learner: Learner, inputs: Tensor) -> Tensor:
@@ -70,7 +51,7 @@ def towards(
     learner.model.train()
     for index in order(client, round, learner):
         y = learner.data.labels[index]
-        z = features(learner, learner.data.inputs[index])
+        z = features(learner, learner.data.samples[index])
         goal = torch.stack([known.get(int(label), z[at].detach()) for at, label in enumerate(y)])
         loss = cross_entropy(head(learner)(z), y) + weight * mse_loss(z, goal)
         learner.optimizer.zero_grad()
@@ -78,7 +59,7 @@ def towards(
         learner.optimizer.step()
     with torch.no_grad():
         learner.model.eval()
-        z = features(learner, learner.data.inputs)
+        z = features(learner, learner.data.samples)
     return {int(c): z[learner.data.labels == c].mean(dim=0) for c in learner.data.labels.unique()}
 
 
@@ -101,21 +82,21 @@ def merged(came: list[dict[int, Tensor]]) -> dict[int, Tensor]:
 
 
 def test_fedproto_is_the_plain_loop() -> None:
-    arm, run = played("fedproto", weight=3.0)
+    arm, run = skewed("fedproto", weight=3.0)
     learners = clients_of(arm)
     known: dict[int, Tensor] = {}
     for round in range(1, ROUNDS + 1):
         came = [towards(learner, client, round, known, 3.0) for client, learner in enumerate(learners)]
         known = merged(came)
     close_clients(run, learners)
-    assert run.server["present"].nonzero().flatten().tolist() == sorted(known)
+    assert run.server.present.nonzero().flatten().tolist() == sorted(known)
     for c, vector in known.items():
-        close(run.server["prototypes"][c], vector)
+        close(run.server.prototypes[c], vector)
 
 
 def test_a_class_that_is_not_named_keeps_its_prototype() -> None:
-    arm, run = played("fedproto")
-    before = run.server["prototypes"]
+    arm, run = skewed("fedproto")
+    before = run.server.prototypes
     server, method = arm.server(ROUNDS + 1), arm.method
     only = torch.zeros(CLASSES, dtype=torch.bool)
     only[4] = True
@@ -124,12 +105,12 @@ def test_a_class_that_is_not_named_keeps_its_prototype() -> None:
     )
     assert torch.equal(state["prototypes"][4], torch.ones(WIDTH))
     assert torch.equal(state["prototypes"][[0, 1, 2, 3, 5, 6, 7, 8, 9]], before[[0, 1, 2, 3, 5, 6, 7, 8, 9]])
-    assert torch.equal(state["present"], run.server["present"])
+    assert torch.equal(state["present"], run.server.present)
 
 
 def test_fedtgp_is_the_plain_loop() -> None:
     epochs, batch = 3, 7
-    arm, run = played("fedtgp", server_epochs=epochs, server_batch_size=batch, server_lr=0.05)
+    arm, run = skewed("fedtgp", server_epochs=epochs, server_batch_size=batch, server_lr=0.05)
     learners = clients_of(arm)
     with scoped(0, "prototypes"):
         embedding, inner, outer = (
@@ -161,7 +142,7 @@ def test_fedtgp_is_the_plain_loop() -> None:
         prototypes = outer(inner(embedding.weight).relu()).detach()
         known = {c: prototypes[c] for c in set(known) | set(centres)}
     close_clients(run, learners)
-    close(run.server["prototypes"], prototypes)
+    close(run.server.prototypes, prototypes)
 
 
 def test_the_adaptive_margin_by_hand() -> None:
@@ -175,7 +156,7 @@ def test_the_adaptive_margin_by_hand() -> None:
 
 def test_fd_plus_is_the_plain_loop() -> None:
     gamma = 0.7
-    arm, run = played("fd-plus", gamma=gamma, models={"clients": ["cnn-s"], "server": "cnn-s"})
+    arm, run = skewed("fd-plus", gamma=gamma, models={"clients": ["cnn-s"], "server": "cnn-s"})
     server = Learner(arm, "cnn-s", SERVER)
     outputs: list[dict[int, Tensor]] = []
     for round in range(1, ROUNDS + 1):
@@ -188,7 +169,7 @@ def test_fd_plus_is_the_plain_loop() -> None:
             seen: dict[int, list[Tensor]] = {}
             learner.model.train()
             for index in order(client, round, learner):
-                logits = learner.model(data.inputs[index] / 127.5 - 1)
+                logits = learner.model(data.samples[index] / 127.5 - 1)
                 loss = torch.zeros(())
                 for row, c in zip(logits, data.labels[index].tolist(), strict=True):
                     seen.setdefault(c, []).append(row.detach().softmax(dim=0))
@@ -204,7 +185,7 @@ def test_fd_plus_is_the_plain_loop() -> None:
             total += len(data) * learner.weights()
         samples = sum(len(data) for data in arm.task.clients)
         nn.utils.vector_to_parameters(total / samples, server.model.parameters())
-    close(run.server["model"], server.weights())
+    close(run.server.model.weights, server.weights())
     for client, table in enumerate(outputs):
         for c, row in table.items():
             close(run.server["outputs"][str(client)][c], row)
@@ -214,7 +195,7 @@ def test_fd_plus_is_the_plain_loop() -> None:
 def test_fedgen_is_the_plain_loop(share: str) -> None:
     """The generator too: with Adam, a few small steps, and classes drawn by what the clients hold."""
     noise, hidden, steps, batch, eta, alpha, decay = 6, 9, 5, 16, 0.5, 2.0, 0.9
-    arm, run = played(
+    arm, run = skewed(
         "fedgen",
         models={"clients": ["cnn-s"], "server": "cnn-s"},
         share=share,
@@ -253,7 +234,7 @@ def test_fedgen_is_the_plain_loop(share: str) -> None:
             learner.model.train()
             for index in order(client, round, learner):
                 loss = cross_entropy(
-                    learner.model(learner.data.inputs[index] / 127.5 - 1), learner.data.labels[index]
+                    learner.model(learner.data.samples[index] / 127.5 - 1), learner.data.labels[index]
                 )
                 if round > 1:
                     y = torch.multinomial(shares, len(index), replacement=True, generator=random)
@@ -289,17 +270,17 @@ def test_fedgen_is_the_plain_loop(share: str) -> None:
             if share == "all" or name.startswith("head"):
                 value.copy_(torch.stack(parts).sum(dim=0) / sizes.sum())
     if share == "all":
-        close(run.server["model"], whole.weights())
+        close(run.server.model.weights, whole.weights())
     else:
         flat = torch.cat([head(whole).weight.detach().flatten(), head(whole).bias.detach()])
         close(run.server["predictor"], flat)
         close_clients(run, learners)
-    close(run.server["generator"], torch.cat([value.detach().flatten() for value in generator.parameters()]))
+    close(run.server.generator, torch.cat([value.detach().flatten() for value in generator.parameters()]))
 
 
 def test_the_common_start_of_fedgen_predictors_is_per_model() -> None:
     """Clients that share predictors alone start from one body, else features would mean unlike things."""
-    arm, _ = played("fedgen", share="predictor", models={"clients": ["cnn-s", "cnn-m"], "server": "cnn-s"})
+    arm, _ = skewed("fedgen", share="predictor", models={"clients": ["cnn-s", "cnn-m"], "server": "cnn-s"})
     for info in arm.federation.clients:
         model = build_model(info.model, arm.task.signature, seed=0, client=SERVER)
         weights = torch.cat([value.detach().flatten() for value in model.parameters()])

@@ -4,18 +4,13 @@ import statistics
 
 import pytest
 import torch
-from test_label_methods import BATCH, CLIENTS, LR, MOMENTUM, PUBLIC, ROUNDS, Learner, close, public
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from fedistill import parse
-from fedistill.experiment.runner import prepare
-from fedistill.federation.arm import start_run
-from fedistill.federation.local_executor import SerialExecutor
-from fedistill.federation.round import play_round
 from fedistill.methods.weights.fed_et import consensus
 from fedistill.models.registry import build_model
 from fedistill.rng import SERVER, stream
+from helpers.learners import PUBLIC, ROUNDS, Learner, close, played, public
 
 LAMBDA = 0.3
 MODELS = ("cnn-s", "mlp-s", "cnn-s")
@@ -69,23 +64,8 @@ def test_without_other_opinions_nothing_is_diverse() -> None:
 
 @pytest.mark.parametrize("share_head", [True, False])
 def test_the_run_is_the_plain_loop(share_head: bool) -> None:
-    settings = {"diversity": LAMBDA, "epochs": 2, "share_head": share_head}
-    wanted = parse(
-        {
-            "rounds": ROUNDS,
-            "task": {"name": "digits", "clients": CLIENTS, "limit": 120, "public": PUBLIC},
-            "models": {"clients": list(MODELS), "server": "cnn-m"},
-            "train": {"batch_size": BATCH, "optimizer": {"lr": LR, "momentum": MOMENTUM}},
-            "evaluate": {"every": ROUNDS},
-            "arms": [{"method": "fed-et", "codec": "fp32", **settings}],
-        },
-        "test",
-    )
-    task, (arm,) = prepare(wanted)
-    run = start_run(arm)
-    with SerialExecutor(wanted, task) as executor:
-        while run.round < ROUNDS:
-            play_round(run, arm, executor)
+    models = {"clients": list(MODELS), "server": "cnn-m"}
+    arm, run = played("fed-et", models=models, diversity=LAMBDA, epochs=2, share_head=share_head)
 
     def initial(name: str) -> nn.Module:
         return build_model(name, arm.task.signature, seed=0, client=SERVER)
@@ -110,9 +90,9 @@ def test_the_run_is_the_plain_loop(share_head: bool) -> None:
         learn(server, inputs, answers, round)
         if share_head:
             travelling["cnn-s"] |= only_head(server.state_dict())
-    close(run.server["model"], flat(server.state_dict()))
+    close(run.server.model.weights, flat(server.state_dict()))
     for name, weights in travelling.items():
-        close(run.server["travelling"][name], flat(weights))
+        close(run.server.travelling[name], flat(weights))
 
 
 def learn(server: nn.Module, inputs: Tensor, answers: list[Answer], round: int) -> None:

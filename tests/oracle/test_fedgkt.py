@@ -6,22 +6,22 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_label_methods import Learner, close
 from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div, layer_norm, linear
 
 from fedistill import parse
 from fedistill.communication.messages.private_samples import PrivateOutputs
 from fedistill.errors import TrainingError
-from fedistill.experiment.runner import compare, prepare
-from fedistill.federation.arm import ReadyArm, start_run
+from fedistill.experiment.runner import run_experiment
+from fedistill.federation.arm import ReadyArm
 from fedistill.federation.history import ArmRun
-from fedistill.federation.local_executor import SerialExecutor
-from fedistill.federation.round import play_round
 from fedistill.methods.base import Reply
 from fedistill.models.residual import ResidualMlp, ResidualSettings
 from fedistill.rng import SERVER, scoped, stream
 from fedistill.state import encode_state
+from helpers.learners import Learner, close
+from helpers.runs import finished
+from helpers.watchers import Watcher
 
 CLIENTS, ROUNDS = 3, 3
 WEIGHT, HEAT, WIDTH, DEPTH, EPOCHS, BATCH = 0.7, 2.0, 12, 2, 2, 20
@@ -50,13 +50,7 @@ RAW: dict[str, Any] = {
 
 
 def played(**changes: Any) -> tuple[ReadyArm, ArmRun]:
-    wanted = parse({**RAW, **changes}, "test")
-    task, (arm,) = prepare(wanted)
-    run = start_run(arm)
-    with SerialExecutor(wanted, task) as executor:
-        while run.round < ROUNDS:
-            play_round(run, arm, executor)
-    return arm, run
+    return finished({**RAW, **changes})
 
 
 class Edge(Learner):
@@ -72,7 +66,7 @@ class Edge(Learner):
             value = cross_entropy(out, labels[at])
             return value if known is None else value + distance(out, known[at])
 
-        self.steps(self.data.inputs, loss, stream(0, "private", number, round), 16)
+        self.steps(self.data.samples, loss, stream(0, "private", number, round), 16)
 
     @torch.no_grad()
     def outputs(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
@@ -102,7 +96,7 @@ def test_the_run_is_the_plain_loop(fraction: float) -> None:
     for record in run.records:
         for number in record.clients:
             edges[number].work(number, record.round, answers.get(number))
-        sent = [edges[number].outputs(edges[number].data.inputs) for number in record.clients]
+        sent = [edges[number].outputs(edges[number].data.samples) for number in record.clients]
         features, scores = (torch.cat(parts) for parts in zip(*sent, strict=True))
         labels = torch.cat([edges[number].data.labels for number in record.clients])
         order = stream(0, "server-net", SERVER, record.round)
@@ -118,15 +112,15 @@ def test_the_run_is_the_plain_loop(fraction: float) -> None:
                 answers[number] = net(own)
             test = arm.task.test
             right = [
-                float((net(edge.outputs(test.inputs)[0]).argmax(dim=1) == test.labels).float().mean())
+                float((net(edge.outputs(test.samples)[0]).argmax(dim=1) == test.labels).float().mean())
                 for edge in edges
             ]
         assert record.views["server@global"] == pytest.approx(sum(right) / CLIENTS, abs=2e-3)
-    close(run.server["model"], flat(net))
-    assert list(run.server["logits"]) == [str(number) for number in sorted(answers)]
+    close(run.server.model.weights, flat(net))
+    assert list(run.server.logits) == [str(number) for number in sorted(answers)]
     for number, expected in answers.items():
-        close(run.server["logits"][str(number)], expected)
-        assert torch.equal(run.server["labels"][str(number)], edges[number].data.labels)
+        close(run.server.logits[str(number)], expected)
+        assert torch.equal(run.server.labels[str(number)], edges[number].data.labels)
 
 
 def test_the_net_by_hand() -> None:
@@ -162,16 +156,11 @@ def test_nobody_replied() -> None:
     assert encode_state(arm.method.server_step(run.server, arm.server(4), [])) == encode_state(run.server)
 
 
-class Silent:
-    def findings(self, findings: Any) -> None: ...
-    def arm(self, name: str, rounds: int, done: int) -> None: ...
-    def round(self, name: str, record: Any) -> None: ...
-    def failed(self, name: str, error: str) -> None: ...
-
-
 def test_results_name_the_net_and_the_folder_has_it(tmp_path: Path) -> None:
     """`models.server` is mlp-s, which this method does not use: neither its name nor its size is shown."""
-    content = compare(parse({**RAW, "runtime": {"workers": 1}}, "test"), tmp_path / "run", "test", Silent())
+    content = run_experiment(
+        parse({**RAW, "runtime": {"workers": 1}}, "test"), tmp_path / "run", "test", Watcher()
+    )
     (found,) = content["arms"]
     assert (found["status"], found["server_model"]) == ("done", "residual-mlp")
     block = 2 * (2 * WIDTH + WIDTH**2 + WIDTH)
@@ -181,4 +170,4 @@ def test_results_name_the_net_and_the_folder_has_it(tmp_path: Path) -> None:
     net = ResidualMlp(FEATURES, CLASSES, ResidualSettings(width=WIDTH, depth=DEPTH))
     net.load_state_dict(load_file(path))
     _, run = played()
-    assert torch.equal(flat(net), run.server["model"])
+    assert torch.equal(flat(net), run.server.model.weights)

@@ -1,95 +1,13 @@
 """CFD, SCARLET and voting against the same methods written down plainly, without frames or caches."""
 
-from typing import Any
-
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, kl_div
+from torch import Tensor
 
-from fedistill import parse
-from fedistill.experiment.runner import prepare
-from fedistill.federation.arm import ReadyArm, start_run
-from fedistill.federation.history import ArmRun
-from fedistill.federation.local_executor import SerialExecutor
-from fedistill.federation.round import play_round
 from fedistill.methods.base import sample_public
 from fedistill.models.registry import build_model
 from fedistill.rng import SERVER, stream
-
-CLIENTS, PUBLIC, ROUNDS = 3, 60, 4
-LR, MOMENTUM, BATCH = 0.1, 0.5, 16
-
-
-def played(method: str, **settings: Any) -> tuple[ReadyArm, ArmRun]:
-    wanted = parse(
-        {
-            "rounds": ROUNDS,
-            "task": {"name": "digits", "clients": CLIENTS, "limit": 120, "public": PUBLIC},
-            "models": {"clients": ["cnn-s"], "server": "mlp-s"},
-            "train": {"batch_size": BATCH, "optimizer": {"lr": LR, "momentum": MOMENTUM}},
-            "evaluate": {"every": ROUNDS},
-            "arms": [{"method": method, "codec": "fp32", **settings}],
-        },
-        "test",
-    )
-    task, (arm,) = prepare(wanted)
-    run = start_run(arm)
-    with SerialExecutor(wanted, task) as executor:
-        while run.round < ROUNDS:
-            play_round(run, arm, executor)
-    return arm, run
-
-
-class Learner:
-    """A model with its optimiser, as one would keep them in a loop."""
-
-    def __init__(self, arm: ReadyArm, name: str, stream_client: int, data: Any = None) -> None:
-        self.model: nn.Module = build_model(name, arm.task.signature, seed=0, client=stream_client)
-        self.optimizer = torch.optim.SGD(self.model.parameters(), LR, momentum=MOMENTUM)
-        self.data = data
-
-    def steps(self, inputs: Tensor, loss: Any, generator: torch.Generator, batch: int) -> None:
-        self.model.train()
-        for index in torch.randperm(len(inputs), generator=generator).split(batch):
-            self.optimizer.zero_grad()
-            loss(self.model(inputs[index] / 127.5 - 1), index).backward()
-            self.optimizer.step()
-
-    def train(self, client: int, round: int) -> None:
-        labels = self.data.labels
-        generator = stream(0, "private", client, round)
-        self.steps(self.data.inputs, lambda out, at: cross_entropy(out, labels[at]), generator, BATCH)
-
-    def distil(self, inputs: Tensor, probs: Tensor, client: int, round: int) -> None:
-        generator = stream(0, "distil", client, round)
-
-        def loss(out: Tensor, at: Tensor) -> Tensor:
-            return kl_div(out.log_softmax(dim=1), probs[at], reduction="batchmean")
-
-        self.steps(inputs, loss, generator, 32)
-
-    @torch.no_grad()
-    def probs(self, inputs: Tensor) -> Tensor:
-        self.model.eval()
-        return self.model(inputs / 127.5 - 1).softmax(dim=1)
-
-    def weights(self) -> Tensor:
-        return torch.cat([value.reshape(-1) for value in self.model.state_dict().values()])
-
-
-def learners(arm: ReadyArm) -> tuple[list[Learner], Learner]:
-    clients = [Learner(arm, "cnn-s", client, data) for client, data in enumerate(arm.task.clients)]
-    return clients, Learner(arm, "mlp-s", SERVER)
-
-
-def public(arm: ReadyArm) -> Tensor:
-    assert arm.task.public is not None
-    return arm.task.public.inputs
-
-
-def close(found: Tensor, expected: Tensor) -> None:
-    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+from helpers.learners import LR, MOMENTUM, PUBLIC, ROUNDS, close, learners, played, public
 
 
 @pytest.mark.parametrize("afresh", [True, False])
@@ -111,9 +29,9 @@ def test_cfd_is_the_plain_loop(afresh: bool) -> None:
             answers.append(client.probs(public(arm)))
         server.distil(public(arm), torch.stack(answers).mean(dim=0), SERVER, round)
         labels = server.probs(public(arm))
-    close(run.server["model"], server.weights())
+    close(run.server.model.weights, server.weights())
     assert labels is not None
-    close(run.server["labels"], labels)
+    close(run.server.labels, labels)
 
 
 def test_voting_is_the_plain_loop() -> None:
@@ -133,8 +51,8 @@ def test_voting_is_the_plain_loop() -> None:
             for sample in range(PUBLIC)
         ]
         server.distil(public(arm), torch.eye(10)[majority], SERVER, round)
-    assert run.server["labels"].argmax(dim=1).tolist() == majority
-    close(run.server["model"], server.weights())
+    assert run.server.labels.argmax(dim=1).tolist() == majority
+    close(run.server.model.weights, server.weights())
 
 
 def elected(votes: list[int], before: int | None, noise: Tensor) -> int:
@@ -167,7 +85,7 @@ def test_scarlet_is_the_plain_loop(duration: int) -> None:
             cache[place] = (row, round)
         known = torch.stack([cache[place][0] for place in drawn])
         server.distil(public(arm)[drawn], known, SERVER, round)
-    assert run.server["turn"] == ROUNDS
+    assert run.server.turn == ROUNDS
     for place, (row, _) in cache.items():
-        close(run.server["cache"][place], row)
-    close(run.server["model"], server.weights())
+        close(run.server.cache[place], row)
+    close(run.server.model.weights, server.weights())

@@ -9,12 +9,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from fedistill import parse
 from fedistill.communication.messages.classwise import ClassOutputs
 from fedistill.communication.messages.labels import SoftLabels
 from fedistill.communication.messages.weights import TrainedWeights
 from fedistill.communication.protocol.endpoints import ServerEndpoint
-from fedistill.experiment.runner import prepare
+from fedistill.config.schema import Experiment
 from fedistill.federation.arm import ReadyArm, start_run
 from fedistill.federation.local_executor import SerialExecutor
 from fedistill.federation.round import play_round
@@ -22,21 +21,19 @@ from fedistill.methods.base import Reply
 from fedistill.methods.shared.class_outputs import mean_of_others, pooled
 from fedistill.models.registry import build_model
 from fedistill.rng import SERVER, stream
+from helpers.runs import ready, run_serially
 
 
-def arm_of(method: str, **settings: Any) -> tuple[Any, ReadyArm]:
-    wanted = parse(
+def arm_of(method: str, **settings: Any) -> tuple[Experiment, ReadyArm]:
+    return ready(
         {
             "rounds": 2,
             "task": {"name": "digits", "clients": 3, "limit": 120, "public": 60},
             "models": {"clients": ["cnn-s"], "server": "cnn-s"},
             "train": {"epochs": 2, "batch_size": 16, "optimizer": {"lr": 0.1, "momentum": 0.5}},
             "arms": [{"method": method, **settings}],
-        },
-        "test",
+        }
     )
-    _, (arm,) = prepare(wanted)
-    return wanted, arm
 
 
 def plain_fedavg(arm: ReadyArm, rounds: int, mu: float = 0.0) -> Tensor:
@@ -54,7 +51,7 @@ def plain_fedavg(arm: ReadyArm, rounds: int, mu: float = 0.0) -> Tensor:
             for _ in range(2):
                 for index in torch.randperm(len(data), generator=generator).split(16):
                     optimizer.zero_grad()
-                    loss = cross_entropy(model(data.inputs[index] / 127.5 - 1), data.labels[index])
+                    loss = cross_entropy(model(data.samples[index] / 127.5 - 1), data.labels[index])
                     for parameter, start in zip(model.parameters(), anchor, strict=True):
                         loss = loss + mu / 2 * ((parameter - start) ** 2).sum()
                     loss.backward()
@@ -70,11 +67,8 @@ def plain_fedavg(arm: ReadyArm, rounds: int, mu: float = 0.0) -> Tensor:
 @pytest.mark.parametrize(("method", "mu"), [("fedavg", 0.0), ("fedprox", 0.5)])
 def test_weight_averaging_is_the_plain_loop(method: str, mu: float) -> None:
     wanted, arm = arm_of(method, **({"mu": mu} if mu else {}))
-    run = start_run(arm)
-    with SerialExecutor(wanted, arm.task) as executor:
-        for _ in range(2):
-            play_round(run, arm, executor)
-        torch.testing.assert_close(run.server["model"], plain_fedavg(arm, 2, mu), rtol=1e-4, atol=1e-5)
+    run = run_serially(wanted, arm)
+    torch.testing.assert_close(run.server.model.weights, plain_fedavg(arm, 2, mu), rtol=1e-4, atol=1e-5)
 
 
 def test_fedprox_pulls_towards_what_was_received() -> None:
@@ -82,10 +76,10 @@ def test_fedprox_pulls_towards_what_was_received() -> None:
     for mu in (0.0, 1.0):
         wanted, arm = arm_of("fedprox", mu=mu)
         run = start_run(arm)
-        start = run.server["model"].clone()
+        start = run.server.model.weights.clone()
         with SerialExecutor(wanted, arm.task) as executor:
             play_round(run, arm, executor)
-        moved.append(float((run.server["model"] - start).norm()))
+        moved.append(float((run.server.model.weights - start).norm()))
     assert moved[1] < 0.9 * moved[0]
 
 
@@ -132,7 +126,7 @@ def test_fd_leaves_the_client_itself_out() -> None:
 def test_fd_sends_the_mean_softmax_of_each_class_it_holds() -> None:
     wanted, arm = arm_of("fd")
     data = arm.task.clients[0]
-    frame = next(iter(SerialExecutor(wanted, arm.task).work("fd", 1, [(0, b"", b"")]))).frame
+    frame = next(iter(SerialExecutor(wanted, arm.task).run_clients("fd", 1, [(0, b"", b"")]))).frame
     end = ServerEndpoint(arm.coder, {}, arm.initial_shared_state, round=1)
     came = end.receive(0, ClassOutputs, frame, arm.message_context(0))
     assert came is not None
@@ -153,7 +147,7 @@ def test_dsfl_averages_probabilities_and_sharpens_them() -> None:
     total = 4.4816891 + 1.6487213 + 8
     expected = torch.tensor([4.4816891 / total, 1.6487213 / total, *[1 / total] * 8])
     torch.testing.assert_close(state["labels"], expected.expand(60, 10))
-    assert state["drawn"] == 1
+    assert state["sampled_round"] == 1
 
 
 def test_feddf_teacher_is_the_softmax_of_mean_logits(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,7 +174,7 @@ def test_feddf_teacher_is_the_softmax_of_mean_logits(monkeypatch: pytest.MonkeyP
     _, fusing = arm_of("feddf", batch_size=60, epochs=1)
     fusing.method.server_step(state, fusing.server(1), replies)
     with torch.no_grad():
-        inputs = arm.task.public.inputs / 127.5 - 1
+        inputs = arm.task.public.samples / 127.5 - 1
         teacher = ((first(inputs) + second(inputs)) / 2).softmax(dim=1)
     torch.testing.assert_close(seen[0].sort(dim=0).values, teacher.sort(dim=0).values, rtol=1e-4, atol=1e-5)
 
@@ -189,11 +183,11 @@ def test_feddf_teacher_is_the_softmax_of_mean_logits(monkeypatch: pytest.MonkeyP
 def test_both_sides_draw_the_same_public_samples(method: str) -> None:
     _, arm = arm_of(method, samples=20)
     for round in (1, 2):
-        drawn = [arm.client(client, round).drawn(20, round) for client in range(3)]
-        at_server = [arm.client(0, 7).drawn(20, round)]
+        drawn = [arm.client(client, round).sampled_public(20, round) for client in range(3)]
+        at_server = [arm.client(0, 7).sampled_public(20, round)]
         assert all(torch.equal(drawn[0], other) for other in [*drawn[1:], *at_server])
         assert len(drawn[0]) == 20
-    assert not torch.equal(arm.client(0, 1).drawn(20, 1), arm.client(0, 1).drawn(20, 2))
+    assert not torch.equal(arm.client(0, 1).sampled_public(20, 1), arm.client(0, 1).sampled_public(20, 2))
 
 
 def test_only_server_alone_sees_public_labels() -> None:

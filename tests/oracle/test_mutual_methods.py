@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from test_label_methods import BATCH, LR, MOMENTUM, ROUNDS, Learner, close, played
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -14,6 +13,7 @@ from fedistill.federation.client import method_state
 from fedistill.methods.weights.fedkd import FedKd, FedKdSettings
 from fedistill.methods.weights.fml import Fml, FmlSettings
 from fedistill.rng import SERVER, stream
+from helpers.learners import BATCH, LR, MOMENTUM, ROUNDS, Learner, close, played
 
 
 def divergence(target: Tensor, output: Tensor) -> Tensor:
@@ -53,7 +53,7 @@ def test_the_run_is_the_plain_loop(method: str, settings: dict[str, Any]) -> Non
             optimizer = torch.optim.SGD(model.parameters(), LR, momentum=MOMENTUM)
             order = torch.randperm(len(labels), generator=stream(0, "private", number, round))
             for index in order.split(BATCH):
-                inputs, y = client.data.inputs[index] / 127.5 - 1, labels[index]
+                inputs, y = client.data.samples[index] / 127.5 - 1, labels[index]
                 own, other = client.model(inputs), model(inputs)
                 if method == "fml":
                     first = fml(own, other, y, settings.get("alpha", 0.5))
@@ -73,7 +73,7 @@ def test_the_run_is_the_plain_loop(method: str, settings: dict[str, Any]) -> Non
                 for name in shared.state_dict()
             }
         )
-    close(run.server["model"], torch.cat([value.reshape(-1) for value in shared.state_dict().values()]))
+    close(run.server.model.weights, torch.cat([value.reshape(-1) for value in shared.state_dict().values()]))
     for number, client in enumerate(clients):
         kept = method_state(run.clients[number])
         close(kept["model"], client.weights())

@@ -1,1 +1,1 @@
-"""From the replies of many clients to one value."""
+"""Combining the replies of many clients into one value."""

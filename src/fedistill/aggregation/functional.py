@@ -1,4 +1,4 @@
-"""Aggregation: from the clients' replies, in client order, to one value."""
+"""Aggregation functions on tensors; replies are taken in client order."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -9,14 +9,14 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 Answers = Iterator[tuple[Tensor, Tensor]]
-"""Of each client, rows (n, C) and which (n,) of them are answers."""
+"""For each client, rows (n, C) and a mask (n,) of the rows that it answered."""
 
 
 def weighted_mean(values: Iterable[tuple[Tensor, float]]) -> Tensor | None:
-    """Mean of equally shaped tensors with weights, or None where there is none.
+    """Return the weighted mean of tensors of equal shape, or None if there are none.
 
-    Sums in float64 one value at a time, so memory does not grow with the number of clients and the
-    result depends on their order only below float32.
+    Sums in float64, one value at a time: memory does not grow with the number of clients, and their
+    order affects the result only below float32 precision.
 
     Examples:
         >>> weighted_mean([(torch.tensor([0.0, 4.0]), 1), (torch.tensor([2.0, 0.0]), 3)])
@@ -35,12 +35,14 @@ def weighted_mean(values: Iterable[tuple[Tensor, float]]) -> Tensor | None:
 
 
 def mean(values: Iterable[Tensor]) -> Tensor | None:
-    """Mean of equally shaped tensors, or None where there is none."""
+    """Return the mean of tensors of equal shape, or None if there are none."""
     return weighted_mean((value, 1.0) for value in values)
 
 
 def mean_of_answers(answers: Answers) -> Tensor | None:
-    """Mean of rows (n, C) over the clients that answer each sample, 0 where none does; None without clients.
+    """Return the mean of rows (n, C) over the clients that answered each sample, or None if there are none.
+
+    Samples that no client answered get rows of zeros.
 
     Examples:
         Two clients and two samples; the second client does not answer the second sample.
@@ -64,9 +66,9 @@ def mean_of_answers(answers: Answers) -> Tensor | None:
 
 
 def entropy_reduced(probs: Tensor, temperature: float) -> Tensor:
-    """Entropy reduction aggregation of DS-FL: softmax of mean probabilities (n, C) over a temperature.
+    """Return the softmax of mean probabilities (n, C) divided by a temperature: DS-FL's entropy reduction.
 
-    Temperatures below 1 sharpen; a uniform row stays uniform and no odds exceed ``e**(1/T)``
+    Temperatures below 1 sharpen the rows. A uniform row stays uniform, and no odds exceed ``e**(1/T)``
     (Itahara et al., arXiv 2008.06180).
 
     Examples:
@@ -78,25 +80,33 @@ def entropy_reduced(probs: Tensor, temperature: float) -> Tensor:
 
 
 def enhanced_era(probs: Tensor, beta: float) -> Tensor:
-    """Enhanced entropy reduction of SCARLET: ``p**beta`` of mean probabilities (n, C), normalised.
+    """Return ``p**beta`` of mean probabilities (n, C), normalised: SCARLET's enhanced entropy reduction.
 
-    1 is the plain mean; greater sharpens (arXiv 2504.19602).
+    A power of 1 keeps the mean; larger powers sharpen it (arXiv 2504.19602).
 
     Examples:
         >>> enhanced_era(torch.tensor([[0.8, 0.2]]), beta=2.0)
         tensor([[0.9412, 0.0588]])
     """
-    # Over the greatest: no power of it is lost below the smallest number.
+    # Divided by the largest entry, whose power can then not underflow to 0.
     powers = (probs / probs.max(dim=1, keepdim=True).values).pow(beta)
     return powers / powers.sum(dim=1, keepdim=True)
 
 
 def prior_corrected(answers: Answers, sharpness: float, floor: float) -> Tensor | None:
-    """Geometric mean of answers (n, C), each divided by the mean answer of its sender, to a power; or None.
+    """Return the geometric mean of the answers, each divided by its client's mean answer, to a power.
 
-    The mean answer of a client is its class prior, as its own answers show it. A share ``floor`` of each row
-    is spread evenly first, so that no class is ruled out. A class that a client never names then has the
-    prior that its rows give it, and the client has no say in it.
+    A client's mean answer estimates its class prior. A share ``floor`` of each row is first spread evenly
+    over the classes, so that no class is ruled out. For a class that a client never names, its rows then
+    equal its prior, so the client has no influence there.
+
+    Args:
+        answers: rows and masks of the clients.
+        sharpness: the power.
+        floor: share of each row that is spread evenly, above 0 and below 1.
+
+    Returns:
+        Rows (n, C) that sum to 1, or None if there are no clients.
     """
 
     def corrected(rows: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -108,7 +118,7 @@ def prior_corrected(answers: Answers, sharpness: float, floor: float) -> Tensor 
 
 
 def confidences(probs: Tensor, measure: Literal["entropy", "max"]) -> Tensor:
-    """How sure each row (n, C) is, from 0 for a uniform one to 1 for a one-hot one.
+    """Return the confidence (n,) of rows (n, C), from 0 for a uniform row to 1 for a one-hot row.
 
     Examples:
         >>> confidences(torch.tensor([[0.5, 0.5], [1.0, 0.0]]), "max")
@@ -122,14 +132,18 @@ def confidences(probs: Tensor, measure: Literal["entropy", "max"]) -> Tensor:
 
 
 def median(rows: Tensor, mask: Tensor) -> Tensor:
-    """Median (n, C) of each entry of rows (k, n, C) where ``mask`` (k, n), normalised; of two the mean."""
+    """Return the entrywise median (n, C) of rows (k, n, C) where ``mask`` (k, n) is true, normalised.
+
+    The median of an even number of values is the mean of the middle two.
+    """
     return trimmed(rows, mask, (mask.sum(dim=0) - 1).clamp(min=0) // 2)
 
 
 def trimmed(rows: Tensor, mask: Tensor, cut: Tensor) -> Tensor:
-    """Mean (n, C) of each entry of rows (k, n, C) where ``mask`` (k, n), without its extremes, normalised.
+    """Return the entrywise trimmed mean (n, C) of rows (k, n, C) where ``mask`` (k, n) is true, normalised.
 
-    ``cut`` (n,) says how many fall away at either end. A row of which nothing is left is the plain mean.
+    ``cut`` (n,) is the number of values dropped at each end. A row in which only zeros remain is the plain
+    mean instead.
     """
     mask = mask[..., None]
     count = mask.sum(dim=0)
@@ -142,10 +156,17 @@ def trimmed(rows: Tensor, mask: Tensor, cut: Tensor) -> Tensor:
 
 
 def dawid_skene(votes: Tensor, classes: int, iterations: int, smoothing: float) -> tuple[Tensor, Tensor]:
-    """Posterior (n, C) and confusion matrices (k, C, C) of classes (k, n) that k clients named, by EM.
+    """Estimate the true classes and each client's errors from the votes of k clients, by EM.
 
-    Starts from the shares of votes; -1 is none. An entry [i, c, v] is the chance that client i names v where
-    c is true; ``smoothing`` is added to each count, so that what was never seen is not ruled out.
+    Args:
+        votes: classes (k, n) that the clients named, -1 where a client did not answer.
+        classes: C.
+        iterations: at most; EM starts from the shares of votes and stops once nothing changes.
+        smoothing: added to each count, so that what was never seen is not ruled out.
+
+    Returns:
+        The posterior (n, C), and confusion matrices (k, C, C), whose entry [i, c, v] is the probability
+        that client i names v if c is true.
     """
     hot = one_hot(votes + 1, classes + 1)[..., 1:].double()
     named = (votes >= 0).sum(dim=0)
@@ -155,17 +176,18 @@ def dawid_skene(votes: Tensor, classes: int, iterations: int, smoothing: float) 
         counts = torch.einsum("nc,knv->kcv", posterior, hot) + smoothing
         confusion = counts / counts.sum(dim=2, keepdim=True)
         prior = posterior[named > 0].sum(dim=0) + smoothing
-        said = torch.einsum("kcv,knv->nc", confusion.log(), hot)
-        before, posterior = posterior, torch.softmax((prior / prior.sum()).log() + said, dim=1)
+        likelihood = torch.einsum("kcv,knv->nc", confusion.log(), hot)
+        before, posterior = posterior, torch.softmax((prior / prior.sum()).log() + likelihood, dim=1)
         if torch.allclose(before, posterior, rtol=0, atol=1e-6):
             break
     return posterior.float(), confusion.float()
 
 
 def majority(shares: Tensor, before: Tensor | None, generator: torch.Generator) -> Tensor:
-    """One-hot majority (n, C) of vote shares (n, C).
+    """Return the one-hot majority (n, C) of vote shares (n, C).
 
-    A tie goes to the class of ``before``, one-hot (n, C), if it is among the tied, else it is drawn.
+    A tie goes to the class of ``before``, one-hot (n, C), if it is among the tied classes; otherwise one
+    of them is drawn.
 
     Examples:
         >>> shares = torch.tensor([[0.75, 0.25, 0.0], [0.5, 0.5, 0.0]])
@@ -175,7 +197,7 @@ def majority(shares: Tensor, before: Tensor | None, generator: torch.Generator) 
                 [0., 1., 0.]])
     """
     most = shares.max(dim=1, keepdim=True).values
-    # Shares are means of whole votes: those of tied classes are equal to the last bit.
+    # Shares are means of integer votes, so those of tied classes are exactly equal.
     rank = (shares == most) * (1 + torch.rand(shares.shape, generator=generator))
     if before is not None:
         rank = rank * (1 + 2 * before)

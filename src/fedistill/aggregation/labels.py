@@ -1,17 +1,19 @@
-"""How soft labels of many clients become one: the choices of the setting ``aggregation``.
+"""Label aggregators: how soft labels of many clients become one, the choices of the setting ``aggregation``.
 
-Each takes rows (n, C) of probabilities, one tensor a client, in client order, and gives rows that add up
-to 1. A row of zeros is a sample that the client does not answer: it counts neither for nor against
-anything, and where nobody answers the pooled row is zeros too. Clients are known by these rows alone. What a
-codec made one-hot is taken as it came.
+Each takes rows (n, C) of probabilities, one tensor per client, in client order, and returns rows that add up
+to 1. A row of zeros is a sample that the client does not answer: it counts neither for nor against anything,
+and where nobody answers the aggregated row is zeros too. An aggregator knows which client rows are from, may
+keep a state from one exchange to the next, and says what it trusted each client with. What a codec made
+one-hot is taken as it came.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
-from typing import Annotated, Any, Literal
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
-from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError
+from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import one_hot
 
@@ -28,142 +30,228 @@ from fedistill.aggregation.functional import (
     prior_corrected,
     trimmed,
 )
-from fedistill.config.messages import explain_errors
 from fedistill.config.schema import Positive, Section
-from fedistill.errors import nearest
+from fedistill.state import State
+
+
+@dataclass(frozen=True)
+class Aggregated:
+    """What became of the clients' labels.
+
+    Attributes:
+        labels: (n, C), zeros where no client answered.
+        trust: of each client that replied, by its number, the share of the whole that its answers had, from
+            0 to 1; the shares add up to 1 unless nobody answered anything.
+        state: what the aggregator wants to be handed in the next exchange, as plain data.
+    """
+
+    labels: Tensor
+    trust: dict[int, float]
+    state: State = field(default_factory=dict)
 
 
 class Aggregation(Section, ABC):
-    """Base of all aggregations of soft labels; subclasses are final."""
+    """Base of all aggregators of soft labels; subclasses are final."""
 
     name: str
+    _written: str = ""
+    """The name that an experiment has for it, where that is not `name`: ``module:Class``."""
 
     def aggregate(
-        self, rows: Iterable[Tensor], draws: torch.Generator, before: Tensor | None = None
-    ) -> Tensor | None:
-        """Pooled rows (n, C), zeros where no client answered, or None where no client replied.
+        self,
+        rows: Iterable[tuple[int, Tensor]],
+        draws: torch.Generator,
+        before: Tensor | None = None,
+        state: State | None = None,
+    ) -> Aggregated | None:
+        """Aggregate what clients replied; None where no client did.
 
         Args:
-            rows: probabilities (n, C) of each client; zeros: no answer.
+            rows: the number of each client and its probabilities (n, C); zeros: no answer.
             draws: decides ties where there are any.
             before: one-hot rows (n, C) that stood for the same samples before, which win ties.
+            state: as the last `Aggregated` left it, or None in the first exchange.
         """
-        heard: Tensor | None = None
+        clients: list[int] = []
+        counts: list[float] = []
+        answered: Tensor | None = None
 
         def answers() -> Answers:
-            nonlocal heard
-            for one in rows:
+            nonlocal answered
+            for client, one in rows:
                 mask = (one != 0).any(dim=1)
-                heard = mask if heard is None else heard | mask
+                answered = mask if answered is None else answered | mask
+                clients.append(client)
+                counts.append(float(mask.sum()))
                 yield one, mask
 
-        pooled = self._aggregate(answers(), draws, before)
-        return None if pooled is None or heard is None else torch.where(heard[:, None], pooled, 0)
+        found = self.combine(answers(), ExchangeInfo(clients, draws, before, state or {}))
+        if found is None or answered is None:
+            return None
+        weights = counts if found.weights is None else found.weights
+        total = sum(weights)
+        shares = [weight / total if total else 0.0 for weight in weights]
+        labels = torch.where(answered[:, None], found.labels, 0)
+        return Aggregated(labels, dict(zip(clients, shares, strict=True)), found.state)
 
     @abstractmethod
-    def _aggregate(self, answers: Answers, draws: torch.Generator, before: Tensor | None) -> Tensor | None:
-        """As `aggregate`; what it says of samples that nobody answered does not matter."""
+    def combine(self, answers: Answers, exchange: "ExchangeInfo") -> "Combined | None":
+        """Combine answers to labels (n, C), or None where there is no client.
+
+        What it says of samples that nobody answered does not matter.
+        """
+
+
+@dataclass(frozen=True)
+class ExchangeInfo:
+    """What an aggregator knows besides the answers.
+
+    Attributes:
+        clients: the number of each client, in the order of the answers; filled as they are taken.
+        draws: decides ties.
+        before: one-hot rows (n, C) that stood for the same samples before, or None.
+        state: what this aggregator kept of earlier exchanges; empty in the first.
+    """
+
+    clients: Sequence[int]
+    draws: torch.Generator
+    before: Tensor | None
+    state: State
+
+
+@dataclass(frozen=True)
+class Combined:
+    """What an aggregator makes of answers.
+
+    Attributes:
+        labels: (n, C).
+        weights: how much each client counted, in the order of the answers, in any unit, or None if every
+            answer counted alike.
+        state: what it keeps for the next exchange.
+    """
+
+    labels: Tensor
+    weights: list[float] | None = None
+    state: State = field(default_factory=dict)
+
+
+def _evenly(labels: Tensor | None) -> Combined | None:
+    """Labels to which every answer counted alike."""
+    return None if labels is None else Combined(labels)
 
 
 class Mean(Aggregation):
-    """Arithmetic mean. Of one-hot rows: the shares of votes."""
+    """Arithmetic mean. For one-hot rows, these are the shares of votes."""
 
     name: Literal["mean"] = "mean"
 
-    def _aggregate(self, answers: Answers, draws: torch.Generator, before: Tensor | None) -> Tensor | None:
-        return mean_of_answers(answers)
+    def combine(self, answers: Answers, exchange: ExchangeInfo) -> Combined | None:
+        return _evenly(mean_of_answers(answers))
 
 
 class Era(Aggregation):
-    """Entropy reduction: softmax of the mean over a temperature (DS-FL, arXiv 2008.06180).
+    """Entropy reduction: softmax of the mean divided by a temperature (DS-FL, arXiv 2008.06180).
 
-    Of one-hot rows: softmax of the shares of votes; at 0.1, ten clients' odds are e to the lead in votes.
+    For one-hot rows, this is the softmax of the shares of votes: with 10 clients and T = 0.1, each vote of
+    lead multiplies the odds by e.
     """
 
     name: Literal["era"] = "era"
-    temperature: Positive = Field(default=0.1, description="T; below 1 sharpens the mean")
+    temperature: Positive = Field(default=0.1, description="T, where values below 1 sharpen the mean")
 
-    def _aggregate(self, answers: Answers, draws: torch.Generator, before: Tensor | None) -> Tensor | None:
+    def combine(self, answers: Answers, exchange: ExchangeInfo) -> Combined | None:
         average = mean_of_answers(answers)
-        return None if average is None else entropy_reduced(average, self.temperature)
+        return None if average is None else Combined(entropy_reduced(average, self.temperature))
 
 
 class EnhancedEra(Aggregation):
-    """Enhanced entropy reduction: the mean to a power, normalised (SCARLET, arXiv 2504.19602).
+    """Enhanced entropy reduction: the mean raised to a power, normalised (SCARLET, arXiv 2504.19602).
 
-    Of one-hot rows: shares of votes to that power; a class without a vote stays at 0.
+    For one-hot rows, these are powers of the shares of votes; a class without votes stays at 0.
     """
 
     name: Literal["enhanced-era"] = "enhanced-era"
-    beta: Positive = Field(default=2.0, description="the power; 1 leaves the mean as it is")
+    beta: Positive = Field(default=2.0, description="the power, where 1 keeps the mean")
 
-    def _aggregate(self, answers: Answers, draws: torch.Generator, before: Tensor | None) -> Tensor | None:
+    def combine(self, answers: Answers, exchange: ExchangeInfo) -> Combined | None:
         average = mean_of_answers(answers)
-        return None if average is None else enhanced_era(average, self.beta)
+        return None if average is None else Combined(enhanced_era(average, self.beta))
 
 
 class Confidence(Aggregation):
-    """Mean weighted, at each sample, by how sure each client is of it.
+    """Mean in which each client's row is weighted by its confidence in that sample.
 
-    The weight goes from 0 for a uniform row to 1 for a one-hot one: ``1 - H / log C``, or the greatest
-    probability, scaled. Clients are sure of what they have never seen, too. One-hot rows are all equally
-    sure: the shares of votes.
+    Weights range from 0 for a uniform row to 1 for a one-hot row: ``1 - H / log C``, or the largest
+    probability, rescaled. Models are often confident about classes they have never seen, too. One-hot rows
+    are all equally confident, which leaves the shares of votes.
     """
 
     name: Literal["confidence"] = "confidence"
     measure: Literal["entropy", "max"] = Field(
-        default="entropy", description="what sureness is: low entropy, or a great probability"
+        default="entropy", description="what counts as confidence: low entropy, or a large probability"
     )
 
-    def _aggregate(self, answers: Answers, draws: torch.Generator, before: Tensor | None) -> Tensor | None:
-        # A little for all answers: those of which nobody is sure have a mean too.
-        weighed = (
-            (rows, ((confidences(rows, self.measure) + 1e-6) * mask)[:, None]) for rows, mask in answers
-        )
-        pooled = mean(torch.cat([rows * weight, weight], dim=1) for rows, weight in weighed)
-        return None if pooled is None else pooled[:, :-1] / pooled[:, -1:]
+    def combine(self, answers: Answers, exchange: ExchangeInfo) -> Combined | None:
+        weights: list[float] = []
+
+        def weighed() -> Iterator[Tensor]:
+            for rows, mask in answers:
+                # A little for all answers: those of which nobody is sure have a mean too.
+                weight = ((confidences(rows, self.measure) + 1e-6) * mask)[:, None]
+                weights.append(float(weight.sum()))
+                yield torch.cat([rows * weight, weight], dim=1)
+
+        pooled = mean(weighed())
+        return None if pooled is None else Combined(pooled[:, :-1] / pooled[:, -1:], weights)
 
 
 class PriorCorrected(Aggregation):
     """Geometric mean of the clients' rows, each divided by that client's own class prior.
 
-    So a class that a client names for want of others counts little, and a class that it does not know not
-    at all. The prior is the mean of its rows in this exchange, which should be many and of all classes: a
-    single row is its own prior and says nothing, and of a client that answers its own class alone (as in
-    selective-fd and edge-fd) what it knows is divided out. Ours; division by a prior is the logit adjustment
-    of Menon et al. (arXiv 2007.07314) after training, the geometric mean a logarithmic opinion pool (Genest
-    and Zidek, 1986). That mean is over all who answer, so those who do not know a class dilute it;
-    ``sharpness`` makes up for them: of 1, 3 and 10, 3 was best in benchmarks/skew.py. Of one-hot rows: a
-    vote counts the more the rarer its class is among the client's votes, and a client that never names a
-    class has no say in it.
+    A class that a client names only because it knows few others counts little, and a class that it does not
+    know does not count at all. The prior is the mean of the client's rows in this exchange, which should be
+    many and cover all classes: a single row is its own prior and carries no information, and for a client
+    that answers only samples of its own classes (as in selective-fd and edge-fd), dividing by the prior
+    removes what it knows.
+
+    This rule is ours. Dividing by a prior is the post-hoc logit adjustment of Menon et al.
+    (arXiv 2007.07314); the geometric mean is a logarithmic opinion pool (Genest and Zidek, 1986). The mean
+    is over all clients that answer, so those that do not know a class dilute it, for which ``sharpness``
+    compensates: of 1, 3 and 10, 3 was best in benchmarks/skew.py. For one-hot rows, a vote counts more the
+    rarer its class is among the client's votes, and a client that never names a class has no influence
+    on it.
     """
 
     name: Literal["prior-corrected"] = "prior-corrected"
     sharpness: Positive = Field(
         default=3.0,
-        description="power of the mean: about the number of clients over that of those who know a class",
+        description="power of the mean, about the number of clients divided by how many of them know a class",
     )
     floor: float = Field(
-        default=0.01, gt=0, lt=1, description="share of each row that is spread evenly, so that none is 0"
+        default=0.01,
+        gt=0,
+        lt=1,
+        description="share of each row spread evenly over the classes, so that no entry is 0",
     )
 
-    def _aggregate(self, answers: Answers, draws: torch.Generator, before: Tensor | None) -> Tensor | None:
-        return prior_corrected(answers, self.sharpness, self.floor)
+    def combine(self, answers: Answers, exchange: ExchangeInfo) -> Combined | None:
+        return _evenly(prior_corrected(answers, self.sharpness, self.floor))
 
 
 class DawidSkene(Aggregation):
-    """Posterior of the true class, given clients' likeliest classes and errors (Dawid and Skene, 1979).
+    """Posterior of the true class, given the clients' votes and their errors (Dawid and Skene, 1979).
 
-    Expectation maximisation estimates the class shares and, of each client, which class it names where which
-    is true, from the votes of this exchange alone. Soft rows count by their likeliest class: one-hot rows
-    lose nothing.
+    Expectation maximisation estimates the class shares and each client's confusion matrix from the votes of
+    this exchange alone. A soft row votes for its most likely class, so one-hot rows lose nothing.
     """
 
     name: Literal["dawid-skene"] = "dawid-skene"
-    iterations: int = Field(default=50, ge=1, description="at most; it stops where nothing changes")
+    iterations: int = Field(
+        default=50, ge=1, description="maximum number of EM steps, fewer once nothing changes"
+    )
     smoothing: Positive = Field(default=0.01, description="added to each count of a confusion matrix")
 
-    def _aggregate(self, answers: Answers, draws: torch.Generator, before: Tensor | None) -> Tensor | None:
+    def combine(self, answers: Answers, exchange: ExchangeInfo) -> Combined | None:
         votes = []
         classes = 0
         for rows, mask in answers:
@@ -171,103 +259,67 @@ class DawidSkene(Aggregation):
             classes = rows.shape[1]
         if not votes:
             return None
-        posterior, _ = dawid_skene(torch.stack(votes), classes, self.iterations, self.smoothing)
-        return posterior
+        named = torch.stack(votes)
+        posterior, confusion = dawid_skene(named, classes, self.iterations, self.smoothing)
+        # How often a client is expected to be right: its diagonal, by how frequent each class is.
+        shares = posterior[(named >= 0).any(dim=0)].mean(dim=0)
+        right = torch.einsum("kcc,c->k", confusion, shares) * (named >= 0).sum(dim=1)
+        return Combined(posterior, right.nan_to_num().tolist())
 
 
 class Median(Aggregation):
-    """Median of each entry, normalised (Yin et al., 2018, arXiv 1803.01498, there of gradients).
+    """Median of each entry, normalised (Yin et al., 2018, arXiv 1803.01498, there for gradients).
 
     Fewer than half of the clients cannot move it out of the range of the others. Under label skew it drops
-    what few clients know. Of one-hot rows: the class that more than half named; where there is none, the
-    shares of votes.
+    what only a few clients know. For one-hot rows, it is the class that more than half of the clients named,
+    or the shares of votes if there is no such class.
     """
 
     name: Literal["median"] = "median"
 
-    def _aggregate(self, answers: Answers, draws: torch.Generator, before: Tensor | None) -> Tensor | None:
+    def combine(self, answers: Answers, exchange: ExchangeInfo) -> Combined | None:
         came = _stacked(answers)
-        return None if came is None else median(*came)
+        return None if came is None else Combined(median(*came))
 
 
 class Trimmed(Aggregation):
-    """Mean of each entry without its least and greatest values, normalised (Yin et al., arXiv 1803.01498).
+    """Mean of each entry without its lowest and highest values, normalised (Yin et al., arXiv 1803.01498).
 
-    Of one-hot rows: shares of votes in which the first few for a class, and the first few against it, do
-    not count; where nothing is left, the plain shares.
+    For one-hot rows, these are shares of votes in which the first few votes for a class and the first few
+    against it do not count, or the plain shares if nothing is left.
     """
 
     name: Literal["trimmed"] = "trimmed"
     share: float = Field(
-        default=0.1, ge=0, lt=0.5, description="of those who answer, rounded down, cut off at either end"
+        default=0.1, ge=0, lt=0.5, description="share of the answers dropped at each end, rounded down"
     )
 
-    def _aggregate(self, answers: Answers, draws: torch.Generator, before: Tensor | None) -> Tensor | None:
+    def combine(self, answers: Answers, exchange: ExchangeInfo) -> Combined | None:
         came = _stacked(answers)
         if came is None:
             return None
         rows, mask = came
-        return trimmed(rows, mask, (self.share * mask.sum(dim=0).double()).long())
+        return Combined(trimmed(rows, mask, (self.share * mask.sum(dim=0).double()).long()))
 
 
 class Majority(Aggregation):
-    """One-hot row of the class that most clients hold likeliest; ties as `functional.majority`.
+    """One-hot row of the class most clients find most likely; a tie keeps the old class or is drawn.
 
     One-hot rows lose nothing.
     """
 
     name: Literal["majority"] = "majority"
 
-    def _aggregate(self, answers: Answers, draws: torch.Generator, before: Tensor | None) -> Tensor | None:
-        likeliest = ((one_hot(rows.argmax(dim=1), rows.shape[1]).float(), mask) for rows, mask in answers)
-        shares = mean_of_answers(likeliest)
-        return None if shares is None else majority(shares, before, draws)
+    def combine(self, answers: Answers, exchange: ExchangeInfo) -> Combined | None:
+        votes = ((one_hot(rows.argmax(dim=1), rows.shape[1]).float(), mask) for rows, mask in answers)
+        shares = mean_of_answers(votes)
+        return None if shares is None else Combined(majority(shares, exchange.before, exchange.draws))
 
 
 def _stacked(answers: Answers) -> tuple[Tensor, Tensor] | None:
-    """Rows (k, n, C) and masks (k, n) of k clients, or None where there is none."""
-    came = list(answers)
-    return (
-        (torch.stack([rows for rows, _ in came]), torch.stack([mask for _, mask in came])) if came else None
-    )
-
-
-AGGREGATIONS: dict[str, type[Aggregation]] = {
-    kind.model_fields["name"].default: kind
-    for kind in (
-        Mean,
-        Era,
-        EnhancedEra,
-        Confidence,
-        PriorCorrected,
-        DawidSkene,
-        Median,
-        Trimmed,
-        Majority,
-    )
-}
-
-
-def _chosen(wanted: Any) -> Any:
-    """A name, or a table ``{ name, SETTINGS }``, as the section of that name."""
-    if isinstance(wanted, Aggregation):
-        return wanted
-    table = {"name": wanted} if isinstance(wanted, str) else wanted
-    if not isinstance(table, dict) or "name" not in table:
-        raise ValueError(f"must be one of {', '.join(AGGREGATIONS)}, or a table {{ name = NAME, SETTINGS }}")
-    name = str(table["name"])
-    if name not in AGGREGATIONS:
-        guess = nearest(name, AGGREGATIONS)
-        raise ValueError(f"{name!r} is not one of {', '.join(AGGREGATIONS)}.{guess}")
-    kind = AGGREGATIONS[name]
-    try:
-        return kind.model_validate(table)
-    except ValidationError as error:
-        raise ValueError(explain_errors(error, name, kind)) from None
-
-
-AnyAggregation = Annotated[
-    SerializeAsAny[Aggregation],
-    BeforeValidator(_chosen),
-    Field(description="how the server pools labels: a name, or a table { name, SETTINGS }"),
-]
+    """Return the rows (k, n, C) and masks (k, n) of k clients, or None if there are none."""
+    rows, masks = [], []
+    for client_rows, mask in answers:
+        rows.append(client_rows)
+        masks.append(mask)
+    return (torch.stack(rows), torch.stack(masks)) if rows else None

@@ -1,19 +1,23 @@
 """What all commands share: options, where they print, how a run is shown and how it ends."""
 
+import json
 import shlex
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
-from fedistill.cli.progress import Bars
 from fedistill.errors import RuntimeFailure
 
-# Tables and paths go to stdout, all that is said about the way there to stderr.
+if TYPE_CHECKING:
+    from fedistill.experiment.progress import Watcher
+    from fedistill.experiment.results import ResultsJson
+
+# Tables, paths and JSON go to stdout, all that is said on the way to stderr.
 console = Console()
 aside = Console(stderr=True)
 
@@ -24,21 +28,34 @@ Set = Annotated[
     typer.Option("--set", help="Change a setting: section.key=value. May be repeated."),
 ]
 Out = Annotated[Path | None, typer.Option(help="Folder for the run. Default: runs/EXPERIMENT-TIME.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress and no warnings, only errors.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON in place of tables.")]
 
 
-def finish(folder: Path, go: Callable[[Bars], dict[str, Any]], again: str = "resume") -> None:
-    """Run what a command runs, show its progress and its end; ``again``: the command that goes on with it."""
-    bars = Bars(aside)
+def follow(
+    folder: Path,
+    play: "Callable[[Watcher], ResultsJson]",
+    quiet: bool,
+    as_json: bool,
+    resume_command: str = "resume",
+) -> None:
+    """Run what a command runs; show its progress and its end.
+
+    Args:
+        folder: of the run.
+        play: runs it and returns its results.
+        resume_command: the command that resumes the run.
+    """
+    from fedistill.experiment.progress import shown
+
     try:
-        try:
-            results = go(bars)
-        finally:
-            bars.stop()
+        with shown(aside, quiet) as watcher:
+            results = play(watcher)
     except KeyboardInterrupt:
-        _give_up("stopped", folder, again)
+        _give_up("stopped", folder, resume_command)
     except (RuntimeFailure, OSError) as error:
-        _give_up(str(error), folder, again)
-    show(results, folder)
+        _give_up(str(error), folder, resume_command)
+    print_results(results, folder, as_json)
     failed = [arm for arm in results["arms"] if arm["status"] == "failed"]
     for arm in failed:
         say(f"fedistill: arm {arm['name']!r} failed: {arm['error']}")
@@ -46,25 +63,44 @@ def finish(folder: Path, go: Callable[[Bars], dict[str, Any]], again: str = "res
         sys.exit(1)
 
 
-def _give_up(what: str, folder: Path, again: str) -> NoReturn:
+def _give_up(what: str, folder: Path, resume_command: str) -> NoReturn:
     """End with what happened and how to go on."""
     begun = (folder / "experiment.toml").exists()
-    go_on = f"what was done is kept; go on with: fedistill {again} {shlex.quote(str(folder))}"
+    go_on = f"what was done is kept; go on with: fedistill {resume_command} {shlex.quote(str(folder))}"
     say(f"fedistill: {what}; {go_on if begun else 'nothing was begun yet'}")
     sys.exit(1)
 
 
 def say(text: str) -> None:
-    """Print a text as it is: in one line, so that a command in it can be copied."""
+    """Print a text on stderr as it is: in one line, so that a command in it can be copied."""
     aside.print(text, markup=False, soft_wrap=True, highlight=False)
 
 
-def show(results: dict[str, Any], folder: Path) -> None:
+def print_results(results: "ResultsJson", folder: Path, as_json: bool) -> None:
+    """Print the table of a run and where its report is; as JSON, results.json with the key ``folder``."""
     from fedistill.experiment.table import rich_table
 
+    if as_json:
+        print_json({"folder": str(folder), **results})
+        return
     target = wide()
     target.print(rich_table(results, target.width))
     console.print(f"report: {folder / 'report.html'}", markup=False, soft_wrap=True, highlight=False)
+
+
+def print_list(columns: Sequence[str], rows: Sequence[Sequence[str | int]], as_json: bool) -> None:
+    """Print a table; as JSON, an array of one object per row."""
+    if as_json:
+        print_json([dict(zip(columns, row, strict=True)) for row in rows])
+        return
+    table = Table(*columns)
+    for row in rows:
+        table.add_row(*(f"{cell:,}" if isinstance(cell, int) else cell for cell in row))
+    wide().print(table)
+
+
+def print_json(value: Any) -> None:
+    print(json.dumps(value, indent=1, ensure_ascii=False))
 
 
 def wide() -> Console:
@@ -72,11 +108,6 @@ def wide() -> Console:
     return console if console.is_terminal else Console(width=500)
 
 
-def default_folder(experiment: Path) -> Path:
-    """Where a run goes for which no folder is named."""
-    return Path("runs") / f"{experiment.stem}-{time.strftime('%Y%m%d-%H%M%S')}"
-
-
-def command() -> str:
+def typed_command() -> str:
     """What was typed, for the results."""
     return shlex.join(["fedistill", *sys.argv[1:]])

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from fedistill.cli.console import ExperimentPath, Out, Set, command, default_folder, finish
+from fedistill.cli.console import ExperimentPath, Json, Out, Quiet, Set, follow, typed_command
 from fedistill.errors import ExperimentError
 
 app = typer.Typer(help="Run an experiment on Flower: SuperLink and SuperNodes.", no_args_is_help=True)
@@ -13,8 +13,8 @@ app = typer.Typer(help="Run an experiment on Flower: SuperLink and SuperNodes.",
 NewFolder = Annotated[Path, typer.Argument(help="The folder to write.")]
 
 
-@app.command()
-def init(
+@app.command("init")
+def init_command(
     experiment: ExperimentPath,
     folder: NewFolder,
     set: Set = None,
@@ -27,12 +27,12 @@ def init(
     from fedistill.config.toml import load
     from fedistill.flower.app_template import write_app
 
-    write_app(load(experiment, set or []), folder, out, command())
+    write_app(load(experiment, set or []), folder, out, typed_command())
     print(f"wrote {folder}; how to run it stands in {folder / 'README.md'}")
 
 
-@app.command()
-def keys(
+@app.command("keys")
+def keys_command(
     folder: NewFolder,
     nodes: Annotated[int, typer.Option(min=1, help="How many SuperNodes.")] = 2,
     host: Annotated[
@@ -48,32 +48,51 @@ def keys(
         print(path)
 
 
-@app.command()
-def up(
+@app.command("up")
+def up_command(
     experiment: ExperimentPath,
     nodes: Annotated[
         int | None, typer.Option(min=1, help="How many SuperNodes, and clients. Default: task.clients.")
     ] = None,
     set: Set = None,
     out: Out = None,
+    quiet: Quiet = False,
+    json: Json = False,
 ) -> None:
     """Start a SuperLink and SuperNodes on this machine, run the experiment on them, and stop them."""
     _need_flower()
     from fedistill.config.toml import load
+    from fedistill.experiment.run_folder import default_folder
     from fedistill.flower import local_trial
 
     loaded = load(experiment, [*(set or []), *([f"task.clients={nodes}"] if nodes else [])])
-    folder = out or default_folder(experiment)
-    finish(folder, lambda watcher: local_trial.run_trial(loaded, folder, command(), watcher), "flower resume")
+    folder = out or default_folder(experiment.stem)
+    follow(
+        folder,
+        lambda watcher: local_trial.run_trial(loaded, folder, typed_command(), watcher),
+        quiet,
+        json,
+        "flower resume",
+    )
 
 
-@app.command()
-def resume(folder: Annotated[Path, typer.Argument(help="The folder of a run that `up` began.")]) -> None:
-    """Go on with a run that `up` began, from its last whole round."""
+@app.command("resume")
+def resume_command(
+    folder: Annotated[Path, typer.Argument(help="The folder of a run that `up` began.")],
+    quiet: Quiet = False,
+    json: Json = False,
+) -> None:
+    """Resume a run that `up` began, after its last whole round."""
     _need_flower()
     from fedistill.flower import local_trial
 
-    finish(folder, lambda watcher: local_trial.resume_trial(folder, watcher), "flower resume")
+    follow(
+        folder,
+        lambda watcher: local_trial.resume_trial(folder, watcher),
+        quiet,
+        json,
+        "flower resume",
+    )
 
 
 def _need_flower() -> None:

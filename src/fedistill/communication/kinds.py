@@ -7,8 +7,12 @@ Direction = Literal["up", "down"]
 """From a client to the server, or to a client."""
 
 
+CUSTOM = range(64, 128)
+"""Kinds of messages that other packages define; a message up and one down may have the same."""
+
+
 class Kind(IntEnum):
-    """What a frame carries; the ledger counts bytes by kind. Numbers are never used again."""
+    """What a frame carries; the ledger counts bytes by kind. Numbers are below 64 and never reused."""
 
     WEIGHTS = 1
     CLASS_OUTPUTS = 2
@@ -29,3 +33,17 @@ class Kind(IntEnum):
     @property
     def label(self) -> str:
         return self.name.lower().replace("_", "-")
+
+
+def kind_of(number: int) -> int:
+    """Return the member of `Kind` with this number, or the number itself if it is in `CUSTOM`.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    return number if number in CUSTOM else Kind(number)
+
+
+def kind_label(kind: int) -> str:
+    """Return the name under which the ledger counts a kind."""
+    return f"custom-{kind}" if kind in CUSTOM else Kind(kind).label

@@ -1,1 +1,1 @@
-"""The experiment file: its settings, how it is read, and what is said of a wrong one."""
+"""The experiment file: its settings, how it is read, and the messages about what is wrong with it."""

@@ -1,11 +1,12 @@
-"""The link model: bytes and local work in, seconds out ("how long on that link?").
+"""The link model: from bytes and local work to seconds ("how long would it take on that link?").
 
-A message takes the latency once and its bits at the rate of its direction. Lost bytes are sent
-again, so loss lowers the rate by its share. Work measured on this machine is stretched by
+A message costs the latency once, plus its bits at the rate of its direction. Lost bytes are sent
+again, so loss reduces the rate by its share. Work measured on this machine is multiplied by
 ``compute``. A synchronous round lasts as long as its slowest client, plus the server's own seconds.
-Left out: queueing, channels or a server line shared by clients, slow start and handshakes, packet
-headers, waiting for a retransmission, rates that change over time, and clients that drop out.
-The profiles are single points for orders of magnitude, no forecast for a given site.
+
+The model leaves out queueing, channels or a server line shared by clients, slow start and handshakes,
+packet headers, waiting for a retransmission, rates that change over time, and clients that drop out.
+The profiles are single points for orders of magnitude, not forecasts for a given site.
 """
 
 from collections.abc import Sequence
@@ -38,7 +39,7 @@ class Link(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class LinkUse:
-    """What one client moved and did in one round.
+    """What one client transferred and computed in one round.
 
     Attributes:
         down: bytes received, 0 or more.
@@ -52,11 +53,11 @@ class LinkUse:
 
 
 def client_seconds(link: Link, use: LinkUse) -> float:
-    """Return the seconds one client needs to receive, work and send, one after the other.
+    """Return the seconds that one client needs to receive, work and send, one after the other.
 
     Args:
         link: the client's link.
-        use: the client's bytes and work. A direction with 0 bytes has no message and is free.
+        use: the client's bytes and work. A direction with 0 bytes has no message and takes no time.
     """
     return (
         _message_seconds(link, use.down, link.down)
@@ -66,18 +67,18 @@ def client_seconds(link: Link, use: LinkUse) -> float:
 
 
 def round_seconds(link: Link, uses: Sequence[LinkUse], server: float = 0.0) -> float:
-    """Return the seconds of a synchronous round, in which each client has such a link to itself.
+    """Return the seconds of a synchronous round in which every client has such a link to itself.
 
     Args:
         link: the link that every client has.
-        uses: one per client that took part; none means that only the server worked.
-        server: the server's own seconds, not stretched by ``link.compute``.
+        uses: one per client that took part; empty if only the server worked.
+        server: the server's own seconds, which ``link.compute`` does not multiply.
     """
     return max((client_seconds(link, one) for one in uses), default=0.0) + server
 
 
 def _message_seconds(link: Link, size: int, rate: float) -> float:
-    # Each byte is sent 1 / (1 - loss) times on average, since what is sent again can be lost too.
+    # Each byte is sent 1 / (1 - loss) times on average, since a byte sent again can be lost again.
     return link.latency + 8 * size / (rate * (1 - link.loss)) if size else 0.0
 
 
@@ -99,7 +100,7 @@ _OFCOM = (
 )
 _AWS = "AWS, Amazon EC2 instance network bandwidth: a single flow is limited to 5 Gbps"
 _HUGHES = "HughesNet Gen5 service plans, designed (advertised, not measured) for 25 down, 3 Mbps up"
-_RESENT = "our assumption: nothing to add, as the measured rates already contain resending"
+_RESENT = "our assumption: none, as the measured rates already include retransmissions"
 _BOARD = "our assumption: a single-board computer, ten times slower than this machine"
 _PHONE = "our assumption: a phone or tablet, three times slower than this machine"
 _SAME = "our assumption: a computer like this machine"
@@ -149,7 +150,7 @@ PROFILES: dict[str, Link] = {
         "Geostationary satellite",
         up=(3e6, _HUGHES),
         down=(25e6, _HUGHES),
-        latency=(0.279, "RFC 2488 section 2: 279.0 ms a hop at the edge of view; propagation only"),
+        latency=(0.279, "RFC 2488 section 2: 279.0 ms per hop at the edge of view; propagation only"),
         loss=(1e-7, "our assumption: quasi error free both ways, ETSI EN 302 307-1 clause 6"),
         compute=(1.0, _SAME),
     ),

@@ -1,4 +1,4 @@
-"""Validation errors in words: what is wrong in which place, and how to mend it."""
+"""Validation errors in plain words: what is wrong, where, and how to fix it."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ def explain_errors(error: ValidationError, where: str, model: type[BaseModel]) -
     """Turn a validation error into one line per wrong place."""
     items = error.errors()
     own = {(item["type"], item["loc"]) for item in items}
-    # What an arm inherits is wrong in one place only.
+    # An arm repeats the errors of the tables that it inherits: each is reported once.
     kept = [
         item for item in items if item["loc"][:1] != ("arms",) or (item["type"], item["loc"][2:]) not in own
     ]
@@ -20,7 +20,7 @@ def explain_errors(error: ValidationError, where: str, model: type[BaseModel]) -
 
 
 def _line(item: ErrorDetails, model: type[BaseModel]) -> str:
-    """Say what is wrong in one place, and how to mend it."""
+    """Describe one error: where it is, what is wrong and how to fix it."""
     *parents, last = item["loc"] or ("",)
     unknown = item["type"] == "extra_forbidden"
     parts = [str(part) for part in parents if part not in _TAGS]
@@ -30,15 +30,15 @@ def _line(item: ErrorDetails, model: type[BaseModel]) -> str:
         guess = nearest(str(last), known) or f" Known: {', '.join(known) or 'none'}"
         if not parents or last not in model.model_fields:
             return f"unknown key `{place}`.{guess}"
-        return f"unknown key `{place}`. `{last}` belongs above the first [table], or in a table of its own"
+        return f"unknown key `{place}`. `{last}` belongs above the first [table], or in its own table"
     if item["type"] == "missing" and isinstance(last, int):
         return f"`{'.'.join(parts)}` has too few values"
     if item["type"] == "missing":
         hint = f": {_MISSING[place]}" if place in _MISSING else ""
         return f"`{place}` is missing{hint}"
     if item["type"] == "value_error":
-        said = item["msg"].removeprefix("Value error, ")
-        return f"`{place}`: {said}" if place else said
+        what = item["msg"].removeprefix("Value error, ")
+        return f"`{place}`: {what}" if place else what
     if item["type"] in ("union_tag_not_found", "union_tag_invalid"):
         known = [name.strip("'") for name in _KINDS]
         tag = item.get("ctx", {}).get("tag")
@@ -52,7 +52,7 @@ def _line(item: ErrorDetails, model: type[BaseModel]) -> str:
 
 _KINDS = ("iid", "dirichlet", "pathological", "quantity", "natural")
 _TAGS = {*_KINDS, "int", "str", "PublicSource", "Link"}
-"""What pydantic adds to the path of a key: the names of a union's members."""
+"""Names of union members, which pydantic adds to the path of a key."""
 
 _MISSING = {
     "rounds": "write, for example, rounds = 20 above the first [table]",
@@ -61,7 +61,7 @@ _MISSING = {
     "arms": 'write [[arms]] and, below it, for example method = "fedavg"',
 }
 _ELSE = {
-    "arms": ": each arm is a table of its own, [[arms]] with two brackets",
+    "arms": ": write each arm as its own table, [[arms]] with two brackets",
     "int": ", or a table { name = NAME, samples = NUMBER } for another data set",
     "str": ", or a table { up = NUMBER, down = NUMBER, latency = NUMBER }",
 }
@@ -78,7 +78,7 @@ _PHRASES = {
     "float_parsing": "must be a number",
     "bool_type": "must be true or false",
     "bool_parsing": "must be true or false",
-    "string_type": "must be a text in quotes",
+    "string_type": "must be text in quotes",
     "list_type": "must be a list in [ ]",
     "tuple_type": "must be a list in [ ]",
     "too_short": "must not be empty",
@@ -89,7 +89,7 @@ _PHRASES = {
 
 
 def _known_keys(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
-    """Names of the keys that the table at ``loc`` takes."""
+    """Return the names of the keys that the table at ``loc`` accepts, sorted."""
     found: list[type[BaseModel]] = [model]
     for part in loc:
         if isinstance(part, int):

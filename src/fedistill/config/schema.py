@@ -1,7 +1,7 @@
 """The settings of an experiment, validated; `fedistill.config.toml` reads and writes them.
 
-Each setting is written once, here or in the ``Settings`` of the method that owns it. Values are
-checked where they stand; what a method can do with them is checked by the method before round 1.
+Each setting is defined once, here or in the ``Settings`` of the method that owns it. Values are checked
+where they are defined; whether a method can work with them is checked by the method before round 1.
 """
 
 from typing import Annotated, Any, Literal, Self
@@ -18,6 +18,9 @@ from pydantic import (
 
 from fedistill.config.link import PROFILES, Link
 from fedistill.errors import nearest
+
+RawTable = dict[str, Any]
+"""A table as TOML has it, before validation."""
 
 
 class Section(BaseModel):
@@ -37,8 +40,8 @@ class Iid(Section):
 
 class Dirichlet(Section):
     kind: Literal["dirichlet"]
-    alpha: Positive = Field(description="concentration; small is skewed")
-    min_samples: int = Field(default=2, ge=1, description="fewest samples a client may get")
+    alpha: Positive = Field(description="concentration; smaller values are more skewed")
+    min_samples: int = Field(default=2, ge=1, description="minimum number of samples per client")
 
 
 class Pathological(Section):
@@ -48,60 +51,62 @@ class Pathological(Section):
 
 class Quantity(Section):
     kind: Literal["quantity"]
-    alpha: Positive = Field(description="concentration of the clients' sizes; small is skewed")
-    min_samples: int = Field(default=2, ge=1, description="fewest samples a client may get")
+    alpha: Positive = Field(description="concentration of the clients' sizes; smaller values are more skewed")
+    min_samples: int = Field(default=2, ge=1, description="minimum number of samples per client")
 
 
 class Natural(Section):
     kind: Literal["natural"]
-    column: str = Field(description="column whose values are the clients")
+    column: str = Field(description="column that names the client of each sample")
 
 
 Partition = Annotated[Iid | Dirichlet | Pathological | Quantity | Natural, Field(discriminator="kind")]
 
 
 class Source(Section):
-    """Where samples come from: a name, or files of one format."""
+    """Where samples come from: a named data set, or files of one format."""
 
     name: str | None = Field(
         default=None, description="digits, bbc-news, mnist, fashion-mnist or hf:OWNER/NAME"
     )
     format: Literal["parquet", "csv", "json", "imagefolder"] | None = None
-    train: str | None = Field(default=None, description="file or folder; for hf: a split's name")
-    test: str | None = Field(default=None, description="as train; absent: a part is held out")
+    train: str | None = Field(default=None, description="file or folder; for hf: the name of a split")
+    test: str | None = Field(
+        default=None, description="as train; if absent, part of the training data is held out"
+    )
     input: str | None = Field(default=None, description="column of images or texts")
     label: str | None = Field(default=None, description="column of labels")
-    subset: str | None = Field(default=None, description="configuration of a hf: data set")
+    subset: str | None = Field(default=None, description="configuration of an hf: data set")
 
     @model_validator(mode="after")
     def _one_kind_of_source(self) -> Self:
         if self.name is None and self.format is None:
-            raise ValueError(
-                'give `name`, for example "digits", or for files of your own `format` and `train`'
-            )
+            raise ValueError('set `name`, for example "digits", or, for your own files, `format` and `train`')
         if self.name is not None and self.format is not None:
-            raise ValueError("`name` and `format` exclude each other: `format` is for files of your own")
+            raise ValueError("`name` and `format` exclude each other: `format` is for your own files")
         if self.format is not None and self.train is None:
             raise ValueError("`format` needs `train`, the path of the training data")
         return self
 
 
 class PublicSource(Source):
-    """Another data set as the public set; its labels are never read."""
+    """Another data set used as the public set; its labels are never read."""
 
-    samples: int = Field(ge=1, description="how many samples to take, drawn by the seed")
+    samples: int = Field(ge=1, description="number of samples to take, drawn with the seed")
 
 
 class Text(Section):
-    length: int = Field(default=128, ge=4, le=4096, description="tokens kept of each text")
-    vocabulary: int = Field(default=8000, ge=16, description="most words kept, from the public set")
+    length: int = Field(default=128, ge=4, le=4096, description="tokens kept per text")
+    vocabulary: int = Field(
+        default=8000, ge=16, description="maximum number of words kept, from the public set"
+    )
     tokenizer: str | None = Field(
-        default=None, description="path of a tokenizer.json, in place of a vocabulary of our own"
+        default=None, description="path of a tokenizer.json to use in place of a vocabulary"
     )
 
 
 class TaskConfig(Source):
-    limit: int | None = Field(default=None, ge=1, description="at most so many training samples")
+    limit: int | None = Field(default=None, ge=1, description="maximum number of training samples")
     clients: int = Field(default=10, ge=1, le=100_000)
     partition: Partition = Iid()
     public: Annotated[
@@ -109,7 +114,7 @@ class TaskConfig(Source):
         Discriminator(lambda value: "PublicSource" if isinstance(value, dict | PublicSource) else "int"),
     ] = Field(default=0, description="size of the held-out public set, or another data set")
     test_share: float = Field(
-        default=0.2, gt=0, lt=1, description="held out for testing where no test set exists"
+        default=0.2, gt=0, lt=1, description="share held out for testing if there is no test set"
     )
     image_size: tuple[Side, Side] | None = Field(
         default=None, description="height and width that images are scaled to"
@@ -122,7 +127,7 @@ class TaskConfig(Source):
 
 
 class ModelsConfig(Section):
-    clients: list[str] = Field(min_length=1, description="dealt out to the clients in turn")
+    clients: list[str] = Field(min_length=1, description="assigned to the clients in turn")
     server: str
 
 
@@ -134,39 +139,41 @@ class OptimizerConfig(Section):
 
 
 class NotTrue(Section):
-    """FedNTD: stay near the model's own start on the classes that a sample is not of."""
+    """FedNTD: stay close to the starting model's outputs on all classes but the true one."""
 
-    beta: float = Field(default=1.0, ge=0, allow_inf_nan=False, description="weight of the term; 0: none")
-    temperature: Positive = Field(default=1.0, description="of both softmaxes")
+    beta: float = Field(
+        default=1.0, ge=0, allow_inf_nan=False, description="weight of the term; 0 turns it off"
+    )
+    temperature: Positive = Field(default=1.0, description="temperature of both softmaxes")
 
 
 class Train(Section):
     epochs: int = Field(default=1, ge=1)
-    steps: int | None = Field(default=None, ge=1, description="batches of a round, in place of epochs")
+    steps: int | None = Field(default=None, ge=1, description="batches per round, in place of epochs")
     batch_size: int = Field(default=32, ge=1)
     optimizer: OptimizerConfig = OptimizerConfig()
     loss: Literal["cross-entropy", "balanced-softmax"] = Field(
         default="cross-entropy",
-        description="on private labels; balanced: adjusted by the client's class counts",
+        description="loss on private labels; balanced-softmax adjusts for the client's class counts",
     )
-    label_smoothing: Share = Field(default=0.0, description="share of a label spread over all classes")
+    label_smoothing: Share = Field(default=0.0, description="share of each label spread over all classes")
     not_true: NotTrue | None = Field(
-        default=None, description="keep to the model as it was before, on other classes (FedNTD)"
+        default=None, description="stay close to the starting model on the other classes (FedNTD)"
     )
 
 
 class Sampling(Section):
-    fraction: float = Field(default=1.0, gt=0, le=1, description="share of clients in a round")
-    dropout: Share = Field(default=0.0, description="chance that a chosen client's reply is lost, each round")
+    fraction: float = Field(default=1.0, gt=0, le=1, description="share of clients that take part in a round")
+    dropout: Share = Field(default=0.0, description="probability that a client's reply is lost in a round")
 
 
 class WhenWorth(Section):
-    """Accumulate for as long as an exchange would change too little for its bytes."""
+    """Keep accumulating while an exchange would change too little for its bytes."""
 
     worth: Positive = Field(
-        default=1.0, description="change a byte to expect of an exchange, as a multiple of the first one's"
+        default=1.0, description="change per byte to expect of an exchange, as a multiple of the first one's"
     )
-    most: int = Field(default=8, ge=2, le=1000, description="rounds before an exchange, at most")
+    most: int = Field(default=8, ge=2, le=1000, description="maximum number of rounds before an exchange")
 
 
 AnyAccumulate = Annotated[
@@ -176,24 +183,28 @@ AnyAccumulate = Annotated[
 
 
 class Evaluate(Section):
-    every: int = Field(default=1, ge=1, description="rounds between evaluations; the last is always")
+    every: int = Field(
+        default=1, ge=1, description="rounds between evaluations; the last round is always evaluated"
+    )
     batch_size: int = Field(default=500, ge=1)
 
 
 class RuntimeConfig(Section):
     kind: Literal["auto", "serial", "processes"] = "auto"
-    workers: int | None = Field(default=None, ge=1, description="default: one for each core")
+    workers: int | None = Field(default=None, ge=1, description="default: one per core")
 
 
 class FlowerConfig(Section):
-    """How long the server waits for clients that are on a network."""
+    """How long the server waits for clients on a network."""
 
-    wait: Positive = Field(default=120.0, description="seconds for all clients to connect, at first")
-    deadline: Positive = Field(default=600.0, description="seconds for the replies of a round")
+    wait: Positive = Field(
+        default=120.0, description="seconds to wait for all clients to connect at the start"
+    )
+    deadline: Positive = Field(default=600.0, description="seconds to wait for the replies of a round")
     quorum: float = Field(default=0.5, gt=0, le=1, description="share of a round's clients that must reply")
 
 
-def _name_or_table(codec: Any) -> Any:
+def _name_or_table(codec: Any) -> str | RawTable | None:
     if codec is None or isinstance(codec, str | dict):
         return codec
     raise ValueError(f"{codec!r} must be the name of a codec, or a table {{ up = CODEC, down = CODEC }}")
@@ -206,7 +217,7 @@ class Arm(BaseModel):
 
     method: str
     name: str = ""
-    codec: Annotated[str | dict[str, Any] | None, BeforeValidator(_name_or_table)] = Field(
+    codec: Annotated[str | RawTable | None, BeforeValidator(_name_or_table)] = Field(
         default=None, description="a name, { name, SETTINGS } or { up, down }; default: the method's"
     )
     accumulate: AnyAccumulate = Field(
@@ -217,7 +228,7 @@ class Arm(BaseModel):
     train: Train
 
     @property
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> RawTable:
         return dict(self.model_extra or {})
 
 
@@ -234,13 +245,13 @@ class Experiment(Section):
     link: Annotated[
         Annotated[str, Tag("str")] | Annotated[Link, Tag("Link")],
         Discriminator(lambda value: "Link" if isinstance(value, dict | Link) else "str"),
-    ] = Field(default="office-dsl", description="the report's first choice of link")
+    ] = Field(default="office-dsl", description="link that the report shows first")
     arms: list[Arm] = Field(min_length=1)
 
     @model_validator(mode="before")
     @classmethod
     def _arms_inherit(cls, raw: Any) -> Any:
-        """An arm says only what differs; tables of the experiment fill in the rest."""
+        """Fill in what an arm leaves out from the tables of the experiment."""
         if not isinstance(raw, dict) or not isinstance(raw.get("arms"), list):
             return raw
         arms = []
@@ -270,7 +281,7 @@ class Experiment(Section):
         return self
 
 
-def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+def _merge(base: RawTable, over: RawTable) -> RawTable:
     merged = dict(base)
     for key, value in over.items():
         old = merged.get(key)

@@ -1,4 +1,4 @@
-"""The experiment file: TOML and overrides in, a validated `Experiment` out, and back."""
+"""The experiment file: reads TOML and overrides into a validated `Experiment`, and writes it back."""
 
 import tomllib
 from collections.abc import Sequence
@@ -9,20 +9,21 @@ import tomli_w
 from pydantic import ValidationError
 
 from fedistill.config.messages import explain_errors
-from fedistill.config.schema import Experiment
+from fedistill.config.schema import Experiment, RawTable
 from fedistill.errors import ExperimentError, nearest
 
 
-def load(path: Path, overrides: Sequence[str] = ()) -> Experiment:
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
     """Read an experiment file and apply ``section.key=value`` overrides.
 
     Paths in the file are relative to the file itself.
 
     Raises:
-        ExperimentError: the file is missing or not TOML, or a key or value is wrong.
+        ExperimentError: the file is missing or is not TOML, or a key or value is wrong.
     """
+    path = Path(path)
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # some editors put a mark before the text
+        raw = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # some editors write a byte order mark
     except FileNotFoundError:
         raise ExperimentError(f"{path}: there is no such file") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -34,11 +35,11 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Experiment:
     return parse(raw, str(path), base=path.parent)
 
 
-def parse(raw: dict[str, Any], where: str, base: Path | None = None) -> Experiment:
+def parse(raw: RawTable, where: str, base: Path | None = None) -> Experiment:
     """Validate a raw experiment; ``where`` names it in error messages.
 
     Raises:
-        ExperimentError: names each wrong place, with the nearest known key.
+        ExperimentError: a key or value is wrong; the message names each such place and the nearest known key.
     """
     if base is not None:
         raw = _anchor(raw, base)
@@ -49,11 +50,11 @@ def parse(raw: dict[str, Any], where: str, base: Path | None = None) -> Experime
 
 
 def to_toml(experiment: Experiment) -> str:
-    """Return the fully resolved experiment as TOML; loading it again gives the same experiment."""
+    """Return the fully resolved experiment as TOML; loading it again returns an equal experiment."""
     return tomli_w.dumps(experiment.model_dump(exclude_none=True))
 
 
-def _override(raw: dict[str, Any], text: str) -> None:
+def _override(raw: RawTable, text: str) -> None:
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise ExperimentError(f"--set {text}: write section.key=value, for example rounds=5")
@@ -82,7 +83,7 @@ def _override(raw: dict[str, Any], text: str) -> None:
 
 
 def _item(items: list[Any], part: str, text: str) -> Any:
-    """An arm by its position or by its name."""
+    """Return the arm with this position or name."""
     if part.isdecimal() and int(part) < len(items):
         return items[int(part)]
     names = [item.get("name", item.get("method")) for item in items if isinstance(item, dict)]
@@ -94,8 +95,8 @@ def _item(items: list[Any], part: str, text: str) -> Any:
     raise ExperimentError(f"--set {text}: there is no arm {part!r}; the arms are {known}.{guess}")
 
 
-def _anchor(raw: dict[str, Any], base: Path) -> dict[str, Any]:
-    """Make the paths of local files absolute, so that a run can be resumed from anywhere."""
+def _anchor(raw: RawTable, base: Path) -> RawTable:
+    """Make the paths of local files absolute, so that a run can be resumed from any folder."""
     task = raw.get("task")
     if not isinstance(task, dict):
         return raw
@@ -108,7 +109,7 @@ def _anchor(raw: dict[str, Any], base: Path) -> dict[str, Any]:
     return {**raw, "task": task}
 
 
-def _anchored_source(source: dict[str, Any], base: Path) -> dict[str, Any]:
+def _anchored_source(source: RawTable, base: Path) -> RawTable:
     if "format" not in source:
         return dict(source)
     paths = {

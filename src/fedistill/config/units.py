@@ -1,8 +1,8 @@
-"""How figures are shown."""
+"""Figures formatted for people."""
 
 
 def format_bytes(count: int) -> str:
-    """Return a number of bytes in decimal units, with three significant digits.
+    """Return a number of bytes in decimal units with three significant digits, such as ``1.23 MB``.
 
     Examples:
         >>> format_bytes(0), format_bytes(999), format_bytes(1_234), format_bytes(73_400_000)

@@ -8,12 +8,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
-from torch import Tensor
 
 from fedistill.config.schema import PublicSource, Source, TaskConfig
 from fedistill.data import image, sources, text
 from fedistill.data.partition import partition, partition_title
+from fedistill.data.samples import Samples, Texts
 from fedistill.data.table import Inputs, Loaded, Rows, Table
 from fedistill.data.task import Labelled, PublicSet, Task
 from fedistill.errors import ExperimentError
@@ -27,35 +26,6 @@ def build_task(config: TaskConfig, seed: int) -> Task:
     Raises:
         ExperimentError: the data cannot be found, read, or divided as asked.
     """
-    return _build(config, seed)[0]
-
-
-def build_at_site(config: TaskConfig, seed: int, own: Source) -> tuple[Task, Labelled]:
-    """Build a task, and beside it a site's own samples: classes by their names, inputs as the task has them.
-
-    Raises:
-        ExperimentError: as in `build`, or the site's data are of another kind, size or other classes.
-    """
-    task, encode = _build(config, seed)
-    found = sources.open_source(own, config.image_size)
-    if found.kind != task.signature.kind:
-        raise ExperimentError(f"{own.train} holds {found.kind}s, but the task holds {task.signature.kind}s")
-    unknown = [repr(name) for name in found.classes if name not in task.classes]
-    if unknown:
-        shown = ", ".join(unknown[:5]) + (" …" if len(unknown) > 5 else "")
-        raise ExperimentError(
-            f"{own.train} has {len(unknown)} classes that the task has not, {shown}; it has"
-            f" {', '.join(map(repr, task.classes))}"
-        )
-    places = torch.tensor([task.classes.index(name) for name in found.classes])
-    inputs = found.train.read(np.arange(len(found.train), dtype=np.int64))
-    if isinstance(inputs, np.ndarray):
-        _check_size("the site's", inputs, task.signature)
-        inputs = image.fit_to(inputs, task.signature.shape)
-    return task, Labelled(encode(inputs), places[torch.from_numpy(found.train.labels)])
-
-
-def _build(config: TaskConfig, seed: int) -> tuple[Task, "_Encode"]:
     source = sources.open_source(config, config.image_size)
     private, test_table, test_rows = _hold_out_test(source, config, seed)
     public_inputs, public_labels, where = None, None, ""
@@ -78,8 +48,7 @@ def _build(config: TaskConfig, seed: int) -> tuple[Task, "_Encode"]:
 
     private_inputs = source.train.read(private)
     test_inputs = test_table.read(test_rows)
-    signature, frame, encode = _encoder(source, private_inputs, public_inputs, config)
-    inputs = encode(private_inputs)
+    signature, frame = _signature(source, private_inputs, public_inputs, config)
     labels = torch.from_numpy(source.train.labels[private])
     if isinstance(test_inputs, np.ndarray):
         _check_size("test", test_inputs, signature)
@@ -88,21 +57,45 @@ def _build(config: TaskConfig, seed: int) -> tuple[Task, "_Encode"]:
         if not isinstance(config.public, PublicSource):
             _check_size("public", public_inputs, signature)
         public_inputs = image.fit_to(public_inputs, signature.shape)
-    task = Task(
+    return Task(
         name=config.name or str(config.train),
         signature=signature,
         classes=source.classes,
-        clients=tuple(Labelled(inputs[rows], labels[rows]) for rows in map(torch.from_numpy, parts)),
-        test=Labelled(encode(test_inputs), torch.from_numpy(test_table.labels[test_rows])),
+        clients=tuple(Labelled(_samples(_picked(private_inputs, rows)), labels[rows]) for rows in parts),
+        test=Labelled(_samples(test_inputs), torch.from_numpy(test_table.labels[test_rows])),
         public=None
         if public_inputs is None
-        else PublicSet(encode(public_inputs), stored_bytes(public_inputs), where),
+        else PublicSet(_samples(public_inputs), stored_bytes(public_inputs), where),
         public_labels=public_labels,
         partition=partition_title(config.partition),
         vocabulary_frame=frame,
         vocabulary_from_public=config.text.tokenizer is None,
     )
-    return task, encode
+
+
+def build_at_site(config: TaskConfig, seed: int, own: Source) -> tuple[Task, Labelled]:
+    """Build a task, and beside it a site's own samples: classes by their names, inputs as the task has them.
+
+    Raises:
+        ExperimentError: as in `build`, or the site's data are of another kind, size or other classes.
+    """
+    task = build_task(config, seed)
+    found = sources.open_source(own, config.image_size)
+    if found.kind != task.signature.kind:
+        raise ExperimentError(f"{own.train} holds {found.kind}s, but the task holds {task.signature.kind}s")
+    unknown = [repr(name) for name in found.classes if name not in task.classes]
+    if unknown:
+        shown = ", ".join(unknown[:5]) + (" …" if len(unknown) > 5 else "")
+        raise ExperimentError(
+            f"{own.train} has {len(unknown)} classes that the task has not, {shown}; it has"
+            f" {', '.join(map(repr, task.classes))}"
+        )
+    places = torch.tensor([task.classes.index(name) for name in found.classes])
+    inputs = found.train.read(np.arange(len(found.train), dtype=np.int64))
+    if isinstance(inputs, np.ndarray):
+        _check_size("the site's", inputs, task.signature)
+        inputs = image.fit_to(inputs, task.signature.shape)
+    return task, Labelled(_samples(inputs), places[torch.from_numpy(found.train.labels)])
 
 
 def stored_bytes(inputs: Inputs) -> int:
@@ -196,28 +189,21 @@ def _check_size(what: str, images: NDArray[np.uint8], signature: Signature) -> N
         )
 
 
-def _encoder(
+def _signature(
     source: Loaded, private: Inputs, public: Inputs | None, config: TaskConfig
-) -> tuple[Signature, bytes, "_Encode"]:
-    """Return what models take and give, the set-up frame, and the way from inputs to tensors."""
+) -> tuple[Signature, bytes]:
+    """Return what models take and return, and the set-up frame."""
     classes = len(source.classes)
     if isinstance(private, np.ndarray):
-        shape = private.shape[1:]
-        return Signature("image", tuple(shape), classes, 0), b"", _Encode(None)
+        return Signature("image", tuple(private.shape[1:]), classes, 0), b""
     words = public if isinstance(public, list) else []
     tokenizer = text.build_tokenizer(words, config.text)
-    signature = Signature("text", (config.text.length,), classes, text.vocabulary_size(tokenizer))
-    return signature, text.vocabulary_frame(tokenizer), _Encode(tokenizer)
+    return text.signature_of(tokenizer, classes), text.vocabulary_frame(tokenizer)
 
 
-class _Encode:
-    """Inputs as tensors: pixels as they are, texts as token ids."""
+def _samples(inputs: Inputs) -> Samples:
+    return torch.from_numpy(inputs.copy(order="C")) if isinstance(inputs, np.ndarray) else Texts.of(inputs)
 
-    def __init__(self, tokenizer: Tokenizer | None) -> None:
-        self.tokenizer = tokenizer
 
-    def __call__(self, inputs: Inputs) -> Tensor:
-        if isinstance(inputs, np.ndarray):
-            return torch.from_numpy(inputs.copy(order="C"))
-        assert self.tokenizer is not None
-        return torch.from_numpy(text.encode_texts(self.tokenizer, inputs))
+def _picked(inputs: Inputs, rows: Rows) -> Inputs:
+    return inputs[rows] if isinstance(inputs, np.ndarray) else [inputs[row] for row in rows]

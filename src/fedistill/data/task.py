@@ -1,22 +1,27 @@
-"""The task as the round loop sees it: tensors, and who holds which of them."""
+"""The task as the round loop sees it: raw samples, who holds which of them, and what models take of them."""
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from fedistill.models.signature import Signature
-from fedistill.state import decode_state, encode_state, write_file
+from fedistill.data.samples import Samples, Texts
+from fedistill.models.signature import Preprocessing, Signature
+from fedistill.state import State, decode_state, encode_state, write_file
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """Samples with labels: inputs uint8 (n, channels, height, width) or int32 (n, length), labels (n,)."""
+    """Raw samples with labels (n,)."""
 
-    inputs: Tensor
+    samples: Samples
     labels: Tensor
 
     def __len__(self) -> int:
@@ -28,17 +33,17 @@ class PublicSet:
     """Samples that everyone may see, without labels.
 
     Attributes:
-        inputs: as in `Labelled`.
+        samples: as in `Labelled`.
         bytes: what one copy costs in its stored form (Parquet, zstd; no labels).
         source: where the samples come from, in words.
     """
 
-    inputs: Tensor
+    samples: Samples
     bytes: int
     source: str
 
     def __len__(self) -> int:
-        return len(self.inputs)
+        return len(self.samples)
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,8 @@ class Task:
 
     Attributes:
         name: as in the experiment file.
-        signature: what models of this task take and give.
+        signature: what models take and return, but for those that declare a preprocessing of their own
+            (`signature_for`).
         classes: the classes' names.
         clients: each client's private samples; disjoint from ``test`` and ``public``.
         test: the server's test set.
@@ -72,6 +78,48 @@ class Task:
     vocabulary_frame: bytes = b""
     vocabulary_from_public: bool = True
     samples_elsewhere: tuple[int, ...] | None = None
+    _encoded: dict[Hashable, Tensor] = field(default_factory=dict, compare=False, repr=False)
+
+    def signature_for(self, wanted: Preprocessing) -> Signature:
+        """What a model with this preprocessing takes and returns.
+
+        Raises:
+            ExperimentError: its tokenizer cannot be read.
+        """
+        if self.signature.kind == "image" or wanted == Preprocessing():
+            return self.signature
+        from fedistill.data.text import signature_of  # tokenizers, of no use for images
+
+        return signature_of(self._tokenizer(wanted), len(self.classes))
+
+    def client_inputs(self, client: int, wanted: Preprocessing) -> Tensor:
+        """A client's private samples as a model takes them, uint8 (n, C, H, W) or int32 (n, length)."""
+        return self._inputs(client, self.clients[client].samples, wanted)
+
+    def test_inputs(self, wanted: Preprocessing) -> Tensor:
+        """As `client_inputs`, of the test set."""
+        return self._inputs("test", self.test.samples, wanted)
+
+    def public_inputs(self, wanted: Preprocessing) -> Tensor:
+        """As `client_inputs`, of the public set, which there must be."""
+        assert self.public is not None
+        return self._inputs("public", self.public.samples, wanted)
+
+    def _inputs(self, whose: int | str, samples: Samples, wanted: Preprocessing) -> Tensor:
+        if isinstance(samples, Tensor):
+            return samples
+        key = whose, wanted
+        if key not in self._encoded:
+            from fedistill.data.text import encode_texts
+
+            ids = encode_texts(self._tokenizer(wanted), list(samples))
+            self._encoded[key] = torch.from_numpy(ids)
+        return self._encoded[key]
+
+    def _tokenizer(self, wanted: Preprocessing) -> "Tokenizer":
+        from fedistill.data.text import tokenizer_for
+
+        return tokenizer_for(self.vocabulary_frame, self.signature.shape[0], wanted)
 
     def samples(self) -> tuple[int, ...]:
         """How many samples each client has."""
@@ -99,9 +147,9 @@ class Task:
             "vocabulary": self.signature.vocabulary,
             "classes": list(self.classes),
             "sizes": [len(data) for data in self.clients],
-            "inputs": torch.cat([data.inputs for data in self.clients]),
+            **_plain(self.clients),
             "labels": torch.cat([data.labels for data in self.clients]),
-            "test": {"inputs": self.test.inputs, "labels": self.test.labels},
+            "test": {**_plain([self.test]), "labels": self.test.labels},
             "partition": self.partition,
             "frame": self.vocabulary_frame.hex(),
             "from_public": self.vocabulary_from_public,
@@ -111,7 +159,7 @@ class Task:
             state["elsewhere"] = list(self.samples_elsewhere)
         if self.public is not None:
             state["public"] = {
-                "inputs": self.public.inputs,
+                **_plain([self.public]),
                 "bytes": self.public.bytes,
                 "source": self.public.source,
             }
@@ -122,20 +170,54 @@ class Task:
         """Read a task that `save` wrote."""
         state = decode_state(path.read_bytes())
         sizes = state["sizes"]
-        clients = zip(state["inputs"].split(sizes), state["labels"].split(sizes), strict=True)
+        clients = zip(_samples(state, sizes), state["labels"].split(sizes), strict=True)
         public, elsewhere = state.get("public"), state.get("elsewhere")
+        (tested,) = _samples(state["test"], [len(state["test"]["labels"])])
         return cls(
             name=state["name"],
             signature=Signature(
                 state["kind"], tuple(state["shape"]), len(state["classes"]), state["vocabulary"]
             ),
             classes=tuple(state["classes"]),
-            clients=tuple(Labelled(inputs, labels) for inputs, labels in clients),
-            test=Labelled(state["test"]["inputs"], state["test"]["labels"]),
-            public=None if public is None else PublicSet(**public),
+            clients=tuple(Labelled(samples, labels) for samples, labels in clients),
+            test=Labelled(tested, state["test"]["labels"]),
+            public=None if public is None else _public(public),
             public_labels=state["public_labels"],
             partition=state["partition"],
             vocabulary_frame=bytes.fromhex(state["frame"]),
             vocabulary_from_public=state["from_public"],
             samples_elsewhere=None if elsewhere is None else tuple(elsewhere),
         )
+
+
+def _plain(parts: Sequence[Labelled | PublicSet]) -> dict[str, Tensor]:
+    """The samples of several parts, one after another."""
+    samples = [part.samples for part in parts]
+    images = [one for one in samples if isinstance(one, Tensor)]
+    if len(images) == len(samples):
+        return {"inputs": torch.cat(images)}
+    texts = [one for one in samples if isinstance(one, Texts)]
+    lengths = [torch.diff(one.ends, prepend=torch.zeros(1, dtype=torch.int64)) for one in texts]
+    return {
+        "content": torch.cat([one.content for one in texts]),
+        "ends": torch.cat(lengths).cumsum(dim=0),
+    }
+
+
+def _samples(state: State, sizes: Sequence[int]) -> list[Samples]:
+    """The inverse of `_plain`, for parts of so many samples each."""
+    if "inputs" in state:
+        return list(state["inputs"].split(list(sizes)))
+    found: list[Samples] = []
+    start = 0
+    for ends in state["ends"].split(list(sizes)):
+        stop = int(ends[-1]) if len(ends) else start
+        found.append(Texts(state["content"][start:stop], ends - start))
+        start = stop
+    return found
+
+
+def _public(state: State) -> PublicSet:
+    count = len(state["inputs"] if "inputs" in state else state["ends"])
+    (samples,) = _samples(state, [count])
+    return PublicSet(samples, state["bytes"], state["source"])

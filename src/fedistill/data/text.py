@@ -4,6 +4,7 @@ Private texts never touch the vocabulary: a word that only clients know becomes 
 vocabulary tells nobody what clients write.
 """
 
+import functools
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,9 +16,10 @@ from tokenizers.models import WordLevel
 from tokenizers.trainers import WordLevelTrainer
 
 from fedistill.communication.kinds import Kind
-from fedistill.communication.protocol.frame import EVERYONE, Frame, encode
+from fedistill.communication.protocol.frame import EVERYONE, Frame, decode, encode
 from fedistill.config.schema import Text
 from fedistill.errors import ExperimentError
+from fedistill.models.signature import Preprocessing, Signature
 
 PAD, UNKNOWN = "[PAD]", "[UNK]"
 
@@ -29,7 +31,7 @@ def build_tokenizer(public: Sequence[str], settings: Text) -> Tokenizer:
         ExperimentError: there is neither, or the file is no tokenizer.
     """
     if settings.tokenizer is not None:
-        tokenizer = _from_file(settings.tokenizer)
+        tokenizer = _from_file(settings.tokenizer, "task.text.tokenizer")
     elif not public:
         raise ExperimentError(
             "a text task builds its vocabulary from the public set: set task.public, or give a"
@@ -43,9 +45,7 @@ def build_tokenizer(public: Sequence[str], settings: Text) -> Tokenizer:
             vocab_size=settings.vocabulary, special_tokens=[PAD, UNKNOWN], show_progress=False
         )
         tokenizer.train_from_iterator(public, trainer)
-    tokenizer.enable_truncation(settings.length)
-    tokenizer.enable_padding(length=settings.length)
-    return tokenizer
+    return _of_length(tokenizer, settings.length)
 
 
 def vocabulary_size(tokenizer: Tokenizer) -> int:
@@ -75,16 +75,47 @@ def _shift(tokenizer: Tokenizer) -> int:
     return 0 if tokenizer.id_to_token(0) in (PAD, "<pad>") else 1
 
 
+@functools.lru_cache(maxsize=16)
+def tokenizer_for(frame: bytes, length: int, wanted: Preprocessing) -> Tokenizer:
+    """Return the tokenizer of models with this preprocessing: their own, or the task's from its set-up frame.
+
+    Args:
+        length: tokens that the task keeps of each text, where the model does not say.
+
+    Raises:
+        ExperimentError: the model's own tokenizer cannot be read.
+    """
+    if wanted.tokenizer is None:
+        (section,) = decode(frame).sections
+        tokenizer = Tokenizer.from_str(zlib.decompress(section).decode())
+    else:
+        tokenizer = _from_file(wanted.tokenizer, "model: preprocessing.tokenizer")
+    return _of_length(tokenizer, wanted.length or length)
+
+
+def signature_of(tokenizer: Tokenizer, classes: int) -> Signature:
+    """What models take that read texts by this tokenizer."""
+    truncation = tokenizer.truncation
+    assert truncation is not None, "set where the tokenizer was made"
+    return Signature("text", (truncation["max_length"],), classes, vocabulary_size(tokenizer))
+
+
 def vocabulary_frame(tokenizer: Tokenizer) -> bytes:
     """Return the set-up frame that brings the tokenizer to a client that has no public set."""
     description = tokenizer.to_str(pretty=False).encode()
     return encode(Frame(Kind.VOCABULARY, 0, EVERYONE, (zlib.compress(description, 9),)))
 
 
-def _from_file(path: str) -> Tokenizer:
+def _of_length(tokenizer: Tokenizer, length: int) -> Tokenizer:
+    tokenizer.enable_truncation(length)
+    tokenizer.enable_padding(length=length)
+    return tokenizer
+
+
+def _from_file(path: str, place: str) -> Tokenizer:
     if not Path(path).is_file():
-        raise ExperimentError(f"task.text.tokenizer = {path}: there is no such file")
+        raise ExperimentError(f"{place} = {path}: there is no such file")
     try:
         return Tokenizer.from_file(path)
     except Exception as error:  # the library raises a bare Exception for a bad file
-        raise ExperimentError(f"task.text.tokenizer = {path}: not a tokenizer ({error})") from None
+        raise ExperimentError(f"{place} = {path}: not a tokenizer ({error})") from None

@@ -13,11 +13,13 @@ from typing import Any
 
 from plotly.offline import get_plotlyjs
 
+from fedistill.experiment.results import ResultsJson
+
 _SLOT = re.compile(r"@@(TITLE|PLOTLY|DATA)@@")
 
 
 def render(
-    results: dict[str, Any],
+    results: ResultsJson,
     times: dict[str, dict[str, list[float]]],
     links: dict[str, dict[str, Any]],
     settings: str,

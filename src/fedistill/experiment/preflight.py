@@ -112,7 +112,7 @@ def _arm(arm: ReadyArm) -> list[Finding]:
     names = dict.fromkeys([*arm.config.models.clients, arm.config.models.server])
     for name in names:
         try:
-            models.check_model(name, arm.task.signature)
+            models.check_model(name, arm.signature(name))
         except ExperimentError as error:
             findings.append(Finding("error", where, str(error)))
     if findings:
@@ -177,7 +177,7 @@ def _norms(arm: ReadyArm) -> list[Finding]:
     where = f"arm {arm.name!r}"
     findings = []
     for name in dict.fromkeys([*arm.config.models.clients, arm.config.models.server]):
-        module = models.reusable(name, arm.task.signature)
+        module = models.reusable(name, arm.signature(name))
         norms = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
         if not any(isinstance(part, norms) for part in module.modules()):
             continue
@@ -218,7 +218,9 @@ def _bytes(arm: ReadyArm) -> Finding:
     step = arm.config.accumulate if isinstance(arm.config.accumulate, int) else 1
     exchanges = -(-arm.rounds // step)
     kinds = [kind for kind in (arm.method.uplink, arm.method.downlink) if kind is not None]
-    fixed = arm.coder.up.fixed and arm.coder.down.fixed and not any(kind.varies for kind in kinds)
+    fixed = (
+        arm.coder.up.fixed and arm.coder.down.fixed and not any(kind.varies or kind.once for kind in kinds)
+    )
     what = (
         f"{'about' if fixed else 'at most'} {format_bytes(up)} up and {format_bytes(down)} down a round,"
         f" {format_bytes((up + down) * exchanges)} in {exchanges} {'rounds' if step == 1 else 'exchanges'}"
@@ -236,7 +238,7 @@ def _memory(experiment: Experiment, task: Task, arms: Sequence[ReadyArm]) -> Fin
 
     count = worker_count(experiment.runtime, len(task.clients))
     processes = 1 if count == 1 and experiment.runtime.kind != "processes" else count + 1
-    data = sum(part.inputs.nbytes for part in (*task.clients, task.test))
+    data = sum(part.samples.nbytes for part in (*task.clients, task.test))
     heaviest = max(_heaviest(arm) for arm in arms)
     total = processes * (_PROCESS_BYTES + data) + heaviest
     where = "one process" if processes == 1 else f"{processes} processes"

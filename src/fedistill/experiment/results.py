@@ -4,37 +4,151 @@ Bytes are integers summed over clients. ``bytes_total`` is all rounds and set-up
 ``bytes_public`` is one copy of the public set for each client that needs one.
 """
 
+import contextlib
 import platform
 from importlib.metadata import version
-from typing import Any
+from pathlib import Path
+from typing import Literal, TypedDict
 
 from fedistill.communication.codecs import registry as codecs
 from fedistill.config.link import PROFILES, Link, LinkUse, round_seconds
 from fedistill.data.task import Task
 from fedistill.federation.arm import ReadyArm
+from fedistill.federation.executor import TORCH_THREADS, cores
 from fedistill.federation.history import ArmRun, RoundRecord
 
 SCHEMA = 1
+_PACKAGES = ("torch", "numpy", "datasets", "flwr-datasets", "constriction")
+"""Dependencies whose version may change what a run's bits are."""
+
+Status = Literal["done", "stopped", "failed"]
 
 
-def results(command: str, task: Task, arms: list[dict[str, Any]]) -> dict[str, Any]:
+class RoundJson(TypedDict):
+    """A round; ``kinds`` has bytes by direction and kind of message, ``missing`` reasons by client."""
+
+    round: int
+    bytes_up: int
+    bytes_down: int
+    seconds: float
+    kinds: dict[str, dict[str, int]]
+    clients: list[int]
+    dropped: list[int]
+    missing: dict[str, str]
+    transport: dict[str, int]
+    views: dict[str, float]
+
+
+class ArmJson(TypedDict):
+    """An arm; a view that its method does not have is absent from its rounds."""
+
+    name: str
+    method: str
+    codec: str
+    seed: int
+    status: Status
+    error: str | None
+    server_model: str | None
+    client_models: list[str]
+    parameters: dict[str, int]
+    rounds: list[RoundJson]
+    bytes_setup: int
+    bytes_public: int
+    bytes_total: int
+    bytes_transport: int
+
+
+class PublicJson(TypedDict):
+    """The public set; ``bytes`` of one copy."""
+
+    samples: int
+    bytes: int
+    source: str
+
+
+class VocabularyJson(TypedDict):
+    """The vocabulary of texts; ``bytes`` of the frame that carries it."""
+
+    size: int
+    bytes: int
+
+
+class TaskJson(TypedDict):
+    """The task; ``samples`` of each client, ``class_counts`` of each client by class."""
+
+    name: str
+    kind: str
+    classes: list[str]
+    clients: int
+    partition: str
+    samples: list[int]
+    class_counts: list[list[int]]
+    test: int
+    public: PublicJson | None
+    vocabulary: VocabularyJson | None
+
+
+class HardwareJson(TypedDict):
+    """The machine that ended the run; of a run on a network, the server's."""
+
+    machine: str
+    processor: str
+    cores: int
+    torch_threads: int
+    platform: str
+
+
+class ResultsJson(TypedDict):
+    """The whole file."""
+
+    schema: int
+    version: str
+    versions: dict[str, str]
+    hardware: HardwareJson
+    command: str
+    task: TaskJson
+    arms: list[ArmJson]
+
+
+def results_json(command: str, task: Task, arms: list[ArmJson]) -> ResultsJson:
     """Return the content of ``results.json``."""
-    packages = ("torch", "numpy", "datasets", "flwr-datasets")
     return {
         "schema": SCHEMA,
         "version": version("fedistill"),
         "versions": {
             "python": platform.python_version(),
-            **{name: version(name) for name in packages},
+            **{name: version(name) for name in _PACKAGES},
         },
+        "hardware": hardware_json(),
         "command": command,
-        "task": describe_task(task),
+        "task": task_json(task),
         "arms": arms,
     }
 
 
-def describe_task(task: Task) -> dict[str, Any]:
-    """Samples by client and class, the public set and the vocabulary."""
+def hardware_json() -> HardwareJson:
+    """Return what may explain a difference in time or bits; nothing in it says whose machine it is."""
+    return {
+        "machine": platform.machine(),
+        "processor": _processor(),
+        "cores": cores(),
+        "torch_threads": TORCH_THREADS,
+        "platform": platform.platform(),
+    }
+
+
+def _processor() -> str:
+    """The processor's model where the system says it, or else its family."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == "model name":
+                return value.strip()
+    return platform.processor() or platform.machine()
+
+
+def task_json(task: Task) -> TaskJson:
+    """Return samples by client and class, the public set and the vocabulary."""
     public = task.public
     words = task.signature.vocabulary
     return {
@@ -53,8 +167,8 @@ def describe_task(task: Task) -> dict[str, Any]:
     }
 
 
-def describe_arm(arm: ReadyArm, run: ArmRun, status: str, error: str | None) -> dict[str, Any]:
-    """One arm: what it was, each round, and its bytes."""
+def arm_json(arm: ReadyArm, run: ArmRun, status: Status, error: str | None) -> ArmJson:
+    """Return one arm: what it was, each round, and its bytes."""
     works = arm.method.clients_work
     server = arm.server_model()
     return {
@@ -67,7 +181,7 @@ def describe_arm(arm: ReadyArm, run: ArmRun, status: str, error: str | None) -> 
         "server_model": None if server is None else server[0],
         "client_models": list(arm.config.models.clients) if works else [],
         "parameters": arm.parameters(),
-        "rounds": [describe_round(run, record) for record in run.records],
+        "rounds": [round_json(run, record) for record in run.records],
         "bytes_setup": run.ledger.setup,
         "bytes_public": run.ledger.public,
         "bytes_total": run.ledger.total,
@@ -75,8 +189,8 @@ def describe_arm(arm: ReadyArm, run: ArmRun, status: str, error: str | None) -> 
     }
 
 
-def describe_round(run: ArmRun, record: RoundRecord) -> dict[str, Any]:
-    """One round, its bytes summed over clients."""
+def round_json(run: ArmRun, record: RoundRecord) -> RoundJson:
+    """Return one round, its bytes summed over clients."""
     kinds = {
         "up": run.ledger.kinds(record.round, "up"),
         "down": run.ledger.kinds(record.round, "down"),
@@ -96,7 +210,7 @@ def describe_round(run: ArmRun, record: RoundRecord) -> dict[str, Any]:
 
 
 def link_times(link: Link, records: list[RoundRecord]) -> list[float]:
-    """Cumulative simulated seconds after each round, every client behind a link of its own."""
+    """Return simulated seconds from the start to the end of each round, every client behind its own link."""
     total, times = 0.0, []
     for record in records:
         sent = {client: [0, 0] for client in record.clients}
@@ -110,8 +224,8 @@ def link_times(link: Link, records: list[RoundRecord]) -> list[float]:
     return times
 
 
-def choices(link: str | Link) -> tuple[str, dict[str, Link]]:
-    """Return the first choice of link by name, and all links of the report."""
+def report_links(link: str | Link) -> tuple[str, dict[str, Link]]:
+    """Return the report's first choice of link by name, and all links that it offers."""
     if isinstance(link, str):
         return link, dict(PROFILES)
     return link.title, {link.title: link, **PROFILES}

@@ -14,10 +14,13 @@ A round is first written to ``events.jsonl``, then its state, then the manifest 
 between any two of these loses nothing but the round in which it fell.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import shlex
+import shutil
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,12 +30,11 @@ from fedistill.communication.protocol.shared_state import dump_states, load_stat
 from fedistill.config.schema import Experiment
 from fedistill.config.toml import load, to_toml
 from fedistill.errors import ExperimentError
+from fedistill.experiment.results import ResultsJson
 from fedistill.federation.arm import ReadyArm, start_run
 from fedistill.federation.history import ArmRun, RoundRecord
 from fedistill.federation.ledger import Entry
-from fedistill.state import decode_state as load_state
-from fedistill.state import encode_state as dump_state
-from fedistill.state import write_file
+from fedistill.state import decode_state, encode_state, from_plain, to_plain, write_file
 
 _MANIFEST = "manifest.json"
 _LONGEST_NAME = 100
@@ -81,6 +83,14 @@ class RunFolder:
                 f"{path} holds no run: there is no experiment.toml in it; name the folder that --out named"
             )
         return cls(path)
+
+    def discard(self) -> None:
+        """Take back the run; what else is in the folder stays."""
+        for name in ("experiment.toml", "events.jsonl"):
+            (self.path / name).unlink(missing_ok=True)
+        shutil.rmtree(self.path / "checkpoint", ignore_errors=True)
+        with contextlib.suppress(OSError):  # not empty
+            self.path.rmdir()
 
     @property
     def session(self) -> Path:
@@ -149,7 +159,8 @@ class RunFolder:
                 files[str(client)] = name
         server = f"server-{run.round}.safetensors"
         write_file(
-            folder / server, dump_state({"method": run.server, "links": dump_states(run.shared_states)})
+            folder / server,
+            encode_state({"method": to_plain(run.server), "links": dump_states(run.shared_states)}),
         )
         manifest = {
             "round": run.round,
@@ -164,7 +175,7 @@ class RunFolder:
             if path.name not in kept:
                 path.unlink()
 
-    def load(self, arm: ReadyArm) -> ArmRun:
+    def restore(self, arm: ReadyArm) -> ArmRun:
         """Return an arm as it was after its last whole round, or before round 1.
 
         Raises:
@@ -175,18 +186,19 @@ class RunFolder:
             return start_run(arm)
         folder = self._checkpoint(arm.name)
         try:
-            saved = load_state((folder / manifest["server"]).read_bytes())
+            saved = decode_state((folder / manifest["server"]).read_bytes())
             shared_states = load_states(saved["links"])
+            server: Any = from_plain(arm.method.ServerState, saved["method"])
             clients = {
                 int(client): (folder / name).read_bytes() for client, name in manifest["clients"].items()
             }
             for state in clients.values():
-                load_state(state)
+                decode_state(state)
         except (OSError, ValueError) as error:
             raise self._damaged(arm.name, str(error)) from None
         run = ArmRun(
             round=manifest["round"],
-            server=saved["method"],
+            server=server,
             clients=clients,
             ledger=start_run(arm).ledger,
             shared_states=shared_states,
@@ -239,6 +251,30 @@ class RunFolder:
             f"arm {arm!r}: its checkpoint is damaged ({what}); delete the folder {self._checkpoint(arm)} to"
             " play this arm again from round 1"
         )
+
+
+def default_folder(name: str) -> Path:
+    """Return a folder that is not there yet, for a run that is given none: ``runs/NAME-TIME``."""
+    stem = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    names = (stem, *(f"{stem}-{number}" for number in range(2, 1000)))
+    return next(path for path in (Path("runs") / name for name in names) if not path.exists())
+
+
+def read_results(path: Path) -> ResultsJson:
+    """Return the content of a run's results.json.
+
+    Raises:
+        ExperimentError: there is no run in the folder, or no results that can be read.
+    """
+    RunFolder.open(path)
+    try:
+        content: ResultsJson = json.loads((path / "results.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ExperimentError(
+            f"{path}: results.json cannot be read ({error}); write it by: fedistill resume"
+            f" {shlex.quote(str(path))}"
+        ) from None
+    return content
 
 
 def _slug(arm: str) -> str:

@@ -1,10 +1,8 @@
 """Runs all arms of an experiment and leaves a folder behind: what ``fedistill compare`` does."""
 
 import json
-import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
 
 from fedistill.config.schema import Experiment
 from fedistill.config.toml import to_toml
@@ -12,27 +10,27 @@ from fedistill.data.build import build_task
 from fedistill.data.task import Task
 from fedistill.errors import ExperimentError, RuntimeFailure, TrainingError, nearest
 from fedistill.experiment.html import render
-from fedistill.experiment.preflight import Finding, examine, raise_errors
-from fedistill.experiment.results import choices, describe_arm, link_times, results
-from fedistill.experiment.run_folder import RunFolder
+from fedistill.experiment.preflight import examine, raise_errors
+from fedistill.experiment.progress import Watcher
+from fedistill.experiment.results import (
+    ArmJson,
+    ResultsJson,
+    Status,
+    arm_json,
+    link_times,
+    report_links,
+    results_json,
+)
+from fedistill.experiment.run_folder import RunFolder, read_results
 from fedistill.federation import local_executor
 from fedistill.federation.arm import ReadyArm, resolve_arm
-from fedistill.federation.client import method_state
-from fedistill.federation.executor import Executor
-from fedistill.federation.history import ArmRun, RoundRecord
+from fedistill.federation.client import client_state
+from fedistill.federation.executor import Executor, MissingMainGuard, check_main_guard
+from fedistill.federation.history import ArmRun
 from fedistill.federation.round import play_round
 from fedistill.models import registry as models
 from fedistill.state import write_file
 from fedistill.training.model_state import save_model
-
-
-class Watcher(Protocol):
-    """Is told how a run goes on."""
-
-    def findings(self, findings: Sequence[Finding]) -> None: ...
-    def arm(self, name: str, rounds: int, done: int) -> None: ...
-    def round(self, name: str, record: RoundRecord) -> None: ...
-    def failed(self, name: str, error: str) -> None: ...
 
 
 def prepare(experiment: Experiment) -> tuple[Task, list[ReadyArm]]:
@@ -60,17 +58,16 @@ def one_arm(experiment: Experiment, name: str) -> Experiment:
     return experiment.model_copy(update={"arms": arms})
 
 
-Start = Callable[[Experiment, Task], Executor]
-"""What gives the executor of an experiment."""
+StartExecutor = Callable[[Experiment, Task], Executor]
 
 
-def compare(
+def run_experiment(
     experiment: Experiment,
     out: Path,
     command: str,
     watcher: Watcher,
-    start: Start = local_executor.start_executor,
-) -> dict[str, Any]:
+    start: StartExecutor = local_executor.start_executor,
+) -> ResultsJson:
     """Run every arm from the start; return the results.
 
     Raises:
@@ -78,6 +75,7 @@ def compare(
         RuntimeFailure: the machine failed; the run can be resumed.
         KeyboardInterrupt: the user stopped it; the run can be resumed.
     """
+    check_main_guard()
     RunFolder.check_free(out)
     task, arms = prepare(experiment)
     findings = examine(experiment, task, arms)
@@ -86,17 +84,24 @@ def compare(
     experiment = experiment.model_copy(update={"arms": [arm.config for arm in arms]})
     folder = RunFolder.create(out, experiment, command)
     folder.append({"event": "task", "fingerprint": task.fingerprint()})
-    return _go_on(folder, experiment, task, arms, watcher, start)
+    try:
+        return _go_on(folder, experiment, task, arms, watcher, start)
+    except MissingMainGuard:
+        folder.discard()
+        raise
 
 
-def resume(path: Path, watcher: Watcher, start: Start = local_executor.start_executor) -> dict[str, Any]:
+def resume_experiment(
+    path: Path, watcher: Watcher, start: StartExecutor = local_executor.start_executor
+) -> ResultsJson:
     """Go on with a run from the last whole round of each arm; ends in the same bits as one never stopped.
 
     Raises:
         ExperimentError: there is no run in the folder, it was begun on a network and would now go on
             without it, or its data are not those of the first part.
-        RuntimeFailure, KeyboardInterrupt: as `compare`.
+        RuntimeFailure, KeyboardInterrupt: as `run_experiment`.
     """
+    check_main_guard()
     folder = RunFolder.open(path)
     if folder.on_network and start is local_executor.start_executor:
         raise ExperimentError(
@@ -116,20 +121,14 @@ def resume(path: Path, watcher: Watcher, start: Start = local_executor.start_exe
     return _go_on(folder, experiment, task, arms, watcher, start)
 
 
-def report(path: Path) -> dict[str, Any]:
+def rewrite_report(path: Path) -> ResultsJson:
     """Write ``report.html`` of a finished run again from its results and events.
 
     Raises:
         ExperimentError: there are no results in the folder.
     """
-    folder = RunFolder.open(path)
-    try:
-        content: dict[str, Any] = json.loads((path / "results.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ExperimentError(
-            f"{path}: results.json cannot be read ({error}); write it by: fedistill resume"
-            f" {shlex.quote(str(path))}"
-        ) from None
+    content = read_results(path)
+    folder = RunFolder(path)
     _write_report(folder, folder.experiment(), content)
     return content
 
@@ -140,9 +139,9 @@ def _go_on(
     task: Task,
     arms: list[ReadyArm],
     watcher: Watcher,
-    start: Start,
-) -> dict[str, Any]:
-    runs = {arm.name: folder.load(arm) for arm in arms}
+    start: StartExecutor,
+) -> ResultsJson:
+    runs = {arm.name: folder.restore(arm) for arm in arms}
     errors: dict[str, str] = {}
     try:
         with start(experiment, task) as executor:
@@ -173,24 +172,25 @@ def _finish(
     arms: list[ReadyArm],
     runs: dict[str, ArmRun],
     errors: dict[str, str],
-) -> dict[str, Any]:
-    described = []
+) -> ResultsJson:
+    described: list[ArmJson] = []
     for arm in arms:
         run = runs[arm.name]
-        status = "done" if run.round == arm.rounds else "stopped"
-        status = "failed" if arm.name in errors else status
-        described.append(describe_arm(arm, run, status, errors.get(arm.name)))
-    content = results(folder.command(), task, described)
+        status: Status = "done" if run.round == arm.rounds else "stopped"
+        if arm.name in errors:
+            status = "failed"
+        described.append(arm_json(arm, run, status, errors.get(arm.name)))
+    content = results_json(folder.command(), task, described)
     write_file(folder.path / "results.json", json.dumps(content, indent=1).encode())
     _write_report(folder, experiment, content)
     return content
 
 
-def _write_report(folder: RunFolder, experiment: Experiment, content: dict[str, Any]) -> None:
-    first, links = choices(experiment.link)
+def _write_report(folder: RunFolder, experiment: Experiment, content: ResultsJson) -> None:
+    first, links = report_links(experiment.link)
     records = {arm["name"]: folder.records(arm["name"]) for arm in content["arms"]}
     times = {
-        name: {arm: link_times(link, played) for arm, played in records.items()}
+        name: {arm: link_times(link, rounds) for arm, rounds in records.items()}
         for name, link in links.items()
     }
     described = {name: link.model_dump() for name, link in links.items()}
@@ -201,11 +201,11 @@ def _write_report(folder: RunFolder, experiment: Experiment, content: dict[str, 
 def _save_models(folder: RunFolder, arm: ReadyArm, run: ArmRun) -> None:
     """Leave the final models, under PyTorch's own names of their weights."""
     server = arm.server_model()
-    found = {} if server is None else {"server": (*server, run.server)}
+    found = {} if server is None else {"server": (*server, run.server.model)}
     if arm.method.has_client_models:
         for client, kept in run.clients.items():
             model = arm.federation.clients[client].model
-            module = models.reusable(model, arm.task.signature)
-            found[f"client-{client}"] = (model, module, method_state(kept))
+            module = models.reusable(model, arm.signature(model))
+            found[f"client-{client}"] = (model, module, client_state(arm, client, kept).model)
     for name, (model, module, state) in found.items():
-        save_model(folder.model_path(arm.name, name), module, state["model"], {"model": model})
+        save_model(folder.model_path(arm.name, name), module, state, {"model": model})

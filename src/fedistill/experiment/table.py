@@ -1,18 +1,18 @@
 """The table that ends a run: accuracy beside bytes, with and without public data."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from rich import box
 from rich.markup import escape
 from rich.table import Table
 
 from fedistill.config.units import format_bytes
+from fedistill.experiment.results import ArmJson, ResultsJson
 
 VIEWS = ("server@global", "client@global", "client@own")
 
 
-def last_and_best(arm: dict[str, Any], view: str) -> tuple[float, float, int] | None:
+def last_and_best(arm: ArmJson, view: str) -> tuple[float, float, int] | None:
     """The last accuracy of a view, the best one and its round, or None where the arm has no such view."""
     found = [(r["views"][view], r["round"]) for r in arm["rounds"] if view in r["views"]]
     if not found:
@@ -21,10 +21,10 @@ def last_and_best(arm: dict[str, Any], view: str) -> tuple[float, float, int] | 
     return found[-1][0], best[0], best[1]
 
 
-def rows(results: dict[str, Any]) -> list[list[str]]:
+def rows(results: ResultsJson) -> list[list[str]]:
     """One row of texts for each arm, under `headings`."""
     table = []
-    carried = _carried(results)
+    on_network = _on_network(results)
     for arm in results["arms"]:
         views = []
         for view in VIEWS:
@@ -45,18 +45,18 @@ def rows(results: dict[str, Any]) -> list[list[str]]:
                 format_bytes(arm["bytes_public"]),
                 format_bytes(total),
                 format_bytes(total + arm["bytes_public"]),
-                *([format_bytes(arm["bytes_transport"])] if carried else []),
+                *([format_bytes(arm["bytes_transport"])] if on_network else []),
             ]
         )
     return table
 
 
-def headings(results: dict[str, Any]) -> tuple[str, ...]:
+def headings(results: ResultsJson) -> tuple[str, ...]:
     """Of the columns; what a network adds around the frames has one where there was a network."""
-    return (*_HEADINGS, "transport") if _carried(results) else _HEADINGS
+    return (*_HEADINGS, "transport") if _on_network(results) else _HEADINGS
 
 
-def _carried(results: dict[str, Any]) -> bool:
+def _on_network(results: ResultsJson) -> bool:
     return any(arm["bytes_transport"] for arm in results["arms"])
 
 
@@ -76,7 +76,7 @@ _WHOLE_TABLE = 160
 """Columns that the whole table takes with the names of the examples."""
 
 
-def rich_table(results: dict[str, Any], width: int) -> Table:
+def rich_table(results: ResultsJson, width: int) -> Table:
     """The table for a terminal of so many columns; a narrow one leaves out models, best rounds and ways."""
     task = results["task"]
     rounds = max((len(arm["rounds"]) for arm in results["arms"]), default=0)
@@ -100,24 +100,24 @@ def rich_table(results: dict[str, Any], width: int) -> Table:
     return table
 
 
-def reached(arm: dict[str, Any], view: str, accuracy: float) -> tuple[int, int] | None:
+def reached(arm: ArmJson, view: str, accuracy: float) -> tuple[int, int] | None:
     """Bytes sent (set-up included, public data not) when a view first had an accuracy, and the round."""
     sent = arm["bytes_setup"]
-    for played in arm["rounds"]:
-        sent += played["bytes_up"] + played["bytes_down"]
-        if played["views"].get(view, -1.0) >= accuracy:
-            return sent, played["round"]
+    for entry in arm["rounds"]:
+        sent += entry["bytes_up"] + entry["bytes_down"]
+        if entry["views"].get(view, -1.0) >= accuracy:
+            return sent, entry["round"]
     return None
 
 
-def reach_markdown(results: dict[str, Any], view: str, accuracies: Sequence[float]) -> str:
+def reach_markdown(results: ResultsJson, view: str, accuracies: Sequence[float]) -> str:
     """Bytes that each arm needs to reach accuracies in a view; with public data after the stroke."""
     lines = [
         f"| arm | codec | {' | '.join(f'{view} {accuracy:.0%}' for accuracy in accuracies)} |",
         f"|---|---|{'|'.join('---:' for _ in accuracies)}|",
     ]
     for arm in results["arms"]:
-        if not any(view in played["views"] for played in arm["rounds"]):
+        if not any(view in entry["views"] for entry in arm["rounds"]):
             continue
         cells = []
         for accuracy in accuracies:
@@ -135,7 +135,7 @@ def reach_markdown(results: dict[str, Any], view: str, accuracies: Sequence[floa
     return "\n".join(lines)
 
 
-def markdown(results: dict[str, Any]) -> str:
+def markdown(results: ResultsJson) -> str:
     """The table for a README."""
     names = headings(results)
     lines = [

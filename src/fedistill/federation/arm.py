@@ -1,8 +1,10 @@
 """An arm made ready to run: its method, codec and models on a task. Both sides build it alike."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -17,12 +19,14 @@ from fedistill.config.schema import Arm, Evaluate, Experiment, Sampling
 from fedistill.data.task import Task
 from fedistill.errors import ExperimentError, FrameError
 from fedistill.federation.client_sampling import sample_clients
+from fedistill.federation.evaluation import correct_by_class
 from fedistill.federation.history import ArmRun
 from fedistill.federation.ledger import SETUP_ROUND, Ledger
 from fedistill.federation.local_rounds import fixed_rounds
 from fedistill.methods.base import Client, ClientInfo, FederationInfo, Server
 from fedistill.methods.registry import AnyMethod, create_method
 from fedistill.models import registry as models
+from fedistill.models.signature import Signature
 from fedistill.training.model_state import floats
 
 
@@ -70,7 +74,7 @@ class ReadyArm:
             config=config,
             task=task,
             method=method,
-            coder=MessageCoder(up, down, seed, method.downlink is not None and method.downlink.caches),
+            coder=MessageCoder(up, down, seed, [kind for kind in (method.uplink, method.downlink) if kind]),
             seed=seed,
             rounds=experiment.rounds,
             sampling=experiment.sampling,
@@ -91,7 +95,7 @@ class ReadyArm:
         names = [dealt[client % len(dealt)] for client in range(len(samples))]
         return FederationInfo(
             seed=self.seed,
-            signature=self.task.signature,
+            signatures={name: self.signature(name) for name in dict.fromkeys([*dealt, server])},
             server_model=server,
             clients=tuple(
                 ClientInfo(client, name, sizes[name], parts[name], samples[client])
@@ -99,8 +103,22 @@ class ReadyArm:
             ),
             public=0 if self.task.public is None else len(self.task.public),
             labelled_public=self.task.public_labels is not None,
-            server_parts=self._parts(server) if self.method.server_model_travels else (),
+            server_parts=self._parts(server) if self.method.travels == "server" else (),
         )
+
+    def signature(self, model: str) -> Signature:
+        """What a model of this arm takes and returns, by its name."""
+        return self.task.signature_for(models.preprocessing(model))
+
+    def correct_by_class(self, model: str, module: nn.Module) -> Tensor:
+        """Count the test samples of each class that a module gets right, int64 (C,).
+
+        Args:
+            model: the name of the model whose inputs it takes.
+        """
+        test = self.task.test_inputs(models.preprocessing(model))
+        classes = len(self.task.classes)
+        return correct_by_class(module, test, self.task.test.labels, classes, self.evaluate.batch_size)
 
     def parameters(self) -> dict[str, int]:
         """Trainable parameters: of the server's model, and of each architecture among the clients."""
@@ -153,27 +171,26 @@ class ReadyArm:
         return Client(
             seed=self.seed,
             round=round,
-            signature=self.task.signature,
+            federation=self.federation,
             model=self.federation.clients[client].model,
-            public=self._public(self.method.clients_need_public),
             train=train.model_copy(update={"epochs": train.epochs * local, "steps": steps}),
+            public=self._public("clients"),
             id=client,
             data=self.task.clients[client],
+            private=lambda model: self.task.client_inputs(client, models.preprocessing(model)),
             server_model=self.config.models.server,
         )
 
     def server(self, round: int) -> Server:
         """What the server has to work with in a round."""
-        needed = self.method.needs_public_labels
         return Server(
             seed=self.seed,
             round=round,
-            signature=self.task.signature,
+            federation=self.federation,
             model=self.config.models.server,
-            public=self._public(self.method.server_needs_public),
             train=self.config.train,
-            clients=self.federation.clients,
-            public_labels=self.task.public_labels if needed else None,
+            public=self._public("server"),
+            public_labels=self.task.public_labels if self.method.needs.public_labels else None,
         )
 
     @cached_property
@@ -185,19 +202,21 @@ class ReadyArm:
 
     def public_bytes(self) -> int:
         """One copy of the public set for each client that needs one."""
-        if self.task.public is None or not self.method.clients_need_public:
+        if self.task.public is None or "clients" not in self.method.needs.public:
             return 0
         return self.task.public.bytes * len(self.task.clients)
 
-    def setup_frame(self) -> bytes:
-        """The frame that each client gets before round 1, or nothing.
+    def setup_frame(self, client: int) -> bytes:
+        """The frame that a client gets before round 1, or nothing.
 
         Clients that hold the public set build the vocabulary from it; others are sent it. A tokenizer of
-        the user's own is sent to all.
+        the user's own is sent to all. One that a model declares comes with the model's code.
         """
         alone = self.method.uplink is None and self.method.downlink is None
-        builds = self.method.clients_need_public and self.task.vocabulary_from_public
-        return b"" if alone or builds else self.task.vocabulary_frame
+        builds = "clients" in self.method.needs.public and self.task.vocabulary_from_public
+        used = {self.federation.clients[client].model, self._travelling(client)}
+        brings = all(models.preprocessing(name).tokenizer is not None for name in used)
+        return b"" if alone or builds or brings else self.task.vocabulary_frame
 
     def expected_bytes(self) -> tuple[int, int]:
         """Bytes up and down of a full round; exact for codecs of fixed width, else the most to expect."""
@@ -219,26 +238,28 @@ class ReadyArm:
             totals.append(sum(lengths) * participants // len(lengths))
         return totals[0], totals[1]
 
-    def _public(self, needed: bool) -> Tensor | None:
-        return self.task.public.inputs if needed and self.task.public is not None else None
+    def _public(self, side: Literal["clients", "server"]) -> Callable[[str], Tensor] | None:
+        if side not in self.method.needs.public or self.task.public is None:
+            return None
+        return lambda model: self.task.public_inputs(models.preprocessing(model))
 
     def _travelling(self, client: int) -> str:
         """Name of the model whose weights cross between the server and a client."""
         server, own = self.config.models.server, self.federation.clients[client].model
-        return server if self.method.server_model_travels else own
+        return server if self.method.travels == "server" else own
 
     def _parts(self, name: str) -> tuple[tuple[int, ...], ...]:
         return tuple(tuple(value.shape) for value in floats(self._module(name)))
 
     def _module(self, name: str) -> nn.Module:
-        return models.reusable(name, self.task.signature)
+        return models.reusable(name, self.signature(name))
 
 
 def start_run(arm: ReadyArm) -> ArmRun:
     """Return an arm before round 1, its set-up traffic counted."""
     ledger = Ledger(public=arm.public_bytes())
-    frame = arm.setup_frame()
-    if frame:
-        for info in arm.federation.clients:
+    for info in arm.federation.clients:
+        frame = arm.setup_frame(info.id)
+        if frame:
             ledger.count(SETUP_ROUND, info.id, "down", frame)
     return ArmRun(0, arm.method.start_server(arm.server(SETUP_ROUND)), {}, ledger)

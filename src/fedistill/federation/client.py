@@ -13,9 +13,10 @@ from fedistill.communication.messages.base import Message
 from fedistill.communication.protocol.endpoints import ClientEndpoint, StaleState
 from fedistill.errors import FedistillError, TrainingError
 from fedistill.federation.arm import ReadyArm
-from fedistill.federation.evaluation import correct_by_class
+from fedistill.methods.base import AnyState
 from fedistill.rng import scoped
-from fedistill.state import State, decode_state, encode_state
+from fedistill.state import State, decode_state, encode_state, from_plain, to_plain
+from fedistill.training.model_state import ModelState
 
 _METHOD, _LINK = "method", "link"
 """What a client keeps: the method's state, and what its link remembers."""
@@ -59,7 +60,8 @@ def run_client(arm: ReadyArm, client: int, round: int, state: bytes, frame: byte
     try:
         own = arm.client(client, round, arm.local_rounds(round, frame))
         kept = decode_state(state) if state else {}
-        before = kept.get(_METHOD) or arm.method.start_client(own)
+        held = kept.get(_METHOD)
+        before = from_plain(arm.method.ClientState, held) if held else arm.method.start_client(own)
         context = arm.message_context(client)
         end = ClientEndpoint(arm.coder, kept.get(_LINK, {}), arm.initial_shared_state(client), round, client)
         received: Message | None = None
@@ -69,16 +71,13 @@ def run_client(arm: ReadyArm, client: int, round: int, state: bytes, frame: byte
                 received = end.receive(arm.method.downlink, frame, context)
             except StaleState:
                 # What the link kept, a residual too, belongs to a memory that is given up.
-                rest = encode_state({_METHOD: before}) if before else b""
-                return ClientResult(rest, end.refresh(), time.perf_counter() - started)
+                return ClientResult(_kept(before, {}), end.refresh(), time.perf_counter() - started)
         # Dropout layers know only torch's global generator.
         with scoped(arm.seed, "layers", client, round):
             after, message = arm.method.client_step(before, own, received)
         check_finite(after)
         reply = b"" if message is None else end.reply(message, context)
-        parts = {_METHOD: after, _LINK: end.kept()}
-        kept = {name: part for name, part in parts.items() if part}
-        return ClientResult(encode_state(kept) if kept else b"", reply, time.perf_counter() - started)
+        return ClientResult(_kept(after, end.kept()), reply, time.perf_counter() - started)
     except FedistillError as error:
         raise TrainingError(str(error), f"round {round}, client {client}") from error
     except Exception as error:  # a user's own model may raise anything; the round and client are named
@@ -92,22 +91,29 @@ def count_correct(arm: ReadyArm, client: int, state: bytes) -> list[int]:
         TrainingError: the model raises anything; with the client.
     """
     try:
-        model = arm.client(client, round=0).load(client_state(arm, client, state)["model"])
-        classes = arm.task.signature.classes
-        return correct_by_class(model, arm.task.test, classes, arm.evaluate.batch_size).tolist()
+        own = arm.client(client, round=0)
+        module = own.load(client_state(arm, client, state).model)
+        return arm.correct_by_class(own.model, module).tolist()
     except Exception as error:  # as in `run_client`
         raise TrainingError(describe_error(error), f"evaluation, client {client}") from error
 
 
-def method_state(state: bytes) -> State:
-    """What the method keeps at a client, from the bytes of a `ClientResult`; empty before round 1."""
-    found: State = decode_state(state).get(_METHOD, {}) if state else {}
-    return found
+def client_state(arm: ReadyArm, client: int, state: bytes) -> AnyState:
+    """What the method keeps at a client, from the bytes of a `ClientResult`, as its ``ClientState``.
+
+    Before the client's first round it is the state that it starts from.
+    """
+    held = decode_state(state).get(_METHOD) if state else None
+    if held:
+        return from_plain(arm.method.ClientState, held)
+    return arm.method.start_client(arm.client(client, round=0))
 
 
-def client_state(arm: ReadyArm, client: int, state: bytes) -> State:
-    """As `method_state`; before the client's first round, the state that it starts from."""
-    return method_state(state) or arm.method.start_client(arm.client(client, round=0))
+def _kept(method: AnyState, link: State) -> bytes:
+    """What a client keeps until it takes part again: the method's state and its link's; empty if neither."""
+    parts = {_METHOD: to_plain(method), _LINK: link}
+    kept = {name: part for name, part in parts.items() if part}
+    return encode_state(kept) if kept else b""
 
 
 def describe_error(error: BaseException) -> str:
@@ -116,8 +122,8 @@ def describe_error(error: BaseException) -> str:
     return f"{type(error).__name__}: {error} ({last.filename}, line {last.lineno})"
 
 
-def check_finite(state: State) -> None:
+def check_finite(state: AnyState) -> None:
     """Raise `TrainingError` where a state's model has weights that are NaN or infinite."""
-    weights = state.get("model")
-    if weights is not None and not torch.isfinite(weights).all():
+    model = getattr(state, "model", None)
+    if isinstance(model, ModelState) and not torch.isfinite(model.weights).all():
         raise TrainingError("the model's weights are not finite after training: lower train.optimizer.lr")

@@ -16,14 +16,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from fedistill.data.task import Labelled
 from fedistill.training.loop import predict
 
 
-def correct_by_class(model: nn.Module, test: Labelled, classes: int, batch_size: int) -> Tensor:
-    """Count the test samples of each class that a model gets right, int64 (C,)."""
-    right = predict(model, test.inputs, batch_size).argmax(dim=1) == test.labels
-    return torch.bincount(test.labels[right], minlength=classes)
+def correct_by_class(
+    model: nn.Module, inputs: Tensor, labels: Tensor, classes: int, batch_size: int
+) -> Tensor:
+    """Count the test samples (n, ...) of each class (n,) that a model gets right, int64 (C,)."""
+    right = predict(model, inputs, batch_size).argmax(dim=1) == labels
+    return torch.bincount(labels[right], minlength=classes)
 
 
 def views(

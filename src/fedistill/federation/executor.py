@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import multiprocessing
 import os
 import sys
 from abc import ABC, abstractmethod
@@ -12,7 +13,11 @@ from typing import ClassVar, Self
 import torch
 
 from fedistill.config.schema import RuntimeConfig
+from fedistill.errors import ExperimentError
 from fedistill.federation.client import ClientFailure, ClientResult
+
+TORCH_THREADS = 1
+"""In each process that computes: another number would round otherwise."""
 
 Job = tuple[int, bytes, bytes]
 """A client, its state and the frame for it; either may be empty."""
@@ -30,6 +35,37 @@ class TransportOverhead:
     up: int = 0
     down: int = 0
     late: int = 0
+
+
+WORKER_NAME = "fedistill-worker-"
+"""What the names of worker processes begin with."""
+NO_MAIN_GUARD = 97
+"""Exit status of a worker that was about to run the user's script again."""
+
+
+class MissingMainGuard(ExperimentError):
+    """A script starts a run where worker processes start it as well, since they import the script."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "worker processes import the script that starts them, and would start the run again: put the call"
+            ' under `if __name__ == "__main__":`, or set runtime.kind = "serial"'
+        )
+
+
+def check_main_guard() -> None:
+    """See that a run is not started by a script that a new process is only about to import.
+
+    A worker of ours ends here at once and without a word: its parent says what is wrong, once.
+
+    Raises:
+        MissingMainGuard: the process was started by something else that imports the script.
+    """
+    process = multiprocessing.current_process()
+    if getattr(process, "_inheriting", False):  # as multiprocessing itself finds out
+        if process.name.startswith(WORKER_NAME):
+            os._exit(NO_MAIN_GUARD)
+        raise MissingMainGuard
 
 
 class Executor(ABC):
@@ -77,7 +113,7 @@ class Executor(ABC):
         """
         assert not missing, "within a machine a client that fails ends the run"
 
-    def carried(self) -> TransportOverhead:
+    def transport_overhead(self) -> TransportOverhead:
         """What has been carried since this was last asked; nothing within a machine."""
         return TransportOverhead()
 
@@ -92,7 +128,7 @@ def prepare_process() -> None:
     Training frees and asks for the same large blocks in every step. glibc gives them back to the kernel
     each time, and the page faults of getting them again cost a fifth of the time of a small network.
     """
-    torch.set_num_threads(1)
+    torch.set_num_threads(TORCH_THREADS)
     if sys.platform == "linux":
         mmap_threshold, trim_threshold = -3, -1
         with contextlib.suppress(OSError, AttributeError):
@@ -105,5 +141,9 @@ def worker_count(settings: RuntimeConfig, clients: int) -> int:
     """Worker processes that the settings ask for; 1 is this process alone."""
     if settings.kind == "serial":
         return 1
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return min(settings.workers or cores or 1, clients)
+    return min(settings.workers or cores(), clients)
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -6,7 +6,7 @@ from typing import Any
 from fedistill.communication.protocol.shared_state import SharedState
 from fedistill.federation.ledger import Entry, Ledger
 from fedistill.federation.local_rounds import PastExchange
-from fedistill.state import State
+from fedistill.methods.base import AnyState
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class ArmRun:
     """
 
     round: int
-    server: State
+    server: AnyState
     clients: dict[int, bytes]
     ledger: Ledger
     shared_states: dict[int, SharedState] = field(default_factory=dict)

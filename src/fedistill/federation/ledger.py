@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Literal
 
+from fedistill.communication.kinds import kind_label
 from fedistill.communication.protocol.frame import decode
 from fedistill.errors import FrameError
 
@@ -49,7 +50,7 @@ class Ledger:
         except FrameError:
             kind, payload = "unreadable", 0
         else:
-            kind, payload = read.kind.label, sum(len(section) for section in read.sections)
+            kind, payload = kind_label(read.kind), sum(len(section) for section in read.sections)
         self.entries.append(Entry(round, client, direction, kind, len(frame), payload))
 
     def of_round(self, round: int) -> list[Entry]:

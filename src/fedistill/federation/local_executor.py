@@ -20,7 +20,16 @@ from fedistill.data.task import Task
 from fedistill.errors import RuntimeFailure, TrainingError
 from fedistill.federation.arm import ReadyArm
 from fedistill.federation.client import ClientResult, count_correct, run_client
-from fedistill.federation.executor import Executor, Job, prepare_process, worker_count
+from fedistill.federation.executor import (
+    NO_MAIN_GUARD,
+    WORKER_NAME,
+    Executor,
+    Job,
+    MissingMainGuard,
+    check_main_guard,
+    prepare_process,
+    worker_count,
+)
 
 _LARGEST_CHUNK = 16
 
@@ -68,6 +77,7 @@ class ProcessExecutor(Executor):
     """
 
     def __init__(self, worker_count: int, experiment: Experiment, task: Task) -> None:
+        check_main_guard()
         self._folder = tempfile.TemporaryDirectory(prefix="fedistill-")
         path = Path(self._folder.name) / "task.safetensors"
         task.save(path)
@@ -82,7 +92,7 @@ class ProcessExecutor(Executor):
             process = context.Process(
                 target=_serve,
                 args=(theirs, experiment.model_dump_json(), str(path)),
-                name=f"fedistill-worker-{number}",
+                name=f"{WORKER_NAME}{number}",
                 daemon=True,
             )
             process.start()
@@ -114,16 +124,13 @@ class ProcessExecutor(Executor):
         self._ticket += 1
         size = max(1, min(_LARGEST_CHUNK, len(jobs) // (len(self._workers) * 8)))
         starts = range(0, len(jobs), size)
-        waiting = deque(
-            (start_executor, _chunk(jobs[start_executor : start_executor + size]))
-            for start_executor in starts
-        )
+        waiting = deque((start, _chunk(jobs[start : start + size])) for start in starts)
         done: dict[int, list[Any]] = {}
-        for start_executor in starts:
-            while start_executor not in done:
+        for start in starts:
+            while start not in done:
                 self._hand_out(waiting, what, arm, round)
                 self._collect(done, patience=None)
-            for result in done.pop(start_executor):
+            for result in done.pop(start):
                 if isinstance(result, TrainingError):
                     raise result
                 yield result
@@ -135,9 +142,9 @@ class ProcessExecutor(Executor):
         """Give each idle worker a chunk; one at a time, since two full pipes would block both ends."""
         for worker in self._workers:
             if waiting and not worker.busy:
-                start_executor, chunk = waiting.popleft()
+                start, chunk = waiting.popleft()
                 try:
-                    worker.connection.send((self._ticket, start_executor, what, arm, round, chunk))
+                    worker.connection.send((self._ticket, start, what, arm, round, chunk))
                 except OSError:
                     raise self._died(worker) from None
                 worker.busy = True
@@ -147,17 +154,19 @@ class ProcessExecutor(Executor):
         for connection in wait([worker.connection for worker in self._workers], patience):
             worker = next(w for w in self._workers if w.connection is connection)
             try:
-                ticket, start_executor, results = worker.connection.recv()
+                ticket, start, results = worker.connection.recv()
             except (EOFError, OSError):
                 raise self._died(worker) from None
             worker.busy = False
             # What an arm that has stopped had asked for is of no use to the next one.
             if ticket == self._ticket:
-                done[start_executor] = results
+                done[start] = results
 
-    def _died(self, worker: _Worker) -> RuntimeFailure:
+    def _died(self, worker: _Worker) -> RuntimeFailure | MissingMainGuard:
         worker.process.join(timeout=1)
         code = worker.process.exitcode
+        if code == NO_MAIN_GUARD:
+            return MissingMainGuard()
         cause = f"exit code {code}"
         if code is not None and code < 0:
             cause = f"signal {-code}: {signal.strsignal(-code)}"
@@ -182,7 +191,7 @@ def _serve(connection: Connection, experiment: str, task: str) -> None:
     arms = _ready(Experiment.model_validate_json(experiment), Task.open(Path(task)))
     while True:
         try:
-            ticket, start_executor, what, arm, round, (frames, jobs) = connection.recv()
+            ticket, start, what, arm, round, (frames, jobs) = connection.recv()
         except (EOFError, OSError):
             return
         results: list[Any] = []
@@ -197,7 +206,7 @@ def _serve(connection: Connection, experiment: str, task: str) -> None:
                 results.append(error)
                 break
         with contextlib.suppress(OSError):
-            connection.send((ticket, start_executor, results))
+            connection.send((ticket, start, results))
 
 
 def _ready(experiment: Experiment, task: Task) -> dict[str, ReadyArm]:

@@ -1,12 +1,12 @@
-"""The round loop: sample, send, work, receive, aggregate, evaluate. Read this first.
+"""The round loop: sample, send, run clients, receive, aggregate, evaluate, record. Read this first.
 
-An arm between two rounds is an `ArmRun`: plain data that can be saved after any round and gone on with
-later. A round either happens whole or not at all: the `ArmRun` is changed only at its end.
+An arm between two rounds is an `ArmRun`: plain data that can be saved after any round and resumed later.
+A round either happens whole or not at all: the `ArmRun` is changed only at its end, by `_record`.
 """
 
 import time
 from collections.abc import Hashable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 import torch
 
@@ -23,14 +23,14 @@ from fedistill.federation.client import (
     describe_error,
 )
 from fedistill.federation.client_sampling import sample_clients, sample_dropouts
-from fedistill.federation.evaluation import correct_by_class, views
+from fedistill.federation.evaluation import views
 from fedistill.federation.executor import Executor
 from fedistill.federation.history import ArmRun, RoundRecord
-from fedistill.federation.ledger import SETUP_ROUND, Ledger
+from fedistill.federation.ledger import SETUP_ROUND, Entry, Ledger
 from fedistill.federation.local_rounds import relative_change, scheduled_rounds
-from fedistill.methods.base import Reply
+from fedistill.methods.base import AnyState, Reply
 from fedistill.rng import SERVER, scoped
-from fedistill.state import State, ordered
+from fedistill.state import from_plain, ordered, to_plain
 
 
 def play_round(run: ArmRun, arm: ReadyArm, executor: Executor) -> RoundRecord:
@@ -44,169 +44,197 @@ def play_round(run: ArmRun, arm: ReadyArm, executor: Executor) -> RoundRecord:
     number = run.round + 1
     local = scheduled_rounds(arm.config.accumulate, run.exchanges(), number, arm.rounds)
     if local == 0:
-        return _idle(run, number)
-    traffic = Ledger()
-    updated: dict[int, bytes] = {}
-    work: list[float] = []
+        return _record_idle(run, number)
+    plan = _sample(arm, number, local)
+    endpoint = ServerEndpoint(
+        arm.coder, run.shared_states, arm.initial_shared_state, number, local if _adapts(arm) else 1
+    )
+    frames = _send(run, arm, endpoint, plan)
+    results = _run_clients(run, arm, executor, plan, frames)
+    replies = Replies(arm, executor.tolerates_failures, endpoint, plan, frames, results)
+    server, server_seconds = _aggregate(run, arm, number, replies)
+    replies.finish()
+    executor.settle(number, len(plan.clients), replies.failures)
+    seconds = time.perf_counter() - started
+    evaluation = _evaluate(run, arm, executor, server, replies)
+    change = _change(run, arm, server, replies)
+    record = RoundRecord(
+        round=number,
+        clients=plan.clients,
+        dropped=sorted({*plan.dropped, *replies.failures}),
+        seconds=seconds,
+        server_seconds=server_seconds,
+        work=replies.work,
+        views=evaluation.views,
+        traffic=replies.crossed(),
+        local=local,
+        change=change,
+        missing={str(client): failure.reason for client, failure in sorted(replies.failures.items())},
+        carried=asdict(executor.transport_overhead()),
+    )
+    _record(run, record, server, replies, evaluation)
+    return record
 
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is known of a round before anything is sent.
+
+    Attributes:
+        local: rounds of local training behind the exchange, at least 1.
+        clients: who takes part, in order; ``dropped``: those of them whose reply will be lost.
+    """
+
+    number: int
+    local: int
+    clients: list[int]
+    dropped: list[int]
+
+
+class Replies(Iterator[Reply[Message]]):
+    """The replies of a round: each is decoded when it is asked for, in client order, and then let go.
+
+    Attributes:
+        plan: of the round; ``endpoint``: of the server, with what it and the clients now remember.
+        states: the new state of each client that has worked.
+        work: seconds of each client's work, 0 for one that failed.
+        failures: the clients that have failed.
+        heard: the clients whose message the server has read.
+        waited: seconds until the replies that were asked for were there and decoded.
+    """
+
+    def __init__(
+        self,
+        arm: ReadyArm,
+        tolerates_failures: bool,
+        endpoint: ServerEndpoint,
+        plan: _Plan,
+        sent: list[bytes],
+        results: Iterator[tuple[int, ClientResult | ClientFailure]],
+    ) -> None:
+        self._arm, self._tolerates_failures, self._results = arm, tolerates_failures, results
+        self.plan, self.endpoint = plan, endpoint
+        self.states: dict[int, bytes] = {}
+        self.work: list[float] = []
+        self.failures: dict[int, ClientFailure] = {}
+        self.heard: list[int] = []
+        self._traffic = Ledger()
+        self.waited = 0.0
+        for client, frame in zip(plan.clients, sent, strict=True):
+            if frame:
+                self._traffic.count(plan.number, client, "down", frame)
+
+    def __next__(self) -> Reply[Message]:
+        started = time.perf_counter()
+        try:
+            while True:
+                reply = self._receive(*next(self._results))
+                if reply is not None:
+                    return reply
+        finally:
+            self.waited += time.perf_counter() - started
+
+    def finish(self) -> None:
+        """Receive what the server step has not asked for: those bytes have crossed all the same."""
+        for _ in self:
+            pass
+
+    def crossed(self) -> list[Entry]:
+        """The frames of the round, both ways; what was sent to a client that it never reached is not one."""
+        unreached = {client for client, failure in self.failures.items() if not failure.reached}
+        return [entry for entry in self._traffic.entries if entry.client not in unreached]
+
+    def _receive(self, client: int, result: ClientResult | ClientFailure) -> Reply[Message] | None:
+        """Note what a client brings; return its reply, or None if there is none for the server step."""
+        if isinstance(result, ClientFailure):
+            self.failures[client] = result
+            self.work.append(0.0)
+            return None
+        self.states[client] = result.state
+        self.work.append(result.seconds)
+        if not result.frame:
+            return None
+        self._traffic.count(self.plan.number, client, "up", result.frame)
+        if client in self.plan.dropped:
+            return None
+        try:
+            message = self._decode(client, result.frame)
+        except FrameError as error:
+            what = f"its reply is refused: {error}"
+            if not self._tolerates_failures:
+                raise TrainingError(what, f"round {self.plan.number}, client {client}") from None
+            self.failures[client] = ClientFailure(what, reached=True)
+            return None
+        if message is None:
+            return None
+        self.heard.append(client)
+        return Reply(client, message)
+
+    def _decode(self, client: int, frame: bytes) -> Message | None:
+        """Return the client's message, or None if it asks to be sent everything anew."""
+        expected = self._arm.method.uplink
+        assert expected is not None
+        message = self.endpoint.receive(client, expected, frame, self._arm.message_context(client))
+        if message is not None:
+            message.check()
+        return message
+
+
+@dataclass(frozen=True)
+class _Evaluation:
+    """Views, and each client's correct answers by class for as long as its model stays the same."""
+
+    views: dict[str, float]
+    correct: dict[int, list[int]]
+
+
+def _adapts(arm: ReadyArm) -> bool:
+    """Whether the number of local rounds follows from how much an exchange changes."""
+    return isinstance(arm.config.accumulate, WhenWorth)
+
+
+def _sample(arm: ReadyArm, number: int, local: int) -> _Plan:
+    """Draw who takes part, and whose reply is lost."""
     clients: list[int] = []
     if arm.method.clients_work:
         clients = sample_clients(arm.sampling, len(arm.federation.clients), arm.seed, number)
-    dropped = sample_dropouts(arm.sampling, clients, arm.seed, number)
-
-    adapts = isinstance(arm.config.accumulate, WhenWorth)
-    end = ServerEndpoint(
-        arm.coder, run.shared_states, arm.initial_shared_state, number, local if adapts else 1
-    )
-    frames = _send(run, arm, end, number, clients)
-    for client, frame in zip(clients, frames, strict=True):
-        if frame:
-            traffic.count(number, client, "down", frame)
-
-    missing: dict[int, ClientFailure] = {}
-    heard: list[int] = []
-    jobs = [
-        (client, run.clients.get(client, b""), frame) for client, frame in zip(clients, frames, strict=True)
-    ]
-    outcomes = zip(clients, executor.run_clients(arm.name, number, jobs), strict=True)
-
-    def received() -> Iterator[Reply[Message]]:
-        for client, outcome in outcomes:
-            if isinstance(outcome, ClientFailure):
-                missing[client] = outcome
-                work.append(0.0)
-                continue
-            updated[client] = outcome.state
-            work.append(outcome.seconds)
-            if outcome.frame:
-                traffic.count(number, client, "up", outcome.frame)
-            if outcome.frame and client not in dropped:
-                try:
-                    reply = _receive(arm, end, number, client, outcome)
-                except TrainingError as error:
-                    if not executor.tolerates_failures:
-                        raise
-                    missing[client] = ClientFailure(error.what, reached=True)
-                else:
-                    if reply is not None:
-                        heard.append(client)
-                        yield reply
-
-    replies = received()
-    server, server_seconds = _aggregate(run, arm, number, replies)
-    for _ in replies:  # a method may not care to look at all replies; their bytes still crossed
-        pass
-    executor.settle(number, len(clients), missing)
-    seconds = time.perf_counter() - started
-    unreached = {client for client, gone in missing.items() if not gone.reached}
-    crossed = [entry for entry in traffic.entries if entry.client not in unreached]
-
-    states = {client: state for client, state in {**run.clients, **updated}.items() if state}
-    stale = {client: right for client, right in run.correct.items() if client not in updated}
-    found: dict[str, float] = {}
-    if arm.evaluates(number, local):
-        try:
-            found, stale = _evaluate(arm, server, states, stale, executor)
-            if not executor.private_counts_known:
-                found.pop("client@own", None)
-        except TrainingError as error:
-            raise TrainingError(error.what, f"round {number}, {error.place}") from error
-
-    # Where nobody was heard, nothing has moved, and that says nothing of what an exchange brings.
-    moved = _change(run, arm, server, number, heard[0]) if adapts and heard else None
-    record = RoundRecord(
-        round=number,
-        clients=clients,
-        dropped=sorted({*dropped, *missing}),
-        seconds=seconds,
-        server_seconds=server_seconds,
-        work=work,
-        views=found,
-        traffic=crossed,
-        local=local,
-        change=moved,
-        missing={str(client): gone.reason for client, gone in sorted(missing.items())},
-        carried=asdict(executor.carried()),
-    )
-    run.round, run.server, run.clients, run.correct = number, server, states, stale
-    run.shared_states = end.shared_states
-    run.ledger.entries += crossed
-    run.records.append(record)
-    return record
+    return _Plan(number, local, clients, sample_dropouts(arm.sampling, clients, arm.seed, number))
 
 
-def _idle(run: ArmRun, number: int) -> RoundRecord:
-    """A round in which clients train on and nothing crosses; the next exchange makes up for the training."""
-    record = RoundRecord(number, [], [], 0.0, 0.0, [], {}, [], local=0, change=None, missing={}, carried={})
-    run.round = number
-    run.records.append(record)
-    return record
-
-
-def _change(run: ArmRun, arm: ReadyArm, server: State, number: int, client: int) -> float | None:
-    """How far what the server says to a client has moved by this round's exchange."""
-    before, after = (arm.method.send(state, arm.server(number), client) for state in (run.server, server))
-    return (
-        None
-        if before is None or after is None
-        else relative_change(before, after, arm.message_context(client))
-    )
-
-
-def _send(run: ArmRun, arm: ReadyArm, end: ServerEndpoint, number: int, clients: list[int]) -> list[bytes]:
-    """One frame for each client; empty: nothing."""
-    server = arm.server(number)
+def _send(run: ArmRun, arm: ReadyArm, endpoint: ServerEndpoint, plan: _Plan) -> list[bytes]:
+    """Return one frame for each client; an empty one stands for nothing."""
+    server = arm.server(plan.number)
     messages: dict[Hashable, Message | None] = {}
     frames = []
-    for client in clients:
-        broadcast_group = arm.method.broadcast_group(arm.federation.clients[client])
-        if broadcast_group not in messages:
-            messages[broadcast_group] = arm.method.send(run.server, server, client)
-        message = messages[broadcast_group]
+    for client in plan.clients:
+        group = arm.method.broadcast_group(run.server, arm.federation.clients[client])
+        if group not in messages:
+            messages[group] = arm.method.send(run.server, server, client)
+        message = messages[group]
         frames.append(
-            b""
-            if message is None
-            else end.send(client, broadcast_group, message, arm.message_context(client))
+            b"" if message is None else endpoint.send(client, group, message, arm.message_context(client))
         )
     return frames
 
 
-def _receive(
-    arm: ReadyArm, end: ServerEndpoint, number: int, client: int, outcome: ClientResult
-) -> Reply[Message] | None:
-    """The client's message, or None where it asks to be sent everything anew."""
-    assert arm.method.uplink is not None
-    try:
-        message = end.receive(client, arm.method.uplink, outcome.frame, arm.message_context(client))
-        if message is not None:
-            message.check()
-    except FrameError as error:
-        place = f"round {number}, client {client}"
-        raise TrainingError(f"its reply is refused: {error}", place) from None
-    return None if message is None else Reply(client, message)
+def _run_clients(
+    run: ArmRun, arm: ReadyArm, executor: Executor, plan: _Plan, frames: list[bytes]
+) -> Iterator[tuple[int, ClientResult | ClientFailure]]:
+    """Give the clients their frames; each client's result comes with its number, in client order."""
+    jobs = [
+        (client, run.clients.get(client, b""), frame)
+        for client, frame in zip(plan.clients, frames, strict=True)
+    ]
+    return zip(plan.clients, executor.run_clients(arm.name, plan.number, jobs), strict=True)
 
 
-def _aggregate(
-    run: ArmRun, arm: ReadyArm, number: int, replies: Iterator[Reply[Message]]
-) -> tuple[State, float]:
-    """The server step, and the seconds that it took besides waiting for clients."""
-    waited = 0.0
-
-    def timed() -> Iterator[Reply[Message]]:
-        nonlocal waited
-        while True:
-            before = time.perf_counter()
-            reply = next(replies, None)
-            waited += time.perf_counter() - before
-            if reply is None:
-                return
-            yield reply
-
+def _aggregate(run: ArmRun, arm: ReadyArm, number: int, replies: Replies) -> tuple[AnyState, float]:
+    """Return the server's new state, and the seconds that its step took besides waiting for clients."""
     started = time.perf_counter()
     place = f"round {number}, server"
     try:
         with scoped(arm.seed, "layers", SERVER, number):
-            state = arm.method.server_step(run.server, arm.server(number), timed())
+            state = arm.method.server_step(run.server, arm.server(number), replies)
         check_finite(state)
     except TrainingError as error:
         # A client's own failure reaches us through the replies and has its place already.
@@ -215,39 +243,96 @@ def _aggregate(
         raise
     except Exception as error:  # a user's own model at the server may raise anything
         raise TrainingError(describe_error(error), place) from error
-    return ordered(state), time.perf_counter() - started - waited
+    # As it would come from disk, so that a resumed run goes over its entries in the same order.
+    plain = ordered(to_plain(state))
+    return from_plain(arm.method.ServerState, plain), time.perf_counter() - started - replies.waited
 
 
 def _evaluate(
-    arm: ReadyArm,
-    server: State,
-    clients: dict[int, bytes],
-    known: dict[int, list[int]],
-    executor: Executor,
-) -> tuple[dict[str, float], dict[int, list[int]]]:
-    """Return the views, and the clients' right answers for as long as their models stay the same."""
-    classes = arm.task.signature.classes
+    run: ArmRun, arm: ReadyArm, executor: Executor, server: AnyState, replies: Replies
+) -> _Evaluation:
+    """Take the views where they are due; without, keep the answers of models that have not changed."""
+    known = {client: right for client, right in run.correct.items() if client not in replies.states}
+    if not arm.evaluates(replies.plan.number, replies.plan.local):
+        return _Evaluation({}, known)
+    clients = _client_states(run, replies)
+    try:
+        answers = _server_correct(arm, executor, server, clients)
+        known |= _client_correct(arm, executor, clients, known)
+    except TrainingError as error:
+        raise TrainingError(error.what, f"round {replies.plan.number}, {error.place}") from error
+    test = torch.bincount(arm.task.test.labels, minlength=arm.task.signature.classes)
+    order = sorted(known)
+    by_client = [torch.tensor(known[client]) for client in order]
+    found = views(answers, by_client, test, arm.task.class_counts()[order])
+    if not executor.private_counts_known:
+        found.pop("client@own", None)
+    return _Evaluation(found, known)
 
-    def own(client: int) -> State:
+
+def _client_states(run: ArmRun, replies: Replies) -> dict[int, bytes]:
+    """The saved state of each client after the round; clients that keep nothing have none."""
+    return {client: state for client, state in {**run.clients, **replies.states}.items() if state}
+
+
+def _server_correct(
+    arm: ReadyArm, executor: Executor, server: AnyState, clients: dict[int, bytes]
+) -> torch.Tensor | None:
+    """Correct answers by class (C,), the mean over the models that answer for the server, or None."""
+    if arm.method.needs.evaluation_at_clients and not executor.holds_client_states:
+        return None
+
+    def own(client: int) -> AnyState:
         return client_state(arm, client, clients.get(client, b""))
 
     try:
-        right = []
-        if executor.holds_client_states or not arm.method.server_eval_needs_clients:
-            right = [
-                correct_by_class(model, arm.task.test, classes, arm.evaluate.batch_size)
-                for model in arm.method.server_eval_models(server, arm.server(SETUP_ROUND), own)
-            ]
+        right = [
+            arm.correct_by_class(name, model)
+            for name, model in arm.method.server_eval_models(server, arm.server(SETUP_ROUND), own)
+        ]
     except Exception as error:  # as in `_aggregate`
         raise TrainingError(describe_error(error), "evaluation, server") from error
-    if arm.method.has_client_models:
-        missing = [info.id for info in arm.federation.clients if info.id not in known]
-        jobs = [(client, clients.get(client, b""), b"") for client in missing]
-        counts = executor.count_correct(arm.name, jobs)
-        found = zip(missing, counts, strict=True)
-        known = {**known, **{client: right for client, right in found if right is not None}}
-    by_client = [torch.tensor(known[client]) for client in sorted(known)]
-    test = torch.bincount(arm.task.test.labels, minlength=classes)
     # The mean over one model is exact.
-    answers = torch.stack(right).double().mean(dim=0) if right else None
-    return views(answers, by_client, test, arm.task.class_counts()[sorted(known)]), known
+    return torch.stack(right).double().mean(dim=0) if right else None
+
+
+def _client_correct(
+    arm: ReadyArm, executor: Executor, clients: dict[int, bytes], known: dict[int, list[int]]
+) -> dict[int, list[int]]:
+    """Correct answers by class of the clients' models that are not known yet and can be reached."""
+    if not arm.method.has_client_models:
+        return {}
+    asked = [info.id for info in arm.federation.clients if info.id not in known]
+    counts = executor.count_correct(arm.name, [(client, clients.get(client, b""), b"") for client in asked])
+    return {client: right for client, right in zip(asked, counts, strict=True) if right is not None}
+
+
+def _record(
+    run: ArmRun, record: RoundRecord, server: AnyState, replies: Replies, evaluation: _Evaluation
+) -> None:
+    """Move the run on by a round that has happened whole."""
+    run.clients = _client_states(run, replies)
+    run.round, run.server, run.correct = record.round, server, evaluation.correct
+    run.shared_states = replies.endpoint.shared_states
+    run.ledger.entries += record.traffic
+    run.records.append(record)
+
+
+def _record_idle(run: ArmRun, number: int) -> RoundRecord:
+    """A round in which clients train on and nothing crosses; the next exchange makes up for the training."""
+    record = RoundRecord(number, [], [], 0.0, 0.0, [], {}, [], local=0, change=None, missing={}, carried={})
+    run.round = number
+    run.records.append(record)
+    return record
+
+
+def _change(run: ArmRun, arm: ReadyArm, server: AnyState, replies: Replies) -> float | None:
+    """How far what the server says has moved by this round's exchange, where the arm goes by it."""
+    # Where nobody was heard, nothing has moved, and that says nothing of what an exchange brings.
+    if not (_adapts(arm) and replies.heard):
+        return None
+    number, client = replies.plan.number, replies.heard[0]
+    before, after = (arm.method.send(state, arm.server(number), client) for state in (run.server, server))
+    if before is None or after is None:
+        return None
+    return relative_change(before, after, arm.message_context(client))

@@ -10,6 +10,7 @@ import tomli_w
 from fedistill.config.schema import Experiment
 from fedistill.config.toml import parse, to_toml
 from fedistill.errors import ExperimentError
+from fedistill.flower.allowed_modules import modules_of
 
 _README = """\
 # A fedistill experiment as a Flower app
@@ -56,13 +57,21 @@ Then let each node in, once: `flwr supernode register keys/node-0.pub site`.
 model. With `train="/data/mine.parquet"` (and `format`, `input`, `label`) it learns from its own samples and
 not from a share of the experiment's; with `model="cnn-m"` or `model="my_models:net"` (its folder in
 `PYTHONPATH`) it has a model of its own.
-
+{modules}
 ## The run
 
     flwr run . site --stream
 
 Results go to `{out}` on the server's machine, as `fedistill compare` leaves them but for clients' own models,
 which stay at the nodes (`state`). Run again with the same folder, it goes on from the last whole round.
+"""
+
+
+_MODULES = """
+The experiment names modules that are not part of fedistill. A node imports none that its site has not
+allowed: install them there, or put their folder in `PYTHONPATH`, and add to the node config
+
+    modules="{modules}"
 """
 
 
@@ -74,10 +83,11 @@ def write_app(experiment: Experiment, folder: Path, out: Path, command: str) -> 
         command: what the results will name as theirs.
 
     Raises:
-        ExperimentError: the folder has an app already.
+        ExperimentError: the folder has an app already, or something that the experiment names cannot be used.
     """
     if (folder / "pyproject.toml").exists():
         raise ExperimentError(f"{folder} has an app already; name another folder")
+    modules = ",".join(modules_of(experiment))
     package = folder / "fedistill_app"
     package.mkdir(parents=True, exist_ok=True)
     project: dict[str, Any] = {
@@ -103,9 +113,10 @@ def write_app(experiment: Experiment, folder: Path, out: Path, command: str) -> 
         },
     }
     (folder / "pyproject.toml").write_text(tomli_w.dumps(project, multiline_strings=True), encoding="utf-8")
-    (folder / "README.md").write_text(
-        _README.format(nodes=experiment.task.clients, out=out), encoding="utf-8"
+    readme = _README.format(
+        nodes=experiment.task.clients, out=out, modules=modules and _MODULES.format(modules=modules)
     )
+    (folder / "README.md").write_text(readme, encoding="utf-8")
     (package / "__init__.py").write_text("")
     # Two modules: a node starts a process for each message, and must not import the server's part.
     for side in ("client", "server"):

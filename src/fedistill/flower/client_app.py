@@ -21,12 +21,15 @@ from pydantic import ValidationError
 from fedistill.communication.messages.base import contents
 from fedistill.communication.tensor_specs import Content
 from fedistill.config.messages import explain_errors
+from fedistill.config.plugins import before_import
 from fedistill.config.schema import Source
+from fedistill.data.samples import none_of
 from fedistill.data.task import Labelled, Task
 from fedistill.errors import ExperimentError, FedistillError
 from fedistill.federation.arm import ReadyArm
-from fedistill.federation.client import count_correct, method_state, run_client
+from fedistill.federation.client import client_state, count_correct, run_client
 from fedistill.federation.executor import prepare_process
+from fedistill.flower.allowed_modules import AllowedModules, look_up
 from fedistill.flower.app_template import asked_for
 from fedistill.flower.parent_watch import end_with_parent
 from fedistill.flower.serde import Answer, Order, open_order, seal_answer
@@ -61,6 +64,7 @@ class Node:
             )
         self.client = client
         self._own, self._model = _own_data(own), own.get("model")
+        self.allowed = AllowedModules.of(own)
         home = Path(os.environ.get("FLWR_HOME", Path.home() / ".flwr"))
         root = Path(str(own.get("state", home / "fedistill")))
         self.folder = root / session / f"client-{client}"
@@ -130,12 +134,12 @@ class Node:
         sent = {
             content for kind in (arm.method.uplink, arm.method.downlink) if kind for content in contents(kind)
         }
-        if Content.WEIGHTS in sent and not arm.method.server_model_travels:
+        if Content.WEIGHTS in sent and arm.method.travels != "server":
             raise ExperimentError(
                 f"node config: model = {self._model!r}, but method {arm.method.name} sends the weights of the"
                 " model that the experiment names: take `model` away, or run a method that sends labels"
             )
-        models.check_model(str(self._model), self.task.signature)
+        models.check_model(str(self._model), arm.signature(str(self._model)))
         dealt = [info.model for info in arm.federation.clients]
         dealt[self.client] = str(self._model)
         given = found[0].models.model_copy(update={"clients": dealt})
@@ -162,12 +166,13 @@ class Node:
 
     def _save_model(self, arm: ReadyArm, state: bytes) -> None:
         """Leave the newest model where its site can use it."""
-        kept = method_state(state).get("model")
-        if arm.method.has_client_models and kept is not None:
+        if arm.method.has_client_models:
             name = arm.federation.clients[self.client].model
-            module = models.reusable(name, arm.task.signature)
+            module = models.reusable(name, arm.signature(name))
             path = self.folder / "models" / f"{self._states(arm).name}.safetensors"
-            save_model(path, module, kept, {"arm": arm.name, "model": name})
+            save_model(
+                path, module, client_state(arm, self.client, state).model, {"arm": arm.name, "model": name}
+            )
 
     def correct(self, order: Order) -> Answer:
         arm = self.arm(order.arm)
@@ -207,7 +212,9 @@ def _answered(message: Message, context: Context, what: Callable[[Node, Order], 
     try:
         order = open_order(message)
         node = Node(dict(context.run_config), dict(context.node_config), order.session)
-        answer = what(node, order)
+        with before_import(node.allowed.check):
+            look_up(node.experiment)
+            answer = what(node, order)
     except OwnDataError as error:
         print(error, flush=True)
         answer = Answer(words={"error": "its own data cannot be used; its log says why"})
@@ -232,7 +239,7 @@ def _own_data(own: dict[str, Any]) -> Source | None:
 
 def _only(task: Task, client: int, private: Labelled) -> Task:
     """A task in which one client has samples, and of all others there is but their number."""
-    nothing = Labelled(task.test.inputs[:0], task.test.labels[:0])
+    nothing = Labelled(none_of(task.test.samples), task.test.labels[:0])
     clients = tuple(private if number == client else nothing for number in range(len(task.clients)))
     samples = tuple(
         len(private) if number == client else count for number, count in enumerate(task.samples())

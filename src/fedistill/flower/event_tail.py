@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fedistill.experiment.runner import Watcher
+from fedistill.experiment.progress import Watcher
 from fedistill.federation.history import RoundRecord
 
 

@@ -96,8 +96,8 @@ class FlowerExecutor(Executor):
         for client, _, _ in jobs:
             yield self._counts.pop((arm, client), None)
 
-    def carried(self) -> TransportOverhead:
-        return self._mail.carried()
+    def transport_overhead(self) -> TransportOverhead:
+        return self._mail.transport_overhead()
 
     def close(self) -> None:
         pass

@@ -7,14 +7,16 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from fedistill.config.schema import Experiment
 from fedistill.errors import ExperimentError, RuntimeFailure
 from fedistill.experiment.preflight import examine, raise_errors
+from fedistill.experiment.progress import Watcher
+from fedistill.experiment.results import ResultsJson
 from fedistill.experiment.run_folder import RunFolder
-from fedistill.experiment.runner import Watcher, prepare
+from fedistill.experiment.runner import prepare
 from fedistill.flower import app_template, keys
+from fedistill.flower.allowed_modules import modules_of
 from fedistill.flower.app_template import ended
 from fedistill.flower.event_tail import EventTail
 from fedistill.flower.processes import ENDINGS, TrialNetwork
@@ -24,7 +26,7 @@ _ASK_SECONDS = 30.0
 """Between questions to Flower, each a process of two seconds; a run that ends says so itself."""
 
 
-def run_trial(experiment: Experiment, out: Path, command: str, watcher: Watcher) -> dict[str, Any]:
+def run_trial(experiment: Experiment, out: Path, command: str, watcher: Watcher) -> ResultsJson:
     """Run an experiment with a SuperNode for each client; return the results.
 
     Raises:
@@ -47,7 +49,7 @@ def run_trial(experiment: Experiment, out: Path, command: str, watcher: Watcher)
     return _play(experiment, nodes, out, watcher)
 
 
-def resume_trial(out: Path, watcher: Watcher) -> dict[str, Any]:
+def resume_trial(out: Path, watcher: Watcher) -> ResultsJson:
     """Go on with a run that `up` began; return the results.
 
     Raises:
@@ -66,13 +68,14 @@ def resume_trial(out: Path, watcher: Watcher) -> dict[str, Any]:
     return _play(experiment, experiment.task.clients, out, watcher)
 
 
-def _play(experiment: Experiment, nodes: int, out: Path, watcher: Watcher) -> dict[str, Any]:
-    with _stopped_politely(), TrialNetwork(out, nodes) as network:
+def _play(experiment: Experiment, nodes: int, out: Path, watcher: Watcher) -> ResultsJson:
+    # It is one's own machine: what the experiment names is what its owner wants to run.
+    with _stopped_politely(), TrialNetwork(out, nodes, modules_of(experiment)) as network:
         try:
             follow(network, experiment, out, watcher)
         except RuntimeFailure as failure:
             raise RuntimeFailure("; ".join([str(failure), *network.ended()])) from None
-    results: dict[str, Any] = json.loads((out / "results.json").read_text(encoding="utf-8"))
+    results: ResultsJson = json.loads((out / "results.json").read_text(encoding="utf-8"))
     return results
 
 

@@ -8,12 +8,14 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import tomli_w
 
 from fedistill.errors import RuntimeFailure
+from fedistill.flower.allowed_modules import KEY
 from fedistill.state import write_file
 
 HOST = "127.0.0.1"
@@ -33,7 +35,12 @@ class TrialNetwork:
 
     listens_on = HOST
 
-    def __init__(self, out: Path, nodes: int) -> None:
+    def __init__(self, out: Path, nodes: int, modules: Sequence[str] = ()) -> None:
+        """
+        Args:
+            modules: what the nodes let the experiment name.
+        """
+        self._modules = modules
         self.folder = out.absolute() / "flower"
         self._count = nodes
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -42,7 +49,7 @@ class TrialNetwork:
         self.environment = {
             **os.environ,
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
-            # As for `fedistill` itself, a model `module:function` may lie in the folder that one is in.
+            # As for `fedistill` itself, own modules may lie in the folder that one is in.
             "PYTHONPATH": os.pathsep.join(filter(None, [os.getcwd(), os.environ.get("PYTHONPATH")])),
             "FLWR_HOME": str(self.folder / "home"),
             "FLWR_TELEMETRY_ENABLED": "0",
@@ -117,7 +124,8 @@ class TrialNetwork:
 
     def node_config(self, node: int) -> str:
         """In trials all that nodes hold is the share of the data that has their number."""
-        return f'partition-id={node} state="{self.folder / f"node-{node}"}"'
+        allowed = f' {KEY}="{",".join(self._modules)}"' if self._modules else ""
+        return f'partition-id={node} state="{self.folder / f"node-{node}"}"{allowed}'
 
     def run(self) -> int:
         """Hand the app in; return the run's number."""

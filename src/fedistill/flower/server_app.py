@@ -15,7 +15,7 @@ from fedistill.config.toml import to_toml
 from fedistill.data.task import Task
 from fedistill.errors import ExperimentError, FedistillError
 from fedistill.experiment.run_folder import RunFolder
-from fedistill.experiment.runner import compare, resume
+from fedistill.experiment.runner import resume_experiment, run_experiment
 from fedistill.federation.arm import resolve_arm
 from fedistill.federation.client import describe_error
 from fedistill.federation.executor import Executor
@@ -77,9 +77,9 @@ def _play(grid: Grid, asked: Experiment, out: Path, command: str) -> None:
         return FlowerExecutor(grid, experiment.model_copy(update={"flower": asked.flower}), task, session)
 
     if begun:
-        resume(out, RunLog(), start)
+        resume_experiment(out, RunLog(), start)
     else:
-        compare(asked, out, command, RunLog(), start)
+        run_experiment(asked, out, command, RunLog(), start)
 
 
 def _check_same(folder: RunFolder, asked: Experiment) -> None:

@@ -85,7 +85,7 @@ class Transport:
         if isinstance(answer, Answer):
             self.count(answer)
 
-    def carried(self) -> TransportOverhead:
+    def transport_overhead(self) -> TransportOverhead:
         """What has been carried since this was last asked."""
         found = TransportOverhead(self._up, self._down, self._late)
         self._up = self._down = self._late = 0

@@ -1,15 +1,15 @@
-"""What a method is: two typed messages, state as plain data, a client step and a server step.
+"""What a method is: two typed messages, two typed states, a client step and a server step.
 
-A method never knows where it runs. The round loop calls, in each round: `send` for every client that
-takes part, `client_step` at that client, and `server_step` once with the replies that came. States are
-dictionaries of plain data (`fedistill.state`). The entry ``"model"`` of a state holds flat weights
-(`fedistill.training.loop`): it is what the view of that side is measured on; a state without it has no view.
+A method never knows where it runs. The round loop calls, in each round: `send` for every client that takes
+part, `client_step` at that client, and `server_step` once with the replies that came. A state is a dataclass
+of plain data (`fedistill.state`), saved after each round. Where it has a field ``model``, a `ModelState`, the
+view of that side is measured on it.
 """
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
@@ -25,15 +25,55 @@ from fedistill.models import registry as models
 from fedistill.models.features import width
 from fedistill.models.signature import Signature
 from fedistill.rng import SERVER, stream
-from fedistill.state import State
-from fedistill.training.model_state import flatten, unflatten
+from fedistill.training.model_state import ModelState
 
 Up = TypeVar("Up", bound=Message)
 Down = TypeVar("Down", bound=Message)
+AnyState = Any
+"""A state of whatever method: a dataclass that the method names."""
+ServerStateT = TypeVar("ServerStateT")
+ClientStateT = TypeVar("ClientStateT")
 
 
 class NoSettings(Section):
     """A method without settings of its own."""
+
+
+@dataclass(frozen=True)
+class NoState:
+    """What a side keeps that keeps nothing."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a method asks of an experiment; checked before round 1 (`Method.check`).
+
+    Attributes:
+        public: who needs a copy of the public set.
+        public_labels: the server needs the labels that were held back from the public set.
+        models: what the models of all clients, and of the server where it averages them, must share:
+            nothing, the length of their features, or the whole architecture.
+        sums_alone: the server needs nothing of the replies but their weighted sum.
+        evaluation_at_clients: the server's own accuracy is measured with models that stay at the clients.
+    """
+
+    public: tuple[Literal["clients", "server"], ...] = ()
+    public_labels: bool = False
+    models: Literal["any", "one width", "one architecture"] = "any"
+    sums_alone: bool = False
+    evaluation_at_clients: bool = False
+
+    def in_words(self) -> list[str]:
+        """What must be there, a few words each."""
+        found = {
+            "one architecture": ["one architecture"],
+            "one width": ["features of one width"],
+            "any": [],
+        }[self.models]
+        if self.public:
+            what = "labelled public set" if self.public_labels else "public set"
+            found.append(what if "clients" in self.public or self.public_labels else f"{what} at the server")
+        return found
 
 
 @dataclass(frozen=True)
@@ -57,16 +97,30 @@ class FederationInfo:
     """What a method is asked to do; both sides know it before round 1.
 
     Attributes:
+        signatures: what each model of the arm takes and returns, by its name.
         server_parts: shapes of the tensors of the server's model, where it travels; else empty.
     """
 
     seed: int
-    signature: Signature
+    signatures: Mapping[str, Signature]
     server_model: str
     clients: tuple[ClientInfo, ...]
     public: int
     labelled_public: bool
     server_parts: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def classes(self) -> int:
+        """C, the number of classes."""
+        return self.signatures[self.server_model].classes
+
+    def feature_width(self, model: str) -> int:
+        """Length d of a model's features.
+
+        Raises:
+            Refusal: the model has no head.
+        """
+        return width(model, self.signatures[model])
 
     @cached_property
     def samples(self) -> tuple[int, ...]:
@@ -81,53 +135,83 @@ class Participant:
     Attributes:
         seed: of the arm; names all random streams.
         round: counts from 1.
+        federation: what both sides know of the arm.
         model: name of this side's model.
-        public: inputs of the public set, or None where this side has no copy.
         train: the arm's training settings.
+        public: inputs of the public set as the model of a name takes them, or None where this side has no
+            copy; methods ask by `public_inputs` and `sampled_public`.
     """
 
     seed: int
     round: int
-    signature: Signature
+    federation: FederationInfo
     model: str
-    public: Tensor | None
     train: Train
+    public: Callable[[str], Tensor] | None
 
     @property
     def stream_client(self) -> int:
         return SERVER
 
+    @property
+    def signature(self) -> Signature:
+        """What this side's model takes and returns."""
+        return self.signature_of(self.model)
+
+    @property
+    def classes(self) -> int:
+        """C, the number of classes."""
+        return self.signature.classes
+
+    def signature_of(self, model: str) -> Signature:
+        return self.federation.signatures[model]
+
     def initial_weights(self, model: str | None = None) -> Tensor:
         """Initial weights (P,) of this side's model, or of another by name, from this side's stream."""
-        built = models.build_model(model or self.model, self.signature, self.seed, self.stream_client)
-        return flatten(built)
+        return self.initial_model(model).weights
 
-    def common_weights(self) -> Tensor:
-        """Initial weights (P,) that all clients with this side's model have in common."""
-        return flatten(models.build_model(self.model, self.signature, self.seed, SERVER))
+    def initial_model(self, model: str | None = None) -> ModelState:
+        """This side's model, or another by name, before it has learned, from this side's stream."""
+        name = model or self.model
+        return ModelState.of(models.build_model(name, self.signature_of(name), self.seed, self.stream_client))
 
-    def load(self, weights: Tensor, model: str | None = None) -> nn.Module:
-        """Return a module with these weights.
+    def common_model(self) -> ModelState:
+        """The initial model that all clients with this side's architecture have in common."""
+        return ModelState.of(models.build_model(self.model, self.signature, self.seed, SERVER))
 
-        One module for each name is kept in a process and loaded anew: use one set of weights at a time.
+    def load(self, state: ModelState | Tensor, model: str | None = None) -> nn.Module:
+        """Return a module with this state, or with these weights (P,) and all else of a fresh build.
+
+        One module for each name is kept in a process and loaded anew: use one state at a time.
         """
-        return unflatten(models.reusable(model or self.model, self.signature), weights)
+        name = model or self.model
+        held = state if isinstance(state, ModelState) else ModelState(state)
+        return held.load_into(models.reusable(name, self.signature_of(name)))
 
     def stream(self, purpose: str) -> torch.Generator:
         """The random stream of this purpose, side and round."""
         return stream(self.seed, purpose, self.stream_client, self.round)
 
-    def drawn(self, samples: int | None, round: int) -> Tensor:
-        """Inputs of the public samples of a round (`draw`)."""
-        assert self.public is not None
-        size = len(self.public)
-        if samples is None or samples >= size:
-            return self.public
-        return self.public[sample_public(self.seed, size, samples, round)]
+    @property
+    def public_size(self) -> int:
+        """N, the samples of the public set."""
+        return self.federation.public
+
+    def public_inputs(self, model: str | None = None) -> Tensor:
+        """All public samples (N, ...) as this side's model takes them, or another by name."""
+        assert self.public is not None, "the method does not declare that this side needs the public set"
+        return self.public(model or self.model)
+
+    def sampled_public(self, samples: int | None, round: int, model: str | None = None) -> Tensor:
+        """Inputs of the public samples of a round (`sample_public`); all where ``samples`` is None."""
+        inputs = self.public_inputs(model)
+        if samples is None or samples >= len(inputs):
+            return inputs
+        return inputs[sample_public(self.seed, len(inputs), samples, round)]
 
 
 def sample_public(seed: int, population: int, samples: int, round: int) -> Tensor:
-    """Places (n,) of a round's public samples, in order; server and clients draw the same, for no bytes."""
+    """Indices (n,) of a round's public samples, in order; server and clients draw the same, for no bytes."""
     if samples >= population:
         return torch.arange(population)
     order = torch.randperm(population, generator=stream(seed, "public", round=round))
@@ -139,24 +223,35 @@ class Client(Participant):
     """One client in one round, with its private data.
 
     Attributes:
+        data: its private samples as they are, and their labels (n,).
+        private: the same samples as the model of a name takes them; methods ask by `inputs`.
         server_model: name of the server's model.
     """
 
     id: int
     data: Labelled
+    private: Callable[[str], Tensor]
     server_model: str
 
     @property
     def stream_client(self) -> int:
         return self.id
 
+    def inputs(self, model: str | None = None) -> Tensor:
+        """Private samples (n, ...) as this client's model takes them, or another by name."""
+        return self.private(model or self.model)
+
 
 @dataclass(frozen=True)
 class Server(Participant):
-    """The server in one round; ``public_labels`` only for a method that declares it needs them."""
+    """The server in one round; ``public_labels`` (N,) only for a method that declares it needs them."""
 
-    clients: tuple[ClientInfo, ...]
     public_labels: Tensor | None
+
+    @property
+    def clients(self) -> tuple[ClientInfo, ...]:
+        """What it knows of each client."""
+        return self.federation.clients
 
 
 @dataclass(frozen=True)
@@ -167,8 +262,12 @@ class Reply(Generic[Up]):
     message: Up
 
 
-class Method(ABC, Generic[Up, Down]):
-    """Base of all methods; subclasses are final, one file each."""
+class Method(ABC, Generic[Up, Down, ServerStateT, ClientStateT]):
+    """Base of all methods; subclasses are final, one file each.
+
+    Its type arguments are the messages up and down and the states of the server and of a client, as the
+    class attributes name them.
+    """
 
     name: ClassVar[str]
     paper: ClassVar[str]
@@ -177,25 +276,17 @@ class Method(ABC, Generic[Up, Down]):
 
     uplink: ClassVar[type[Message] | None] = None
     downlink: ClassVar[type[Message] | None] = None
-    clients_work: ClassVar[bool] = True
-    clients_need_public: ClassVar[bool] = False
-    server_needs_public: ClassVar[bool] = False
-    needs_public_labels: ClassVar[bool] = False
-    has_server_model: ClassVar[bool] = True
-    has_client_models: ClassVar[bool] = False
-    one_model: ClassVar[bool] = False
-    """All clients and the server must have the same architecture."""
-    one_width: ClassVar[bool] = False
-    """Features of all clients' models must have one length."""
-    server_model_travels: ClassVar[bool] = False
-    """Weights that cross are of the server's architecture, and not of the client's own."""
+    ServerState: ClassVar[type] = NoState
+    ClientState: ClassVar[type] = NoState
+    """Dataclasses; `fedistill.state` says what their fields may be."""
+
+    needs: Needs = Needs()
+    travels: ClassVar[Literal["client", "server"]] = "client"
+    """Whose architecture the weights have that cross, where any do."""
 
     under_skew: ClassVar[tuple[Literal["loss", "aggregation"], ...]] = ()
     """What holds up under strong label skew (`experiment.preflight`): balanced softmax, and prior correction
     where a client labels many samples in each exchange that it has not chosen, so that its prior shows."""
-
-    server_eval_needs_clients: ClassVar[bool] = False
-    """There is no ``server@global`` where clients' models stay at sites."""
 
     codec: ClassVar[Wanted] = "fp32"
     """Where the experiment names none."""
@@ -205,45 +296,47 @@ class Method(ABC, Generic[Up, Down]):
     def __init__(self, settings: Any) -> None:
         self.settings = settings
 
+    @property
+    def clients_work(self) -> bool:
+        """Whether clients do anything at all: they keep something, or send something."""
+        return self.uplink is not None or self.ClientState is not NoState
+
+    @property
+    def has_server_model(self) -> bool:
+        """Whether the server trains `models.server`: whether its state has a ``model``."""
+        return "model" in _fields(self.ServerState)
+
+    @property
+    def has_client_models(self) -> bool:
+        """Whether clients keep models of their own: whether their state has a ``model``."""
+        return "model" in _fields(self.ClientState)
+
     def check(self, federation: FederationInfo) -> None:
         """Refuse, before round 1, what this method cannot do.
 
         Raises:
             Refusal: says what and how to mend it.
         """
-        if (self.clients_need_public or self.server_needs_public) and not federation.public:
+        if self.needs.public and not federation.public:
             raise Refusal(
                 f"method {self.name} needs a public set: set task.public to a number of samples, or to"
                 " another data set"
             )
-        if self.needs_public_labels and not federation.labelled_public:
+        if self.needs.public_labels and not federation.labelled_public:
             raise Refusal(
                 f"method {self.name} needs a public set with labels of the task: hold one out of the"
                 " training data by task.public = NUMBER"
             )
         used = {info.model for info in federation.clients} | {federation.server_model}
-        if self.one_model and len(used) > 1:
+        if self.needs.models == "one architecture" and len(used) > 1:
             first = federation.clients[0].model
             raise Refusal(
                 f"method {self.name} averages weights, so all clients and the server need one architecture,"
                 f" but they have {', '.join(sorted(used))}: give this arm"
                 f' models = {{ clients = ["{first}"], server = "{first}" }}'
             )
-
-        if self.one_width:
-            widths = {info.model: width(info.model, federation.signature) for info in federation.clients}
-            if len(set(widths.values())) > 1:
-                found = ", ".join(f"{name} {length}" for name, length in widths.items())
-                least = min(widths.values())
-                alike = [name if ":" in name else f"{name.partition('@')[0]}@{least}" for name in widths]
-                written = ", ".join(f'"{name}"' for name in alike)
-                own = "; end one's own in a linear layer to that width before the last"
-                raise Refusal(
-                    f"method {self.name} needs features of one length at all clients, but those of their"
-                    f" models are {found}: give this arm models ="
-                    f' {{ clients = [{written}], server = "{alike[0]}" }}'
-                    + (own if any(":" in name for name in alike) else "")
-                )
+        if self.needs.models != "any":
+            _check_width(self.name, federation)
 
     def samples(self, public: int) -> int:
         """Public samples that one message of this method speaks of."""
@@ -251,57 +344,79 @@ class Method(ABC, Generic[Up, Down]):
 
     def message_context(self, federation: FederationInfo, client: int) -> MessageContext:
         """What both sides expect of the messages between the server and this client."""
-        parts = federation.server_parts if self.server_model_travels else federation.clients[client].parts
+        parts = federation.server_parts if self.travels == "server" else federation.clients[client].parts
         samples = self.samples(federation.public)
         return MessageContext(
-            classes=federation.signature.classes,
+            classes=federation.classes,
             parameters=sum(map(math.prod, parts)),
             samples=samples,
             parts=parts,
             population=federation.public,
-            drawn=lambda round: sample_public(federation.seed, federation.public, samples, round).numpy(),
+            sampled=lambda round: sample_public(federation.seed, federation.public, samples, round).numpy(),
             client=client,
             weights=federation.samples,
         )
 
-    def broadcast_group(self, info: ClientInfo) -> Hashable:
-        """Clients with equal audiences get one and the same frame; `send` is asked once for them."""
+    def broadcast_group(self, state: ServerStateT, info: ClientInfo) -> Hashable:
+        """Clients in equal groups get one and the same frame; `send` is asked once for them."""
         return "everyone"
 
     @abstractmethod
-    def start_server(self, server: Server) -> State:
+    def start_server(self, server: Server) -> ServerStateT:
         """State of the server before round 1."""
 
     @abstractmethod
-    def start_client(self, client: Client) -> State:
+    def start_client(self, client: Client) -> ClientStateT:
         """State of a client before the first round in which it takes part."""
 
     @abstractmethod
-    def send(self, state: State, server: Server, client: int) -> Down | None:
-        """Message to a client, and to all of its audience, at the start of a round, or None."""
+    def send(self, state: ServerStateT, server: Server, client: int) -> Down | None:
+        """Message to a client, and to all of its broadcast group, at the start of a round, or None."""
 
     @abstractmethod
-    def client_step(self, state: State, client: Client, received: Down | None) -> tuple[State, Up | None]:
+    def client_step(
+        self, state: ClientStateT, client: Client, received: Down | None
+    ) -> tuple[ClientStateT, Up | None]:
         """What a client does in a round; return its new state and its message."""
 
     @abstractmethod
-    def server_step(self, state: State, server: Server, replies: Iterable[Reply[Up]]) -> State:
+    def server_step(self, state: ServerStateT, server: Server, replies: Iterable[Reply[Up]]) -> ServerStateT:
         """What the server does with the replies, in client order; there may be none."""
 
     def server_net(self, federation: FederationInfo) -> tuple[str, nn.Module] | None:
         """Name and module of a model that the server has in place of `models.server`; most have none.
 
-        Its weights are the entry ``"model"`` of the server's state.
+        Its state is the field ``model`` of the server's state.
         """
         return None
 
     def server_eval_models(
-        self, state: State, server: Server, clients: Callable[[int], State]
-    ) -> Iterator[nn.Module]:
+        self, state: ServerStateT, server: Server, clients: Callable[[int], ClientStateT]
+    ) -> Iterator[tuple[str, nn.Module]]:
         """The models that answer for the server: their mean accuracy is ``server@global``.
 
-        Use each before the next is made. ``clients`` gives a client's state; before its first round, that
-        of `start_client`.
+        Each comes with the name of the model whose inputs it takes. Use one before the next is made.
+        ``clients`` returns a client's state; before its first round, that of `start_client`.
         """
         if self.has_server_model:
-            yield server.load(state["model"])
+            yield server.model, server.load(state.model)  # type: ignore[attr-defined]  # as the field says
+
+
+def _fields(state: type) -> list[str]:
+    return [field.name for field in fields(state)]
+
+
+def _check_width(name: str, federation: FederationInfo) -> None:
+    widths = {info.model: federation.feature_width(info.model) for info in federation.clients}
+    if len(set(widths.values())) == 1:
+        return
+    found = ", ".join(f"{model} {length}" for model, length in widths.items())
+    least = min(widths.values())
+    alike = [model if ":" in model else f"{model.partition('@')[0]}@{least}" for model in widths]
+    written = ", ".join(f'"{model}"' for model in alike)
+    own = "; end one's own in a linear layer to that width before the last"
+    raise Refusal(
+        f"method {name} needs features of one length at all clients, but those of their models are {found}:"
+        f' give this arm models = {{ clients = [{written}], server = "{alike[0]}" }}'
+        + (own if any(":" in model for model in alike) else "")
+    )

@@ -1,80 +1,77 @@
 """The methods by name, and how an arm names one."""
 
+from dataclasses import is_dataclass
+
 from pydantic import ValidationError
 
-from fedistill.communication.messages.base import Message
+from fedistill.communication.messages.base import Message, check_message
 from fedistill.config.messages import explain_errors
+from fedistill.config.plugins import Registry, scan, settings_faults, text_faults
 from fedistill.config.schema import Arm
 from fedistill.errors import ExperimentError, nearest
-from fedistill.methods.base import Method
-from fedistill.methods.classwise.fd import Fd
-from fedistill.methods.classwise.fd_plus import FdPlus
-from fedistill.methods.classwise.fedproto import FedProto
-from fedistill.methods.classwise.fedtgp import FedTgp
-from fedistill.methods.controls.local import Local
-from fedistill.methods.controls.server_alone import ServerAlone
-from fedistill.methods.features.fedgen import FedGen
-from fedistill.methods.features.fedgkt import FedGkt
-from fedistill.methods.labels.cfd import Cfd
-from fedistill.methods.labels.comet import Comet
-from fedistill.methods.labels.dsfl import DsFl
-from fedistill.methods.labels.edge_fd import EdgeFd
-from fedistill.methods.labels.fedgems import FedGems
-from fedistill.methods.labels.fedmd import FedMd
-from fedistill.methods.labels.scarlet import Scarlet
-from fedistill.methods.labels.selective_fd import SelectiveFd
-from fedistill.methods.labels.voting import Voting
-from fedistill.methods.weights.fed_et import FedEt
-from fedistill.methods.weights.fedavg import FedAvg
-from fedistill.methods.weights.feddf import FedDf
-from fedistill.methods.weights.fedkd import FedKd
-from fedistill.methods.weights.fedprox import FedProx
-from fedistill.methods.weights.fml import Fml
+from fedistill.methods.base import AnyState, Method
 
-AnyMethod = Method[Message, Message]
+AnyMethod = Method[Message, Message, AnyState, AnyState]
 
-METHODS: dict[str, type[Method]] = {  # type: ignore[type-arg]  # each has messages of its own
-    method.name: method
-    for method in (
-        Local,
-        ServerAlone,
-        FedAvg,
-        FedProx,
-        Fd,
-        FedMd,
-        DsFl,
-        Cfd,
-        Scarlet,
-        Voting,
-        FedDf,
-        FdPlus,
-        FedProto,
-        FedTgp,
-        FedGen,
-        Fml,
-        FedKd,
-        FedEt,
-        FedGkt,
-        FedGems,
-        Comet,
-        SelectiveFd,
-        EdgeFd,
-    )
-}
+
+def _name(kind: type[AnyMethod]) -> object:
+    return getattr(kind, "name", None)
+
+
+def _faults(kind: type[AnyMethod]) -> list[str]:
+    """What is wrong with what a method declares."""
+    faults = [*text_faults(kind, "name", "paper", "exchanges", "byte_formula")]
+    for way in ("uplink", "downlink"):
+        message = getattr(kind, way, None)
+        if message is None:
+            continue
+        if not (isinstance(message, type) and issubclass(message, Message)):
+            faults.append(
+                f"`{way}` must be a subclass of Message (fedistill.communication.messages.base) or None, but"
+                f" is {message!r}"
+            )
+        elif all("specs" not in vars(one) for one in message.__mro__ if one is not Message):
+            faults.append(f"`{way}`: {message.__name__} does not say by `specs` what its tensors are")
+        else:
+            try:
+                check_message(message)
+            except ExperimentError as error:
+                faults.append(f"`{way}`: {error}")
+    for side in ("ServerState", "ClientState"):
+        state = getattr(kind, side, None)
+        if not (isinstance(state, type) and is_dataclass(state)):
+            faults.append(f"`{side}` must be a dataclass, but is {state!r}")
+    return [*faults, *settings_faults(kind, taken=[*Arm.model_fields], defaults=False)]
+
+
+METHODS: dict[str, type[AnyMethod]] = scan(
+    "fedistill.methods",
+    Method,  # type: ignore[type-abstract]  # what is found is concrete
+    _name,
+    first=("controls", "weights", "classwise", "labels", "features"),
+)
+"""Ours, by family; `registry` has those of installed packages too."""
+
+registry: Registry[AnyMethod] = Registry(
+    "method",
+    Method,  # type: ignore[type-abstract]  # what is found is concrete
+    METHODS,
+    _faults,
+    _name,
+)
 
 
 def create_method(arm: Arm) -> AnyMethod:
     """Return the method of an arm with its settings.
 
     Raises:
-        ExperimentError: the method is unknown, or one of its settings is.
+        ExperimentError: there is no such method, something is wrong with its class or with one of its
+            settings.
     """
-    if arm.method not in METHODS:
-        known = ", ".join(METHODS)
-        raise ExperimentError(
-            f"arm {arm.name!r}: method {arm.method!r} is not one of {known}.{nearest(arm.method, METHODS)}"
-        )
-    method = METHODS[arm.method]
+    try:
+        method = registry.find(arm.method)
+    except ExperimentError as error:
+        raise ExperimentError(f"arm {arm.name!r}: {error}") from None
     own = [*method.Settings.model_fields]
     for key in arm.settings:
         if key not in own:

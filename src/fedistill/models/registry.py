@@ -7,15 +7,19 @@ brought to that width by one more linear layer, for methods that exchange featur
 """
 
 import functools
-import importlib
+import inspect
+from dataclasses import replace
+from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from fedistill.config.plugins import named
 from fedistill.errors import ExperimentError, nearest
-from fedistill.models.signature import Build, Signature
+from fedistill.models.signature import Build, Preprocessing, Signature
 from fedistill.rng import scoped
+from fedistill.training.model_state import local_buffers
 
 FEATURES = "features"
 """Name of the layer whose output is a sample's feature vector."""
@@ -60,10 +64,46 @@ def build_model(name: str, signature: Signature, seed: int, client: int) -> nn.M
     return model
 
 
-@functools.lru_cache(maxsize=32)
 def reusable(name: str, signature: Signature) -> nn.Module:
-    """Return this process's one module of a name, to load weights into; its weights are leftovers."""
-    return build_model(name, signature, seed=0, client=0)
+    """Return this process's one module of a name, to load weights into.
+
+    Its weights are leftovers of earlier use. Buffers that do not travel are those of a fresh build, so that
+    nothing of one client reaches another.
+    """
+    module, fresh = _built(name, signature)
+    with torch.no_grad():
+        for place, buffer in local_buffers(module):
+            if place in fresh and buffer.shape == fresh[place].shape:
+                buffer.copy_(fresh[place])
+    return module
+
+
+@functools.lru_cache(maxsize=32)
+def _built(name: str, signature: Signature) -> tuple[nn.Module, dict[str, Tensor]]:
+    module = build_model(name, signature, seed=0, client=0)
+    return module, {place: buffer.detach().clone() for place, buffer in local_buffers(module)}
+
+
+def preprocessing(name: str) -> Preprocessing:
+    """Return what a model wants done to raw samples: of a function of your own, its attribute.
+
+    Raises:
+        ExperimentError: the function cannot be found, or its ``preprocessing`` is no `Preprocessing`.
+    """
+    if ":" not in name:
+        return Preprocessing()
+    function = _own(name)
+    declared = getattr(function, "preprocessing", Preprocessing())
+    if not isinstance(declared, Preprocessing):
+        raise ExperimentError(
+            f"model {name!r}: its attribute `preprocessing` must be a `Preprocessing` of"
+            f" fedistill.models.signature, but is a {type(declared).__name__}"
+        )
+    if declared.tokenizer is None:
+        return declared
+    # As the code says it: beside the module that names it.
+    folder = Path(inspect.getfile(inspect.unwrap(function))).parent
+    return replace(declared, tokenizer=str(folder / declared.tokenizer))
 
 
 def check_model(name: str, signature: Signature) -> nn.Module:
@@ -147,23 +187,4 @@ def _function(name: str) -> str:
 
 
 def _own(name: str) -> Build:
-    module_name, _, function_name = name.partition(":")
-    if not all(part.isidentifier() for part in module_name.split(".")):
-        raise ExperimentError(
-            f"model {name!r}: write module:function as Python would import them, without a path and"
-            " without .py, for example my_models:small"
-        )
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:  # a module may raise anything while it is run
-        raise ExperimentError(
-            f"model {name!r}: module {module_name!r} cannot be imported ({type(error).__name__}: {error});"
-            " modules are looked up in the current folder and where Python finds packages"
-        ) from None
-    function = getattr(module, function_name, None)
-    if not callable(function):
-        known = [key for key, value in vars(module).items() if callable(value)]
-        raise ExperimentError(
-            f"model {name!r}: {module_name} has no function {function_name!r}.{nearest(function_name, known)}"
-        )
-    return function  # type: ignore[no-any-return]  # its result is checked by `check`
+    return named("model", name, "function")  # type: ignore[no-any-return]  # `build_model` checks its result

@@ -14,7 +14,7 @@ class ResidualSettings(Section):
     width: int = Field(default=256, ge=1, description="units of each layer of the server's net")
     depth: int = Field(default=4, ge=1, description="its residual blocks, of two layers each")
     server_epochs: int = Field(default=5, ge=1, description="of the server's net on the features that came")
-    server_batch_size: int = Field(default=64, ge=1)
+    server_batch_size: int = Field(default=64, ge=1, description="samples in each step")
     optimizer: OptimizerConfig = OptimizerConfig(name="adam", lr=1e-3, weight_decay=1e-4)
 
 

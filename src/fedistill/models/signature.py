@@ -25,4 +25,23 @@ class Signature:
     vocabulary: int
 
 
+@dataclass(frozen=True)
+class Preprocessing:
+    """What a model wants done to raw samples before it sees them; None is what the task does.
+
+    Images are handed over as they are. A model function of your own declares it as its attribute::
+
+        def net(signature): ...
+
+        net.preprocessing = Preprocessing(tokenizer="tokenizer.json", length=64)
+
+    Attributes:
+        tokenizer: path of a tokenizer.json beside the function's module, for texts.
+        length: tokens kept of each text.
+    """
+
+    tokenizer: str | None = None
+    length: int | None = None
+
+
 Build = Callable[[Signature], nn.Module]

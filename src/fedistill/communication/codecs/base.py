@@ -12,7 +12,7 @@ allocate more.
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -77,7 +77,7 @@ class Codec(ABC):
 
     Settings: ClassVar[type[Section]] = NoSettings
 
-    def __init__(self, settings: Any) -> None:
+    def __init__(self, settings: Section) -> None:
         self.settings = settings
 
     @abstractmethod

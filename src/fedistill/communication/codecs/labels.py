@@ -1,7 +1,7 @@
 """Codecs of soft labels: one class of a sample, b bits of each probability, or the likeliest classes."""
 
 from abc import abstractmethod
-from typing import Any
+from typing import Annotated
 
 from pydantic import Field
 
@@ -19,20 +19,22 @@ from fedistill.communication.entropy_coding.symbol_io import SymbolReader, Symbo
 from fedistill.communication.tensor_specs import Content, Floats, SharedKnowledge, TensorSpec
 from fedistill.config.schema import Section
 
-_CODER: Any = Field(
-    default="predictive",
-    description="predictive: from all that both sides know; delta: as CFD's, what has changed; order0: by how"
-    " frequent it is; plain: fixed width",
-)
+_Coder = Annotated[
+    Coder,
+    Field(
+        description="predictive: from all that both sides know; delta: as CFD's, what has changed; order0: by"
+        " how frequent it is; plain: fixed width"
+    ),
+]
 
 
 class OneHotSettings(Section):
-    coder: Coder = _CODER
+    coder: _Coder = "predictive"
 
 
 class SimplexSettings(Section):
     bits: int = Field(default=2, ge=1, le=8, description="b: entries are multiples of 1 / (2**b - 1)")
-    coder: Coder = _CODER
+    coder: _Coder = "predictive"
 
 
 class TopClassesSettings(Section):
@@ -67,7 +69,7 @@ class _LabelCodec(Codec):
 class _Fixed(_LabelCodec):
     """One more coder, ``plain``: a fixed width, without the range coder and without a memory."""
 
-    def __init__(self, settings: Any) -> None:
+    def __init__(self, settings: Section) -> None:
         super().__init__(settings)
         self.remembers = self.coder in ("predictive", "delta")
 

@@ -6,53 +6,66 @@ from typing import Any
 from pydantic import ValidationError
 
 from fedistill.communication.codecs.base import Codec
-from fedistill.communication.codecs.labels import OneHot, Simplex, TopClasses
-from fedistill.communication.codecs.low_rank import LowRank
-from fedistill.communication.codecs.plain import Fp16, Fp32
-from fedistill.communication.codecs.quantize import DAdaQuant, Int8, Qsgd, Sign
-from fedistill.communication.codecs.sparsify import Stc, TopK
+from fedistill.communication.tensor_specs import Content
 from fedistill.config.messages import explain_errors as explain
+from fedistill.config.plugins import Registry, scan, settings_faults, text_faults
 from fedistill.errors import ExperimentError, nearest
 
-CODECS: dict[str, type[Codec]] = {
-    codec.name: codec
-    for codec in (Fp32, Fp16, Int8, OneHot, Simplex, TopClasses, Qsgd, DAdaQuant, Sign, TopK, Stc, LowRank)
-}
+
+def _name(kind: type[Codec]) -> object:
+    return getattr(kind, "name", None)
+
+
+def _faults(kind: type[Codec]) -> list[str]:
+    """What is wrong with what a codec declares."""
+    faults = [*text_faults(kind, "name", "lossiness")]
+    if not isinstance(kind.source, str):
+        faults.append(f"`source` must be a text, but is {kind.source!r}")
+    whole = isinstance(kind.codes, frozenset) and all(isinstance(one, Content) for one in kind.codes)
+    if not (whole and kind.codes):
+        faults.append(f"`codes` must be a frozenset of Content, and not empty, but is {kind.codes!r}")
+    return [*faults, *settings_faults(kind, taken=("name",), defaults=True)]
+
+
+CODECS: dict[str, type[Codec]] = scan(
+    "fedistill.communication.codecs",
+    Codec,  # type: ignore[type-abstract]  # what is found is concrete
+    _name,
+    first=("plain",),
+)
+"""Ours; `registry` has those of installed packages too."""
+
+registry: Registry[Codec] = Registry(
+    "codec",
+    Codec,  # type: ignore[type-abstract]  # what is found is concrete
+    CODECS,
+    _faults,
+    _name,
+)
 
 Wanted = str | Mapping[str, Any]
-"""A codec's name; a table ``{ name, ... }`` with its settings; or ``{ up, down }`` with one of these each."""
+"""A name or ``module:Class``; a table ``{ name, ... }`` with its settings; or ``{ up, down }`` with one of
+these each."""
 
 
 def pair(wanted: Wanted) -> tuple[Codec, Codec]:
     """Return the codecs up and down.
 
     Raises:
-        ExperimentError: there is no such codec, or it has no such setting.
+        ExperimentError: there is no such codec, it has no such setting, or something is wrong with its class.
     """
-    if isinstance(wanted, Mapping) and not wanted.keys() & {"name"}:
-        unknown = [key for key in wanted if key not in ("up", "down")]
-        missing = [key for key in ("up", "down") if key not in wanted]
-        if unknown or missing:
-            raise ExperimentError(
-                f"codec {dict(wanted)!r}: write a name, {{ name = NAME, SETTING = VALUE }}, or"
-                " { up = CODEC, down = CODEC }"
-            )
-        return create_codec(wanted["up"]), create_codec(wanted["down"])
-    return create_codec(wanted), create_codec(wanted)
+    up, down = _by_direction(wanted)
+    return create_codec(up), create_codec(down)
 
 
 def create_codec(wanted: Wanted) -> Codec:
     """Return one codec with its settings.
 
     Raises:
-        ExperimentError: there is no such codec, or it has no such setting.
+        ExperimentError: there is no such codec, it has no such setting, or something is wrong with its class.
     """
-    settings = {"name": wanted} if isinstance(wanted, str) else dict(wanted)
-    name = settings.pop("name", None)
-    if not isinstance(name, str) or name not in CODECS:
-        guess = nearest(str(name), CODECS)
-        raise ExperimentError(f"codec {name!r} is not one of {', '.join(CODECS)}.{guess}")
-    kind = CODECS[name]
+    name, settings = _split(wanted)
+    kind = registry.find(name)
     own = list(kind.Settings.model_fields)
     for key in settings:
         if key not in own:
@@ -67,26 +80,45 @@ def create_codec(wanted: Wanted) -> Codec:
 
 def resolved(wanted: Wanted) -> Wanted:
     """Return the same codecs with all their settings written out."""
-    up, down = (_table(codec) for codec in pair(wanted))
+    up, down = (_table(codec) for codec in _by_direction(wanted))
     return up if up == down else {"up": up, "down": down}
 
 
 def title(wanted: Wanted) -> str:
-    """Name the codecs in a few words: what differs from a codec's defaults is said."""
-    up, down = (_title(codec) for codec in pair(wanted))
+    """Name the codecs briefly, with those settings that differ from a codec's defaults."""
+    up, down = (_title(codec) for codec in _by_direction(wanted))
     return up if up == down else f"up {up}, down {down}"
 
 
-def _table(codec: Codec) -> Wanted:
-    settings: dict[str, Any] = codec.settings.model_dump(exclude_none=True)
-    return {"name": codec.name, **settings} if settings else codec.name
+def _by_direction(wanted: Wanted) -> tuple[Wanted, Wanted]:
+    """What is wanted up and down, each a name or a table ``{ name, ... }``."""
+    if not isinstance(wanted, Mapping) or "name" in wanted:
+        return wanted, wanted
+    if wanted.keys() != {"up", "down"}:
+        raise ExperimentError(
+            f"codec {dict(wanted)!r}: write a name, {{ name = NAME, SETTING = VALUE }}, or"
+            " { up = CODEC, down = CODEC }"
+        )
+    return wanted["up"], wanted["down"]
 
 
-def _title(codec: Codec) -> str:
-    defaults = type(codec.settings)()
+def _split(wanted: Wanted) -> tuple[Any, dict[str, Any]]:
+    """Name, as it was written, and settings."""
+    settings = {"name": wanted} if isinstance(wanted, str) else dict(wanted)
+    return settings.pop("name", None), settings
+
+
+def _table(wanted: Wanted) -> Wanted:
+    name, _ = _split(wanted)
+    settings: dict[str, Any] = create_codec(wanted).settings.model_dump(exclude_none=True)
+    return {"name": name, **settings} if settings else str(name)
+
+
+def _title(wanted: Wanted) -> str:
+    settings = create_codec(wanted).settings
+    defaults = type(settings)()
     changed = [
-        f"{key}={value}"
-        for key, value in codec.settings.model_dump().items()
-        if value != getattr(defaults, key)
+        f"{key}={value}" for key, value in settings.model_dump().items() if value != getattr(defaults, key)
     ]
-    return f"{codec.name}({', '.join(changed)})" if changed else codec.name
+    name, _ = _split(wanted)
+    return f"{name}({', '.join(changed)})" if changed else str(name)

@@ -7,7 +7,6 @@ that of integers, so that both sides come to the same.
 import math
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import torch
@@ -129,7 +128,7 @@ def _tables() -> tuple[Table, Table]:
     return log_odds, back.clip(_LEAST, _ONE - _LEAST)
 
 
-def _log2(values: NDArray[Any]) -> Table:
+def _log2(values: Table) -> Table:
     """Logarithms of integers 1 … 65536, rounded down to parts of 256: by squaring, a bit at a time."""
     whole: Table = np.sum([values >> place > 0 for place in range(1, 17)], axis=0)
     mantissa, result = (values << 30) >> whole, whole

@@ -12,7 +12,6 @@ Tables come from integer recurrences alone, so they are equal on every machine.
 from collections.abc import Iterator
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -224,7 +223,7 @@ class _Gaps:
         """Tokens that the table still holds for."""
         return self._edge - self._seen
 
-    def count(self, tokens: NDArray[Any]) -> None:
+    def count(self, tokens: Integers) -> None:
         self._weights += np.bincount(self._class[tokens], minlength=len(self._weights)) * _TOTAL
         self._seen += len(tokens)
         if not self.room:

@@ -33,7 +33,7 @@ class Encoder:
             return
         symbols = symbols.astype(np.int32, copy=False)
         if frequencies.ndim == 1:
-            self._coder.encode(symbols, _one(frequencies))
+            self._coder.encode(symbols, _Categorical(frequencies.astype(np.float64), perfect=False))
         else:
             self._coder.encode(symbols, _EACH, frequencies.astype(np.float64))
 
@@ -60,7 +60,8 @@ class Decoder:
             return np.zeros(0, np.int32)
         try:
             if count is not None:
-                return self._coder.decode(_one(frequencies), count)  # type: ignore[no-any-return]  # untyped
+                model = _Categorical(frequencies.astype(np.float64), perfect=False)
+                return self._coder.decode(model, count)  # type: ignore[no-any-return]  # it has no types
             each = frequencies.astype(np.float64)
             return self._coder.decode(_EACH, each)  # type: ignore[no-any-return]  # constriction has no types
         except AssertionError:  # how constriction says so
@@ -86,7 +87,3 @@ def ideal_bits(symbols: Integers, frequencies: Integers) -> float:
     # The coder's own precision: no symbol is dearer than 24 bits.
     shares = np.maximum(shares, 2.0**-24)
     return float(-np.log2(shares).sum())
-
-
-def _one(frequencies: Integers) -> Any:
-    return _Categorical(frequencies.astype(np.float64), perfect=False)

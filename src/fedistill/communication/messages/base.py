@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedistill.communication.kinds import Kind
+from fedistill.communication.kinds import CUSTOM, Kind
 from fedistill.communication.messages.integer_arrays import IntegerArray
 from fedistill.communication.tensor_specs import Classes, Content, TensorSpec
+from fedistill.errors import ExperimentError, nearest
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class MessageContext:
         samples: n, the public samples that a message speaks of (0: none), or may at most speak of.
         parts: shapes of the tensors that the travelling weights are made of.
         population: N, the samples of the public set.
-        drawn: from a round to the (n,) places of its public samples.
+        sampled: from a round to the (n,) places of its public samples.
         since: from two turns to the places of the samples whose label came after the first, and by the
             second.
         width: d, the length of a feature vector.
@@ -43,7 +44,7 @@ class MessageContext:
     samples: int = 0
     parts: tuple[tuple[int, ...], ...] = ()
     population: int = 0
-    drawn: Callable[[int], Classes] | None = None
+    sampled: Callable[[int], Classes] | None = None
     since: Callable[[int, int], Classes] | None = None
     width: int = 0
     generator: tuple[tuple[int, ...], ...] = ()
@@ -60,11 +61,20 @@ Numbers = Mapping[str, Any]
 class Message:
     """Base of all messages; subclasses are frozen dataclasses and final."""
 
-    kind: ClassVar[Kind]
+    kind: ClassVar[int]
+    """A member of `Kind`; for a message of another package, a number from 64 to 127."""
     caches: ClassVar[bool] = False
     """Speaks of all public samples, and only rows that the receiver does not hold are sent."""
     varies: ClassVar[bool] = False
     """How much is said is the sender's choice; `longest` is the most."""
+
+    once: ClassVar[frozenset[str]] = frozenset()
+    """Tensors and integer arrays that are sent only until the receiver is known to have them.
+
+    The message always has the full value, at the sender and at the receiver. What crosses is the value's
+    bytes where the receiver does not hold the same ones yet, else a mark of one byte. Such a tensor is coded
+    on its own, without regard to earlier messages, so that equal values have equal bytes under every codec.
+    """
 
     @classmethod
     def specs(cls, context: MessageContext, numbers: Numbers) -> dict[str, TensorSpec]:
@@ -102,7 +112,7 @@ class Message:
 
     @classmethod
     def number_names(cls) -> list[str]:
-        return [field.name for field in fields(cls) if field.type is int]
+        return [field.name for field in fields(cls) if field.type in (int, "int")]
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors, and the arrays of whole numbers."""
@@ -111,6 +121,31 @@ class Message:
 
     def numbers(self) -> dict[str, int]:
         return {name: getattr(self, name) for name in self.number_names()}
+
+
+def check_message(message: type[Message]) -> None:
+    """Refuse a class of messages that could not be sent.
+
+    Raises:
+        ExperimentError: its kind, or a field that it declares to be sent once, is not one that it may have.
+    """
+    where = f"message {message.__module__}:{message.__qualname__}"
+    kind = getattr(message, "kind", None)
+    if not isinstance(kind, Kind) and (type(kind) is not int or kind not in CUSTOM):
+        raise ExperimentError(
+            f"{where}: kind is {kind!r}; write a number from {CUSTOM[0]} to {CUSTOM[-1]}, for example"
+            f" `kind = {CUSTOM[0]}` (fedistill's own messages have a member of Kind)"
+        )
+    numbers = message.number_names()
+    may = [name for name in message.names() if name not in numbers]
+    for name in sorted(message.once):
+        if name not in may:
+            raise ExperimentError(
+                f"{where}: once names {name!r}, which is no tensor of it.{nearest(name, may)}"
+                f" Tensors: {', '.join(may) or 'none'}"
+            )
+    if message.once and message.caches:
+        raise ExperimentError(f"{where}: a message that caches has no field that is sent once")
 
 
 def contents(kind: type[Message]) -> set[Content]:
@@ -125,7 +160,7 @@ def example_message(kind: type[Message], context: MessageContext) -> Message:
     generator = torch.Generator().manual_seed(0)
     numbers = {"held": 0, **kind.longest(context)}
     integer_arrays = {name: whole.example() for name, whole in kind.integer_arrays(context, numbers).items()}
-    values: dict[str, Any] = {name: numbers[name] for name in kind.number_names()}
+    values: dict[str, int | Tensor] = {name: numbers[name] for name in kind.number_names()}
     values |= {name: torch.from_numpy(whole) for name, whole in integer_arrays.items()}
     for name, spec in kind.specs(context, {**numbers, **integer_arrays}).items():
         rows = context.population if kind.caches else spec.shape[0]

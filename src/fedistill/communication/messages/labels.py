@@ -12,11 +12,11 @@ from fedistill.communication.tensor_specs import Classes, Content, TensorSpec
 
 @dataclass(frozen=True)
 class Logits(Message):
-    """Class scores before the softmax on the public samples of round ``drawn``, (n, C)."""
+    """Class scores before the softmax on the public samples of round ``sampled_round``, (n, C)."""
 
     kind = Kind.LOGITS
     scores: Tensor
-    drawn: int
+    sampled_round: int
 
     @classmethod
     def specs(cls, context: MessageContext, numbers: Numbers) -> dict[str, TensorSpec]:
@@ -25,11 +25,11 @@ class Logits(Message):
 
 @dataclass(frozen=True)
 class SoftLabels(Message):
-    """Class probabilities on the public samples of round ``drawn``, (n, C)."""
+    """Class probabilities on the public samples of round ``sampled_round``, (n, C)."""
 
     kind = Kind.SOFT_LABELS
     probs: Tensor
-    drawn: int
+    sampled_round: int
 
     @classmethod
     def specs(cls, context: MessageContext, numbers: Numbers) -> dict[str, TensorSpec]:
@@ -38,11 +38,11 @@ class SoftLabels(Message):
 
 @dataclass(frozen=True)
 class Votes(Message):
-    """One class for each public sample of round ``drawn``, as one-hot rows (n, C)."""
+    """One class for each public sample of round ``sampled_round``, as one-hot rows (n, C)."""
 
     kind = Kind.VOTES
     probs: Tensor
-    drawn: int
+    sampled_round: int
 
     @classmethod
     def specs(cls, context: MessageContext, numbers: Numbers) -> dict[str, TensorSpec]:
@@ -51,7 +51,7 @@ class Votes(Message):
 
 @dataclass(frozen=True)
 class ChosenLabels(Message):
-    """Class probabilities (k, C) on those public samples of round ``drawn`` that the sender chose.
+    """Class probabilities (k, C) on those public samples of round ``sampled_round`` that the sender chose.
 
     ``places`` (k,) are theirs among the n samples of that round, in order; ``chosen`` is k.
     """
@@ -60,7 +60,7 @@ class ChosenLabels(Message):
     varies = True
     probs: Tensor
     places: Tensor
-    drawn: int
+    sampled_round: int
     chosen: int
 
     @classmethod
@@ -73,7 +73,7 @@ class ChosenLabels(Message):
 
     @classmethod
     def longest(cls, context: MessageContext) -> Numbers:
-        return {"drawn": 1, "chosen": context.samples}
+        return {"sampled_round": 1, "chosen": context.samples}
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class DueLabels(Message):
 
 
 def _of_public(content: Content, context: MessageContext, numbers: Numbers) -> TensorSpec:
-    rows = None if context.drawn is None else context.drawn(numbers["drawn"])
+    rows = None if context.sampled is None else context.sampled(numbers["sampled_round"])
     population = context.population if rows is not None else 0
     return TensorSpec(content, (context.samples, context.classes), rows=rows, population=population)
 

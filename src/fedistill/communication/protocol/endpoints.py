@@ -11,7 +11,7 @@ anew when it takes part again.
 from collections.abc import Callable, Hashable, Mapping
 from typing import TypeVar
 
-from fedistill.communication.kinds import Kind
+from fedistill.communication.kinds import Kind, kind_label
 from fedistill.communication.messages.base import Message, MessageContext
 from fedistill.communication.protocol import frame as frames
 from fedistill.communication.protocol.frame import EVERYONE, Frame
@@ -23,7 +23,7 @@ from fedistill.rng import SERVER
 from fedistill.state import State
 
 M = TypeVar("M", bound=Message)
-_SHARED = ("down", "reference", "told", "cache")
+_SHARED = ("down", "reference", "told", "cache", "once-down")
 """Parts of the memory that a message down changes."""
 
 
@@ -64,7 +64,7 @@ class ServerEndpoint:
             )
             self._written[key] = written
         # What a client said itself stays its own, even where the coding was shared.
-        shared = {name: part for name, part in written.memory.parts.items() if name in _SHARED}
+        shared = {name: part for name, part in written.shared.parts.items() if name in _SHARED}
         self._open[client] = (SharedState(before.version, {**before.parts, **shared}), written.weights)
         peer = client + 1 if broadcast_group == client else EVERYONE
         frame = Frame(message.kind, self._round, peer, written.sections, before.state_id, self._local)
@@ -81,7 +81,7 @@ class ServerEndpoint:
         _check(frame, self._round, client)
         if frame.local != 1:
             raise FrameError("a reply asks for local training")
-        if frame.kind is Kind.REFRESH:
+        if frame.kind == Kind.REFRESH:
             if frame.sections:
                 raise FrameError("a refresh frame has sections")
             self.shared_states[client] = EMPTY
@@ -96,7 +96,7 @@ class ServerEndpoint:
                 f" {memory.state_id or 'nothing'} is held"
             )
         read = self._coder.read("up", expected, frame.sections, context, memory, sent=sent, round=self._round)
-        self.shared_states[client] = read.memory
+        self.shared_states[client] = read.shared
         return read.message
 
     def _memory(self, client: int) -> SharedState:
@@ -131,7 +131,7 @@ class ClientEndpoint:
         read = self._coder.read(
             "down", expected, frame.sections, context, memory, sent=None, round=self._round
         )
-        self._memory, self._sent = read.memory, read.weights
+        self._memory, self._sent = read.shared, read.weights
         return read.message
 
     def reply(self, message: Message, context: MessageContext) -> bytes:
@@ -146,7 +146,7 @@ class ClientEndpoint:
             round=self._round,
             client=self._client,
         )
-        self._after = (written.memory, written.own)
+        self._after = (written.shared, written.own)
         frame = Frame(message.kind, self._round, self._client + 1, written.sections, self._memory.state_id)
         return frames.encode(frame)
 
@@ -180,5 +180,6 @@ def _check(frame: Frame, round: int, client: int) -> None:
 
 
 def _check_kind(frame: Frame, expected: type[Message]) -> None:
-    if frame.kind is not expected.kind:
-        raise FrameError(f"a frame of {frame.kind.label} came where {expected.kind.label} belong")
+    if frame.kind != expected.kind:
+        came, belongs = kind_label(frame.kind), kind_label(expected.kind)
+        raise FrameError(f"a frame of {came} came where {belongs} belong")

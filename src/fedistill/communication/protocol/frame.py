@@ -17,7 +17,7 @@ expects, and a frame that differs is refused.
 import zlib
 from dataclasses import dataclass
 
-from fedistill.communication.kinds import Kind
+from fedistill.communication.kinds import kind_of
 from fedistill.communication.varint import read_varint, varint
 from fedistill.errors import FrameError
 
@@ -46,13 +46,14 @@ class Frame:
     """A decoded frame.
 
     Attributes:
+        kind: a member of `Kind`, or a number that `CUSTOM` has for messages of other packages.
         round: counts from 1; 0 is set-up.
         peer: 0 for everyone, else client + 1.
         state_id: None where the message was coded against nothing.
         local: rounds of local training that the server asks for.
     """
 
-    kind: Kind
+    kind: int
     round: int
     peer: int
     sections: tuple[bytes, ...]
@@ -97,7 +98,7 @@ def decode(data: bytes) -> Frame:
     if zlib.crc32(body) != int.from_bytes(data[-_CHECKSUM:], "little"):
         raise FrameError("frame is damaged: its checksum differs")
     try:
-        kind = Kind(data[3] & ~_ASKS)
+        kind = kind_of(data[3] & ~_ASKS)
     except ValueError:
         raise FrameError(f"frame kind {data[3] & ~_ASKS} is unknown") from None
     local, at = read_varint(body, 4) if data[3] & _ASKS else (1, 4)

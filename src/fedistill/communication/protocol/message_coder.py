@@ -1,16 +1,17 @@
-"""The two codecs of an arm at work on whole messages, and what each message adds to the memory."""
+"""The two codecs of an arm at work on whole messages, and what each message adds to the shared state."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fedistill.communication.codecs.base import Codec, Sender
-from fedistill.communication.messages.base import Message, MessageContext, example_message
+from fedistill.communication.kinds import Direction
+from fedistill.communication.messages.base import Message, MessageContext, check_message, example_message
 from fedistill.communication.protocol import frame as frames
 from fedistill.communication.protocol.shared_state import EMPTY, SharedState, StatePart
 from fedistill.communication.tensor_specs import Classes, Content, Floats, SharedKnowledge, TensorSpec
@@ -20,7 +21,6 @@ from fedistill.rng import numpy_stream
 from fedistill.state import State
 
 M = TypeVar("M", bound=Message)
-Direction = Literal["up", "down"]
 Sections = tuple[bytes, ...]
 
 
@@ -29,37 +29,49 @@ class EncodedMessage:
     """A coded message.
 
     Attributes:
-        memory: what both sides remember once it has arrived.
+        shared: the state that both sides share once the message has arrived.
         own: what the sender alone keeps.
-        weights: the weights (P,) that the receiver will have; None where nobody asks.
+        weights: the weights (P,) that the receiver will have, or None where nothing depends on them.
     """
 
     sections: Sections
-    memory: SharedState
+    shared: SharedState
     own: State
     weights: Floats | None = None
 
 
 @dataclass(frozen=True)
 class DecodedMessage(Generic[M]):
-    """A message that came, what both sides remember from now on, and its weights (P,), if it has any."""
+    """A decoded message, the state that both sides share from now on, and its weights (P,), if it has any."""
 
     message: M
-    memory: SharedState
+    shared: SharedState
     weights: Floats | None
 
 
 class MessageCoder:
     """The codecs up and down of an arm; one object serves all clients."""
 
-    def __init__(self, up: Codec, down: Codec, seed: int, caches: bool = False) -> None:
-        """``caches``: messages down are those of `Message.caches`."""
+    def __init__(self, up: Codec, down: Codec, seed: int, messages: Collection[type[Message]] = ()) -> None:
+        """Check the messages that will cross, and find out whether both sides share a state.
+
+        Args:
+            up, down: the codecs of the two directions.
+            seed: of all random streams.
+            messages: the classes of the messages that will cross, up or down.
+
+        Raises:
+            ExperimentError: one of these classes could not be sent.
+        """
+        for message in messages:
+            check_message(message)
         self.up, self.down, self._seed = up, down, seed
-        self.remembers = up.remembers or down.remembers or up.keeps or down.relative or caches
-        """Whether there is anything to remember; if not, no frame has a base."""
+        stateful = any(message.caches or message.once for message in messages)
+        self.remembers = up.remembers or down.remembers or up.keeps or down.relative or stateful
+        """Whether both sides share a state; if not, no frame names one."""
 
     def start(self, weights: Tensor | None) -> SharedState:
-        """What both sides know before round 1: the initial weights of the model that travels."""
+        """Return what both sides know before round 1: the initial weights of the model that travels."""
         if weights is None or not self.down.relative:
             return EMPTY
         return SharedState(0, {"reference": StatePart({"weights": weights})})
@@ -69,7 +81,7 @@ class MessageCoder:
         way: Direction,
         message: Message,
         context: MessageContext,
-        memory: SharedState,
+        shared: SharedState,
         *,
         sent: Floats | None,
         own: State | None,
@@ -79,37 +91,43 @@ class MessageCoder:
         """Code a message.
 
         Args:
-            sent: uplink: the weights (P,) that came down in this round, if any did.
+            sent: on the uplink, the weights (P,) that came down in this round, or None if none did.
             own: what `EncodedMessage` said to keep; None on the downlink, where nothing is kept.
-            round, client: they name the random stream.
+            round, client: name the random stream.
         """
         codec = self._codec(way)
         kept: State = {}
-        numbers: dict[str, Any] = {**message.numbers(), **_held(memory)}
+        known_numbers = {**message.numbers(), **_held_turn(shared)}
         tensors = message.tensors()
         payloads = {name: varint(number) for name, number in message.numbers().items()}
-        for name, whole in type(message).integer_arrays(context, numbers).items():
-            numbers[name] = tensors[name].numpy()
-            payloads[name] = whole.write(numbers[name])
-        for name, spec in type(message).specs(context, numbers).items():
-            random = numpy_stream(self._seed, f"code {way} {name}", client, round)
+        arrays: dict[str, Classes] = {}
+        for name, expected in type(message).integer_arrays(context, known_numbers).items():
+            arrays[name] = tensors[name].numpy()
+            payloads[name] = expected.write(arrays[name])
+        for name, spec in type(message).specs(context, {**known_numbers, **arrays}).items():
+            once = name in message.once
+            random = numpy_stream(self._seed, f"code {way} {name}", client, _NO_ROUND if once else round)
             sender = Sender(None, random)
-            if own is not None:
+            if own is not None and not once:
                 weight = context.weights[context.client] if context.weights else 1.0
                 sender = Sender(own.get(name, {}), random, weight, context.weights or (1.0,))
             values = tensors[name].detach().to(torch.float32).contiguous().numpy()
             if message.caches:
                 values = values[spec.rows]
-            encoded = codec.encode(values, spec, self._known(way, name, spec, memory, sent), sender)
+            known = SharedKnowledge() if once else self._known(way, name, spec, shared, sent)
+            encoded = codec.encode(values, spec, known, sender)
             payloads[name] = encoded.payload
             if encoded.own:
                 kept[name] = encoded.own
+        held = _held_payloads(shared, way)
+        for name in message.once:
+            payloads[name] = _AS_HELD if payloads[name] == held.get(name) else _ANEW + payloads[name]
         sections = tuple(payloads[name] for name in message.names())
-        if not self._reads_back(way):
-            return EncodedMessage(sections, self._counted(way, memory), kept)
-        # The sender reads what it wrote, so that it remembers what the receiver got, not what it meant.
-        read = self.read(way, type(message), sections, context, memory, sent=sent, round=round)
-        return EncodedMessage(sections, read.memory, kept, read.weights)
+        if not self._reads_back(way, message):
+            return EncodedMessage(sections, self._counted(way, shared), kept)
+        # The sender reads what it wrote: both sides share what the receiver got, not what the sender meant.
+        read = self.read(way, type(message), sections, context, shared, sent=sent, round=round)
+        return EncodedMessage(sections, read.shared, kept, read.weights)
 
     def read(
         self,
@@ -117,7 +135,7 @@ class MessageCoder:
         expected: type[M],
         sections: Sections,
         context: MessageContext,
-        memory: SharedState,
+        shared: SharedState,
         *,
         sent: Floats | None,
         round: int,
@@ -125,87 +143,98 @@ class MessageCoder:
         """Read the message that the receiver expects.
 
         Raises:
-            FrameError: it has other sections, or holds tensors of another size.
+            FrameError: it has other sections, or tensors of another size.
         """
         names = expected.names()
         if len(sections) != len(names):
             raise FrameError(f"frame has {len(sections)} sections, not {len(names)} ({', '.join(names)})")
         payloads = dict(zip(names, sections, strict=True))
-        values: dict[str, Any] = {name: _number(name, payloads[name]) for name in expected.number_names()}
-        for name, number in values.items():
-            if name in ("drawn", "turn") and number > round:
+        held = _held_payloads(shared, way)
+        once = [name for name in names if name in expected.once]
+        for name in once:
+            with _section(name):
+                payloads[name] = _payload(payloads[name], held.get(name))
+        numbers = {name: _number(name, payloads[name]) for name in expected.number_names()}
+        for name, number in numbers.items():
+            if name in ("sampled_round", "turn") and number > round:
                 raise FrameError(f"public samples of {name} {number} came in round {round}")
-        numbers = {**values, **_held(memory)}
-        for name, whole in expected.integer_arrays(context, numbers).items():
+        known_numbers = {**numbers, **_held_turn(shared)}
+        arrays: dict[str, Classes] = {}
+        for name, array in expected.integer_arrays(context, known_numbers).items():
             with _section(name):
-                numbers[name] = whole.read(payloads[name])
-            values[name] = torch.from_numpy(numbers[name])
+                arrays[name] = array.read(payloads[name])
+        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
         codec = self._codec(way)
-        memories: State = {}
-        parts = dict(memory.parts)
+        codec_states: State = {}
+        parts = dict(shared.parts)
         weights = None
-        for name, spec in expected.specs(context, numbers).items():
+        for name, spec in expected.specs(context, {**known_numbers, **arrays}).items():
+            known = SharedKnowledge() if name in once else self._known(way, name, spec, shared, sent)
             with _section(name):
-                decoded = codec.decode(payloads[name], spec, self._known(way, name, spec, memory, sent))
-            values[name] = torch.from_numpy(decoded.values)
-            memories[name] = decoded.memory
+                decoded = codec.decode(payloads[name], spec, known)
+            tensors[name] = torch.from_numpy(decoded.values)
+            if name in once:
+                continue
+            codec_states[name] = decoded.memory
             if expected.caches:
-                parts["cache"] = _with_rows(memory.value("cache"), spec, values[name], numbers["turn"])
-                values[name] = parts["cache"].value["probs"]
+                parts["cache"] = _with_rows(shared.value("cache"), spec, tensors[name], numbers["turn"])
+                tensors[name] = parts["cache"].value["probs"]
             if spec.content is Content.WEIGHTS:
                 weights = decoded.values
             other = self._codec("down" if way == "up" else "up")
             if spec.rows is not None and other.remembers:
-                table = _TABLES[way]
-                parts[table] = _with_classes(memory.value(table), spec, decoded.values)
+                table = _LAST_LABELS[way]
+                parts[table] = _with_classes(shared.value(table), spec, decoded.values)
         if codec.remembers:
-            parts[way] = StatePart(memories)
+            parts[way] = StatePart(codec_states)
+        if any(payloads[name] != held.get(name) for name in once):
+            parts[_SENT_ONCE[way]] = StatePart({name: _bytes_tensor(payloads[name]) for name in once})
         if way == "down" and codec.relative and weights is not None:
             parts["reference"] = StatePart({"weights": torch.from_numpy(weights)})
-        after = self._counted(way, SharedState(memory.version, parts))
-        return DecodedMessage(expected(**values), after, weights)
+        after = self._counted(way, SharedState(shared.version, parts))
+        return DecodedMessage(expected(**numbers, **tensors), after, weights)
 
     def length(self, way: Direction, kind: type[Message], context: MessageContext) -> int:
-        """Bytes of a frame with random numbers in it: exact for codecs of fixed width, else the most."""
+        """Foretell the bytes of a first frame: exactly for codecs of fixed width, else for random numbers."""
         sent = np.zeros(context.parameters, np.float32)
-        memory = self.start(torch.from_numpy(sent))
+        shared = self.start(torch.from_numpy(sent))
         message = example_message(kind, context)
-        written = self.write(way, message, context, memory, sent=sent, own={}, round=1, client=0)
+        written = self.write(way, message, context, shared, sent=sent, own={}, round=1, client=0)
         state_id = frames.StateId(1, bytes(4)) if self.remembers else None
         return len(frames.encode(frames.Frame(kind.kind, 1, 1, written.sections, state_id)))
 
     def _codec(self, way: Direction) -> Codec:
         return self.up if way == "up" else self.down
 
-    def _reads_back(self, way: Direction) -> bool:
+    def _reads_back(self, way: Direction, message: Message) -> bool:
         if way == "up":
-            return self.up.remembers or self.down.remembers
+            return self.up.remembers or self.down.remembers or bool(message.once)
         return self.remembers or self.up.relative
 
-    def _counted(self, way: Direction, memory: SharedState) -> SharedState:
-        """A message up ends an exchange."""
+    def _counted(self, way: Direction, shared: SharedState) -> SharedState:
+        """Count an exchange, which a message up ends."""
         if not self.remembers:
             return EMPTY
-        return SharedState(memory.version + (way == "up"), memory.parts)
+        return SharedState(shared.version + (way == "up"), shared.parts)
 
     def _known(
-        self, way: Direction, name: str, spec: TensorSpec, memory: SharedState, sent: Floats | None
+        self, way: Direction, name: str, spec: TensorSpec, shared: SharedState, sent: Floats | None
     ) -> SharedKnowledge:
         codec = self._codec(way)
         reference = sent
         if way == "down":
-            held = memory.value("reference")
+            held = shared.value("reference")
             reference = held["weights"].numpy() if held else None
         return SharedKnowledge(
-            memory=memory.value(way).get(name, {}) if codec.remembers else {},
+            memory=shared.value(way).get(name, {}) if codec.remembers else {},
             reference=reference if codec.relative else None,
-            other_labels=_classes(memory.value(_TABLES["down" if way == "up" else "up"]), spec),
+            other_labels=_last_labels(shared.value(_LAST_LABELS["down" if way == "up" else "up"]), spec),
         )
 
 
-def _held(memory: SharedState) -> dict[str, int]:
-    """The turn that the cache of a memory is of."""
-    return {"held": memory.value("cache").get("turn", 0)}
+def _held_turn(shared: SharedState) -> dict[str, int]:
+    """The turn that the labels in the cache are of."""
+    return {"held": shared.value("cache").get("turn", 0)}
 
 
 def _with_rows(cache: State, spec: TensorSpec, probs: Tensor, turn: int) -> StatePart:
@@ -215,12 +244,38 @@ def _with_rows(cache: State, spec: TensorSpec, probs: Tensor, turn: int) -> Stat
     return StatePart({"probs": whole, "turn": turn})
 
 
-_TABLES = {"down": "told", "up": "said"}
+_SENT_ONCE = {"down": "once-down", "up": "once-up"}
+_AS_HELD, _ANEW = b"\0", b"\1"
+_NO_ROUND = 0
+"""Stands for the round where every round must draw the same, so that equal values have equal bytes."""
+
+
+def _held_payloads(shared: SharedState, way: Direction) -> dict[str, bytes]:
+    """Return the payloads of the fields that are sent once, as they came last."""
+    return {name: payload.numpy().tobytes() for name, payload in shared.value(_SENT_ONCE[way]).items()}
+
+
+def _payload(section: bytes, held: bytes | None) -> bytes:
+    """Return the payload of a field that is sent once: what came, or what is held."""
+    if section[:1] == _ANEW:
+        return section[1:]
+    if section != _AS_HELD:
+        raise FrameError("it neither brings a value nor says that the value is held")
+    if held is None:
+        raise FrameError("it says that its value is held, but none is")
+    return held
+
+
+def _bytes_tensor(payload: bytes) -> Tensor:
+    return torch.from_numpy(np.frombuffer(payload, np.uint8).copy())
+
+
+_LAST_LABELS = {"down": "told", "up": "said"}
 _UNKNOWN = -1
 
 
-def _classes(table: State, spec: TensorSpec) -> Classes | None:
-    """The class last named for each row of a tensor."""
+def _last_labels(table: State, spec: TensorSpec) -> Classes | None:
+    """Return the class that was last sent for each row of a tensor, or None if none was."""
     if not table or spec.rows is None:
         return None
     classes: Classes = table["classes"].numpy()[spec.rows].astype(np.int64)

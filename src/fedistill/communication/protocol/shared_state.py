@@ -34,8 +34,9 @@ class SharedState:
         version: how many exchanges it holds.
         parts: ``up`` and ``down``: the codecs' own memories; ``reference``: the weights that the client
             last decoded; ``told`` and ``said``: the class last named for each public sample, downlink
-            and uplink; ``cache``: labels of public samples, and the turn that they are of. Each is
-            there only where something in the arm looks at it.
+            and uplink; ``cache``: labels of public samples, and the turn that they are of; ``once-up`` and
+            ``once-down``: payloads of the fields in `Message.once`, as they came last. Each is there only
+            where something in the arm looks at it.
     """
 
     version: int = 0

@@ -8,16 +8,15 @@ from pydantic import Field
 from fedistill.communication.messages.classwise import ClassOutputs
 from fedistill.config.schema import Section
 from fedistill.methods.base import Client, ClientInfo, Method, Reply, Server
-from fedistill.methods.shared.class_outputs import mean_of_others, pooled, train_following
-from fedistill.methods.shared.own_model import initial_state, restore, state_of
-from fedistill.state import State
+from fedistill.methods.shared.class_outputs import ClassTables, train_following
+from fedistill.methods.shared.own_model import Learner
 
 
 class FdSettings(Section):
     gamma: float = Field(default=0.1, ge=0, description="weight of the distillation term")
 
 
-class Fd(Method[ClassOutputs, ClassOutputs]):
+class Fd(Method[ClassOutputs, ClassOutputs, ClassTables, Learner]):
     """Clients share the mean softmax output of each class and follow the mean of all others.
 
     Local loss: ``CE(F(x), y) + gamma * CE(F(x), G_y)``, G_y being the mean over the other clients of
@@ -35,33 +34,34 @@ class Fd(Method[ClassOutputs, ClassOutputs]):
     byte_formula = "up = down = bC²/8"
     uplink = ClassOutputs
     downlink = ClassOutputs
-    has_server_model = False
-    has_client_models = True
+    ServerState = ClassTables
+    ClientState = Learner
     Settings = FdSettings
     settings: FdSettings
 
-    def broadcast_group(self, info: ClientInfo) -> int:
+    def broadcast_group(self, state: ClassTables, info: ClientInfo) -> int:
         return info.id
 
-    def start_server(self, server: Server) -> State:
-        return {"outputs": {}}
+    def start_server(self, server: Server) -> ClassTables:
+        return ClassTables()
 
-    def start_client(self, client: Client) -> State:
-        return initial_state(client)
+    def start_client(self, client: Client) -> Learner:
+        return Learner(client.initial_model())
 
-    def send(self, state: State, server: Server, client: int) -> ClassOutputs | None:
-        means = mean_of_others(state, client)
+    def send(self, state: ClassTables, server: Server, client: int) -> ClassOutputs | None:
+        means = state.mean_of_others(client)
         return None if means is None else ClassOutputs(means)
 
     def client_step(
-        self, state: State, client: Client, received: ClassOutputs | None
-    ) -> tuple[State, ClassOutputs]:
-        model, optimizer = restore(state, client)
-        classes = client.signature.classes
-        targets = torch.zeros(classes, classes) if received is None else received.means
+        self, state: Learner, client: Client, received: ClassOutputs | None
+    ) -> tuple[Learner, ClassOutputs]:
+        model, optimizer = state.restore(client)
+        targets = torch.zeros(client.classes, client.classes) if received is None else received.means
         means = train_following(model, optimizer, client, targets, self.settings.gamma)
-        return state_of(model, optimizer), ClassOutputs(means)
+        return state.after(model, optimizer), ClassOutputs(means)
 
-    def server_step(self, state: State, server: Server, replies: Iterable[Reply[ClassOutputs]]) -> State:
-        outputs = {str(reply.client): reply.message.means for reply in replies}
-        return pooled(outputs) if outputs else state
+    def server_step(
+        self, state: ClassTables, server: Server, replies: Iterable[Reply[ClassOutputs]]
+    ) -> ClassTables:
+        tables = {reply.client: reply.message.means for reply in replies}
+        return ClassTables.of(tables) if tables else state

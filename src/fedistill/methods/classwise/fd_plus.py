@@ -1,6 +1,7 @@
 """FD+: class outputs as in FD, and averaged weights."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 
 import torch
 from pydantic import Field
@@ -9,10 +10,9 @@ from torch import Tensor
 from fedistill.aggregation.functional import weighted_mean
 from fedistill.communication.messages.classwise import WeightsAndOutputs
 from fedistill.config.schema import Section
-from fedistill.methods.base import Client, ClientInfo, Method, Reply, Server
-from fedistill.methods.shared.class_outputs import mean_of_others, pooled, train_following
-from fedistill.state import State
-from fedistill.training.model_state import flatten
+from fedistill.methods.base import Client, ClientInfo, Method, Needs, NoState, Reply, Server
+from fedistill.methods.shared.class_outputs import ClassTables, train_following
+from fedistill.training.model_state import ModelState, flatten
 from fedistill.training.optimizers import make_optimizer
 
 
@@ -20,7 +20,16 @@ class FdPlusSettings(Section):
     gamma: float = Field(default=0.1, ge=0, description="weight of the distillation term")
 
 
-class FdPlus(Method[WeightsAndOutputs, WeightsAndOutputs]):
+@dataclass(frozen=True)
+class FdPlusServer:
+    """The averaged model, the samples behind it, and clients' class outputs."""
+
+    model: ModelState
+    outputs: ClassTables = field(default_factory=ClassTables)
+    samples: int = 0
+
+
+class FdPlus(Method[WeightsAndOutputs, WeightsAndOutputs, FdPlusServer, NoState]):
     """FedAvg, whose clients also follow the other clients' mean softmax output of each class, as in `fd`.
 
     Known as FedDistill+ from the table of FedGen. Local loss, from the averaged weights on: ``CE(F(x), y)
@@ -40,44 +49,49 @@ class FdPlus(Method[WeightsAndOutputs, WeightsAndOutputs]):
     byte_formula = "up = down = b(|θ|+C²)/8"
     uplink = WeightsAndOutputs
     downlink = WeightsAndOutputs
-    one_model = True
+    ServerState = FdPlusServer
+    needs = Needs(models="one architecture")
     Settings = FdPlusSettings
     settings: FdPlusSettings
 
-    def broadcast_group(self, info: ClientInfo) -> int:
+    def broadcast_group(self, state: FdPlusServer, info: ClientInfo) -> int:
         return info.id
 
-    def start_server(self, server: Server) -> State:
-        return {"model": server.initial_weights(), "outputs": {}, "samples": 0}
+    def start_server(self, server: Server) -> FdPlusServer:
+        return FdPlusServer(server.initial_model())
 
-    def start_client(self, client: Client) -> State:
-        return {}
+    def start_client(self, client: Client) -> NoState:
+        return NoState()
 
-    def send(self, state: State, server: Server, client: int) -> WeightsAndOutputs:
-        means = mean_of_others(state, client)
+    def send(self, state: FdPlusServer, server: Server, client: int) -> WeightsAndOutputs:
+        means = state.outputs.mean_of_others(client)
         if means is None:
-            means = torch.zeros(server.signature.classes, server.signature.classes)
-        return WeightsAndOutputs(state["model"], means, state["samples"])
+            means = torch.zeros(server.classes, server.classes)
+        return WeightsAndOutputs(state.model.weights, means, state.samples)
 
     def client_step(
-        self, state: State, client: Client, received: WeightsAndOutputs | None
-    ) -> tuple[State, WeightsAndOutputs]:
+        self, state: NoState, client: Client, received: WeightsAndOutputs | None
+    ) -> tuple[NoState, WeightsAndOutputs]:
         assert received is not None
         model = client.load(received.values)
         optimizer = make_optimizer(client.train.optimizer, model)
         means = train_following(model, optimizer, client, received.means, self.settings.gamma)
         return state, WeightsAndOutputs(flatten(model), means, len(client.data))
 
-    def server_step(self, state: State, server: Server, replies: Iterable[Reply[WeightsAndOutputs]]) -> State:
-        outputs: dict[str, Tensor] = {}
+    def server_step(
+        self, state: FdPlusServer, server: Server, replies: Iterable[Reply[WeightsAndOutputs]]
+    ) -> FdPlusServer:
+        tables: dict[int, Tensor] = {}
         samples = 0
 
         def trained() -> Iterable[tuple[Tensor, float]]:
             nonlocal samples
             for reply in replies:
-                outputs[str(reply.client)] = reply.message.means
+                tables[reply.client] = reply.message.means
                 samples += reply.message.samples
                 yield reply.message.values, reply.message.samples
 
         mean = weighted_mean(trained())
-        return state if mean is None else {"model": mean, "samples": samples, **pooled(outputs)}
+        if mean is None:
+            return state
+        return FdPlusServer(replace(state.model, weights=mean), ClassTables.of(tables), samples)

@@ -4,11 +4,15 @@ import torch
 from torch import Tensor
 
 from fedistill.methods.base import Server
-from fedistill.methods.shared.prototypes import PrototypeMethod, PrototypeSettings, class_means
-from fedistill.state import State
+from fedistill.methods.shared.prototypes import (
+    PrototypeMethod,
+    PrototypeServer,
+    PrototypeSettings,
+    class_means,
+)
 
 
-class FedProto(PrototypeMethod):
+class FedProto(PrototypeMethod[PrototypeServer]):
     """Clients share the mean feature vector of each class they have and are drawn to the mean of all.
 
     Local loss: ``CE + lambda * MSE(features, global prototype of the sample's class)``, where there is
@@ -27,14 +31,17 @@ class FedProto(PrototypeMethod):
 
     name = "fedproto"
     paper = "Tan et al., 2021, arXiv 2105.00243, algorithm 1; mean as in its published code"
+    ServerState = PrototypeServer
     Settings = PrototypeSettings
 
-    def start_server(self, server: Server) -> State:
-        return {}
+    def start_server(self, server: Server) -> PrototypeServer:
+        return PrototypeServer()
 
-    def aggregate(self, state: State, server: Server, vectors: Tensor, present: Tensor) -> State:
+    def aggregate(
+        self, state: PrototypeServer, server: Server, vectors: Tensor, present: Tensor
+    ) -> PrototypeServer:
         means, named = class_means(vectors, present)
-        if "present" in state:
-            means = torch.where(named[:, None], means, state["prototypes"])
-            named = named | state["present"]
-        return {"prototypes": means, "present": named}
+        if state.prototypes is not None and state.present is not None:
+            means = torch.where(named[:, None], means, state.prototypes)
+            named = named | state.present
+        return PrototypeServer(means, named)

@@ -1,5 +1,7 @@
 """FedTGP: the server trains global prototypes that lie apart."""
 
+from dataclasses import dataclass, field
+
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -7,22 +9,32 @@ from torch.nn.functional import cross_entropy, one_hot
 
 from fedistill.config.schema import OptimizerConfig, Positive
 from fedistill.methods.base import Server
-from fedistill.methods.shared.prototypes import PrototypeMethod, PrototypeSettings, class_means
-from fedistill.models.features import width
+from fedistill.methods.shared.prototypes import (
+    PrototypeMethod,
+    PrototypeServer,
+    PrototypeSettings,
+    class_means,
+)
 from fedistill.rng import scoped
-from fedistill.state import State
 from fedistill.training.model_state import flatten, unflatten
 from fedistill.training.optimizers import make_optimizer
 
 
 class FedTgpSettings(PrototypeSettings):
     server_epochs: int = Field(default=100, ge=1, description="epochs on the prototypes that came")
-    server_batch_size: int = Field(default=10, ge=1)
+    server_batch_size: int = Field(default=10, ge=1, description="prototypes in each step")
     server_lr: Positive = Field(default=0.01, description="of plain SGD")
     margin: float = Field(default=100.0, ge=0, description="tau: no margin is larger")
 
 
-class FedTgp(PrototypeMethod):
+@dataclass(frozen=True)
+class FedTgpServer(PrototypeServer):
+    """Weights of the layers that the prototypes come from, beside these."""
+
+    trainable: Tensor = field(default_factory=lambda: torch.zeros(0))
+
+
+class FedTgp(PrototypeMethod[FedTgpServer]):
     """As `fedproto`, but the server learns the global prototypes by contrast, with an adaptive margin.
 
     A vector for each class goes through two linear layers and gives its global prototype. They are
@@ -37,16 +49,19 @@ class FedTgp(PrototypeMethod):
 
     name = "fedtgp"
     paper = "Zhang et al., AAAI 2024, arXiv 2401.03230, and its published code"
+    ServerState = FedTgpServer
     Settings = FedTgpSettings
     settings: FedTgpSettings
 
-    def start_server(self, server: Server) -> State:
+    def start_server(self, server: Server) -> FedTgpServer:
         with scoped(server.seed, "prototypes"):
-            return {"trainable": flatten(_trainable(server))}
+            return FedTgpServer(trainable=flatten(_trainable(server)))
 
-    def aggregate(self, state: State, server: Server, vectors: Tensor, present: Tensor) -> State:
-        classes = server.signature.classes
-        net = unflatten(_trainable(server), state["trainable"])
+    def aggregate(
+        self, state: FedTgpServer, server: Server, vectors: Tensor, present: Tensor
+    ) -> FedTgpServer:
+        classes = server.classes
+        net = unflatten(_trainable(server), state.trainable)
         optimizer = make_optimizer(OptimizerConfig(lr=self.settings.server_lr), net)
         labels = torch.arange(classes).expand_as(present)[present]
         vectors, margin = vectors[present], self._margin(*class_means(vectors, present))
@@ -59,10 +74,12 @@ class FedTgp(PrototypeMethod):
                 optimizer.zero_grad()
                 cross_entropy(-distances, labels[index]).backward()  # type: ignore[no-untyped-call]  # in torch
                 optimizer.step()
-        named = present.any(dim=0) | state.get("present", torch.zeros(classes, dtype=torch.bool))
+        named = present.any(dim=0)
+        if state.present is not None:
+            named = named | state.present
         with torch.no_grad():
             prototypes = net(torch.arange(classes))
-        return {"trainable": flatten(net), "prototypes": prototypes, "present": named}
+        return FedTgpServer(prototypes, named, flatten(net))
 
     def _margin(self, means: Tensor, named: Tensor) -> float:
         if named.sum() < 2:
@@ -73,9 +90,9 @@ class FedTgp(PrototypeMethod):
 
 def _trainable(server: Server) -> nn.Module:
     """The embedding of each class and what makes prototypes of it."""
-    length = width(server.clients[0].model, server.signature)
+    length = server.federation.feature_width(server.clients[0].model)
     return nn.Sequential(
-        nn.Embedding(server.signature.classes, length),
+        nn.Embedding(server.classes, length),
         nn.Linear(length, length),
         nn.ReLU(),
         nn.Linear(length, length),

@@ -3,14 +3,13 @@
 from collections.abc import Iterable
 
 from fedistill.communication.messages.base import Message
-from fedistill.methods.base import Client, Method, Reply, Server
-from fedistill.methods.shared.own_model import initial_state, restore, state_of, train_private
+from fedistill.methods.base import Client, Method, NoState, Reply, Server
+from fedistill.methods.shared.own_model import Learner, train_private
 from fedistill.methods.shared.private_loss import private_loss
-from fedistill.state import State
 
 
-class Local(Method[Message, Message]):
-    """Each client keeps its own model and optimiser and sees its private data alone.
+class Local(Method[Message, Message, NoState, Learner]):
+    """Each client keeps its own model and optimizer and sees its private data alone.
 
     Exchanged: nothing. Bytes: 0. What any exchange is worth shows in the distance to this control.
     """
@@ -19,22 +18,21 @@ class Local(Method[Message, Message]):
     paper = "control"
     exchanges = "nothing"
     byte_formula = "0"
-    has_server_model = False
-    has_client_models = True
+    ClientState = Learner
 
-    def start_server(self, server: Server) -> State:
-        return {}
+    def start_server(self, server: Server) -> NoState:
+        return NoState()
 
-    def start_client(self, client: Client) -> State:
-        return initial_state(client)
+    def start_client(self, client: Client) -> Learner:
+        return Learner(client.initial_model())
 
-    def send(self, state: State, server: Server, client: int) -> None:
+    def send(self, state: NoState, server: Server, client: int) -> None:
         return None
 
-    def client_step(self, state: State, client: Client, received: Message | None) -> tuple[State, None]:
-        model, optimizer = restore(state, client)
+    def client_step(self, state: Learner, client: Client, received: Message | None) -> tuple[Learner, None]:
+        model, optimizer = state.restore(client)
         train_private(model, optimizer, client, private_loss(client, model))
-        return state_of(model, optimizer), None
+        return state.after(model, optimizer), None
 
-    def server_step(self, state: State, server: Server, replies: Iterable[Reply[Message]]) -> State:
+    def server_step(self, state: NoState, server: Server, replies: Iterable[Reply[Message]]) -> NoState:
         return state

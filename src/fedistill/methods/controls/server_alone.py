@@ -3,15 +3,13 @@
 from collections.abc import Iterable
 
 from fedistill.communication.messages.base import Message
-from fedistill.methods.base import Client, Method, Reply, Server
-from fedistill.state import State
+from fedistill.methods.base import Client, Method, Needs, NoState, Reply, Server
+from fedistill.methods.shared.own_model import Learner
 from fedistill.training.loop import fit
 from fedistill.training.losses import label_loss
-from fedistill.training.model_state import flatten
-from fedistill.training.optimizers import make_optimizer
 
 
-class ServerAlone(Method[Message, Message]):
+class ServerAlone(Method[Message, Message, Learner, NoState]):
     """The server's model is trained on the held-out public set with its true labels.
 
     Exchanged: nothing. Bytes: 0. It answers: would somebody who labelled the public set need the
@@ -22,36 +20,32 @@ class ServerAlone(Method[Message, Message]):
     paper = "control"
     exchanges = "nothing"
     byte_formula = "0"
-    clients_work = False
-    server_needs_public = True
-    needs_public_labels = True
+    needs = Needs(public=("server",), public_labels=True)
+    ServerState = Learner
 
-    def start_server(self, server: Server) -> State:
-        return {"model": server.initial_weights(), "optimizer": {}}
+    def start_server(self, server: Server) -> Learner:
+        return Learner(server.initial_model())
 
-    def start_client(self, client: Client) -> State:
-        return {}
+    def start_client(self, client: Client) -> NoState:
+        return NoState()
 
-    def send(self, state: State, server: Server, client: int) -> None:
+    def send(self, state: Learner, server: Server, client: int) -> None:
         return None
 
-    def client_step(self, state: State, client: Client, received: Message | None) -> tuple[State, None]:
+    def client_step(self, state: NoState, client: Client, received: Message | None) -> tuple[NoState, None]:
         return state, None
 
-    def server_step(self, state: State, server: Server, replies: Iterable[Reply[Message]]) -> State:
-        assert server.public is not None
+    def server_step(self, state: Learner, server: Server, replies: Iterable[Reply[Message]]) -> Learner:
         assert server.public_labels is not None
-        model = server.load(state["model"])
-        optimizer = make_optimizer(server.train.optimizer, model)
-        optimizer.restore(state["optimizer"])
+        model, optimizer = state.restore(server)
         fit(
             model,
             optimizer,
-            server.public,
-            label_loss(server.train, server.public_labels, server.signature.classes),
+            server.public_inputs(),
+            label_loss(server.train, server.public_labels, server.classes),
             epochs=server.train.epochs,
             steps=server.train.steps,
             batch_size=server.train.batch_size,
             generator=server.stream("public-training"),
         )
-        return {"model": flatten(model), "optimizer": optimizer.state()}
+        return state.after(model, optimizer)

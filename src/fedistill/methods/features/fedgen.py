@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -14,15 +14,15 @@ from fedistill.aggregation.functional import weighted_mean
 from fedistill.communication.messages.base import MessageContext
 from fedistill.communication.messages.weights import CountedWeights, GeneratorWeights
 from fedistill.errors import Refusal
-from fedistill.methods.base import Client, FederationInfo, Method, Reply, Server
-from fedistill.methods.shared.own_model import restore, state_of, train_private
+from fedistill.methods.base import Client, FederationInfo, Method, Needs, Reply, Server
+from fedistill.methods.shared.own_model import Learner, train_private
 from fedistill.methods.shared.private_loss import private_loss
 from fedistill.models.features import Split
 from fedistill.models.generator import Generator, GeneratorSettings, Predictor, learn, predictor
 from fedistill.models.registry import reusable
 from fedistill.rng import scoped
 from fedistill.state import State
-from fedistill.training.model_state import flatten, floats, unflatten
+from fedistill.training.model_state import ModelState, flatten, floats, unflatten
 from fedistill.training.optimizers import make_optimizer
 
 
@@ -32,7 +32,33 @@ class FedGenSettings(GeneratorSettings):
     decay: float = Field(default=1.0, gt=0, le=1, description="of that weight, each round")
 
 
-class FedGen(Method[CountedWeights, GeneratorWeights]):
+@dataclass(frozen=True)
+class FedGenServer:
+    """The generator's weights and optimizer, the classes' shares (1, C), and the shared weights (P,)."""
+
+    generator: Tensor
+    shared: Tensor
+    shares: Tensor
+    optimizer: State = field(default_factory=dict)
+
+    @property
+    def model(self) -> ModelState:
+        """Where all weights are shared: the averaged model."""
+        return ModelState(self.shared)
+
+
+@dataclass(frozen=True)
+class FedGenClient:
+    """The client's own model and optimizer, where it shares its predictor alone."""
+
+    own: Learner | None = None
+
+    @property
+    def model(self) -> ModelState | None:
+        return None if self.own is None else self.own.model
+
+
+class FedGen(Method[CountedWeights, GeneratorWeights, FedGenServer, FedGenClient]):
     """The server learns which features of a class its clients' predictors agree on; clients train on them.
 
     The generator G makes features of a label and noise. Server: ``min E[sum_k a_k(y) CE(g_k(G(y)), y)] +
@@ -52,17 +78,25 @@ class FedGen(Method[CountedWeights, GeneratorWeights]):
     byte_formula = "up = b(|θ|+C)/8, down = b(|θ|+|G|+C)/8"
     uplink = CountedWeights
     downlink = GeneratorWeights
-    one_model = True
-    one_width = True
+    ServerState = FedGenServer
+    ClientState = FedGenClient
+    needs = Needs(models="one architecture")
     Settings = FedGenSettings
     settings: FedGenSettings
 
     def __init__(self, settings: FedGenSettings) -> None:
         super().__init__(settings)
         self._all = settings.share == "all"
-        self._shared = "model" if self._all else "predictor"
-        self.one_model = self.has_server_model = self._all  # type: ignore[misc]  # as the setting says
-        self.has_client_models = not self._all  # type: ignore[misc]  # so does this
+        if not self._all:
+            self.needs = Needs(models="one width")
+
+    @property
+    def has_server_model(self) -> bool:
+        return self._all
+
+    @property
+    def has_client_models(self) -> bool:
+        return not self._all
 
     def check(self, federation: FederationInfo) -> None:
         super().check(federation)
@@ -71,33 +105,32 @@ class FedGen(Method[CountedWeights, GeneratorWeights]):
 
     def message_context(self, federation: FederationInfo, client: int) -> MessageContext:
         context, name = super().message_context(federation, client), federation.clients[client].model
-        split = Split(reusable(name, federation.signature), name, federation.signature)
+        signature = federation.signatures[name]
+        split = Split(reusable(name, signature), name, signature)
         with torch.device("meta"):  # draws no initial weights
             generator = _shapes(self._generator(split))
         parts = context.parts if self._all else _shapes(split.head)
         return replace(context, parameters=sum(map(math.prod, parts)), parts=parts, generator=generator)
 
-    def start_server(self, server: Server) -> State:
-        name = server.clients[0].model
-        weights = server.initial_weights(name)
-        split = Split(server.load(weights, name), name, server.signature)
+    def start_server(self, server: Server) -> FedGenServer:
+        weights, split = self._split(server)
         with scoped(server.seed, "generator"):
             generator = flatten(self._generator(split))
-        start = {"generator": generator, "optimizer": {}, "shares": torch.zeros(1, split.head.out_features)}
-        return {**start, self._shared: weights if self._all else flatten(split.head)}
+        shared = weights if self._all else flatten(split.head)
+        return FedGenServer(generator, shared, torch.zeros(1, split.head.out_features))
 
-    def start_client(self, client: Client) -> State:
-        return {} if self._all else {"model": client.common_weights(), "optimizer": {}}
+    def start_client(self, client: Client) -> FedGenClient:
+        return FedGenClient() if self._all else FedGenClient(Learner(client.common_model()))
 
-    def send(self, state: State, server: Server, client: int) -> GeneratorWeights:
-        return GeneratorWeights(state[self._shared], state["generator"], state["shares"])
+    def send(self, state: FedGenServer, server: Server, client: int) -> GeneratorWeights:
+        return GeneratorWeights(state.shared, state.generator, state.shares)
 
     def client_step(
-        self, state: State, client: Client, received: GeneratorWeights | None
-    ) -> tuple[State, CountedWeights]:
+        self, state: FedGenClient, client: Client, received: GeneratorWeights | None
+    ) -> tuple[FedGenClient, CountedWeights]:
         assert received is not None
-        fresh = {"model": received.values, "optimizer": {}}
-        model, optimizer = restore(fresh if self._all else state, client)
+        learner = state.own or Learner(ModelState(received.values))
+        model, optimizer = learner.restore(client)
         split = Split(model, client.model, client.signature)
         shared = model if self._all else split.head
         unflatten(shared, received.values)
@@ -116,11 +149,13 @@ class FedGen(Method[CountedWeights, GeneratorWeights]):
 
         train_private(split, optimizer, client, loss)
         counts = torch.bincount(client.data.labels, minlength=len(shares)).float()[None]
-        return state if self._all else state_of(model, optimizer), CountedWeights(flatten(shared), counts)
+        kept = FedGenClient() if self._all else FedGenClient(learner.after(model, optimizer))
+        return kept, CountedWeights(flatten(shared), counts)
 
-    def server_step(self, state: State, server: Server, replies: Iterable[Reply[CountedWeights]]) -> State:
-        name = server.clients[0].model  # all predictors are alike
-        split = Split(server.load(server.initial_weights(name), name), name, server.signature)
+    def server_step(
+        self, state: FedGenServer, server: Server, replies: Iterable[Reply[CountedWeights]]
+    ) -> FedGenServer:
+        _, split = self._split(server)  # all predictors are alike
         predictors: list[Predictor] = []
         counts: list[Tensor] = []
 
@@ -135,12 +170,18 @@ class FedGen(Method[CountedWeights, GeneratorWeights]):
         if mean is None:
             return state
         generator = self._generator(split)
-        unflatten(generator, state["generator"])
+        unflatten(generator, state.generator)
         optimizer, each = make_optimizer(self.settings.optimizer, generator), torch.stack(counts)
-        optimizer.restore(state["optimizer"])
+        optimizer.restore(state.optimizer)
         learn(generator, optimizer, predictors, each, self.settings, server.stream("generator"))
-        learned = {"generator": flatten(generator), "optimizer": optimizer.state()}
-        return {**learned, "shares": each.sum(dim=0, keepdim=True) / each.sum(), self._shared: mean}
+        shares = each.sum(dim=0, keepdim=True) / each.sum()
+        return FedGenServer(flatten(generator), mean, shares, optimizer.state())
+
+    def _split(self, server: Server) -> tuple[Tensor, Split]:
+        """Initial weights (P,) of the first client's model, and the model with them."""
+        name = server.clients[0].model
+        weights = server.initial_weights(name)
+        return weights, Split(server.load(weights, name), name, server.signature_of(name))
 
     def _generator(self, split: Split) -> Generator:
         return Generator(split.head.out_features, split.head.in_features, self.settings)

@@ -1,7 +1,7 @@
 """FedGKT: clients send features of every private sample; the server trains a large net on them."""
 
 from collections.abc import Callable, Hashable, Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from pydantic import Field
@@ -12,16 +12,16 @@ from fedistill.communication.messages.base import MessageContext
 from fedistill.communication.messages.private_samples import PrivateLogits, PrivateOutputs
 from fedistill.config.schema import Positive
 from fedistill.errors import TrainingError
-from fedistill.methods.base import Client, ClientInfo, FederationInfo, Method, Reply, Server
-from fedistill.methods.shared.own_model import restore, state_of, train_private
+from fedistill.methods.base import Client, ClientInfo, FederationInfo, Method, Needs, Reply, Server
+from fedistill.methods.shared.own_model import Learner, train_private
 from fedistill.methods.shared.private_loss import private_loss
-from fedistill.models.features import Split, width
+from fedistill.models.features import Split
 from fedistill.models.residual import OnModel, ResidualMlp, ResidualSettings, WithFeatures, learn
 from fedistill.rng import scoped
 from fedistill.state import State
 from fedistill.training.loop import predict
 from fedistill.training.losses import kl
-from fedistill.training.model_state import flatten, unflatten
+from fedistill.training.model_state import ModelState
 from fedistill.training.optimizers import make_optimizer
 
 
@@ -30,7 +30,17 @@ class FedGktSettings(ResidualSettings):
     temperature: Positive = Field(default=3.0, description="of both softmaxes of that distance")
 
 
-class FedGkt(Method[PrivateOutputs, PrivateLogits]):
+@dataclass(frozen=True)
+class FedGktServer:
+    """The net and its optimizer; of each client the classes of its samples, and the logits last sent."""
+
+    model: ModelState
+    optimizer: State = field(default_factory=dict)
+    labels: dict[int, Tensor] = field(default_factory=dict)
+    logits: dict[int, Tensor] = field(default_factory=dict)
+
+
+class FedGkt(Method[PrivateOutputs, PrivateLogits, FedGktServer, Learner]):
     """Small models at the edge, a large net on their features at the server: what crosses is per sample.
 
     A client trains on ``CE + weight T^2 KL(softmax(s/T) || softmax(z/T))``, z being its logits and s the
@@ -58,36 +68,39 @@ class FedGkt(Method[PrivateOutputs, PrivateLogits]):
     byte_formula = "up = bn_k(d+C)/8 + 1 (once + n_k H(y)/8), down = bn_kC/8"
     uplink = PrivateOutputs
     downlink = PrivateLogits
-    has_server_model = False
-    has_client_models = True
-    one_width = True
-    server_eval_needs_clients = True
+    ServerState = FedGktServer
+    ClientState = Learner
+    needs = Needs(models="one width", evaluation_at_clients=True)
     Settings = FedGktSettings
     settings: FedGktSettings
 
+    @property
+    def has_server_model(self) -> bool:
+        return False  # but a net of its own (`server_net`)
+
     def message_context(self, federation: FederationInfo, client: int) -> MessageContext:
         info = federation.clients[client]
-        found = width(info.model, federation.signature)
+        found = federation.feature_width(info.model)
         return replace(super().message_context(federation, client), width=found, private=info.samples)
 
-    def broadcast_group(self, info: ClientInfo) -> Hashable:
+    def broadcast_group(self, state: FedGktServer, info: ClientInfo) -> Hashable:
         return info.id
 
-    def start_server(self, server: Server) -> State:
-        return {"model": flatten(self._net(server)), "optimizer": {}, "labels": {}, "logits": {}}
+    def start_server(self, server: Server) -> FedGktServer:
+        return FedGktServer(ModelState.of(self._net(server.federation)))
 
-    def start_client(self, client: Client) -> State:
+    def start_client(self, client: Client) -> Learner:
         # The net could not tell what features mean that begin unlike.
-        return {"model": client.common_weights(), "optimizer": {}}
+        return Learner(client.common_model())
 
-    def send(self, state: State, server: Server, client: int) -> PrivateLogits | None:
-        logits = state["logits"].get(str(client))
+    def send(self, state: FedGktServer, server: Server, client: int) -> PrivateLogits | None:
+        logits = state.logits.get(client)
         return None if logits is None else PrivateLogits(logits)
 
     def client_step(
-        self, state: State, client: Client, received: PrivateLogits | None
-    ) -> tuple[State, PrivateOutputs]:
-        model, optimizer = restore(state, client)
+        self, state: Learner, client: Client, received: PrivateLogits | None
+    ) -> tuple[Learner, PrivateOutputs]:
+        model, optimizer = state.restore(client)
         split = Split(model, client.model, client.signature)
         private = private_loss(client, model)
 
@@ -98,15 +111,17 @@ class FedGkt(Method[PrivateOutputs, PrivateLogits]):
         train_private(split, optimizer, client, loss)
         # Whoever has answered has the labels.
         labels = client.data.labels if received is None else client.data.labels[:0]
-        outputs = predict(WithFeatures(split), client.data.inputs)
+        outputs = predict(WithFeatures(split), client.inputs())
         features, scores = outputs.split_with_sizes([split.head.in_features, split.head.out_features], dim=1)
         message = PrivateOutputs(features, scores, labels, int(received is None))
-        return state_of(model, optimizer), message
+        return state.after(model, optimizer), message
 
-    def server_step(self, state: State, server: Server, replies: Iterable[Reply[PrivateOutputs]]) -> State:
-        came = {str(reply.client): reply.message for reply in replies}
+    def server_step(
+        self, state: FedGktServer, server: Server, replies: Iterable[Reply[PrivateOutputs]]
+    ) -> FedGktServer:
+        came = {reply.client: reply.message for reply in replies}
         fresh = {client: message.labels for client, message in came.items() if message.labelled}
-        labels = {**state["labels"], **fresh}
+        labels = {**state.labels, **fresh}
         if lacking := sorted(came.keys() - labels.keys()):
             raise TrainingError(f"client {lacking[0]} sent no labels, and the server has none of it")
         if not came:
@@ -118,29 +133,29 @@ class FedGkt(Method[PrivateOutputs, PrivateLogits]):
         def loss(logits: Tensor, at: Tensor) -> Tensor:
             return cross_entropy(logits, classes[at]) + self._distance(logits, scores[at])
 
-        net = unflatten(self._net(server), state["model"])
-        optimizer = make_optimizer(self.settings.optimizer, net).restore(state["optimizer"])
+        net = state.model.load_into(self._net(server.federation))
+        optimizer = make_optimizer(self.settings.optimizer, net).restore(state.optimizer)
         logits = learn(net, optimizer, features, loss, self.settings, server.stream("server-net"))
         answers = logits.split_with_sizes([len(message.scores) for message in came.values()])
-        learned = {"model": flatten(net), "optimizer": optimizer.state(), "labels": labels}
-        return {**learned, "logits": {**state["logits"], **dict(zip(came, answers, strict=True))}}
+        sent = {**state.logits, **dict(zip(came, answers, strict=True))}
+        return FedGktServer(ModelState.of(net), optimizer.state(), labels, sent)
 
     def server_net(self, federation: FederationInfo) -> tuple[str, nn.Module]:
         return "residual-mlp", self._net(federation)
 
     def server_eval_models(
-        self, state: State, server: Server, clients: Callable[[int], State]
-    ) -> Iterator[nn.Module]:
-        net = unflatten(self._net(server), state["model"])
+        self, state: FedGktServer, server: Server, clients: Callable[[int], Learner]
+    ) -> Iterator[tuple[str, nn.Module]]:
+        net = state.model.load_into(self._net(server.federation))
         for info in server.clients:
-            model = server.load(clients(info.id)["model"], info.model)
-            yield OnModel(Split(model, info.model, server.signature), net)
+            model = server.load(clients(info.id).model, info.model)
+            yield info.model, OnModel(Split(model, info.model, server.signature_of(info.model)), net)
 
-    def _net(self, known: FederationInfo | Server) -> nn.Module:
+    def _net(self, federation: FederationInfo) -> nn.Module:
         """With its initial weights."""
-        length = width(known.clients[0].model, known.signature)
-        with scoped(known.seed, "server-net"):
-            return ResidualMlp(length, known.signature.classes, self.settings)
+        length = federation.feature_width(federation.clients[0].model)
+        with scoped(federation.seed, "server-net"):
+            return ResidualMlp(length, federation.classes, self.settings)
 
     def _distance(self, logits: Tensor, other: Tensor) -> Tensor:
         heat = self.settings.temperature

@@ -1,18 +1,19 @@
 """CFD: quantised, delta-coded soft labels on a fixed public set, distilled at both ends."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 from pydantic import Field
 
-from fedistill.aggregation.labels import AnyAggregation, Mean
+from fedistill.aggregation.labels import Mean
+from fedistill.aggregation.registry import AnyAggregation
 from fedistill.communication.messages.labels import SoftLabels
-from fedistill.methods.base import Client, Method, Reply, Server
+from fedistill.methods.base import Client, Method, Needs, Reply, Server
 from fedistill.methods.shared.own_model import train_private
 from fedistill.methods.shared.private_loss import private_loss
-from fedistill.methods.shared.public_labels import DistillSettings, distil, distil_server
-from fedistill.state import State
+from fedistill.methods.shared.public_labels import DistillSettings, LabelServer, distil, distil_server
 from fedistill.training.loop import predict
-from fedistill.training.model_state import flatten
+from fedistill.training.model_state import ModelState
 from fedistill.training.optimizers import make_optimizer
 
 PUBLISHED = {"name": "simplex", "bits": 1, "coder": "delta"}
@@ -29,7 +30,14 @@ class CfdSettings(DistillSettings):
     )
 
 
-class Cfd(Method[SoftLabels, SoftLabels]):
+@dataclass(frozen=True)
+class CfdClient:
+    """The client's model after its last round."""
+
+    model: ModelState
+
+
+class Cfd(Method[SoftLabels, SoftLabels, LabelServer, CfdClient]):
     """Clients send quantised predictions on all public samples; the server sends its own model's back.
 
     A round (dual distillation, equations 14-17): a client starts from initial weights that are common
@@ -53,9 +61,9 @@ class Cfd(Method[SoftLabels, SoftLabels]):
     byte_formula = "up = down = n(H + η)/8"
     uplink = SoftLabels
     downlink = SoftLabels
-    clients_need_public = True
-    server_needs_public = True
-    has_client_models = True
+    ServerState = LabelServer
+    ClientState = CfdClient
+    needs = Needs(public=("clients", "server"))
     under_skew = ("loss", "aggregation")
     codec = PUBLISHED
     Settings = CfdSettings
@@ -64,33 +72,34 @@ class Cfd(Method[SoftLabels, SoftLabels]):
     def samples(self, public: int) -> int:
         return public
 
-    def start_server(self, server: Server) -> State:
-        return {"model": server.initial_weights(), "optimizer": {}}
+    def start_server(self, server: Server) -> LabelServer:
+        return LabelServer(server.initial_model())
 
-    def start_client(self, client: Client) -> State:
-        return {"model": client.common_weights()}
+    def start_client(self, client: Client) -> CfdClient:
+        return CfdClient(client.common_model())
 
-    def send(self, state: State, server: Server, client: int) -> SoftLabels | None:
-        return SoftLabels(state["labels"], state["drawn"]) if "labels" in state else None
+    def send(self, state: LabelServer, server: Server, client: int) -> SoftLabels | None:
+        return None if state.labels is None else SoftLabels(state.labels, state.sampled_round)
 
     def client_step(
-        self, state: State, client: Client, received: SoftLabels | None
-    ) -> tuple[State, SoftLabels]:
-        assert client.public is not None
-        model = client.load(client.common_weights() if self.settings.afresh else state["model"])
+        self, state: CfdClient, client: Client, received: SoftLabels | None
+    ) -> tuple[CfdClient, SoftLabels]:
+        model = client.load(client.common_model() if self.settings.afresh else state.model)
         optimizer = make_optimizer(client.train.optimizer, model)
         if received is not None:
-            distil(client, model, optimizer, client.public, received.probs, self.settings)
+            distil(client, model, optimizer, client.public_inputs(), received.probs, self.settings)
         train_private(model, optimizer, client, private_loss(client, model))
-        probs = predict(model, client.public).softmax(dim=1)
-        return {"model": flatten(model)}, SoftLabels(probs, client.round)
+        probs = predict(model, client.public_inputs()).softmax(dim=1)
+        return CfdClient(ModelState.of(model)), SoftLabels(probs, client.round)
 
-    def server_step(self, state: State, server: Server, replies: Iterable[Reply[SoftLabels]]) -> State:
-        assert server.public is not None
-        probs = (reply.message.probs for reply in replies)
-        pooled = self.settings.aggregation.aggregate(probs, server.stream("ties"))
-        if pooled is None:
+    def server_step(
+        self, state: LabelServer, server: Server, replies: Iterable[Reply[SoftLabels]]
+    ) -> LabelServer:
+        rows = ((reply.client, reply.message.probs) for reply in replies)
+        ties = server.stream("ties")
+        found = self.settings.aggregation.aggregate(rows, ties, state=state.aggregation)
+        if found is None:
             return state
-        learned = distil_server(state, server, server.public, pooled, self.settings)
-        labels = predict(server.load(learned["model"]), server.public).softmax(dim=1)
-        return {**learned, "labels": labels, "drawn": server.round}
+        learned = distil_server(state, server, server.public_inputs(), found.labels, self.settings)
+        labels = predict(server.load(learned.model), server.public_inputs()).softmax(dim=1)
+        return replace(learned, labels=labels, sampled_round=server.round, aggregation=found.state)

@@ -1,34 +1,48 @@
 """COMET: clients whose answers are alike learn from one another."""
 
 from collections.abc import Hashable, Iterable, Iterator
+from dataclasses import dataclass, field
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from fedistill.aggregation.labels import AnyAggregation, Mean
+from fedistill.aggregation.labels import Mean
+from fedistill.aggregation.registry import AnyAggregation
 from fedistill.communication.messages.labels import SoftLabels
-from fedistill.config.schema import Section
-from fedistill.methods.base import Client, ClientInfo, Method, Reply, Server
+from fedistill.methods.base import Client, ClientInfo, Needs, Reply, Server
 from fedistill.methods.shared.density import kmeans
-from fedistill.methods.shared.own_model import initial_state, restore, state_of, train_private
+from fedistill.methods.shared.own_model import Learner, train_private
 from fedistill.methods.shared.private_loss import private_loss
-from fedistill.state import State
+from fedistill.methods.shared.public_labels import SampledPublic, SampledSettings
 from fedistill.training.loop import Loss, batch, predict
 from fedistill.training.losses import kl
 
 
-class CometSettings(Section):
-    samples: int | None = Field(
-        default=None, ge=1, description="public samples a round, drawn anew; default: all"
-    )
+class CometSettings(SampledSettings):
     aggregation: AnyAggregation = Mean()
     clusters: int = Field(default=2, ge=1, description="k, at most so many groups of clients")
     weight: float = Field(default=1.0, ge=0, description="lambda, of the divergence from what came")
     public_batch_size: int = Field(default=32, ge=1, description="public samples in each step of training")
 
 
-class Comet(Method[SoftLabels, SoftLabels]):
+@dataclass(frozen=True)
+class ClusterLabels:
+    """What a cluster says (n, C), and the round of the samples."""
+
+    probs: Tensor
+    sampled_round: int
+
+
+@dataclass(frozen=True)
+class CometServer:
+    """The cluster of each client (clients,), -1 before its first reply, and the labels of each by number."""
+
+    clusters: Tensor
+    labels: dict[int, ClusterLabels] = field(default_factory=dict)
+
+
+class Comet(SampledPublic[SoftLabels, SoftLabels, CometServer, Learner]):
     """Clients train towards the mean labels of those whose answers on public samples are like their own.
 
     A round: each step of private training has a second term, ``weight`` times the KL divergence from what the
@@ -55,60 +69,61 @@ class Comet(Method[SoftLabels, SoftLabels]):
     byte_formula = "up = down = bnC/8"
     uplink = SoftLabels
     downlink = SoftLabels
-    clients_need_public = True
-    has_server_model = False
-    has_client_models = True
+    ServerState = CometServer
+    ClientState = Learner
+    needs = Needs(public=("clients",))
     under_skew = ("loss", "aggregation")
     Settings = CometSettings
     settings: CometSettings
 
-    def samples(self, public: int) -> int:
-        return min(public, self.settings.samples or public)
-
-    def broadcast_group(self, info: ClientInfo) -> Hashable:
+    def broadcast_group(self, state: CometServer, info: ClientInfo) -> Hashable:
         return info.id
 
-    def start_server(self, server: Server) -> State:
-        return {"clusters": torch.full((len(server.clients),), -1), "said": {}}
+    def start_server(self, server: Server) -> CometServer:
+        return CometServer(torch.full((len(server.clients),), -1))
 
-    def start_client(self, client: Client) -> State:
-        return initial_state(client)
+    def start_client(self, client: Client) -> Learner:
+        return Learner(client.initial_model())
 
-    def send(self, state: State, server: Server, client: int) -> SoftLabels | None:
-        said = state["said"].get(str(int(state["clusters"][client])))
-        return None if said is None else SoftLabels(said["probs"], said["drawn"])
+    def send(self, state: CometServer, server: Server, client: int) -> SoftLabels | None:
+        found = state.labels.get(int(state.clusters[client]))
+        return None if found is None else SoftLabels(found.probs, found.sampled_round)
 
     def client_step(
-        self, state: State, client: Client, received: SoftLabels | None
-    ) -> tuple[State, SoftLabels]:
-        model, optimizer = restore(state, client)
+        self, state: Learner, client: Client, received: SoftLabels | None
+    ) -> tuple[Learner, SoftLabels]:
+        model, optimizer = state.restore(client)
         private = private_loss(client, model)
         loss = private if received is None else self._pulled(private, model, client, received)
         train_private(model, optimizer, client, loss)
-        probs = predict(model, client.drawn(self.settings.samples, client.round)).softmax(dim=1)
-        return state_of(model, optimizer), SoftLabels(probs, client.round)
+        probs = predict(model, client.sampled_public(self.settings.samples, client.round)).softmax(dim=1)
+        return state.after(model, optimizer), SoftLabels(probs, client.round)
 
-    def server_step(self, state: State, server: Server, replies: Iterable[Reply[SoftLabels]]) -> State:
-        came = [(reply.client, reply.message.probs) for reply in replies]
-        if not came:
+    def server_step(
+        self, state: CometServer, server: Server, replies: Iterable[Reply[SoftLabels]]
+    ) -> CometServer:
+        rows = {reply.client: reply.message.probs for reply in replies}
+        if not rows:
             return state
-        who, rows = [client for client, _ in came], torch.stack([probs for _, probs in came])
-        _, found = kmeans(rows.flatten(start_dim=1), self.settings.clusters, server.stream("clusters"))
-        clusters = state["clusters"].clone()
+        points = torch.stack([*rows.values()]).flatten(start_dim=1)
+        _, found = kmeans(points, self.settings.clusters, server.stream("clusters"))
+        clusters = state.clusters.clone()
         # No number is used twice: an absent client's still names what was said to its cluster.
-        clusters[who] = found + server.round * self.settings.clusters
-        groups = {number: rows[clusters[who] == number] for number in clusters[who].unique().tolist()}
+        clusters[[*rows]] = found + server.round * self.settings.clusters
+        groups: dict[int, list[int]] = {-1: [*rows]}
+        for number in sorted({int(clusters[client]) for client in rows}):
+            groups[number] = [client for client in rows if int(clusters[client]) == number]
         ties = server.stream("ties")
-        said = {
-            str(number): {"probs": self.settings.aggregation.aggregate(group, ties), "drawn": server.round}
-            for number, group in [(-1, rows), *groups.items()]
-        }
-        held = {number: state["said"][number] for number in map(str, clusters.tolist()) if number not in said}
-        return {"clusters": clusters, "said": {**held, **said}}
+        labels = {number: label for number, label in state.labels.items() if number in clusters.tolist()}
+        for number, members in groups.items():
+            group = self.settings.aggregation.aggregate(((one, rows[one]) for one in members), ties)
+            assert group is not None
+            labels[number] = ClusterLabels(group.labels, server.round)
+        return CometServer(clusters, labels)
 
     def _pulled(self, private: Loss, model: nn.Module, client: Client, received: SoftLabels) -> Loss:
         """The private loss, and the divergence from what came on as many public samples at each step."""
-        inputs = client.drawn(self.settings.samples, received.drawn)
+        inputs = client.sampled_public(self.settings.samples, received.sampled_round)
         turns = _batches(len(inputs), self.settings.public_batch_size, client.stream("public batches"))
 
         def loss(logits: Tensor, at: Tensor) -> Tensor:

@@ -1,21 +1,18 @@
 """DS-FL: soft labels on public samples, their sharpened mean back."""
 
-from collections.abc import Iterable
-
 from torch import Tensor
 
-from fedistill.aggregation.labels import AnyAggregation, Era
+from fedistill.aggregation.labels import Era
+from fedistill.aggregation.registry import AnyAggregation
 from fedistill.communication.messages.labels import SoftLabels
-from fedistill.methods.base import Server
 from fedistill.methods.shared.public_labels import DrawnLabels, DrawnSettings
-from fedistill.state import State
 
 
 class DsFlSettings(DrawnSettings):
     aggregation: AnyAggregation = Era()
 
 
-class DsFl(DrawnLabels[SoftLabels]):
+class DsFl(DrawnLabels[SoftLabels, SoftLabels]):
     """Clients of any architecture send probabilities on public samples; all learn their sharpened mean.
 
     A round: distil the last global labels (KL), train on private data, predict the next public samples.
@@ -36,11 +33,5 @@ class DsFl(DrawnLabels[SoftLabels]):
     Settings = DsFlSettings
     settings: DsFlSettings
 
-    def message(self, probs: Tensor, drawn: int) -> SoftLabels:
-        return SoftLabels(probs, drawn)
-
     def labels(self, logits: Tensor) -> Tensor:
         return logits.softmax(dim=1)
-
-    def pooled(self, probs: Iterable[Tensor], state: State, server: Server) -> Tensor | None:
-        return self.settings.aggregation.aggregate(probs, server.stream("ties"))

@@ -1,28 +1,32 @@
 """FedGEMS without labels: the server labels public samples that it is sure of, and asks for the others."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 
 import torch
 from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import kl_div
 
-from fedistill.aggregation.labels import AnyAggregation, Era
+from fedistill.aggregation.labels import Era
+from fedistill.aggregation.registry import AnyAggregation
 from fedistill.communication.messages.labels import ChosenLabels
-from fedistill.methods.base import Client, Method, Reply, Server
-from fedistill.methods.shared.own_model import initial_state, restore, state_of, train_private
+from fedistill.methods.base import Client, Needs, Reply, Server
+from fedistill.methods.shared.own_model import Learner, train_private
 from fedistill.methods.shared.private_loss import private_loss
-from fedistill.methods.shared.public_labels import DistillSettings, distil, select_labels, spread_labels
+from fedistill.methods.shared.public_labels import (
+    DistillSettings,
+    SampledPublic,
+    SampledSettings,
+    distil,
+    select_labels,
+    spread_labels,
+)
 from fedistill.state import State
 from fedistill.training.loop import fit, predict
-from fedistill.training.model_state import flatten
-from fedistill.training.optimizers import make_optimizer
 
 
-class FedGemsSettings(DistillSettings):
-    samples: int | None = Field(
-        default=None, ge=1, description="public samples a round, drawn anew; default: all"
-    )
+class FedGemsSettings(DistillSettings, SampledSettings):
     aggregation: AnyAggregation = Era()
     confidence: float = Field(
         default=0.7, ge=0, le=1, description="probability from which on the server is sure of a sample"
@@ -35,7 +39,15 @@ class FedGemsSettings(DistillSettings):
     )
 
 
-class FedGems(Method[ChosenLabels, ChosenLabels]):
+@dataclass(frozen=True)
+class FedGemsServer(Learner):
+    """A server that has learned from clients, or has yet to."""
+
+    taught: bool = False
+    aggregation: State = field(default_factory=dict)
+
+
+class FedGems(SampledPublic[ChosenLabels, ChosenLabels, FedGemsServer, Learner]):
     """The server's large model labels the public samples that it is sure of; clients label the others.
 
     A round: the server predicts the round's n public samples and sends its labels of those whose likeliest
@@ -61,55 +73,54 @@ class FedGems(Method[ChosenLabels, ChosenLabels]):
     byte_formula = "down = bsC/8, up = b(n - s)C/8"
     uplink = ChosenLabels
     downlink = ChosenLabels
-    clients_need_public = True
-    server_needs_public = True
-    has_client_models = True
+    ServerState = FedGemsServer
+    ClientState = Learner
+    needs = Needs(public=("clients", "server"))
     under_skew = ("loss", "aggregation")
     Settings = FedGemsSettings
     settings: FedGemsSettings
 
-    def samples(self, public: int) -> int:
-        return min(public, self.settings.samples or public)
+    def start_server(self, server: Server) -> FedGemsServer:
+        return FedGemsServer(server.initial_model())
 
-    def start_server(self, server: Server) -> State:
-        return {"model": server.initial_weights(), "optimizer": {}, "taught": False}
+    def start_client(self, client: Client) -> Learner:
+        return Learner(client.initial_model())
 
-    def start_client(self, client: Client) -> State:
-        return initial_state(client)
-
-    def send(self, state: State, server: Server, client: int) -> ChosenLabels | None:
-        if not state["taught"]:
+    def send(self, state: FedGemsServer, server: Server, client: int) -> ChosenLabels | None:
+        if not state.taught:
             return None
         probs, sure = self._own(state, server)
         return select_labels(probs, sure, server.round)
 
     def client_step(
-        self, state: State, client: Client, received: ChosenLabels | None
-    ) -> tuple[State, ChosenLabels]:
-        model, optimizer = restore(state, client)
-        drawn = client.round if received is None else received.drawn
-        inputs = client.drawn(self.settings.samples, drawn)
+        self, state: Learner, client: Client, received: ChosenLabels | None
+    ) -> tuple[Learner, ChosenLabels]:
+        model, optimizer = state.restore(client)
+        drawn = client.round if received is None else received.sampled_round
+        inputs = client.sampled_public(self.settings.samples, drawn)
         asked = torch.ones(len(inputs), dtype=torch.bool)
         if received is not None and received.chosen:
             asked[received.places] = False
             distil(client, model, optimizer, inputs[received.places], received.probs, self.settings)
         train_private(model, optimizer, client, private_loss(client, model))
-        probs = torch.zeros(len(inputs), client.signature.classes)
+        probs = torch.zeros(len(inputs), client.classes)
         if asked.any():
             probs[asked] = predict(model, inputs[asked]).softmax(dim=1)
-        return state_of(model, optimizer), select_labels(probs, asked, drawn)
+        return state.after(model, optimizer), select_labels(probs, asked, drawn)
 
-    def server_step(self, state: State, server: Server, replies: Iterable[Reply[ChosenLabels]]) -> State:
+    def server_step(
+        self, state: FedGemsServer, server: Server, replies: Iterable[Reply[ChosenLabels]]
+    ) -> FedGemsServer:
         own, _ = self._own(state, server)
-        rows = (spread_labels(reply.message, len(own)) for reply in replies)
-        pooled = self.settings.aggregation.aggregate(rows, server.stream("ties"))
-        if pooled is None:
+        rows = ((reply.client, spread_labels(reply.message, len(own))) for reply in replies)
+        ties = server.stream("ties")
+        found = self.settings.aggregation.aggregate(rows, ties, state=state.aggregation)
+        if found is None:
             return state
-        said = pooled.any(dim=1)
-        probs = torch.where(said[:, None], pooled, own)
-        weights = torch.where(said, 1.0, self.settings.self_weight)
-        model = server.load(state["model"])
-        optimizer = make_optimizer(server.train.optimizer, model).restore(state["optimizer"])
+        labelled = found.labels.any(dim=1)
+        probs = torch.where(labelled[:, None], found.labels, own)
+        weights = torch.where(labelled, 1.0, self.settings.self_weight)
+        model, optimizer = state.restore(server)
 
         def loss(logits: Tensor, at: Tensor) -> Tensor:
             rows = kl_div(logits.log_softmax(dim=1), probs[at], reduction="none").sum(dim=1)
@@ -118,18 +129,18 @@ class FedGems(Method[ChosenLabels, ChosenLabels]):
         fit(
             model,
             optimizer,
-            server.drawn(self.settings.samples, server.round),
+            server.sampled_public(self.settings.samples, server.round),
             loss,
             epochs=self.settings.distill_epochs,
             batch_size=self.settings.distill_batch_size,
             generator=server.stream("distil"),
         )
-        return {"model": flatten(model), "optimizer": optimizer.state(), "taught": True}
+        return replace(state.after(model, optimizer), taught=True, aggregation=found.state)
 
-    def _own(self, state: State, server: Server) -> tuple[Tensor, Tensor]:
+    def _own(self, state: FedGemsServer, server: Server) -> tuple[Tensor, Tensor]:
         """The server's labels (n, C) of this round's samples, and which (n,) it does not ask for."""
-        inputs = server.drawn(self.settings.samples, server.round)
-        probs = predict(server.load(state["model"]), inputs).softmax(dim=1)
+        inputs = server.sampled_public(self.settings.samples, server.round)
+        probs = predict(server.load(state.model), inputs).softmax(dim=1)
         order = torch.randperm(len(inputs), generator=server.stream("asked"))
         sure = probs.max(dim=1).values >= self.settings.confidence
         return probs, sure & (order >= self.settings.least_asked * len(inputs))

@@ -1,19 +1,20 @@
 """SCARLET: DS-FL that does not send again what is cached."""
 
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from fedistill.aggregation.labels import AnyAggregation, EnhancedEra
+from fedistill.aggregation.labels import EnhancedEra
+from fedistill.aggregation.registry import AnyAggregation
 from fedistill.communication.messages.base import MessageContext
 from fedistill.communication.messages.labels import DueLabels, FreshLabels
 from fedistill.errors import FrameError
-from fedistill.methods.base import Client, FederationInfo, Method, Reply, Server, sample_public
-from fedistill.methods.shared.own_model import initial_state, restore, state_of, train_private
+from fedistill.methods.base import Client, FederationInfo, Method, Needs, Reply, Server, sample_public
+from fedistill.methods.shared.own_model import Learner, train_private
 from fedistill.methods.shared.private_loss import private_loss
 from fedistill.methods.shared.public_labels import DistillSettings, distil, distil_server
 from fedistill.state import State
@@ -28,7 +29,16 @@ class ScarletSettings(DistillSettings):
     aggregation: AnyAggregation = EnhancedEra()
 
 
-class Scarlet(Method[DueLabels, FreshLabels]):
+@dataclass(frozen=True)
+class ScarletServer(Learner):
+    """The cached labels (N, C), zeros where there are none yet, and the turn that they are of."""
+
+    cache: Tensor = field(default_factory=lambda: torch.zeros(0))
+    turn: int = 0
+    aggregation: State = field(default_factory=dict)
+
+
+class Scarlet(Method[DueLabels, FreshLabels, ScarletServer, Learner]):
     """Clients send soft labels only of public samples whose global label is missing or D turns old.
 
     A turn is a round in which replies came. In each, a shared seed draws public samples; those without a
@@ -54,9 +64,9 @@ class Scarlet(Method[DueLabels, FreshLabels]):
     byte_formula = "up = down = bmC/8, m ≤ n"
     uplink = DueLabels
     downlink = FreshLabels
-    clients_need_public = True
-    server_needs_public = True
-    has_client_models = True
+    ServerState = ScarletServer
+    ClientState = Learner
+    needs = Needs(public=("clients", "server"))
     under_skew = ("loss",)
     Settings = ScarletSettings
     settings: ScarletSettings
@@ -70,55 +80,57 @@ class Scarlet(Method[DueLabels, FreshLabels]):
             super().message_context(federation, client), since=lambda held, turn: since(held, turn).numpy()
         )
 
-    def start_server(self, server: Server) -> State:
-        assert server.public is not None
-        cache = torch.zeros(len(server.public), server.signature.classes)
-        return {"model": server.initial_weights(), "optimizer": {}, "cache": cache, "turn": 0}
+    def start_server(self, server: Server) -> ScarletServer:
+        return ScarletServer(server.initial_model(), cache=torch.zeros(server.public_size, server.classes))
 
-    def start_client(self, client: Client) -> State:
-        return initial_state(client)
+    def start_client(self, client: Client) -> Learner:
+        return Learner(client.initial_model())
 
-    def send(self, state: State, server: Server, client: int) -> FreshLabels | None:
-        return FreshLabels(state["cache"], state["turn"]) if state["turn"] else None
+    def send(self, state: ScarletServer, server: Server, client: int) -> FreshLabels | None:
+        return FreshLabels(state.cache, state.turn) if state.turn else None
 
     def client_step(
-        self, state: State, client: Client, received: FreshLabels | None
-    ) -> tuple[State, DueLabels]:
-        assert client.public is not None
-        model, optimizer = restore(state, client)
+        self, state: Learner, client: Client, received: FreshLabels | None
+    ) -> tuple[Learner, DueLabels]:
+        model, optimizer = state.restore(client)
+        size = client.public_size
         turn = 0 if received is None else received.turn
         if received is not None:
-            drawn = self._drawn(client.seed, len(client.public), turn)
-            distil(client, model, optimizer, client.public[drawn], received.probs[drawn], self.settings)
+            sampled = self._sampled(client.seed, size, turn)
+            inputs = client.public_inputs()[sampled]
+            distil(client, model, optimizer, inputs, received.probs[sampled], self.settings)
         train_private(model, optimizer, client, private_loss(client, model))
-        due = self._turns(client.seed, len(client.public), turn + 1) == turn + 1
-        probs = torch.zeros(0, client.signature.classes)
-        if due.any():
-            probs = predict(model, client.public[due]).softmax(dim=1)
-        return state_of(model, optimizer), DueLabels(probs, turn + 1)
+        scheduled = self._turns(client.seed, size, turn + 1) == turn + 1
+        probs = torch.zeros(0, client.classes)
+        if scheduled.any():
+            probs = predict(model, client.public_inputs()[scheduled]).softmax(dim=1)
+        return state.after(model, optimizer), DueLabels(probs, turn + 1)
 
-    def server_step(self, state: State, server: Server, replies: Iterable[Reply[DueLabels]]) -> State:
-        assert server.public is not None
-        turn = state["turn"] + 1
+    def server_step(
+        self, state: ScarletServer, server: Server, replies: Iterable[Reply[DueLabels]]
+    ) -> ScarletServer:
+        turn = state.turn + 1
 
-        def of_this_turn() -> Iterable[Tensor]:
+        def of_this_turn() -> Iterable[tuple[int, Tensor]]:
             for reply in replies:
                 if reply.message.turn != turn:
                     raise FrameError(
                         f"client {reply.client} sent labels of turn {reply.message.turn} in {turn}"
                     )
-                yield reply.message.probs
+                yield reply.client, reply.message.probs
 
-        pooled = self.settings.aggregation.aggregate(of_this_turn(), server.stream("ties"))
-        if pooled is None:
+        ties = server.stream("ties")
+        found = self.settings.aggregation.aggregate(of_this_turn(), ties, state=state.aggregation)
+        if found is None:
             return state
-        cache = state["cache"].clone()
-        cache[self._turns(server.seed, len(cache), turn) == turn] = pooled
-        drawn = self._drawn(server.seed, len(cache), turn)
-        learned = distil_server(state, server, server.public[drawn], cache[drawn], self.settings)
-        return {**learned, "cache": cache, "turn": turn}
+        cache = state.cache.clone()
+        cache[self._turns(server.seed, len(cache), turn) == turn] = found.labels
+        sampled = self._sampled(server.seed, len(cache), turn)
+        inputs = server.public_inputs()[sampled]
+        learned = distil_server(state, server, inputs, cache[sampled], self.settings)
+        return replace(learned, cache=cache, turn=turn, aggregation=found.state)
 
-    def _drawn(self, seed: int, population: int, turn: int) -> Tensor:
+    def _sampled(self, seed: int, population: int, turn: int) -> Tensor:
         return sample_public(seed, population, self._samples(population), turn)
 
     def _turns(self, seed: int, population: int, turn: int) -> Tensor:
@@ -133,7 +145,7 @@ class Scarlet(Method[DueLabels, FreshLabels]):
 def _turns(seed: int, population: int, samples: int, duration: int, turn: int) -> Tensor:
     turns = torch.zeros(population, dtype=torch.int64)
     for now in range(1, turn + 1):
-        drawn = sample_public(seed, population, samples, now)
-        due = (turns[drawn] == 0) | (now - turns[drawn] >= duration)
-        turns[drawn[due]] = now
+        sampled = sample_public(seed, population, samples, now)
+        scheduled = (turns[sampled] == 0) | (now - turns[sampled] >= duration)
+        turns[sampled[scheduled]] = now
     return turns

@@ -1,22 +1,19 @@
 """Voting: one class for each public sample up, the majority down."""
 
-from collections.abc import Iterable
-
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from fedistill.aggregation.labels import AnyAggregation, Majority
+from fedistill.aggregation.labels import Majority
+from fedistill.aggregation.registry import AnyAggregation
 from fedistill.communication.messages.labels import Votes
-from fedistill.methods.base import Server
 from fedistill.methods.shared.public_labels import DrawnLabels, DrawnSettings
-from fedistill.state import State
 
 
 class VotingSettings(DrawnSettings):
     aggregation: AnyAggregation = Majority()
 
 
-class Voting(DrawnLabels[Votes]):
+class Voting(DrawnLabels[Votes, Votes]):
     """Clients of any architecture name a class for each public sample; all learn what most of them named.
 
     A round: learn the last majority labels (cross entropy), train on private data, vote on the next
@@ -40,20 +37,15 @@ class Voting(DrawnLabels[Votes]):
     uplink = Votes
     downlink = Votes
     codec = "onehot"
+    ties_to_last = True
     Settings = VotingSettings
     settings: VotingSettings
-
-    def message(self, probs: Tensor, drawn: int) -> Votes:
-        return Votes(probs, drawn)
 
     def labels(self, logits: Tensor) -> Tensor:
         return _likeliest(logits)
 
-    def pooled(self, probs: Iterable[Tensor], state: State, server: Server) -> Tensor | None:
-        # Only where all samples are drawn does the last majority speak of the same ones.
-        before = state.get("labels") if self.settings.samples is None else None
-        found = self.settings.aggregation.aggregate(probs, server.stream("ties"), before)
-        return None if found is None else _likeliest(found)
+    def global_labels(self, aggregated: Tensor) -> Tensor:
+        return _likeliest(aggregated)
 
 
 def _likeliest(scores: Tensor) -> Tensor:

@@ -2,26 +2,30 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from fedistill.aggregation.labels import AnyAggregation, Mean
+from fedistill.aggregation.labels import Mean
+from fedistill.aggregation.registry import AnyAggregation
 from fedistill.communication.messages.labels import ChosenLabels
-from fedistill.methods.base import Client, Method, Reply, Server, sample_public
+from fedistill.methods.base import Client, Needs, Reply, Server, sample_public
 from fedistill.methods.shared.density import familiar, vectors
-from fedistill.methods.shared.own_model import initial_state, restore, state_of, train_private
+from fedistill.methods.shared.own_model import Learner, train_private
 from fedistill.methods.shared.private_loss import private_loss
 from fedistill.methods.shared.public_labels import (
     DistillSettings,
+    LabelServer,
+    SampledPublic,
+    SampledSettings,
     distil,
     distil_server,
     select_labels,
     spread_labels,
 )
 from fedistill.rng import stream
-from fedistill.state import State
 from fedistill.training.loop import predict
 
 Score = Callable[[Tensor], Tensor]
@@ -29,10 +33,7 @@ FEW = 8
 """Fewer private samples are not divided: quantiles of four would mean nothing."""
 
 
-class AbstainingSettings(DistillSettings):
-    samples: int | None = Field(
-        default=None, ge=1, description="public samples a round, drawn anew; default: all"
-    )
+class AbstainingSettings(DistillSettings, SampledSettings):
     quantile: float = Field(
         default=0.25,
         ge=0,
@@ -45,7 +46,21 @@ class AbstainingSettings(DistillSettings):
     )
 
 
-class Abstaining(Method[ChosenLabels, ChosenLabels]):
+@dataclass(frozen=True)
+class AbstainingClient(Learner):
+    """A client that knows which public samples (N,) are familiar."""
+
+    familiar: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class AbstainingServer(LabelServer):
+    """A server that believes some of its last labels: ``kept`` (n,)."""
+
+    kept: Tensor | None = None
+
+
+class Abstaining(SampledPublic[ChosenLabels, ChosenLabels, AbstainingServer, AbstainingClient]):
     """Soft labels of familiar public samples up, what those who answered are pooled to down.
 
     Before round 1 a client finds out which public samples are familiar: it learns a score from some of its
@@ -55,9 +70,9 @@ class Abstaining(Method[ChosenLabels, ChosenLabels]):
 
     uplink = ChosenLabels
     downlink = ChosenLabels
-    clients_need_public = True
-    server_needs_public = True
-    has_client_models = True
+    ServerState = AbstainingServer
+    ClientState = AbstainingClient
+    needs = Needs(public=("clients", "server"))
     settings: AbstainingSettings
 
     @abstractmethod
@@ -68,17 +83,14 @@ class Abstaining(Method[ChosenLabels, ChosenLabels]):
         """Which (n,) of the pooled labels (n, C) the server believes."""
         return torch.ones(len(labels), dtype=torch.bool)
 
-    def samples(self, public: int) -> int:
-        return min(public, self.settings.samples or public)
+    def start_server(self, server: Server) -> AbstainingServer:
+        return AbstainingServer(server.initial_model())
 
-    def start_server(self, server: Server) -> State:
-        return {"model": server.initial_weights(), "optimizer": {}}
-
-    def start_client(self, client: Client) -> State:
-        assert client.public is not None
-        own = vectors(client.data.inputs, client.signature, client.public)
+    def start_client(self, client: Client) -> AbstainingClient:
+        known = client.public_inputs()
+        own = vectors(client.inputs(), client.signature, known)
         generator = stream(client.seed, "familiar", client.id)  # whatever round is its first
-        public = vectors(client.public, client.signature, client.public)
+        public = vectors(known, client.signature, known)
         if len(own) < FEW:
             held, score = self._one_by_one(own, generator), self.score(own, generator)
         else:
@@ -86,7 +98,8 @@ class Abstaining(Method[ChosenLabels, ChosenLabels]):
             split = min(self.settings.references, len(own) // 2)
             score = self.score(own[order[:split]], generator)
             held = score(own[order[split:]])
-        return {**initial_state(client), "familiar": familiar(held, score(public), self.settings.quantile)}
+        alike = familiar(held, score(public), self.settings.quantile)
+        return AbstainingClient(client.initial_model(), familiar=alike)
 
     def _one_by_one(self, own: Tensor, generator: torch.Generator) -> Tensor:
         """Score (m,) of each sample by the others; a sample without others is like nothing."""
@@ -96,35 +109,40 @@ class Abstaining(Method[ChosenLabels, ChosenLabels]):
         scores = [self.score(others, generator)(one[None]) for one, others in zip(own, rest, strict=True)]
         return torch.cat(scores)
 
-    def send(self, state: State, server: Server, client: int) -> ChosenLabels | None:
-        return select_labels(state["labels"], state["kept"], state["drawn"]) if "labels" in state else None
+    def send(self, state: AbstainingServer, server: Server, client: int) -> ChosenLabels | None:
+        if state.labels is None or state.kept is None:
+            return None
+        return select_labels(state.labels, state.kept, state.sampled_round)
 
     def client_step(
-        self, state: State, client: Client, received: ChosenLabels | None
-    ) -> tuple[State, ChosenLabels]:
-        assert client.public is not None
-        model, optimizer = restore(state, client)
+        self, state: AbstainingClient, client: Client, received: ChosenLabels | None
+    ) -> tuple[AbstainingClient, ChosenLabels]:
+        assert state.familiar is not None
+        model, optimizer = state.restore(client)
         if received is not None:
-            inputs = client.drawn(self.settings.samples, received.drawn)[received.places]
-            distil(client, model, optimizer, inputs, received.probs, self.settings)
+            sampled = client.sampled_public(self.settings.samples, received.sampled_round)
+            distil(client, model, optimizer, sampled[received.places], received.probs, self.settings)
         train_private(model, optimizer, client, private_loss(client, model))
-        size = len(client.public)
-        known = state["familiar"][sample_public(client.seed, size, self.samples(size), client.round)]
-        probs = torch.zeros(len(known), client.signature.classes)
+        size = client.public_size
+        known = state.familiar[sample_public(client.seed, size, self.samples(size), client.round)]
+        probs = torch.zeros(len(known), client.classes)
         if known.any():
-            inputs = client.drawn(self.settings.samples, client.round)[known]
+            inputs = client.sampled_public(self.settings.samples, client.round)[known]
             probs[known] = predict(model, inputs).softmax(dim=1)
-        kept = {**state_of(model, optimizer), "familiar": state["familiar"]}
-        return kept, select_labels(probs, known, client.round)
+        return state.after(model, optimizer), select_labels(probs, known, client.round)
 
-    def server_step(self, state: State, server: Server, replies: Iterable[Reply[ChosenLabels]]) -> State:
-        inputs = server.drawn(self.settings.samples, server.round)
-        rows = (spread_labels(reply.message, len(inputs)) for reply in replies)
-        labels = self.settings.aggregation.aggregate(rows, server.stream("ties"))
-        if labels is None:
+    def server_step(
+        self, state: AbstainingServer, server: Server, replies: Iterable[Reply[ChosenLabels]]
+    ) -> AbstainingServer:
+        inputs = server.sampled_public(self.settings.samples, server.round)
+        rows = ((reply.client, spread_labels(reply.message, len(inputs))) for reply in replies)
+        ties = server.stream("ties")
+        found = self.settings.aggregation.aggregate(rows, ties, state=state.aggregation)
+        if found is None:
             return state
+        labels, state = found.labels, replace(state, aggregation=found.state)
         kept = labels.any(dim=1) & self.clear(labels)
         if not kept.any():
             return state
         learned = distil_server(state, server, inputs[kept], labels[kept], self.settings)
-        return {**learned, "labels": labels, "kept": kept, "drawn": server.round}
+        return replace(learned, labels=labels, kept=kept, sampled_round=server.round)

@@ -3,17 +3,18 @@
 import copy
 from abc import abstractmethod
 from collections.abc import Iterable
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from fedistill.aggregation.functional import weighted_mean
 from fedistill.communication.messages.weights import TrainedWeights, Weights
-from fedistill.methods.base import Client, Method, Reply, Server
-from fedistill.methods.shared.own_model import initial_state, train_private
+from fedistill.errors import Refusal
+from fedistill.methods.base import Client, FederationInfo, Method, Needs, Reply, Server
+from fedistill.methods.shared.own_model import Learner, ServerModel, train_private
 from fedistill.methods.shared.private_loss import private_loss
-from fedistill.state import State
-from fedistill.training.model_state import flatten
+from fedistill.training.model_state import ModelState, flatten
 from fedistill.training.optimizers import make_optimizer
 
 
@@ -28,7 +29,7 @@ class Pair(nn.Module):
         return torch.stack([self.own(inputs), self.travelling(inputs)])
 
 
-class MutualLearning(Method[TrainedWeights, Weights]):
+class MutualLearning(Method[TrainedWeights, Weights, ServerModel, Learner]):
     """Clients train their own model and the server's on the same batches; the server averages the latter.
 
     The client's own model and its optimiser stay with it between rounds; the optimiser of the travelling
@@ -39,31 +40,44 @@ class MutualLearning(Method[TrainedWeights, Weights]):
     byte_formula = "up = down = b|θ_server|/8"
     uplink = TrainedWeights
     downlink = Weights
-    has_client_models = True
-    server_model_travels = True
+    ServerState = ServerModel
+    ClientState = Learner
+    needs = Needs(sums_alone=True)
+    travels = "server"
 
     @abstractmethod
     def loss(self, own: Tensor, travelling: Tensor, own_task: Tensor, travelling_task: Tensor) -> Tensor:
         """Loss of both models together, from the logits (b, C) of each and its loss on the labels."""
 
-    def start_server(self, server: Server) -> State:
-        return {"model": server.initial_weights()}
+    def check(self, federation: FederationInfo) -> None:
+        super().check(federation)
+        server = federation.signatures[federation.server_model]
+        for info in federation.clients:
+            if federation.signatures[info.model] != server:
+                raise Refusal(
+                    f"method {self.name} trains the client's model and the server's on the same batches, but"
+                    f" {info.model!r} and {federation.server_model!r} read texts by unlike tokenizers: give"
+                    " both one `preprocessing`"
+                )
 
-    def start_client(self, client: Client) -> State:
-        return initial_state(client)
+    def start_server(self, server: Server) -> ServerModel:
+        return ServerModel(server.initial_model())
 
-    def send(self, state: State, server: Server, client: int) -> Weights:
-        return Weights(state["model"])
+    def start_client(self, client: Client) -> Learner:
+        return Learner(client.initial_model())
+
+    def send(self, state: ServerModel, server: Server, client: int) -> Weights:
+        return Weights(state.model.weights)
 
     def client_step(
-        self, state: State, client: Client, received: Weights | None
-    ) -> tuple[State, TrainedWeights]:
+        self, state: Learner, client: Client, received: Weights | None
+    ) -> tuple[Learner, TrainedWeights]:
         assert received is not None
         # A copy, since one module of a name is kept, and both models may have the same.
         travelling = copy.deepcopy(client.load(received.values, client.server_model))
-        pair = Pair(client.load(state["model"]), travelling)
+        pair = Pair(client.load(state.model), travelling)
         optimizer = make_optimizer(client.train.optimizer, pair)
-        optimizer.restore(state["optimizer"])
+        optimizer.restore(state.optimizer)
         own_task, travelling_task = (private_loss(client, model) for model in (pair.own, travelling))
 
         def loss(logits: Tensor, at: Tensor) -> Tensor:
@@ -73,9 +87,11 @@ class MutualLearning(Method[TrainedWeights, Weights]):
         train_private(pair, optimizer, client, loss)
         owned = len(list(pair.own.parameters()))
         buffers = {place: entry for place, entry in optimizer.state().items() if int(place) < owned}
-        kept = {"model": flatten(pair.own), "optimizer": buffers}
+        kept = Learner(ModelState.of(pair.own), buffers)
         return kept, TrainedWeights(flatten(travelling), samples=len(client.data))
 
-    def server_step(self, state: State, server: Server, replies: Iterable[Reply[TrainedWeights]]) -> State:
+    def server_step(
+        self, state: ServerModel, server: Server, replies: Iterable[Reply[TrainedWeights]]
+    ) -> ServerModel:
         mean = weighted_mean((reply.message.values, reply.message.samples) for reply in replies)
-        return state if mean is None else {"model": mean}
+        return state if mean is None else ServerModel(replace(state.model, weights=mean))

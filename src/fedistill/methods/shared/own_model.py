@@ -1,29 +1,39 @@
-"""Shared by methods whose clients keep a model and an optimiser of their own between rounds."""
+"""Shared by methods whose sides keep a model and an optimizer of their own between rounds."""
+
+from dataclasses import dataclass, field, replace
+from typing import Self
 
 from torch import nn
 
-from fedistill.methods.base import Client
+from fedistill.methods.base import Client, Participant
 from fedistill.state import State
 from fedistill.training.loop import Loss, fit
-from fedistill.training.model_state import flatten
+from fedistill.training.model_state import ModelState
 from fedistill.training.optimizers import Optimizer, make_optimizer
 
 
-def initial_state(client: Client) -> State:
-    """State of a client that has not trained yet."""
-    return {"model": client.initial_weights(), "optimizer": {}}
+@dataclass(frozen=True)
+class ServerModel:
+    """A server that keeps its model alone."""
+
+    model: ModelState
 
 
-def restore(state: State, client: Client) -> tuple[nn.Module, Optimizer]:
-    """Load the client's model and optimiser."""
-    model = client.load(state["model"])
-    optimizer = make_optimizer(client.train.optimizer, model)
-    return model, optimizer.restore(state["optimizer"])
+@dataclass(frozen=True)
+class Learner:
+    """A model and its optimizer, as they are kept until their side takes part again."""
 
+    model: ModelState
+    optimizer: State = field(default_factory=dict)
 
-def state_of(model: nn.Module, optimizer: Optimizer) -> State:
-    """State to keep until the client takes part again."""
-    return {"model": flatten(model), "optimizer": optimizer.state()}
+    def restore(self, side: Participant) -> tuple[nn.Module, Optimizer]:
+        """Load the model and the optimizer of a side."""
+        model = side.load(self.model)
+        return model, make_optimizer(side.train.optimizer, model).restore(self.optimizer)
+
+    def after(self, model: nn.Module, optimizer: Optimizer) -> Self:
+        """Return this state with the model and the optimizer as they are after training."""
+        return replace(self, model=ModelState.of(model), optimizer=optimizer.state())
 
 
 def train_private(
@@ -33,7 +43,7 @@ def train_private(
     fit(
         model,
         optimizer,
-        client.data.inputs,
+        client.inputs(),
         loss,
         epochs=epochs or client.train.epochs,
         batch_size=client.train.batch_size,

@@ -13,11 +13,11 @@ def private_loss(client: Client, model: nn.Module) -> Loss:
     The model as it is now is what ``not_true`` holds on to: received weights, or the client's own model
     after it has learned from the others.
     """
-    loss = label_loss(client.train, client.data.labels, client.signature.classes)
+    loss = label_loss(client.train, client.data.labels, client.classes)
     settings = client.train.not_true
     if settings is None or settings.beta == 0:
         return loss
-    labels, start = client.data.labels, predict(model, client.data.inputs)
+    labels, start = client.data.labels, predict(model, client.inputs())
 
     def preserving(logits: Tensor, at: Tensor) -> Tensor:
         return loss(logits, at) + not_true(logits, start[at], labels[at], settings)

@@ -2,7 +2,8 @@
 
 from abc import abstractmethod
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from pydantic import Field
@@ -11,11 +12,10 @@ from torch import Tensor
 from fedistill.communication.messages.base import MessageContext
 from fedistill.communication.messages.classwise import Prototypes
 from fedistill.config.schema import Section
-from fedistill.methods.base import Client, FederationInfo, Method, Reply, Server
-from fedistill.methods.shared.own_model import initial_state, restore, state_of, train_private
+from fedistill.methods.base import Client, FederationInfo, Method, Needs, Reply, Server
+from fedistill.methods.shared.own_model import Learner, train_private
 from fedistill.methods.shared.private_loss import private_loss
-from fedistill.models.features import Split, width
-from fedistill.state import State
+from fedistill.models.features import Split
 from fedistill.training.loop import batch
 
 
@@ -23,35 +23,47 @@ class PrototypeSettings(Section):
     weight: float = Field(default=1.0, ge=0, description="lambda, of the distance to the global prototypes")
 
 
-class PrototypeMethod(Method[Prototypes, Prototypes]):
+@dataclass(frozen=True)
+class PrototypeServer:
+    """The global prototypes (C, d), and which classes (C,) have one; None before any reply."""
+
+    prototypes: Tensor | None = None
+    present: Tensor | None = None
+
+
+PrototypeStateT = TypeVar("PrototypeStateT", bound=PrototypeServer)
+
+
+class PrototypeMethod(Method[Prototypes, Prototypes, PrototypeStateT, Learner]):
     """Clients pull their features to the global prototypes and send the mean features of their classes."""
 
     exchanges = "mean features of each class"
     byte_formula = "up = bC_kd/8 + log2(C over C_k)/8, down = bCd/8"
     uplink = Prototypes
     downlink = Prototypes
-    has_server_model = False
-    has_client_models = True
-    one_width = True
+    ClientState = Learner
+    needs = Needs(models="one width")
     settings: PrototypeSettings
 
     def message_context(self, federation: FederationInfo, client: int) -> MessageContext:
         context = super().message_context(federation, client)
-        return replace(context, width=width(federation.clients[client].model, federation.signature))
+        return replace(context, width=federation.feature_width(federation.clients[client].model))
 
-    def start_client(self, client: Client) -> State:
-        return initial_state(client)
+    def start_client(self, client: Client) -> Learner:
+        return Learner(client.initial_model())
 
-    def send(self, state: State, server: Server, client: int) -> Prototypes | None:
-        return Prototypes.of(state["prototypes"], state["present"]) if "present" in state else None
+    def send(self, state: PrototypeStateT, server: Server, client: int) -> Prototypes | None:
+        if state.prototypes is None or state.present is None:
+            return None
+        return Prototypes.of(state.prototypes, state.present)
 
     def client_step(
-        self, state: State, client: Client, received: Prototypes | None
-    ) -> tuple[State, Prototypes]:
-        model, optimizer = restore(state, client)
+        self, state: Learner, client: Client, received: Prototypes | None
+    ) -> tuple[Learner, Prototypes]:
+        model, optimizer = state.restore(client)
         split = Split(model, client.model, client.signature)
         labels = client.data.labels
-        classes = client.signature.classes
+        classes = client.classes
         private = private_loss(client, model)
         if received is not None:
             targets, known = received.table(classes)
@@ -66,12 +78,14 @@ class PrototypeMethod(Method[Prototypes, Prototypes]):
             return value + self.settings.weight * (distances * known[y]).mean()
 
         train_private(split, optimizer, client, loss)
-        sums, counts = class_sums(split, client.data.inputs, labels, classes)
+        sums, counts = class_sums(split, client.inputs(), labels, classes)
         present = counts > 0
-        return state_of(model, optimizer), Prototypes.of(sums / counts.clamp(min=1)[:, None], present)
+        return state.after(model, optimizer), Prototypes.of(sums / counts.clamp(min=1)[:, None], present)
 
-    def server_step(self, state: State, server: Server, replies: Iterable[Reply[Prototypes]]) -> State:
-        classes = server.signature.classes
+    def server_step(
+        self, state: PrototypeStateT, server: Server, replies: Iterable[Reply[Prototypes]]
+    ) -> PrototypeStateT:
+        classes = server.classes
         came = [reply.message.table(classes) for reply in replies]
         if not came:
             return state
@@ -79,7 +93,9 @@ class PrototypeMethod(Method[Prototypes, Prototypes]):
         return self.aggregate(state, server, vectors, torch.stack([present for _, present in came]))
 
     @abstractmethod
-    def aggregate(self, state: State, server: Server, vectors: Tensor, present: Tensor) -> State:
+    def aggregate(
+        self, state: PrototypeStateT, server: Server, vectors: Tensor, present: Tensor
+    ) -> PrototypeStateT:
         """New global prototypes from those of clients (k, C, d), where present (k, C); k >= 1."""
 
 

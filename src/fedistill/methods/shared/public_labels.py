@@ -2,24 +2,37 @@
 
 from abc import abstractmethod
 from collections.abc import Iterable
-from typing import TypeVar
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, TypeVar, cast
 
 from pydantic import Field
 from torch import Tensor, nn
 
-from fedistill.aggregation.labels import AnyAggregation
+from fedistill.aggregation.registry import AnyAggregation
 from fedistill.communication.messages.labels import ChosenLabels, SoftLabels, Votes
 from fedistill.config.schema import Section
-from fedistill.methods.base import Client, Method, Participant, Reply, Server
-from fedistill.methods.shared.own_model import initial_state, restore, state_of, train_private
+from fedistill.methods.base import (
+    Client,
+    ClientStateT,
+    Down,
+    Method,
+    Needs,
+    Participant,
+    Reply,
+    Server,
+    ServerStateT,
+    Up,
+)
+from fedistill.methods.shared.own_model import Learner, train_private
 from fedistill.methods.shared.private_loss import private_loss
 from fedistill.state import State
 from fedistill.training.loop import fit, predict
 from fedistill.training.losses import kl
-from fedistill.training.model_state import flatten
-from fedistill.training.optimizers import Optimizer, make_optimizer
+from fedistill.training.optimizers import Optimizer
 
-Labels = TypeVar("Labels", SoftLabels, Votes)
+UpLabels = TypeVar("UpLabels", SoftLabels, Votes)
+DownLabels = TypeVar("DownLabels", SoftLabels, Votes)
+ServerT = TypeVar("ServerT", bound=Learner)
 
 
 class DistillSettings(Section):
@@ -48,14 +61,12 @@ def distil(
 
 
 def distil_server(
-    state: State, server: Server, inputs: Tensor, probs: Tensor, settings: DistillSettings
-) -> State:
-    """Go on with the server's model and optimiser; return their new state."""
-    model = server.load(state["model"])
-    optimizer = make_optimizer(server.train.optimizer, model)
-    optimizer.restore(state["optimizer"])
+    state: ServerT, server: Server, inputs: Tensor, probs: Tensor, settings: DistillSettings
+) -> ServerT:
+    """Go on with the server's model and optimizer; return its state with them."""
+    model, optimizer = state.restore(server)
     distil(server, model, optimizer, inputs, probs, settings)
-    return {"model": flatten(model), "optimizer": optimizer.state()}
+    return state.after(model, optimizer)
 
 
 def select_labels(probs: Tensor, mask: Tensor, drawn: int) -> ChosenLabels:
@@ -70,63 +81,93 @@ def spread_labels(message: ChosenLabels, samples: int) -> Tensor:
     return rows
 
 
-class DrawnSettings(DistillSettings):
+class SampledSettings(Section):
     samples: int | None = Field(
         default=None, ge=1, description="public samples a round, drawn anew; default: all"
     )
+
+
+class SampledPublic(Method[Up, Down, ServerStateT, ClientStateT]):
+    """Base of methods whose messages speak of as many public samples as the setting ``samples`` says."""
+
+    settings: SampledSettings
+
+    def samples(self, public: int) -> int:
+        return min(public, self.settings.samples or public)
+
+
+class DrawnSettings(DistillSettings, SampledSettings):
     aggregation: AnyAggregation
 
 
-class DrawnLabels(Method[Labels, Labels]):
-    """Labels of public samples up, what they are pooled to down; all distil that, the server too.
+@dataclass(frozen=True)
+class LabelServer(Learner):
+    """A server that keeps the last global labels (n, C), the round of their samples, and its aggregation."""
+
+    labels: Tensor | None = None
+    sampled_round: int = 0
+    aggregation: State = field(default_factory=dict)
+
+
+class DrawnLabels(SampledPublic[UpLabels, DownLabels, LabelServer, Learner]):
+    """Labels of public samples up, their aggregate down; all distil that, the server too.
 
     A round: a client distils the last global labels, trains on private data and labels the next public
     samples. A client that was absent learns from the newest global labels and not from those it missed.
+    Messages up and down may be of different types.
     """
 
-    clients_need_public = True
-    server_needs_public = True
-    has_client_models = True
+    uplink: ClassVar[type[SoftLabels] | type[Votes]]
+    downlink: ClassVar[type[SoftLabels] | type[Votes]]
+    ServerState = LabelServer
+    ClientState = Learner
+    needs = Needs(public=("clients", "server"))
     under_skew = ("loss", "aggregation")
+    ties_to_last: ClassVar[bool] = False
+    """A tie between classes goes to the one that was the global label before."""
     settings: DrawnSettings
-
-    @abstractmethod
-    def message(self, probs: Tensor, drawn: int) -> Labels:
-        """The message of these labels (n, C) on the samples of a round."""
 
     @abstractmethod
     def labels(self, logits: Tensor) -> Tensor:
         """What a client says (n, C) of samples with these logits."""
 
-    @abstractmethod
-    def pooled(self, probs: Iterable[Tensor], state: State, server: Server) -> Tensor | None:
-        """The global labels (n, C), or None where no client replied."""
+    def global_labels(self, aggregated: Tensor) -> Tensor:
+        """What the server says (n, C) of samples with these aggregated labels."""
+        return aggregated
 
-    def samples(self, public: int) -> int:
-        return min(public, self.settings.samples or public)
+    def start_server(self, server: Server) -> LabelServer:
+        return LabelServer(server.initial_model())
 
-    def start_server(self, server: Server) -> State:
-        return {"model": server.initial_weights(), "optimizer": {}}
+    def start_client(self, client: Client) -> Learner:
+        return Learner(client.initial_model())
 
-    def start_client(self, client: Client) -> State:
-        return initial_state(client)
+    def send(self, state: LabelServer, server: Server, client: int) -> DownLabels | None:
+        if state.labels is None:
+            return None
+        return cast(DownLabels, self.downlink(state.labels, state.sampled_round))
 
-    def send(self, state: State, server: Server, client: int) -> Labels | None:
-        return self.message(state["labels"], state["drawn"]) if "labels" in state else None
-
-    def client_step(self, state: State, client: Client, received: Labels | None) -> tuple[State, Labels]:
-        model, optimizer = restore(state, client)
+    def client_step(
+        self, state: Learner, client: Client, received: DownLabels | None
+    ) -> tuple[Learner, UpLabels]:
+        model, optimizer = state.restore(client)
         if received is not None:
-            inputs = client.drawn(self.settings.samples, received.drawn)
+            inputs = client.sampled_public(self.settings.samples, received.sampled_round)
             distil(client, model, optimizer, inputs, received.probs, self.settings)
         train_private(model, optimizer, client, private_loss(client, model))
-        logits = predict(model, client.drawn(self.settings.samples, client.round))
-        return state_of(model, optimizer), self.message(self.labels(logits), client.round)
+        logits = predict(model, client.sampled_public(self.settings.samples, client.round))
+        message = cast(UpLabels, self.uplink(self.labels(logits), client.round))
+        return state.after(model, optimizer), message
 
-    def server_step(self, state: State, server: Server, replies: Iterable[Reply[Labels]]) -> State:
-        labels = self.pooled((reply.message.probs for reply in replies), state, server)
-        if labels is None:
+    def server_step(
+        self, state: LabelServer, server: Server, replies: Iterable[Reply[UpLabels]]
+    ) -> LabelServer:
+        # Only where all samples are drawn do the last labels speak of the same ones.
+        before = state.labels if self.ties_to_last and self.settings.samples is None else None
+        rows = ((reply.client, reply.message.probs) for reply in replies)
+        found = self.settings.aggregation.aggregate(rows, server.stream("ties"), before, state.aggregation)
+        if found is None:
             return state
-        inputs = server.drawn(self.settings.samples, server.round)
+        labels = self.global_labels(found.labels)
+        inputs = server.sampled_public(self.settings.samples, server.round)
         learned = distil_server(state, server, inputs, labels, self.settings)
-        return {**learned, "labels": labels, "drawn": server.round}
+        return replace(learned, labels=labels, sampled_round=server.round, aggregation=found.state)

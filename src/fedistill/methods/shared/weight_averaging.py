@@ -2,16 +2,16 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
 from fedistill.aggregation.functional import weighted_mean
 from fedistill.communication.messages.weights import TrainedWeights, Weights
-from fedistill.methods.base import Client, ClientInfo, Method, Reply, Server
-from fedistill.methods.shared.own_model import train_private
+from fedistill.methods.base import Client, ClientInfo, Method, Needs, NoState, Reply, Server
+from fedistill.methods.shared.own_model import ServerModel, train_private
 from fedistill.methods.shared.private_loss import private_loss
-from fedistill.state import State
-from fedistill.training.model_state import flatten
+from fedistill.training.model_state import ModelState, flatten
 from fedistill.training.optimizers import make_optimizer
 
 Penalty = Callable[[nn.Module], Tensor]
@@ -30,60 +30,72 @@ def train_received(client: Client, received: Weights, penalty: Penalty | None = 
     return TrainedWeights(flatten(model), samples=len(client.data))
 
 
-class WeightAveraging(Method[TrainedWeights, Weights]):
+class WeightAveraging(Method[TrainedWeights, Weights, ServerModel, NoState]):
     """One model for all: clients train it, the server averages, weighted by samples."""
 
     exchanges = "all weights"
     byte_formula = "up = down = b|θ|/8"
     uplink = TrainedWeights
     downlink = Weights
-    one_model = True
+    ServerState = ServerModel
+    needs = Needs(models="one architecture", sums_alone=True)
 
     @abstractmethod
     def penalty(self, received: Weights) -> Penalty | None:
         """What is added to the local loss."""
 
-    def start_server(self, server: Server) -> State:
-        return {"model": server.initial_weights()}
+    def start_server(self, server: Server) -> ServerModel:
+        return ServerModel(server.initial_model())
 
-    def start_client(self, client: Client) -> State:
-        return {}
+    def start_client(self, client: Client) -> NoState:
+        return NoState()
 
-    def send(self, state: State, server: Server, client: int) -> Weights:
-        return Weights(state["model"])
+    def send(self, state: ServerModel, server: Server, client: int) -> Weights:
+        return Weights(state.model.weights)
 
     def client_step(
-        self, state: State, client: Client, received: Weights | None
-    ) -> tuple[State, TrainedWeights]:
+        self, state: NoState, client: Client, received: Weights | None
+    ) -> tuple[NoState, TrainedWeights]:
         assert received is not None
         return state, train_received(client, received, self.penalty(received))
 
-    def server_step(self, state: State, server: Server, replies: Iterable[Reply[TrainedWeights]]) -> State:
+    def server_step(
+        self, state: ServerModel, server: Server, replies: Iterable[Reply[TrainedWeights]]
+    ) -> ServerModel:
         mean = weighted_mean((reply.message.values, reply.message.samples) for reply in replies)
-        return state if mean is None else {"model": mean}
+        return state if mean is None else ServerModel(replace(state.model, weights=mean))
 
 
-class SmallModels(Method[TrainedWeights, Weights]):
+@dataclass(frozen=True)
+class SmallModelsServer:
+    """The server's own model, and the weights (P,) of each architecture that travels, by its name."""
+
+    model: ModelState
+    travelling: dict[str, Tensor]
+
+
+class SmallModels(Method[TrainedWeights, Weights, SmallModelsServer, NoState]):
     """Clients' models of any architecture travel; the server keeps one of each, and a model of its own."""
 
     exchanges = "weights of the client's model"
     byte_formula = "up = down = b|θ_client|/8"
     uplink = TrainedWeights
     downlink = Weights
-    server_needs_public = True
+    ServerState = SmallModelsServer
+    needs = Needs(public=("server",))
 
-    def broadcast_group(self, info: ClientInfo) -> str:
+    def broadcast_group(self, state: SmallModelsServer, info: ClientInfo) -> str:
         return info.model
 
-    def start_client(self, client: Client) -> State:
-        return {}
+    def start_client(self, client: Client) -> NoState:
+        return NoState()
 
-    def send(self, state: State, server: Server, client: int) -> Weights:
-        return Weights(state["travelling"][server.clients[client].model])
+    def send(self, state: SmallModelsServer, server: Server, client: int) -> Weights:
+        return Weights(state.travelling[server.clients[client].model])
 
     def client_step(
-        self, state: State, client: Client, received: Weights | None
-    ) -> tuple[State, TrainedWeights]:
+        self, state: NoState, client: Client, received: Weights | None
+    ) -> tuple[NoState, TrainedWeights]:
         assert received is not None
         return state, train_received(client, received)
 

@@ -1,6 +1,7 @@
 """Fed-ET: small models travel; the server's larger one learns what they agree on, and where they do not."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import torch
 from pydantic import Field
@@ -11,9 +12,13 @@ from fedistill.aggregation.functional import weighted_mean
 from fedistill.communication.messages.weights import TrainedWeights
 from fedistill.config.schema import OptimizerConfig, Section
 from fedistill.methods.base import FederationInfo, Reply, Server
-from fedistill.methods.shared.weight_averaging import SmallModels, initial_by_model, means_by_model
-from fedistill.models.features import Split, width
-from fedistill.state import State
+from fedistill.methods.shared.weight_averaging import (
+    SmallModels,
+    SmallModelsServer,
+    initial_by_model,
+    means_by_model,
+)
+from fedistill.models.features import Split
 from fedistill.training.loop import fit, predict
 from fedistill.training.model_state import flatten, unflatten
 from fedistill.training.optimizers import make_optimizer
@@ -61,37 +66,37 @@ class FedEt(SmallModels):
         super().check(federation)
         if self.settings.share_head:
             for name in sorted({federation.server_model, *(info.model for info in federation.clients)}):
-                width(name, federation.signature)
+                federation.feature_width(name)
 
-    def start_server(self, server: Server) -> State:
-        return {"travelling": initial_by_model(server), "model": server.initial_weights()}
+    def start_server(self, server: Server) -> SmallModelsServer:
+        return SmallModelsServer(server.initial_model(), initial_by_model(server))
 
-    def server_step(self, state: State, server: Server, replies: Iterable[Reply[TrainedWeights]]) -> State:
-        assert server.public is not None
+    def server_step(
+        self, state: SmallModelsServer, server: Server, replies: Iterable[Reply[TrainedWeights]]
+    ) -> SmallModelsServer:
         came = [(server.clients[reply.client].model, reply.message) for reply in replies]
         if not came:
             return state
-        travelling = means_by_model(state["travelling"], came)
+        travelling = means_by_model(state.travelling, came)
         sharing = [name for name in travelling if self._shares(server, name)]
         heads = [(_head(server, sent.values, name), sent.samples) for name, sent in came if name in sharing]
-        head, weights = weighted_mean(heads), state["model"]
+        head, weights = weighted_mean(heads), state.model.weights
         if head is not None:
             weights = _with_head(server, weights, server.model, head)
-        logits = [predict(server.load(sent.values, name), server.public) for name, sent in came]
+        logits = [predict(server.load(sent.values, name), server.public_inputs(name)) for name, sent in came]
         weights = self._learn(server, weights, *consensus(torch.stack(logits)))
         for name in sharing:
             learned = _head(server, weights, server.model)
             travelling[name] = _with_head(server, travelling[name], name, learned)
-        return {"travelling": travelling, "model": weights}
+        return SmallModelsServer(replace(state.model, weights=weights), travelling)
 
     def _shares(self, server: Server, name: str) -> bool:
         if not self.settings.share_head:  # then a model need not have a head
             return False
-        return width(name, server.signature) == width(server.model, server.signature)
+        length = server.federation.feature_width
+        return length(name) == length(server.model)
 
     def _learn(self, server: Server, weights: Tensor, labels: Tensor, diverse: Tensor) -> Tensor:
-        assert server.public is not None
-
         def loss(logits: Tensor, at: Tensor) -> Tensor:
             # Rows of zeros have no divergence: their samples' term is 0.
             other = kl_div(logits.log_softmax(dim=1), diverse[at], reduction="batchmean")
@@ -101,7 +106,7 @@ class FedEt(SmallModels):
         fit(
             model,
             make_optimizer(self.settings.optimizer, model),
-            server.public,
+            server.public_inputs(),
             loss,
             epochs=self.settings.epochs,
             batch_size=self.settings.batch_size,
@@ -121,10 +126,10 @@ def consensus(logits: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _head(server: Server, weights: Tensor, name: str) -> Tensor:
-    return flatten(Split(server.load(weights, name), name, server.signature).head)
+    return flatten(Split(server.load(weights, name), name, server.signature_of(name)).head)
 
 
 def _with_head(server: Server, weights: Tensor, name: str, head: Tensor) -> Tensor:
-    split = Split(server.load(weights, name), name, server.signature)
+    split = Split(server.load(weights, name), name, server.signature_of(name))
     unflatten(split.head, head)
     return flatten(split.model)

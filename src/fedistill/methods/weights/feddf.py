@@ -1,6 +1,7 @@
 """FedDF: small models travel; what they know together is distilled at the server."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import torch
 from pydantic import Field
@@ -9,8 +10,12 @@ from torch import Tensor
 from fedistill.communication.messages.weights import TrainedWeights
 from fedistill.config.schema import OptimizerConfig, Section
 from fedistill.methods.base import Reply, Server
-from fedistill.methods.shared.weight_averaging import SmallModels, initial_by_model, means_by_model
-from fedistill.state import State
+from fedistill.methods.shared.weight_averaging import (
+    SmallModels,
+    SmallModelsServer,
+    initial_by_model,
+    means_by_model,
+)
 from fedistill.training.loop import fit, predict
 from fedistill.training.losses import kl
 from fedistill.training.model_state import flatten
@@ -19,7 +24,7 @@ from fedistill.training.optimizers import make_optimizer
 
 class FedDfSettings(Section):
     epochs: int = Field(default=5, ge=1, description="epochs of distillation on the public set")
-    batch_size: int = Field(default=128, ge=1)
+    batch_size: int = Field(default=128, ge=1, description="samples in each step of it")
     optimizer: OptimizerConfig = OptimizerConfig(name="adam", lr=1e-3)
     fuse: bool = Field(
         default=True, description="distil the travelling models too; else they are only averaged"
@@ -45,38 +50,36 @@ class FedDf(SmallModels):
     Settings = FedDfSettings
     settings: FedDfSettings
 
-    def start_server(self, server: Server) -> State:
+    def start_server(self, server: Server) -> SmallModelsServer:
         travelling = initial_by_model(server)
-        own = travelling.get(server.model)
-        return {
-            "travelling": travelling,
-            "model": server.initial_weights() if own is None else own,
-        }
+        return SmallModelsServer(server.initial_model(), travelling)
 
-    def server_step(self, state: State, server: Server, replies: Iterable[Reply[TrainedWeights]]) -> State:
-        assert server.public is not None
+    def server_step(
+        self, state: SmallModelsServer, server: Server, replies: Iterable[Reply[TrainedWeights]]
+    ) -> SmallModelsServer:
         came = [(server.clients[reply.client].model, reply.message) for reply in replies]
         if not came:
             return state
-        logits = [predict(server.load(message.values, name), server.public) for name, message in came]
+        logits = [
+            predict(server.load(message.values, name), server.public_inputs(name)) for name, message in came
+        ]
         teacher = torch.stack(logits).mean(dim=0).softmax(dim=1)
-        travelling = means_by_model(state["travelling"], came)
+        travelling = means_by_model(state.travelling, came)
         if self.settings.fuse:
             travelling = {
                 name: self._distil(server, name, weights, teacher) for name, weights in travelling.items()
             }
         own = travelling.get(server.model)
         if own is None:
-            own = self._distil(server, server.model, state["model"], teacher)
-        return {"travelling": travelling, "model": own}
+            own = self._distil(server, server.model, state.model.weights, teacher)
+        return SmallModelsServer(replace(state.model, weights=own), travelling)
 
     def _distil(self, server: Server, name: str, weights: Tensor, teacher: Tensor) -> Tensor:
-        assert server.public is not None
         model = server.load(weights, name)
         fit(
             model,
             make_optimizer(self.settings.optimizer, model),
-            server.public,
+            server.public_inputs(name),
             lambda logits, at: kl(logits, teacher[at]),
             epochs=self.settings.epochs,
             batch_size=self.settings.batch_size,

@@ -12,11 +12,13 @@ from fedistill import parse
 from fedistill.communication.protocol.shared_state import dump_states
 from fedistill.config.schema import Experiment
 from fedistill.experiment.preflight import Finding
+from fedistill.experiment.results import ResultsJson
 from fedistill.experiment.run_folder import RunFolder
-from fedistill.experiment.runner import compare, prepare
+from fedistill.experiment.runner import prepare, run_experiment
 from fedistill.federation.history import RoundRecord
 from fedistill.flower import app_template, keys
 from fedistill.state import encode_state
+from helpers.processes import processes_with
 
 CLIENTS = 3
 
@@ -60,8 +62,8 @@ class Watch:
     def failed(self, name: str, error: str) -> None: ...
 
 
-def in_process(wanted: Experiment, out: Path) -> dict[str, Any]:
-    return compare(wanted, out, "test", Watch())
+def in_process(wanted: Experiment, out: Path) -> ResultsJson:
+    return run_experiment(wanted, out, "test", Watch())
 
 
 def frames(folder: Path) -> list[list[tuple[int, str, int, int]]]:
@@ -80,7 +82,7 @@ def what_is_kept(folder: Path) -> tuple[bytes, bytes, dict[int, bytes]]:
     """The server's state, what it remembers of its links, and clients' states, of a run's only arm."""
     opened = RunFolder(folder)
     (arm,) = prepare(opened.experiment())[1]
-    run = opened.load(arm)
+    run = opened.restore(arm)
     return encode_state(run.server), encode_state(dump_states(run.shared_states)), run.clients
 
 
@@ -93,15 +95,7 @@ def at_sites(places: Iterable[Path], round: int) -> dict[int, bytes]:
 
 def processes_of(folder: Path) -> list[int]:
     """Processes of this machine that were started for a run in this folder."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            environment = (entry / "environ").read_bytes()
-        except OSError:
-            continue
-        if f"FLWR_HOME={folder / 'flower' / 'home'}\0".encode() in environment:
-            found.append(int(entry.name))
-    return found
+    return processes_with("FLWR_HOME", folder / "flower" / "home")
 
 
 def site_file(path: Path, labels: list[Any]) -> Path:

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,19 +12,34 @@ import pytest
 
 from fedistill.cli import main
 
-PROGRAM = str(Path(sys.executable).parent / "fedistill")
+PROGRAM = Path(sys.executable).parent / "fedistill"
 PATIENCE = 120  # seconds until a test gives up on a process; says nothing about how long one should take
 
 
-def fedistill(*arguments: str | Path, cwd: Path, **more: Any) -> "subprocess.CompletedProcess[str]":
+def fedistill(*arguments: str | Path, cwd: Path, **more: Any) -> subprocess.CompletedProcess[str]:
     """The program in a process of its own, until it ends."""
-    command = [PROGRAM, *map(str, arguments)]
+    command = [str(PROGRAM), *map(str, arguments)]
     return subprocess.run(
         command, cwd=cwd, capture_output=True, text=True, timeout=PATIENCE, check=False, **more
     )
 
 
-def here(*arguments: str | Path, cwd: Path) -> "subprocess.CompletedProcess[str]":
+def start(*arguments: str | Path, cwd: Path, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
+    """The program in a session of its own, as a terminal has it: Ctrl-C reaches it, its output is kept."""
+    return subprocess.Popen(
+        [PROGRAM, *arguments],
+        cwd=cwd,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # Tests that are started in the background may ignore Ctrl-C, and their children with them.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+
+
+def here(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
     """The program inside this process: each of its own needs seconds to import its libraries."""
     with (
         pytest.MonkeyPatch.context() as patch,

@@ -1,0 +1,73 @@
+"""The aggregations by name, and how a method's setting names one."""
+
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, PlainSerializer, SerializationInfo, ValidationError
+
+from fedistill.aggregation.labels import Aggregation
+from fedistill.config.messages import explain_errors
+from fedistill.config.plugins import Registry, field_faults, scan
+from fedistill.errors import ExperimentError
+
+
+def _name(kind: type[Aggregation]) -> object:
+    return kind.model_fields["name"].default
+
+
+def _faults(kind: type[Aggregation]) -> list[str]:
+    """What is wrong with what an aggregation declares."""
+    name = _name(kind)
+    faults = [] if isinstance(name, str) else ['`name` needs a default: name: Literal["mine"] = "mine"']
+    return [*faults, *field_faults(kind, "name")]
+
+
+AGGREGATIONS: dict[str, type[Aggregation]] = scan(
+    "fedistill.aggregation",
+    Aggregation,  # type: ignore[type-abstract]  # what is found is concrete
+    _name,
+)
+"""Ours; `registry` has those of installed packages too."""
+
+registry: Registry[Aggregation] = Registry(
+    "aggregation",
+    Aggregation,  # type: ignore[type-abstract]  # what is found is concrete
+    AGGREGATIONS,
+    _faults,
+    _name,
+)
+
+
+def _chosen(wanted: Any) -> Any:
+    """Return the section that a name, or a table ``{ name, SETTINGS }``, stands for."""
+    if isinstance(wanted, Aggregation):
+        return wanted
+    table = {"name": wanted} if isinstance(wanted, str) else wanted
+    if not isinstance(table, dict) or "name" not in table:
+        names = ", ".join(registry.names())
+        raise ValueError(f"must be one of {names}, module:Class, or a table {{ name = NAME, SETTINGS }}")
+    written = str(table["name"])
+    try:
+        kind = registry.find(written)
+    except ExperimentError as error:
+        raise ValueError(str(error).removeprefix("aggregation ")) from None
+    try:
+        found = kind.model_validate({**table, "name": _name(kind)})
+    except ValidationError as error:
+        raise ValueError(explain_errors(error, written, kind)) from None
+    if written != found.name:
+        found._written = written
+    return found
+
+
+def _table(chosen: Aggregation, info: SerializationInfo) -> dict[str, Any]:
+    """Its settings, under the name that it was chosen by."""
+    table = chosen.model_dump(mode=info.mode, exclude_none=info.exclude_none)
+    return {**table, "name": chosen._written or chosen.name}
+
+
+AnyAggregation = Annotated[
+    Aggregation,
+    PlainSerializer(_table),
+    BeforeValidator(_chosen),
+    Field(description="how the server pools labels: a name, module:Class, or a table { name, SETTINGS }"),
+]

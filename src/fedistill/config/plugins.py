@@ -1,0 +1,329 @@
+"""Classes and functions by name: ours, those of installed packages, and any other by ``module:attribute``.
+
+Ours are found by scanning the folders they lie in. An installed package announces its own as entry points,
+and their names then stand beside ours. Everything else that Python can import is named by its module, which
+is looked up where Python finds packages, and by the command line in the current folder too.
+"""
+
+import importlib
+import inspect
+import pkgutil
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import EntryPoint, entry_points
+from types import ModuleType
+from typing import Any, Generic, Literal, TypeVar
+
+from fedistill.config.schema import Section
+from fedistill.errors import ExperimentError, nearest
+
+T = TypeVar("T")
+
+
+def scan(
+    package: str, base: type[T], name_of: Callable[[type[T]], object], first: Sequence[str] = ()
+) -> dict[str, type[T]]:
+    """Return the concrete, named subclasses of ``base`` that the modules of a package define, by name.
+
+    Modules and packages come in alphabetical order, but for those in ``first``, which come before the others;
+    the classes of one module come in the order of its text.
+
+    Raises:
+        TypeError: two classes have the same name.
+    """
+    found: dict[str, type[T]] = {}
+    for module in _modules(package, first):
+        for kind in vars(module).values():
+            if not (isinstance(kind, type) and kind.__module__ == module.__name__ and issubclass(kind, base)):
+                continue
+            name = None if inspect.isabstract(kind) else name_of(kind)
+            if not isinstance(name, str):
+                continue
+            if name in found:
+                raise TypeError(f"{_path(found[name])} and {_path(kind)} are both named {name!r}")
+            found[name] = kind
+    return found
+
+
+def _modules(package: str, first: Sequence[str] = ()) -> Iterator[ModuleType]:
+    names = sorted(info.name for info in pkgutil.iter_modules(importlib.import_module(package).__path__))
+    for name in [*(name for name in first if name in names), *(name for name in names if name not in first)]:
+        module = importlib.import_module(f"{package}.{name}")
+        yield module
+        if hasattr(module, "__path__"):
+            yield from _modules(module.__name__)
+
+
+def _path(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What an experiment names outside of fedistill.
+
+    Attributes:
+        kind: ``"method"``, ``"codec"``, ``"aggregation"`` or ``"model"``.
+        written: as the experiment has it: ``module:attribute``, or the name of an entry point.
+        module: the module that has to be imported for it.
+        source: the installed package whose entry point it is, with its version, or empty.
+    """
+
+    kind: str
+    written: str
+    module: str
+    source: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.written!r}" + (f" (of {self.source})" if self.source else "")
+
+
+_asked: ContextVar[Callable[[Reference], None] | None] = ContextVar("asked", default=None)
+
+
+@contextmanager
+def before_import(asked: Callable[[Reference], None]) -> Iterator[None]:
+    """Inside, ``asked`` is called with each reference before its module is imported, and may raise."""
+    token = _asked.set(asked)
+    try:
+        yield
+    finally:
+        _asked.reset(token)
+
+
+def ask(reference: Reference) -> None:
+    """Let whoever wants to be asked before an import refuse it (`before_import`)."""
+    asked = _asked.get()
+    if asked is not None:
+        asked(reference)
+
+
+def named(kind: str, written: str, form: Literal["Class", "function"]) -> Any:
+    """Import the class or function that ``module:attribute`` names.
+
+    Raises:
+        ExperimentError: it is no such name, the module cannot be imported, or it has no such class or
+            function.
+    """
+    module, _, attribute = written.partition(":")
+    if not is_module(module):
+        example = "small" if form == "function" else "Mine"
+        raise ExperimentError(
+            f"{kind} {written!r}: write module:{form} as Python would import them, without a path and"
+            f" without .py, for example my_{kind}s:{example}"
+        )
+    return _imported(Reference(kind, written, module), attribute, form)
+
+
+def is_module(name: str) -> bool:
+    """Whether this could be the name of a module."""
+    return all(part.isidentifier() for part in name.split("."))
+
+
+def _imported(reference: Reference, attribute: str, form: Literal["Class", "function"]) -> Any:
+    ask(reference)
+    try:
+        module = importlib.import_module(reference.module)
+    except (Exception, SystemExit) as error:  # a module may raise anything while it is run
+        raise ExperimentError(
+            f"{reference}: module {reference.module!r} cannot be imported ({type(error).__name__}: {error});"
+            " modules are looked up in the current folder and where Python finds packages"
+        ) from None
+
+    def fits(value: object) -> bool:
+        return isinstance(value, type) if form == "Class" else callable(value)
+
+    found = getattr(module, attribute, None)
+    if not fits(found):
+        guess = nearest(attribute, [key for key, value in vars(module).items() if fits(value)])
+        raise ExperimentError(f"{reference}: {module.__name__} has no {form.lower()} {attribute!r}.{guess}")
+    return found
+
+
+@dataclass(frozen=True)
+class Listed(Generic[T]):
+    """A name that an experiment may use.
+
+    Attributes:
+        kind: the class, or None where it cannot be used.
+        source: the installed package that it is of, with its version; empty for ours.
+        problem: why it cannot be used, or empty.
+    """
+
+    name: str
+    kind: type[T] | None
+    source: str = ""
+    problem: str = ""
+
+
+class Registry(Generic[T]):
+    """All classes of one kind that an experiment can name.
+
+    Attributes:
+        own: ours, by name.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        base: type[T],
+        own: Mapping[str, type[T]],
+        faults: Callable[[type[T]], list[str]],
+        name_of: Callable[[type[T]], object],
+    ) -> None:
+        """
+        Args:
+            kind: what messages call such a class; entry points are of the group ``fedistill.KINDs``.
+            faults: what is wrong with a concrete subclass of ``base``, each in a few words.
+            name_of: the name that a class has declared, if any.
+        """
+        self.kind, self.own = kind, own
+        self._base, self._faults, self._name_of = base, faults, name_of
+
+    def names(self) -> list[str]:
+        """Our names, and after them those of installed packages."""
+        return [*self.own, *(name for name in self._points() if name not in self.own)]
+
+    def find(self, written: object) -> type[T]:
+        """Return the class of a name, or of ``module:Class``.
+
+        Raises:
+            ExperimentError: there is none, it cannot be imported, two packages claim the name, or something
+                is wrong with the class.
+        """
+        if isinstance(written, str) and ":" in written:
+            return self._checked(f"{self.kind} {written!r}", named(self.kind, written, "Class"))
+        points = self._points().get(written, ()) if isinstance(written, str) else ()
+        if len(points) + (written in self.own) > 1:
+            raise self._clash(str(written), points)
+        if points:
+            return self._loaded(points[0])
+        if not isinstance(written, str) or written not in self.own:
+            names = self.names()
+            guess = nearest(str(written), names)
+            raise ExperimentError(
+                f"{self.kind} {written!r} is not one of {', '.join(names)} or module:Class.{guess}"
+            )
+        return self.own[written]
+
+    def listing(self) -> list[Listed[T]]:
+        """All names; where one cannot be used, with the reason."""
+        found = []
+        for name in self.names():
+            points = self._points().get(name, ())
+            source = ", ".join(_source(point) for point in points)
+            try:
+                found.append(Listed(name, self.find(name), source))
+            except ExperimentError as error:
+                found.append(Listed[T](name, None, source, str(error)))
+        return found
+
+    def _points(self) -> dict[str, tuple[EntryPoint, ...]]:
+        return _entry_points(f"fedistill.{self.kind}s", tuple(sys.path))
+
+    def _clash(self, name: str, points: Sequence[EntryPoint]) -> ExperimentError:
+        claims = [(_source(point), point.value.replace(" ", "")) for point in points]
+        if name in self.own:
+            own = self.own[name]
+            claims = [("fedistill", f"{own.__module__}:{own.__qualname__}"), *claims]
+        return ExperimentError(
+            f"{self.kind} {name!r} is claimed by {' and by '.join(source for source, _ in claims)}: write"
+            f" {' or '.join(place for _, place in claims)}, or uninstall one of the packages"
+        )
+
+    def _loaded(self, point: EntryPoint) -> type[T]:
+        reference = Reference(self.kind, point.name, point.module, _source(point))
+        kind = self._checked(str(reference), _imported(reference, point.attr, "Class"))
+        if self._name_of(kind) != point.name:
+            raise ExperimentError(
+                f"{reference}: class {kind.__name__} is named {self._name_of(kind)!r}; the entry point and"
+                " `name` must be the same"
+            )
+        return kind
+
+    def _checked(self, where: str, kind: type[Any]) -> type[T]:
+        if not issubclass(kind, self._base):
+            raise ExperimentError(
+                f"{where}: class {kind.__name__} must be a subclass of {self._base.__name__}"
+                f" ({self._base.__module__})"
+            )
+        missing = [name for name in dir(self._base) if name in getattr(kind, "__abstractmethods__", ())]
+        missing += sorted(getattr(kind, "__abstractmethods__", frozenset()) - set(missing))
+        faults = [f"it lacks {', '.join(missing)}, which every {self.kind} must have"] if missing else []
+        faults += [*_misfits(kind, self._base), *self._faults(kind)]
+        if faults:
+            raise ExperimentError(f"{where}: class {kind.__name__} cannot be used: {'; '.join(faults)}")
+        return kind
+
+
+@lru_cache
+def _entry_points(group: str, path: tuple[str, ...]) -> dict[str, tuple[EntryPoint, ...]]:
+    """Entry points of a group by name; ``path`` is where Python looks now, so that it is read once."""
+    found: dict[str, tuple[EntryPoint, ...]] = {}
+    for point in sorted(entry_points(group=group), key=lambda point: (point.name, point.value)):
+        found[point.name] = (*found.get(point.name, ()), point)
+    return found
+
+
+def _source(point: EntryPoint) -> str:
+    return f"{point.dist.name} {point.dist.version}" if point.dist else "an unknown package"
+
+
+def _misfits(kind: type, base: type) -> Iterator[str]:
+    """Functions of ``base`` that a subclass has with other arguments."""
+    for name, function in vars(base).items():
+        if not inspect.isfunction(function) or (name.startswith("__") and name != "__init__"):
+            continue
+        own = inspect.getattr_static(kind, name)
+        if own is function:
+            continue
+        if not callable(getattr(kind, name)):
+            yield f"`{name}` must be a function"
+            continue
+        expected = [name for name, one in inspect.signature(function).parameters.items() if one.kind <= 1]
+        given = inspect.signature(getattr(kind, name))
+        bound = isinstance(own, staticmethod | classmethod)
+        try:
+            given.bind(*expected[1 if bound else 0 :])
+        except TypeError:
+            yield f"`{name}{given}` must take ({', '.join(expected)})"
+
+
+def text_faults(kind: type, *names: str) -> Iterator[str]:
+    """Class attributes that must be texts, and are not."""
+    for name in names:
+        value = getattr(kind, name, None)
+        if not isinstance(value, str) or not value.strip():
+            given = f", but is {value!r}" if hasattr(kind, name) else ""
+            yield f"`{name}` must be a text{given}"
+
+
+def settings_faults(kind: type, taken: Sequence[str], defaults: bool) -> Iterator[str]:
+    """What is wrong with the settings that a class declares.
+
+    Args:
+        taken: names that a setting cannot have.
+        defaults: whether each needs a default.
+    """
+    settings = getattr(kind, "Settings", None)
+    if not (isinstance(settings, type) and issubclass(settings, Section)):
+        yield f"`Settings` must be a subclass of Section (fedistill.config.schema), but is {settings!r}"
+        return
+    yield from field_faults(settings)
+    for name, field in settings.model_fields.items():
+        if name in taken:
+            yield f"the setting `{name}` needs another name: this one has a meaning already"
+        if defaults and field.is_required():
+            yield f"the setting `{name}` needs a default"
+
+
+def field_faults(section: type[Section], *silent: str) -> Iterator[str]:
+    """Settings without a description, but for those in ``silent`` and for tables of settings."""
+    for name, field in section.model_fields.items():
+        table = isinstance(field.annotation, type) and issubclass(field.annotation, Section)
+        if name not in silent and not table and not field.description:
+            yield f"the setting `{name}` needs a description: Field(description=...)"

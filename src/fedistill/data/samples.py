@@ -1,0 +1,49 @@
+"""Raw samples as they are kept: images as tensors, texts as the bytes that they are."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+
+class Texts:
+    """Texts as plain data, which a state can hold and a process can be handed.
+
+    Attributes:
+        content: all texts in UTF-8, one after another, uint8 (bytes,).
+        ends: where each ends in it, int64 (n,).
+    """
+
+    def __init__(self, content: Tensor, ends: Tensor) -> None:
+        self.content, self.ends = content, ends
+
+    @classmethod
+    def of(cls, texts: Sequence[str]) -> "Texts":
+        """Return these texts."""
+        encoded = [text.encode() for text in texts]
+        content = torch.frombuffer(bytearray(b"".join(encoded)) or bytearray(1), dtype=torch.uint8)
+        ends = torch.tensor([len(text) for text in encoded], dtype=torch.int64).cumsum(dim=0)
+        return cls(content[: int(ends[-1]) if encoded else 0], ends)
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __iter__(self) -> Iterator[str]:
+        data, start = self.content.numpy().tobytes(), 0
+        for end in self.ends.tolist():
+            yield data[start:end].decode()
+            start = end
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that these texts take in memory."""
+        return self.content.nbytes + self.ends.nbytes
+
+
+Samples = Tensor | Texts
+"""Images, uint8 (n, channels, height, width), or n texts."""
+
+
+def none_of(samples: Samples) -> Samples:
+    """No samples of the same kind."""
+    return samples[:0] if isinstance(samples, Tensor) else Texts.of([])

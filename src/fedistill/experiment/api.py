@@ -1,0 +1,182 @@
+"""The Python API: run an experiment from a script or a notebook, and look at what came out."""
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from types import TracebackType
+
+from rich.console import Console
+
+from fedistill.config.schema import Experiment
+from fedistill.errors import RuntimeFailure, nearest
+from fedistill.experiment import table
+from fedistill.experiment.progress import Logged, Watcher, is_interactive, shown
+from fedistill.experiment.results import ResultsJson, RoundJson, Status
+from fedistill.experiment.run_folder import default_folder, read_results
+from fedistill.experiment.runner import resume_experiment, run_experiment
+from fedistill.federation.executor import MissingMainGuard
+
+
+def compare(experiment: Experiment, out: str | Path | None = None, *, quiet: bool = False) -> "Run":
+    """Run every arm of an experiment and compare them, as ``fedistill compare`` does.
+
+    In a terminal and in a notebook the progress is shown on stderr; elsewhere nothing is printed, and the
+    logger ``fedistill`` says how the run goes.
+
+    Args:
+        experiment: from `fedistill.load` or `fedistill.parse`.
+        out: the folder of the run; by default a new one, ``runs/experiment-TIME``.
+        quiet: show no progress.
+
+    Returns:
+        The run. An arm whose training failed has the status ``failed`` and an error; the others are whole.
+
+    Raises:
+        ExperimentError: the experiment or the folder is wrong, and nothing was run; or the call is not
+            under ``if __name__ == "__main__":`` in a script that needs it.
+        RuntimeFailure: the machine failed; `resume` goes on with the run.
+    """
+    folder = default_folder("experiment") if out is None else Path(out)
+    return _followed(folder, quiet, lambda watcher: run_experiment(experiment, folder, _COMMAND, watcher))
+
+
+def resume(folder: str | Path, *, quiet: bool = False) -> "Run":
+    """Resume a run after its last whole round, bit-identically, as ``fedistill resume`` does.
+
+    Args:
+        folder: the folder of the run.
+        quiet: show no progress.
+
+    Raises:
+        ExperimentError: there is no run in the folder that could be resumed here, or its data have changed.
+        RuntimeFailure: the machine failed again.
+    """
+    path = Path(folder)
+    return _followed(path, quiet, lambda watcher: resume_experiment(path, watcher))
+
+
+_COMMAND = "fedistill.compare()"
+"""What results.json says of how the run was started."""
+
+
+@dataclass(frozen=True)
+class ArmSummary:
+    """One arm of a run.
+
+    Attributes:
+        status: ``done``, ``stopped`` or ``failed``; of the last, ``error`` says why.
+        rounds: as in results.json, the first is round 1.
+        views: accuracy (0 to 1) by view when it was last evaluated.
+        bytes_total: of all frames, set-up included, summed over clients; ``bytes_public``: of the public
+            set, one copy for each client that needs one.
+    """
+
+    name: str
+    method: str
+    codec: str
+    status: Status
+    error: str | None
+    rounds: list[RoundJson]
+    views: dict[str, float]
+    bytes_total: int
+    bytes_public: int
+
+
+class Run:
+    """A run in its folder, with what its results.json says.
+
+    Attributes:
+        path: the folder.
+        results: the content of results.json.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        """Read the results of a run.
+
+        Raises:
+            ExperimentError: there are no results in the folder.
+        """
+        self.path = Path(path)
+        self.results: ResultsJson = read_results(self.path)
+
+    @property
+    def arms(self) -> list[str]:
+        """The names of the arms."""
+        return [arm["name"] for arm in self.results["arms"]]
+
+    def __getitem__(self, name: str) -> ArmSummary:
+        for arm in self.results["arms"]:
+            if arm["name"] == name:
+                last: dict[str, float] = {}
+                for entry in arm["rounds"]:
+                    last |= entry["views"]
+                return ArmSummary(
+                    name=name,
+                    method=arm["method"],
+                    codec=arm["codec"],
+                    status=arm["status"],
+                    error=arm["error"],
+                    rounds=arm["rounds"],
+                    views=last,
+                    bytes_total=arm["bytes_total"],
+                    bytes_public=arm["bytes_public"],
+                )
+        raise KeyError(f"no arm {name!r}; the arms are {', '.join(self.arms)}.{nearest(name, self.arms)}")
+
+    def table(self, markdown: bool = False) -> str:
+        """Return the table of accuracy beside bytes as text, or as Markdown."""
+        if markdown:
+            return table.markdown(self.results)
+        console = Console(file=StringIO(), width=_TEXT_WIDTH)
+        with console.capture() as captured:
+            console.print(table.rich_table(self.results, _TEXT_WIDTH))
+        return "\n".join(line.rstrip() for line in captured.get().splitlines())
+
+    def __repr__(self) -> str:
+        arms = ", ".join(f"{arm['name']} ({arm['status']})" for arm in self.results["arms"])
+        return f"<Run {str(self.path)!r}: {arms}>"
+
+
+_TEXT_WIDTH = 100
+"""Columns of a table as text; the narrow form of it fits most places."""
+
+
+def _followed(folder: Path, quiet: bool, play: Callable[[Watcher], ResultsJson]) -> Run:
+    """Run something, shown to whoever looks on."""
+    with _watched(quiet) as watcher:
+        try:
+            play(watcher)
+        except MissingMainGuard:
+            _hide_traceback_of_missing_guard()
+            raise
+        except (RuntimeFailure, KeyboardInterrupt, OSError) as error:
+            if (folder / "experiment.toml").exists():
+                error.add_note(f"What was done is kept; go on with: fedistill.resume({str(folder)!r})")
+            raise
+    return Run(folder)
+
+
+def _hide_traceback_of_missing_guard() -> None:
+    """Let the interpreter end with the message alone: what it says is all that the script's author needs."""
+    before = sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if isinstance(error, MissingMainGuard):
+            print(f"fedistill: {error}", file=sys.stderr)
+        else:
+            before(kind, error, trace)
+
+    sys.excepthook = hook
+
+
+@contextlib.contextmanager
+def _watched(quiet: bool) -> Iterator[Watcher]:
+    console = Console(stderr=True)
+    if quiet or not is_interactive(console):
+        yield Logged()
+        return
+    with shown(console) as watcher:
+        yield watcher

@@ -1,0 +1,122 @@
+"""Small experiments on digits, and what two runs of one must have in common."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+from fedistill.communication.protocol.shared_state import SharedState, dump_states
+from fedistill.config.schema import Experiment, TaskConfig
+from fedistill.config.toml import parse
+from fedistill.data.build import build_task
+from fedistill.data.task import Task
+from fedistill.federation.arm import ReadyArm, start_run
+from fedistill.federation.client import ClientFailure, ClientResult
+from fedistill.federation.executor import Executor, Job
+from fedistill.federation.history import ArmRun
+from fedistill.federation.round import play_round
+from fedistill.state import decode_state, encode_state, to_plain
+from fedistill.testing.checks import require
+
+SAME = {"clients": ["cnn-s"], "server": "cnn-s"}
+MIXED = {"clients": ["cnn-s", "mlp-s"], "server": "cnn-m"}
+SAME_WIDTH = {"clients": ["cnn-s", "cnn-m"], "server": "cnn-s"}
+"""Models of one architecture; of two that share nothing; of two whose features have one length."""
+SOME_AWAY = {"fraction": 0.75, "dropout": 0.2}
+"""Three of four clients a round, and a reply in five is lost."""
+
+
+def small_experiment(*layers: Mapping[str, Any]) -> Experiment:
+    """An experiment with four clients and three rounds, changed by tables; those of ``task`` are merged."""
+    raw: dict[str, Any] = {
+        "rounds": 3,
+        "train": {"batch_size": 16, "optimizer": {"lr": 0.05, "momentum": 0.9}},
+    }
+    task: dict[str, Any] = {
+        "name": "digits",
+        "clients": 4,
+        "limit": 240,
+        "public": 150,
+        "partition": {"kind": "dirichlet", "alpha": 0.5},
+    }
+    for layer in layers:
+        raw |= layer
+        task |= layer.get("task", {})
+    return parse({**raw, "task": task}, "the experiment of the contract")
+
+
+def ready(experiment: Experiment) -> ReadyArm:
+    """The only arm of an experiment, with its task built."""
+    task = _task(experiment.task.model_dump_json(), experiment.seed)
+    return ReadyArm.of(experiment.arms[0], experiment, task)
+
+
+@lru_cache(maxsize=8)
+def _task(config: str, seed: int) -> Task:
+    return build_task(TaskConfig.model_validate_json(config), seed)
+
+
+def finish(arm: ReadyArm, executor: Executor, run: ArmRun | None = None) -> ArmRun:
+    """Play all rounds of an arm, or those that a run still lacks."""
+    run = start_run(arm) if run is None else run
+    while run.round < arm.rounds:
+        play_round(run, arm, executor)
+    return run
+
+
+def bits(run: ArmRun) -> dict[str, Any]:
+    """All of a run that must not depend on where, when or how often it was run, by what it is."""
+    return {
+        "the server's state": encode_state(to_plain(run.server)),
+        "the clients' states": run.clients,
+        "what both ends of the links remember": encode_state(dump_states(run.shared_states)),
+        "the ledger": run.ledger,
+        "accuracies": [record.views for record in run.records],
+        "clients of each round": [(record.clients, record.dropped) for record in run.records],
+    }
+
+
+def require_same(found: ArmRun, expected: Mapping[str, Any], what: str) -> None:
+    """Raise `AssertionError` that says in what a run differs from another's `bits`."""
+    differs = [name for name, value in bits(found).items() if value != expected[name]]
+    require(not differs, f"{what}, but they differ in {', '.join(differs)}")
+
+
+def require_one_memory(run: ArmRun, arm: ReadyArm) -> None:
+    """Raise `AssertionError` unless each client holds what the server holds of it.
+
+    A client also keeps what it held before its last exchange, whose reply may have been lost.
+    """
+    for client, memory in run.shared_states.items():
+        state = run.clients.get(client)
+        link = decode_state(state).get("link") if state else None
+        require(
+            (link is not None) == arm.coder.remembers,
+            f"client {client} {'keeps' if link else 'does not keep'} what its link remembers, but the codecs"
+            f" {'do' if arm.coder.remembers else 'do not'} remember anything",
+        )
+        if link:
+            held = {SharedState.of(link[when]["memory"]).state_id for when in ("before", "after")}
+            require(memory.state_id in held, f"client {client} remembers other messages than the server does")
+
+
+class Spy(Executor):
+    """Hands jobs on and keeps the length of every frame that passes, either way."""
+
+    def __init__(self, inner: Executor) -> None:
+        self.inner = inner
+        self.lengths: dict[str, list[int]] = {"up": [], "down": []}
+
+    def run_clients(
+        self, arm: str, round: int, jobs: Sequence[Job]
+    ) -> Iterator[ClientResult | ClientFailure]:
+        self.lengths["down"] += [len(frame) for _, _, frame in jobs]
+        for outcome in self.inner.run_clients(arm, round, jobs):
+            if isinstance(outcome, ClientResult):
+                self.lengths["up"].append(len(outcome.frame))
+            yield outcome
+
+    def count_correct(self, arm: str, jobs: Sequence[Job]) -> Iterator[list[int] | None]:
+        return self.inner.count_correct(arm, jobs)
+
+    def close(self) -> None:
+        self.inner.close()

@@ -1,0 +1,91 @@
+"""The contract's table of methods: a new method is one row."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+SAME = {"clients": ["cnn-s"], "server": "cnn-s"}
+MIXED = {"clients": ["cnn-s", "mlp-s"], "server": "cnn-m"}
+SAME_WIDTH = {"clients": ["cnn-s", "cnn-m"], "server": "cnn-s"}
+WIDTHS = "needs features of one length at all clients, but those of their models are cnn-s 128, mlp-s 64"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method: settings for the tests, whether models may differ, and what it must reach on digits.
+
+    ``learns`` is (view, margin): after 6 rounds the view must be at least chance plus the margin.
+    ``beats_local`` names a margin over the control `local` on client@global where the method has one.
+    ``refusal`` is part of what is said of models that differ where they may not.
+    """
+
+    method: str
+    models: dict[str, Any]
+    mixes: bool
+    learns: tuple[str, float]
+    beats_local: float | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+    refusal: str = "need one architecture"
+    variant: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.method + self.variant
+
+
+ROWS = [
+    Row("local", MIXED, True, ("client@global", 0.4)),
+    Row("server-alone", MIXED, True, ("server@global", 0.5)),
+    Row("fedavg", SAME, False, ("server@global", 0.8)),
+    Row("fedprox", SAME, False, ("server@global", 0.8)),
+    # FD moves accuracy little (published: well below FedAvg), so its bar is chance and not `local`.
+    Row("fd", MIXED, True, ("client@global", 0.4)),
+    Row("fedmd", MIXED, True, ("client@global", 0.4), beats_local=0.02),
+    Row("dsfl", MIXED, True, ("server@global", 0.7), beats_local=0.1),
+    Row("cfd", MIXED, True, ("server@global", 0.5)),
+    # A tenth of the few public samples that a test has would teach nobody.
+    Row(
+        "scarlet",
+        MIXED,
+        True,
+        ("server@global", 0.6),
+        beats_local=0.05,
+        settings={"samples": 200, "distill_epochs": 3},
+    ),
+    Row("voting", MIXED, True, ("server@global", 0.7), beats_local=0.1),
+    Row("feddf", MIXED, True, ("server@global", 0.7)),
+    Row("fd-plus", SAME, False, ("server@global", 0.8)),
+    # Prototypes serve each client on its own classes: none beats `local` on those of the others.
+    Row("fedproto", SAME_WIDTH, False, ("client@own", 0.7), refusal=WIDTHS),
+    Row("fedtgp", SAME_WIDTH, False, ("client@own", 0.7), refusal=WIDTHS),
+    Row("fedgen", SAME, False, ("server@global", 0.8)),
+    # What is shared is one linear layer on features that stay each client's own: `local` is not beaten.
+    Row(
+        "fedgen",
+        SAME_WIDTH,
+        False,
+        ("client@own", 0.7),
+        settings={"share": "predictor"},
+        refusal=WIDTHS,
+        variant="-predictor",
+    ),
+    # A client's own model meets the others' knowledge on its own samples only: on classes that it lacks
+    # neither beats `local`.
+    Row("fml", MIXED, True, ("server@global", 0.7)),
+    Row("fedkd", MIXED, True, ("server@global", 0.7)),
+    Row("fed-et", MIXED, True, ("server@global", 0.6)),
+    # The net sees of each client's features those of its own classes, and knows whose they are.
+    Row(
+        "fedgkt",
+        SAME_WIDTH,
+        False,
+        ("server@global", 0.5),
+        settings={"width": 64, "depth": 2},
+        refusal=WIDTHS,
+    ),
+    # Clients hear nothing before the server is sure of something.
+    Row("fedgems", MIXED, True, ("server@global", 0.6)),
+    Row("comet", MIXED, True, ("client@global", 0.4), beats_local=0.02),
+    # Of so few samples none may be clear at first.
+    Row("selective-fd", MIXED, True, ("server@global", 0.6), settings={"ambiguity": 2.0}),
+    Row("edge-fd", MIXED, True, ("server@global", 0.6)),
+]

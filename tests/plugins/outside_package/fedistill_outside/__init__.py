@@ -1,0 +1,1 @@
+"""What somebody else adds to fedistill; the entry points stand in pyproject.toml."""

@@ -1,0 +1,80 @@
+"""What `import fedistill` gives, and what it does not load."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fedistill
+
+NAMES = {
+    *("load", "parse", "compare", "resume", "Experiment", "Run"),
+    *("Method", "Message", "Codec", "Aggregation", "Signature"),
+    *("FedistillError", "ExperimentError", "Refusal", "FrameError", "TrainingError", "RuntimeFailure"),
+    "__version__",
+}
+HEAVY = {"torch", "numpy", "pydantic", "datasets", "plotly", "flwr", "pandas", "sklearn"}
+
+
+def loaded_by(code: str) -> set[str]:
+    """The packages that a new process has loaded after some code."""
+    code += "\nimport sys\nprint('loaded', *{name.split('.')[0] for name in sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.splitlines()[-1].split()[1:])
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    assert not HEAVY & loaded_by("import fedistill; dir(fedistill); fedistill.__version__")
+
+
+def test_errors_can_be_caught_without_loading_anything_heavy() -> None:
+    assert not HEAVY & loaded_by("import fedistill; fedistill.ExperimentError")
+
+
+def test_what_is_used_is_loaded() -> None:
+    """Else the tests above would pass for nothing."""
+    found = loaded_by("import fedistill; fedistill.Method; assert 'Method' in vars(fedistill)")
+    assert {"torch", "numpy", "pydantic"} <= found
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["compare", "--help"]], ids=["help", "version", "compare"]
+)
+def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
+    code = f"""
+import sys
+from fedistill.cli.main import main
+sys.argv = ["fedistill", *{arguments}]
+try:
+    main()
+except SystemExit as ended:
+    assert not ended.code
+"""
+    assert not HEAVY & loaded_by(code)
+
+
+def test_all_names_are_there_and_listed() -> None:
+    assert set(fedistill.__all__) == NAMES
+    assert set(dir(fedistill)) >= NAMES
+    for name in NAMES:
+        assert getattr(fedistill, name).__class__
+    with pytest.raises(AttributeError, match="module 'fedistill' has no attribute 'compair'"):
+        fedistill.compair  # noqa: B018
+
+
+def test_type_checkers_see_every_name() -> None:
+    """What stands under `TYPE_CHECKING` is the same list, from the same modules."""
+    tree = ast.parse(Path(fedistill.__file__).read_text(encoding="utf-8"))
+    (branch,) = [node for node in tree.body if isinstance(node, ast.If)]
+    seen = {
+        alias.asname: node.module
+        for node in branch.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+        if alias.asname == alias.name
+    }
+    assert {*seen, "__version__"} == NAMES
+    for name, module in seen.items():
+        assert getattr(fedistill, name) is getattr(sys.modules[str(module)], name)
