@@ -1,5 +1,8 @@
 """What the scripts that make pages write alike."""
 
+import html
+import re
+
 
 def made_by(command: str, source: str) -> str:
     """The first line of a page: what makes it, and what to edit in its place."""
@@ -13,5 +16,10 @@ def table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 
 
 def _cell(text: str) -> str:
-    """A bar would end the cell, in code too; a backslash before it is taken away in both."""
-    return text.replace("|", r"\|")
+    """A bar would end the cell. Renderers differ in how one is written in code, but agree on HTML."""
+    code = re.sub(r"`([^`]*\|[^`]*)`", lambda found: f"<code>{_as_html(found[1])}</code>", text)
+    return code.replace("|", r"\|")
+
+
+def _as_html(text: str) -> str:
+    return html.escape(text, quote=False).replace("|", "&#124;")
