@@ -1,4 +1,4 @@
-"""The checks that outside methods and codecs are held to: they pass what is sound, and name what is broken."""
+"""The checks of outside methods and codecs: they pass what is sound, and name what is broken."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path

@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from operator import attrgetter
 
-from fedistill.communication.kinds import Direction
+from fedistill.communication.kinds import Direction, kind_label
 from fedistill.communication.protocol.frame import decode
 from fedistill.errors import FrameError
 
