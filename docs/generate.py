@@ -33,7 +33,8 @@ from fedistill.config.schema import Arm
 from fedistill.config.units import format_bytes
 from fedistill.errors import Refusal
 from fedistill.experiment.table import VIEWS
-from fedistill.methods.base import ClientInfo, FederationInfo, Method
+from fedistill.methods.base import Method
+from fedistill.methods.participants import ClientInfo, FederationInfo
 from fedistill.methods.registry import METHODS
 from fedistill.models.signature import Signature
 

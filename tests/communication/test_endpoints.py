@@ -32,11 +32,7 @@ from fedistill.communication.protocol import frame as frames
 from fedistill.communication.protocol.endpoints import ClientEndpoint, ServerEndpoint, StaleState
 from fedistill.communication.protocol.frame import EVERYONE, Frame, StateId
 from fedistill.communication.protocol.message_coder import MessageCoder
-from fedistill.communication.protocol.shared_state import (
-    EMPTY,
-    SharedState,
-    dump_states,
-)
+from fedistill.communication.protocol.shared_state import EMPTY, SharedState, dump_states
 from fedistill.communication.tensor_specs import Content, Floats, SharedKnowledge, TensorSpec
 from fedistill.errors import FrameError
 from fedistill.experiment.runner import prepare

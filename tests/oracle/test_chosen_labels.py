@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import kl_div
 
 from fedistill.federation.client import client_state
-from fedistill.methods.base import sample_public
+from fedistill.methods.participants import sample_public
 from fedistill.methods.shared.density import Centroids, Kulsif
 from fedistill.rng import SERVER, stream
 from helpers.learners import CLIENTS, PUBLIC, ROUNDS, Learner, close, learners, played, public

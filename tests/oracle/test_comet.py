@@ -10,7 +10,8 @@ from torch.nn.functional import cross_entropy, kl_div
 
 from fedistill.communication.messages.labels import SoftLabels
 from fedistill.federation.client import client_state
-from fedistill.methods.base import Reply, sample_public
+from fedistill.methods.base import Reply
+from fedistill.methods.participants import sample_public
 from fedistill.methods.shared.density import kmeans
 from fedistill.rng import SERVER, stream
 from helpers.learners import BATCH, CLIENTS, PUBLIC, ROUNDS, Learner, close, learners, played, public

@@ -7,13 +7,7 @@ import pytest
 
 from fedistill.errors import ExperimentError
 from fedistill.methods.weights.fedavg import FedAvg
-from fedistill.testing import (
-    ContractError,
-    check_codec,
-    check_method,
-    codec_checks,
-    method_checks,
-)
+from fedistill.testing import ContractError, check_codec, check_method, codec_checks, method_checks
 from fedistill.testing.checks import run_checks
 from helpers.installed import Installer, installed
 

@@ -23,7 +23,7 @@ from fedistill.federation.evaluation import correct_by_class
 from fedistill.federation.history import ArmRun
 from fedistill.federation.ledger import SETUP_ROUND, Ledger
 from fedistill.federation.local_rounds import fixed_rounds
-from fedistill.methods.base import Client, ClientInfo, FederationInfo, Server
+from fedistill.methods.participants import Client, ClientInfo, FederationInfo, Server
 from fedistill.methods.registry import AnyMethod, create_method
 from fedistill.models import registry as models
 from fedistill.models.signature import Signature

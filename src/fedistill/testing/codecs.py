@@ -30,15 +30,7 @@ from fedistill.testing.runs import (
     require_same,
     small_experiment,
 )
-from fedistill.testing.samples import (
-    damaged,
-    elsewhere,
-    fault_of,
-    known_of,
-    sender_of,
-    spec_of,
-    values_of,
-)
+from fedistill.testing.samples import damaged, elsewhere, fault_of, known_of, sender_of, spec_of, values_of
 
 _LINKS, _MESSAGES = 40, 3
 """Links that are tried, each with so many messages."""

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from fedistill.aggregation.functional import weighted_mean
 from fedistill.communication.messages.weights import TrainedWeights, Weights
 from fedistill.errors import Refusal
-from fedistill.methods.base import Client, FederationInfo, Method, Needs, Reply, Server
+from fedistill.methods.base import Method, Needs, Reply
+from fedistill.methods.participants import Client, FederationInfo, Server
 from fedistill.methods.shared.own_model import Learner, ServerModel, train_private
 from fedistill.methods.shared.private_loss import private_loss
 from fedistill.models import registry as models
