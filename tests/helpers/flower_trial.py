@@ -12,6 +12,7 @@ from fedistill import parse
 from fedistill.communication.protocol.shared_state import dump_states
 from fedistill.config.schema import Experiment
 from fedistill.experiment.preflight import Finding
+from fedistill.experiment.results import ResultsJson
 from fedistill.experiment.run_folder import RunFolder
 from fedistill.experiment.runner import prepare, run_experiment
 from fedistill.federation.history import RoundRecord
@@ -61,7 +62,7 @@ class Watch:
     def failed(self, name: str, error: str) -> None: ...
 
 
-def in_process(wanted: Experiment, out: Path) -> dict[str, Any]:
+def in_process(wanted: Experiment, out: Path) -> ResultsJson:
     return run_experiment(wanted, out, "test", Watch())
 
 

@@ -75,7 +75,9 @@ def learners(arm: ReadyArm) -> tuple[list[Learner], Learner]:
 
 def public(arm: ReadyArm) -> Tensor:
     assert arm.task.public is not None
-    return arm.task.public.samples
+    samples = arm.task.public.samples
+    assert isinstance(samples, Tensor)
+    return samples
 
 
 def close(found: Tensor, expected: Tensor) -> None:
