@@ -35,7 +35,7 @@ SIZES = MessageContext(
     samples=5,
     parts=((2, 4), (2,)),
     population=POPULATION,
-    drawn=lambda round: (np.arange(5) * 2 + round) % POPULATION,
+    sampled=lambda round: (np.arange(5) * 2 + round) % POPULATION,
     since=since,
     width=6,
     generator=((2, 3), (4,)),
@@ -213,7 +213,7 @@ def generator_of(seed: int) -> torch.Generator:
 
 def message(kind: type[Message], round: int, client: int) -> Message:
     """The message of this round, negative for one down, and client; a label does not change once it came."""
-    numbers = {name: abs(round) if name in ("drawn", "turn") else 7 for name in kind.number_names()}
+    numbers = {name: abs(round) if name in ("sampled_round", "turn") else 7 for name in kind.number_names()}
     generator = generator_of(0 if kind is FreshLabels else 1000 + 10 * round + client)
     numbers |= {name: 3 for name in ("chosen", "present") if name in numbers}
     numbers |= {name: 1 for name in ("labelled",) if name in numbers}
