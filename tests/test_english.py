@@ -95,7 +95,7 @@ BANNED = [
     ),
     Form(r"\bwhat is said\b", '"what is sent", "the content"', "a method decides what is said"),
     Form(r"\b(speaks?|spoke) of\b", '"is about", "refers to", "covers"', "the rows that it speaks of"),
-    Form(r"\blearnt\b", '"learned"', "weights that are learnt"),
+    Form(r"\b(is|are|was|were|has|have|be|then) learnt\b", '"learned"', "weights that are learnt"),
     Form(r"\bforetells?\b", '"predict", "estimate"', "to foretell how long it is"),
     Form(r"\bin vain\b", '"without effect"', "they sent in vain"),
     Form(r"\bmend(s|ed|ing)?\b", '"fix"', "what a user can mend"),

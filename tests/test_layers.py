@@ -195,3 +195,10 @@ def test_every_file_in_a_family_of_methods_is_a_method() -> None:
 @pytest.mark.parametrize("path", SOURCES, ids=map(name_of, SOURCES))
 def test_every_file_says_what_it_is(path: Path) -> None:
     assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+
+
+def test_no_test_file_is_imported() -> None:
+    """What several tests need is in a module of helpers."""
+    files = sorted(Path(__file__).parent.rglob("*.py"))
+    found = {path.name: [name for name in imports(path) if name.startswith("test_")] for path in files}
+    assert {name: names for name, names in found.items() if names} == {}
