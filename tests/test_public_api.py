@@ -67,7 +67,8 @@ def test_all_names_are_there_and_listed() -> None:
 def test_type_checkers_see_every_name() -> None:
     """What stands under `TYPE_CHECKING` is the same list, from the same modules."""
     tree = ast.parse(Path(fedistill.__file__).read_text(encoding="utf-8"))
-    (branch,) = [node for node in tree.body if isinstance(node, ast.If)]
+    branch = next(node for node in tree.body if isinstance(node, ast.If))
+    assert ast.unparse(branch.test) == "TYPE_CHECKING"
     seen = {
         alias.asname: node.module
         for node in branch.body
