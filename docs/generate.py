@@ -33,7 +33,8 @@ from fedistill.config.schema import Arm
 from fedistill.config.units import format_bytes
 from fedistill.errors import Refusal
 from fedistill.experiment.table import VIEWS
-from fedistill.methods.base import ClientInfo, FederationInfo, Method
+from fedistill.methods.base import Method
+from fedistill.methods.participants import ClientInfo, FederationInfo
 from fedistill.methods.registry import METHODS
 from fedistill.models.signature import Signature
 
@@ -72,7 +73,7 @@ all articles; all clients learn that class and name it again. Soft labels keep w
 (`dsfl`; `cfd` in `fp32`), and `-balanced` weighs it by what a client has.""",
 }
 
-AnyMethod = type[Method[Any, Any]]
+AnyMethod = type[Method[Any, Any, Any, Any]]
 
 
 def main() -> None:
@@ -294,18 +295,21 @@ def _codec(method: AnyMethod) -> str:
 
 
 def _needs(method: AnyMethod) -> str:
-    if method.needs_public_labels:
+    needs = method.needs
+    if needs.public_labels:
         return "a public set with labels, at the server"
-    if method.clients_need_public:
-        both = method.server_needs_public or method.has_server_model
-        return f"a public set, at the clients{' and the server' if both else ''}"
-    return "a public set, at the server" if method.server_needs_public else "-"
+    places = " and ".join(f"the {place}" for place in needs.public)
+    return f"a public set, at {places}" if places else "-"
+
+
+def _with_defaults(method: AnyMethod) -> Method[Any, Any, Any, Any]:
+    return method(method.Settings())
 
 
 @cache
 def _mixes(method: AnyMethod) -> str:
     """Asks the method itself, as `doctor` does before a run."""
-    if not method.clients_work:
+    if not _with_defaults(method).clients_work:
         return "none"
     if _accepts(method, ("cnn-s", "mlp-s"), "cnn-m"):
         return "may differ"
@@ -317,14 +321,14 @@ def _mixes(method: AnyMethod) -> str:
 def _accepts(method: AnyMethod, clients: tuple[str, ...], server: str) -> bool:
     federation = FederationInfo(
         seed=0,
-        signature=Signature("image", (1, 8, 8), 10, 0),
+        signatures=dict.fromkeys((*clients, server), Signature("image", (1, 8, 8), 10, 0)),
         server_model=server,
         clients=tuple(ClientInfo(place, name, 1) for place, name in enumerate(clients)),
         public=100,
         labelled_public=True,
     )
     try:
-        method(method.Settings()).check(federation)
+        _with_defaults(method).check(federation)
     except Refusal:
         return False
     return True
@@ -332,14 +336,16 @@ def _accepts(method: AnyMethod, clients: tuple[str, ...], server: str) -> bool:
 
 def _views(method: AnyMethod) -> str:
     shown = ["server@global"] if _has_server_view(method) else []
-    if method.has_client_models:
+    if _with_defaults(method).has_client_models:
         shown += ["client@global", "client@own"]
     return ", ".join(f"`{view}`" for view in shown)
 
 
 def _has_server_view(method: AnyMethod) -> bool:
     """By the model of its own, or by whatever else answers for the server."""
-    return method.has_server_model or method.server_eval_models is not Method.server_eval_models
+    return (
+        _with_defaults(method).has_server_model or method.server_eval_models is not Method.server_eval_models
+    )
 
 
 def _settings(method: AnyMethod) -> str:

@@ -176,7 +176,7 @@ def test_a_method_is_one_short_file_with_a_full_docstring(name: str) -> None:
     path = Path(spec.origin)
     assert path.parent.parent == ROOT / "methods"
     assert path.stem == name.replace("-", "_")
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= 150
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 200
     assert method.__doc__ is not None
     assert "xchanged" in method.__doc__
     assert "ytes" in method.__doc__

@@ -1,8 +1,9 @@
 """State as plain data, and the only way in which it is saved: safetensors, without pickle.
 
-A state is a dictionary, nested to any depth, whose leaves are tensors, numbers, texts, truth values, None, or
-lists of those without tensors. What a method keeps is a dataclass (`to_plain`, `from_plain`), which is such a
-dictionary of its fields. What crosses to a worker process and what lies on disk are the same bytes.
+A state is a dictionary, nested to any depth, whose leaves are tensors, numbers, strings, booleans, None, or
+lists of these without tensors. The state of a method is a dataclass, which `to_plain` turns into such a
+dictionary of its fields and `from_plain` restores. The bytes sent to a worker process are those written to
+disk.
 """
 
 import json
@@ -95,9 +96,9 @@ def _flatten(state: State, prefix: str, tensors: dict[str, Tensor], plain: State
 
 
 def to_plain(value: Any) -> Any:
-    """Return a dataclass as a dictionary of its fields, at every depth; anything else as it is.
+    """Return a dataclass as a dictionary of its fields, at every depth; other values are returned unchanged.
 
-    Keys of dictionaries become texts; fields that are None are left out.
+    Keys of dictionaries become strings; fields that are None are left out.
     """
     if is_dataclass(value) and not isinstance(value, type):
         content = {field.name: getattr(value, field.name) for field in fields(value)}
@@ -108,10 +109,10 @@ def to_plain(value: Any) -> Any:
 
 
 def from_plain(kind: type[T], plain: State) -> T:
-    """The inverse of `to_plain`; dictionaries come back in the order of their keys.
+    """Return the dataclass ``kind`` that `to_plain` turned into ``plain``, dictionaries sorted by key.
 
     Raises:
-        ValueError: the dictionary has other fields than the dataclass ``kind``.
+        ValueError: ``plain`` does not have the fields of ``kind``.
     """
     hints = _hints(kind)  # type: ignore[arg-type]  # mypy: a type is hashable
     unknown = sorted(plain.keys() - hints.keys())
@@ -131,7 +132,7 @@ def _hints(kind: type) -> dict[str, Any]:
 
 
 def _restored(hint: Any, value: Any) -> Any:
-    """A value as its annotation has it: nested dataclasses, dictionaries with numbers as keys, tuples."""
+    """Return a value in the form of its annotation: a dataclass, a dictionary with integer keys, a tuple."""
     if get_origin(hint) in (Union, UnionType):
         inner = [one for one in get_args(hint) if one is not NoneType]
         return None if value is None else _restored(inner[0], value)

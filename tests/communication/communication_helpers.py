@@ -15,10 +15,7 @@ from fedistill.communication.messages.base import Message, MessageContext, Numbe
 from fedistill.communication.messages.integer_arrays import IntegerArray, Symbols
 from fedistill.communication.messages.labels import FreshLabels
 from fedistill.communication.messages.weights import Weights
-from fedistill.communication.protocol.shared_state import (
-    SharedState,
-    StatePart,
-)
+from fedistill.communication.protocol.shared_state import SharedState, StatePart
 from fedistill.communication.tensor_specs import Content, Floats, SharedKnowledge, TensorSpec
 from fedistill.errors import FrameError
 from fedistill.state import State

@@ -20,12 +20,7 @@ from fedistill.communication.messages.base import Message
 from fedistill.communication.messages.weights import Weights
 from fedistill.communication.protocol.endpoints import ClientEndpoint, ServerEndpoint, StaleState
 from fedistill.communication.protocol.message_coder import MessageCoder
-from fedistill.communication.protocol.shared_state import (
-    EMPTY,
-    SharedState,
-    dump_states,
-    load_states,
-)
+from fedistill.communication.protocol.shared_state import EMPTY, SharedState, dump_states, load_states
 from fedistill.state import decode_state, encode_state
 
 CLIENTS = 3

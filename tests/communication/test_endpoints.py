@@ -16,7 +16,7 @@ from communication_helpers import (
     digests,
     message,
 )
-from communication_world import Fate, Talk, World, world
+from communication_world import CLIENTS, Fate, Talk, World, world
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -32,11 +32,7 @@ from fedistill.communication.protocol import frame as frames
 from fedistill.communication.protocol.endpoints import ClientEndpoint, ServerEndpoint, StaleState
 from fedistill.communication.protocol.frame import EVERYONE, Frame, StateId
 from fedistill.communication.protocol.message_coder import MessageCoder
-from fedistill.communication.protocol.shared_state import (
-    EMPTY,
-    SharedState,
-    dump_states,
-)
+from fedistill.communication.protocol.shared_state import EMPTY, SharedState, dump_states
 from fedistill.communication.tensor_specs import Content, Floats, SharedKnowledge, TensorSpec
 from fedistill.errors import FrameError
 from fedistill.experiment.runner import prepare
@@ -44,10 +40,7 @@ from fedistill.federation.arm import start_run
 from fedistill.federation.history import RoundRecord
 from fedistill.federation.local_executor import SerialExecutor
 from fedistill.federation.round import play_round
-from fedistill.state import State, decode_state, encode_state
-
-CLIENTS = 3
-
+from fedistill.state import State, decode_state, encode_state, to_plain
 
 WEIGHTS = Talk(TrainedWeights, Weights)
 LABELS = Talk(SoftLabels, SoftLabels)
@@ -207,7 +200,7 @@ def test_nothing_is_kept_where_nothing_is_remembered() -> None:
     played = world(WEIGHTS, create_codec("fp32"), create_codec("fp16"))
     played.play(1, [Fate.WHOLE] * 3)
     assert set(played.kept.values()) == {encode_state({})}
-    assert all(memory == EMPTY for memory in played.shared_states.values())
+    assert all(shared == EMPTY for shared in played.shared_states.values())
     played.play(2, [Fate.FORGOT] * 3)
     assert played.happened == {"exchange": 6}
 
@@ -249,7 +242,7 @@ def test_clients_that_remember_the_same_share_one_coding() -> None:
     played.play(3, [Fate.WHOLE] * 3)
     assert codec.coded == 4
     # What it was sent last is the same, but not how often it was sent something.
-    assert len({digests(memory)["down"] for memory in played.shared_states.values()}) == 2
+    assert len({digests(shared)["down"] for shared in played.shared_states.values()}) == 2
 
 
 def test_clients_share_a_coding_after_different_numbers_of_exchanges() -> None:
@@ -350,7 +343,7 @@ def test_the_round_of_a_refresh_goes_on_with_the_others() -> None:
                 with pytest.MonkeyPatch.context() as patch:
                     patch.setattr("fedistill.federation.round.sample_dropouts", lambda *_: [1])
                     play_round(run, ready, executor)
-            servers.append(encode_state(run.server))
+            servers.append(encode_state(to_plain(run.server)))
     assert servers[0] == servers[1]
 
 
@@ -400,23 +393,22 @@ def test_a_frame_against_another_memory_is_refused_by_name(version: int, met: An
     """The client holds memories 1 and 2 in round 3, the server 2."""
     _, server, client, down, up = met
     state_id = StateId(version, down.state_id.hash)
-    first, second = (memory.state_id for memory, _ in client._held[::-1])
+    first, second = (shared.state_id for shared, _ in client._held[::-1])
     assert (first.version, second.version) == (1, 2)
     with pytest.raises(StaleState) as caught:
         client.receive(SoftLabels, frames.encode(replace(down, state_id=state_id)), SIZES)
     hash = down.state_id.hash.hex()
     held = f"2 ({second.hash.hex()}) and 1 ({first.hash.hex()})"
-    assert str(caught.value) == f"a frame coded against memory {version} ({hash}) came where {held} is held"
+    named = f"a frame coded against shared state {version} ({hash})"
+    assert str(caught.value) == f"{named} came where {held} is held"
     with pytest.raises(StaleState) as caught:
         server.receive(1, SoftLabels, frames.encode(replace(up, state_id=state_id)), SIZES)
-    assert str(caught.value) == (
-        f"a frame coded against memory {version} ({hash}) came where 2 ({up.state_id.hash.hex()}) is held"
-    )
+    assert str(caught.value) == f"{named} came where 2 ({up.state_id.hash.hex()}) is held"
 
 
 def test_a_frame_against_another_hash_is_refused_by_name(met: Any) -> None:
     _, server, client, down, up = met
-    said = r"coded against memory 2 \(0123abcd\) came where 2 \("
+    said = r"coded against shared state 2 \(0123abcd\) came where 2 \("
     with pytest.raises(StaleState, match=said):
         client.receive(SoftLabels, frames.encode(replace(down, state_id=StateId(2, MARK))), SIZES)
     with pytest.raises(StaleState, match=said):
@@ -426,7 +418,7 @@ def test_a_frame_against_another_hash_is_refused_by_name(met: Any) -> None:
 def test_a_frame_against_a_memory_where_nothing_is_held_is_refused_by_name() -> None:
     exchange = MessageCoder(Witness(), Witness(), seed=0)
     frame = frames.encode(Frame(Kind.SOFT_LABELS, 1, EVERYONE, (b"", b"\1"), StateId(4, MARK)))
-    said = "a frame coded against memory 4 (0123abcd) came where nothing is held"
+    said = "a frame coded against shared state 4 (0123abcd) came where nothing is held"
     with pytest.raises(StaleState) as caught:
         ClientEndpoint(exchange, {}, EMPTY, 1, 0).receive(SoftLabels, frame, SIZES)
     assert str(caught.value) == said

@@ -31,7 +31,7 @@ GOLDEN = bytes.fromhex(
 SECTIONS = (bytes.fromhex("0000003f 0000803f"), b"\xac\x02")
 MEANING = Frame(Kind.SOFT_LABELS, 300, 3, SECTIONS)
 
-# The same, coded against memory 200 whose hash begins with 0123abcd.
+# The same, coded against shared state 200 whose hash begins with 0123abcd.
 GOLDEN_WITH_BASE = bytes.fromhex(
     "66 64 02 04 ac 02 03"
     "c9 01 01 23 ab cd"  # 200 + 1 = 1 * 128 + 73, and the hash
@@ -119,7 +119,7 @@ def test_golden_frame(golden: bytes, meaning: Frame) -> None:
 
 def test_the_golden_frame_of_version_1_is_refused_by_name() -> None:
     assert GOLDEN_1[-4:] == crc32(GOLDEN_1[:-4])
-    assert refusal(GOLDEN_1) == "frame version 1 is not 2; both sides need one release"
+    assert refusal(GOLDEN_1) == "frame version 1 is not 2; both sides need the same release"
 
 
 @given(frames)
@@ -266,11 +266,11 @@ def test_a_base_that_ends_early(rest: bytes) -> None:
 @pytest.mark.parametrize("version", [0, 1, 3, 255])
 def test_another_version_is_named(version: int) -> None:
     said = refusal(sealed(b"fd" + bytes((version,)) + GOLDEN[3:-4]))
-    assert said == f"frame version {version} is not 2; both sides need one release"
+    assert said == f"frame version {version} is not 2; both sides need the same release"
 
 
 def test_another_format_is_named() -> None:
-    assert refusal(sealed(b"PK" + GOLDEN[2:-4])) == "not a fedistill frame: it does not begin with 'fd'"
+    assert refusal(sealed(b"PK" + GOLDEN[2:-4])) == "not a fedistill frame: it does not start with 'fd'"
 
 
 @pytest.mark.parametrize("size", [0, 1, 10])
@@ -302,7 +302,7 @@ def test_numbers_that_are_kept_for_ours_are_refused_until_they_are_used(kind: in
 def test_what_goes_without_saying_is_not_said() -> None:
     """Else one frame could be written in two ways."""
     said = refusal(sealed(GOLDEN[:3] + bytes((GOLDEN[3] | 0x80, 1)) + GOLDEN[4:-4]))
-    assert said == "frame asks for one round of local training, which goes without saying"
+    assert said == "frame asks for one round of local training, which must not be written"
 
 
 @pytest.mark.parametrize("field", ["round", "peer", "base", "size"])

@@ -46,7 +46,7 @@ def test_classes_cost_their_entropy() -> None:
 
 
 def test_more_places_than_there_are() -> None:
-    with pytest.raises(FrameError, match="7 places are said to be among 6"):
+    with pytest.raises(FrameError, match="a subset cannot have 7 of 6 elements"):
         Subset(7, 6).read(b"")
 
 

@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedistill.communication.codecs import label_predictor
 from fedistill.communication.codecs.base import Codec, Sender
 from fedistill.communication.codecs.label_formats import Coder
 from fedistill.communication.codecs.label_rows import quantize
@@ -23,6 +22,7 @@ from fedistill.communication.codecs.labels import (
     TopClasses,
     TopClassesSettings,
 )
+from fedistill.communication.entropy_coding import adaptive_model
 from fedistill.communication.entropy_coding.bit_packing import pack, unpack
 from fedistill.communication.entropy_coding.range_coder import Encoder, Integers, ideal_bits
 from fedistill.communication.tensor_specs import Classes, Content, Floats, SharedKnowledge, TensorSpec
@@ -514,4 +514,4 @@ def test_golden_payloads(codec: Codec, request: pytest.FixtureRequest) -> None:
 
 def test_blocks_begin_small() -> None:
     """Coded bytes depend on this: a change is a change of the format."""
-    assert label_predictor.FIRST_BLOCK == 16
+    assert adaptive_model.FIRST_BLOCK == 16

@@ -378,7 +378,7 @@ def test_prototypes_of_absent_classes_do_not_cross(rows: list[int]) -> None:
 
 def test_prototypes_of_unknown_classes_are_refused() -> None:
     data = frames.encode(Frame(Kind.PROTOTYPES, 2, EVERYONE, (bytes(64), b"", b"\x04")))
-    assert refusal(Prototypes, data) == "section 'classes': 4 places are said to be among 3"
+    assert refusal(Prototypes, data) == "section 'classes': a subset cannot have 4 of 3 elements"
     beyond = Subset(2, 9).write(np.array([1, 7]))
     data = frames.encode(Frame(Kind.PROTOTYPES, 2, EVERYONE, (bytes(32), beyond, b"\x02")))
     assert "section 'classes'" in refusal(Prototypes, data)
@@ -424,7 +424,7 @@ def test_nothing_chosen_is_a_message_too() -> None:
 def test_more_chosen_than_there_are_is_refused() -> None:
     sections = (bytes(60), b"", b"\x02", b"\x05")
     frame = frames.encode(Frame(Kind.CHOSEN_LABELS, 2, EVERYONE, sections))
-    assert refusal(ChosenLabels, frame) == "section 'places': 5 places are said to be among 4"
+    assert refusal(ChosenLabels, frame) == "section 'places': a subset cannot have 5 of 4 elements"
 
 
 def test_private_samples_are_labelled_or_not() -> None:
@@ -443,4 +443,4 @@ def test_private_samples_are_labelled_or_not() -> None:
 def test_private_samples_are_not_labelled_twice() -> None:
     frame = Frame(Kind.PRIVATE_OUTPUTS, 2, EVERYONE, (bytes(80), bytes(60), b"", varint(2**40)))
     said = refusal(PrivateOutputs, frames.encode(frame))
-    assert said == "private samples are labelled or not, 1 or 0, but 1099511627776 came"
+    assert said == "`labelled` is 1099511627776; it must be 0 or 1"

@@ -63,11 +63,11 @@ def plain() -> MessageCoder:
 
 
 def write(
-    coder: MessageCoder, way: Direction, what: Message, memory: SharedState = EMPTY, **more: Any
+    coder: MessageCoder, way: Direction, what: Message, shared: SharedState = EMPTY, **more: Any
 ) -> Any:
     own = None if way == "down" else {}
     given = {"sent": None, "own": own, "round": 4, "client": SERVER if way == "down" else 1, **more}
-    return coder.write(way, what, SIZES, memory, **given)
+    return coder.write(way, what, SIZES, shared, **given)
 
 
 def read(
@@ -75,10 +75,10 @@ def read(
     way: Direction,
     kind: type[Message],
     sections: Any,
-    memory: SharedState = EMPTY,
+    shared: SharedState = EMPTY,
     **more: Any,
 ) -> Any:
-    return coder.read(way, kind, sections, SIZES, memory, **{"sent": None, "round": 4, **more})
+    return coder.read(way, kind, sections, SIZES, shared, **{"sent": None, "round": 4, **more})
 
 
 def refusal(kind: type[Message], sections: tuple[bytes, ...], **more: Any) -> str:
@@ -90,21 +90,21 @@ def refusal(kind: type[Message], sections: tuple[bytes, ...], **more: Any) -> st
 @fitting
 def test_both_sides_end_with_the_same(way: Direction, kind: type[Message], name: str) -> None:
     coder = MessageCoder(create_codec(name), create_codec(name), seed=0, messages=[kind])
-    memory = EMPTY
+    shared = EMPTY
     held = np.ones(SIZES.parameters, np.float32) if Content.WEIGHTS in contents(kind) else None
     for round in (1, 2, 3):
         sent = message(kind, round, 0)
-        written = write(coder, way, sent, memory, round=round, sent=held)
-        came = read(coder, way, kind, written.sections, memory, round=round, sent=held)
+        written = write(coder, way, sent, shared, round=round, sent=held)
+        came = read(coder, way, kind, written.sections, shared, round=round, sent=held)
         assert came.shared.state_id == written.shared.state_id
         assert digests(came.shared) == digests(written.shared)
         assert came.message.numbers() == sent.numbers()
         assert all(value.isfinite().all() for value in came.message.tensors().values())
-        again = read(coder, way, kind, written.sections, memory, round=round, sent=held)
+        again = read(coder, way, kind, written.sections, shared, round=round, sent=held)
         assert digests(again.shared) == digests(came.shared)
         for field, value in came.message.tensors().items():
             assert torch.equal(value, again.message.tensors()[field])
-        memory = came.shared
+        shared = came.shared
 
 
 @fitting
@@ -193,10 +193,10 @@ def test_where_nothing_looks_at_it_nothing_is_remembered() -> None:
 )
 def test_what_is_remembered_of_labels(up: type[Any], down: type[Any], parts: set[str]) -> None:
     coder = MessageCoder(up(), down(), seed=0)
-    memory = write(coder, "down", message(SoftLabels, 1, 0)).shared
-    memory = write(coder, "up", message(SoftLabels, 1, 0), memory).shared
-    assert set(memory.parts) == parts
-    assert memory.version == 1
+    shared = write(coder, "down", message(SoftLabels, 1, 0)).shared
+    shared = write(coder, "up", message(SoftLabels, 1, 0), shared).shared
+    assert set(shared.parts) == parts
+    assert shared.version == 1
 
 
 def test_classes_are_remembered_by_place_in_the_public_set() -> None:
@@ -204,10 +204,10 @@ def test_classes_are_remembered_by_place_in_the_public_set() -> None:
     coder = MessageCoder(Changes(), Plain(), seed=0)
     likeliest = [0, 2, 1, 1, 0]
     probs = torch.eye(3)[likeliest]
-    memory = write(coder, "down", SoftLabels(probs, 1)).shared
-    assert memory.value("told")["classes"].tolist() == [-1, 0, -1, 2, -1, 1, -1, 1, -1, 0, -1, -1]
-    memory = write(coder, "down", SoftLabels(probs.flip(0), 2), memory).shared
-    assert memory.value("told")["classes"].tolist() == [-1, 0, 0, 2, 1, 1, 1, 1, 2, 0, 0, -1]
+    shared = write(coder, "down", SoftLabels(probs, 1)).shared
+    assert shared.value("told")["classes"].tolist() == [-1, 0, -1, 2, -1, 1, -1, 1, -1, 0, -1, -1]
+    shared = write(coder, "down", SoftLabels(probs.flip(0), 2), shared).shared
+    assert shared.value("told")["classes"].tolist() == [-1, 0, 0, 2, 1, 1, 1, 1, 2, 0, 0, -1]
 
 
 def test_a_codec_is_told_the_classes_of_the_other_direction() -> None:
@@ -219,10 +219,10 @@ def test_a_codec_is_told_the_classes_of_the_other_direction() -> None:
             return super().encode(values, spec, known, sender)
 
     coder = MessageCoder(Listening(), Plain(), seed=0)
-    memory = write(coder, "down", SoftLabels(torch.eye(3)[[0, 2, 1, 1, 0]], 1)).shared
+    shared = write(coder, "down", SoftLabels(torch.eye(3)[[0, 2, 1, 1, 0]], 1)).shared
     write(coder, "up", message(SoftLabels, 1, 0))
-    write(coder, "up", message(SoftLabels, 1, 0), memory)
-    write(coder, "up", message(SoftLabels, 3, 0), memory)
+    write(coder, "up", message(SoftLabels, 1, 0), shared)
+    write(coder, "up", message(SoftLabels, 3, 0), shared)
     # Round 3 has samples 3, 5, 7, 9 and 11.
     assert seen == [None, [0, 2, 1, 1, 0], [2, 1, 1, 0, -1]]
 
@@ -247,17 +247,17 @@ def test_a_cache_is_filled_by_the_rows_that_come() -> None:
     coder = MessageCoder(create_codec("fp32"), create_codec("fp32"), seed=0, messages=[FreshLabels])
     assert coder.remembers
     labels = message(FreshLabels, 4, 0).tensors()["probs"]
-    memory, sizes = EMPTY, []
+    shared, sizes = EMPTY, []
     for turn in (1, 3, 3, 4):
-        written = write(coder, "down", FreshLabels(labels, turn), memory)
-        came = read(coder, "down", FreshLabels, written.sections, memory)
+        written = write(coder, "down", FreshLabels(labels, turn), shared)
+        came = read(coder, "down", FreshLabels, written.sections, shared)
         there = torch.arange(12) % 4 < turn
         assert torch.equal(came.message.probs, labels * there[:, None])
-        memory = came.shared
+        shared = came.shared
         sizes.append(len(written.sections[0]))
     # 12 samples, a quarter of them in each turn, of 3 classes in 4 bytes each.
     assert sizes == [36, 72, 0, 36]
-    assert memory.value("cache")["turn"] == 4
+    assert shared.value("cache")["turn"] == 4
 
 
 def test_what_the_receiver_has_is_remembered_and_not_what_was_meant() -> None:
@@ -267,9 +267,9 @@ def test_what_the_receiver_has_is_remembered_and_not_what_was_meant() -> None:
 
     coder = MessageCoder(Changes(), Blunt(), seed=0)
     probs = torch.tensor([[0.4, 0.6, 0.0]] * 4 + [[0.3, 0.3, 0.4]])
-    memory = write(coder, "down", SoftLabels(probs, 1)).shared
+    shared = write(coder, "down", SoftLabels(probs, 1)).shared
     # The last row is all zeros once it was rounded, so that its first class is named.
-    assert memory.value("told")["classes"].tolist()[1:10:2] == [1, 1, 1, 1, 0]
+    assert shared.value("told")["classes"].tolist()[1:10:2] == [1, 1, 1, 1, 0]
 
 
 def test_streams_have_the_name_of_client_round_way_and_tensor() -> None:

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from fedistill.methods.base import sample_public
+from fedistill.methods.participants import sample_public
 from helpers.byte_formulas import CLASSES, CLIENTS, PUBLIC, payloads, played
 
 

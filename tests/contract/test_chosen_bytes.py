@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from fedistill.federation.client import client_state
 from helpers.byte_formulas import CLASSES, CLIENTS, PUBLIC, payloads, played
 
 
@@ -15,7 +16,7 @@ def subset(chosen: int, population: int) -> tuple[float, float]:
 
 @pytest.mark.parametrize(("method", "settings"), [("edge-fd", {}), ("selective-fd", {"ambiguity": 2.0})])
 def test_abstaining(method: str, settings: dict[str, float]) -> None:
-    _, run = played({"method": method, "codec": "fp16", **settings}, rounds=3)
+    arm, run = played({"method": method, "codec": "fp16", **settings}, rounds=3)
     masks = [client_state(arm, number, run.clients[number]).familiar for number in range(CLIENTS)]
     assert len({int(mask.sum()) for mask in masks}) > 1
     for number, mask in enumerate(masks):

@@ -1,21 +1,17 @@
-"""Every codec in a real run, both ways: the same bits everywhere, absences, and what it costs in accuracy."""
+"""Every codec, on tensors and in real runs, by the rules of `fedistill.testing`; and its cost in accuracy."""
 
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
 import pytest
 
 from fedistill.communication.codecs.registry import CODECS, create_codec
-from fedistill.communication.protocol.shared_state import SharedState
 from fedistill.communication.tensor_specs import Content
-from fedistill.config.schema import Experiment
 from fedistill.experiment.preflight import examine
-from fedistill.experiment.run_folder import RunFolder
-from fedistill.federation.arm import ReadyArm, start_run
 from fedistill.federation.local_executor import ProcessExecutor, SerialExecutor
-from fedistill.federation.round import play_round
-from fedistill.state import decode_state
-from helpers.runs import bits, finish, ready
+from fedistill.testing.codecs import RUN_CHECKS, TENSOR_CHECKS, CodecCase
+from fedistill.testing.runs import MIXED, SAME, finish
 
 WEIGHTS = [name for name, codec in CODECS.items() if Content.WEIGHTS in codec.codes]
 LABELS = [name for name, codec in CODECS.items() if Content.PROBS in codec.codes]
@@ -36,27 +32,8 @@ MIXES = ("feddf", "scarlet", "cfd", "fml", "fedkd")
 each = pytest.mark.parametrize(("method", "codec"), CASES)
 
 
-def arm_of(method: str, codec: Any, **changes: Any) -> tuple[Experiment, ReadyArm]:
-    return ready(
-        {
-            "rounds": 4,
-            "task": {
-                "name": "digits",
-                "clients": 4,
-                "limit": 240,
-                "public": 100,
-                "partition": {"kind": "dirichlet", "alpha": 0.5},
-            },
-            "models": {"clients": ["cnn-s", "mlp-s"], "server": "cnn-m"}
-            if method in MIXES
-            else {"clients": ["cnn-s"], "server": "cnn-s"},
-            "train": {"batch_size": 16, "optimizer": {"lr": 0.05, "momentum": 0.9}},
-            "evaluate": {"every": 4},
-            "sampling": {"fraction": 0.75, "dropout": 0.25},
-            "arms": [{"method": method, "codec": codec}],
-            **changes,
-        }
-    )
+def case_of(method: str, codec: Any) -> CodecCase:
+    return CodecCase(codec, method, MIXED if method in MIXES else SAME)
 
 
 def settings(codec: str) -> dict[str, Any]:
@@ -64,37 +41,15 @@ def settings(codec: str) -> dict[str, Any]:
 
 
 @each
-def test_same_bits_serial_in_processes_and_resumed(method: str, codec: str, tmp_path: Any) -> None:
-    wanted, arm = arm_of(method, settings(codec))
-    with SerialExecutor(wanted, arm.task) as executor:
-        once = bits(finish(arm, executor))
-        folder = RunFolder.create(tmp_path / "run", wanted, "test")
-        run = start_run(arm)
-        for _ in range(3):
-            play_round(run, arm, executor)
-            folder.save(arm, run)
-        loaded = RunFolder.open(tmp_path / "run").restore(arm)
-        assert bits(finish(arm, executor, loaded)) == once
-    with ProcessExecutor(2, wanted, arm.task) as executor:
-        assert bits(finish(arm, executor)) == once
+@pytest.mark.parametrize("check", RUN_CHECKS, ids=lambda check: check.__name__)
+def test_the_contract_in_a_run(method: str, codec: str, check: Callable[[CodecCase], None]) -> None:
+    check(case_of(method, settings(codec)))
 
 
-@each
-def test_both_sides_remember_the_same_whoever_was_away(method: str, codec: str) -> None:
-    """Every client holds, as of before or after its last exchange, what the server holds of it."""
-    wanted, arm = arm_of(method, settings(codec), rounds=8, sampling={"fraction": 0.5, "dropout": 0.4})
-    with SerialExecutor(wanted, arm.task) as executor:
-        run = finish(arm, executor)
-    assert any(record.dropped for record in run.records)
-    for client, memory in run.shared_states.items():
-        link = decode_state(run.clients[client]).get("link") if run.clients.get(client) else None
-        assert (link is not None) == arm.coder.remembers
-        if link:
-            assert memory.state_id in {
-                SharedState.of(link[when]["memory"]).state_id for when in ("before", "after")
-            }
-    kinds = {entry.kind for entry in run.ledger.entries}
-    assert "refresh" not in kinds
+@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("check", TENSOR_CHECKS, ids=lambda check: check.__name__)
+def test_the_contract_of_tensors(codec: str, check: Callable[[Mapping[str, Any]], None]) -> None:
+    check(settings(codec))
 
 
 @pytest.mark.parametrize(("method", "codec"), [case for case in CASES if case[0] in ("fedavg", "dsfl")])
@@ -108,14 +63,12 @@ def test_accuracy_is_near_that_of_plain_numbers(method: str, codec: str) -> None
 @lru_cache
 def learned(method: str, codec: str) -> tuple[float, int]:
     """Accuracy of the server's model after six rounds, and the bytes that they took."""
-    wanted, arm = arm_of(
-        method,
-        settings(codec),
+    wanted, arm = case_of(method, settings(codec)).ready(
         rounds=6,
         evaluate={"every": 6},
         sampling={},
         train={"epochs": 2, "batch_size": 16, "optimizer": {"lr": 0.05, "momentum": 0.9}},
-        task={"name": "digits", "clients": 4, "limit": 900, "public": 300},
+        task={"limit": 900, "public": 300, "partition": {"kind": "iid"}},
     )
     with ProcessExecutor(2, wanted, arm.task) as executor:
         run = finish(arm, executor)
@@ -125,7 +78,7 @@ def learned(method: str, codec: str) -> tuple[float, int]:
 @pytest.mark.parametrize("codec", CODECS)
 def test_a_codec_that_does_not_fit_is_refused_with_a_fix(codec: str) -> None:
     method, content = ("dsfl", Content.PROBS) if codec in WEIGHTS else ("fedavg", Content.WEIGHTS)
-    wanted, arm = arm_of(method, codec)
+    wanted, arm = case_of(method, codec).ready()
     errors = [str(f) for f in examine(wanted, arm.task, [arm]) if f.level == "error"]
     if content in create_codec(codec).codes:
         assert errors == []
@@ -136,7 +89,7 @@ def test_a_codec_that_does_not_fit_is_refused_with_a_fix(codec: str) -> None:
 
 
 def test_codecs_differ_by_direction() -> None:
-    wanted, arm = arm_of("fedavg", {"up": {"name": "qsgd", "levels": 3}, "down": "fp16"}, sampling={})
+    wanted, arm = case_of("fedavg", {"up": {"name": "qsgd", "levels": 3}, "down": "fp16"}).ready(sampling={})
     with SerialExecutor(wanted, arm.task) as executor:
         run = finish(arm, executor)
     size = arm.federation.clients[0].parameters

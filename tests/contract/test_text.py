@@ -12,13 +12,13 @@ from fedistill.config.schema import Experiment, TaskConfig
 from fedistill.data.build import build_task
 from fedistill.data.task import Task
 from fedistill.federation.arm import ReadyArm, start_run
-from fedistill.federation.client import method_state
+from fedistill.federation.client import client_state
 from fedistill.federation.history import ArmRun
 from fedistill.federation.local_executor import SerialExecutor
 from fedistill.federation.round import play_round
-from fedistill.methods.base import Method
+from fedistill.methods.base import AnyState, Method
 from fedistill.methods.registry import AnyMethod
-from fedistill.state import State, encode_state
+from fedistill.state import encode_state, to_plain
 from helpers.method_rows import ROWS, WIDTHS, Row
 from helpers.runs import run_serially
 
@@ -30,7 +30,8 @@ MIXED = {"clients": ["bag", "textcnn"], "server": "transformer-s"}
 
 @pytest.mark.parametrize("row", ROWS, ids=[row.name for row in ROWS])
 def test_it_works_on_texts(row: Row) -> None:
-    method, start, run, first = played(row)
+    arm, start, run, first = played(row)
+    method = arm.method
     exchanges = method.uplink is not None
     for record in run.records:
         up, down = (
@@ -40,16 +41,16 @@ def test_it_works_on_texts(row: Row) -> None:
         # Before round 1 some have nothing to say.
         assert (down > 0) == exchanges or record.round == 1
         assert set(record.views) == views(method)
-    clients = {client: method_state(saved) for client, saved in run.clients.items()}
-    assert all(finite(state) for state in (run.server, *clients.values()))
+    clients = {client: client_state(arm, client, saved) for client, saved in run.clients.items()}
+    assert all(finite(to_plain(state)) for state in (run.server, *clients.values()))
     if exchanges or not method.clients_work:
-        assert encode_state(run.server) != encode_state(start)
+        assert encode_state(to_plain(run.server)) != encode_state(to_plain(start))
     # Heads alone are less than a twentieth of the weights: word vectors must have moved.
     if method.has_server_model:
-        assert moved(start["model"], run.server.model.weights) > 0.1
+        assert moved(start.model.weights, run.server.model.weights) > 0.1
     if method.has_client_models:
         assert list(clients) == list(range(CLIENTS))
-        assert all(moved(first[client], state["model"]) > 0.1 for client, state in clients.items())
+        assert all(moved(first[client], state.model.weights) > 0.1 for client, state in clients.items())
 
 
 LEARNING: dict[str, Any] = {
@@ -91,8 +92,8 @@ def test_it_learns_from_texts(row: Row) -> None:
     assert run.records[-1].views[row.learns[0]] >= CHANCE + MARGINS.get(row.method, MARGIN)
 
 
-def played(row: Row) -> tuple[AnyMethod, State, ArmRun, dict[int, Tensor]]:
-    """The method, the server's state before round 1, the run after round 2, clients' weights in between."""
+def played(row: Row) -> tuple[ReadyArm, AnyState, ArmRun, dict[int, Tensor]]:
+    """The arm, the server's state before round 1, the run after round 2, clients' weights in between."""
     experiment = parse(
         {
             "rounds": 2,
@@ -114,10 +115,10 @@ def played(row: Row) -> tuple[AnyMethod, State, ArmRun, dict[int, Tensor]]:
     start = run.server
     with SerialExecutor(experiment, arm.task) as executor:
         play_round(run, arm, executor)
-        between = {client: method_state(saved) for client, saved in run.clients.items()}
+        between = {client: client_state(arm, client, saved) for client, saved in run.clients.items()}
         play_round(run, arm, executor)
-    first = {client: state["model"] for client, state in between.items() if "model" in state}
-    return arm.method, start, run, first
+    first = {client: state.model.weights for client, state in between.items() if arm.method.has_client_models}
+    return arm, start, run, first
 
 
 def models(row: Row) -> dict[str, Any]:

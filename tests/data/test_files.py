@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from fedistill.data.task import Task
+from fedistill.models.signature import Preprocessing
 from helpers.files import Files
 
 Make = Callable[..., Task]
@@ -220,7 +221,7 @@ def test_natural_clients_are_the_values_of_a_column(make: Make, refused: Refused
     }
     task = make(**keys, clients=3, partition={"kind": "natural", "column": "hospital"})
     # The first word of each text is its hospital: one a client, the largest first.
-    firsts = [client.samples[:, 0].unique().tolist() for client in task.clients]
+    firsts = [task.client_inputs(client, Preprocessing())[:, 0].unique().tolist() for client in range(3)]
     assert [len(one) for one in firsts] == [1, 1, 1]
     assert len({one[0] for one in firsts}) == 3
     assert [len(client) for client in task.clients] == [10, 5, 5]
@@ -464,7 +465,7 @@ def test_copies_of_one_image_are_on_one_side(make: Make, files: Files) -> None:
     assert task.public is not None
     sides = [
         {image.numpy().tobytes() for image in inputs}
-        for inputs in (task.test.samples, task.public.samples, torch.cat([c.inputs for c in task.clients]))
+        for inputs in (task.test.samples, task.public.samples, torch.cat([c.samples for c in task.clients]))
     ]
     test, public, private = sides
     assert not test & public

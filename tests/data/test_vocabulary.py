@@ -17,9 +17,11 @@ from fedistill.config.schema import Text
 from fedistill.data.task import Task
 from fedistill.data.text import build_tokenizer, encode_texts, vocabulary_size
 from fedistill.errors import ExperimentError
+from fedistill.models.signature import Preprocessing
 from helpers.files import Files
 
 Make = Callable[..., Task]
+AS_THE_TASK = Preprocessing()
 PUBLIC = ["The cat sat on the mat.", "A cat, a dog"]
 
 
@@ -43,12 +45,13 @@ def test_no_private_word_gets_an_id(make: Make, files: Files) -> None:
     assert set(vocabulary) == {"[PAD]", "[UNK]", "common", *known}
     assert task.signature.vocabulary == len(vocabulary)
     common = vocabulary["common"]
-    public = {tuple(row) for row in task.public.samples.tolist()}
+    public = {tuple(row) for row in task.public_inputs(AS_THE_TASK).tolist()}
     assert public == {(vocabulary[word], common, 0, 0) for word in known}
     assert len(public) == 8
     # All others are unknown words to everyone: nothing of them is left.
-    for part in (*task.clients, task.test):
-        assert {tuple(row) for row in part.samples.tolist()} == {(1, common, 0, 0)}
+    private = [task.client_inputs(client, AS_THE_TASK) for client in range(len(task.clients))]
+    for inputs in (*private, task.test_inputs(AS_THE_TASK)):
+        assert {tuple(row) for row in inputs.tolist()} == {(1, common, 0, 0)}
 
 
 def test_a_word_of_another_public_set_is_known_and_one_of_the_task_is_not(make: Make, files: Files) -> None:
@@ -125,7 +128,7 @@ def test_a_tokenizer_of_ones_own_needs_no_public_set(make: Make, files: Files) -
     train = files.csv("train.csv", text=[f"cat w{number}" for number in range(10)], label=[0, 1] * 5)
     task = make(format="csv", train=train, text={"tokenizer": path, "length": 4})
     assert task.signature.vocabulary == 4
-    assert {tuple(row) for row in task.test.samples.tolist()} == {(2, 1, 0, 0)}
+    assert {tuple(row) for row in task.test_inputs(AS_THE_TASK).tolist()} == {(2, 1, 0, 0)}
     assert words(task) == {"[PAD]": 0, "[UNK]": 1, "cat": 2, "dog": 3}
 
 

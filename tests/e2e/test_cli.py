@@ -429,7 +429,7 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     ),
     "folder that holds a run": (
         ["compare", "exp.toml", "--out", "a [b] c"],
-        ["a [b] c holds a run already: choose another folder by --out", "fedistill resume 'a [b] c'"],
+        ["a [b] c already holds a run: choose another folder with --out", "fedistill resume 'a [b] c'"],
     ),
     "folder without a run": (
         ["resume", "."],
@@ -678,7 +678,7 @@ def test_doctor_of_a_sound_experiment(place: Path) -> None:
     found = [line.split(None, 1) for line in ended.stdout.splitlines()]
     assert [level for level, _ in found] == ["fact"] * 4
     # Two clients a round, two rounds.
-    assert found[0][1] == "arm 'fedavg': about 38.5 kB up and 38.5 kB down a round, 154 kB in 2 rounds"
+    assert found[0][1] == "arm 'fedavg': about 38.5 kB up and 38.5 kB down per round, 154 kB in 2 rounds"
 
 
 def test_methods_are_listed(place: Path) -> None:
@@ -814,7 +814,7 @@ def test_json_of_doctor_is_its_findings(place: Path) -> None:
     assert found[0] == {
         "level": "fact",
         "where": "arm 'fedavg'",
-        "what": "about 38.5 kB up and 38.5 kB down a round, 154 kB in 2 rounds",
+        "what": "about 38.5 kB up and 38.5 kB down per round, 154 kB in 2 rounds",
         "fix": "",
     }
     wrong = here("doctor", "exp.toml", "--json", "--set", "models.server=cnn-s", cwd=place)
@@ -842,7 +842,7 @@ KEPT = "what was done is kept; go on with: fedistill resume"
 @pytest.mark.parametrize(
     ("error", "begun", "said"),
     [
-        (KeyboardInterrupt(), False, "stopped; nothing was begun yet"),
+        (KeyboardInterrupt(), False, "stopped; nothing was started yet"),
         (
             RuntimeFailure("fedistill-worker-0 ended (signal 9: Killed)"),
             True,

@@ -289,7 +289,7 @@ def test_expected_bytes_are_those_of_a_real_round(method: str, codec: str, by_ha
     (fact,) = [found for found in examine(wanted, task, [arm]) if found.where == f"arm '{method}'"]
     up, down = expected
     whole = format_bytes(3 * (up + down))
-    said = f"about {format_bytes(up)} up and {format_bytes(down)} down a round, {whole} in 3 rounds"
+    said = f"about {format_bytes(up)} up and {format_bytes(down)} down per round, {whole} in 3 rounds"
     if up == down == 0:
         said = "exchanges nothing"
     assert fact.what.startswith(said)

@@ -122,7 +122,7 @@ def test_the_crash_between_event_and_manifest_leaves_the_event(
         with pytest.raises(Crash):
             run_experiment(experiment(), folder.path, "", Watcher())
     assert [played.round for played in folder.records("dsfl")] == [1, 2]
-    assert folder.round("dsfl") == 1
+    assert folder.last_round("dsfl") == 1
     resume_experiment(folder.path, Watcher())
     assert [played.round for played in folder.records("dsfl")] == [1, 2, 3]
     assert outcome(folder.path) == whole
@@ -346,7 +346,7 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(tmp_path: Path) -> None:
     with pytest.raises(ExperimentError) as caught:
         RunFolder.create(path, experiment(), "second")
     assert str(caught.value) == (
-        f"{path} holds a run already: choose another folder by --out, or go on with that run by: fedistill"
+        f"{path} already holds a run: choose another folder with --out, or resume that run with: fedistill"
         f" resume '{path}'"
     )
     assert ((path / "experiment.toml").read_bytes(), (path / "events.jsonl").read_bytes()) == before
@@ -354,7 +354,7 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
-    with pytest.raises(ExperimentError, match=r"cannot be written .*choose a folder by --out"):
+    with pytest.raises(ExperimentError, match=r"cannot be written .*choose another folder with --out"):
         RunFolder.create(tmp_path / "file" / "run", experiment(), "")
 
 
@@ -391,10 +391,10 @@ def test_a_round_as_json_and_back() -> None:
     gone, carried = {"4": "gone"}, {"up": 30, "down": 40, "late": 1}
     views = {"server@global": 0.25}
     one = RoundRecord(3, [1, 4], [4], 0.5, 0.1, [0.2, 0.3], views, traffic, 2, 0.5, gone, carried)
-    plain = json.loads(json.dumps({"event": "round", "arm": "x", **one.plain()}))
+    plain = json.loads(json.dumps({"event": "round", "arm": "x", **one.to_json()}))
     assert plain["traffic"] == [[1, "down", "weights", 20, 8], [1, "up", "logits", 17, 5]]
-    assert RoundRecord.of(plain) == one
-    assert RoundRecord.of(plain) != replace(one, seconds=0.6)
+    assert RoundRecord.from_json(plain) == one
+    assert RoundRecord.from_json(plain) != replace(one, seconds=0.6)
 
 
 def test_views_are_those_of_the_models_that_are_left(tmp_path: Path) -> None:

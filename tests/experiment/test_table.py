@@ -188,7 +188,7 @@ def shown(results: dict[str, Any]) -> str:
 def test_rich_table_shows_all_cells_as_they_are() -> None:
     lines = shown(RESULTS).splitlines()
     assert lines[0].strip() == "digits, 3 clients, dirichlet(alpha=0.3), 4 rounds"
-    assert lines[-1].strip() == "last round (best @round); bytes summed over clients, both ways, all rounds"
+    assert lines[-1].strip() == "last round (best @round); bytes summed over clients, up and down, all rounds"
     cells = [[cell.strip() for cell in line.strip("│").split("│")] for line in lines if line.startswith("│")]
     assert cells == rows(RESULTS)
 

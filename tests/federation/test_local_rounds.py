@@ -34,7 +34,7 @@ from fedistill.federation.local_rounds import (
     worthwhile_rounds,
 )
 from fedistill.federation.round import play_round
-from helpers.runs import finish
+from fedistill.testing.runs import finish
 
 
 def rounds_due(accumulate: int, rounds: int) -> dict[int, int]:

@@ -215,7 +215,7 @@ def test_the_quorum_is_of_replies_that_can_be_read(tmp_path: Path) -> None:
         RuntimeFailure, match=r"2 of 3 clients replied in round 1, but .* asks for 3 \(client 1: "
     ):
         play(desk, asked, tmp_path / "run")
-    assert RunFolder(tmp_path / "run").round("dsfl") == 0
+    assert RunFolder(tmp_path / "run").last_round("dsfl") == 0
 
 
 @pytest.mark.parametrize("error", [KeyError("no such class"), DecodeError("no such class"), RecursionError()])
@@ -354,7 +354,7 @@ def test_a_run_goes_on_where_its_clients_states_are(tmp_path: Path) -> None:
     out = tmp_path / "run"
     play(Desk(asked, tmp_path), asked, out)
     with pytest.raises(
-        ExperimentError, match=r"was run on a network, .* go on with it by: flwr run with the same app"
+        ExperimentError, match=r"was run on a network, .* resume it with: flwr run with the same app"
     ):
         resume_experiment(out, Watch())
     other = experiment(rounds=3)
@@ -417,10 +417,10 @@ class RoundlessRecords:
 
         for number in rounds:
             record = RoundRecord(number, [], [], 0.0, 0.0, [], {}, [], 0, None, {}, {})
-            self.folder.append({"event": "round", "arm": "a", **record.plain()})
+            self.folder.append({"event": "round", "arm": "a", **record.to_json()})
 
     def drop(self, number: int) -> None:
-        self.folder.forget_after({"a": number - 1})
+        self.folder.drop_rounds_after({"a": number - 1})
 
 
 class Told(Watch):

@@ -15,9 +15,9 @@ from fedistill.config.toml import load
 from fedistill.data.task import Task
 from fedistill.errors import RuntimeFailure
 from fedistill.experiment.run_folder import RunFolder
-from fedistill.federation.client import method_state
 from fedistill.flower.local_trial import follow
 from fedistill.flower.processes import HOST, TrialNetwork, free_ports
+from fedistill.state import decode_state
 from helpers.flower_trial import (
     CLIENTS,
     Watch,
@@ -138,7 +138,7 @@ def test_simulated_by_ray_it_ends_as_in_one_process(tmp_path: Path) -> None:
             timeout=PATIENCE,
         )
         assert done.returncode == 0, done.stdout + done.stderr
-        assert RunFolder(out).round("scarlet") == wanted.rounds, done.stdout + done.stderr
+        assert RunFolder(out).last_round("scarlet") == wanted.rounds, done.stdout + done.stderr
     finally:
         os.killpg(link.pid, signal.SIGTERM)
         link.wait(30)
@@ -259,12 +259,15 @@ def test_a_client_that_misbehaves_is_named_and_the_round_goes_on(
     assert sorted(watch.records) == [1, 2, 3, 4]
     assert watch.records[4].missing == {}
     assert sum(record.carried["late"] for record in watch.records.values()) == 1
-    assert RunFolder(out).round("dsfl") == 4
+    assert RunFolder(out).last_round("dsfl") == 4
     # Its data have no share in the experiment's counts of classes.
     assert set(watch.records[4].views) == {"server@global", "client@global"}
     (held,) = (out / "flower" / "node-0").glob("*/client-0")
     assert Task.open(held / "task.safetensors").clients[0].labels.tolist() == [7, 3, 7, 9] * 6
-    kept = {path.stem: len(method_state(path.read_bytes())["model"]) for path in held.glob("0/*.safetensors")}
+    kept = {
+        path.stem: len(decode_state(path.read_bytes())["method"]["model"]["weights"])
+        for path in held.glob("0/*.safetensors")
+    }
     weights = (64 + 1) * 5 + (5 + 1) * 10
     assert kept == {"3": weights, "4": weights}
 

@@ -17,7 +17,7 @@ from fedistill.experiment.run_folder import RunFolder
 from fedistill.experiment.runner import prepare, run_experiment
 from fedistill.federation.history import RoundRecord
 from fedistill.flower import app_template, keys
-from fedistill.state import encode_state
+from fedistill.state import encode_state, to_plain
 from helpers.processes import processes_with
 
 CLIENTS = 3
@@ -83,7 +83,7 @@ def what_is_kept(folder: Path) -> tuple[bytes, bytes, dict[int, bytes]]:
     opened = RunFolder(folder)
     (arm,) = prepare(opened.experiment())[1]
     run = opened.restore(arm)
-    return encode_state(run.server), encode_state(dump_states(run.shared_states)), run.clients
+    return encode_state(to_plain(run.server)), encode_state(dump_states(run.shared_states)), run.clients
 
 
 def at_sites(places: Iterable[Path], round: int) -> dict[int, bytes]:

@@ -3,9 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-SAME = {"clients": ["cnn-s"], "server": "cnn-s"}
-MIXED = {"clients": ["cnn-s", "mlp-s"], "server": "cnn-m"}
-SAME_WIDTH = {"clients": ["cnn-s", "cnn-m"], "server": "cnn-s"}
+from fedistill.testing.runs import MIXED, SAME, SAME_WIDTH
+
 WIDTHS = "needs features of one length at all clients, but those of their models are cnn-s 128, mlp-s 64"
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fedistill.config.schema import Experiment, NotTrue, Train
 from fedistill.federation.arm import ReadyArm
-from fedistill.federation.client import method_state
+from fedistill.federation.client import client_state
 from fedistill.methods.registry import METHODS
 from fedistill.methods.shared.private_loss import private_loss
 from fedistill.training.loop import predict
@@ -144,11 +144,12 @@ def arm_of(method: str, train: dict[str, Any], **changes: Any) -> tuple[Experime
 
 def models(method: str, train: dict[str, Any]) -> list[Tensor]:
     """The weights of all models after the last round."""
-    run = run_serially(*arm_of(method, train))
+    wanted, arm = arm_of(method, train)
+    run = run_serially(wanted, arm)
     views = run.records[-1].views
     assert all(math.isfinite(value) for value in views.values())
-    states = [run.server, *map(method_state, run.clients.values())]
-    return [state["model"] for state in states if "model" in state]
+    states = [run.server, *(client_state(arm, client, saved) for client, saved in run.clients.items())]
+    return [state.model.weights for state in states if hasattr(state, "model")]
 
 
 @pytest.mark.parametrize("option", OPTIONS, ids=lambda option: "+".join(option))
@@ -177,14 +178,14 @@ def test_private_loss_is_its_parts_from_where_training_starts() -> None:
     }
     _, arm = arm_of("fedavg", option)
     client = arm.client(1, round=1)
-    model: nn.Module = client.load(client.common_weights())
+    model: nn.Module = client.load(client.common_model())
     loss = private_loss(client, model)
-    start = predict(model, client.data.samples)
+    start = predict(model, client.inputs())
     with torch.no_grad():
         for weight in model.parameters():
             weight.mul_(1.5)
     at = torch.tensor([3, 0, 5])
-    logits = predict(model, client.data.samples)[at]
+    logits = predict(model, client.inputs())[at]
     labels = client.data.labels
     counts = torch.bincount(labels, minlength=10).clamp(min=1)
     adjusted = (logits + counts.log()).log_softmax(dim=1)
@@ -200,8 +201,7 @@ def test_what_is_sent_is_the_models_own_softmax() -> None:
     _, arm = arm_of("dsfl", {"loss": "balanced-softmax"})
     client = arm.client(0, round=1)
     state, sent = arm.method.client_step(arm.method.start_client(client), client, None)
-    assert client.public is not None
-    expected = predict(client.load(state["model"]), client.public).softmax(dim=1)
+    expected = predict(client.load(state.model), client.public_inputs()).softmax(dim=1)
     torch.testing.assert_close(sent.probs, expected)  # type: ignore[attr-defined,union-attr]  # as sent
 
 
@@ -211,7 +211,7 @@ def test_fd_sends_softmax_outputs_of_training_without_adjustment() -> None:
     client = arm.client(0, round=1)
     begun = arm.method.start_client(client)
     _, sent = arm.method.client_step(begun, client, None)
-    probs = predict(client.load(begun["model"]), client.data.samples).softmax(dim=1)
+    probs = predict(client.load(begun.model), client.inputs()).softmax(dim=1)
     for label in client.data.labels.unique():
         expected = probs[client.data.labels == label].mean(dim=0)
         torch.testing.assert_close(sent.means[label], expected)  # type: ignore[attr-defined,union-attr]  # as sent

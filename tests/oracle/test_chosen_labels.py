@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import kl_div
 
-from fedistill.federation.client import method_state
-from fedistill.methods.base import sample_public
+from fedistill.federation.client import client_state
+from fedistill.methods.participants import sample_public
 from fedistill.methods.shared.density import Centroids, Kulsif
 from fedistill.rng import SERVER, stream
 from helpers.learners import CLIENTS, PUBLIC, ROUNDS, Learner, close, learners, played, public
@@ -77,14 +77,14 @@ def test_abstaining_is_the_plain_loop(method: str) -> None:
     close(run.server.model.weights, server.weights())
     close(run.server.labels[run.server.kept], told[1])
     for number, client in enumerate(clients):
-        state = method_state(run.clients[number])
-        close(state["model"], client.weights())
-        assert torch.equal(state["familiar"], familiar[number])
+        state = client_state(arm, number, run.clients[number])
+        close(state.model.weights, client.weights())
+        assert torch.equal(state.familiar, familiar[number])
 
 
 def test_who_is_familiar_with_nothing_says_nothing() -> None:
     """No public sample is more like one's own than the likest of them; who hears nothing is as if alone."""
-    _, run = played("edge-fd", quantile=1.0, clusters=1, references=2)
+    arm, run = played("edge-fd", quantile=1.0, clusters=1, references=2)
     for number in range(CLIENTS):
         if not client_state(arm, number, run.clients[number]).familiar.any():
             payloads = {e.payload for e in run.ledger.entries if e.client == number and e.direction == "up"}

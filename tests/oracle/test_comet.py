@@ -1,5 +1,6 @@
 """COMET against the same method written down plainly, and its clusters by hand."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,8 +9,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div
 
 from fedistill.communication.messages.labels import SoftLabels
-from fedistill.federation.client import method_state
-from fedistill.methods.base import Reply, sample_public
+from fedistill.federation.client import client_state
+from fedistill.methods.base import Reply
+from fedistill.methods.participants import sample_public
 from fedistill.methods.shared.density import kmeans
 from fedistill.rng import SERVER, stream
 from helpers.learners import BATCH, CLIENTS, PUBLIC, ROUNDS, Learner, close, learners, played, public
@@ -58,8 +60,8 @@ def test_comet_is_the_plain_loop(clusters: int) -> None:
         member = dict(enumerate(found.tolist()))
         told = {name: rows[found == name].mean(dim=0) for name in set(member.values())}
     for number, client in enumerate(clients):
-        close(method_state(run.clients[number])["model"], client.weights())
-        close(run.server["said"][str(int(run.server.clusters[number]))]["probs"], told[member[number]])
+        close(client_state(arm, number, run.clients[number]).model.weights, client.weights())
+        close(run.server.labels[int(run.server.clusters[number])].probs, told[member[number]])
 
 
 def test_who_are_alike_are_together() -> None:
@@ -86,13 +88,13 @@ def test_an_absent_client_is_sent_what_its_own_cluster_last_said() -> None:
             message = arm.method.send(state, arm.server(4), 0)
             close(message.probs, one)
             assert message.sampled_round == 1
-        assert len(third["said"]) == 3, "of all, of clients 1 and 2, and what client 0 heard"
+        assert len(third.labels) == 3, "of all, of clients 1 and 2, and what client 0 heard"
 
 
 def test_a_client_that_was_not_heard_gets_the_mean_of_all() -> None:
     arm, run = played("comet", samples=SAMPLES)
-    state = {**run.server, "clusters": torch.full((CLIENTS,), -1)}
+    state = replace(run.server, clusters=torch.full((CLIENTS,), -1))
     message = arm.method.send(state, arm.server(ROUNDS + 1), 0)
-    said = [part["probs"] for name, part in run.server["said"].items() if name != "-1"]
-    sizes = [int((run.server.clusters == int(name)).sum()) for name in run.server["said"] if name != "-1"]
-    close(message.probs, sum(p * s for p, s in zip(said, sizes, strict=True)) / CLIENTS)
+    said = {number: found.probs for number, found in run.server.labels.items() if number != -1}
+    sizes = [int((run.server.clusters == number).sum()) for number in said]
+    close(message.probs, sum(p * s for p, s in zip(said.values(), sizes, strict=True)) / CLIENTS)

@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy, mse_loss, one_hot
 
 from fedistill.communication.messages.classwise import Prototypes
 from fedistill.federation.arm import ReadyArm
-from fedistill.federation.client import method_state
+from fedistill.federation.client import client_state
 from fedistill.federation.history import ArmRun
 from fedistill.methods.base import Reply
 from fedistill.methods.classwise.fedtgp import FedTgp, FedTgpSettings
@@ -67,9 +67,9 @@ def clients_of(arm: ReadyArm) -> list[Learner]:
     return [Learner(arm, "cnn-s", client, data) for client, data in enumerate(arm.task.clients)]
 
 
-def close_clients(run: ArmRun, learners: list[Learner]) -> None:
+def close_clients(arm: ReadyArm, run: ArmRun, learners: list[Learner]) -> None:
     for client, learner in enumerate(learners):
-        close(method_state(run.clients[client])["model"], learner.weights())
+        close(client_state(arm, client, run.clients[client]).model.weights, learner.weights())
 
 
 def merged(came: list[dict[int, Tensor]]) -> dict[int, Tensor]:
@@ -88,7 +88,7 @@ def test_fedproto_is_the_plain_loop() -> None:
     for round in range(1, ROUNDS + 1):
         came = [towards(learner, client, round, known, 3.0) for client, learner in enumerate(learners)]
         known = merged(came)
-    close_clients(run, learners)
+    close_clients(arm, run, learners)
     assert run.server.present.nonzero().flatten().tolist() == sorted(known)
     for c, vector in known.items():
         close(run.server.prototypes[c], vector)
@@ -103,9 +103,9 @@ def test_a_class_that_is_not_named_keeps_its_prototype() -> None:
     state = method.server_step(
         run.server, server, [Reply(0, Prototypes.of(torch.ones(CLASSES, WIDTH), only))]
     )
-    assert torch.equal(state["prototypes"][4], torch.ones(WIDTH))
-    assert torch.equal(state["prototypes"][[0, 1, 2, 3, 5, 6, 7, 8, 9]], before[[0, 1, 2, 3, 5, 6, 7, 8, 9]])
-    assert torch.equal(state["present"], run.server.present)
+    assert torch.equal(state.prototypes[4], torch.ones(WIDTH))
+    assert torch.equal(state.prototypes[[0, 1, 2, 3, 5, 6, 7, 8, 9]], before[[0, 1, 2, 3, 5, 6, 7, 8, 9]])
+    assert torch.equal(state.present, run.server.present)
 
 
 def test_fedtgp_is_the_plain_loop() -> None:
@@ -141,7 +141,7 @@ def test_fedtgp_is_the_plain_loop() -> None:
                         value -= 0.05 * gradient
         prototypes = outer(inner(embedding.weight).relu()).detach()
         known = {c: prototypes[c] for c in set(known) | set(centres)}
-    close_clients(run, learners)
+    close_clients(arm, run, learners)
     close(run.server.prototypes, prototypes)
 
 
@@ -188,7 +188,7 @@ def test_fd_plus_is_the_plain_loop() -> None:
     close(run.server.model.weights, server.weights())
     for client, table in enumerate(outputs):
         for c, row in table.items():
-            close(run.server["outputs"][str(client)][c], row)
+            close(run.server.outputs.tables[client][c], row)
 
 
 @pytest.mark.parametrize("share", ["all", "predictor"])
@@ -273,8 +273,8 @@ def test_fedgen_is_the_plain_loop(share: str) -> None:
         close(run.server.model.weights, whole.weights())
     else:
         flat = torch.cat([head(whole).weight.detach().flatten(), head(whole).bias.detach()])
-        close(run.server["predictor"], flat)
-        close_clients(run, learners)
+        close(run.server.shared, flat)
+        close_clients(arm, run, learners)
     close(run.server.generator, torch.cat([value.detach().flatten() for value in generator.parameters()]))
 
 
@@ -284,4 +284,4 @@ def test_the_common_start_of_fedgen_predictors_is_per_model() -> None:
     for info in arm.federation.clients:
         model = build_model(info.model, arm.task.signature, seed=0, client=SERVER)
         weights = torch.cat([value.detach().flatten() for value in model.parameters()])
-        assert torch.equal(arm.method.start_client(arm.client(info.id, 1))["model"], weights)
+        assert torch.equal(arm.method.start_client(arm.client(info.id, 1)).model.weights, weights)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedistill.methods.base import sample_public
+from fedistill.methods.participants import sample_public
 from fedistill.models.registry import build_model
 from fedistill.rng import SERVER, stream
 from helpers.learners import LR, MOMENTUM, PUBLIC, ROUNDS, close, learners, played, public

@@ -18,7 +18,7 @@ from fedistill.federation.arm import ReadyArm, start_run
 from fedistill.federation.local_executor import SerialExecutor
 from fedistill.federation.round import play_round
 from fedistill.methods.base import Reply
-from fedistill.methods.shared.class_outputs import mean_of_others, pooled
+from fedistill.methods.shared.class_outputs import ClassTables
 from fedistill.models.registry import build_model
 from fedistill.rng import SERVER, stream
 from helpers.runs import ready, run_serially
@@ -86,13 +86,13 @@ def test_fedprox_pulls_towards_what_was_received() -> None:
 def test_mean_of_others_counts_only_clients_that_hold_the_class() -> None:
     first = torch.tensor([[0.6, 0.4], [0.0, 0.0]])
     second = torch.tensor([[0.2, 0.8], [0.3, 0.7]])
-    state = pooled({"10": first, "2": second, "3": torch.zeros(2, 2)})
-    told = {client: mean_of_others(state, client) for client in (2, 3, 7, 10)}
+    state = ClassTables.of({10: first, 2: second, 3: torch.zeros(2, 2)})
+    told = {client: state.mean_of_others(client) for client in (2, 3, 7, 10)}
     assert torch.equal(told[2], first)
     assert torch.equal(told[10], second)
     for client in (3, 7):
         torch.testing.assert_close(told[client], torch.tensor([[0.4, 0.6], [0.3, 0.7]]))
-    assert mean_of_others(pooled({"2": second}), 2) is None
+    assert ClassTables.of({2: second}).mean_of_others(2) is None
 
 
 @given(st.integers(2, 12), st.integers(0, 2**16))
@@ -101,12 +101,12 @@ def test_leaving_one_out_of_a_sum_is_adding_up_the_others(clients: int, seed: in
     random = torch.Generator().manual_seed(seed)
     tables = torch.randn(clients, 4, 4, generator=random).mul(20).softmax(dim=2)
     tables *= torch.rand(clients, 4, 1, generator=random) < 0.6
-    state = pooled({str(client): table for client, table in enumerate(tables)})
+    state = ClassTables.of(dict(enumerate(tables)))
     for client in range(clients):
         others = tables[[other for other in range(clients) if other != client]]
         holders = (others.sum(dim=2, keepdim=True) > 0).sum(dim=0)
         expected = (others.double().sum(dim=0) / holders.clamp(min=1)).float()
-        found = mean_of_others(state, client)
+        found = state.mean_of_others(client)
         assert found is not None
         torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-15)
         assert torch.equal(found.sum(dim=1) > 0, holders.flatten() > 0)
@@ -116,7 +116,7 @@ def test_fd_leaves_the_client_itself_out() -> None:
     _, arm = arm_of("fd")
     tables = [torch.full((10, 10), value) for value in (0.1, 0.2, 0.6)]
     replies = [Reply(client, ClassOutputs(table)) for client, table in enumerate(tables)]
-    state = arm.method.server_step({"outputs": {}}, arm.server(1), replies)
+    state = arm.method.server_step(arm.method.start_server(arm.server(0)), arm.server(1), replies)
     told = [arm.method.send(state, arm.server(2), client) for client in range(3)]
     for message, others in zip(told, (0.4, 0.35, 0.15), strict=True):
         assert isinstance(message, ClassOutputs)
@@ -146,8 +146,8 @@ def test_dsfl_averages_probabilities_and_sharpens_them() -> None:
     # Mean (0.75, 0.25, 0, ...), over T = 0.5: exp(1.5), exp(0.5) and eight times exp(0).
     total = 4.4816891 + 1.6487213 + 8
     expected = torch.tensor([4.4816891 / total, 1.6487213 / total, *[1 / total] * 8])
-    torch.testing.assert_close(state["labels"], expected.expand(60, 10))
-    assert state["sampled_round"] == 1
+    torch.testing.assert_close(state.labels, expected.expand(60, 10))
+    assert state.sampled_round == 1
 
 
 def test_feddf_teacher_is_the_softmax_of_mean_logits(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,7 +163,7 @@ def test_feddf_teacher_is_the_softmax_of_mean_logits(monkeypatch: pytest.MonkeyP
     state = arm.method.start_server(arm.server(0))
     after = arm.method.server_step(state, server, replies)
     average = (flatten(first) * 10 + flatten(second) * 30) / 40
-    torch.testing.assert_close(after["travelling"]["cnn-s"], average)
+    torch.testing.assert_close(after.travelling["cnn-s"], average)
     seen: list[Tensor] = []
 
     def keep(logits: Tensor, probs: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from fedistill.federation.client import method_state
+from fedistill.federation.client import client_state
 from fedistill.methods.weights.fedkd import FedKd, FedKdSettings
 from fedistill.methods.weights.fml import Fml, FmlSettings
 from fedistill.rng import SERVER, stream
@@ -75,9 +75,9 @@ def test_the_run_is_the_plain_loop(method: str, settings: dict[str, Any]) -> Non
         )
     close(run.server.model.weights, torch.cat([value.reshape(-1) for value in shared.state_dict().values()]))
     for number, client in enumerate(clients):
-        kept = method_state(run.clients[number])
-        close(kept["model"], client.weights())
-        assert len(kept["optimizer"]) == len(list(client.model.parameters()))
+        kept = client_state(arm, number, run.clients[number])
+        close(kept.model.weights, client.weights())
+        assert len(kept.optimizer) == len(list(client.model.parameters()))
 
 
 def tasks(own: Tensor, other: Tensor, label: int) -> tuple[Tensor, Tensor]:

@@ -296,10 +296,11 @@ METHOD_FAULTS = {
     "Stranger": "arm 'mine': method 'faulty:Stranger': class Stranger must be a subclass of Method"
     " (fedistill.methods.base)",
     "Empty": UNUSABLE.format("Empty") + "it lacks client_step, send, server_step, start_client, start_server,"
-    " which every method must have; `name` must be a text; `paper` must be a text;"
-    " `exchanges` must be a text; `byte_formula` must be a text",
-    "Silent": UNUSABLE.format("Silent") + "`name` must be a text, but is 3; `paper` must be a text, but is"
-    " ''; `byte_formula` must be a text, but is None",
+    " which every method must have; `name` must be a non-empty string; `paper` must be a non-empty string;"
+    " `exchanges` must be a non-empty string; `byte_formula` must be a non-empty string",
+    "Silent": UNUSABLE.format("Silent")
+    + "`name` must be a non-empty string, but is 3; `paper` must be a non-empty string, but is"
+    " ''; `byte_formula` must be a non-empty string, but is None",
     "Talks": UNUSABLE.format("Talks") + "`uplink` must be a subclass of Message"
     " (fedistill.communication.messages.base) or None, but is 'weights'; `downlink`: Wordless does not say"
     " by `specs` what its tensors are",
@@ -308,7 +309,7 @@ METHOD_FAULTS = {
     " a dataclass, but is <class 'dict'>",
     "Sets": UNUSABLE.format("Sets") + "the setting `depth` needs a description: Field(description=...); the"
     " setting `seed` needs a description: Field(description=...); the setting `seed` needs another name: this"
-    " one has a meaning already",
+    " one is taken",
     "Unset": UNUSABLE.format("Unset") + "`Settings` must be a subclass of Section (fedistill.config.schema),"
     " but is <class 'dict'>",
     "Misfit": UNUSABLE.format("Misfit") + "`__init__(self)` must take (self, settings); `send` must be a"
@@ -335,7 +336,7 @@ def test_what_is_wrong_with_a_method_is_said_before_anything_runs(name: str) -> 
             "class EmptyCodec cannot be used: it lacks decode, encode, which every",
         ),
         ({"name": "faulty:OddCodec"}, "`decode(self, payload)` must take (self, payload, spec, known)"),
-        ({"up": "fp32", "down": "faulty:OddCodec"}, "`lossiness` must be a text, but is None"),
+        ({"up": "fp32", "down": "faulty:OddCodec"}, "`lossiness` must be a non-empty string, but is None"),
         ("faulty:OddCodec", "`codes` must be a frozenset of Content, and not empty, but is {'weights'}"),
         ("faulty:OddCodec", "the setting `depth` needs a default"),
         ("faulty:Talks", "class Talks must be a subclass of Codec (fedistill.communication.codecs.base)"),

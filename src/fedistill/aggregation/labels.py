@@ -1,10 +1,10 @@
-"""Label aggregators: how soft labels of many clients become one, the choices of the setting ``aggregation``.
+"""Label aggregators combine the soft labels of many clients: the choices of the setting ``aggregation``.
 
-Each takes rows (n, C) of probabilities, one tensor per client, in client order, and returns rows that add up
-to 1. A row of zeros is a sample that the client does not answer: it counts neither for nor against anything,
-and where nobody answers the aggregated row is zeros too. An aggregator knows which client rows are from, may
-keep a state from one exchange to the next, and says what it trusted each client with. What a codec made
-one-hot is taken as it came.
+Each takes one tensor of probabilities (n, C) per client, in client order, and returns rows that sum to 1. A
+row of zeros means that the client did not answer that sample: it counts neither for nor against any class,
+and a sample that no client answered gets a row of zeros. An aggregator knows which client each tensor is
+from, may keep a state from one exchange to the next, and reports how much it trusted each client. Rows that
+a codec made one-hot are used as received.
 """
 
 from abc import ABC, abstractmethod
@@ -36,13 +36,13 @@ from fedistill.state import State
 
 @dataclass(frozen=True)
 class Aggregated:
-    """What became of the clients' labels.
+    """The outcome of an aggregation.
 
     Attributes:
-        labels: (n, C), zeros where no client answered.
-        trust: of each client that replied, by its number, the share of the whole that its answers had, from
-            0 to 1; the shares add up to 1 unless nobody answered anything.
-        state: what the aggregator wants to be handed in the next exchange, as plain data.
+        labels: (n, C); zeros for samples that no client answered.
+        trust: for each client that replied, by number, the share of its answers in the labels, from 0 to 1;
+            the shares sum to 1 unless no client answered any sample.
+        state: what the aggregator keeps for the next exchange, as plain data.
     """
 
     labels: Tensor
@@ -51,11 +51,11 @@ class Aggregated:
 
 
 class Aggregation(Section, ABC):
-    """Base of all aggregators of soft labels; subclasses are final."""
+    """Base class of all aggregators of soft labels; subclasses are final."""
 
     name: str
     _written: str = ""
-    """The name that an experiment has for it, where that is not `name`: ``module:Class``."""
+    """How the experiment names it, if not by `name`: ``module:Class``."""
 
     def aggregate(
         self,
@@ -64,13 +64,13 @@ class Aggregation(Section, ABC):
         before: Tensor | None = None,
         state: State | None = None,
     ) -> Aggregated | None:
-        """Aggregate what clients replied; None where no client did.
+        """Aggregate the clients' replies; return None if there are none.
 
         Args:
-            rows: the number of each client and its probabilities (n, C); zeros: no answer.
-            draws: decides ties where there are any.
-            before: one-hot rows (n, C) that stood for the same samples before, which win ties.
-            state: as the last `Aggregated` left it, or None in the first exchange.
+            rows: the number of each client and its probabilities (n, C); a row of zeros means no answer.
+            draws: breaks ties.
+            before: the samples' previous labels, one-hot rows (n, C), which win ties.
+            state: that of the previous `Aggregated`, or None in the first exchange.
         """
         clients: list[int] = []
         counts: list[float] = []
@@ -78,12 +78,12 @@ class Aggregation(Section, ABC):
 
         def answers() -> Answers:
             nonlocal answered
-            for client, one in rows:
-                mask = (one != 0).any(dim=1)
+            for client, probs in rows:
+                mask = (probs != 0).any(dim=1)
                 answered = mask if answered is None else answered | mask
                 clients.append(client)
                 counts.append(float(mask.sum()))
-                yield one, mask
+                yield probs, mask
 
         found = self.combine(answers(), ExchangeInfo(clients, draws, before, state or {}))
         if found is None or answered is None:
@@ -96,21 +96,21 @@ class Aggregation(Section, ABC):
 
     @abstractmethod
     def combine(self, answers: Answers, exchange: "ExchangeInfo") -> "Combined | None":
-        """Combine answers to labels (n, C), or None where there is no client.
+        """Combine answers into labels (n, C), or return None if there are no clients.
 
-        What it says of samples that nobody answered does not matter.
+        Rows of samples that no client answered may hold anything.
         """
 
 
 @dataclass(frozen=True)
 class ExchangeInfo:
-    """What an aggregator knows besides the answers.
+    """What an aggregator knows in addition to the answers.
 
     Attributes:
-        clients: the number of each client, in the order of the answers; filled as they are taken.
-        draws: decides ties.
-        before: one-hot rows (n, C) that stood for the same samples before, or None.
-        state: what this aggregator kept of earlier exchanges; empty in the first.
+        clients: the number of each client, in the order of the answers; it grows as answers are read.
+        draws: breaks ties.
+        before: the samples' previous labels, one-hot rows (n, C), or None.
+        state: what this aggregator kept from earlier exchanges; empty in the first.
     """
 
     clients: Sequence[int]
@@ -121,12 +121,12 @@ class ExchangeInfo:
 
 @dataclass(frozen=True)
 class Combined:
-    """What an aggregator makes of answers.
+    """The result of combining answers.
 
     Attributes:
         labels: (n, C).
         weights: how much each client counted, in the order of the answers, in any unit, or None if every
-            answer counted alike.
+            answer counted equally.
         state: what it keeps for the next exchange.
     """
 
@@ -136,7 +136,7 @@ class Combined:
 
 
 def _evenly(labels: Tensor | None) -> Combined | None:
-    """Labels to which every answer counted alike."""
+    """Return labels to which every answer contributed equally."""
     return None if labels is None else Combined(labels)
 
 
@@ -196,7 +196,7 @@ class Confidence(Aggregation):
 
         def weighed() -> Iterator[Tensor]:
             for rows, mask in answers:
-                # A little for all answers: those of which nobody is sure have a mean too.
+                # A little weight for every answer: samples on which no client is confident need a mean too.
                 weight = ((confidences(rows, self.measure) + 1e-6) * mask)[:, None]
                 weights.append(float(weight.sum()))
                 yield torch.cat([rows * weight, weight], dim=1)
@@ -261,10 +261,10 @@ class DawidSkene(Aggregation):
             return None
         named = torch.stack(votes)
         posterior, confusion = dawid_skene(named, classes, self.iterations, self.smoothing)
-        # How often a client is expected to be right: its diagonal, by how frequent each class is.
+        # Expected number of correct answers: each client's diagonal, weighted by the class shares.
         shares = posterior[(named >= 0).any(dim=0)].mean(dim=0)
-        right = torch.einsum("kcc,c->k", confusion, shares) * (named >= 0).sum(dim=1)
-        return Combined(posterior, right.nan_to_num().tolist())
+        correct = torch.einsum("kcc,c->k", confusion, shares) * (named >= 0).sum(dim=1)
+        return Combined(posterior, correct.nan_to_num().tolist())
 
 
 class Median(Aggregation):
@@ -278,8 +278,8 @@ class Median(Aggregation):
     name: Literal["median"] = "median"
 
     def combine(self, answers: Answers, exchange: ExchangeInfo) -> Combined | None:
-        came = _stacked(answers)
-        return None if came is None else Combined(median(*came))
+        stacked = _stacked(answers)
+        return None if stacked is None else Combined(median(*stacked))
 
 
 class Trimmed(Aggregation):
@@ -295,10 +295,10 @@ class Trimmed(Aggregation):
     )
 
     def combine(self, answers: Answers, exchange: ExchangeInfo) -> Combined | None:
-        came = _stacked(answers)
-        if came is None:
+        stacked = _stacked(answers)
+        if stacked is None:
             return None
-        rows, mask = came
+        rows, mask = stacked
         return Combined(trimmed(rows, mask, (self.share * mask.sum(dim=0).double()).long()))
 
 

@@ -1,4 +1,4 @@
-"""The aggregations by name, and how a method's setting names one."""
+"""The aggregations by name, and the type of the settings that name one."""
 
 from typing import Annotated, Any
 
@@ -15,7 +15,7 @@ def _name(kind: type[Aggregation]) -> object:
 
 
 def _faults(kind: type[Aggregation]) -> list[str]:
-    """What is wrong with what an aggregation declares."""
+    """Return what is wrong with the declarations of an aggregation."""
     name = _name(kind)
     faults = [] if isinstance(name, str) else ['`name` needs a default: name: Literal["mine"] = "mine"']
     return [*faults, *field_faults(kind, "name")]
@@ -26,7 +26,7 @@ AGGREGATIONS: dict[str, type[Aggregation]] = scan(
     Aggregation,  # type: ignore[type-abstract]  # what is found is concrete
     _name,
 )
-"""Ours; `registry` has those of installed packages too."""
+"""The built-in ones; `registry` also has those of installed packages."""
 
 registry: Registry[Aggregation] = Registry(
     "aggregation",
@@ -37,8 +37,8 @@ registry: Registry[Aggregation] = Registry(
 )
 
 
-def _chosen(wanted: Any) -> Any:
-    """Return the section that a name, or a table ``{ name, SETTINGS }``, stands for."""
+def _chosen(wanted: Any) -> Aggregation:
+    """Return the aggregation that a name or a table ``{ name, SETTINGS }`` stands for."""
     if isinstance(wanted, Aggregation):
         return wanted
     table = {"name": wanted} if isinstance(wanted, str) else wanted
@@ -60,7 +60,7 @@ def _chosen(wanted: Any) -> Any:
 
 
 def _table(chosen: Aggregation, info: SerializationInfo) -> dict[str, Any]:
-    """Its settings, under the name that it was chosen by."""
+    """Return its settings, with the name that the experiment uses."""
     table = chosen.model_dump(mode=info.mode, exclude_none=info.exclude_none)
     return {**table, "name": chosen._written or chosen.name}
 

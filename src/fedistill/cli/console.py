@@ -64,10 +64,10 @@ def follow(
 
 
 def _give_up(what: str, folder: Path, resume_command: str) -> NoReturn:
-    """End with what happened and how to go on."""
-    begun = (folder / "experiment.toml").exists()
+    """End with what happened and how to resume."""
+    started = (folder / "experiment.toml").exists()
     go_on = f"what was done is kept; go on with: fedistill {resume_command} {shlex.quote(str(folder))}"
-    say(f"fedistill: {what}; {go_on if begun else 'nothing was begun yet'}")
+    say(f"fedistill: {what}; {go_on if started else 'nothing was started yet'}")
     sys.exit(1)
 
 

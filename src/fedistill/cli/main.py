@@ -81,9 +81,9 @@ def run_command(
     """Run one arm of an experiment."""
     from fedistill.config.toml import load
     from fedistill.experiment.run_folder import default_folder
-    from fedistill.experiment.runner import one_arm, run_experiment
+    from fedistill.experiment.runner import run_experiment, select_arm
 
-    loaded = one_arm(load(experiment, set or []), arm)
+    loaded = select_arm(load(experiment, set or []), arm)
     folder = out or default_folder(experiment.stem)
     follow(folder, lambda watcher: run_experiment(loaded, folder, typed_command(), watcher), quiet, json)
 

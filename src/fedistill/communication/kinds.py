@@ -1,14 +1,14 @@
-"""What crosses, and which way."""
+"""The kinds of frames, and their directions."""
 
 from enum import IntEnum
 from typing import Literal
 
 Direction = Literal["up", "down"]
-"""From a client to the server, or to a client."""
+"""From a client to the server, or from the server to a client."""
 
 
 CUSTOM = range(64, 128)
-"""Kinds of messages that other packages define; a message up and one down may have the same."""
+"""Kinds for messages of other packages; the uplink and the downlink message of a method may share one."""
 
 
 class Kind(IntEnum):

@@ -1,4 +1,4 @@
-"""What both sides know of a tensor before it is sent, and of those that were sent before."""
+"""What both sides know about a tensor before it is sent, and about earlier messages."""
 
 from dataclasses import dataclass, field
 from enum import Enum
@@ -13,7 +13,7 @@ Classes = NDArray[np.int64]
 
 
 class Content(Enum):
-    """What the numbers of a tensor are."""
+    """What the numbers of a tensor mean."""
 
     WEIGHTS = "weights"
     PROBS = "class probabilities"
@@ -22,15 +22,15 @@ class Content(Enum):
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """What both sides know of a tensor before it is sent.
+    """What both sides know about a tensor before it is sent.
 
     Attributes:
-        content: what its numbers are.
+        content: what its numbers mean.
         shape: (P,) for flat weights, else (n, C); n may be 0.
         parts: shapes of the tensors that flat weights are made of, in order; they add up to P.
-        rows: (n,) places in the public set that the rows speak of, all different, or None where a row
-            has no place that would mean the same in another message.
-        population: N, the samples of the public set; 0 where ``rows`` is None.
+        rows: (n,) indices of the public samples that the rows describe, all different, or None if a row
+            has no index that would mean the same in another message.
+        population: N, the size of the public set; 0 if ``rows`` is None.
     """
 
     content: Content
@@ -46,15 +46,15 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class SharedKnowledge:
-    """What both sides know of earlier messages.
+    """What both sides know about earlier messages.
 
     Attributes:
-        memory: what this codec returned at the last message in this direction that both sides know of;
+        memory: what this codec returned for the last message in this direction that both sides know of;
             empty before the first.
-        reference: weights (P,) that the receiver already has: uplink, those that it sent in this round;
-            downlink, those that it last decoded. None: it has none.
-        other_labels: (n,) the class that the other direction last named for each row, or -1, or None if it
-            named none.
+        reference: weights (P,) that the receiver already has: on the uplink, those that it sent in this
+            round; on the downlink, those that it last decoded; None if it has none.
+        other_labels: the other side's last label for each row: (n,) classes, with -1 where it has sent none,
+            or None if it has sent no labels at all.
     """
 
     memory: State = field(default_factory=dict)

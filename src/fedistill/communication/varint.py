@@ -1,4 +1,4 @@
-"""Whole numbers of any size in few bytes (LEB128)."""
+"""Integers of any size in as few bytes as they need (LEB128)."""
 
 from fedistill.errors import FrameError
 
@@ -24,7 +24,7 @@ def varint(value: int) -> bytes:
 
 
 def read_varint(data: memoryview | bytes, at: int) -> tuple[int, int]:
-    """Return the value at ``at`` and the place behind it; at most 9 bytes are read.
+    """Return the integer at offset ``at`` and the offset after it; at most 9 bytes are read.
 
     Raises:
         FrameError: the data end within the integer, or it has more than 63 bits.

@@ -1,8 +1,8 @@
-"""Classes and functions by name: ours, those of installed packages, and any other by ``module:attribute``.
+"""Classes and functions by name: built-in, from installed packages, or any other by ``module:attribute``.
 
-Ours are found by scanning the folders they lie in. An installed package announces its own as entry points,
-and their names then stand beside ours. Everything else that Python can import is named by its module, which
-is looked up where Python finds packages, and by the command line in the current folder too.
+Built-in ones are found by scanning their folders. An installed package announces its own as entry points,
+whose names are then available beside the built-in ones. Everything else that Python can import is named by
+its module, which is looked up where Python finds packages and, on the command line, in the current folder.
 """
 
 import importlib
@@ -29,8 +29,8 @@ def scan(
 ) -> dict[str, type[T]]:
     """Return the concrete, named subclasses of ``base`` that the modules of a package define, by name.
 
-    Modules and packages come in alphabetical order, but for those in ``first``, which come before the others;
-    the classes of one module come in the order of its text.
+    Modules and packages are in alphabetical order, after those in ``first``; the classes of a module are in
+    the order of their definition.
 
     Raises:
         TypeError: two classes have the same name.
@@ -64,13 +64,13 @@ def _path(kind: type) -> str:
 
 @dataclass(frozen=True)
 class Reference:
-    """What an experiment names outside of fedistill.
+    """A class or function outside fedistill that an experiment names.
 
     Attributes:
         kind: ``"method"``, ``"codec"``, ``"aggregation"`` or ``"model"``.
-        written: as the experiment has it: ``module:attribute``, or the name of an entry point.
-        module: the module that has to be imported for it.
-        source: the installed package whose entry point it is, with its version, or empty.
+        written: as in the experiment: ``module:attribute``, or the name of an entry point.
+        module: the module to import.
+        source: name and version of the installed package with the entry point, or empty.
     """
 
     kind: str
@@ -87,7 +87,7 @@ _asked: ContextVar[Callable[[Reference], None] | None] = ContextVar("asked", def
 
 @contextmanager
 def before_import(asked: Callable[[Reference], None]) -> Iterator[None]:
-    """Inside, ``asked`` is called with each reference before its module is imported, and may raise."""
+    """Within the context, call ``asked`` with each reference before its module is imported; it may raise."""
     token = _asked.set(asked)
     try:
         yield
@@ -106,7 +106,7 @@ def named(kind: str, written: str, form: Literal["Class", "function"]) -> Any:
     """Import the class or function that ``module:attribute`` names.
 
     Raises:
-        ExperimentError: it is no such name, the module cannot be imported, or it has no such class or
+        ExperimentError: the name is malformed, the module cannot be imported, or it has no such class or
             function.
     """
     module, _, attribute = written.partition(":")
@@ -128,7 +128,7 @@ def _imported(reference: Reference, attribute: str, form: Literal["Class", "func
     ask(reference)
     try:
         module = importlib.import_module(reference.module)
-    except (Exception, SystemExit) as error:  # a module may raise anything while it is run
+    except (Exception, SystemExit) as error:  # a module may raise anything while it is imported
         raise ExperimentError(
             f"{reference}: module {reference.module!r} cannot be imported ({type(error).__name__}: {error});"
             " modules are looked up in the current folder and where Python finds packages"
@@ -149,8 +149,8 @@ class Listed(Generic[T]):
     """A name that an experiment may use.
 
     Attributes:
-        kind: the class, or None where it cannot be used.
-        source: the installed package that it is of, with its version; empty for ours.
+        kind: the class, or None if it cannot be used.
+        source: name and version of the installed package that it is from; empty for built-in ones.
         problem: why it cannot be used, or empty.
     """
 
@@ -164,7 +164,7 @@ class Registry(Generic[T]):
     """All classes of one kind that an experiment can name.
 
     Attributes:
-        own: ours, by name.
+        own: the built-in ones, by name.
     """
 
     def __init__(
@@ -177,23 +177,23 @@ class Registry(Generic[T]):
     ) -> None:
         """
         Args:
-            kind: what messages call such a class; entry points are of the group ``fedistill.KINDs``.
-            faults: what is wrong with a concrete subclass of ``base``, each in a few words.
-            name_of: the name that a class has declared, if any.
+            kind: what messages call such a class; the group of entry points is ``fedistill.KINDs``.
+            faults: returns what is wrong with a concrete subclass of ``base``, each in a few words.
+            name_of: returns the name that a class declares, if any.
         """
         self.kind, self.own = kind, own
         self._base, self._faults, self._name_of = base, faults, name_of
 
     def names(self) -> list[str]:
-        """Our names, and after them those of installed packages."""
+        """Return the built-in names, followed by those of installed packages."""
         return [*self.own, *(name for name in self._points() if name not in self.own)]
 
     def find(self, written: object) -> type[T]:
-        """Return the class of a name, or of ``module:Class``.
+        """Return the class that a name or ``module:Class`` stands for.
 
         Raises:
-            ExperimentError: there is none, it cannot be imported, two packages claim the name, or something
-                is wrong with the class.
+            ExperimentError: it does not exist or cannot be imported, two packages claim the name, or the
+                class has faults.
         """
         if isinstance(written, str) and ":" in written:
             return self._checked(f"{self.kind} {written!r}", named(self.kind, written, "Class"))
@@ -211,7 +211,7 @@ class Registry(Generic[T]):
         return self.own[written]
 
     def listing(self) -> list[Listed[T]]:
-        """All names; where one cannot be used, with the reason."""
+        """Return all names; those that cannot be used have the reason."""
         found = []
         for name in self.names():
             points = self._points().get(name, ())
@@ -262,7 +262,7 @@ class Registry(Generic[T]):
 
 @lru_cache
 def _entry_points(group: str, path: tuple[str, ...]) -> dict[str, tuple[EntryPoint, ...]]:
-    """Entry points of a group by name; ``path`` is where Python looks now, so that it is read once."""
+    """Return the entry points of a group by name, read once for each ``path``, the current `sys.path`."""
     found: dict[str, tuple[EntryPoint, ...]] = {}
     for point in sorted(entry_points(group=group), key=lambda point: (point.name, point.value)):
         found[point.name] = (*found.get(point.name, ()), point)
@@ -274,7 +274,7 @@ def _source(point: EntryPoint) -> str:
 
 
 def _misfits(kind: type, base: type) -> Iterator[str]:
-    """Functions of ``base`` that a subclass has with other arguments."""
+    """Yield the functions of ``base`` that a subclass defines with incompatible arguments."""
     for name, function in vars(base).items():
         if not inspect.isfunction(function) or (name.startswith("__") and name != "__init__"):
             continue
@@ -294,20 +294,20 @@ def _misfits(kind: type, base: type) -> Iterator[str]:
 
 
 def text_faults(kind: type, *names: str) -> Iterator[str]:
-    """Class attributes that must be texts, and are not."""
+    """Yield the class attributes that must be strings and are not."""
     for name in names:
         value = getattr(kind, name, None)
         if not isinstance(value, str) or not value.strip():
             given = f", but is {value!r}" if hasattr(kind, name) else ""
-            yield f"`{name}` must be a text{given}"
+            yield f"`{name}` must be a non-empty string{given}"
 
 
 def settings_faults(kind: type, taken: Sequence[str], defaults: bool) -> Iterator[str]:
-    """What is wrong with the settings that a class declares.
+    """Yield what is wrong with the settings that a class declares.
 
     Args:
         taken: names that a setting cannot have.
-        defaults: whether each needs a default.
+        defaults: whether every setting needs a default.
     """
     settings = getattr(kind, "Settings", None)
     if not (isinstance(settings, type) and issubclass(settings, Section)):
@@ -316,13 +316,13 @@ def settings_faults(kind: type, taken: Sequence[str], defaults: bool) -> Iterato
     yield from field_faults(settings)
     for name, field in settings.model_fields.items():
         if name in taken:
-            yield f"the setting `{name}` needs another name: this one has a meaning already"
+            yield f"the setting `{name}` needs another name: this one is taken"
         if defaults and field.is_required():
             yield f"the setting `{name}` needs a default"
 
 
 def field_faults(section: type[Section], *silent: str) -> Iterator[str]:
-    """Settings without a description, but for those in ``silent`` and for tables of settings."""
+    """Yield the settings without a description, except those in ``silent`` and nested tables."""
     for name, field in section.model_fields.items():
         table = isinstance(field.annotation, type) and issubclass(field.annotation, Section)
         if name not in silent and not table and not field.description:

@@ -1,7 +1,7 @@
 """The report page: one HTML file that holds its data, its plots and its script, and opens offline.
 
-Python only packs the data. All figures that follow a control (view, public data, link, target) are
-worked out in the page, from the same numbers that ``results.json`` holds.
+Python only packs the data. All figures that depend on a control (view, public data, link, target) are
+computed in the page, from the numbers of ``results.json``.
 """
 
 import json
@@ -25,7 +25,7 @@ def render(
     settings: str,
     link: str,
 ) -> str:
-    """Return the whole page. It asks nothing of the network.
+    """Return the whole page, which loads nothing from the network.
 
     Names in the data (arms, classes, links) may be any text: the page shows them as text.
 
@@ -35,7 +35,7 @@ def render(
         links: link name -> title, up and down (bits per second), latency (seconds), loss (share),
             compute (factor) and sources (field -> text).
         settings: the resolved experiment as TOML.
-        link: name of the link that is chosen when the page opens.
+        link: name of the link that is selected when the page opens.
 
     Raises:
         KeyError: ``link`` is not one of ``links``.

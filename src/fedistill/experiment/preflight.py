@@ -1,4 +1,4 @@
-"""Checks before a run, each with what to do about it. `compare` makes them too, before round 1."""
+"""Checks before a run, each with what to do about it; `doctor` shows them, and every run makes them first."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,25 +14,26 @@ from fedistill.config.units import format_bytes
 from fedistill.data.task import Task
 from fedistill.errors import ExperimentError, Refusal
 from fedistill.federation.arm import ReadyArm
+from fedistill.federation.executor import worker_count
 from fedistill.models import registry as models
 
 STRONG_SKEW = 0.55
-"""Label skew (`label_skew`) from which on pooled labels need a remedy.
+"""Label skew (`label_skew`) from which aggregated labels need a remedy.
 
-Ten clients are at about 0.05 where the partition is even, 0.37 for Dirichlet 1, 0.46 for 0.5, 0.52 for 0.3,
-0.6 for 0.2 and 0.7 for 0.1. By benchmarks/skew.py (small, seeds 0 and 1, judged on held-out training
-images, after 5 rounds) the remedy is ahead of `dsfl` as it is by 1 and 4 points for 1, 5 and 4 for 0.5, 3
-and 20 for 0.3, 13 and 24 for 0.2, 26 and 39 for 0.1. The threshold is where both seeds gain much: other
-tasks and more rounds can turn a small lead round (benchmarks/methods.py).
+Ten clients have about 0.05 with an even partition, 0.37 with Dirichlet 1, 0.46 with 0.5, 0.52 with 0.3, 0.6
+with 0.2 and 0.7 with 0.1. In benchmarks/skew.py (small, seeds 0 and 1, measured on held-out training images
+after 5 rounds) the remedy gains 1 and 4 points over plain `dsfl` for 1, 5 and 4 for 0.5, 3 and 20 for 0.3,
+13 and 24 for 0.2, 26 and 39 for 0.1. The threshold is where both seeds gain much: other tasks and more rounds
+can reverse a small gain (benchmarks/methods.py).
 """
 Level = Literal["error", "warning", "fact"]
 _PROCESS_BYTES = 250_000_000
-"""What a Python process with torch holds before it has any data; measured, with torch 2.13 on Linux."""
+"""Memory of a Python process with torch before it has any data; measured with torch 2.13 on Linux."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something seen before a run. Errors stop it, warnings and facts do not."""
+    """Something that a check has found. Errors stop the run, warnings and facts do not."""
 
     level: Level
     where: str
@@ -44,7 +45,7 @@ class Finding:
 
 
 def examine(experiment: Experiment, task: Task, arms: Sequence[ReadyArm]) -> list[Finding]:
-    """Return all findings, those of the task first."""
+    """Return all findings, those about the task first."""
     findings = [*_labels(task), *_clients(task)]
     skew = label_skew(task)
     for arm in arms:
@@ -58,14 +59,14 @@ def examine(experiment: Experiment, task: Task, arms: Sequence[ReadyArm]) -> lis
 
 
 def raise_errors(findings: Sequence[Finding]) -> None:
-    """Raise one `ExperimentError` that says all errors among the findings, if there are any."""
+    """Raise one `ExperimentError` with all errors among the findings, if there are any."""
     errors = [str(finding) for finding in findings if finding.level == "error"]
     if errors:
         raise ExperimentError("\n".join(errors))
 
 
 def _labels(task: Task) -> list[Finding]:
-    """Classes that only one side knows."""
+    """Find classes that are only in private data, or only in the test set."""
     private = task.class_counts().sum(dim=0) > 0
     tested = torch.bincount(task.test.labels, minlength=len(task.classes)) > 0
     findings = []
@@ -81,10 +82,10 @@ def _labels(task: Task) -> list[Finding]:
 
 
 def label_skew(task: Task) -> float:
-    """How far the clients' label shares are from those of all samples, 0 to 1.
+    """Return how far the clients' label shares are from those of all samples, 0 to 1.
 
-    The mean over clients of the total variation distance, half the sum of absolute differences: the part of
-    a client's samples that would need another label to be like everyone's.
+    It is the mean over clients of the total variation distance, half the sum of absolute differences: the
+    share of a client's samples that would need another label to be distributed like everyone's.
     """
     counts = task.class_counts().double()
     shares = counts / counts.sum(dim=1, keepdim=True).clamp(min=1)
@@ -106,7 +107,7 @@ def _clients(task: Task) -> list[Finding]:
 
 
 def _arm(arm: ReadyArm) -> list[Finding]:
-    """What the method refuses, and models that do not fit the task."""
+    """Find models that do not fit the task, and what the method refuses."""
     where = f"arm {arm.name!r}"
     findings = []
     names = dict.fromkeys([*arm.config.models.clients, arm.config.models.server])
@@ -128,20 +129,20 @@ def _arm(arm: ReadyArm) -> list[Finding]:
 
 
 def _skewed(arm: ReadyArm, skew: float) -> list[Finding]:
-    """Soft labels of clients that hold very unlike classes.
+    """Find methods that aggregate soft labels of clients with very different classes, without a remedy.
 
-    Those who answer only what is like their own data do as well without (docs/label-skew.md). Others are left
-    alone: for averaged weights balanced softmax is ahead in the first rounds and behind
-    after twenty, and where nothing is pooled it costs accuracy on the clients' own classes.
+    Methods whose clients answer only for samples like their own do as well without (docs/label-skew.md).
+    Others are not warned about: for averaged weights balanced softmax is better in the first rounds and worse
+    after twenty, and where nothing is aggregated it costs accuracy on the clients' own classes.
     """
-    train, pooling = arm.config.train, getattr(arm.method.settings, "aggregation", None)
-    if skew < STRONG_SKEW or pooling is None:
+    train, aggregation = arm.config.train, getattr(arm.method.settings, "aggregation", None)
+    if skew < STRONG_SKEW or aggregation is None:
         return []
     missing = []
     plain = train.loss == "cross-entropy" and (train.not_true is None or train.not_true.beta == 0)
     if "loss" in arm.method.under_skew and plain:
         missing.append('train = { loss = "balanced-softmax" }')
-    if "aggregation" in arm.method.under_skew and pooling.name != "prior-corrected":
+    if "aggregation" in arm.method.under_skew and aggregation.name != "prior-corrected":
         missing.append('aggregation = "prior-corrected"')
     if not missing:
         return []
@@ -150,9 +151,9 @@ def _skewed(arm: ReadyArm, skew: float) -> list[Finding]:
 
 
 def _codecs(arm: ReadyArm) -> list[Finding]:
-    """A codec of class probabilities cannot code weights, and the other way round."""
-    said: dict[tuple[str, str, str], list[str]] = {}
-    for way, codec, kind in (
+    """Find codecs that cannot code what the method sends, such as weights with a codec of probabilities."""
+    wrong_by_codec: dict[tuple[str, str, str], list[str]] = {}
+    for direction, codec, kind in (
         ("up", arm.coder.up, arm.method.uplink),
         ("down", arm.coder.down, arm.method.downlink),
     ):
@@ -160,20 +161,21 @@ def _codecs(arm: ReadyArm) -> list[Finding]:
         wrong = sorted(content.value for content in sent - codec.codes)
         if wrong:
             fitting = ", ".join(name for name, other in CODECS.items() if sent <= other.codes)
-            said.setdefault((codec.name, wrong[0], fitting), []).append(way)
+            wrong_by_codec.setdefault((codec.name, wrong[0], fitting), []).append(direction)
     return [
         Finding(
             "error",
             f"arm {arm.name!r}",
-            f"codec {codec} cannot code the {wrong} that method {arm.method.name} sends {' and '.join(ways)}",
+            f"codec {codec} cannot code the {wrong} that method {arm.method.name} sends"
+            f" {' and '.join(directions)}",
             f"choose one of {fitting}",
         )
-        for (codec, wrong, fitting), ways in said.items()
+        for (codec, wrong, fitting), directions in wrong_by_codec.items()
     ]
 
 
 def _norms(arm: ReadyArm) -> list[Finding]:
-    """Batch norm: its statistics belong to one client's data, and a batch of one has none."""
+    """Find batch norm: its statistics are those of one client's data, and a batch of one has none."""
     where = f"arm {arm.name!r}"
     findings = []
     for name in dict.fromkeys([*arm.config.models.clients, arm.config.models.server]):
@@ -186,22 +188,22 @@ def _norms(arm: ReadyArm) -> list[Finding]:
         findings.append(Finding("warning", where, what, fix))
         ones = _batches_of_one(arm, name)
         if ones:
-            size_ = arm.config.train.batch_size
+            size = arm.config.train.batch_size
             what = f"model {name!r} has batch norm, but client {ones[0]} has a last batch of one sample"
-            fix = f"{fix}, or another train.batch_size than {size_}"
+            fix = f"{fix}, or another train.batch_size than {size}"
             findings.append(Finding("error", where, what, fix))
         if _leaves_one_public_sample(arm):
-            size_ = arm.method.settings.distill_batch_size
+            size = arm.method.settings.distill_batch_size
             what = f"model {name!r} has batch norm, but the last batch of public samples is of one"
-            fix = f"use nn.GroupNorm or nn.LayerNorm, or another distill_batch_size than {size_}"
+            fix = f"use nn.GroupNorm or nn.LayerNorm, or another distill_batch_size than {size}"
             findings.append(Finding("error", where, what, fix))
     return findings
 
 
 def _leaves_one_public_sample(arm: ReadyArm) -> bool:
-    size_ = getattr(arm.method.settings, "distill_batch_size", None)
+    size = getattr(arm.method.settings, "distill_batch_size", None)
     count = arm.method.samples(arm.federation.public)
-    return size_ is not None and count > 0 and (count % size_ == 1 or size_ == 1)
+    return size is not None and count > 0 and (count % size == 1 or size == 1)
 
 
 def _batches_of_one(arm: ReadyArm, name: str) -> list[int]:
@@ -222,7 +224,7 @@ def _bytes(arm: ReadyArm) -> Finding:
         arm.coder.up.fixed and arm.coder.down.fixed and not any(kind.varies or kind.once for kind in kinds)
     )
     what = (
-        f"{'about' if fixed else 'at most'} {format_bytes(up)} up and {format_bytes(down)} down a round,"
+        f"{'about' if fixed else 'at most'} {format_bytes(up)} up and {format_bytes(down)} down per round,"
         f" {format_bytes((up + down) * exchanges)} in {exchanges} {'rounds' if step == 1 else 'exchanges'}"
     )
     if up == down == 0:
@@ -233,9 +235,7 @@ def _bytes(arm: ReadyArm) -> Finding:
 
 
 def _memory(experiment: Experiment, task: Task, arms: Sequence[ReadyArm]) -> Finding:
-    """Processes, data, states of clients and one training step each; an estimate within a factor of 2."""
-    from fedistill.federation.executor import worker_count  # the runtime knows arms, arms are checked here
-
+    """Estimate the memory of processes, data, and clients' states and replies, within a factor of 2."""
     count = worker_count(experiment.runtime, len(task.clients))
     processes = 1 if count == 1 and experiment.runtime.kind != "processes" else count + 1
     data = sum(part.samples.nbytes for part in (*task.clients, task.test))
@@ -246,6 +246,6 @@ def _memory(experiment: Experiment, task: Task, arms: Sequence[ReadyArm]) -> Fin
 
 
 def _heaviest(arm: ReadyArm) -> int:
-    """Bytes of clients' states (weights and momentum) and of all replies, for the largest method."""
+    """Return the bytes of all clients' states (weights and momentum) and replies of an arm."""
     copies = 2 if arm.method.has_client_models else 1
     return sum(4 * info.parameters * copies for info in arm.federation.clients)

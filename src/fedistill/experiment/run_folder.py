@@ -1,4 +1,4 @@
-"""The folder of a run: what was asked, what happened, and where to go on.
+"""The folder of a run: what was asked, what happened, and where to resume.
 
 ::
 
@@ -8,10 +8,10 @@
     report.html         the same to look at
     models/ARM/         final models, as safetensors with PyTorch's names
     checkpoint/ARM/     the last whole round of each arm
-    session             of a run on a network alone: the name under which its nodes keep their states
+    session             only of a run on a network: the name under which its nodes keep their states
 
 A round is first written to ``events.jsonl``, then its state, then the manifest that names both. A crash
-between any two of these loses nothing but the round in which it fell.
+between any two of these loses only the round in which it happened.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ import shutil
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 from urllib.parse import quote
 
 from fedistill.communication.protocol.shared_state import dump_states, load_states
@@ -40,6 +40,16 @@ _MANIFEST = "manifest.json"
 _LONGEST_NAME = 100
 
 
+class _Manifest(TypedDict):
+    """The checkpoint of an arm: its last whole round, its files by client, and what they do not hold."""
+
+    round: int
+    server: str
+    clients: dict[str, str]
+    correct: dict[str, list[int]]
+    setup: list[dict[str, Any]]
+
+
 class RunFolder:
     """A run's folder on disk."""
 
@@ -51,24 +61,26 @@ class RunFolder:
         """Start a folder.
 
         Raises:
-            ExperimentError: it holds a run already, or cannot be written.
+            ExperimentError: it already holds a run, or cannot be written.
         """
         cls.check_free(path)
         folder = cls(path)
         try:
             write_file(path / "experiment.toml", to_toml(experiment).encode())
         except OSError as error:
-            raise ExperimentError(f"{path}: cannot be written ({error}); choose a folder by --out") from None
+            raise ExperimentError(
+                f"{path}: cannot be written ({error}); choose another folder with --out"
+            ) from None
         folder.append({"event": "started", "command": command})
         return folder
 
     @staticmethod
     def check_free(path: Path) -> None:
-        """Raise `ExperimentError` where a folder holds a run already."""
+        """Raise `ExperimentError` if a folder already holds a run."""
         if any((path / name).exists() for name in ("experiment.toml", "events.jsonl", "checkpoint")):
             raise ExperimentError(
-                f"{path} holds a run already: choose another folder by --out, or go on with that run by:"
-                f" {RunFolder(path).again()}"
+                f"{path} already holds a run: choose another folder with --out, or resume that run with:"
+                f" {RunFolder(path).resume_command()}"
             )
 
     @classmethod
@@ -94,16 +106,16 @@ class RunFolder:
 
     @property
     def session(self) -> Path:
-        """The file that a run on a network has."""
+        """The file that only a run on a network has."""
         return self.path / "session"
 
     @property
     def on_network(self) -> bool:
-        """Whether clients keep their own states, out of reach of this folder."""
+        """Whether clients keep their own states, which are not in this folder."""
         return self.session.exists()
 
-    def again(self) -> str:
-        """The command that goes on with this run."""
+    def resume_command(self) -> str:
+        """Return the command that resumes this run."""
         if self.on_network and not (self.path / "flower" / "app").is_dir():
             return "flwr run with the same app and the same SuperNodes"
         return shlex.join(["fedistill", *(["flower"] if self.on_network else []), "resume", str(self.path)])
@@ -119,10 +131,10 @@ class RunFolder:
         with (self.path / "events.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(event) + "\n")
             file.flush()
-            os.fsync(file.fileno())  # a round must not be lost that the manifest speaks of
+            os.fsync(file.fileno())  # a round that the manifest names must not be lost
 
     def events(self) -> list[dict[str, Any]]:
-        """All events; a last line that a crash cut short is left out."""
+        """Return all events; a last line that a crash cut short is left out."""
         path = self.path / "events.jsonl"
         if not path.exists():
             return []
@@ -134,21 +146,21 @@ class RunFolder:
                 break
         return found
 
-    def forget_after(self, rounds: dict[str, int]) -> None:
-        """Drop the events of rounds that are played again because their state was not saved."""
-        kept = [
+    def drop_rounds_after(self, rounds: dict[str, int]) -> None:
+        """Drop the events of rounds whose state was not saved, which are played again."""
+        remaining = [
             event
             for event in self.events()
             if event["event"] != "round" or event["round"] <= rounds.get(event["arm"], 0)
         ]
-        write_file(self.path / "events.jsonl", "".join(json.dumps(e) + "\n" for e in kept).encode())
+        write_file(self.path / "events.jsonl", "".join(json.dumps(e) + "\n" for e in remaining).encode())
 
     def save(self, arm: ReadyArm, run: ArmRun) -> None:
-        """Save an arm after a whole round: only the clients that worked are written anew."""
+        """Save an arm after a whole round; only the clients that have worked are written again."""
         folder = self._checkpoint(arm.name)
         old = self._manifest(arm.name)
         if run.records:
-            self.append({"event": "round", "arm": arm.name, **run.records[-1].plain()})
+            self.append({"event": "round", "arm": arm.name, **run.records[-1].to_json()})
         files = dict(old["clients"]) if old else {}
         worked = run.records[-1].clients if run.records else []
         for client in worked:
@@ -162,7 +174,7 @@ class RunFolder:
             folder / server,
             encode_state({"method": to_plain(run.server), "links": dump_states(run.shared_states)}),
         )
-        manifest = {
+        manifest: _Manifest = {
             "round": run.round,
             "server": server,
             "clients": files,
@@ -170,9 +182,9 @@ class RunFolder:
             "setup": [asdict(entry) for entry in run.ledger.of_round(0)],
         }
         write_file(folder / _MANIFEST, json.dumps(manifest).encode())
-        kept = {server, *files.values()}
+        named = {server, *files.values()}
         for path in folder.glob("*.safetensors"):
-            if path.name not in kept:
+            if path.name not in named:
                 path.unlink()
 
     def restore(self, arm: ReadyArm) -> ArmRun:
@@ -212,20 +224,20 @@ class RunFolder:
             run.ledger.entries += record.traffic
         return run
 
-    def round(self, arm: str) -> int:
-        """The last whole round of an arm."""
+    def last_round(self, arm: str) -> int:
+        """Return the last whole round of an arm, 0 before the first."""
         manifest = self._manifest(arm)
         return 0 if manifest is None else int(manifest["round"])
 
     def records(self, arm: str) -> list[RoundRecord]:
-        """Its rounds so far.
+        """Return the rounds of an arm so far.
 
         Raises:
             ExperimentError: a round lacks what this version writes of one.
         """
         rounds = [event for event in self.events() if event["event"] == "round" and event["arm"] == arm]
         try:
-            return [RoundRecord.of(event) for event in rounds]
+            return [RoundRecord.from_json(event) for event in rounds]
         except KeyError as error:
             what = f"a round in events.jsonl has no {error}; another version of fedistill may have written it"
             raise self._damaged(arm, what) from None
@@ -236,10 +248,10 @@ class RunFolder:
     def _checkpoint(self, arm: str) -> Path:
         return self.path / "checkpoint" / _slug(arm)
 
-    def _manifest(self, arm: str) -> dict[str, Any] | None:
+    def _manifest(self, arm: str) -> _Manifest | None:
         path = self._checkpoint(arm) / _MANIFEST
         try:
-            manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            manifest: _Manifest = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
@@ -278,7 +290,7 @@ def read_results(path: Path) -> ResultsJson:
 
 
 def _slug(arm: str) -> str:
-    """A folder's name for an arm; names that differ only in odd characters stay apart."""
+    """Return a folder's name for an arm; names that differ only in special characters stay distinct."""
     safe = quote(arm, safe="")
     if len(safe) > _LONGEST_NAME:
         safe = f"{safe[:_LONGEST_NAME]}%{hashlib.blake2b(arm.encode(), digest_size=8).hexdigest()}"

@@ -1,4 +1,4 @@
-"""Runs all arms of an experiment and leaves a folder behind: what ``fedistill compare`` does."""
+"""Runs all arms of an experiment and writes the folder of the run, as ``fedistill compare`` does."""
 
 import json
 from collections.abc import Callable
@@ -37,16 +37,16 @@ def prepare(experiment: Experiment) -> tuple[Task, list[ReadyArm]]:
     """Build the task and make all arms ready.
 
     Raises:
-        ExperimentError: something in the experiment cannot be.
+        ExperimentError: the data cannot be loaded, or an arm does not fit them.
     """
     for arm in experiment.arms:
-        resolve_arm(arm)  # a wrong name is said before data are loaded, which may take minutes
+        resolve_arm(arm)  # before data are loaded, which may take minutes
     task = build_task(experiment.task, experiment.seed)
     return task, [ReadyArm.of(arm, experiment, task) for arm in experiment.arms]
 
 
-def one_arm(experiment: Experiment, name: str) -> Experiment:
-    """Return the experiment with one of its arms alone.
+def select_arm(experiment: Experiment, name: str) -> Experiment:
+    """Return the experiment with only one of its arms.
 
     Raises:
         ExperimentError: there is no such arm.
@@ -85,7 +85,7 @@ def run_experiment(
     folder = RunFolder.create(out, experiment, command)
     folder.append({"event": "task", "fingerprint": task.fingerprint()})
     try:
-        return _go_on(folder, experiment, task, arms, watcher, start)
+        return _play(folder, experiment, task, arms, watcher, start)
     except MissingMainGuard:
         folder.discard()
         raise
@@ -94,31 +94,31 @@ def run_experiment(
 def resume_experiment(
     path: Path, watcher: Watcher, start: StartExecutor = local_executor.start_executor
 ) -> ResultsJson:
-    """Go on with a run from the last whole round of each arm; ends in the same bits as one never stopped.
+    """Resume a run after the last whole round of each arm, bit-identically; return the results.
 
     Raises:
-        ExperimentError: there is no run in the folder, it was begun on a network and would now go on
-            without it, or its data are not those of the first part.
+        ExperimentError: there is no run in the folder, it was run on a network and would be resumed without
+            one, or its data have changed.
         RuntimeFailure, KeyboardInterrupt: as `run_experiment`.
     """
     check_main_guard()
     folder = RunFolder.open(path)
     if folder.on_network and start is local_executor.start_executor:
         raise ExperimentError(
-            f"{path} was run on a network, whose clients keep their own states: go on with it by:"
-            f" {folder.again()}"
+            f"{path} was run on a network, whose clients keep their own states: resume it with:"
+            f" {folder.resume_command()}"
         )
     experiment = folder.experiment()
     task, arms = prepare(experiment)
     before = [event["fingerprint"] for event in folder.events() if event["event"] == "task"]
     if before and before[0] != task.fingerprint():
         raise ExperimentError(
-            f"{path}: the data of task {task.name!r} are not those that the run began with; bring them"
-            " back, or start a new run"
+            f"{path}: the data of task {task.name!r} are not those that the run began with; restore them, or"
+            " start a new run"
         )
-    folder.forget_after({arm.name: folder.round(arm.name) for arm in arms})
+    folder.drop_rounds_after({arm.name: folder.last_round(arm.name) for arm in arms})
     folder.append({"event": "resumed"})
-    return _go_on(folder, experiment, task, arms, watcher, start)
+    return _play(folder, experiment, task, arms, watcher, start)
 
 
 def rewrite_report(path: Path) -> ResultsJson:
@@ -133,7 +133,7 @@ def rewrite_report(path: Path) -> ResultsJson:
     return content
 
 
-def _go_on(
+def _play(
     folder: RunFolder,
     experiment: Experiment,
     task: Task,

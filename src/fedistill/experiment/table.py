@@ -13,7 +13,7 @@ VIEWS = ("server@global", "client@global", "client@own")
 
 
 def last_and_best(arm: ArmJson, view: str) -> tuple[float, float, int] | None:
-    """The last accuracy of a view, the best one and its round, or None where the arm has no such view."""
+    """Return the last accuracy of a view, the best one and its round, or None if the arm has no such view."""
     found = [(r["views"][view], r["round"]) for r in arm["rounds"] if view in r["views"]]
     if not found:
         return None
@@ -22,7 +22,7 @@ def last_and_best(arm: ArmJson, view: str) -> tuple[float, float, int] | None:
 
 
 def rows(results: ResultsJson) -> list[list[str]]:
-    """One row of texts for each arm, under `headings`."""
+    """Return one row of texts per arm, under `headings`."""
     table = []
     on_network = _on_network(results)
     for arm in results["arms"]:
@@ -52,7 +52,7 @@ def rows(results: ResultsJson) -> list[list[str]]:
 
 
 def headings(results: ResultsJson) -> tuple[str, ...]:
-    """Of the columns; what a network adds around the frames has one where there was a network."""
+    """Return the names of the columns; only a run on a network has one for transport overhead."""
     return (*_HEADINGS, "transport") if _on_network(results) else _HEADINGS
 
 
@@ -73,35 +73,38 @@ _HEADINGS = (
 )
 _LEFT_OUT = ("clients -> server", "up", "down", "transport")
 _WHOLE_TABLE = 160
-"""Columns that the whole table takes with the names of the examples."""
+"""Width of the whole table with the names of the examples."""
 
 
 def rich_table(results: ResultsJson, width: int) -> Table:
-    """The table for a terminal of so many columns; a narrow one leaves out models, best rounds and ways."""
+    """Return the table for a terminal; a narrow one leaves out models, best rounds and bytes by direction."""
     task = results["task"]
     rounds = max((len(arm["rounds"]) for arm in results["arms"]), default=0)
     whole = width >= _WHOLE_TABLE
     table = Table(
         title=escape(f"{task['name']}, {task['clients']} clients, {task['partition']}, {rounds} rounds"),
-        caption="last round (best @round); bytes summed over clients, both ways, all rounds"
+        caption="last round (best @round); bytes summed over clients, up and down, all rounds"
         if whole
-        else "last round; bytes summed over clients, both ways, all rounds; more in the report",
+        else "last round; bytes summed over clients, up and down, all rounds; more in the report",
         box=box.HEAVY_HEAD if whole else box.SIMPLE_HEAD,
         padding=(0, 1) if whole else (0, 1, 0, 0),
     )
     names = headings(results)
-    kept = [place for place, heading in enumerate(names) if whole or heading not in _LEFT_OUT]
-    for place in kept:
+    shown = [place for place, heading in enumerate(names) if whole or heading not in _LEFT_OUT]
+    for place in shown:
         heading = names[place] if whole else names[place].replace("@", "\n@").replace(" ", "\n")
         table.add_column(heading, justify="left" if place < 2 else "right", overflow="fold")
     for row in rows(results):
-        cells = [row[place] if whole else row[place].split(" (")[0] for place in kept]
+        cells = [row[place] if whole else row[place].split(" (")[0] for place in shown]
         table.add_row(*map(escape, cells))
     return table
 
 
 def reached(arm: ArmJson, view: str, accuracy: float) -> tuple[int, int] | None:
-    """Bytes sent (set-up included, public data not) when a view first had an accuracy, and the round."""
+    """Return the bytes until a view first reached an accuracy, and the round; None if it never did.
+
+    Set-up is included, public data is not.
+    """
     sent = arm["bytes_setup"]
     for entry in arm["rounds"]:
         sent += entry["bytes_up"] + entry["bytes_down"]
@@ -111,7 +114,7 @@ def reached(arm: ArmJson, view: str, accuracy: float) -> tuple[int, int] | None:
 
 
 def reach_markdown(results: ResultsJson, view: str, accuracies: Sequence[float]) -> str:
-    """Bytes that each arm needs to reach accuracies in a view; with public data after the stroke."""
+    """Return the bytes that an arm needs to reach accuracies in a view; with public data after the slash."""
     lines = [
         f"| arm | codec | {' | '.join(f'{view} {accuracy:.0%}' for accuracy in accuracies)} |",
         f"|---|---|{'|'.join('---:' for _ in accuracies)}|",
@@ -136,13 +139,13 @@ def reach_markdown(results: ResultsJson, view: str, accuracies: Sequence[float])
 
 
 def markdown(results: ResultsJson) -> str:
-    """The table for a README."""
+    """Return the table as Markdown."""
     names = headings(results)
     lines = [
         f"| {' | '.join(names)} |",
         f"|{'|'.join('---' if place < 2 else '---:' for place in range(len(names)))}|",
     ]
     for row in rows(results):
-        cells = [cell.replace("|", r"\|") for cell in row]  # a bar in a name would begin a new cell
+        cells = [cell.replace("|", r"\|") for cell in row]  # a bar in a name would start a new cell
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -1,1 +1,1 @@
-"""One arm: the round loop, clients and what carries frames to them, evaluation, the ledger."""
+"""One arm: the round loop, clients, executors that carry frames to them, evaluation and the ledger."""

@@ -23,7 +23,7 @@ from fedistill.federation.evaluation import correct_by_class
 from fedistill.federation.history import ArmRun
 from fedistill.federation.ledger import SETUP_ROUND, Ledger
 from fedistill.federation.local_rounds import fixed_rounds
-from fedistill.methods.base import Client, ClientInfo, FederationInfo, Server
+from fedistill.methods.participants import Client, ClientInfo, FederationInfo, Server
 from fedistill.methods.registry import AnyMethod, create_method
 from fedistill.models import registry as models
 from fedistill.models.signature import Signature
@@ -131,7 +131,7 @@ class ReadyArm:
         return found
 
     def server_model(self) -> tuple[str, nn.Module] | None:
-        """Name and module of the model that the server has, whatever its weights; None: it has none."""
+        """Return name and module of the server's model, whatever its weights, or None if it has none."""
         if self.method.has_server_model:
             return self.config.models.server, self._module(self.config.models.server)
         return self.method.server_net(self.federation)
@@ -140,11 +140,11 @@ class ReadyArm:
         return self.method.message_context(self.federation, client)
 
     def initial_shared_state(self, client: int) -> SharedState:
-        """What both sides of a client's link know before its first exchange."""
+        """Return what both sides of a client's link know before its first exchange."""
         return self._initial_shared_states[self._travelling(client)]
 
     def local_rounds(self, round: int, frame: bytes) -> int:
-        """Rounds of local training behind a client's reply, from what the server sent; empty: nothing.
+        """Return the rounds of local training behind a client's reply, from the frame that it was sent.
 
         Raises:
             FrameError: the frame is damaged, or asks for more than the arm allows.
@@ -219,7 +219,7 @@ class ReadyArm:
         return b"" if alone or builds or brings else self.task.vocabulary_frame
 
     def expected_bytes(self) -> tuple[int, int]:
-        """Bytes up and down of a full round; exact for codecs of fixed width, else the most to expect."""
+        """Return the bytes up and down of a full round, an upper bound where a codec has no fixed width."""
         participants = len(sample_clients(self.sampling, len(self.task.clients), self.seed, round=1))
         totals = []
         ways: tuple[tuple[Direction, type[Message] | None], ...] = (

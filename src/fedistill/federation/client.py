@@ -1,6 +1,6 @@
-"""A client's site: a frame and the client's state in, work, a frame and the new state out.
+"""What happens at a client: a frame and its state in, a frame and its new state out.
 
-This is all that happens at a client, whatever carries the frames; only bytes enter and leave.
+Only bytes enter and leave, whatever carries them.
 """
 
 import time
@@ -19,12 +19,12 @@ from fedistill.state import State, decode_state, encode_state, from_plain, to_pl
 from fedistill.training.model_state import ModelState
 
 _METHOD, _LINK = "method", "link"
-"""What a client keeps: the method's state, and what its link remembers."""
+"""The two parts of a client's state: the method's, and what its link shares with the server."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClientResult:
-    """What a client's work ends in: its state, its reply (empty: none) and the seconds it took."""
+    """What a client's work gives: its new state, its reply (empty if there is none) and the seconds taken."""
 
     state: bytes
     frame: bytes
@@ -33,11 +33,11 @@ class ClientResult:
 
 @dataclass(frozen=True, slots=True)
 class ClientFailure:
-    """A client that takes no part in a round after all.
+    """A client that was asked and does not take part in a round.
 
     Attributes:
-        reason: why, in words.
-        reached: what was sent to it has arrived.
+        reason: why, for people.
+        reached: whether what was sent to it has arrived.
     """
 
     reason: str
@@ -117,7 +117,7 @@ def _kept(method: AnyState, link: State) -> bytes:
 
 
 def describe_error(error: BaseException) -> str:
-    """An unexpected error with the place where it was raised."""
+    """Return an unexpected error in words, with the place where it was raised."""
     last = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__}: {error} ({last.filename}, line {last.lineno})"
 

@@ -7,7 +7,7 @@ from fedistill.rng import numpy_stream
 
 
 def sample_clients(settings: Sampling, clients: int, seed: int, round: int) -> list[int]:
-    """Draw the clients of a round, in order; at least one."""
+    """Draw the clients of a round, at least one; return them in order."""
     count = max(1, math.floor(settings.fraction * clients + 0.5))
     if count >= clients:
         return list(range(clients))
@@ -16,8 +16,8 @@ def sample_clients(settings: Sampling, clients: int, seed: int, round: int) -> l
 
 
 def sample_dropouts(settings: Sampling, clients: list[int], seed: int, round: int) -> list[int]:
-    """Of the chosen clients, those whose reply never arrives: they worked and sent in vain."""
+    """Draw which of a round's clients send a reply that never arrives."""
     if settings.dropout == 0:
         return []
     draws = [numpy_stream(seed, "dropout", client, round).random() < settings.dropout for client in clients]
-    return [client for client, gone in zip(clients, draws, strict=True) if gone]
+    return [client for client, lost in zip(clients, draws, strict=True) if lost]

@@ -30,11 +30,11 @@ def correct_by_class(
 def views(
     server: Tensor | None, clients: Sequence[Tensor], test: Tensor, private: Tensor
 ) -> dict[str, float]:
-    """Return accuracies in [0, 1] for the views that there are.
+    """Return the accuracy, 0 to 1, of each view that there is.
 
     Args:
         server: correct answers of the server's model by class (C,), or their mean over several, or None.
-        clients: the same for each client's model; empty where clients keep none.
+        clients: the same for each client's model; empty if clients have none.
         test: test samples by class (C,).
         private: private samples by client and class (clients, C).
     """

@@ -1,4 +1,4 @@
-"""What the round loop asks of whatever carries frames to the clients and back."""
+"""What the round loop asks of an executor, which carries frames to the clients and back."""
 
 import contextlib
 import ctypes
@@ -25,11 +25,11 @@ Job = tuple[int, bytes, bytes]
 
 @dataclass(frozen=True)
 class TransportOverhead:
-    """What carrying a round's frames has taken besides them.
+    """What it takes to carry a round's frames, besides the frames.
 
     Attributes:
-        up, down: bytes around the frames, of all clients.
-        late: replies that came after their round had ended, and were dropped.
+        up, down: bytes around the frames, summed over clients.
+        late: number of replies that came after their round had ended, and were dropped.
     """
 
     up: int = 0
@@ -69,14 +69,14 @@ def check_main_guard() -> None:
 
 
 class Executor(ABC):
-    """Does clients' work. Use as a context manager; inside, torch computes with one thread."""
+    """Runs clients. Use as a context manager; inside, torch computes with one thread."""
 
     tolerates_failures: ClassVar[bool] = False
-    """A reply that is not what was expected leaves its client out of the round, and does not end the run."""
+    """A client that fails, or whose reply is refused, is left out of the round; else it ends the arm."""
     holds_client_states: ClassVar[bool] = True
-    """Clients' states come to the server with their outcomes; elsewhere they stay at their sites."""
+    """Clients' states come to the server with their results; on a network they stay at the clients."""
     private_counts_known: bool = True
-    """Clients' private samples are those of the task: their classes are known, and so is `client@own`."""
+    """Clients' private samples are those of the task, so that their classes, and `client@own`, are known."""
 
     def __enter__(self) -> Self:
         self._threads = torch.get_num_threads()
@@ -91,7 +91,7 @@ class Executor(ABC):
     def run_clients(
         self, arm: str, round: int, jobs: Sequence[Job]
     ) -> Iterator[ClientResult | ClientFailure]:
-        """Do the jobs of a round; outcomes come in the order of the jobs.
+        """Do the jobs of a round; results come in the order of the jobs.
 
         Raises:
             TrainingError: a client's work failed.
@@ -105,16 +105,19 @@ class Executor(ABC):
         None stands for a client that cannot be reached.
         """
 
-    def settle(self, round: int, clients: int, missing: Mapping[int, ClientFailure]) -> None:
-        """Is told, before a round is kept, how many clients were asked and which of them it lacks.
+    def check_quorum(self, round: int, clients: int, failures: Mapping[int, ClientFailure]) -> None:
+        """See, before a round is recorded, that enough of its clients have replied.
+
+        Args:
+            clients: how many were asked; ``failures``: those of them that have failed.
 
         Raises:
-            RuntimeFailure: too few replied; the round is not kept.
+            RuntimeFailure: too few have replied; the round is not recorded.
         """
-        assert not missing, "within a machine a client that fails ends the run"
+        assert not failures, "within a machine a client that fails ends the arm"
 
     def transport_overhead(self) -> TransportOverhead:
-        """What has been carried since this was last asked; nothing within a machine."""
+        """Return the overhead since the last call; none within a machine."""
         return TransportOverhead()
 
     @abstractmethod
@@ -123,10 +126,10 @@ class Executor(ABC):
 
 
 def prepare_process() -> None:
-    """One thread, and a heap that keeps what it has.
+    """Let torch use one thread, and the heap keep the memory that it has.
 
-    Training frees and asks for the same large blocks in every step. glibc gives them back to the kernel
-    each time, and the page faults of getting them again cost a fifth of the time of a small network.
+    Training frees and allocates the same large blocks in every step. glibc returns them to the kernel each
+    time, and the page faults of allocating them again cost a fifth of the time of a small network.
     """
     torch.set_num_threads(TORCH_THREADS)
     if sys.platform == "linux":
@@ -138,12 +141,12 @@ def prepare_process() -> None:
 
 
 def worker_count(settings: RuntimeConfig, clients: int) -> int:
-    """Worker processes that the settings ask for; 1 is this process alone."""
+    """Return how many worker processes the settings ask for; 1 stands for this process alone."""
     if settings.kind == "serial":
         return 1
     return min(settings.workers or cores(), clients)
 
 
 def cores() -> int:
-    """Cores that this process may use."""
+    """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

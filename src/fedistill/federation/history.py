@@ -1,4 +1,4 @@
-"""What an arm is between two rounds, and what each of its rounds was."""
+"""The state of an arm between two rounds, and the record of each round."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -11,17 +11,18 @@ from fedistill.methods.base import AnyState
 
 @dataclass(frozen=True)
 class RoundRecord:
-    """What a round was.
+    """What happened in a round; the names are the keys of its line in ``events.jsonl``.
 
     Attributes:
-        clients: who took part; none where no exchange was due. ``dropped``: whose reply was lost.
-        missing: of the dropped, those whose failure is known, by number; and what it was.
-        carried: bytes around the frames, ``up`` and ``down``, and replies that came too ``late``.
-        local: rounds of local training behind the exchange; 0: there was none.
-        change: how far what the server says has moved, where the arm goes by it (`local_rounds`).
-        seconds: wall-clock, without evaluation; ``server_seconds``: of the server step alone.
+        clients: who took part, empty if no exchange was due. ``dropped``: whose reply was lost.
+        missing: why a dropped client failed, by the client's number; only of those where it is known.
+        carried: the fields of the round's `TransportOverhead`, empty if there was no exchange.
+        local: rounds of local training behind the exchange, or 0 if there was none.
+        change: the relative change of what the server sends, or None if the arm does not adapt to it
+            (`local_rounds`).
+        seconds: wall-clock time without evaluation; ``server_seconds``: of the server step alone.
         work: seconds of each client's work, in the order of ``clients``.
-        views: accuracy by view; empty where nothing was evaluated.
+        views: accuracy (0 to 1) by view, empty if nothing was evaluated.
         traffic: every frame.
     """
 
@@ -38,28 +39,32 @@ class RoundRecord:
     missing: dict[str, str]
     carried: dict[str, int]
 
-    def plain(self) -> dict[str, Any]:
-        """As JSON has it; frames are [client, direction, kind, bytes, payload]."""
+    def to_json(self) -> dict[str, Any]:
+        """Return it for JSON; a frame is [client, direction, kind, bytes, payload]."""
         frames = [[e.client, e.direction, e.kind, e.bytes, e.payload] for e in self.traffic]
         return {**asdict(self), "traffic": frames}
 
     @classmethod
-    def of(cls, plain: dict[str, Any]) -> "RoundRecord":
-        """The inverse of `plain`; other keys are ignored."""
-        fields = {name: plain[name] for name in cls.__dataclass_fields__}
-        fields["traffic"] = [Entry(plain["round"], *frame) for frame in plain["traffic"]]
+    def from_json(cls, event: dict[str, Any]) -> "RoundRecord":
+        """Return the record that `to_json` has written; other keys are ignored.
+
+        Raises:
+            KeyError: a key is missing.
+        """
+        fields = {name: event[name] for name in cls.__dataclass_fields__}
+        fields["traffic"] = [Entry(event["round"], *frame) for frame in event["traffic"]]
         return cls(**fields)
 
 
 @dataclass
 class ArmRun:
-    """All that an arm is between two rounds.
+    """The state of an arm between two rounds.
 
     Attributes:
         round: the last whole round, 0 before the first.
         server: the server's state; ``clients``: the saved state of each client that has worked.
-        shared_states: what the server and each client that has replied both remember of their exchanges.
-        correct: right answers by class of each client's model, as last evaluated.
+        shared_states: what the server shares with each client that has replied.
+        correct: correct answers by class of each client's model, as last evaluated.
     """
 
     round: int
@@ -71,9 +76,9 @@ class ArmRun:
     correct: dict[int, list[int]] = field(default_factory=dict)
 
     def exchanges(self) -> list[PastExchange]:
-        """The rounds in which there was an exchange."""
+        """Return the exchanges so far."""
         return [
-            PastExchange(one.round, one.local, sum(entry.bytes for entry in one.traffic), one.change)
-            for one in self.records
-            if one.local
+            PastExchange(record.round, record.local, sum(e.bytes for e in record.traffic), record.change)
+            for record in self.records
+            if record.local
         ]

@@ -1,27 +1,26 @@
 """The ledger: every frame that crossed, counted as ``len(frame)``, by round, client, direction and kind.
 
-Public data is not traffic of a round: the ledger keeps it as a column of its own, as it keeps what was
-sent once to set an arm up. Totals are integers, summed over clients; a frame to every client is
-counted once for each client that received it.
+Public data is not traffic of a round: the ledger has a column of its own for it, and one for what is sent
+once to set an arm up. Totals are integers, summed over clients; a frame to all clients is counted once per
+client that received it.
 """
 
 from bisect import bisect_left
 from collections import Counter
 from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import Literal
 
-from fedistill.communication.kinds import kind_label
+from fedistill.communication.kinds import Direction, kind_label
 from fedistill.communication.protocol.frame import decode
 from fedistill.errors import FrameError
 
-Direction = Literal["up", "down"]
 SETUP_ROUND = 0
+"""Stands for the time before round 1 where rounds are counted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One frame: who sent or received it in which round, its length in bytes, and its payload's."""
+    """One frame: who sent or received it in which round, its length and that of its payload, in bytes."""
 
     round: int
     client: int
@@ -37,7 +36,7 @@ class Ledger:
 
     Attributes:
         entries: every frame, in the order in which it crossed, round by round; round 0 is set-up.
-        public: bytes of the public set, one copy for each client that needs it.
+        public: bytes of the public set, one copy per client that needs it.
     """
 
     entries: list[Entry] = field(default_factory=list)
@@ -54,11 +53,12 @@ class Ledger:
         self.entries.append(Entry(round, client, direction, kind, len(frame), payload))
 
     def of_round(self, round: int) -> list[Entry]:
+        """Return the frames of one round, in the order in which they crossed."""
         first, after = (bisect_left(self.entries, at, key=attrgetter("round")) for at in (round, round + 1))
         return self.entries[first:after]
 
     def kinds(self, round: int, direction: Direction) -> dict[str, int]:
-        """Bytes of one round and direction by kind."""
+        """Return the bytes of one round and direction by kind of message."""
         kinds: Counter[str] = Counter()
         for entry in self.of_round(round):
             if entry.direction == direction:
@@ -67,9 +67,10 @@ class Ledger:
 
     @property
     def setup(self) -> int:
+        """Bytes of all frames before round 1."""
         return sum(entry.bytes for entry in self.of_round(SETUP_ROUND))
 
     @property
     def total(self) -> int:
-        """All frames, set-up included; public data not."""
+        """Bytes of all frames, set-up included, public data not."""
         return sum(entry.bytes for entry in self.entries)

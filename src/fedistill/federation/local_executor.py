@@ -1,7 +1,7 @@
 """Clients on this machine: one after the other, or in persistent worker processes.
 
-Both end in the same bits: every client's work is a function of bytes (`federation.client`), one torch
-thread does it, and outcomes are handed on in client order, whoever was first.
+Both are bit-identical: every client's work is a function of bytes (`federation.client`), one torch thread
+does it, and results are returned in client order, whichever came first.
 """
 
 import contextlib
@@ -12,8 +12,9 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from fedistill.config.schema import Experiment
 from fedistill.data.task import Task
@@ -31,11 +32,19 @@ from fedistill.federation.executor import (
     worker_count,
 )
 
+if TYPE_CHECKING:
+    from multiprocessing.context import ForkServerContext, SpawnContext
+
 _LARGEST_CHUNK = 16
+_What = Literal["work", "correct"]
+"""A job is a client's work in a round, or the count of its model's correct answers."""
+_Result = ClientResult | list[int]
+_Chunk = tuple[list[bytes], list[tuple[int, bytes, int]]]
+"""Frames, and jobs that name their frame by its place among them."""
 
 
 def start_executor(experiment: Experiment, task: Task) -> Executor:
-    """Return the runtime that the settings ask for; ``auto`` takes processes where there are cores."""
+    """Return the executor that the settings ask for; ``auto`` takes processes if there are several cores."""
     settings = experiment.runtime
     count = worker_count(settings, len(task.clients))
     if settings.kind == "processes" or count > 1:
@@ -47,7 +56,7 @@ class SerialExecutor(Executor):
     """One client after the other, in this process."""
 
     def __init__(self, experiment: Experiment, task: Task) -> None:
-        self._arms = _ready(experiment, task)
+        self._arms = _ready_arms(experiment, task)
 
     def run_clients(self, arm: str, round: int, jobs: Sequence[Job]) -> Iterator[ClientResult]:
         for client, state, frame in jobs:
@@ -63,7 +72,7 @@ class SerialExecutor(Executor):
 
 @dataclass
 class _Worker:
-    process: Any
+    process: BaseProcess
     connection: Connection
     busy: bool = False
 
@@ -71,9 +80,9 @@ class _Worker:
 class ProcessExecutor(Executor):
     """Persistent worker processes with one torch thread each; they live through all arms.
 
-    Workers are forked from a server process that has imported torch and nothing else, so they start
-    fast, share its memory, and inherit no threads or locks of the caller. Any worker can do any
-    client's work, since state travels with the job.
+    Workers are forked from a server process that has imported torch and done nothing else, so they start
+    fast, share its memory, and inherit no threads or locks of the caller. Any worker can do any client's
+    work, since a client's state travels with its job.
     """
 
     def __init__(self, worker_count: int, experiment: Experiment, task: Task) -> None:
@@ -81,10 +90,7 @@ class ProcessExecutor(Executor):
         self._folder = tempfile.TemporaryDirectory(prefix="fedistill-")
         path = Path(self._folder.name) / "task.safetensors"
         task.save(path)
-        method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-        context: Any = multiprocessing.get_context(method)
-        if method == "forkserver":
-            context.set_forkserver_preload(["fedistill.federation.local_executor"])
+        context = _process_context()
         self._ticket = 0
         self._workers: list[_Worker] = []
         for number in range(worker_count):
@@ -101,10 +107,13 @@ class ProcessExecutor(Executor):
 
     def run_clients(self, arm: str, round: int, jobs: Sequence[Job]) -> Iterator[ClientResult]:
         for result in self._map("work", arm, round, jobs):
-            yield ClientResult(*result)
+            assert isinstance(result, ClientResult)
+            yield result
 
     def count_correct(self, arm: str, jobs: Sequence[Job]) -> Iterator[list[int]]:
-        yield from self._map("correct", arm, 0, jobs)
+        for counts in self._map("correct", arm, 0, jobs):
+            assert isinstance(counts, list)
+            yield counts
 
     def close(self) -> None:
         for worker in self._workers:
@@ -118,14 +127,12 @@ class ProcessExecutor(Executor):
                 worker.process.join()
         self._folder.cleanup()
 
-    def _map(
-        self, what: Literal["work", "correct"], arm: str, round: int, jobs: Sequence[Job]
-    ) -> Iterator[Any]:
+    def _map(self, what: _What, arm: str, round: int, jobs: Sequence[Job]) -> Iterator[_Result]:
         self._ticket += 1
         size = max(1, min(_LARGEST_CHUNK, len(jobs) // (len(self._workers) * 8)))
         starts = range(0, len(jobs), size)
         waiting = deque((start, _chunk(jobs[start : start + size])) for start in starts)
-        done: dict[int, list[Any]] = {}
+        done: dict[int, list[_Result | TrainingError]] = {}
         for start in starts:
             while start not in done:
                 self._hand_out(waiting, what, arm, round)
@@ -138,8 +145,8 @@ class ProcessExecutor(Executor):
                 self._collect(done, patience=0)
                 self._hand_out(waiting, what, arm, round)
 
-    def _hand_out(self, waiting: deque[tuple[int, Any]], what: str, arm: str, round: int) -> None:
-        """Give each idle worker a chunk; one at a time, since two full pipes would block both ends."""
+    def _hand_out(self, waiting: deque[tuple[int, _Chunk]], what: _What, arm: str, round: int) -> None:
+        """Give each idle worker a chunk, one at a time, since two full pipes would block both ends."""
         for worker in self._workers:
             if waiting and not worker.busy:
                 start, chunk = waiting.popleft()
@@ -149,8 +156,8 @@ class ProcessExecutor(Executor):
                     raise self._died(worker) from None
                 worker.busy = True
 
-    def _collect(self, done: dict[int, list[Any]], patience: float | None) -> None:
-        """Take the results that are there, waiting for the first for ``patience`` seconds."""
+    def _collect(self, done: dict[int, list[_Result | TrainingError]], patience: float | None) -> None:
+        """Receive the results that are there; wait at most ``patience`` seconds, or None for no limit."""
         for connection in wait([worker.connection for worker in self._workers], patience):
             worker = next(w for w in self._workers if w.connection is connection)
             try:
@@ -158,7 +165,7 @@ class ProcessExecutor(Executor):
             except (EOFError, OSError):
                 raise self._died(worker) from None
             worker.busy = False
-            # What an arm that has stopped had asked for is of no use to the next one.
+            # Results of an arm that has failed since are of no use to the next one.
             if ticket == self._ticket:
                 done[start] = results
 
@@ -176,30 +183,38 @@ class ProcessExecutor(Executor):
         )
 
 
-def _chunk(jobs: Sequence[Job]) -> tuple[list[bytes], list[tuple[int, bytes, int]]]:
-    """Jobs with each different frame once: a broadcast is not copied for every client."""
+def _process_context() -> "ForkServerContext | SpawnContext":
+    """Return how workers are started: from a fork server where the system has one."""
+    if "forkserver" in multiprocessing.get_all_start_methods():
+        forked = multiprocessing.get_context("forkserver")
+        forked.set_forkserver_preload([__name__])
+        return forked
+    return multiprocessing.get_context("spawn")
+
+
+def _chunk(jobs: Sequence[Job]) -> _Chunk:
+    """Return the jobs with each different frame once: a broadcast is not copied for every client."""
     frames: dict[bytes, int] = {}
     packed = [(client, state, frames.setdefault(frame, len(frames))) for client, state, frame in jobs]
     return list(frames), packed
 
 
 def _serve(connection: Connection, experiment: str, task: str) -> None:
-    """A worker's life: take jobs until the other end is closed."""
+    """Do jobs in a worker process until the other end of the connection is closed."""
     # Ctrl-C reaches all processes of a terminal; the parent decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     prepare_process()
-    arms = _ready(Experiment.model_validate_json(experiment), Task.open(Path(task)))
+    arms = _ready_arms(Experiment.model_validate_json(experiment), Task.open(Path(task)))
     while True:
         try:
             ticket, start, what, arm, round, (frames, jobs) = connection.recv()
         except (EOFError, OSError):
             return
-        results: list[Any] = []
+        results: list[_Result | TrainingError] = []
         for client, state, frame in jobs:
             try:
                 if what == "work":
-                    outcome = run_client(arms[arm], client, round, state, frames[frame])
-                    results.append((outcome.state, outcome.frame, outcome.seconds))
+                    results.append(run_client(arms[arm], client, round, state, frames[frame]))
                 else:
                     results.append(count_correct(arms[arm], client, state))
             except TrainingError as error:
@@ -209,5 +224,5 @@ def _serve(connection: Connection, experiment: str, task: str) -> None:
             connection.send((ticket, start, results))
 
 
-def _ready(experiment: Experiment, task: Task) -> dict[str, ReadyArm]:
+def _ready_arms(experiment: Experiment, task: Task) -> dict[str, ReadyArm]:
     return {arm.name: ReadyArm.of(arm, experiment, task) for arm in experiment.arms}

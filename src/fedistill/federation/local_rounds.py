@@ -1,12 +1,13 @@
-"""When to exchange: each round, or after local training has accumulated over several (ALU, arXiv 2312.04166).
+"""When to exchange: in each round, or after several rounds of local training (ALU, arXiv 2312.04166).
 
 Rounds count local training. In a round without an exchange nothing crosses and the server's model stays as it
-is; what clients would train in it they train when the next exchange comes, on the knowledge that they then
-receive. So a fixed number of rounds is that many times the local epochs, with as many times fewer exchanges.
-A client that is sent nothing, as in some methods before its first work, cannot be told an adaptive number,
-and trains for one.
-The adaptive form expects of a further round as much change as the last exchange brought for each of its own.
-It is ours: of the paper the abstract was read.
+is; clients make up for its training at the next exchange, on the knowledge that they then receive. So a fixed
+number of local rounds means that many times the local epochs, and as many times fewer exchanges. A client
+that is sent nothing, as in some methods before its first work, cannot be told an adaptive number, and trains
+for one round.
+
+The adaptive form expects of one more round as much change as the last exchange brought per local round. It is
+ours: of the paper we have read the abstract only.
 """
 
 import math
@@ -21,12 +22,12 @@ from fedistill.config.schema import WhenWorth
 
 
 class PastExchange(NamedTuple):
-    """What an exchange was.
+    """An exchange of an earlier round.
 
     Attributes:
-        round: in which it was; ``local``: rounds of local training behind it.
-        bytes: up and down, of all clients.
-        change: as `change` measures it, or None where it could not.
+        round: when it was; ``local``: rounds of local training behind it.
+        bytes: up and down, summed over clients.
+        change: as `relative_change` measures it, or None if it could not be measured.
     """
 
     round: int
@@ -38,19 +39,22 @@ class PastExchange(NamedTuple):
 def scheduled_rounds(
     accumulate: int | WhenWorth, before: Sequence[PastExchange], round: int, rounds: int
 ) -> int:
-    """Rounds of local training behind an exchange in this round; 0: none is due yet. The last always is."""
+    """Return the rounds of local training behind an exchange in this round, or 0 if none is due.
+
+    In the last round one is always due.
+    """
     since = round - (before[-1].round if before else 0)
     wanted = accumulate if isinstance(accumulate, int) else worthwhile_rounds(accumulate, before)
     return since if since >= wanted or round == rounds else 0
 
 
 def fixed_rounds(accumulate: int, round: int) -> int:
-    """What `due` says of a fixed number, in a round that has an exchange: a client can tell by itself."""
+    """Return what `scheduled_rounds` does for a fixed number, from what a client knows in an exchange."""
     return round - (round - 1) // accumulate * accumulate
 
 
 def worthwhile_rounds(settings: WhenWorth, before: Sequence[PastExchange]) -> int:
-    """Rounds from one exchange to the next, at which the change to expect is worth its bytes."""
+    """Return the rounds from one exchange to the next for which the change to expect is worth the bytes."""
     measured = [one for one in before if one.change is not None and one.bytes]
     if not measured:
         return 1
@@ -65,9 +69,9 @@ def worthwhile_rounds(settings: WhenWorth, before: Sequence[PastExchange]) -> in
 
 
 def relative_change(before: Message, after: Message, context: MessageContext) -> float | None:
-    """How far one message is from another: ``|after - before| / |after|``, over all tensors.
+    """Return how far one message is from another, ``|after - before| / |after|`` over all tensors.
 
-    Rows of public samples are compared where both messages have them. None where nothing can be compared.
+    Rows of public samples are compared where both messages have them; None if nothing can be compared.
     """
     moved = size = 0.0
     for name, places in _rows(after, context).items():
@@ -82,7 +86,7 @@ def relative_change(before: Message, after: Message, context: MessageContext) ->
 
 
 def _rows(message: Message, context: MessageContext) -> dict[str, Classes | None]:
-    """The places of each tensor's rows in the public set; None where it has all, or rows without a place."""
+    """Return the public places of each tensor's rows, or None if it has all, or rows without a place."""
     kind = type(message)
     numbers: dict[str, Any] = {"held": 0, **message.numbers()}
     numbers |= {name: message.tensors()[name].numpy() for name in kind.integer_arrays(context, numbers)}

@@ -54,7 +54,7 @@ def play_round(run: ArmRun, arm: ReadyArm, executor: Executor) -> RoundRecord:
     replies = Replies(arm, executor.tolerates_failures, endpoint, plan, frames, results)
     server, server_seconds = _aggregate(run, arm, number, replies)
     replies.finish()
-    executor.settle(number, len(plan.clients), replies.failures)
+    executor.check_quorum(number, len(plan.clients), replies.failures)
     seconds = time.perf_counter() - started
     evaluation = _evaluate(run, arm, executor, server, replies)
     change = _change(run, arm, server, replies)
@@ -99,8 +99,8 @@ class Replies(Iterator[Reply[Message]]):
         states: the new state of each client that has worked.
         work: seconds of each client's work, 0 for one that failed.
         failures: the clients that have failed.
-        heard: the clients whose message the server has read.
-        waited: seconds until the replies that were asked for were there and decoded.
+        heard: the clients whose message the server has decoded.
+        waited: seconds of waiting for replies and decoding them.
     """
 
     def __init__(
@@ -140,7 +140,7 @@ class Replies(Iterator[Reply[Message]]):
             pass
 
     def crossed(self) -> list[Entry]:
-        """The frames of the round, both ways; what was sent to a client that it never reached is not one."""
+        """Return the frames of the round, up and down; a frame that never reached its client is not one."""
         unreached = {client for client, failure in self.failures.items() if not failure.reached}
         return [entry for entry in self._traffic.entries if entry.client not in unreached]
 
@@ -189,7 +189,7 @@ class _Evaluation:
 
 
 def _adapts(arm: ReadyArm) -> bool:
-    """Whether the number of local rounds follows from how much an exchange changes."""
+    """Return whether the number of local rounds depends on how much an exchange changes."""
     return isinstance(arm.config.accumulate, WhenWorth)
 
 
@@ -251,7 +251,7 @@ def _aggregate(run: ArmRun, arm: ReadyArm, number: int, replies: Replies) -> tup
 def _evaluate(
     run: ArmRun, arm: ReadyArm, executor: Executor, server: AnyState, replies: Replies
 ) -> _Evaluation:
-    """Take the views where they are due; without, keep the answers of models that have not changed."""
+    """Take the views if they are due, or else pass on the answers of models that have not changed."""
     known = {client: right for client, right in run.correct.items() if client not in replies.states}
     if not arm.evaluates(replies.plan.number, replies.plan.local):
         return _Evaluation({}, known)
@@ -271,14 +271,14 @@ def _evaluate(
 
 
 def _client_states(run: ArmRun, replies: Replies) -> dict[int, bytes]:
-    """The saved state of each client after the round; clients that keep nothing have none."""
+    """Return the saved state of each client after the round; clients without a state are left out."""
     return {client: state for client, state in {**run.clients, **replies.states}.items() if state}
 
 
 def _server_correct(
     arm: ReadyArm, executor: Executor, server: AnyState, clients: dict[int, bytes]
 ) -> torch.Tensor | None:
-    """Correct answers by class (C,), the mean over the models that answer for the server, or None."""
+    """Return correct answers by class (C,), the mean over the server's models, or None if it has none."""
     if arm.method.needs.evaluation_at_clients and not executor.holds_client_states:
         return None
 
@@ -299,7 +299,7 @@ def _server_correct(
 def _client_correct(
     arm: ReadyArm, executor: Executor, clients: dict[int, bytes], known: dict[int, list[int]]
 ) -> dict[int, list[int]]:
-    """Correct answers by class of the clients' models that are not known yet and can be reached."""
+    """Return correct answers by class of the clients' models that are not known yet and can be reached."""
     if not arm.method.has_client_models:
         return {}
     asked = [info.id for info in arm.federation.clients if info.id not in known]
@@ -319,7 +319,7 @@ def _record(
 
 
 def _record_idle(run: ArmRun, number: int) -> RoundRecord:
-    """A round in which clients train on and nothing crosses; the next exchange makes up for the training."""
+    """Record a round in which nothing crosses; clients make up for its training at the next exchange."""
     record = RoundRecord(number, [], [], 0.0, 0.0, [], {}, [], local=0, change=None, missing={}, carried={})
     run.round = number
     run.records.append(record)
@@ -327,8 +327,8 @@ def _record_idle(run: ArmRun, number: int) -> RoundRecord:
 
 
 def _change(run: ArmRun, arm: ReadyArm, server: AnyState, replies: Replies) -> float | None:
-    """How far what the server says has moved by this round's exchange, where the arm goes by it."""
-    # Where nobody was heard, nothing has moved, and that says nothing of what an exchange brings.
+    """Return how far this round has moved what the server sends, or None if the arm does not adapt to it."""
+    # Without a reply nothing has moved, and that says nothing about what an exchange brings.
     if not (_adapts(arm) and replies.heard):
         return None
     number, client = replies.plan.number, replies.heard[0]

@@ -30,7 +30,7 @@ class EventTail:
         """Hand it on."""
         for event in self._new():
             if event["event"] == "round":
-                self._watcher.round(event["arm"], RoundRecord.of(event))
+                self._watcher.round(event["arm"], RoundRecord.from_json(event))
             else:
                 self._watcher.failed(event["arm"], event["error"])
 

@@ -67,7 +67,7 @@ class FlowerExecutor(Executor):
                     f"it sent {len(answer.frame):,} bytes where at most {self._longest[arm]:,} are expected"
                 )
                 answers[client] = ClientFailure(what, reached=True)
-        self.settle(
+        self.check_quorum(
             round,
             len(jobs),
             {client: gone for client, gone in answers.items() if isinstance(gone, ClientFailure)},
@@ -80,9 +80,9 @@ class FlowerExecutor(Executor):
                 self._note(arm, client, answer)
                 yield ClientResult(b"", answer.frame, _seconds(answer))
 
-    def settle(self, round: int, clients: int, missing: Mapping[int, ClientFailure]) -> None:
-        reasons = "; ".join(f"client {client}: {gone.reason}" for client, gone in sorted(missing.items()))
-        self._need(clients - len(missing), clients, f"replied in round {round}", reasons)
+    def check_quorum(self, round: int, clients: int, failures: Mapping[int, ClientFailure]) -> None:
+        reasons = "; ".join(f"client {client}: {gone.reason}" for client, gone in sorted(failures.items()))
+        self._need(clients - len(failures), clients, f"replied in round {round}", reasons)
 
     def count_correct(self, arm: str, jobs: Sequence[Job]) -> Iterator[list[int] | None]:
         # Who has just worked has said it already: a message of its own would start one more process.

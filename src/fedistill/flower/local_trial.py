@@ -60,7 +60,7 @@ def resume_trial(out: Path, watcher: Watcher) -> ResultsJson:
     experiment, app = folder.experiment(), out / "flower" / "app"
     if not app.is_dir():
         raise ExperimentError(
-            f"{out} was not run by `fedistill flower up`; go on with it by: {folder.again()}"
+            f"{out} was not run by `fedistill flower up`; go on with it by: {folder.resume_command()}"
         )
     # The folder may have been moved, and its settings for the network changed.
     shutil.rmtree(app)
@@ -99,7 +99,7 @@ def follow(network: TrialNetwork, experiment: Experiment, out: Path, watcher: Wa
     run = network.run()
     news = EventTail(out, watcher)
     for arm in experiment.arms:
-        watcher.arm(arm.name, experiment.rounds, RunFolder(out).round(arm.name))
+        watcher.arm(arm.name, experiment.rounds, RunFolder(out).last_round(arm.name))
     asked = time.monotonic()
     while True:
         time.sleep(_POLL_SECONDS)

@@ -85,8 +85,8 @@ def _play(grid: Grid, asked: Experiment, out: Path, command: str) -> None:
 def _check_same(folder: RunFolder, asked: Experiment) -> None:
     if not folder.on_network:
         raise ExperimentError(
-            f"{folder.path} holds a run that was begun in one process: go on with it by: {folder.again()},"
-            " or name another folder for the results"
+            f"{folder.path} holds a run that was begun in one process: go on with it by:"
+            f" {folder.resume_command()}, or name another folder for the results"
         )
     arms = [resolve_arm(arm) for arm in asked.arms]
     held = folder.experiment().model_copy(update={"flower": asked.flower})

@@ -138,7 +138,7 @@ def blank_inputs(signature: Signature, samples: int) -> Tensor:
 
 def count_parameters(model: nn.Module) -> int:
     """Number of trainable parameters."""
-    return sum(parameter.numel() for parameter in model.parameters())
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
 def _find(name: str, signature: Signature) -> Build:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from fedistill.communication.codecs.base import Codec
-from fedistill.communication.codecs.registry import create_codec, registry
+from fedistill.communication.codecs.registry import Wanted, create_codec, registry
 from fedistill.communication.tensor_specs import Content, SharedKnowledge, TensorSpec
 from fedistill.config.schema import Experiment
 from fedistill.errors import FrameError
@@ -30,15 +30,7 @@ from fedistill.testing.runs import (
     require_same,
     small_experiment,
 )
-from fedistill.testing.samples import (
-    damaged,
-    elsewhere,
-    fault_of,
-    known_of,
-    sender_of,
-    spec_of,
-    values_of,
-)
+from fedistill.testing.samples import damaged, elsewhere, fault_of, known_of, sender_of, spec_of, values_of
 
 _LINKS, _MESSAGES = 40, 3
 """Links that are tried, each with so many messages."""
@@ -194,9 +186,9 @@ def _what(spec: TensorSpec) -> str:
 
 @dataclass(frozen=True)
 class CodecCase:
-    """A codec, by name and settings, both ways in a method whose messages it codes."""
+    """A codec in a method whose messages it codes."""
 
-    codec: Mapping[str, Any]
+    codec: Wanted
     method: str
     models: Mapping[str, Any] = field(default_factory=lambda: SAME)
 
@@ -208,7 +200,7 @@ class CodecCase:
                 "models": self.models,
                 "evaluate": {"every": 4},
                 "sampling": {"fraction": 0.75, "dropout": 0.25},
-                "arms": [{"method": self.method, "codec": dict(self.codec)}],
+                "arms": [{"method": self.method, "codec": self.codec}],
             },
             changes,
         )

@@ -1,1 +1,1 @@
-"""How the numbers of a message become bytes, and back."""
+"""Codecs: how the tensors of a message become bytes, and back."""

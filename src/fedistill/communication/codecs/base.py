@@ -1,12 +1,12 @@
-"""What a codec is: how the numbers of one message become bytes, and back.
+"""What a codec is: how the tensors of one message become bytes, and back.
 
-A codec works in one direction of one arm, for each client apart. It may lean on three things besides the
-message: what both sides know of it beforehand (`TensorSpec`), what both sides remember of earlier messages
-(`SharedKnowledge`), and what the sender alone keeps (`Sender`). Memory is plain data
-(`fedistill.state`), returned anew and never changed in place; `communication.protocol` keeps it equal on both
-sides.
+A codec works in one direction of one arm, for each client separately. Besides the values of a tensor it may
+use three things: what both sides know about the tensor beforehand (`TensorSpec`), what both sides know about
+earlier messages (`SharedKnowledge`), and what the sender alone keeps (`Sender`). A codec's memory is plain
+data (`fedistill.state`), returned anew and never changed in place; `communication.protocol` keeps it equal on
+both sides.
 
-A codec never writes shapes: the receiver knows how many numbers it expects, so a sender cannot make it
+A codec never writes shapes: the receiver knows how many numbers to expect, so a sender cannot make it
 allocate more.
 """
 
@@ -23,13 +23,14 @@ from fedistill.state import State
 
 @dataclass(frozen=True)
 class Sender:
-    """What the sender alone has: a state of its own (a residual, say), and a random stream.
-
-    ``own`` is None where nothing is to be kept: on a downlink, what was not sent is still in the difference
-    to `SharedKnowledge.reference`.
+    """What the sender alone has.
 
     Attributes:
-        weight: how much the message counts at the receiver, among `weights`, those of all who may send one.
+        own: a state of its own, for example a residual; None if nothing is kept: on a downlink, what was not
+            sent is still in the difference to `SharedKnowledge.reference`.
+        random: a stream for this tensor of this message.
+        weight: how much the message counts at the receiver, relative to ``weights``.
+        weights: the weights of all who may send such a message.
     """
 
     own: State | None = field(default_factory=dict)
@@ -40,7 +41,7 @@ class Sender:
 
 @dataclass(frozen=True)
 class Encoded:
-    """The bytes, what both sides know from now on, and what the sender alone keeps."""
+    """The bytes, the codec's memory on both sides from now on, and what the sender alone keeps."""
 
     payload: bytes
     memory: State = field(default_factory=dict)
@@ -49,7 +50,7 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Decoded:
-    """The numbers, in the expected shape, and what both sides know from now on."""
+    """The numbers, in the expected shape, and the codec's memory on both sides from now on."""
 
     values: Floats
     memory: State = field(default_factory=dict)
@@ -60,20 +61,24 @@ class NoSettings(Section):
 
 
 class Codec(ABC):
-    """How numbers are written. Subclasses are final, found by scanning this folder."""
+    """How numbers are written. Subclasses are final."""
 
     name: ClassVar[str]
+    """As experiment files name it."""
     lossiness: ClassVar[str]
+    """What is lost, as the end of a sentence; "nothing" if decoding returns the same numbers."""
     source: ClassVar[str] = ""
+    """The paper that it follows, if any."""
     codes: ClassVar[frozenset[Content]] = frozenset(Content)
+    """Contents of the tensors that it can code."""
     fixed: ClassVar[bool] = False
-    """Equal shapes take equal bytes."""
+    """Whether tensors of equal shape take equally many bytes."""
     relative: ClassVar[bool] = False
-    """Codes the difference to `SharedKnowledge.reference`, so the receiver's weights are remembered."""
+    """Whether it codes the difference to `SharedKnowledge.reference`."""
     remembers: bool = False
-    """Has a memory, or looks at `SharedKnowledge.other_labels`."""
+    """Whether it returns a memory or uses `SharedKnowledge.other_labels`."""
     keeps: ClassVar[bool] = False
-    """Has something in `Sender.own`: a residual, say."""
+    """Whether it keeps something in `Sender.own`, for example a residual."""
 
     Settings: ClassVar[type[Section]] = NoSettings
 
@@ -82,14 +87,14 @@ class Codec(ABC):
 
     @abstractmethod
     def encode(self, values: Floats, spec: TensorSpec, known: SharedKnowledge, sender: Sender) -> Encoded:
-        """Write finite numbers of the expected shape."""
+        """Code finite numbers of the shape ``spec.shape``."""
 
     @abstractmethod
     def decode(self, payload: bytes, spec: TensorSpec, known: SharedKnowledge) -> Decoded:
-        """Read what `encode` wrote with an equal spec and equal knowledge; ends in equal memory.
+        """Decode what `encode` coded with equal ``spec`` and ``known``; both return equal memories.
 
-        Never allocates more than a small multiple of ``spec.count`` and ``len(payload)``.
+        Never allocates more than a small multiple of ``spec.count`` plus ``len(payload)``.
 
         Raises:
-            FrameError: the payload is not one that `encode` writes.
+            FrameError: no `encode` writes such a payload.
         """

@@ -1,4 +1,4 @@
-"""What is left of labels when they are written: a class, a row of levels, or the likeliest classes."""
+"""What a codec keeps of labels: a class, a row of integers, or the likeliest classes."""
 
 from typing import Literal, Protocol
 
@@ -18,29 +18,29 @@ Coder = Literal["predictive", "delta", "order0", "plain"]
 
 
 class LabelFormat(Protocol):
-    """What is left of the labels: an array of integers."""
+    """What is kept of labels, as an array of integers."""
 
     def reduce(self, values: Floats) -> Classes:
-        """Return what is left of values (n, C)."""
+        """Return what is kept of values (n, C)."""
 
     def blank(self, spec: TensorSpec) -> Classes:
-        """Return an array of the same shape to read into."""
+        """Return an array of the same shape, to read into."""
 
     def code(self, io: SymbolIO, found: Classes, spec: TensorSpec, known: SharedKnowledge) -> State:
-        """Write it, or read it into the array; return what both sides remember."""
+        """Write the array, or read into it; return the codec's memory."""
 
     def expand(self, found: Classes, spec: TensorSpec) -> Floats:
-        """Return what it says of values (n, C)."""
+        """Return values (n, C) from what was kept of them."""
 
 
 class PackableFormat(LabelFormat, Protocol):
-    """A form that can be written at a fixed width."""
+    """A format that can be written at a fixed width."""
 
     def width(self, spec: TensorSpec) -> int:
-        """Bits of each integer."""
+        """Return the bits per integer."""
 
     def check(self, found: Classes, spec: TensorSpec) -> None:
-        """Raise `FrameError` where integers of this width are nothing that `reduce` returns."""
+        """Raise `FrameError` if integers of this width are not what `reduce` can return."""
 
 
 class HardFormat:
@@ -80,7 +80,7 @@ class HardFormat:
 
 
 def _code_changes(io: SymbolIO, labels: Classes, spec: TensorSpec, known: SharedKnowledge) -> State:
-    """CFD's eq. 13: 0 where a label is the last one of its sample, else the class (from 1)."""
+    """Code as CFD does (eq. 13): 0 if a sample has the same label as last time, else the class from 1."""
     last = recall(known, spec, "last")
     if last is None:
         last = np.full(len(labels), -1)
@@ -95,7 +95,7 @@ def _code_changes(io: SymbolIO, labels: Classes, spec: TensorSpec, known: Shared
 
 
 class SimplexFormat:
-    """Rows (n, C) of integers that add up to 2**b - 1."""
+    """Rows (n, C) of integers whose sum is 2**b - 1."""
 
     def __init__(self, coder: Coder, bits: int) -> None:
         self._coder, self._bits, self._levels = coder, bits, 2**bits - 1
@@ -126,7 +126,7 @@ class SimplexFormat:
         return {**memory, "samples": {**memory["samples"], **samples}, "masses": learnt}
 
     def _code_changes(self, io: SymbolIO, rows: Classes, spec: TensorSpec, known: SharedKnowledge) -> State:
-        """A flag for each row that was sent before; the others are written out."""
+        """Code a flag for each row that was sent before, and write out rows that are new or changed."""
         before = recall(known, spec, "rows")
         at = np.arange(len(rows))
         if before is not None:
@@ -152,7 +152,7 @@ class SimplexFormat:
 
 
 class TopFormat:
-    """Classes (n, k) beside their masses (n, k): integers from ``levels`` down to 0."""
+    """Classes (n, k), and their probabilities (n, k) as integers from ``levels`` down to 0."""
 
     def __init__(self, k: int, levels: int) -> None:
         self._k, self._levels = k, levels

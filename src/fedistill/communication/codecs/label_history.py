@@ -1,4 +1,4 @@
-"""What both sides remember of each public sample, and where they look it up."""
+"""The earlier labels of each public sample, which both sides know, as tables over the public set."""
 
 from dataclasses import dataclass
 
@@ -12,21 +12,20 @@ from fedistill.state import State
 Table = NDArray[np.int64]
 
 TRIPLES = 1361
-"""Places of triples of classes, which share them with more than 10 classes; prime, so that they do evenly."""
+"""Entries for triples of classes, shared if there are more than 10 classes: evenly, as it is a prime."""
 
 
 @dataclass(frozen=True)
 class LabelHistory:
-    """What both sides know of each row's sample; classes (n,), -1 where there is none.
+    """Earlier labels of the sample of each row: classes (n,), or -1 if there is none.
 
     Attributes:
-        last: what this side last gave it.
-        previous: what this side gave it before it last changed its mind.
-        other_labels: what the other side last gave it.
-        other_labels_before: the same, when ``last`` was given.
-        history: of the last four messages, in the upper four bits where ``last`` differed from the other
-            side's,
-            in the lower four where this side changed its mind; the lowest bit is the newest.
+        last: this side's last label.
+        previous: this side's label before it last changed.
+        other_labels: the other side's last label.
+        other_labels_before: the other side's last label at the time of ``last``.
+        history: bits about the last four messages: the upper four are set where this side's label differed
+            from the other side's, the lower four where it changed; the lowest bit of each is the newest.
     """
 
     last: Classes
@@ -47,23 +46,23 @@ class LabelHistory:
         return cls(last, previous, other_labels, before, history)
 
     def candidates(self) -> Classes:
-        """The classes (3, n) that the questions name in turn; -1 where one would be asked in vain."""
+        """Return the classes (3, n) that the questions ask about; -1 if a question would be pointless."""
         other_labels = np.where(self.other_labels == self.last, -1, self.other_labels)
         again = (self.previous == self.last) | (self.previous == self.other_labels)
         return np.stack([self.last, other_labels, np.where(again, -1, self.previous)])
 
     def contexts(self, classes: int) -> Classes:
-        """Where the three experts count each row's answer (3, n)."""
+        """Return the entries (3, n) at which the three experts count the answer for each row."""
         pair = (self.last + 1) * (classes + 1) + self.other_labels + 1
-        with_told, with_own = (
+        with_other, with_own = (
             (pair * (classes + 1) + third + 1) % TRIPLES
             for third in (self.other_labels_before, self.previous)
         )
         by_history = self.history * 2 + (self.last == self.other_labels)
-        return np.stack([with_told, TRIPLES + with_own, 2 * TRIPLES + by_history])
+        return np.stack([with_other, TRIPLES + with_own, 2 * TRIPLES + by_history])
 
     def after(self, labels: Classes, spec: TensorSpec, known: SharedKnowledge) -> State:
-        """The tables over the public set after these labels (n,)."""
+        """Return the tables over the public set after these labels (n,)."""
         changed = (labels != self.last) & (self.last >= 0)
         differed = (labels != self.other_labels) & (self.other_labels >= 0)
         news = {
@@ -79,7 +78,7 @@ class LabelHistory:
 
 
 def recall(known: SharedKnowledge, spec: TensorSpec, name: str) -> Table | None:
-    """What a table over the public set says of each row (n, …); None where it is not known."""
+    """Return what a table over the public set has for each row (n, …), or None if there is no such table."""
     tables = known.memory.get("samples", {})
     if spec.rows is None or name not in tables:
         return None
@@ -90,7 +89,7 @@ def recall(known: SharedKnowledge, spec: TensorSpec, name: str) -> Table | None:
 def remember(
     known: SharedKnowledge, spec: TensorSpec, name: str, values: Classes, dtype: torch.dtype
 ) -> torch.Tensor:
-    """Return a table over the public set, anew, with other values (n, …) for these rows."""
+    """Return a copy of a table over the public set with new values (n, …) for these rows."""
     before = known.memory.get("samples", {}).get(name)
     if before is None:
         empty = -1 if dtype.is_signed else 0

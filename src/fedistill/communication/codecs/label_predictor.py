@@ -1,19 +1,18 @@
-"""Class labels, coded under what both sides can foresee of them.
+"""Class labels, coded by what both sides can predict about them.
 
-A label is told by at most three questions: is it the class that this side last gave the sample? the class
-that the other side last gave it? the one that this side gave it before it last changed its mind? Only where
-all are denied is the class itself coded. The chance of a yes is mixed from three experts, each of which
-counts how often the answer was yes under circumstances of its own; their opinions are added as log-odds,
-under weights that are learnt (logistic mixing, as in Mahoney's PAQ coders). Counts and weights live on from
-message to message, and within a message they are brought up to date after each block, so that a block takes
-a few vector operations. All arithmetic is that of integers.
+A label is coded as the answers to at most three questions: is it this side's last label of the sample? the
+other side's last label? this side's label before it last changed? The class itself is coded only if all
+answers are no. The probability of a yes is mixed from three experts, each of which counts how often the
+answer was yes in a context of its own; their predictions are added as log-odds, with weights that are
+learned (logistic mixing, as in Mahoney's PAQ coders). Counts and weights are kept from message to message.
+Within a message they are updated after each block, so that a block takes a few vector operations. All
+arithmetic is on integers, so that both sides compute the same.
 
-`Predictor.code` is one walk for both sides: what is written cannot disagree with what is read.
+`Predictor.code` is the same code for both sides: writing and reading cannot disagree.
 """
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from fedistill.communication.codecs.label_history import TRIPLES, LabelHistory
 from fedistill.communication.entropy_coding.adaptive_model import Question, Table, blocks
@@ -22,26 +21,16 @@ from fedistill.communication.entropy_coding.symbol_io import SymbolIO
 from fedistill.communication.tensor_specs import Classes, SharedKnowledge, TensorSpec
 from fedistill.state import State
 
-Bools = NDArray[np.bool_]
-
 MOST_COUNTED = 64
-"""With more classes, the unforeseen ones are counted without regard to the sample's earlier classes."""
+"""With more classes, unpredicted ones are counted regardless of the sample's earlier labels."""
 
-FIRST_BLOCK = 16
-_ONE = 1 << 16  # a chance of 1
-_LEAST = 24  # no answer is held for less likely
-_BIT = 256  # log-odds of one bit
-_FAR = 16 * _BIT
-_FULL = 1 << 14  # a weight of 1
-_RATE = 2000  # of learning weights: the larger the slower
-_UNIT = 16  # an answer, in the units of counts
-_PRIORS = (12, 8, 4)  # of 16: the chance of a yes before any answer, for each question
-_EXPERTS = ((TRIPLES, 100), (TRIPLES, 8), (512, 100))  # circumstances; answers remembered of each
-_RARE, _SHARE = 256, 1 << 13  # unforeseen classes: weight of one not seen yet, and of one seen
+_PRIORS = (12, 8, 4)  # of 16: the probability of a yes before any answer, for each question
+_EXPERTS = ((TRIPLES, 100), (TRIPLES, 8), (512, 100))  # contexts; the most answers counted in each
+_RARE, _SHARE = 256, 1 << 13  # weight of an unpredicted class: before it was seen, and each time it was
 
 
 class Predictor:
-    """The model of the labels of one message; begins from a memory and ends in another."""
+    """The model of the labels of one message; starts from a memory and ends with another."""
 
     def __init__(self, spec: TensorSpec, known: SharedKnowledge) -> None:
         self._spec, self._known = spec, known
@@ -70,7 +59,7 @@ class Predictor:
             labels[at] = self._unforeseen.code(io, labels[at], given, named[:, at])
 
     def memory(self, labels: Classes) -> State:
-        """What both sides remember after these labels; nothing where rows have no lasting place."""
+        """Return the memory after these labels (n,); empty if rows have no index in the public set."""
         if self._spec.rows is None:
             return {}
         learnt = {f"question-{place}": question.state() for place, question in enumerate(self._questions)}
@@ -81,7 +70,7 @@ class Predictor:
 
 
 class Unforeseen:
-    """Classes that no question named, as they were counted for each last and each told class."""
+    """Classes that no question asked about, counted for each last label of either side."""
 
     def __init__(self, classes: int, state: State | None) -> None:
         self._classes = classes
@@ -90,7 +79,7 @@ class Unforeseen:
             self._counts += state["counts"].numpy()
 
     def code(self, io: SymbolIO, labels: Classes, given: Classes, denied: Classes) -> Integers:
-        """Write labels (n,), or read as many, given last and told classes (2, n) and denied ones (3, n)."""
+        """Write labels (n,), or read as many, given the last labels (2, n) and the classes denied (3, n)."""
         if self._classes > MOST_COUNTED:
             found = io.code(labels, self._counts[0, 0] * _SHARE + _RARE)
             self._count(self._counts[0], found, np.zeros_like(given[0]))

@@ -1,4 +1,4 @@
-"""Class probabilities as integers that add up to 2**b - 1, and models of such rows."""
+"""Class probabilities as integers whose sum is 2**b - 1, and models of such rows."""
 
 from functools import lru_cache
 
@@ -20,11 +20,10 @@ _BUCKETS = 16
 _SEEN = 4 * 2 * _BUCKETS * (_BUCKETS + 1)
 _PAIRS = MOST_COUNTED**2
 _EXPERTS = ((_SEEN, 255), (_PAIRS, 60), (8 * _BUCKETS, 20))
-_MOST = 1024  # counted symbols of a context before they are halved
 
 
 def distributions(values: Floats) -> NDArray[np.float64]:
-    """Make rows (n, C) add up to 1, whatever they are; a row without any mass becomes uniform."""
+    """Return rows (n, C) scaled to a sum of 1, whatever they are; a row without any mass becomes uniform."""
     positive = np.where(np.isfinite(values), values, 0).clip(0).astype(np.float64)
     totals = positive.sum(axis=1, keepdims=True)
     uniform = np.full_like(positive, 1 / max(1, values.shape[1]))
@@ -33,10 +32,10 @@ def distributions(values: Floats) -> NDArray[np.float64]:
 
 
 def quantize(values: Floats, levels: int) -> Classes:
-    """The nearest (L1) rows (n, C) of integers that add up to ``levels``: CFD's quantiser, eq. 10-11.
+    """Return the nearest (L1) rows (n, C) of integers whose sum is ``levels``: CFD's quantizer, eq. 10-11.
 
-    Every entry is rounded down, and what is missing goes to the largest remainders. The paper breaks ties
-    by chance; here the lower class wins.
+    Every entry is rounded down, and the entries with the largest remainders are then raised by 1 until the
+    sum is right. The paper breaks ties at random; here the first class wins.
     """
     rows = np.empty(values.shape, np.int64)
     step = max(1, _CHUNK // max(1, values.shape[1]))
@@ -46,9 +45,10 @@ def quantize(values: Floats, levels: int) -> Classes:
 
 
 def quantize_top(values: Floats, k: int, levels: int) -> Table:
-    """The k likeliest classes of each row (n, C), and their masses, beside each other (n, 2k).
+    """Return (n, 2k): the k likeliest classes of each row (n, C), followed by their probabilities.
 
-    Masses are rounded by largest remainder together with what is left; a later class of mass 0 is not told.
+    The probabilities become integers, rounded together with the rest by largest remainder. A class whose
+    probability becomes 0 is written as 0, unless it is the first.
     """
     found = np.empty((len(values), 2 * k), np.int64)
     step = max(1, _CHUNK // max(1, values.shape[1]))
@@ -74,7 +74,7 @@ def _quantize(probs: NDArray[np.float64], levels: int) -> Table:
 
 
 class PlainRows:
-    """The model of rows (n, C) without a memory: class by class, given what is left of the sum."""
+    """A model of rows (n, C) without a memory: entry by entry, given what is left of the sum."""
 
     def __init__(self, spec: TensorSpec, levels: int) -> None:
         self._levels, self._classes = levels, spec.shape[1]
@@ -82,10 +82,10 @@ class PlainRows:
         self._entries = Counts(self._counted * _BUCKETS, levels + 1)
 
     def code(self, io: SymbolIO, rows: Classes, at: Classes) -> None:
-        """Write the rows at these places (m,), or read them into this array.
+        """Write the rows with these indices (m,), or read them into the array.
 
         Raises:
-            FrameError: a row adds up to too much.
+            FrameError: the sum of a row is too large.
         """
         left = np.full(len(rows), self._levels)
         for place in range(self._classes - 1):
@@ -97,10 +97,10 @@ class PlainRows:
 
 
 class Masses:
-    """The model of rows (n, C) whose largest entries are known, given what was last sent of each sample.
+    """A model of rows (n, C) whose largest entries are known, given the last rows of the same samples.
 
-    First the largest entry is coded, then the others in the order in which they are to be expected, until
-    the row adds up: is it 0? and if not, how large?
+    The largest entry is coded first, then the others, the likelier first, until the sum is reached: whether
+    an entry is 0, and if not, how large it is.
     """
 
     def __init__(self, spec: TensorSpec, known: SharedKnowledge, levels: int) -> None:
@@ -121,10 +121,10 @@ class Masses:
         self._other_labels = np.full(spec.shape[0], -1) if known.other_labels is None else known.other_labels
 
     def code(self, io: SymbolIO, rows: Classes, top: Classes) -> None:
-        """Write rows (n, C), or read them into this array, given where their largest entries are (n,).
+        """Write rows (n, C), or read them into the array, given the classes (n,) of their largest entries.
 
         Raises:
-            FrameError: a row adds up to too much.
+            FrameError: the sum of a row is too large.
         """
         every = np.arange(len(rows))
         contexts = 2 * self._bucket_before(every, top) + (top == self._other_labels)
@@ -151,7 +151,7 @@ class Masses:
         classes: Classes,
         top: Classes,
     ) -> Classes:
-        """Code one entry of each of the rows ``at`` (m,)."""
+        """Code one entry of each of the rows with indices ``at`` (m,)."""
         before, rest = self._bucket_before(at, classes), buckets()[left]
         by_before = ((min(step, 3) * 2 + (classes == self._other_labels[at])) * _BUCKETS + rest) * (
             _BUCKETS + 1
@@ -167,13 +167,13 @@ class Masses:
         return found
 
     def _bucket_before(self, at: Classes, classes: Classes) -> Classes:
-        """What was last sent of these classes of the rows ``at`` (m,), roughly; ``_BUCKETS``: nothing."""
+        """Return the buckets (m,) of the last entries of these classes, or ``_BUCKETS`` if there is none."""
         if self._before is None:
             return np.full(len(at), _BUCKETS)
         return np.where(self._sent[at], buckets()[self._before[at, classes]], _BUCKETS)
 
     def _order(self, at: Classes, top: Classes) -> Classes:
-        """The other classes of the rows ``at`` (m, C - 1), the likelier first."""
+        """Return the other classes (m, C - 1) of the rows ``at`` (m,), the likelier first."""
         beside = self._beside * 256 // (self._beside.max(axis=1, keepdims=True) + 1)
         score = beside[top if self._counted else np.zeros_like(top)]
         if self._before is not None:
@@ -184,13 +184,13 @@ class Masses:
         return np.argsort(-score, axis=1, kind="stable")[:, :-1]
 
     def _note(self, rows: Classes, top: Classes) -> None:
-        """Count which classes come beside which."""
+        """Count which classes occur together."""
         for kind in range(len(self._beside)):
             self._beside[kind] += rows[top == kind].sum(axis=0) if self._counted else rows.sum(axis=0)
         self._beside[self._beside.max(axis=1) > 1 << 20] >>= 1
 
     def memory(self, rows: Classes) -> tuple[State, State]:
-        """What both sides remember: what was learnt, and tables over the public set."""
+        """Return what was learned, and tables over the public set."""
         samples = {}
         if self._counted:
             samples["rows"] = remember(self._known, self._spec, "rows", rows, torch.uint8)
@@ -204,9 +204,9 @@ class Masses:
 
 
 class Tops:
-    """The model of the likeliest classes and their masses, given the first class of each row.
+    """A model of the likeliest classes and their probabilities ("masses"), given the first class of each row.
 
-    Masses fall; a class is written where its mass is not 0.
+    Masses are in descending order; a class is written if its mass is not 0.
     """
 
     def __init__(self, spec: TensorSpec, known: SharedKnowledge, k: int, levels: int) -> None:
@@ -226,7 +226,7 @@ class Tops:
         """Write classes and masses (n, k), or read them into these arrays, given the first classes.
 
         Raises:
-            FrameError: masses add up to too much, or a class comes twice.
+            FrameError: the sum of the masses is too large, or a class occurs twice.
         """
         left = np.full(len(classes), self._levels)
         at = np.arange(len(classes))
@@ -238,7 +238,7 @@ class Tops:
             if place:
                 classes[at, place] = self._code_class(io, place, at, classes)
                 if (classes[at, :place] == classes[at, place, None]).any():
-                    raise FrameError("a class comes twice in one row")
+                    raise FrameError("a class occurs twice in one row")
             at = at[left[at] > 0]
 
     def _contexts(self, at: Classes, place: int, classes: Classes, masses: Classes, left: Classes) -> Classes:
@@ -255,10 +255,10 @@ class Tops:
         return found
 
     def _code_class(self, io: SymbolIO, place: int, at: Classes, classes: Classes) -> Classes:
-        """Code a class of the rows ``at`` (m,).
+        """Code the class at this place of the rows with indices ``at`` (m,).
 
-        Of second classes it is first asked: is it the last second one? or, where the first class has
-        changed, is it the class that was first?
+        For a second class, a flag comes first: is it the same as last time? or, if the first class has
+        changed since, is it the class that was first?
         """
         found: Classes = classes[at, place]
         rest = np.arange(len(at))
@@ -275,7 +275,7 @@ class Tops:
         return found
 
     def memory(self, classes: Classes, masses: Classes) -> tuple[State, State]:
-        """What both sides remember: what was learnt, and tables over the public set."""
+        """Return what was learned, and tables over the public set."""
         second = np.full(len(classes), -1)
         if self._k > 1:
             second = np.where(masses[:, 1] > 0, classes[:, 1], -1)
@@ -293,7 +293,7 @@ class Tops:
 
 @lru_cache(maxsize=1)
 def buckets() -> Table:
-    """Integers 0 … 255 in 16 classes of about equal ratios."""
+    """Return the bucket of each integer 0 … 255: 16 buckets of about equal ratios."""
     lengths = [number.bit_length() for number in range(256)]
     halves = [number if number < 4 else 2 * n - 2 + (number >> n - 2 & 1) for number, n in enumerate(lengths)]
     return np.array(halves)

@@ -1,4 +1,4 @@
-"""Codecs of soft labels: one class of a sample, b bits of each probability, or the likeliest classes."""
+"""Codecs for soft labels: one class per sample, b bits per probability, or the likeliest classes."""
 
 from abc import abstractmethod
 from typing import Annotated
@@ -48,7 +48,7 @@ class _LabelCodec(Codec):
 
     @abstractmethod
     def label_format(self, spec: TensorSpec) -> LabelFormat:
-        """How labels are written."""
+        """Return what is left of labels, and how that is coded."""
 
     def encode(self, values: Floats, spec: TensorSpec, known: SharedKnowledge, sender: Sender) -> Encoded:
         label_format = self.label_format(spec)
@@ -67,7 +67,7 @@ class _LabelCodec(Codec):
 
 
 class _Fixed(_LabelCodec):
-    """One more coder, ``plain``: a fixed width, without the range coder and without a memory."""
+    """Adds a coder, ``plain``: a fixed width, without the range coder and without a memory."""
 
     def __init__(self, settings: Section) -> None:
         super().__init__(settings)
@@ -76,7 +76,7 @@ class _Fixed(_LabelCodec):
     @property
     @abstractmethod
     def coder(self) -> Coder:
-        """The settings' choice."""
+        """The coder that the settings name."""
 
     def encode(self, values: Floats, spec: TensorSpec, known: SharedKnowledge, sender: Sender) -> Encoded:
         if self.coder != "plain":
@@ -95,11 +95,11 @@ class _Fixed(_LabelCodec):
 
     @abstractmethod
     def label_format(self, spec: TensorSpec) -> PackableFormat:
-        """How labels are written."""
+        """Return what is left of labels, and how that is coded."""
 
 
 class OneHot(_Fixed):
-    """The likeliest class of each sample; the lower one where two are."""
+    """The likeliest class of each sample; of equally likely ones, the first."""
 
     name = "onehot"
     lossiness = "all but the likeliest class of each sample"
@@ -116,9 +116,9 @@ class OneHot(_Fixed):
 
 
 class Simplex(_Fixed):
-    """The nearest row of multiples of 1 / (2**b - 1) that adds up to 1.
+    """The nearest row of multiples of 1 / (2**b - 1) whose sum is 1.
 
-    Departure from the paper: ties go to the lower class, not by chance, so that a run can be repeated.
+    Departure from the paper: ties go to the first class, not to a random one, so that a run can be repeated.
     """
 
     name = "simplex"
@@ -138,10 +138,10 @@ class Simplex(_Fixed):
 
 
 class TopClasses(_LabelCodec):
-    """The k likeliest classes with their masses; what is left is spread evenly over the others.
+    """The k likeliest classes with their probabilities; the rest is spread evenly over the other classes.
 
-    Masses are rounded together with what is left, by largest remainder; classes whose mass becomes 0 count
-    among the others.
+    The probabilities and the rest are rounded together, by largest remainder; classes whose probability
+    becomes 0 count among the others.
     """
 
     name = "top-classes"

@@ -31,14 +31,14 @@ class LowRankSettings(Section):
 
 
 class LowRank(FeedbackCodec):
-    """Each matrix of an update as the product of two thin ones, cut off its singular value decomposition.
+    """Each matrix of an update as the product of two thin ones, by a truncated singular value decomposition.
 
-    A kernel of a convolution is a matrix with a row for each output. The rank is the smallest that keeps
-    ``energy``; where the factors would be longer than the matrix, and for vectors, all numbers are sent.
-    Both factors take the same share of the singular values and are integers times one step: so their
-    product is a sum of integers, equal on every machine, and weak directions cost few bits.
+    A convolution kernel is a matrix with a row per output. The rank is the smallest that keeps ``energy``;
+    vectors, and matrices that would be shorter than their factors, are sent as they are. Each factor takes
+    the square root of the singular values and consists of integers times one step, so that their product is a
+    sum of integers, which is equal on every machine, and weak directions cost few bits.
 
-    A tensor is written as its rank if it is a matrix, a step for each factor, and the integers.
+    A tensor is written as its rank if it is a matrix, then a step for each factor, then the integers.
     """
 
     name = "low-rank"
@@ -74,15 +74,15 @@ class LowRank(FeedbackCodec):
         return update
 
     def _factors(self, matrix: Floats) -> list["_Factor"]:
-        """Return the matrix as two factors if these are shorter, else as one."""
+        """Return the matrix as two factors if these take fewer bits, else as one."""
         levels = self.settings.levels
         whole = [_Factor.of(matrix.reshape(1, -1), levels)]
         largest = np.abs(matrix).max(initial=0)
         widest = _widest((matrix.shape[0], matrix.shape[1]))
         if not widest or not largest:
             return whole
-        # By torch's one thread: alike on any number of cores. On busy ones numpy's, which has as many threads
-        # as there are cores, takes a hundred times as long.
+        # torch runs on one thread here, so that the result does not depend on the number of cores. NumPy's
+        # SVD starts a thread per core, and takes a hundred times as long if the cores are busy.
         found = torch.linalg.svd(torch.from_numpy(matrix / largest), full_matrices=False)
         left, sizes, right = (part.numpy() for part in found)
         kept = np.cumsum(np.square(sizes, dtype=np.float64))
@@ -96,7 +96,7 @@ class LowRank(FeedbackCodec):
 
 @dataclass(frozen=True)
 class _Factor:
-    """A matrix of integers from -levels to levels, each row under a model of its own, and a scale (1,)."""
+    """A matrix of integers from -levels to levels, each row with a model of its own, and a scale (1,)."""
 
     symbols: NDArray[np.int32]
     scale: Scales
@@ -143,7 +143,7 @@ def _bits(factors: list[_Factor]) -> float:
 
 
 def _product(factors: list[_Factor]) -> Floats:
-    """The matrix: sums of products of integers, below 2**53 and so exact in any order, times the steps."""
+    """Return the matrix: sums of products of integers, exact in any order as below 2**53, times the steps."""
     first, *second = factors
     product, step = first.values(), first.step
     if second:
@@ -152,11 +152,11 @@ def _product(factors: list[_Factor]) -> Floats:
 
 
 def _widest(sides: tuple[int, int]) -> int:
-    """The largest rank whose factors have fewer numbers than the matrix; 0: there is none."""
+    """Return the largest rank whose factors have fewer numbers than the matrix, or 0 if there is none."""
     rows, columns = sides
     return max(rows * columns - 1, 0) // (rows + columns)
 
 
 def _ranks(sides: tuple[int, int]) -> NDArray[np.int64]:
-    """The model of a rank, up to the widest; 0: the matrix is sent whole."""
+    """Return the model of a rank, up to the widest; 0 means that the matrix is sent as it is."""
     return np.ones(_widest(sides) + 1, np.int64)

@@ -1,4 +1,4 @@
-"""Numbers at a fixed width: what every other codec is measured against."""
+"""Numbers at a fixed width, against which every other codec is measured."""
 
 from typing import ClassVar
 
@@ -10,7 +10,7 @@ from fedistill.errors import FrameError
 
 
 class _Plain(Codec):
-    """Little-endian floats, in C order."""
+    """Little-endian floats in C order."""
 
     fixed = True
     dtype: ClassVar[np.dtype[np.float16] | np.dtype[np.float32]]

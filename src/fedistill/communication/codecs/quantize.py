@@ -1,4 +1,4 @@
-"""Codecs that write every number, coarsely."""
+"""Codecs that write every number in a few bits."""
 
 from collections.abc import Sequence
 from typing import Self
@@ -44,8 +44,8 @@ class Int8Settings(Section):
 class Int8(Codec):
     """Numbers as multiples, -127 to 127, of a step for each tensor or row.
 
-    Rows of probabilities are written as integers from 0 to 255, the largest as 255, and read as these over
-    their sum; so no scale is sent, and they add up to 1 but for rounding. A row of zeros stays one.
+    Rows of probabilities are written as integers from 0 to 255, the largest as 255, and read as these divided
+    by their sum; so no scale is sent, and they add up to 1 up to rounding. A row of zeros stays one.
     """
 
     name = "int8"
@@ -79,7 +79,7 @@ class Int8(Codec):
         return Decoded(np.concatenate([table.ravel() for table in tables]).reshape(spec.shape))
 
     def _write(self, tables: list[Floats], steps: list[Scales], low: int, high: int) -> bytes:
-        """Write numbers as the nearest multiples of the steps."""
+        """Return numbers as bytes: the nearest multiples of the steps."""
         symbols = [_nearest(table, step, low, high) for table, step in zip(tables, steps, strict=True)]
         if not self.settings.coded:
             return b"".join(table.astype(np.uint8).tobytes() for table in symbols)
@@ -103,7 +103,7 @@ class Int8(Codec):
 
 
 def _tables(spec: TensorSpec) -> list[tuple[slice, tuple[int, int]]]:
-    """The matrices that the numbers make, with their places."""
+    """Return the matrices that the numbers form, with their places."""
     if spec.content is not Content.WEIGHTS:
         return [(slice(None), (spec.shape[0], spec.shape[1]))]
     return [(place, sides_of(shape)) for place, shape in parts(spec)]
@@ -126,7 +126,7 @@ def _over_sum(symbols: Integers) -> Floats:
 
 
 def _unpack_scales(payload: bytes, counts: list[int]) -> tuple[list[Scales], bytes]:
-    """Return so many scales for each table, as columns, and the bytes behind them."""
+    """Return as many scales for each table as ``counts`` says, as columns, and the bytes after them."""
     size = _WIDTH * sum(counts)
     if len(payload) < size:
         raise FrameError(f"the message ends within its {sum(counts)} scales")
@@ -145,10 +145,10 @@ class QsgdSettings(Section):
 
 
 class Qsgd(UpdateCodec):
-    """Rounds each number of an update up or down by chance, so that it is right in the mean.
+    """Rounds each number of an update up or down at random, without bias.
 
-    A bucket is written as its norm and integers from -s to s. Departures: Elias codes give way to the range
-    coder; the norm is rounded up to two bytes, which leaves the mean as it is.
+    A bucket is written as its norm and integers from -s to s. Departures: the range coder replaces Elias
+    codes, and the norm is rounded up to two bytes, which adds no bias.
     """
 
     name = "qsgd"
@@ -189,15 +189,16 @@ class DAdaQuantSettings(Section):
 
 
 class DAdaQuant(UpdateCodec):
-    """QSGD whose levels double when a running mean no longer falls, and are more where more samples are.
+    """QSGD with more levels for clients with more samples, doubled when a running mean stops falling.
 
-    A client with the share w of all samples has ``w^(2/3) sqrt(sum w^(2/3) / sum w^2)`` times the levels:
-    of all ways to share out levels, that which needs fewest for the same variance of the mean (theorem 1).
-    Departures: sums are over all clients and not over those of the round, which a client does not know; the
-    running mean is of the norm of this client's updates and not of all clients' losses, which a codec does
-    not see, so each client keeps its own time; the scale is the largest number of a tensor by default, not
-    the norm of all. The paper's ``patience`` is a tenth of the rounds. The number of levels is the first to
-    be sent. Where nothing is kept (a downlink, which the paper leaves as it is), it is always ``last``.
+    A client with the share w of all samples has ``w^(2/3) sqrt(sum w^(2/3) / sum w^2)`` times the levels: of
+    all ways to distribute levels, the one that needs fewest for the same variance of the mean (theorem 1).
+    Departures: the sums are over all clients and not over those of the round, which a client does not know;
+    the running mean is of the norms of this client's updates and not of all clients' losses, which a codec
+    does not see, so that clients double their levels at different times; the scale is the largest number of a
+    tensor by default, not the norm of all weights. The paper's ``patience`` is a tenth of the rounds. The
+    number of levels is sent first. If nothing is kept (on a downlink, which the paper does not compress), it
+    is always ``last``.
     """
 
     name = "dadaquant"
@@ -224,14 +225,14 @@ class DAdaQuant(UpdateCodec):
 
     @property
     def _most(self) -> int:
-        """How often ``first`` can be doubled until it is ``last``."""
+        """How often ``first`` can be doubled until it reaches ``last``."""
         return ((self.settings.last - 1) // self.settings.first).bit_length()
 
     def _levels(self, doubled: int) -> int:
         return min(self.settings.first << doubled, self.settings.last)
 
     def _next(self, own: State, update: Floats) -> State:
-        """Return the means since the last doubling, and the number of doublings."""
+        """Return the means since the last doubling, and the number of doublings, after an update."""
         doubled: int = own.get("doubled", 0)
         means: list[float] = own.get("means", [])
         norm = float(np.sqrt(np.square(update, dtype=np.float64).sum()))
@@ -243,7 +244,7 @@ class DAdaQuant(UpdateCodec):
 
 
 def _share(weight: float, weights: Sequence[float]) -> float:
-    """Levels of who has this weight over those that all would have (Hönig et al., 2022, theorem 1)."""
+    """Return the factor on the levels of a client with this weight (Hönig et al., 2022, theorem 1)."""
     others = np.asarray(weights, dtype=np.float64)
     return float(weight ** (2 / 3) * np.sqrt((others ** (2 / 3)).sum() / np.square(others).sum()))
 
@@ -251,7 +252,7 @@ def _share(weight: float, weights: Sequence[float]) -> float:
 class Sign(FeedbackCodec):
     """The sign of each number, and the mean size of each tensor.
 
-    Signs are written as changes from one to the next, eight in a symbol: neighbours tend to agree.
+    Signs are written as changes from one to the next, eight per symbol, since neighbours tend to agree.
     """
 
     name = "sign"
@@ -275,7 +276,7 @@ class Sign(FeedbackCodec):
 
 
 def _signed(negative: Flags, scales: Scales, spec: TensorSpec) -> Floats:
-    """Plus or minus the scale of its tensor for each number."""
+    """Return plus or minus the scale of its tensor for each number."""
     signs = np.where(negative, np.float32(-1), np.float32(1))
     for (place, _), scale in zip(parts(spec), scales, strict=True):
         signs[place] *= scale

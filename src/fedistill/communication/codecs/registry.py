@@ -1,4 +1,4 @@
-"""The codecs by name, and how an experiment file names them."""
+"""The codecs by name, and how an experiment file chooses among them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -20,7 +20,7 @@ def _faults(kind: type[Codec]) -> list[str]:
     """What is wrong with what a codec declares."""
     faults = [*text_faults(kind, "name", "lossiness")]
     if not isinstance(kind.source, str):
-        faults.append(f"`source` must be a text, but is {kind.source!r}")
+        faults.append(f"`source` must be a string, but is {kind.source!r}")
     whole = isinstance(kind.codes, frozenset) and all(isinstance(one, Content) for one in kind.codes)
     if not (whole and kind.codes):
         faults.append(f"`codes` must be a frozenset of Content, and not empty, but is {kind.codes!r}")
@@ -49,7 +49,7 @@ these each."""
 
 
 def pair(wanted: Wanted) -> tuple[Codec, Codec]:
-    """Return the codecs up and down.
+    """Return the codecs for the uplink and the downlink.
 
     Raises:
         ExperimentError: there is no such codec, it has no such setting, or something is wrong with its class.
@@ -59,7 +59,7 @@ def pair(wanted: Wanted) -> tuple[Codec, Codec]:
 
 
 def create_codec(wanted: Wanted) -> Codec:
-    """Return one codec with its settings.
+    """Return a codec with its settings.
 
     Raises:
         ExperimentError: there is no such codec, it has no such setting, or something is wrong with its class.

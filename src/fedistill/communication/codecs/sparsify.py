@@ -1,4 +1,4 @@
-"""Codecs that write the largest numbers of an update and keep the rest for later."""
+"""Codecs that send the largest numbers of an update and keep the rest for the next one."""
 
 from dataclasses import dataclass
 from math import ceil
@@ -39,9 +39,9 @@ class TopKSettings(Section):
 
 
 class TopK(FeedbackCodec):
-    """The largest numbers of an update, wherever they stand.
+    """The largest numbers of an update, wherever they are.
 
-    Written as a scale, the gaps between the places, a sign each, and the sizes as parts of the scale.
+    Written as a scale, the gaps between their places, their signs, and their sizes as fractions of the scale.
     """
 
     name = "top-k"
@@ -92,8 +92,8 @@ class StcSettings(Section):
 class Stc(FeedbackCodec):
     """Sparse ternary compression: the largest numbers, each as plus or minus their mean size.
 
-    A tensor is written as that mean, the gaps between the places, and a sign each. Departure: gaps are
-    range-coded instead of Golomb-coded, and the mean is rounded to two bytes, which the residual makes good.
+    A tensor is written as that mean, the gaps between the places, and the signs. Departures: gaps are
+    range-coded instead of Golomb-coded, and the mean is rounded to two bytes; the residual makes up for it.
     """
 
     name = "stc"
@@ -141,7 +141,7 @@ class Stc(FeedbackCodec):
 
 
 def largest(values: Floats, kept: int) -> Places:
-    """Places of the ``kept`` largest numbers by size, in order; of equal ones, the first."""
+    """Return the places of the ``kept`` numbers of largest size, ascending; of equal ones, the first."""
     sizes = np.abs(values)
     if kept == len(values):
         return np.arange(kept)
@@ -153,16 +153,16 @@ def largest(values: Floats, kept: int) -> Places:
 
 
 def kept_of(count: int, share: float) -> int:
-    """How many of so many numbers are sent: one at least."""
+    """Return how many of ``count`` numbers are sent: at least one."""
     return min(count, ceil(count * share))
 
 
 @dataclass(frozen=True)
 class _Grid:
-    """The numbers from 0 to 1 that a size can be, counted from 0 to ``top``.
+    """The values from 0 to 1 that a size can have, numbered from 0 to ``top``: their ranks.
 
-    Ranks (k,) are written as the least of them and what each is above it; of that, the ``fine`` low bits
-    as they are.
+    Ranks (k,) are written as the lowest of them and the differences to it; the ``fine`` lowest bits of these
+    are written without a model.
     """
 
     halves: bool
@@ -170,7 +170,7 @@ class _Grid:
     fine: int
 
     def ranks(self, shares: Floats) -> NDArray[np.int32]:
-        if self.halves:  # floats that are not negative are in the order of their bits
+        if self.halves:  # the bits of floats >= 0, as integers, are in the same order as the floats
             return shares.astype(np.float16).view(np.uint16).astype(np.int32)
         ranks: NDArray[np.int32] = np.rint(shares * np.float32(self.top)).astype(np.int32)
         return ranks
@@ -188,10 +188,10 @@ class _Grid:
             encoder.put((ranks - least) & ((1 << self.fine) - 1), np.ones(1 << self.fine, np.int64))
 
     def take(self, decoder: Decoder, count: int) -> NDArray[np.int32]:
-        """Read ranks.
+        """Read ``count`` ranks.
 
         Raises:
-            FrameError: no ranks are written like this.
+            FrameError: no `put` writes such bytes.
         """
         ranks = decoder.take(np.ones(self.top + 1, np.int64), 1)
         ranks = ranks + (take(decoder, count, 0, self.top >> self.fine) << self.fine)

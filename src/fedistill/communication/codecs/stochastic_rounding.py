@@ -1,4 +1,4 @@
-"""Stochastic rounding to a few levels, right in the mean; the quantiser of QSGD."""
+"""Unbiased stochastic rounding to a few levels, as in QSGD."""
 
 from typing import Literal
 
@@ -25,7 +25,7 @@ Norm = Literal["max", "l2"]
 def write_levels(
     update: Floats, spec: TensorSpec, levels: int, bucket: int | None, norm: Norm, random: np.random.Generator
 ) -> bytes:
-    """Write an update (P,) as a scale for each bucket, and integers from -levels to levels."""
+    """Code an update (P,) as a scale for each bucket, and integers from -levels to levels."""
     encoder = Encoder()
     scales = [np.zeros(0, np.float32)]
     for place, shape in parts(spec):
@@ -38,10 +38,10 @@ def write_levels(
 
 
 def read_levels(body: bytes, spec: TensorSpec, levels: int, bucket: int | None) -> Floats:
-    """Read what `write_levels` wrote.
+    """Return the update (P,) that `write_levels` coded.
 
     Raises:
-        FrameError: it is nothing that `write_levels` writes.
+        FrameError: no `write_levels` writes such a payload.
     """
     tensors = list(parts(spec))
     counts = [len(_starts(place.stop - place.start, bucket)) for place, _ in tensors]
@@ -57,7 +57,7 @@ def read_levels(body: bytes, spec: TensorSpec, levels: int, bucket: int | None) 
 
 
 def _starts(count: int, bucket: int | None) -> Places:
-    """Where the buckets of a tensor begin."""
+    """Return where the buckets of a tensor start."""
     return np.arange(0, count, bucket or max(count, 1))
 
 
@@ -72,13 +72,13 @@ def _norms(values: Floats, bucket: int | None, norm: Norm) -> Scales:
 
 
 def _steps(scales: Scales, levels: int, count: int, bucket: int | None) -> Scales:
-    """The distance between levels: one for all numbers, or one for each."""
+    """Return the distance between levels: one for all numbers, or one for each."""
     steps = scales / np.float32(levels)
     return steps if len(steps) < 2 or bucket is None else np.repeat(steps, bucket)[:count]
 
 
 def _round(values: Floats, steps: Scales, levels: int, random: np.random.Generator) -> Integers:
-    """Multiples of the steps, rounded up with the chance that makes them right in the mean."""
+    """Return multiples of the steps, rounded up or down at random so that the mean is the number."""
     chances = random.random(len(values), dtype=np.float32)
     chances += np.divide(values, steps, where=steps > 0, out=np.zeros_like(values))
     np.floor(chances, out=chances)

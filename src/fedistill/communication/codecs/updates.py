@@ -1,4 +1,4 @@
-"""What codecs of weight updates share: the difference, the parts, the short scales, the residual."""
+"""What the codecs of weight updates share: differences, residuals, flat weights' tensors, short scales."""
 
 from abc import abstractmethod
 from collections.abc import Iterator
@@ -22,9 +22,9 @@ _SHORT = 2
 
 
 class UpdateCodec(Codec):
-    """Codes the difference between weights and those that the receiver has.
+    """Codes the difference between weights and those that the receiver already has.
 
-    The first byte says what follows: 0, all weights as fp16, for a receiver that has none; 1, a difference.
+    The first byte says what follows: 0 for all weights as fp16, if the receiver has none; 1 for a difference.
     """
 
     codes = frozenset({Content.WEIGHTS})
@@ -46,15 +46,15 @@ class UpdateCodec(Codec):
 
     @abstractmethod
     def write(self, update: Floats, spec: TensorSpec, sender: Sender) -> tuple[bytes, State]:
-        """Return the bytes of an update (P,), and what the sender keeps for itself."""
+        """Return the bytes of an update (P,), and what the sender keeps."""
 
     @abstractmethod
     def read(self, body: bytes, spec: TensorSpec) -> Floats:
-        """Return the update (P,); its numbers are finite."""
+        """Return the update (P,), all finite."""
 
 
 class FeedbackCodec(UpdateCodec):
-    """Adds what was not sent to the next update."""
+    """Error feedback: adds what an update lost to the next one."""
 
     keeps = True
 
@@ -68,11 +68,11 @@ class FeedbackCodec(UpdateCodec):
 
     @abstractmethod
     def compress(self, update: Floats, spec: TensorSpec) -> tuple[bytes, Floats]:
-        """Return the bytes of an update (P,), and what `read` makes of them."""
+        """Return the bytes of an update (P,), and what `read` returns for them."""
 
 
 def parts(spec: TensorSpec) -> Iterator[tuple[slice, tuple[int, ...]]]:
-    """Where the tensors lie in the flat weights, and their shapes."""
+    """Yield the place in the flat weights and the shape of each tensor."""
     start = 0
     for shape in spec.parts or (spec.shape,):
         stop = start + int(np.prod(shape, dtype=np.int64))
@@ -81,19 +81,19 @@ def parts(spec: TensorSpec) -> Iterator[tuple[slice, tuple[int, ...]]]:
 
 
 def sides_of(shape: tuple[int, ...]) -> tuple[int, int]:
-    """Rows and columns of a tensor: a kernel of a convolution has a row for each output, a vector is one."""
+    """Return the rows and columns of a tensor: a kernel has a row per output, a vector is one row."""
     count = int(np.prod(shape, dtype=np.int64))
     rows = shape[0] if len(shape) > 1 and count else 1
     return rows, count // rows
 
 
 def halves(values: Floats) -> bytes:
-    """Numbers as fp16, clipped to its range."""
+    """Return numbers as the bytes of fp16, clipped to its range."""
     return np.clip(values, -_HALF, _HALF).astype("<f2").tobytes()
 
 
 def from_halves(data: bytes, count: int) -> Floats:
-    """Read ``count`` numbers.
+    """Return the ``count`` numbers that `halves` wrote.
 
     Raises:
         FrameError: there are more or fewer, or one is not finite.
@@ -107,14 +107,14 @@ def from_halves(data: bytes, count: int) -> Floats:
 
 
 def mean_size(values: Floats) -> Floats:
-    """Mean size, (1,), of numbers of which there may be none."""
+    """Return the mean absolute value (1,) of numbers; 0 if there are none."""
     if not len(values):
         return np.zeros(1, np.float32)
     return np.array([np.abs(values).mean(dtype=np.float64)], np.float32)
 
 
 def short(scales: Scales, up: bool = False) -> Scales:
-    """Round numbers >= 0 to those that are written in two bytes (bfloat16), to the nearest or up."""
+    """Round numbers >= 0 to bfloat16, which takes two bytes: to the nearest, or up."""
     bits = scales.astype(np.float32).view(np.uint32)
     rounded = (bits + np.uint32(0xFFFF if up else 0x8000)) & np.uint32(0xFFFF0000)
     short_bits: NDArray[np.uint32] = np.minimum(rounded, np.uint32(0x7F7F0000))
@@ -122,12 +122,12 @@ def short(scales: Scales, up: bool = False) -> Scales:
 
 
 def pack_scales(scales: Scales) -> bytes:
-    """Write numbers that `short` returned."""
+    """Return numbers that `short` returned as bytes."""
     return (scales.view(np.uint32) >> 16).astype("<u2").tobytes()
 
 
 def unpack_scales(body: bytes, count: int) -> tuple[Scales, bytes]:
-    """Return ``count`` scales, and the bytes behind them.
+    """Return ``count`` scales, and the bytes after them.
 
     Raises:
         FrameError: there are fewer, or one is negative or not finite.
@@ -142,11 +142,11 @@ def unpack_scales(body: bytes, count: int) -> tuple[Scales, bytes]:
 
 
 def finite(values: Floats) -> Floats:
-    """Bring infinite numbers back to the largest that is not; changes the array."""
+    """Clip infinite numbers to the largest finite ones, in place."""
     return np.clip(values, -LARGEST, LARGEST, out=values)
 
 
 def _sum(left: Floats, right: Floats) -> Floats:
-    """Add finite numbers; what is too large for float32 stays at the largest that is not."""
+    """Add finite numbers; a sum that is too large for float32 becomes the largest finite one."""
     with np.errstate(over="ignore"):
         return finite(left + right)

@@ -1,1 +1,1 @@
-"""Integers in as few bytes as their models foresee."""
+"""Entropy coding: integers in about as few bytes as a model of them predicts."""

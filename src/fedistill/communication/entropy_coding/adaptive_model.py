@@ -1,7 +1,7 @@
-"""Models that learn while they code: counts of symbols in contexts, and mixed opinions on a yes or no.
+"""Models that learn while they code: counts of symbols in contexts, and mixed predictions of a yes or no.
 
-Both are brought up to date after each block, so that a block takes a few vector operations. All arithmetic is
-that of integers, so that both sides come to the same.
+Both are updated after each block, so that a block takes a few vector operations. All arithmetic is on
+integers, so that both sides compute the same.
 """
 
 import math
@@ -20,19 +20,19 @@ Bools = NDArray[np.bool_]
 Table = NDArray[np.int64]
 
 FIRST_BLOCK = 16
-_ONE = 1 << 16  # a chance of 1
-_LEAST = 24  # no answer is held for less likely
+_ONE = 1 << 16  # a probability of 1
+_LEAST = 24  # the least probability of an answer
 _BIT = 256  # log-odds of one bit
 _FAR = 16 * _BIT
 _FULL = 1 << 14  # a weight of 1
-_RATE = 2000  # of learning weights: the larger the slower
-_UNIT = 16  # an answer, in the units of counts
+_RATE = 2000  # how slowly weights are learned
+_UNIT = 16  # what one answer adds to a count
 _CHUNK = 1 << 18
-_MOST = 1024  # counted symbols of a context before they are halved
+_MOST = 1024  # counts of a context are halved when their mean exceeds this
 
 
 def blocks(count: int, most: int | None = None) -> Iterator[slice]:
-    """Cut ``count`` samples into blocks: of 16 at first, later of a third of all before, or ``most``."""
+    """Yield blocks of ``count`` samples: 16 at first, later a third of all before, but at most ``most``."""
     start = 0
     while start < count:
         stop = min(count, start + max(FIRST_BLOCK, min(start // 3, most or count)))
@@ -41,10 +41,10 @@ def blocks(count: int, most: int | None = None) -> Iterator[slice]:
 
 
 class Question:
-    """The chance of a yes: what the experts have counted, mixed."""
+    """The probability of a yes, mixed from what several experts have counted."""
 
     def __init__(self, experts: Sequence[tuple[int, int]], prior: int, state: State | None) -> None:
-        """``experts``: how many circumstances each knows, and how many answers it remembers of one."""
+        """``experts``: for each, its number of contexts and the most answers that it counts in one."""
         sizes, limits = zip(*experts, strict=True)
         self._limits = np.repeat(np.array(limits) * _UNIT, sizes)
         if state is None:
@@ -57,7 +57,7 @@ class Question:
             )
 
     def code(self, io: SymbolIO, answers: Bools, contexts: Table) -> Bools:
-        """Write answers (n,), or read as many, given where each expert counts them (experts, n)."""
+        """Write answers (n,), or read as many, given each expert's context (experts, n)."""
         coded = np.empty(len(answers), np.int64)
         log_odds, chance_of = _tables()
         for block in blocks(len(answers)):
@@ -92,7 +92,7 @@ class Question:
 
 
 class Counts:
-    """Symbols 0 … A-1 under what was counted in each of K contexts; counts are renewed block by block."""
+    """Symbols 0 … A-1, coded by their counts in each of K contexts, which are updated block by block."""
 
     def __init__(self, contexts: int, symbols: int, state: torch.Tensor | None = None) -> None:
         self._counts = np.zeros((contexts, symbols), np.int64)
@@ -122,14 +122,14 @@ class Counts:
 
 @lru_cache(maxsize=1)
 def _tables() -> tuple[Table, Table]:
-    """Log-odds of chances 0 … 65535 of 65536; and chances of log-odds -4096 … 4096, its inverse."""
+    """Return the log-odds of probabilities 0 … 65535 of 65536, and the inverse for log-odds -4096 … 4096."""
     log_odds: Table = _log2(np.arange(_ONE).clip(1)) - _log2(np.arange(_ONE, 0, -1))
     back = np.searchsorted(log_odds, np.arange(-_FAR, _FAR + 1))
     return log_odds, back.clip(_LEAST, _ONE - _LEAST)
 
 
 def _log2(values: Table) -> Table:
-    """Logarithms of integers 1 … 65536, rounded down to parts of 256: by squaring, a bit at a time."""
+    """Return logarithms of integers 1 … 65536 in units of 1/256, rounded down: by squaring, bit by bit."""
     whole: Table = np.sum([values >> place > 0 for place in range(1, 17)], axis=0)
     mantissa, result = (values << 30) >> whole, whole
     for _ in range(_BIT.bit_length() - 1):

@@ -1,15 +1,15 @@
-"""Whole numbers at a fixed width of bits."""
+"""Integers at a fixed number of bits."""
 
 import numpy as np
 
 from fedistill.communication.tensor_specs import Classes
 from fedistill.errors import FrameError
 
-_CHUNK = 1 << 16  # of 8 numbers each, so that chunks begin at whole bytes
+_CHUNK = 1 << 16  # a multiple of 8, so that chunks start at whole bytes
 
 
 def pack(values: Classes, width: int) -> bytes:
-    """Write integers (n,) below 2**width, each with so many bits, the lowest first."""
+    """Return integers (n,) below 2**width as bytes, ``width`` bits each, the lowest first."""
     places = np.arange(width)
     chunks = (
         np.packbits(values[start : start + _CHUNK, None] >> places & 1, bitorder="little").tobytes()
@@ -19,10 +19,10 @@ def pack(values: Classes, width: int) -> bytes:
 
 
 def unpack(payload: bytes, count: int, width: int) -> Classes:
-    """Read ``count`` integers that `pack` wrote.
+    """Return the ``count`` integers that `pack` wrote.
 
     Raises:
-        FrameError: there are fewer or more, or bits that mean nothing.
+        FrameError: there are fewer or more, or unused bits are not 0.
     """
     if len(payload) != -(-count * width // 8):
         raise FrameError(f"{len(payload)} bytes where {count} numbers of {width} bits were expected")

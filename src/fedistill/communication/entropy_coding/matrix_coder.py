@@ -1,8 +1,8 @@
-"""Integers of a matrix: rows and columns differ in size, so cells of about one size share a model.
+"""Integers of a matrix whose rows and columns differ in size: cells of about the same size share a model.
 
-An output unit that learns much has a row of large numbers, an input that is always dark a column of zeros.
-Each row and each column says its size in octaves; where the two add up to the same, integers are coded
-together. A matrix that gains nothing by it is coded as one sequence.
+An output unit that learns much has a row of large numbers; an input that is always dark has a column of
+zeros. The size of each row and each column is sent, in octaves; cells for which the two have the same sum are
+coded together. A matrix that does not get shorter by this is coded as one sequence.
 """
 
 from itertools import pairwise, product
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fedistill.communication.entropy_coding.parametric_model import bits, histogram, put, take
 from fedistill.communication.entropy_coding.range_coder import Decoder, Encoder, Integers
 
-_SMALLEST = 512  # cells; below, the sizes cost more than they save
+_SMALLEST = 512  # cells; in a smaller matrix the sizes cost more than they save
 _OCTAVES = 31
 _EITHER = np.ones(2, np.int64)
 
@@ -41,10 +41,10 @@ def put_matrix(encoder: Encoder, symbols: Integers, low: int, high: int) -> None
 
 
 def take_matrix(decoder: Decoder, shape: tuple[int, int], low: int, high: int) -> NDArray[np.int32]:
-    """Read integers that `put_matrix` wrote.
+    """Read the integers that `put_matrix` wrote.
 
     Raises:
-        FrameError: no integers are written like this.
+        FrameError: no `put_matrix` writes such bytes.
     """
     rows, columns = shape
     if not _may_sort(shape) or not decoder.take(_EITHER, 1)[0]:
@@ -54,7 +54,7 @@ def take_matrix(decoder: Decoder, shape: tuple[int, int], low: int, high: int) -
 
 
 class _Groups:
-    """The cells of a matrix by the sum of their row's and their column's level."""
+    """The cells of a matrix, grouped by the sum of the levels of their row and their column."""
 
     def __init__(self, rows: Levels, columns: Levels) -> None:
         self._rows, self._columns = np.argsort(rows, kind="stable"), np.argsort(columns, kind="stable")
@@ -69,7 +69,7 @@ class _Groups:
         return [np.concatenate([ordered[block].ravel() for block in group]) for group in self._groups]
 
     def join(self, groups: list[NDArray[np.int32]]) -> NDArray[np.int32]:
-        """The inverse of `split`."""
+        """Return the matrix that `split` split."""
         ordered = np.empty((len(self._rows), len(self._columns)), np.int32)
         for group, blocks in zip(groups, self._groups, strict=True):
             ends = np.cumsum([_cells(block) for block in blocks])[:-1]
@@ -85,14 +85,14 @@ def _may_sort(shape: tuple[int, ...]) -> bool:
 
 
 def _levels(sizes: NDArray[np.float32]) -> Levels:
-    """Octaves above the smallest; only the sender computes them, so floats may differ between machines."""
+    """Return octaves above the smallest; only the sender needs them, so they may differ between machines."""
     octaves = np.rint(np.log2(sizes + np.float32(0.01))).astype(np.int32)
     levels: Levels = np.minimum(octaves - octaves.min(), _OCTAVES)
     return levels
 
 
 def _runs(levels: Levels) -> list[tuple[int, slice]]:
-    """Each level, and where it stands once they are in order."""
+    """Return each level with its slice of the sorted levels."""
     found, counts = np.unique(levels, return_counts=True)
     edges = [0, *np.cumsum(counts).tolist()]
     return [(int(level), slice(*edge)) for level, edge in zip(found, pairwise(edges), strict=True)]

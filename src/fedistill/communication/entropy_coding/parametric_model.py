@@ -1,10 +1,10 @@
-"""Models for integers whose distribution has a known shape: fitted first, then learnt as they go by.
+"""Models for integers whose distribution has a known shape: fitted at first, then learned while coding.
 
-The first integers are coded under the best of 192 fixed tables: geometric (Laplace), Gaussian and
-heavy-tailed, each in 64 widths; a byte says which. What has been coded is counted, and the table is made
-anew after 256, 512, 1,024 … integers, so long sequences are coded near their own entropy without a
-histogram being sent, and short ones cost a byte. Places of kept numbers are coded as gaps in the same way,
-beginning from the geometric distribution that their number implies.
+The first integers are coded with the best of 192 fixed tables: geometric (Laplace), Gaussian and
+heavy-tailed, each in 64 widths; one byte says which. Coded integers are counted, and the table is updated
+after 256, 512, 1,024 … integers, so that long sequences take about their own entropy without a histogram
+being sent, and short ones only one byte more. The places of kept numbers are coded as gaps in the same way,
+starting from the geometric distribution that follows from how many there are.
 
 Tables come from integer recurrences alone, so they are equal on every machine.
 """
@@ -24,9 +24,9 @@ Places = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 
 _WIDTHS = 64
-_UNIT = 256  # widths are integers in parts of this
-_PEAK = 1 << 32  # height of a table before it is brought to its total
-_TOTAL = 1 << 18  # of a prior, which later weighs as much as 32 counted integers
+_UNIT = 256  # widths are integers in units of 1/256
+_PEAK = 1 << 32  # height of a table before it is scaled to its total
+_TOTAL = 1 << 18  # sum of a prior, which later counts as much as 32 integers
 _PRIOR = 32
 _FIRST = 256
 _FIRST_GAPS = 64
@@ -52,10 +52,10 @@ def put(encoder: Encoder, symbols: Integers, low: int, high: int) -> None:
 
 
 def take(decoder: Decoder, count: int, low: int, high: int) -> NDArray[np.int32]:
-    """Read ``count`` integers that `put` wrote.
+    """Read the ``count`` integers that `put` wrote.
 
     Raises:
-        FrameError: no integers are written like this.
+        FrameError: no `put` writes such bytes.
     """
     symbols = np.empty(count, np.int32)
     if not count:
@@ -71,7 +71,7 @@ def take(decoder: Decoder, count: int, low: int, high: int) -> NDArray[np.int32]
 
 
 def put_places(encoder: Encoder, places: Places, count: int) -> None:
-    """Write places (k,), in order, all different and from 0 to ``count`` - 1; the reader must know k."""
+    """Write places (k,): ascending, all different, from 0 to ``count`` - 1; the reader must know k."""
     if not len(places):
         return
     model = _Gaps(len(places), count)
@@ -89,7 +89,7 @@ def take_places(decoder: Decoder, kept: int, count: int) -> Places:
     """Read the ``kept`` places, 0 to ``count`` - 1, that `put_places` wrote.
 
     Raises:
-        FrameError: no places are written like this.
+        FrameError: no `put_places` writes such bytes.
     """
     found: list[Places] = []
     if not kept:
@@ -103,46 +103,46 @@ def take_places(decoder: Decoder, kept: int, count: int) -> Places:
         ends = at + np.cumsum(np.where(skips, model.longest, tokens + 1), dtype=np.int64)
         at = int(ends[-1])
         if at >= count:
-            raise FrameError(f"a place lies beyond the {count} there are")
+            raise FrameError(f"a place is not below {count}")
         found.append(ends[~skips])
         left -= len(found[-1])
     return np.concatenate(found)
 
 
 def put_signs(encoder: Encoder, negative: Flags) -> None:
-    """Write signs (n,) as changes from one to the next: neighbours in an update tend to agree."""
+    """Write signs (n,) as changes from one to the next, since neighbours in an update tend to agree."""
     put(encoder, changes(negative).view(np.int8), 0, 1)
 
 
 def take_signs(decoder: Decoder, count: int) -> Flags:
-    """Read ``count`` signs that `put_signs` wrote; True is negative."""
+    """Read the ``count`` signs that `put_signs` wrote; True is negative."""
     return unchanged(take(decoder, count, 0, 1).astype(bool))
 
 
 def changes(flags: Flags) -> Flags:
-    """Where flags (n,) differ from the one before; the first, from False."""
+    """Return where each of the flags (n,) differs from the one before; the first, from False."""
     return np.diff(flags, prepend=False)
 
 
 def unchanged(changes: Flags) -> Flags:
-    """The inverse of `changes`."""
-    sums = np.cumsum(changes, dtype=np.uint8)  # parity outlives the overflow
+    """Return the flags (n,) that have these changes."""
+    sums = np.cumsum(changes, dtype=np.uint8)  # overflow does not change parity
     return (sums & 1).astype(bool)
 
 
 def histogram(symbols: Integers, low: int, high: int) -> Table:
-    """How often each integer from ``low`` to ``high`` occurs."""
+    """Return how often each integer from ``low`` to ``high`` occurs."""
     return np.bincount(symbols - low, minlength=high - low + 1)
 
 
 def bits(counts: Table, low: int, high: int) -> float:
-    """About how many bits `put` will write. Only for a sender's choices: floats differ between machines."""
+    """Return about how many bits `put` writes: only for choices of a sender, as machines may differ."""
     return 8 + float(np.min(_costs(low, high) @ counts))
 
 
 @lru_cache(maxsize=64)
 def priors(low: int, high: int) -> Table:
-    """The fixed tables (192, high - low + 1); each adds up to about 2**18 and has no zeros."""
+    """Return the fixed tables (192, high - low + 1); each has a sum of about 2**18 and no zeros."""
     heights = np.concatenate([np.stack(list(family), axis=1) for family in _families(high)])
     if low:
         heights = np.concatenate([heights[:, :0:-1], heights], axis=1)
@@ -151,7 +151,7 @@ def priors(low: int, high: int) -> Table:
 
 
 def _families(high: int) -> Iterator[Iterator[Table]]:
-    """Heights at 0 … ``high`` for all widths: geometric, Gaussian, and falling with the cube."""
+    """Yield heights at 0 … ``high`` for all widths: geometric, Gaussian, and falling with the cube."""
     widths = [8]
     for _ in range(_WIDTHS - 1):
         widths.append(widths[-1] + max(1, widths[-1] // 5))
@@ -186,13 +186,13 @@ def _heavy(width: Table, high: int) -> Iterator[Table]:
 
 @lru_cache(maxsize=64)
 def _costs(low: int, high: int) -> NDArray[np.float64]:
-    """Bits of each integer under each prior. Only the sender looks: what it chooses, it says."""
+    """Return the bits of each integer under each prior. Only the sender needs them, and sends its choice."""
     tables = priors(low, high)
     return -np.log2(tables / tables.sum(axis=1, keepdims=True))  # type: ignore[no-any-return]  # NumPy's
 
 
 def _edges(count: int) -> list[int]:
-    """Where tables are made anew: 0, 256, 512, 1,024 … and the end."""
+    """Return where tables are updated: 0, 256, 512, 1,024 … and the end."""
     edges = [0]
     while (edge := max(_FIRST, 2 * edges[-1])) < min(count, _LAST + 1):
         edges.append(edge)
@@ -200,10 +200,11 @@ def _edges(count: int) -> list[int]:
 
 
 class _Gaps:
-    """The model of gaps: geometric at first, then as many of each length class as were counted.
+    """The model of gaps: geometric at first, then by the counts of each class of lengths.
 
-    A token is a gap, or ``longest``: no place among the next so many, the gap goes on. A geometric gap
-    has no memory, so this costs nothing. Kept numbers come in clusters, which the counts learn.
+    A token is a gap, or ``longest`` if there is no place among the next ``longest``, and the gap continues.
+    A geometric distribution has no memory, so this costs nothing. Kept numbers form clusters, which the
+    counts learn.
     """
 
     def __init__(self, kept: int, count: int) -> None:
@@ -220,7 +221,7 @@ class _Gaps:
 
     @property
     def room(self) -> int:
-        """Tokens that the table still holds for."""
+        """The number of tokens until the table is updated."""
         return self._edge - self._seen
 
     def count(self, tokens: Integers) -> None:
@@ -236,7 +237,7 @@ class _Gaps:
 
 @lru_cache(maxsize=64)
 def _length_classes(longest: int) -> Table:
-    """The class of each token: gaps between 1, 2, 3, 4, 6, 8, 12, 16 … , and a class for ``longest``."""
+    """Return the class of each token: gaps between 1, 2, 3, 4, 6, 8, 12, 16 …, and one for ``longest``."""
     bounds = [1, 2, 3]
     while bounds[-1] <= longest:
         bounds.append(2 * bounds[-2])
@@ -246,7 +247,7 @@ def _length_classes(longest: int) -> Table:
 
 
 def _powers(numerator: int, denominator: int, length: int) -> Table:
-    """(numerator / denominator) ** 0 … length - 1, in parts of 2**20."""
+    """Return (numerator / denominator) ** 0 … length - 1, in units of 2**-20."""
     powers = np.array([1 << 30])
     ratio = (numerator << 30) // denominator
     while len(powers) < length:

@@ -1,10 +1,9 @@
-"""The range coder, under probabilities that come from integers alone.
+"""The range coder, with probabilities that come from integers alone.
 
-A model of symbols 0 … A-1 is a table of A >= 2 frequencies, integers from 0 to 2**40 and not all 0; they
-need not add up to anything in particular, and a symbol of frequency 0 can still be coded, at 24 bits.
-Integers this small are exact as float64, and so is all that constriction makes of them up to single
-correctly rounded IEEE operations: two machines that hold the same integers have the same model to the
-last bit.
+A model of symbols 0 … A-1 is a table of A >= 2 frequencies, integers from 0 to 2**40 and not all 0; they may
+have any sum, and a symbol of frequency 0 can still be coded, in 24 bits. Integers of this size are exact as
+float64, and constriction computes with them in single, correctly rounded IEEE operations: two machines with
+the same integers have bit-identical models.
 """
 
 from typing import Any
@@ -22,13 +21,13 @@ _EACH = _Categorical(perfect=False)
 
 
 class Encoder:
-    """Writes symbols, each under a model of its own or all under one."""
+    """Writes symbols, each with a model of its own or all with the same."""
 
     def __init__(self) -> None:
         self._coder = constriction.stream.queue.RangeEncoder()
 
     def put(self, symbols: Integers, frequencies: Integers) -> None:
-        """Write symbols (n,) under frequencies (n, A), or (A,) for all of them."""
+        """Write symbols (n,) with frequencies (n, A), or (A,) for all of them."""
         if not len(symbols):
             return
         symbols = symbols.astype(np.int32, copy=False)
@@ -38,23 +37,23 @@ class Encoder:
             self._coder.encode(symbols, _EACH, frequencies.astype(np.float64))
 
     def finish(self) -> bytes:
-        """Return all that was written; the decoder puts trailing zeros back."""
+        """Return what was written, without trailing zero bytes, which the decoder adds again."""
         words: NDArray[np.uint32] = self._coder.get_compressed()
         return words.astype("<u4").tobytes().rstrip(b"\0")
 
 
 class Decoder:
-    """Reads what an `Encoder` wrote; the caller gives the same models in the same order."""
+    """Reads what an `Encoder` wrote; the caller must pass the same models in the same order."""
 
     def __init__(self, payload: bytes) -> None:
         words = np.frombuffer(payload + bytes(-len(payload) % _WORD), dtype="<u4")
         self._coder = constriction.stream.queue.RangeDecoder(words.astype(np.uint32))
 
     def take(self, frequencies: Integers, count: int | None = None) -> NDArray[np.int32]:
-        """Read a symbol for each row of (n, A), or ``count`` symbols under one table (A,).
+        """Read a symbol for each row of frequencies (n, A), or ``count`` symbols with one table (A,).
 
         Raises:
-            FrameError: no symbols under these models are written like this.
+            FrameError: no `Encoder` writes such bytes with these models.
         """
         if (len(frequencies) if count is None else count) == 0:
             return np.zeros(0, np.int32)
@@ -64,26 +63,26 @@ class Decoder:
                 return self._coder.decode(model, count)  # type: ignore[no-any-return]  # it has no types
             each = frequencies.astype(np.float64)
             return self._coder.decode(_EACH, each)  # type: ignore[no-any-return]  # constriction has no types
-        except AssertionError:  # how constriction says so
+        except AssertionError:  # constriction raises it for invalid bytes
             raise FrameError("coded symbols are not valid under the model they should follow") from None
 
     def finish(self) -> None:
-        """Refuse bytes that are left over.
+        """Check that no bytes are left.
 
         Raises:
-            FrameError: there are some.
+            FrameError: some are.
         """
         if not self._coder.maybe_exhausted():
             raise FrameError("coded symbols are followed by bytes that mean nothing")
 
 
 def ideal_bits(symbols: Integers, frequencies: Integers) -> float:
-    """Code length of symbols (n,) under frequencies (n, A) or (A,), in bits: the floor for any coder."""
+    """Return the code length in bits of symbols (n,) with frequencies (n, A) or (A,): no coder needs less."""
     if frequencies.ndim == 1:
         shares = frequencies[symbols.astype(np.int64)] / frequencies.sum()
     else:
         chosen = np.take_along_axis(frequencies, symbols[:, None].astype(np.int64), axis=1)[:, 0]
         shares = chosen / frequencies.sum(axis=1)
-    # The coder's own precision: no symbol is dearer than 24 bits.
+    # The precision of the coder: no symbol costs more than 24 bits.
     shares = np.maximum(shares, 2.0**-24)
     return float(-np.log2(shares).sum())

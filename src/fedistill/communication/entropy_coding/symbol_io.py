@@ -1,4 +1,4 @@
-"""One walk for both sides of a message: what codes it says the same whether it writes or reads."""
+"""The same code for both sides of a message: a model calls `code`, whether it writes or reads."""
 
 from typing import Protocol
 
@@ -9,7 +9,7 @@ class SymbolIO(Protocol):
     """One side of a message."""
 
     def code(self, symbols: Integers, frequencies: Integers) -> Integers:
-        """Write symbols (n,), or read as many, under frequencies (n, A) or (A,); return them."""
+        """Write symbols (n,), or read as many, with frequencies (n, A) or (A,); return them."""
 
 
 class SymbolWriter:
@@ -27,7 +27,7 @@ class SymbolWriter:
 
 
 class SymbolReader:
-    """The receiver's side: of the symbols that it is given, only their number counts."""
+    """The receiver's side, which uses only the number of the symbols that it is passed."""
 
     def __init__(self, payload: bytes) -> None:
         self._decoder = Decoder(payload)
@@ -36,5 +36,9 @@ class SymbolReader:
         return self._decoder.take(frequencies, len(symbols) if frequencies.ndim == 1 else None)
 
     def finish(self) -> None:
-        """Refuse bytes that are left over (FrameError)."""
+        """Check that no bytes are left.
+
+        Raises:
+            FrameError: some are.
+        """
         self._decoder.finish()

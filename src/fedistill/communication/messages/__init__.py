@@ -1,1 +1,1 @@
-"""The messages that methods send, by what is in them."""
+"""The messages that methods send, one file for each kind of content."""

@@ -1,7 +1,7 @@
-"""Typed messages: what a method sends, as tensors and whole numbers.
+"""Typed messages: what a method sends, as tensors and integers.
 
-A message is a frozen dataclass. Its tensors are coded by the arm's codec; its numbers are varints, and arrays
-of whole numbers are coded without loss (`integer_arrays`). The receiver says how large it expects each to be
+A message is a frozen dataclass. Its tensors are coded by the arm's codec, its integers as varints, and its
+arrays of integers without loss (`integer_arrays`). The receiver knows beforehand how large each of them is
 (`MessageContext`); nothing in a frame can change that.
 """
 
@@ -21,22 +21,22 @@ from fedistill.errors import ExperimentError, nearest
 
 @dataclass(frozen=True)
 class MessageContext:
-    """What both sides know of a message before it is sent.
+    """What both sides know about a message before it is sent.
 
     Attributes:
         classes: C, the number of classes.
-        parameters: P, the numbers in the weights of the model that travels (0: none travels).
-        samples: n, the public samples that a message speaks of (0: none), or may at most speak of.
-        parts: shapes of the tensors that the travelling weights are made of.
-        population: N, the samples of the public set.
-        sampled: from a round to the (n,) places of its public samples.
-        since: from two turns to the places of the samples whose label came after the first, and by the
-            second.
+        parameters: P, the number of weights of the model that travels, or 0 if none travels.
+        samples: n, the number of public samples that a message describes, or the most that it may describe.
+        parts: shapes of the tensors that the travelling weights consist of.
+        population: N, the size of the public set.
+        sampled: maps a round to the indices (n,) of its public samples.
+        since: maps two turns to the indices of the samples that got a label after the first turn and not
+            after the second.
         width: d, the length of a feature vector.
-        generator: shapes of the tensors that a generator of features is made of.
-        private: samples of the client's private set.
-        client: whose link it is.
-        weights: private samples of each client, by which the server may weigh what they send.
+        generator: shapes of the tensors that a generator of features consists of.
+        private: the number of samples in the client's private set.
+        client: the client at this end of the link.
+        weights: the number of private samples of each client, by which the server may weight what they send.
     """
 
     classes: int
@@ -54,7 +54,7 @@ class MessageContext:
 
 
 Numbers = Mapping[str, Any]
-"""What is read of a message before its tensors: its whole numbers, and arrays (n,) of them."""
+"""What is read of a message before its tensors: its integers, and its arrays (n,) of integers."""
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,9 @@ class Message:
     kind: ClassVar[int]
     """A member of `Kind`; for a message of another package, a number from 64 to 127."""
     caches: ClassVar[bool] = False
-    """Speaks of all public samples, and only rows that the receiver does not hold are sent."""
+    """The message describes all public samples; only the rows that the receiver does not hold are sent."""
     varies: ClassVar[bool] = False
-    """How much is said is the sender's choice; `longest` is the most."""
+    """The sender chooses how much the message has; `longest` is the most."""
 
     once: ClassVar[frozenset[str]] = frozenset()
     """Tensors and integer arrays that are sent only until the receiver is known to have them.
@@ -78,48 +78,50 @@ class Message:
 
     @classmethod
     def specs(cls, context: MessageContext, numbers: Numbers) -> dict[str, TensorSpec]:
-        """What is sent of each tensor, given the message's whole numbers and arrays of them.
+        """Return what is sent of each tensor, given the message's integers and arrays of integers.
 
-        ``numbers`` also has ``held``, the turn that the receiver's cache is of, where the message caches.
+        If the message caches, ``numbers`` also has ``held``: the turn of the labels in the receiver's cache.
         """
         raise NotImplementedError
 
     @classmethod
     def integer_arrays(cls, context: MessageContext, numbers: Numbers) -> dict[str, IntegerArray]:
-        """What is sent of each array of whole numbers, given those that stand alone; most have none.
+        """Return what is sent of each array of integers, given the message's integers; most have no array.
 
         Raises:
-            FrameError: there cannot be so many.
+            FrameError: an integer from the other side makes no sense.
         """
         return {}
 
     def check(self) -> None:
-        """Refuse a client's message whose numbers cannot be.
+        """Check the integers of a client's message.
 
         Raises:
-            FrameError: it is such a one.
+            FrameError: one of them is not in its range.
         """
 
     @classmethod
     def longest(cls, context: MessageContext) -> Numbers:
-        """The whole numbers of a message of full size."""
+        """Return the integers of a message of full size."""
         return dict.fromkeys(cls.number_names(), 1)
 
     @classmethod
     def names(cls) -> list[str]:
-        """The fields, in the order in which they are sent."""
+        """Return the names of the fields, in the order in which they are sent."""
         return [field.name for field in fields(cls)]
 
     @classmethod
     def number_names(cls) -> list[str]:
+        """Return the names of the fields that are integers."""
         return [field.name for field in fields(cls) if field.type in (int, "int")]
 
     def tensors(self) -> dict[str, Tensor]:
-        """The tensors, and the arrays of whole numbers."""
+        """Return the tensors, those of integers among them."""
         alone = self.number_names()
         return {name: getattr(self, name) for name in self.names() if name not in alone}
 
     def numbers(self) -> dict[str, int]:
+        """Return the integers."""
         return {name: getattr(self, name) for name in self.number_names()}
 
 
@@ -149,14 +151,14 @@ def check_message(message: type[Message]) -> None:
 
 
 def contents(kind: type[Message]) -> set[Content]:
-    """What the tensors of a message that a codec codes are."""
+    """Return what the tensors mean that a codec has to code."""
     context, numbers = MessageContext(classes=2), {"held": 0, **dict.fromkeys(kind.number_names(), 0)}
     none = {name: np.zeros(0, np.int64) for name in kind.integer_arrays(context, numbers)}
     return {spec.content for spec in kind.specs(context, {**numbers, **none}).values()}
 
 
 def example_message(kind: type[Message], context: MessageContext) -> Message:
-    """Return a message of full size with random numbers in it, to foretell how long one will be."""
+    """Return a message of full size with random tensors, to predict how many bytes one will take."""
     generator = torch.Generator().manual_seed(0)
     numbers = {"held": 0, **kind.longest(context)}
     integer_arrays = {name: whole.example() for name, whole in kind.integer_arrays(context, numbers).items()}

@@ -1,4 +1,4 @@
-"""Messages of classes: an output, or a feature vector, for each."""
+"""Messages with one output or one feature vector per class."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ from fedistill.communication.tensor_specs import Content, TensorSpec
 
 @dataclass(frozen=True)
 class ClassOutputs(Message):
-    """Mean output for each class, (C, C); a row of zeros says that there is none for this class."""
+    """Mean output for each class, (C, C); a row of zeros means that this class has none."""
 
     kind = Kind.CLASS_OUTPUTS
     means: Tensor
@@ -26,10 +26,10 @@ class ClassOutputs(Message):
 
 @dataclass(frozen=True)
 class Prototypes(Message):
-    """A feature vector (m, d) for each of some classes (m,), in order; ``present`` is m.
+    """A feature vector (m, d) for each of the classes (m,), which are in ascending order; ``present`` is m.
 
-    A class that is not among them costs nothing, and a vector of zeros, which a ReLU may well give, is a
-    vector like any other.
+    A class that is absent costs no bytes. A vector of zeros, which a ReLU may produce, is a vector like any
+    other.
     """
 
     kind = Kind.PROTOTYPES
@@ -52,11 +52,11 @@ class Prototypes(Message):
 
     @classmethod
     def of(cls, table: Tensor, present: Tensor) -> "Prototypes":
-        """The rows of a table (C, d) that are present, (C,)."""
+        """Make a message of those rows of a table (C, d) that a mask (C,) says are present."""
         return cls(table[present], present.nonzero().flatten(), int(present.sum()))
 
     def table(self, classes: int) -> tuple[Tensor, Tensor]:
-        """The inverse of `of`; rows that are not present are zeros."""
+        """Return the table (C, d), with zeros for absent classes, and the mask (C,): the inverse of `of`."""
         present = torch.zeros(classes, dtype=torch.bool)
         present[self.classes] = True
         table = torch.zeros(classes, self.vectors.shape[1])
@@ -66,7 +66,7 @@ class Prototypes(Message):
 
 @dataclass(frozen=True)
 class WeightsAndOutputs(Message):
-    """All weights of one model, flat (P,), the samples behind them, and `ClassOutputs`, (C, C)."""
+    """Weights, flat (P,), the number of samples that they were trained on, and `ClassOutputs` (C, C)."""
 
     kind = Kind.WEIGHTS_AND_OUTPUTS
     values: Tensor

@@ -1,7 +1,7 @@
-"""Many whole numbers in a message, which no codec may change: classes of samples, places of those meant.
+"""Arrays of integers in a message, which no codec may change: classes of samples, or which samples are meant.
 
-They are range-coded without loss, whatever the arm's codec is, under what both sides can work out: a subset
-costs about the logarithm of the number of such subsets, classes about their entropy.
+They are range-coded without loss, whatever the arm's codec is, under a model that both sides can compute: a
+subset costs about the logarithm of the number of such subsets, classes cost about their entropy.
 """
 
 from abc import ABC, abstractmethod
@@ -18,15 +18,15 @@ from fedistill.errors import FrameError
 
 
 class IntegerArray(ABC):
-    """What the receiver expects of an array of whole numbers; subclasses are final."""
+    """What the receiver expects of an array of integers; subclasses are final."""
 
     @abstractmethod
     def write(self, values: Classes) -> bytes:
-        """Write values (n,) that are as expected."""
+        """Return the payload of values (n,), which must be as expected."""
 
     @abstractmethod
     def read(self, payload: bytes) -> Classes:
-        """Read what `write` wrote.
+        """Return the values of a payload that `write` made.
 
         Raises:
             FrameError: the payload is not one that `write` writes.
@@ -34,12 +34,12 @@ class IntegerArray(ABC):
 
     @abstractmethod
     def example(self) -> Classes:
-        """Values as they may be, to foretell how long they will be."""
+        """Return typical values, to predict how many bytes such an array takes."""
 
 
 @dataclass(frozen=True)
 class Subset(IntegerArray):
-    """Different places below ``count``, in order; ``kept`` of them."""
+    """``kept`` different integers below ``count``, in ascending order."""
 
     kept: int
     count: int
@@ -51,7 +51,7 @@ class Subset(IntegerArray):
 
     def read(self, payload: bytes) -> Classes:
         if self.kept > self.count:
-            raise FrameError(f"{self.kept} places are said to be among {self.count}")
+            raise FrameError(f"a subset cannot have {self.kept} of {self.count} elements")
         decoder = Decoder(payload)
         places = take_places(decoder, self.kept, self.count)
         decoder.finish()
@@ -63,7 +63,7 @@ class Subset(IntegerArray):
 
 @dataclass(frozen=True)
 class Symbols(IntegerArray):
-    """``count`` numbers from 0 to ``below`` - 1."""
+    """``count`` integers from 0 to ``below`` - 1."""
 
     count: int
     below: int
@@ -83,7 +83,7 @@ class Symbols(IntegerArray):
         return values
 
     def _model(self) -> Counts:
-        return Counts(1, max(self.below, 2))  # the range coder knows no alphabet of one
+        return Counts(1, max(self.below, 2))  # the range coder needs at least two symbols
 
     def example(self) -> Classes:
         return np.arange(self.count) % self.below

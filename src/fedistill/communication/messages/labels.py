@@ -1,4 +1,4 @@
-"""Messages of labels: what a side says of public samples."""
+"""Messages with labels of public samples."""
 
 from dataclasses import dataclass, replace
 
@@ -12,7 +12,7 @@ from fedistill.communication.tensor_specs import Classes, Content, TensorSpec
 
 @dataclass(frozen=True)
 class Logits(Message):
-    """Class scores before the softmax on the public samples of round ``sampled_round``, (n, C)."""
+    """Logits (n, C) of the public samples of round ``sampled_round``."""
 
     kind = Kind.LOGITS
     scores: Tensor
@@ -25,7 +25,7 @@ class Logits(Message):
 
 @dataclass(frozen=True)
 class SoftLabels(Message):
-    """Class probabilities on the public samples of round ``sampled_round``, (n, C)."""
+    """Class probabilities (n, C) of the public samples of round ``sampled_round``."""
 
     kind = Kind.SOFT_LABELS
     probs: Tensor
@@ -38,7 +38,7 @@ class SoftLabels(Message):
 
 @dataclass(frozen=True)
 class Votes(Message):
-    """One class for each public sample of round ``sampled_round``, as one-hot rows (n, C)."""
+    """One class for each of the public samples of round ``sampled_round``, as one-hot rows (n, C)."""
 
     kind = Kind.VOTES
     probs: Tensor
@@ -51,9 +51,9 @@ class Votes(Message):
 
 @dataclass(frozen=True)
 class ChosenLabels(Message):
-    """Class probabilities (k, C) on those public samples of round ``sampled_round`` that the sender chose.
+    """Class probabilities (k, C) of those public samples of round ``sampled_round`` that the sender chose.
 
-    ``places`` (k,) are theirs among the n samples of that round, in order; ``chosen`` is k.
+    ``places`` (k,) are their positions among the n samples of that round, ascending; ``chosen`` is k.
     """
 
     kind = Kind.CHOSEN_LABELS
@@ -78,10 +78,10 @@ class ChosenLabels(Message):
 
 @dataclass(frozen=True)
 class FreshLabels(Message):
-    """Class probabilities of all public samples that have some by turn ``turn``, (N, C).
+    """Class probabilities (N, C) of all public samples that have been labelled by turn ``turn``.
 
-    Sent are the rows that the receiver does not hold: those that changed since the turn that its memory
-    is of. It gets them all: what came, and the others as it has them.
+    Only the rows are sent that changed since the turn of the receiver's cache. The receiver gets all rows:
+    those that were sent, and the others from its cache.
     """
 
     kind = Kind.FRESH_LABELS
@@ -96,7 +96,7 @@ class FreshLabels(Message):
 
 @dataclass(frozen=True)
 class DueLabels(Message):
-    """Class probabilities of the public samples that are due in turn ``turn``, (m, C)."""
+    """Class probabilities (m, C) of the public samples that are due in turn ``turn``."""
 
     kind = Kind.DUE_LABELS
     probs: Tensor

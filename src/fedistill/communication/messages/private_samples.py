@@ -1,4 +1,4 @@
-"""Messages of private samples: what a side says of each sample of one client, in the client's order."""
+"""Messages with a row for each private sample of a client, in the client's order."""
 
 from dataclasses import dataclass
 
@@ -13,9 +13,9 @@ from fedistill.errors import FrameError
 
 @dataclass(frozen=True)
 class PrivateOutputs(Message):
-    """A client's features (n, d) and logits (n, C) of its private samples, and perhaps their classes (n,).
+    """A client's features (n, d) and logits (n, C) of its private samples, and possibly their classes (n,).
 
-    ``labelled`` is 1 where ``labels`` has the classes, and 0 where it is empty, since the receiver has them.
+    ``labelled`` is 1 if ``labels`` has the classes, and 0 if it is empty because the receiver has them.
     """
 
     kind = Kind.PRIVATE_OUTPUTS
@@ -29,7 +29,7 @@ class PrivateOutputs(Message):
     def integer_arrays(cls, context: MessageContext, numbers: Numbers) -> dict[str, IntegerArray]:
         labelled = numbers["labelled"]
         if labelled > 1:
-            raise FrameError(f"private samples are labelled or not, 1 or 0, but {labelled} came")
+            raise FrameError(f"`labelled` is {labelled}; it must be 0 or 1")
         return {"labels": Symbols(labelled * context.private, context.classes)}
 
     @classmethod

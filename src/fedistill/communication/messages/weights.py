@@ -1,4 +1,4 @@
-"""Messages of weights."""
+"""Messages with the weights of a model."""
 
 import math
 from dataclasses import dataclass
@@ -14,18 +14,18 @@ MOST_SAMPLES = 1 << 40
 
 
 def check_samples(samples: int) -> None:
-    """Refuse weights of no samples, which would count for nothing, or of more than there are anywhere.
+    """Check the number of samples that weights were trained on, by which the server weights them.
 
     Raises:
-        FrameError: so many cannot be.
+        FrameError: it is not from 1 to `MOST_SAMPLES`.
     """
     if not 1 <= samples <= MOST_SAMPLES:
-        raise FrameError(f"weights of {samples} samples: there must be from 1 to {MOST_SAMPLES}")
+        raise FrameError(f"weights are said to be trained on {samples} samples, not 1 to {MOST_SAMPLES}")
 
 
 @dataclass(frozen=True)
 class Weights(Message):
-    """All weights of one model, flat (P,)."""
+    """All weights of a model, flat (P,)."""
 
     kind = Kind.WEIGHTS
     values: Tensor
@@ -37,7 +37,7 @@ class Weights(Message):
 
 @dataclass(frozen=True)
 class TrainedWeights(Message):
-    """All weights of one model, flat (P,), and the number of samples that they were trained on."""
+    """All weights of a model, flat (P,), and the number of samples that they were trained on."""
 
     kind = Kind.WEIGHTS
     values: Tensor
@@ -53,7 +53,7 @@ class TrainedWeights(Message):
 
 @dataclass(frozen=True)
 class CountedWeights(Message):
-    """Weights, flat (P,), and the number of samples of each class that they were trained on, (1, C)."""
+    """Weights, flat (P,), and the number of samples of each class (1, C) that they were trained on."""
 
     kind = Kind.WEIGHTS
     values: Tensor
@@ -69,7 +69,7 @@ class CountedWeights(Message):
 
 @dataclass(frozen=True)
 class GeneratorWeights(Message):
-    """Weights, flat (P,), those of a generator of features, flat, and the classes' shares, (1, C)."""
+    """Weights, flat (P,), those of a generator of features, flat, and the share of each class (1, C)."""
 
     kind = Kind.GENERATOR
     values: Tensor

@@ -1,1 +1,1 @@
-"""Frames, what both sides remember, and the two ends of a link."""
+"""Frames, the state that both sides share, and the two ends of a link."""

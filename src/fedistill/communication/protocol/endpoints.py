@@ -1,11 +1,11 @@
-"""The two ends of a link: frames in, messages out, and memory that never falls out of step.
+"""The two ends of a link: frames in, messages out, and a shared state that never falls out of step.
 
-One rule keeps it so: **an exchange happens whole or not at all**. At the server a reply commits both what
-was sent and what came; without one, the server goes on from what it held before. The client cannot know
-whether its reply arrived, so it keeps its memory before and after its last exchange, and the next frame's
-`StateId` says which of the two the server holds. A sender may always code against nothing (no base): both
-sides then start afresh. A client that holds neither memory answers by a refresh, and is sent everything
-anew when it takes part again.
+One rule keeps it in step: **an exchange happens whole or not at all**. At the server, a reply commits both
+the message down and the message up; without a reply, the server keeps the state from before the exchange. The
+client cannot know whether its reply arrived, so it keeps the states before and after its last exchange, and
+the `StateId` in the next frame says which of the two the server holds. A sender may always code against no
+state; both sides then start from an empty one. A client that does not hold the state that a frame names
+answers with a refresh, and is sent everything anew when it takes part again.
 """
 
 from collections.abc import Callable, Hashable, Mapping
@@ -23,16 +23,16 @@ from fedistill.rng import SERVER
 from fedistill.state import State
 
 M = TypeVar("M", bound=Message)
-_SHARED = ("down", "reference", "told", "cache", "once-down")
-"""Parts of the memory that a message down changes."""
+_DOWN_PARTS = ("down", "reference", "told", "cache", "once-down")
+"""Parts of the shared state that a message down changes."""
 
 
 class StaleState(FrameError):
-    """A frame was coded against a memory that the receiver does not hold."""
+    """A frame was coded against a shared state that the receiver does not hold."""
 
 
 class ServerEndpoint:
-    """The server's end of all links of an arm, for one round."""
+    """The server's end of all links of an arm, in one round."""
 
     def __init__(
         self,
@@ -42,7 +42,13 @@ class ServerEndpoint:
         round: int,
         local: int = 1,
     ) -> None:
-        """``local``: rounds of local training that its frames ask for."""
+        """Begin a round.
+
+        Args:
+            shared_states: of each client that has taken part before.
+            start: returns the shared state of a client that has not.
+            local: rounds of local training that the frames ask for.
+        """
         self._coder, self._round, self._start, self._local = coder, round, start, local
         self.shared_states = dict(shared_states)
         self._open: dict[int, tuple[SharedState, Floats | None]] = {}
@@ -51,11 +57,11 @@ class ServerEndpoint:
     def send(
         self, client: int, broadcast_group: Hashable, message: Message, context: MessageContext
     ) -> bytes:
-        """Return the frame of a message; clients of one audience that remember the same share its coding."""
-        before = self._memory(client)
+        """Return the frame of a message, coded once for all clients of a group whose shared states agree."""
+        before = self._shared_state(client)
         key = (
             broadcast_group,
-            *(before.parts[name].digest for name in (*_SHARED, "said") if name in before.parts),
+            *(before.parts[name].digest for name in (*_DOWN_PARTS, "said") if name in before.parts),
         )
         written = self._written.get(key)
         if written is None:
@@ -63,19 +69,19 @@ class ServerEndpoint:
                 "down", message, context, before, sent=None, own=None, round=self._round, client=SERVER
             )
             self._written[key] = written
-        # What a client said itself stays its own, even where the coding was shared.
-        shared = {name: part for name, part in written.shared.parts.items() if name in _SHARED}
-        self._open[client] = (SharedState(before.version, {**before.parts, **shared}), written.weights)
+        # Parts that a client's own messages made stay its own, even if the coding is another client's.
+        changed = {name: part for name, part in written.shared.parts.items() if name in _DOWN_PARTS}
+        self._open[client] = (SharedState(before.version, {**before.parts, **changed}), written.weights)
         peer = client + 1 if broadcast_group == client else EVERYONE
         frame = Frame(message.kind, self._round, peer, written.sections, before.state_id, self._local)
         return frames.encode(frame)
 
     def receive(self, client: int, expected: type[M], data: bytes, context: MessageContext) -> M | None:
-        """Read a reply and commit the exchange; None: the client asks to be sent everything anew.
+        """Read a reply and commit the exchange; return None if the client asks to be sent everything anew.
 
         Raises:
             FrameError: the frame is damaged or not the one that was expected; nothing is committed.
-            StaleMemory: it was coded against another memory.
+            StaleState: it was coded against another shared state; nothing is committed.
         """
         frame = frames.decode(data)
         _check(frame, self._round, client)
@@ -83,36 +89,38 @@ class ServerEndpoint:
             raise FrameError("a reply asks for local training")
         if frame.kind == Kind.REFRESH:
             if frame.sections:
-                raise FrameError("a refresh frame has sections")
+                raise FrameError("a refresh frame has sections, but must have none")
             self.shared_states[client] = EMPTY
             return None
         _check_kind(frame, expected)
-        memory, sent = self._open.get(client, (self._memory(client), None))
+        shared, sent = self._open.get(client, (self._shared_state(client), None))
         if frame.state_id is None:
-            memory = EMPTY
-        elif frame.state_id != memory.state_id:
-            raise StaleState(
-                f"a frame coded against memory {frame.state_id} came where"
-                f" {memory.state_id or 'nothing'} is held"
-            )
-        read = self._coder.read("up", expected, frame.sections, context, memory, sent=sent, round=self._round)
+            shared = EMPTY
+        elif frame.state_id != shared.state_id:
+            raise _stale(frame, [shared])
+        read = self._coder.read("up", expected, frame.sections, context, shared, sent=sent, round=self._round)
         self.shared_states[client] = read.shared
         return read.message
 
-    def _memory(self, client: int) -> SharedState:
+    def _shared_state(self, client: int) -> SharedState:
         return self.shared_states[client] if client in self.shared_states else self._start(client)
 
 
 class ClientEndpoint:
-    """A client's end of its link, for one round."""
+    """A client's end of its link, in one round."""
 
     def __init__(self, coder: MessageCoder, kept: State, start: SharedState, round: int, client: int) -> None:
-        """``kept``: as `kept` returned it after the client's last exchange; empty before the first."""
+        """Begin a round.
+
+        Args:
+            kept: what `kept` returned after the client's last exchange; empty before the first.
+            start: the shared state before the first exchange.
+        """
         self._coder, self._round, self._client = coder, round, client
         held = [kept["after"], kept["before"]] if kept else []
-        self._held = [(SharedState.of(one["memory"]), one["own"]) for one in held] or [(start, {})]
+        self._held = [(SharedState.of(pair["memory"]), pair["own"]) for pair in held] or [(start, {})]
         self._before: tuple[SharedState, State] = (EMPTY, self._held[0][1])
-        self._memory, self._own = self._before
+        self._shared, self._own = self._before
         self._sent: Floats | None = None
         self._after: tuple[SharedState, State] | None = None
 
@@ -121,17 +129,18 @@ class ClientEndpoint:
 
         Raises:
             FrameError: the frame is damaged or not the one that was expected.
-            StaleMemory: it was coded against a memory that this client does not hold: answer by `refresh`.
+            StaleState: it was coded against a shared state that this client does not hold; answer with
+                `refresh`.
         """
         frame = frames.decode(data)
         _check(frame, self._round, self._client)
         _check_kind(frame, expected)
         self._before = self._find(frame)
-        memory, self._own = self._before
+        shared, self._own = self._before
         read = self._coder.read(
-            "down", expected, frame.sections, context, memory, sent=None, round=self._round
+            "down", expected, frame.sections, context, shared, sent=None, round=self._round
         )
-        self._memory, self._sent = read.shared, read.weights
+        self._shared, self._sent = read.shared, read.weights
         return read.message
 
     def reply(self, message: Message, context: MessageContext) -> bytes:
@@ -140,14 +149,14 @@ class ClientEndpoint:
             "up",
             message,
             context,
-            self._memory,
+            self._shared,
             sent=self._sent,
             own=self._own,
             round=self._round,
             client=self._client,
         )
         self._after = (written.shared, written.own)
-        frame = Frame(message.kind, self._round, self._client + 1, written.sections, self._memory.state_id)
+        frame = Frame(message.kind, self._round, self._client + 1, written.sections, self._shared.state_id)
         return frames.encode(frame)
 
     def refresh(self) -> bytes:
@@ -155,21 +164,25 @@ class ClientEndpoint:
         return frames.encode(Frame(Kind.REFRESH, self._round, self._client + 1, ()))
 
     def kept(self) -> State:
-        """What the client must keep until it takes part again; empty where nothing is remembered."""
+        """Return what the client must keep until it takes part again; empty if both sides share no state."""
         if not self._coder.remembers:
             return {}
-        after = self._after or (self._memory, self._own)
+        after = self._after or (self._shared, self._own)
         pairs = {"before": self._before, "after": after}
-        return {name: {"memory": memory.plain(), "own": own} for name, (memory, own) in pairs.items()}
+        return {name: {"memory": shared.plain(), "own": own} for name, (shared, own) in pairs.items()}
 
     def _find(self, frame: Frame) -> tuple[SharedState, State]:
         if frame.state_id is None:
             return EMPTY, {}
-        for memory, own in self._held:
-            if memory.state_id == frame.state_id:
-                return memory, own
-        held = " and ".join(str(memory.state_id or "nothing") for memory, _ in self._held)
-        raise StaleState(f"a frame coded against memory {frame.state_id} came where {held} is held")
+        for shared, own in self._held:
+            if shared.state_id == frame.state_id:
+                return shared, own
+        raise _stale(frame, [shared for shared, _ in self._held])
+
+
+def _stale(frame: Frame, held: list[SharedState]) -> StaleState:
+    ids = " and ".join(str(shared.state_id or "nothing") for shared in held)
+    return StaleState(f"a frame coded against shared state {frame.state_id} came where {ids} is held")
 
 
 def _check(frame: Frame, round: int, client: int) -> None:

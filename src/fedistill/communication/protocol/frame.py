@@ -6,12 +6,11 @@ Layout of version 2, all integers unsigned little-endian or LEB128 varints::
      2       1       1    varint    varint varint 0 | version+1 hash  varint               4
                                                   1 | varint    4
 
-``peer`` is 0 for a frame to every client, else the client's number plus one. ``state_id`` names the memory
-that the message was coded against (`message_coder`), or says that it was coded against nothing.
-``local``, the rounds of local training that are asked for, is there where the highest bit of ``kind`` is set.
-The sections are those of the message of this kind, in its order. The checksum covers all that stands
-before it. There is no pickle, no type, no name and no shape in a frame: the receiver knows what it
-expects, and a frame that differs is refused.
+``peer`` is 0 in a frame to every client, else the client's number plus one. ``id`` is the id of the shared
+state that the message was coded against (`shared_state`), or 0 if it was coded against none. ``local``, the
+rounds of local training that the server asks for, is present if the highest bit of ``kind`` is set. The
+sections are the fields of the message, in their order. The checksum covers all bytes before it. A frame has
+no pickle, no type, no name and no shape: the receiver knows what it expects, and refuses anything else.
 """
 
 import zlib
@@ -32,7 +31,7 @@ _SHORTEST = len(MAGIC) + 2 + 3 + _CHECKSUM
 
 @dataclass(frozen=True)
 class StateId:
-    """The memory that a message was coded against: how many exchanges it holds, and 4 bytes of its hash."""
+    """The id of a shared state: the number of exchanges behind it, and 4 bytes of its hash."""
 
     version: int
     hash: bytes
@@ -46,10 +45,10 @@ class Frame:
     """A decoded frame.
 
     Attributes:
-        kind: a member of `Kind`, or a number that `CUSTOM` has for messages of other packages.
+        kind: a member of `Kind`, or one of the `CUSTOM` numbers for messages of other packages.
         round: counts from 1; 0 is set-up.
-        peer: 0 for everyone, else client + 1.
-        state_id: None where the message was coded against nothing.
+        peer: 0 for every client, else the client's number plus one.
+        state_id: of the shared state that the message was coded against, or None if there is none.
         local: rounds of local training that the server asks for.
     """
 
@@ -64,8 +63,9 @@ class Frame:
 def encode(frame: Frame) -> bytes:
     """Return the bytes of a frame.
 
-    The overhead is 11 bytes, 4 to 6 for a base and 1 to 4 for each section: at most 24 for any message
-    of one tensor in this package, 28 for any, up to round and client 16,383. ``local`` takes 1 or 2 more.
+    The overhead is 11 bytes, 4 to 6 more for a state id, and 1 to 4 for each section: up to round and client
+    16,383, at most 24 bytes for any message of one tensor in this package and 28 for any other. ``local``
+    takes 1 or 2 more.
     """
     parts = [MAGIC, bytes((VERSION, frame.kind))]
     if frame.local != 1:
@@ -83,17 +83,17 @@ def encode(frame: Frame) -> bytes:
 def decode(data: bytes) -> Frame:
     """Read a frame.
 
-    Never allocates more than ``data`` holds, whatever the bytes say.
+    Never allocates more than the length of ``data``, whatever the bytes say.
 
     Raises:
-        FrameError: the bytes are not one whole frame of this version, or the checksum differs.
+        FrameError: the bytes are not exactly one frame of this version, or the checksum differs.
     """
     if len(data) < _SHORTEST:
         raise FrameError(f"frame of {len(data)} bytes is too short to be one")
     if data[:2] != MAGIC:
-        raise FrameError("not a fedistill frame: it does not begin with 'fd'")
+        raise FrameError("not a fedistill frame: it does not start with 'fd'")
     if data[2] != VERSION:
-        raise FrameError(f"frame version {data[2]} is not {VERSION}; both sides need one release")
+        raise FrameError(f"frame version {data[2]} is not {VERSION}; both sides need the same release")
     body = memoryview(data)[:-_CHECKSUM]
     if zlib.crc32(body) != int.from_bytes(data[-_CHECKSUM:], "little"):
         raise FrameError("frame is damaged: its checksum differs")
@@ -103,7 +103,7 @@ def decode(data: bytes) -> Frame:
         raise FrameError(f"frame kind {data[3] & ~_ASKS} is unknown") from None
     local, at = read_varint(body, 4) if data[3] & _ASKS else (1, 4)
     if local == 1 and data[3] & _ASKS:
-        raise FrameError("frame asks for one round of local training, which goes without saying")
+        raise FrameError("frame asks for one round of local training, which must not be written")
     round, at = read_varint(body, at)
     peer, at = read_varint(body, at)
     held, at = read_varint(body, at)

@@ -1,4 +1,4 @@
-"""What the two sides of a link remember of their exchanges, and how a frame names it."""
+"""The state that both sides of a link share after their exchanges, and the id by which a frame names it."""
 
 import hashlib
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from fedistill.state import State, encode_state
 
 @dataclass(frozen=True, eq=False)
 class StatePart:
-    """One thing that both sides remember, as plain data; equal parts have equal digests."""
+    """One part of a shared state, as plain data; equal parts have equal digests."""
 
     value: State
 
@@ -28,15 +28,15 @@ class StatePart:
 
 @dataclass(frozen=True)
 class SharedState:
-    """What both sides remember of their exchanges.
+    """What both sides hold after their exchanges.
 
     Attributes:
-        version: how many exchanges it holds.
-        parts: ``up`` and ``down``: the codecs' own memories; ``reference``: the weights that the client
-            last decoded; ``told`` and ``said``: the class last named for each public sample, downlink
-            and uplink; ``cache``: labels of public samples, and the turn that they are of; ``once-up`` and
-            ``once-down``: payloads of the fields in `Message.once`, as they came last. Each is there only
-            where something in the arm looks at it.
+        version: the number of exchanges behind it.
+        parts: each is present only if something in the arm uses it. ``up`` and ``down``: the codecs' own
+            memories; ``reference``: the weights that the client last decoded; ``told`` and ``said``: the last
+            label (a class) for each public sample, on the downlink and on the uplink; ``cache``: labels of
+            public samples, and their turn; ``once-up`` and ``once-down``: the last payloads of the fields
+            in `Message.once`.
     """
 
     version: int = 0
@@ -44,7 +44,7 @@ class SharedState:
 
     @cached_property
     def state_id(self) -> StateId | None:
-        """What names this memory in a frame; None for a memory of nothing."""
+        """The id of this state in a frame, or None if the state is empty."""
         if not self.version and not self.parts:
             return None
         digest = hashlib.blake2b(self.version.to_bytes(8, "little"), digest_size=4)
@@ -53,16 +53,17 @@ class SharedState:
         return StateId(self.version, digest.digest())
 
     def value(self, name: str) -> State:
-        """Return a part, or an empty one where there is none."""
+        """Return a part, or an empty one if there is none."""
         return self.parts[name].value if name in self.parts else {}
 
     def plain(self) -> State:
+        """Return the state as plain data."""
         parts = {name: part.value for name, part in self.parts.items()}
         return {"version": self.version, "parts": parts}
 
     @classmethod
     def of(cls, plain: State) -> "SharedState":
-        """The inverse of `plain`."""
+        """Return the state that `plain` made plain data of."""
         return cls(plain["version"], {name: StatePart(value) for name, value in plain["parts"].items()})
 
 
@@ -70,18 +71,18 @@ EMPTY = SharedState()
 
 
 def dump_states(shared_states: Mapping[int, SharedState]) -> State:
-    """Return the memories of many clients as plain data, each different part once."""
+    """Return the shared states of many clients as plain data, each different part once."""
     parts: State = {}
     held: State = {}
-    for client, memory in shared_states.items():
-        digests = {name: part.digest.hex() for name, part in memory.parts.items()}
-        held[str(client)] = {"version": memory.version, "parts": digests}
-        parts |= {part.digest.hex(): part.value for part in memory.parts.values()}
+    for client, shared in shared_states.items():
+        digests = {name: part.digest.hex() for name, part in shared.parts.items()}
+        held[str(client)] = {"version": shared.version, "parts": digests}
+        parts |= {part.digest.hex(): part.value for part in shared.parts.values()}
     return {"held": held, "parts": parts}
 
 
 def load_states(plain: State) -> dict[int, SharedState]:
-    """The inverse of `dump_all`; clients share what they have in common."""
+    """Return what `dump_states` made plain data of; clients share the parts that they have in common."""
     parts = {digest: StatePart(value) for digest, value in plain["parts"].items()}
     return {
         int(client): SharedState(

@@ -7,7 +7,8 @@ from pydantic import Field
 
 from fedistill.communication.messages.classwise import ClassOutputs
 from fedistill.config.schema import Section
-from fedistill.methods.base import Client, ClientInfo, Method, Reply, Server
+from fedistill.methods.base import Method, Reply
+from fedistill.methods.participants import Client, ClientInfo, Server
 from fedistill.methods.shared.class_outputs import ClassTables, train_following
 from fedistill.methods.shared.own_model import Learner
 

@@ -10,7 +10,8 @@ from torch import Tensor
 from fedistill.aggregation.functional import weighted_mean
 from fedistill.communication.messages.classwise import WeightsAndOutputs
 from fedistill.config.schema import Section
-from fedistill.methods.base import Client, ClientInfo, Method, Needs, NoState, Reply, Server
+from fedistill.methods.base import Method, Needs, NoState, Reply
+from fedistill.methods.participants import Client, ClientInfo, Server
 from fedistill.methods.shared.class_outputs import ClassTables, train_following
 from fedistill.training.model_state import ModelState, flatten
 from fedistill.training.optimizers import make_optimizer

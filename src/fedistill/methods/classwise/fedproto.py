@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from fedistill.methods.base import Server
+from fedistill.methods.participants import Server
 from fedistill.methods.shared.prototypes import (
     PrototypeMethod,
     PrototypeServer,

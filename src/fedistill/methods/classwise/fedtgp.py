@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 
 from fedistill.config.schema import OptimizerConfig, Positive
-from fedistill.methods.base import Server
+from fedistill.methods.participants import Server
 from fedistill.methods.shared.prototypes import (
     PrototypeMethod,
     PrototypeServer,

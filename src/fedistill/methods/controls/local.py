@@ -3,7 +3,8 @@
 from collections.abc import Iterable
 
 from fedistill.communication.messages.base import Message
-from fedistill.methods.base import Client, Method, NoState, Reply, Server
+from fedistill.methods.base import Method, NoState, Reply
+from fedistill.methods.participants import Client, Server
 from fedistill.methods.shared.own_model import Learner, train_private
 from fedistill.methods.shared.private_loss import private_loss
 

@@ -3,7 +3,8 @@
 from collections.abc import Iterable
 
 from fedistill.communication.messages.base import Message
-from fedistill.methods.base import Client, Method, Needs, NoState, Reply, Server
+from fedistill.methods.base import Method, Needs, NoState, Reply
+from fedistill.methods.participants import Client, Server
 from fedistill.methods.shared.own_model import Learner
 from fedistill.training.loop import fit
 from fedistill.training.losses import label_loss

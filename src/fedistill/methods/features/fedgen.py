@@ -14,7 +14,8 @@ from fedistill.aggregation.functional import weighted_mean
 from fedistill.communication.messages.base import MessageContext
 from fedistill.communication.messages.weights import CountedWeights, GeneratorWeights
 from fedistill.errors import Refusal
-from fedistill.methods.base import Client, FederationInfo, Method, Needs, Reply, Server
+from fedistill.methods.base import Method, Needs, Reply
+from fedistill.methods.participants import Client, FederationInfo, Server
 from fedistill.methods.shared.own_model import Learner, train_private
 from fedistill.methods.shared.private_loss import private_loss
 from fedistill.models.features import Split

@@ -12,7 +12,8 @@ from fedistill.communication.messages.base import MessageContext
 from fedistill.communication.messages.private_samples import PrivateLogits, PrivateOutputs
 from fedistill.config.schema import Positive
 from fedistill.errors import TrainingError
-from fedistill.methods.base import Client, ClientInfo, FederationInfo, Method, Needs, Reply, Server
+from fedistill.methods.base import Method, Needs, Reply
+from fedistill.methods.participants import Client, ClientInfo, FederationInfo, Server
 from fedistill.methods.shared.own_model import Learner, train_private
 from fedistill.methods.shared.private_loss import private_loss
 from fedistill.models.features import Split

@@ -8,7 +8,8 @@ from pydantic import Field
 from fedistill.aggregation.labels import Mean
 from fedistill.aggregation.registry import AnyAggregation
 from fedistill.communication.messages.labels import SoftLabels
-from fedistill.methods.base import Client, Method, Needs, Reply, Server
+from fedistill.methods.base import Method, Needs, Reply
+from fedistill.methods.participants import Client, Server
 from fedistill.methods.shared.own_model import train_private
 from fedistill.methods.shared.private_loss import private_loss
 from fedistill.methods.shared.public_labels import DistillSettings, LabelServer, distil, distil_server

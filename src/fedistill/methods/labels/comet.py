@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from fedistill.aggregation.labels import Mean
 from fedistill.aggregation.registry import AnyAggregation
 from fedistill.communication.messages.labels import SoftLabels
-from fedistill.methods.base import Client, ClientInfo, Needs, Reply, Server
+from fedistill.methods.base import Needs, Reply
+from fedistill.methods.participants import Client, ClientInfo, Server
 from fedistill.methods.shared.density import kmeans
 from fedistill.methods.shared.own_model import Learner, train_private
 from fedistill.methods.shared.private_loss import private_loss

@@ -11,7 +11,8 @@ from torch.nn.functional import kl_div
 from fedistill.aggregation.labels import Era
 from fedistill.aggregation.registry import AnyAggregation
 from fedistill.communication.messages.labels import ChosenLabels
-from fedistill.methods.base import Client, Needs, Reply, Server
+from fedistill.methods.base import Needs, Reply
+from fedistill.methods.participants import Client, Server
 from fedistill.methods.shared.own_model import Learner, train_private
 from fedistill.methods.shared.private_loss import private_loss
 from fedistill.methods.shared.public_labels import (

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from fedistill.aggregation.functional import mean
 from fedistill.communication.messages.labels import Logits
-from fedistill.methods.base import Client, Needs, Reply, Server
+from fedistill.methods.base import Needs, Reply
+from fedistill.methods.participants import Client, Server
 from fedistill.methods.shared.own_model import Learner, train_private
 from fedistill.methods.shared.private_loss import private_loss
 from fedistill.methods.shared.public_labels import SampledPublic, SampledSettings

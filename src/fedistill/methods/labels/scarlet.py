@@ -13,7 +13,8 @@ from fedistill.aggregation.registry import AnyAggregation
 from fedistill.communication.messages.base import MessageContext
 from fedistill.communication.messages.labels import DueLabels, FreshLabels
 from fedistill.errors import FrameError
-from fedistill.methods.base import Client, FederationInfo, Method, Needs, Reply, Server, sample_public
+from fedistill.methods.base import Method, Needs, Reply
+from fedistill.methods.participants import Client, FederationInfo, Server, sample_public
 from fedistill.methods.shared.own_model import Learner, train_private
 from fedistill.methods.shared.private_loss import private_loss
 from fedistill.methods.shared.public_labels import DistillSettings, distil, distil_server

@@ -11,7 +11,8 @@ from torch import Tensor
 from fedistill.aggregation.labels import Mean
 from fedistill.aggregation.registry import AnyAggregation
 from fedistill.communication.messages.labels import ChosenLabels
-from fedistill.methods.base import Client, Needs, Reply, Server, sample_public
+from fedistill.methods.base import Needs, Reply
+from fedistill.methods.participants import Client, Server, sample_public
 from fedistill.methods.shared.density import familiar, vectors
 from fedistill.methods.shared.own_model import Learner, train_private
 from fedistill.methods.shared.private_loss import private_loss

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from fedistill.methods.base import Client
+from fedistill.methods.participants import Client
 from fedistill.methods.shared.own_model import train_private
 from fedistill.methods.shared.private_loss import private_loss
 from fedistill.training.losses import soft_cross_entropy

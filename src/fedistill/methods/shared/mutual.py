@@ -11,9 +11,12 @@ from torch import Tensor, nn
 from fedistill.aggregation.functional import weighted_mean
 from fedistill.communication.messages.weights import TrainedWeights, Weights
 from fedistill.errors import Refusal
-from fedistill.methods.base import Client, FederationInfo, Method, Needs, Reply, Server
+from fedistill.methods.base import Method, Needs, Reply
+from fedistill.methods.participants import Client, FederationInfo, Server
 from fedistill.methods.shared.own_model import Learner, ServerModel, train_private
 from fedistill.methods.shared.private_loss import private_loss
+from fedistill.models import registry as models
+from fedistill.models.signature import Signature
 from fedistill.training.model_state import ModelState, flatten
 from fedistill.training.optimizers import make_optimizer
 
@@ -51,9 +54,9 @@ class MutualLearning(Method[TrainedWeights, Weights, ServerModel, Learner]):
 
     def check(self, federation: FederationInfo) -> None:
         super().check(federation)
-        server = federation.signatures[federation.server_model]
+        server = _reads(federation, federation.server_model)
         for info in federation.clients:
-            if federation.signatures[info.model] != server:
+            if _reads(federation, info.model) != server:
                 raise Refusal(
                     f"method {self.name} trains the client's model and the server's on the same batches, but"
                     f" {info.model!r} and {federation.server_model!r} read texts by unlike tokenizers: give"
@@ -95,3 +98,8 @@ class MutualLearning(Method[TrainedWeights, Weights, ServerModel, Learner]):
     ) -> ServerModel:
         mean = weighted_mean((reply.message.values, reply.message.samples) for reply in replies)
         return state if mean is None else ServerModel(replace(state.model, weights=mean))
+
+
+def _reads(federation: FederationInfo, model: str) -> tuple[Signature, str | None]:
+    """What a model takes, and the tokenizer behind it: unlike ones of one size have equal signatures."""
+    return federation.signatures[model], models.preprocessing(model).tokenizer

@@ -5,7 +5,7 @@ from typing import Self
 
 from torch import nn
 
-from fedistill.methods.base import Client, Participant
+from fedistill.methods.participants import Client, Participant
 from fedistill.state import State
 from fedistill.training.loop import Loss, fit
 from fedistill.training.model_state import ModelState

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from fedistill.methods.base import Client
+from fedistill.methods.participants import Client
 from fedistill.training.loop import Loss, predict
 from fedistill.training.losses import label_loss, not_true
 

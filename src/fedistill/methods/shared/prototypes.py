@@ -12,7 +12,8 @@ from torch import Tensor
 from fedistill.communication.messages.base import MessageContext
 from fedistill.communication.messages.classwise import Prototypes
 from fedistill.config.schema import Section
-from fedistill.methods.base import Client, FederationInfo, Method, Needs, Reply, Server
+from fedistill.methods.base import Method, Needs, Reply
+from fedistill.methods.participants import Client, FederationInfo, Server
 from fedistill.methods.shared.own_model import Learner, train_private
 from fedistill.methods.shared.private_loss import private_loss
 from fedistill.models.features import Split

@@ -11,18 +11,8 @@ from torch import Tensor, nn
 from fedistill.aggregation.registry import AnyAggregation
 from fedistill.communication.messages.labels import ChosenLabels, SoftLabels, Votes
 from fedistill.config.schema import Section
-from fedistill.methods.base import (
-    Client,
-    ClientStateT,
-    Down,
-    Method,
-    Needs,
-    Participant,
-    Reply,
-    Server,
-    ServerStateT,
-    Up,
-)
+from fedistill.methods.base import ClientStateT, Down, Method, Needs, Reply, ServerStateT, Up
+from fedistill.methods.participants import Client, Participant, Server
 from fedistill.methods.shared.own_model import Learner, train_private
 from fedistill.methods.shared.private_loss import private_loss
 from fedistill.state import State

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from fedistill.aggregation.functional import weighted_mean
 from fedistill.communication.messages.weights import TrainedWeights, Weights
-from fedistill.methods.base import Client, ClientInfo, Method, Needs, NoState, Reply, Server
+from fedistill.methods.base import Method, Needs, NoState, Reply
+from fedistill.methods.participants import Client, ClientInfo, Server
 from fedistill.methods.shared.own_model import ServerModel, train_private
 from fedistill.methods.shared.private_loss import private_loss
 from fedistill.training.model_state import ModelState, flatten

@@ -11,7 +11,8 @@ from torch.nn.functional import cross_entropy, kl_div
 from fedistill.aggregation.functional import weighted_mean
 from fedistill.communication.messages.weights import TrainedWeights
 from fedistill.config.schema import OptimizerConfig, Section
-from fedistill.methods.base import FederationInfo, Reply, Server
+from fedistill.methods.base import Reply
+from fedistill.methods.participants import FederationInfo, Server
 from fedistill.methods.shared.weight_averaging import (
     SmallModels,
     SmallModelsServer,

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from fedistill.communication.messages.weights import TrainedWeights
 from fedistill.config.schema import OptimizerConfig, Section
-from fedistill.methods.base import Reply, Server
+from fedistill.methods.base import Reply
+from fedistill.methods.participants import Server
 from fedistill.methods.shared.weight_averaging import (
     SmallModels,
     SmallModelsServer,

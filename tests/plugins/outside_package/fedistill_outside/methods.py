@@ -12,7 +12,8 @@ from fedistill.communication.messages.base import Message, MessageContext, Numbe
 from fedistill.communication.tensor_specs import Content, TensorSpec
 from fedistill.config.schema import Positive
 from fedistill.errors import FrameError
-from fedistill.methods.base import Client, Method, Needs, Reply, Server
+from fedistill.methods.base import Method, Needs, Reply
+from fedistill.methods.participants import Client, Server
 from fedistill.methods.shared.own_model import Learner, train_private
 from fedistill.methods.shared.private_loss import private_loss
 from fedistill.methods.shared.public_labels import DistillSettings, distil, distil_server
