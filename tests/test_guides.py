@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 DOCS = Path(__file__).parents[1] / "docs"
-PATIENCE = 120  # seconds until a test gives up on a process; says nothing about how long one should take
+PATIENCE = 300  # seconds until a test gives up on a process; says nothing about how long one should take
 
 
 def follow(guide: str, folder: Path) -> dict[str, list[dict[str, Any]]]:
