@@ -25,7 +25,7 @@ CLASSES, WIDTH = 10, 128
 def skewed(method: str, **settings: Any) -> tuple[ReadyArm, ArmRun]:
     """Clients have four classes each, so that some are had by one alone, and some by none."""
     models = {"clients": ["cnn-s"], "server": "cnn-s"}
-    return played(method, {"partition": SKEWED, "public": 0}, models=models, **settings)
+    return played(method, {"partition": SKEWED, "public": 0}, **{"models": models, **settings})
 
 
 def features(learner: Learner, inputs: Tensor) -> Tensor:
