@@ -180,7 +180,8 @@ def test_a_method_is_one_short_file_with_a_full_docstring(name: str) -> None:
     assert method.__doc__ is not None
     assert "xchanged" in method.__doc__
     assert "ytes" in method.__doc__
-    assert not method.__subclasses__(), "classes are abstract or final"
+    ours = [one for one in method.__subclasses__() if within(one.__module__, "fedistill")]
+    assert not ours, "classes are abstract or final"
 
 
 def test_every_file_in_a_family_of_methods_is_a_method() -> None:

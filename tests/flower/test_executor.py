@@ -306,7 +306,7 @@ def test_weights_of_impossible_samples_are_of_their_client_alone(tmp_path: Path,
     desk.change = answered(claim)
     play(desk, asked, tmp_path / "run")
     (record,) = RunFolder(tmp_path / "run").records("fedavg")
-    assert f"weights of {samples} samples" in record.missing["1"]
+    assert f"trained on {samples} samples" in record.missing["1"]
 
 
 def test_what_a_node_says_is_cut_off_and_clean(tmp_path: Path) -> None:
