@@ -134,7 +134,6 @@ PENDING = {
     "data",
     "experiment",
     "federation",
-    "flower",
     "methods",
     "models",
     "runtime",

@@ -348,7 +348,7 @@ def test_a_run_goes_on_where_its_clients_states_are(tmp_path: Path) -> None:
     asked = experiment(rounds=2)
     in_process(asked, tmp_path / "alone")
     with pytest.raises(
-        ExperimentError, match=r"begun in one process: go on with it by: fedistill resume .*alone"
+        ExperimentError, match=r"begun in one process: continue with: fedistill resume .*alone"
     ):
         play(Desk(asked, tmp_path), asked, tmp_path / "alone")
     out = tmp_path / "run"

@@ -122,7 +122,10 @@ METHOD_FAULTS = {
         "Drifting",
         "same_seed_same_bits",
     ): "two runs of one seed must be the same bit for bit, but they differ in the server's state",
-    ("Drifting", "worker_processes_end_in_the_same_bits"): "worker processes must end in the same bits",
+    (
+        "Drifting",
+        "worker_processes_end_in_the_same_bits",
+    ): "a run in worker processes must be bit-identical",
     ("Drifting", "resumed_ends_as_never_stopped"): "a resumed run must end as one that never stopped, but",
     (
         "Drifting",

@@ -63,7 +63,7 @@ not from a share of the experiment's; with `model="cnn-m"` or `model="my_models:
     flwr run . site --stream
 
 Results go to `{out}` on the server's machine, as `fedistill compare` leaves them but for clients' own models,
-which stay at the nodes (`state`). Run again with the same folder, it goes on from the last whole round.
+which stay at the nodes (`state`). Run again with the same folder, it resumes after the last complete round.
 """
 
 
@@ -143,14 +143,14 @@ def asked_for(run: dict[str, Any]) -> Experiment:
 
 
 def ended(out: Path, run: int) -> Path:
-    """The file in which a run says why it ended; empty: it has done all."""
+    """The file in which a run says why it ended, empty if it has completed."""
     return out / "flower" / f"ended-{run}"
 
 
 def say_renew(side: str) -> None:
     """Say, in the log of a process, that its app was written by an earlier version, and how to renew it."""
     print(
-        f"this Flower app looks for fedistill.runtime.flower.{side}, which has moved: write the app anew with"
-        " `fedistill flower init EXPERIMENT.toml FOLDER`; a later version will not find it",
+        f"this Flower app looks for fedistill.runtime.flower.{side}, which has moved: write the app again"
+        " with `fedistill flower init EXPERIMENT.toml FOLDER`; a later version will not find it",
         flush=True,
     )

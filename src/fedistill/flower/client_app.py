@@ -39,7 +39,7 @@ from fedistill.training.model_state import save_model
 
 app = ClientApp()
 _KEPT = 2
-"""States of so many rounds: to go on from, and to go back to where the server did not save the last one."""
+"""Rounds whose states are kept: the last, and the one before it in case the server has lost a round."""
 
 
 class OwnDataError(ExperimentError):
@@ -81,8 +81,8 @@ class Node:
     def about(self, order: Order) -> Answer:
         """Who this is: its client's number, whether its data are its own, and the task as it has built it.
 
-        Where what it has built is not what the server has, whose fingerprint is the frame, it builds anew:
-        a file that was amiss may have been mended.
+        If what it has built is not what the server has, whose fingerprint is the frame, it builds again: a
+        wrong file may have been replaced.
         """
         if self._built != {"source": self._source, "fingerprint": order.frame.decode(errors="replace")}:
             self._build()
@@ -93,7 +93,7 @@ class Node:
         )
 
     def _build(self) -> None:
-        # Most messages find their data dealt out; the readers of data take seconds to import.
+        # For most messages the data have been built; the readers of data take seconds to import.
         from fedistill.data.build import build_at_site, build_task
 
         config, seed = self.experiment.task, self.experiment.seed
@@ -119,7 +119,7 @@ class Node:
 
     @property
     def _built(self) -> dict[str, Any] | None:
-        """Where the data came from that lie here, and the fingerprint of their task; None: there are none."""
+        """Source of the data in this folder and the fingerprint of their task, or None if there are none."""
         path = self.folder / "built.json"
         found: dict[str, Any] | None = json.loads(path.read_bytes()) if path.exists() else None
         return found

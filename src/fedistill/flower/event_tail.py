@@ -14,8 +14,8 @@ from fedistill.federation.history import RoundRecord
 class EventTail:
     """What a run has written of itself since it was last asked.
 
-    The events are read on from where they were left, and all of them again where the file is another one:
-    who goes on with a run drops the rounds that were not saved.
+    Reading continues where it stopped, or starts again at the top of a file that has been replaced: whoever
+    resumes a run drops the rounds that were not saved.
     """
 
     def __init__(self, out: Path, watcher: Watcher) -> None:

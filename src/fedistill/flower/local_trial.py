@@ -50,7 +50,7 @@ def run_trial(experiment: Experiment, out: Path, command: str, watcher: Watcher)
 
 
 def resume_trial(out: Path, watcher: Watcher) -> ResultsJson:
-    """Go on with a run that `up` began; return the results.
+    """Resume a run that `up` began; return the results.
 
     Raises:
         ExperimentError: there is none in the folder.
@@ -60,7 +60,7 @@ def resume_trial(out: Path, watcher: Watcher) -> ResultsJson:
     experiment, app = folder.experiment(), out / "flower" / "app"
     if not app.is_dir():
         raise ExperimentError(
-            f"{out} was not run by `fedistill flower up`; go on with it by: {folder.resume_command()}"
+            f"{out} was not run by `fedistill flower up`; continue with: {folder.resume_command()}"
         )
     # The folder may have been moved, and its settings for the network changed.
     shutil.rmtree(app)
@@ -69,7 +69,7 @@ def resume_trial(out: Path, watcher: Watcher) -> ResultsJson:
 
 
 def _play(experiment: Experiment, nodes: int, out: Path, watcher: Watcher) -> ResultsJson:
-    # It is one's own machine: what the experiment names is what its owner wants to run.
+    # The nodes are on the user's own machine, and so may import whatever the user's experiment names.
     with _stopped_politely(), TrialNetwork(out, nodes, modules_of(experiment)) as network:
         try:
             follow(network, experiment, out, watcher)

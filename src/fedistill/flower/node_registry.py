@@ -60,7 +60,7 @@ class NodeRegistry:
             self.own_data |= answer.words.get("own-data") is not False
 
     def _stranger(self, node: int, answer: Answer | ClientFailure) -> str:
-        """Why a node is none of the clients; empty: it is."""
+        """Why a node is none of the clients, or empty if it is one."""
         if isinstance(answer, ClientFailure):
             return answer.reason
         client = answer.words.get("client")
@@ -93,9 +93,9 @@ class _Hello:
     """What a node is asked first.
 
     Attributes:
-        message: which its answer is to; empty: it has answered, and was refused.
+        message: the one that its answer is to, or empty if it has answered and was refused.
         asked, met: when it was asked last, and first.
-        refused: why it was refused last; empty: it has not been.
+        refused: why it was refused last, or empty if it never was.
     """
 
     message: str

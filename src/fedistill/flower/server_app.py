@@ -30,7 +30,7 @@ app = ServerApp()
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Play the experiment of the run config, or go on with it where its folder holds a part of it."""
+    """Run the experiment of the run config, or resume it if its folder holds a part of it."""
     end_with_parent()
     run: dict[str, Any] = dict(context.run_config)
     if not isinstance(run.get("out"), str):
@@ -60,7 +60,7 @@ def alone(out: Path) -> Iterator[None]:
 
 
 def _play(grid: Grid, asked: Experiment, out: Path, command: str) -> None:
-    """Begin, or go on with what the folder holds of the same experiment; `[flower]` may have changed.
+    """Begin, or resume what the folder holds of the same experiment; `[flower]` may have changed.
 
     Raises:
         ExperimentError: the folder holds another run.
@@ -85,7 +85,7 @@ def _play(grid: Grid, asked: Experiment, out: Path, command: str) -> None:
 def _check_same(folder: RunFolder, asked: Experiment) -> None:
     if not folder.on_network:
         raise ExperimentError(
-            f"{folder.path} holds a run that was begun in one process: go on with it by:"
+            f"{folder.path} holds a run that was begun in one process: continue with:"
             f" {folder.resume_command()}, or name another folder for the results"
         )
     arms = [resolve_arm(arm) for arm in asked.arms]
@@ -93,5 +93,5 @@ def _check_same(folder: RunFolder, asked: Experiment) -> None:
     if to_toml(held) != to_toml(asked.model_copy(update={"arms": arms})):
         raise ExperimentError(
             f"{folder.path} holds a run of another experiment: name another folder for the results (`out` in"
-            " the run config), or run the app of that experiment to go on with it"
+            " the run config), or run the app of that experiment to resume it"
         )

@@ -49,7 +49,7 @@ class Transport:
         return taken
 
     def pull(self, message: str) -> Answer | ClientFailure | None:
-        """The answer to a message; None: it has not come, or not whole.
+        """The answer to a message, or None if it has not arrived completely.
 
         Flower names a reply as soon as its head is there, and then waits for the parts that its sender has
         named: for hours, if they never come. So each is pulled in a thread, and nobody waits for it.
@@ -117,7 +117,7 @@ class _Pull:
 
 @contextlib.contextmanager
 def bounded(frames: int) -> Iterator[None]:
-    """Let this process take no more memory than frames of so many bytes need, where the system can tell.
+    """Let this process take no more memory than ``frames`` bytes of frames need, where the system can tell.
 
     Flower puts a reply together before anybody may look at its length, and a part of a megabyte may be named
     a thousand times in it. What is too much is then a `MemoryError` of that reply.

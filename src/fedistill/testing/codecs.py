@@ -221,11 +221,11 @@ def same_bits_serial_in_processes_and_resumed(case: CodecCase) -> None:
         require_same(finish(arm, executor, loaded), once, "a resumed run must end as one that never stopped")
     with ProcessExecutor(2, wanted, arm.task) as executor:
         there = finish(arm, executor)
-    require_same(there, once, "worker processes must end in the same bits as one process")
+    require_same(there, once, "a run in worker processes must be bit-identical to one in a single process")
 
 
 def both_ends_remember_the_same_whoever_was_away(case: CodecCase) -> None:
-    """And no client has to be sent anew what it has lost."""
+    """And no client has to be sent again what it has lost."""
     wanted, arm = case.ready(rounds=8, sampling={"fraction": 0.5, "dropout": 0.4})
     with SerialExecutor(wanted, arm.task) as executor:
         run = finish(arm, executor)

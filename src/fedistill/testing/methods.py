@@ -136,7 +136,7 @@ def worker_processes_end_in_the_same_bits(case: MethodCase) -> None:
     wanted, arm = case.ready(sampling=SOME_AWAY)
     with ProcessExecutor(2, wanted, arm.task) as executor:
         there = finish(arm, executor)
-    require_same(there, bits(run), "worker processes must end in the same bits as one process")
+    require_same(there, bits(run), "a run in worker processes must be bit-identical to one in one process")
 
 
 def resumed_ends_as_never_stopped(case: MethodCase) -> None:
@@ -160,7 +160,7 @@ def resumed_ends_as_never_stopped(case: MethodCase) -> None:
 
 
 def both_ends_remember_the_same(case: MethodCase) -> None:
-    """Whoever was away: what a link remembers is equal at both of its ends."""
+    """What a link remembers is equal at both of its ends, regardless of who was absent."""
     arm, run = case.run(rounds=6, sampling={"fraction": 0.5, "dropout": 0.4})
     require_one_memory(run, arm)
 
@@ -182,7 +182,7 @@ def the_ledger_is_the_sum_of_frame_lengths(case: MethodCase) -> None:
 
 
 def no_frame_is_longer_than_foretold(case: MethodCase) -> None:
-    """In numbers of four bytes, what `doctor` foretells is what crosses, or more."""
+    """In numbers of four bytes, no frame is longer than `doctor` predicts."""
     arm, run = case.run({"codec": "fp32"})
     for entry in run.ledger.entries:
         message = arm.method.uplink if entry.direction == "up" else arm.method.downlink
@@ -192,12 +192,12 @@ def no_frame_is_longer_than_foretold(case: MethodCase) -> None:
         require(
             entry.bytes <= most,
             f"a frame {entry.direction} of round {entry.round} has {entry.bytes} bytes, but at most {most}"
-            f" were foretold: `specs` or `longest` of {message.__name__} says too little",
+            f" were predicted: `specs` or `longest` of {message.__name__} says too little",
         )
 
 
 def a_client_that_is_absent_comes_back(case: MethodCase) -> None:
-    """With a quarter of the clients a round, each misses rounds between two that it works in."""
+    """With a quarter of the clients per round, each misses rounds between two that it works in."""
     arm, run = case.run(rounds=8, sampling={"fraction": 0.25})
     if arm.method.clients_work:
         working = {client for record in run.records for client in record.clients}
@@ -219,7 +219,7 @@ def local_training_accumulates(case: MethodCase) -> None:
 
 
 def adaptive_exchanges_outlast_lost_replies(case: MethodCase) -> None:
-    """A round in which nobody was heard says nothing of what exchanges bring: neither never, nor always."""
+    """A round without a reply tells nothing about what exchanges bring, and does not stop them."""
     if not case.exchanges:
         return
     accumulate = {"worth": 1.0, "most": 3}

@@ -22,7 +22,7 @@ MIXED = {"clients": ["cnn-s", "mlp-s"], "server": "cnn-m"}
 SAME_WIDTH = {"clients": ["cnn-s", "cnn-m"], "server": "cnn-s"}
 """Models of one architecture; of two that share nothing; of two whose features have one length."""
 SOME_AWAY = {"fraction": 0.75, "dropout": 0.2}
-"""Three of four clients a round, and a reply in five is lost."""
+"""Three of four clients per round, and one reply in five is lost."""
 
 
 def small_experiment(*layers: Mapping[str, Any]) -> Experiment:
