@@ -67,7 +67,7 @@ if not TYPE_CHECKING:  # else they would take any name for one of ours
         if name == "__version__":
             from importlib.metadata import version
 
-            value: Any = version("fedistill")
+            value = version("fedistill")
         elif name in _MODULES:
             value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
         else:

@@ -13,7 +13,7 @@ from dataclasses import fields, is_dataclass
 from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import torch
 from safetensors import SafetensorError
@@ -21,13 +21,18 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-State = dict[str, Any]
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Value = Any
+"""What a state holds under a key: a leaf, a dictionary, or, before `to_plain`, a dataclass."""
+State = dict[str, Value]
 T = TypeVar("T")
 _SEPARATOR = "/"
 _META = "state"
 
 
-def encode_state(state: Any) -> bytes:
+def encode_state(state: "State | DataclassInstance") -> bytes:
     """Return the bytes of a state, a dictionary or a dataclass; equal states have equal bytes."""
     tensors: dict[str, Tensor] = {}
     plain: State = {}
@@ -95,7 +100,7 @@ def _flatten(state: State, prefix: str, tensors: dict[str, Tensor], plain: State
             raise TypeError(f"state value {name} is a {type(value).__name__}, not plain data")
 
 
-def to_plain(value: Any) -> Any:
+def to_plain(value: Value) -> Value:
     """Return a dataclass as a dictionary of its fields, at every depth; other values are returned unchanged.
 
     Keys of dictionaries become strings; fields that are None are left out.
@@ -131,7 +136,7 @@ def _hints(kind: type) -> dict[str, Any]:
     return get_type_hints(kind)
 
 
-def _restored(hint: Any, value: Any) -> Any:
+def _restored(hint: Any, value: Value) -> Value:
     """Return a value in the form of its annotation: a dataclass, a dictionary with integer keys, a tuple."""
     if get_origin(hint) in (Union, UnionType):
         inner = [one for one in get_args(hint) if one is not NoneType]

@@ -1,12 +1,13 @@
 """The aggregations by name, and the type of the settings that name one."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BeforeValidator, Field, PlainSerializer, SerializationInfo, ValidationError
 
 from fedistill.aggregation.labels import Aggregation
 from fedistill.config.messages import explain_errors
 from fedistill.config.plugins import Registry, field_faults, scan
+from fedistill.config.schema import Raw, RawTable
 from fedistill.errors import ExperimentError
 
 
@@ -37,7 +38,7 @@ registry: Registry[Aggregation] = Registry(
 )
 
 
-def _chosen(wanted: Any) -> Aggregation:
+def _chosen(wanted: Raw) -> Aggregation:
     """Return the aggregation that a name or a table ``{ name, SETTINGS }`` stands for."""
     if isinstance(wanted, Aggregation):
         return wanted
@@ -59,7 +60,7 @@ def _chosen(wanted: Any) -> Aggregation:
     return found
 
 
-def _table(chosen: Aggregation, info: SerializationInfo) -> dict[str, Any]:
+def _table(chosen: Aggregation, info: SerializationInfo) -> RawTable:
     """Return its settings, with the name that the experiment uses."""
     table = chosen.model_dump(mode=info.mode, exclude_none=info.exclude_none)
     return {**table, "name": chosen._written or chosen.name}

@@ -245,7 +245,7 @@ class Registry(Generic[T]):
             )
         return kind
 
-    def _checked(self, where: str, kind: type[Any]) -> type[T]:
+    def _checked(self, where: str, kind: type) -> type[T]:
         if not issubclass(kind, self._base):
             raise ExperimentError(
                 f"{where}: class {kind.__name__} must be a subclass of {self._base.__name__}"

@@ -19,8 +19,9 @@ from pydantic import (
 from fedistill.config.link import PROFILES, Link
 from fedistill.errors import nearest
 
-RawTable = dict[str, Any]
-"""A table as TOML has it, before validation."""
+Raw = Any
+"""A value as TOML has it, before validation."""
+RawTable = dict[str, Raw]
 
 
 class Section(BaseModel):
@@ -204,7 +205,7 @@ class FlowerConfig(Section):
     quorum: float = Field(default=0.5, gt=0, le=1, description="share of a round's clients that must reply")
 
 
-def _name_or_table(codec: Any) -> str | RawTable | None:
+def _name_or_table(codec: Raw) -> str | RawTable | None:
     if codec is None or isinstance(codec, str | dict):
         return codec
     raise ValueError(f"{codec!r} must be the name of a codec, or a table {{ up = CODEC, down = CODEC }}")
@@ -250,7 +251,7 @@ class Experiment(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _arms_inherit(cls, raw: Any) -> Any:
+    def _arms_inherit(cls, raw: Raw) -> Raw:
         """Fill in what an arm leaves out from the tables of the experiment."""
         if not isinstance(raw, dict) or not isinstance(raw.get("arms"), list):
             return raw

@@ -3,13 +3,12 @@
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import tomli_w
 from pydantic import ValidationError
 
 from fedistill.config.messages import explain_errors
-from fedistill.config.schema import Experiment, RawTable
+from fedistill.config.schema import Experiment, Raw, RawTable
 from fedistill.errors import ExperimentError, nearest
 
 
@@ -63,7 +62,7 @@ def _override(raw: RawTable, text: str) -> None:
     except tomllib.TOMLDecodeError:
         parsed = value
     *parents, last = key.strip().split(".")
-    place: Any = raw
+    place: Raw = raw
     for depth, part in enumerate(parents):
         inside = ".".join(parents[: depth + 1])
         place = _item(place, part, text) if isinstance(place, list) else place.setdefault(part, {})
@@ -82,7 +81,7 @@ def _override(raw: RawTable, text: str) -> None:
     place[last] = parsed
 
 
-def _item(items: list[Any], part: str, text: str) -> Any:
+def _item(items: list[Raw], part: str, text: str) -> Raw:
     """Return the arm with this position or name."""
     if part.isdecimal() and int(part) < len(items):
         return items[int(part)]

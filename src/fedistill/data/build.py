@@ -1,7 +1,6 @@
 """From an experiment's ``[task]`` to a `Task`: load, hold out, deal out, encode."""
 
 import io
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -108,8 +107,9 @@ def stored_bytes(inputs: Inputs) -> int:
     sink = io.BytesIO()
     table = pa.table({"input": column})
     # Statistics would hold two samples a second time, to no one's use.
-    packing: dict[str, Any] = {"compression": "zstd", "compression_level": 19, "use_dictionary": False}
-    pq.write_table(table, sink, write_statistics=False, **packing)
+    pq.write_table(
+        table, sink, write_statistics=False, compression="zstd", compression_level=19, use_dictionary=False
+    )
     return len(sink.getvalue())
 
 

@@ -1,6 +1,6 @@
 """From the columns of a Hugging Face data set to tables: which column is what, and what labels mean."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Literal
 
 import datasets
@@ -9,8 +9,13 @@ from numpy.typing import NDArray
 
 from fedistill.config.schema import PublicSource, Source, TaskConfig
 from fedistill.data import image
-from fedistill.data.table import Inputs, Loaded, Rows, Table, digest, texts_table
+from fedistill.data.table import Column, Inputs, Loaded, Rows, Table, digest, texts_table
 from fedistill.errors import ExperimentError, nearest
+
+Split = Any
+"""A `datasets.Dataset`; the library has no types to check."""
+_Feature = Any
+"""What `datasets` declares of a column: a `Value`, `ClassLabel`, `Image`, or a list or table of these."""
 
 _INPUT_NAMES = ("image", "img", "text", "sentence", "content", "document", "article")
 _LABEL_NAMES = ("label", "labels", "class", "category", "target", "coarse_label", "fine_label")
@@ -22,7 +27,11 @@ def place_of(source: Source) -> str:
 
 
 def from_hugging_face(
-    train: Any, test: Any | None, source: Source, wheres: tuple[str, str], image_size: tuple[int, int] | None
+    train: Split,
+    test: Split | None,
+    source: Source,
+    wheres: tuple[str, str],
+    image_size: tuple[int, int] | None,
 ) -> Loaded:
     """Open splits that are read; ``wheres`` names both in error messages."""
     columns = list(train.column_names)
@@ -51,7 +60,7 @@ def from_hugging_face(
     if strange := _strange(given, index):
         raise ExperimentError(f"{where}: labels {strange} in column {label!r} have no class name")
 
-    def table(split: Any, labels: list[Any], where: str) -> Table:
+    def table(split: Split, labels: Column, where: str) -> Table:
         numbers = np.array([index[value] for value in labels], dtype=np.int64)
         return _columns(split, kind, inputs, numbers, where, image_size)
 
@@ -77,12 +86,12 @@ def from_hugging_face(
     return Loaded(kind, tuple(map(str, classes)), ready, table(test, tested, where_test))
 
 
-def _strange(labels: list[Any], index: dict[Any, int]) -> list[Any]:
+def _strange(labels: Column, index: Mapping[Hashable, int]) -> Column:
     """A few labels that are not among the classes."""
     return [label for label in dict.fromkeys(labels) if label not in index][:5]
 
 
-def _labels(split: Any, column: str, where: str, names: list[str] | None) -> list[Any]:
+def _labels(split: Split, column: str, where: str, names: list[str] | None) -> Column:
     """Values of the label column, by name where there are ``names`` for its numbers."""
     feature = split.features[column]
     if not isinstance(feature, datasets.Value | datasets.ClassLabel):
@@ -123,7 +132,7 @@ def _choose(given: str | None, columns: list[str], usual: Sequence[str], key: st
     return found[0]
 
 
-def _kind(feature: Any, where: str, column: str, place: str) -> Literal["image", "text"]:
+def _kind(feature: _Feature, where: str, column: str, place: str) -> Literal["image", "text"]:
     if isinstance(feature, datasets.Image) or (isinstance(feature, dict) and "bytes" in feature):
         return "image"
     if getattr(feature, "dtype", None) in ("string", "large_string"):
@@ -133,13 +142,13 @@ def _kind(feature: Any, where: str, column: str, place: str) -> Literal["image",
     )
 
 
-def _in_words(feature: Any) -> str:
+def _in_words(feature: _Feature) -> str:
     if isinstance(feature, datasets.Value | datasets.ClassLabel):
         return f"values of type {feature.dtype}"
     return "images" if isinstance(feature, datasets.Image) else "lists or tables"
 
 
-def _values(split: Any, column: str, where: str) -> list[Any]:
+def _values(split: Split, column: str, where: str) -> Column:
     values = list(split[column])
     # -1 is how a column of class labels says that there is none.
     missing = (None, -1) if isinstance(split.features[column], datasets.ClassLabel) else (None,)
@@ -152,14 +161,14 @@ def _values(split: Any, column: str, where: str) -> list[Any]:
 
 
 def _columns(
-    split: Any,
+    split: Split,
     kind: Literal["image", "text"],
     inputs: str,
     labels: NDArray[np.int64],
     where: str,
     image_size: tuple[int, int] | None,
 ) -> Table:
-    def column(name: str) -> list[Any]:
+    def column(name: str) -> Column:
         if name not in split.column_names:
             raise ExperimentError(
                 f"task.partition.column = {name!r} is not a column; there are"

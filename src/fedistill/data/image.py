@@ -3,7 +3,7 @@
 import io
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import PIL.Image
@@ -13,16 +13,23 @@ from numpy.typing import NDArray
 from fedistill.errors import ExperimentError
 
 
-def content(cell: dict[str, Any] | None, row: int, where: str) -> bytes:
+class Cell(TypedDict):
+    """An image as a column holds it, not decoded: its encoded bytes, or the file that has them."""
+
+    bytes: bytes | None
+    path: str | None
+
+
+def content(cell: Cell | None, row: int, where: str) -> bytes:
     """Return the encoded bytes of an image cell, from the cell itself or the file that it names.
 
     Raises:
         ExperimentError: the image is missing.
     """
-    if cell is None or (cell["bytes"] is None and not cell["path"]):
-        raise ExperimentError(f"{where}: row {row} (the first is 0) has no image; drop the row")
-    if cell["bytes"] is not None:
+    if cell is not None and cell["bytes"] is not None:
         return bytes(cell["bytes"])
+    if cell is None or not cell["path"]:
+        raise ExperimentError(f"{where}: row {row} (the first is 0) has no image; drop the row")
     try:
         return Path(cell["path"]).read_bytes()
     except OSError as error:
@@ -32,7 +39,7 @@ def content(cell: dict[str, Any] | None, row: int, where: str) -> bytes:
 
 
 def decode(
-    cells: Iterable[dict[str, Any] | None],
+    cells: Iterable[Cell | None],
     rows: NDArray[np.int64],
     where: str,
     size: tuple[int, int] | None,

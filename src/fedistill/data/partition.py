@@ -10,15 +10,15 @@ from flwr_datasets import partitioner as flwr
 from numpy.typing import NDArray
 
 from fedistill.config.schema import Dirichlet, Iid, Natural, Partition, Pathological, Quantity
+from fedistill.data.table import Column, Rows
 from fedistill.errors import ExperimentError
 from fedistill.rng import derive, numpy_stream
 
-Rows = NDArray[np.int64]
 _TRIES = 20
 
 
 def partition(
-    kind: Partition, labels: NDArray[np.int64], clients: int, seed: int, ids: list[object] | None = None
+    kind: Partition, labels: NDArray[np.int64], clients: int, seed: int, ids: Column | None = None
 ) -> list[Rows]:
     """Deal the samples out.
 
@@ -127,7 +127,7 @@ def _quantity(kind: Quantity, labels: Rows, clients: int, seed: int) -> list[Row
     return [order[rows] for rows in _load(flwr.SizePartitioner(sizes.tolist()), labels)]
 
 
-def _natural(kind: Natural, labels: Rows, clients: int, ids: list[object]) -> list[Rows]:
+def _natural(kind: Natural, labels: Rows, clients: int, ids: Column) -> list[Rows]:
     names = [str(value) for value in ids]
     found = len(set(names))
     if found < clients:
@@ -142,7 +142,7 @@ def _natural(kind: Natural, labels: Rows, clients: int, ids: list[object]) -> li
 
 
 def _load(dealer: flwr.Partitioner, labels: Rows, ids: list[str] | None = None) -> list[Rows]:
-    columns: dict[str, object] = {"label": labels, "row": np.arange(len(labels))}
+    columns: dict[str, Rows | list[str]] = {"label": labels, "row": np.arange(len(labels))}
     if ids is not None:
         columns["id"] = ids
     dealer.dataset = Dataset.from_dict(columns)

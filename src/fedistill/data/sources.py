@@ -16,14 +16,13 @@ import urllib.request
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import datasets
 import numpy as np
 from huggingface_hub import constants
 
 from fedistill.config.schema import Source
-from fedistill.data.columns import from_hugging_face, place_of
+from fedistill.data.columns import Split, from_hugging_face, place_of
 from fedistill.data.table import Loaded, Table, arrays, texts_table
 from fedistill.errors import ExperimentError, nearest
 
@@ -161,7 +160,7 @@ def _files(source: Source, image_size: tuple[int, int] | None) -> Loaded:
     return from_hugging_face(train, test, source, (source.train, str(source.test)), image_size)
 
 
-def _read(kind: str, path: str, place: str) -> Any:
+def _read(kind: str, path: str, place: str) -> Split:
     """Read one file or folder; ``place`` is the setting that names it."""
     found = Path(path)
     folders = kind == "imagefolder"
@@ -170,7 +169,7 @@ def _read(kind: str, path: str, place: str) -> Any:
     if found.is_dir() != folders:
         wanted = "a folder that has one folder of images for each class" if folders else "one file, no folder"
         raise ExperimentError(f"{place} = {path}: format {kind!r} needs {wanted}")
-    options: dict[str, Any] = {}
+    options: dict[str, bool] = {}
     if folders and not any(found.rglob("metadata.*")):
         # Without this a folder with one class has no labels at all.
         options["drop_labels"] = False

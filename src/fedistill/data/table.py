@@ -13,6 +13,8 @@ from fedistill.errors import ExperimentError
 
 Rows = NDArray[np.int64]
 Inputs = NDArray[np.uint8] | list[str]
+Column = list[Any]
+"""The value of one column in each row: numbers, texts, or what else the source has."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Table:
     labels: NDArray[np.int64]
     read: Callable[[Rows], Inputs]
     keys: Callable[[], list[bytes]]
-    column: Callable[[str], list[Any]]
+    column: Callable[[str], Column]
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -49,7 +51,7 @@ class Loaded:
     test: Table | None
 
 
-def no_columns(name: str) -> list[Any]:
+def no_columns(name: str) -> Column:
     raise ExperimentError(
         f"task.partition.column = {name!r}: this task has no columns besides inputs and labels;"
         " choose another partition kind"
@@ -69,7 +71,7 @@ def arrays(pixels: NDArray[np.uint8], labels: NDArray[np.int64], image_size: tup
 def texts_table(
     texts: list[str],
     labels: NDArray[np.int64],
-    column: Callable[[str], list[Any]] = no_columns,
+    column: Callable[[str], Column] = no_columns,
 ) -> Table:
     return Table(
         labels,

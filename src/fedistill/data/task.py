@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -140,7 +140,7 @@ class Task:
         return hashlib.blake2b(self._bytes(), digest_size=16).hexdigest()
 
     def _bytes(self) -> bytes:
-        state: dict[str, Any] = {
+        state: State = {
             "name": self.name,
             "kind": self.signature.kind,
             "shape": list(self.signature.shape),

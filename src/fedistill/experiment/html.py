@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from html import escape
 from importlib.resources import files
-from typing import Any
+from typing import TypedDict
 
 from plotly.offline import get_plotlyjs
 
@@ -17,11 +17,24 @@ from fedistill.experiment.results import ResultsJson
 
 _SLOT = re.compile(r"@@(TITLE|PLOTLY|DATA)@@")
 
+LinkJson = dict[str, str | float | dict[str, str]]
+"""A `Link` as plain data, by field."""
+
+
+class _Data(TypedDict):
+    """What the page computes from; `render` says what each is."""
+
+    results: ResultsJson
+    times: dict[str, dict[str, list[float]]]
+    links: dict[str, LinkJson]
+    settings: str
+    link: str
+
 
 def render(
     results: ResultsJson,
     times: dict[str, dict[str, list[float]]],
-    links: dict[str, dict[str, Any]],
+    links: dict[str, LinkJson],
     settings: str,
     link: str,
 ) -> str:
@@ -43,7 +56,7 @@ def render(
     """
     if link not in links:
         raise KeyError(link)
-    data = {"results": results, "times": times, "links": links, "settings": settings, "link": link}
+    data: _Data = {"results": results, "times": times, "links": links, "settings": settings, "link": link}
     slots = {
         "TITLE": escape(f"{results['task']['name']} - fedistill report"),
         "PLOTLY": str(get_plotlyjs()),
@@ -53,7 +66,7 @@ def render(
     return _fill(template, slots)
 
 
-def _json(value: object) -> str:
+def _json(value: _Data) -> str:
     """Return JSON that cannot end or open anything in HTML, whatever its strings hold."""
     text = json.dumps(value, allow_nan=False, separators=(",", ":"))
     for mark in "<>&":

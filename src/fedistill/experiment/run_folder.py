@@ -32,8 +32,9 @@ from fedistill.config.toml import load, to_toml
 from fedistill.errors import ExperimentError
 from fedistill.experiment.results import ResultsJson
 from fedistill.federation.arm import ReadyArm, start_run
-from fedistill.federation.history import ArmRun, RoundRecord
+from fedistill.federation.history import ArmRun, Event, RoundRecord
 from fedistill.federation.ledger import Entry
+from fedistill.methods.base import AnyState
 from fedistill.state import decode_state, encode_state, from_plain, to_plain, write_file
 
 _MANIFEST = "manifest.json"
@@ -126,19 +127,19 @@ class RunFolder:
     def command(self) -> str:
         return next((e["command"] for e in self.events() if e["event"] == "started"), "")
 
-    def append(self, event: dict[str, Any]) -> None:
+    def append(self, event: Event) -> None:
         """Add a line to ``events.jsonl``."""
         with (self.path / "events.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(event) + "\n")
             file.flush()
             os.fsync(file.fileno())  # a round that the manifest names must not be lost
 
-    def events(self) -> list[dict[str, Any]]:
+    def events(self) -> list[Event]:
         """Return all events; a last line that a crash cut short is left out."""
         path = self.path / "events.jsonl"
         if not path.exists():
             return []
-        found = []
+        found: list[Event] = []
         for line in path.read_text(encoding="utf-8").splitlines():
             try:
                 found.append(json.loads(line))
@@ -200,7 +201,7 @@ class RunFolder:
         try:
             saved = decode_state((folder / manifest["server"]).read_bytes())
             shared_states = load_states(saved["links"])
-            server: Any = from_plain(arm.method.ServerState, saved["method"])
+            server: AnyState = from_plain(arm.method.ServerState, saved["method"])
             clients = {
                 int(client): (folder / name).read_bytes() for client, name in manifest["clients"].items()
             }

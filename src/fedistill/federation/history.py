@@ -8,6 +8,9 @@ from fedistill.federation.ledger import Entry, Ledger
 from fedistill.federation.local_rounds import PastExchange
 from fedistill.methods.base import AnyState
 
+Event = dict[str, Any]
+"""A line of ``events.jsonl``: ``event`` says what happened, and the other keys depend on it."""
+
 
 @dataclass(frozen=True)
 class RoundRecord:
@@ -39,13 +42,13 @@ class RoundRecord:
     missing: dict[str, str]
     carried: dict[str, int]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Event:
         """Return it for JSON; a frame is [client, direction, kind, bytes, payload]."""
         frames = [[e.client, e.direction, e.kind, e.bytes, e.payload] for e in self.traffic]
         return {**asdict(self), "traffic": frames}
 
     @classmethod
-    def from_json(cls, event: dict[str, Any]) -> "RoundRecord":
+    def from_json(cls, event: Event) -> "RoundRecord":
         """Return the record that `to_json` has written; other keys are ignored.
 
         Raises:

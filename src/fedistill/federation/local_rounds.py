@@ -12,7 +12,7 @@ ours: of the paper we have read the abstract only.
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -88,7 +88,7 @@ def relative_change(before: Message, after: Message, context: MessageContext) ->
 def _rows(message: Message, context: MessageContext) -> dict[str, Classes | None]:
     """Return the public places of each tensor's rows, or None if it has all, or rows without a place."""
     kind = type(message)
-    numbers: dict[str, Any] = {"held": 0, **message.numbers()}
+    numbers: dict[str, int | Classes] = {"held": 0, **message.numbers()}
     numbers |= {name: message.tensors()[name].numpy() for name in kind.integer_arrays(context, numbers)}
     specs = kind.specs(context, numbers)
     return {name: None if kind.caches else spec.rows for name, spec in specs.items()}

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from fedistill.config import plugins
 from fedistill.config.plugins import Reference
@@ -10,6 +9,8 @@ from fedistill.config.schema import Experiment
 from fedistill.errors import ExperimentError
 from fedistill.federation.arm import resolve_arm
 
+Config = Mapping[str, bool | float | int | str]
+"""A run config or a node config, as Flower has read it."""
 KEY = "modules"
 """In a node config: names of modules and packages, separated by commas; none unless it is there."""
 
@@ -27,7 +28,7 @@ class AllowedModules:
     own_model: str | None = None
 
     @classmethod
-    def of(cls, node_config: Mapping[str, Any]) -> "AllowedModules":
+    def of(cls, node_config: Config) -> "AllowedModules":
         """Read a node config.
 
         Raises:

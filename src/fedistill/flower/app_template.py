@@ -3,14 +3,13 @@
 import tomllib
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import tomli_w
 
-from fedistill.config.schema import Experiment
+from fedistill.config.schema import Experiment, RawTable
 from fedistill.config.toml import parse, to_toml
 from fedistill.errors import ExperimentError
-from fedistill.flower.allowed_modules import modules_of
+from fedistill.flower.allowed_modules import Config, modules_of
 
 _README = """\
 # A fedistill experiment as a Flower app
@@ -90,7 +89,7 @@ def write_app(experiment: Experiment, folder: Path, out: Path, command: str) -> 
     modules = ",".join(modules_of(experiment))
     package = folder / "fedistill_app"
     package.mkdir(parents=True, exist_ok=True)
-    project: dict[str, Any] = {
+    project: RawTable = {
         "build-system": {"requires": ["hatchling"], "build-backend": "hatchling.build"},
         "project": {
             "name": "fedistill-app",
@@ -127,7 +126,7 @@ def write_app(experiment: Experiment, folder: Path, out: Path, command: str) -> 
         )
 
 
-def asked_for(run: dict[str, Any]) -> Experiment:
+def asked_for(run: Config) -> Experiment:
     """The experiment of a run config that `write_app` wrote, or that somebody has changed.
 
     Raises:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
@@ -22,14 +22,14 @@ from fedistill.communication.messages.base import contents
 from fedistill.communication.tensor_specs import Content
 from fedistill.config.messages import explain_errors
 from fedistill.config.plugins import before_import
-from fedistill.config.schema import Source
+from fedistill.config.schema import RawTable, Source
 from fedistill.data.samples import none_of
 from fedistill.data.task import Labelled, Task
 from fedistill.errors import ExperimentError, FedistillError
 from fedistill.federation.arm import ReadyArm
 from fedistill.federation.client import client_state, count_correct, run_client
 from fedistill.federation.executor import prepare_process
-from fedistill.flower.allowed_modules import AllowedModules, look_up
+from fedistill.flower.allowed_modules import AllowedModules, Config, look_up
 from fedistill.flower.app_template import asked_for
 from fedistill.flower.parent_watch import end_with_parent
 from fedistill.flower.serde import Answer, Order, open_order, seal_answer
@@ -46,10 +46,22 @@ class OwnDataError(ExperimentError):
     """A site's own data cannot be used; what it says may quote them, and stays at the site."""
 
 
+class _Built(TypedDict):
+    """What a node's data were built from.
+
+    Attributes:
+        source: of its own samples, or None if it has a share of the experiment's.
+        fingerprint: of the task, see `Task.fingerprint`.
+    """
+
+    source: RawTable | None
+    fingerprint: str
+
+
 class Node:
     """One client of a run, in the folder that its node config names."""
 
-    def __init__(self, run: dict[str, Any], own: dict[str, Any], session: str) -> None:
+    def __init__(self, run: Config, own: Config, session: str) -> None:
         """From the run config, the node config and the session's name.
 
         Raises:
@@ -106,7 +118,7 @@ class Node:
             except FedistillError as error:
                 raise OwnDataError(str(error)) from None
         _only(whole, self.client, private).save(self._samples)
-        built = {"source": self._source, "fingerprint": whole.fingerprint()}
+        built: _Built = {"source": self._source, "fingerprint": whole.fingerprint()}
         write_file(self.folder / "built.json", json.dumps(built).encode())
 
     @property
@@ -114,14 +126,14 @@ class Node:
         return self.folder / "task.safetensors"
 
     @property
-    def _source(self) -> dict[str, Any] | None:
+    def _source(self) -> RawTable | None:
         return None if self._own is None else self._own.model_dump(mode="json")
 
     @property
-    def _built(self) -> dict[str, Any] | None:
-        """Source of the data in this folder and the fingerprint of their task, or None if there are none."""
+    def _built(self) -> _Built | None:
+        """What has been built here, or None if nothing has."""
         path = self.folder / "built.json"
-        found: dict[str, Any] | None = json.loads(path.read_bytes()) if path.exists() else None
+        found: _Built | None = json.loads(path.read_bytes()) if path.exists() else None
         return found
 
     def arm(self, name: str) -> ReadyArm:
@@ -157,7 +169,7 @@ class Node:
         for _, path in self._kept(arm)[:-_KEPT]:
             path.unlink()
         self._save_model(arm, outcome.state)
-        words: dict[str, Any] = {"seconds": outcome.seconds}
+        words: dict[str, float | list[int]] = {"seconds": outcome.seconds}
         if arm.method.has_client_models and arm.evaluates(
             order.round, arm.local_rounds(order.round, order.frame)
         ):
@@ -211,7 +223,7 @@ def _answered(message: Message, context: Context, what: Callable[[Node, Order], 
     prepare_process()
     try:
         order = open_order(message)
-        node = Node(dict(context.run_config), dict(context.node_config), order.session)
+        node = Node(context.run_config, context.node_config, order.session)
         with before_import(node.allowed.check):
             look_up(node.experiment)
             answer = what(node, order)
@@ -226,7 +238,7 @@ def _answered(message: Message, context: Context, what: Callable[[Node, Order], 
     return seal_answer(answer, message)
 
 
-def _own_data(own: dict[str, Any]) -> Source | None:
+def _own_data(own: Config) -> Source | None:
     """Where a site's own samples are: `train` and, beside it, `format`, `input` and `label`."""
     if "train" not in own:
         return None

@@ -5,10 +5,9 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from fedistill.experiment.progress import Watcher
-from fedistill.federation.history import RoundRecord
+from fedistill.federation.history import Event, RoundRecord
 
 
 class EventTail:
@@ -34,7 +33,7 @@ class EventTail:
             else:
                 self._watcher.failed(event["arm"], event["error"])
 
-    def _new(self) -> Iterator[dict[str, Any]]:
+    def _new(self) -> Iterator[Event]:
         if not self._path.exists():
             return
         with self._path.open("rb") as file:
@@ -47,7 +46,7 @@ class EventTail:
                 if not line.endswith(b"\n"):  # still being written
                     return
                 self._at += len(line)
-                event = json.loads(line)
+                event: Event = json.loads(line)
                 kind, arm = event["event"], event.get("arm", "")
                 self._failures[arm] += kind == "failed"
                 key = kind, arm, event.get("round", self._failures[arm])

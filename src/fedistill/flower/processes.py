@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import tomli_w
 
@@ -23,6 +23,13 @@ ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """What asks a run to end."""
 _LINK = "trial"
 _START_SECONDS, _STOP_SECONDS, _COMMAND_SECONDS = 60.0, 10.0, 120.0
+
+_Said = TypedDict(
+    "_Said",
+    {"success": bool, "error-message": str, "run-id": int | str, "runs": list[dict[str, str]]},
+    total=False,
+)
+"""What a command of Flower prints as JSON, with the keys that are used here."""
 
 
 class TrialNetwork:
@@ -190,7 +197,7 @@ class TrialNetwork:
                 start_new_session=True,  # Ctrl-C is ours to hand on
             )
 
-    def _flwr(self, *arguments: str) -> dict[str, Any]:
+    def _flwr(self, *arguments: str) -> _Said:
         """What a command of Flower says.
 
         Raises:
@@ -208,7 +215,7 @@ class TrialNetwork:
             what = f"flwr {arguments[0]} has not ended after {_COMMAND_SECONDS:g} s"
             raise RuntimeFailure(f"{what}; {self.log('superlink')}") from None
         try:
-            said: dict[str, Any] = json.loads(done.stdout)
+            said: _Said = json.loads(done.stdout)
         except json.JSONDecodeError:
             said = {"success": False, "error-message": (done.stderr or done.stdout).strip()}
         if not said.get("success"):

@@ -12,6 +12,8 @@ from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 
 from fedistill.errors import FrameError
 
+Words = Mapping[str, Any]
+"""Named values of a message; whoever reads one checks it."""
 _FRAME, _WORDS = "frame", "words"
 
 
@@ -41,7 +43,7 @@ class Answer:
     """
 
     frame: bytes = b""
-    words: Mapping[str, Any] = field(default_factory=dict)
+    words: Words = field(default_factory=dict)
 
 
 def seal_order(order: Order, node: int, kind: str) -> Message:
@@ -92,7 +94,7 @@ def _content(frame: bytes, words: ConfigRecord) -> RecordDict:
     return RecordDict({_FRAME: ArrayRecord({_FRAME: array}), _WORDS: words})
 
 
-def _opened(content: RecordDict) -> tuple[bytes, dict[str, Any]]:
+def _opened(content: RecordDict) -> tuple[bytes, Words]:
     try:
         arrays, words = content[_FRAME], content[_WORDS]
         array = arrays[_FRAME]

@@ -5,7 +5,6 @@ import fcntl
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
@@ -32,10 +31,11 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Run the experiment of the run config, or resume it if its folder holds a part of it."""
     end_with_parent()
-    run: dict[str, Any] = dict(context.run_config)
-    if not isinstance(run.get("out"), str):
+    run = context.run_config
+    place = run.get("out")
+    if not isinstance(place, str):
         raise ExperimentError("run config: `out` must be the folder for the results")
-    out = Path(run["out"])
+    out = Path(place)
     said = ""
     try:
         with alone(out):

@@ -2,10 +2,12 @@
 
 import importlib
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TypeVar
 
 from fedistill.config.plugins import Registry
 from fedistill.errors import FedistillError
+
+T = TypeVar("T")
 
 NamedCheck = tuple[str, Callable[[], None]]
 """A rule in a few words, and a function that raises `AssertionError` where it is broken."""
@@ -42,7 +44,7 @@ def run_checks(what: str, checks: Sequence[NamedCheck]) -> list[str]:
     return [name for name, _ in checks]
 
 
-def written(wanted: type | str, registry: Registry[Any]) -> str:
+def written(wanted: type[T] | str, registry: Registry[T]) -> str:
     """Return the name by which an experiment names a class.
 
     Raises:

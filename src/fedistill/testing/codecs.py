@@ -1,19 +1,18 @@
 """The contract of codecs: what each must do with any tensor that it codes, and in any run."""
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import numpy as np
 
 from fedistill.communication.codecs.base import Codec
 from fedistill.communication.codecs.registry import Wanted, create_codec, registry
 from fedistill.communication.tensor_specs import Content, SharedKnowledge, TensorSpec
-from fedistill.config.schema import Experiment
+from fedistill.config.schema import Experiment, Raw
 from fedistill.errors import FrameError
 from fedistill.experiment.run_folder import RunFolder
 from fedistill.federation.arm import ReadyArm, start_run
@@ -23,6 +22,7 @@ from fedistill.state import encode_state
 from fedistill.testing.checks import NamedCheck, require, run_checks, written
 from fedistill.testing.runs import (
     SAME,
+    TomlTable,
     bits,
     finish,
     ready,
@@ -41,7 +41,7 @@ _SCORES = "fedmd"
 """Methods that codecs are tried in; the last, which takes longer, for those of scores alone."""
 
 
-def check_codec(codec: type[Codec] | str, *, settings: Mapping[str, Any] | None = None) -> list[str]:
+def check_codec(codec: type[Codec] | str, *, settings: TomlTable | None = None) -> list[str]:
     """Run all checks of a codec; return their names.
 
     Args:
@@ -55,7 +55,7 @@ def check_codec(codec: type[Codec] | str, *, settings: Mapping[str, Any] | None 
     return run_checks(f"codec {codec if isinstance(codec, str) else codec.__name__}", checks)
 
 
-def codec_checks(codec: type[Codec] | str, *, settings: Mapping[str, Any] | None = None) -> list[NamedCheck]:
+def codec_checks(codec: type[Codec] | str, *, settings: TomlTable | None = None) -> list[NamedCheck]:
     """Return the checks of a codec by name; the arguments are those of `check_codec`.
 
     Raises:
@@ -71,7 +71,7 @@ def codec_checks(codec: type[Codec] | str, *, settings: Mapping[str, Any] | None
     return checks
 
 
-def _links(wanted: Mapping[str, Any]) -> Iterator[tuple[Random, Codec, TensorSpec]]:
+def _links(wanted: TomlTable) -> Iterator[tuple[Random, Codec, TensorSpec]]:
     """Tensors of all contents that a codec codes, each with a source of chance of its own."""
     codec = create_codec(wanted)
     contents = sorted(codec.codes, key=lambda content: content.value)
@@ -80,7 +80,7 @@ def _links(wanted: Mapping[str, Any]) -> Iterator[tuple[Random, Codec, TensorSpe
         yield chance, codec, spec_of(chance, contents[number % len(contents)])
 
 
-def numbers_come_back(wanted: Mapping[str, Any]) -> None:
+def numbers_come_back(wanted: TomlTable) -> None:
     """Finite numbers of the expected shape; where nothing is lost, the very same."""
     for chance, codec, spec in _links(wanted):
         values = values_of(chance, spec)
@@ -94,7 +94,7 @@ def numbers_come_back(wanted: Mapping[str, Any]) -> None:
             require(equal, f"{_what(spec)}: its `lossiness` is nothing, but other numbers come back")
 
 
-def both_sides_remember_the_same(wanted: Mapping[str, Any]) -> None:
+def both_sides_remember_the_same(wanted: TomlTable) -> None:
     """After each message; what is remembered is plain data, and is never changed in place."""
     for chance, codec, spec in _links(wanted):
         known = known_of(chance, codec, spec, messages=0)
@@ -123,7 +123,7 @@ def both_sides_remember_the_same(wanted: Mapping[str, Any]) -> None:
             sender = replace(sender, own=sent.own)
 
 
-def damaged_bytes_are_refused(wanted: Mapping[str, Any]) -> None:
+def damaged_bytes_are_refused(wanted: TomlTable) -> None:
     """They end in numbers or in `FrameError`; and what they leave in memory serves the next message."""
     for chance, codec, spec in _links(wanted):
         known = known_of(chance, codec, spec, messages=chance.randrange(_MESSAGES))
@@ -157,7 +157,7 @@ def _go_on(chance: Random, codec: Codec, spec: TensorSpec, known: SharedKnowledg
     require(not fault, f"{where}: the message after it: {fault}")
 
 
-def equal_shapes_take_equal_bytes(wanted: Mapping[str, Any]) -> None:
+def equal_shapes_take_equal_bytes(wanted: TomlTable) -> None:
     """Where the codec is `fixed`, so that it can be foretold exactly what crosses."""
     for chance, codec, spec in _links(wanted):
         if not codec.fixed:
@@ -172,7 +172,7 @@ def equal_shapes_take_equal_bytes(wanted: Mapping[str, Any]) -> None:
         )
 
 
-def only_what_sends_weights_is_relative(wanted: Mapping[str, Any]) -> None:
+def only_what_sends_weights_is_relative(wanted: TomlTable) -> None:
     """Else a reference would be kept for tensors that have none; and a residual is of a difference."""
     codec = create_codec(wanted)
     weights_alone = codec.codes == {Content.WEIGHTS}
@@ -190,9 +190,9 @@ class CodecCase:
 
     codec: Wanted
     method: str
-    models: Mapping[str, Any] = field(default_factory=lambda: SAME)
+    models: TomlTable = field(default_factory=lambda: SAME)
 
-    def ready(self, **changes: Any) -> tuple[Experiment, ReadyArm]:
+    def ready(self, **changes: Raw) -> tuple[Experiment, ReadyArm]:
         wanted = small_experiment(
             {
                 "rounds": 4,
@@ -235,7 +235,7 @@ def both_ends_remember_the_same_whoever_was_away(case: CodecCase) -> None:
     require("refresh" not in kinds, "a client and the server have lost each other's memory")
 
 
-TENSOR_CHECKS: tuple[Callable[[Mapping[str, Any]], None], ...] = (
+TENSOR_CHECKS: tuple[Callable[[TomlTable], None], ...] = (
     numbers_come_back,
     both_sides_remember_the_same,
     damaged_bytes_are_refused,

@@ -3,7 +3,7 @@
 import inspect
 import random
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 from fedistill.communication.kinds import Direction
 from fedistill.communication.messages.base import Message, MessageContext, example_message
 from fedistill.communication.protocol.message_coder import MessageCoder
-from fedistill.config.schema import Experiment, Sampling
+from fedistill.config.schema import Experiment, Raw, Sampling
 from fedistill.errors import FrameError
 from fedistill.experiment.preflight import examine
 from fedistill.experiment.run_folder import RunFolder
@@ -23,7 +23,7 @@ from fedistill.federation.round import play_round
 from fedistill.methods.base import Method
 from fedistill.methods.registry import registry
 from fedistill.rng import SERVER
-from fedistill.state import encode_state, to_plain
+from fedistill.state import State, encode_state, to_plain
 from fedistill.testing.checks import NamedCheck, require, run_checks, written
 from fedistill.testing.runs import (
     MIXED,
@@ -31,6 +31,7 @@ from fedistill.testing.runs import (
     SAME_WIDTH,
     SOME_AWAY,
     Spy,
+    TomlTable,
     bits,
     finish,
     ready,
@@ -40,6 +41,8 @@ from fedistill.testing.runs import (
 )
 from fedistill.testing.samples import damaged
 
+MethodOrName = type[Method[Any, Any, Any, Any]] | str
+"""A method, whatever its messages and states, or a name that an experiment may have for it."""
 _DAMAGED = 50
 """Damaged messages that are read, of each type."""
 _NUMBERS = 16
@@ -47,11 +50,11 @@ _NUMBERS = 16
 
 
 def check_method(
-    method: type[Method[Any, Any, Any, Any]] | str,
+    method: MethodOrName,
     *,
-    models: Mapping[str, Any] | None = None,
-    settings: Mapping[str, Any] | None = None,
-    experiment: Mapping[str, Any] | None = None,
+    models: TomlTable | None = None,
+    settings: TomlTable | None = None,
+    experiment: TomlTable | None = None,
 ) -> list[str]:
     """Run all checks of a method; return their names.
 
@@ -69,11 +72,11 @@ def check_method(
 
 
 def method_checks(
-    method: type[Method[Any, Any, Any, Any]] | str,
+    method: MethodOrName,
     *,
-    models: Mapping[str, Any] | None = None,
-    settings: Mapping[str, Any] | None = None,
-    experiment: Mapping[str, Any] | None = None,
+    models: TomlTable | None = None,
+    settings: TomlTable | None = None,
+    experiment: TomlTable | None = None,
 ) -> list[NamedCheck]:
     """Return the checks of a method by name; the arguments are those of `check_method`.
 
@@ -93,17 +96,17 @@ class MethodCase:
     """A method with models that it accepts, on a small experiment."""
 
     method: str
-    models: Mapping[str, Any]
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    experiment: Mapping[str, Any] = field(default_factory=dict)
+    models: TomlTable
+    settings: TomlTable = field(default_factory=dict)
+    experiment: TomlTable = field(default_factory=dict)
 
-    def ready(self, arm: Mapping[str, Any] | None = None, **changes: Any) -> tuple[Experiment, ReadyArm]:
+    def ready(self, arm: TomlTable | None = None, **changes: Raw) -> tuple[Experiment, ReadyArm]:
         """The experiment with changed tables, and its only arm; ``arm``: settings that every method has."""
         base = {"models": self.models, "arms": [{"method": self.method, **self.settings, **(arm or {})}]}
         wanted = small_experiment(base, self.experiment, changes)
         return wanted, ready(wanted)
 
-    def run(self, arm: Mapping[str, Any] | None = None, **changes: Any) -> tuple[ReadyArm, ArmRun]:
+    def run(self, arm: TomlTable | None = None, **changes: Raw) -> tuple[ReadyArm, ArmRun]:
         """All rounds, in this process."""
         wanted, found = self.ready(arm, **changes)
         with SerialExecutor(wanted, found.task) as executor:
@@ -302,7 +305,7 @@ def _damaged_sections(
     chance = random.Random(0)
     example = example_message(message, context)
     client = SERVER if way == "down" else 0
-    own: dict[str, Any] | None = None if way == "down" else {}
+    own: State | None = None if way == "down" else {}
     memory = coder.start(None)
     whole = coder.write(way, example, context, memory, sent=None, own=own, round=1, client=client).sections
     found = [whole[:-1], (*whole, b"\0")]

@@ -2,10 +2,9 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import Any
 
 from fedistill.communication.protocol.shared_state import SharedState, dump_states
-from fedistill.config.schema import Experiment, TaskConfig
+from fedistill.config.schema import Experiment, Raw, RawTable, TaskConfig
 from fedistill.config.toml import parse
 from fedistill.data.build import build_task
 from fedistill.data.task import Task
@@ -13,9 +12,17 @@ from fedistill.federation.arm import ReadyArm, start_run
 from fedistill.federation.client import ClientFailure, ClientResult
 from fedistill.federation.executor import Executor, Job
 from fedistill.federation.history import ArmRun
+from fedistill.federation.ledger import Ledger
 from fedistill.federation.round import play_round
 from fedistill.state import decode_state, encode_state, to_plain
 from fedistill.testing.checks import require
+
+TomlTable = Mapping[str, Raw]
+"""A table of an experiment, as TOML has it."""
+Bits = dict[
+    str, bytes | dict[int, bytes] | Ledger | list[dict[str, float]] | list[tuple[list[int], list[int]]]
+]
+"""What two equal runs have in common; the keys say what each part is."""
 
 SAME = {"clients": ["cnn-s"], "server": "cnn-s"}
 MIXED = {"clients": ["cnn-s", "mlp-s"], "server": "cnn-m"}
@@ -25,13 +32,13 @@ SOME_AWAY = {"fraction": 0.75, "dropout": 0.2}
 """Three of four clients per round, and one reply in five is lost."""
 
 
-def small_experiment(*layers: Mapping[str, Any]) -> Experiment:
+def small_experiment(*layers: TomlTable) -> Experiment:
     """An experiment with four clients and three rounds, changed by tables; those of ``task`` are merged."""
-    raw: dict[str, Any] = {
+    raw: RawTable = {
         "rounds": 3,
         "train": {"batch_size": 16, "optimizer": {"lr": 0.05, "momentum": 0.9}},
     }
-    task: dict[str, Any] = {
+    task: RawTable = {
         "name": "digits",
         "clients": 4,
         "limit": 240,
@@ -63,7 +70,7 @@ def finish(arm: ReadyArm, executor: Executor, run: ArmRun | None = None) -> ArmR
     return run
 
 
-def bits(run: ArmRun) -> dict[str, Any]:
+def bits(run: ArmRun) -> Bits:
     """All of a run that must not depend on where, when or how often it was run, by what it is."""
     return {
         "the server's state": encode_state(to_plain(run.server)),
@@ -75,7 +82,7 @@ def bits(run: ArmRun) -> dict[str, Any]:
     }
 
 
-def require_same(found: ArmRun, expected: Mapping[str, Any], what: str) -> None:
+def require_same(found: ArmRun, expected: Bits, what: str) -> None:
     """Raise `AssertionError` that says in what a run differs from another's `bits`."""
     differs = [name for name, value in bits(found).items() if value != expected[name]]
     require(not differs, f"{what}, but they differ in {', '.join(differs)}")

@@ -1,7 +1,6 @@
 """The codecs by name, and how an experiment file chooses among them."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -9,6 +8,7 @@ from fedistill.communication.codecs.base import Codec
 from fedistill.communication.tensor_specs import Content
 from fedistill.config.messages import explain_errors as explain
 from fedistill.config.plugins import Registry, scan, settings_faults, text_faults
+from fedistill.config.schema import Raw, RawTable
 from fedistill.errors import ExperimentError, nearest
 
 
@@ -43,7 +43,7 @@ registry: Registry[Codec] = Registry(
     _name,
 )
 
-Wanted = str | Mapping[str, Any]
+Wanted = str | Mapping[str, Raw]
 """A name or ``module:Class``; a table ``{ name, ... }`` with its settings; or ``{ up, down }`` with one of
 these each."""
 
@@ -102,7 +102,7 @@ def _by_direction(wanted: Wanted) -> tuple[Wanted, Wanted]:
     return wanted["up"], wanted["down"]
 
 
-def _split(wanted: Wanted) -> tuple[Any, dict[str, Any]]:
+def _split(wanted: Wanted) -> tuple[Raw, RawTable]:
     """Name, as it was written, and settings."""
     settings = {"name": wanted} if isinstance(wanted, str) else dict(wanted)
     return settings.pop("name", None), settings
@@ -110,7 +110,7 @@ def _split(wanted: Wanted) -> tuple[Any, dict[str, Any]]:
 
 def _table(wanted: Wanted) -> Wanted:
     name, _ = _split(wanted)
-    settings: dict[str, Any] = create_codec(wanted).settings.model_dump(exclude_none=True)
+    settings: RawTable = create_codec(wanted).settings.model_dump(exclude_none=True)
     return {"name": name, **settings} if settings else str(name)
 
 
