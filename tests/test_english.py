@@ -131,13 +131,10 @@ PENDING = {
     "CHANGELOG.md",
     "cli",
     "communication",
-    "data",
     "experiment",
     "federation",
-    "flower",
     "methods",
     "models",
-    "runtime",
     "testing",
     "training",
 }

@@ -133,13 +133,13 @@ def test_a_node_that_is_not_a_client_is_named_with_its_reason(tmp_path: Path) ->
     with pytest.raises(RuntimeFailure) as failed:
         play(desk, asked, tmp_path / "run")
     said = str(failed.value)
-    assert said.startswith("1 of 3 clients are connected after 8 s, but flower.quorum asks for 3 (node 1")
+    assert said.startswith("1 of 3 clients are connected after 8 s, but flower.quorum requires 3 (node 1")
     assert "node 11: node config: partition-id = 7 must be a whole number from 0 to 2" in said
     # Whichever of the two answered first is the client.
     assert re.search(
         "node 12: client 0 is node 10 in this run|node 10: client 0 is node 12 in this run", said
     )
-    assert "node 13: it has not said who it is" in said
+    assert "node 13: it has not introduced itself" in said
     # Asked once each: every question starts a process at the node.
     assert sorted(node for node, _, _ in desk.taken) == [10, 11, 12, 13]
 
@@ -212,7 +212,7 @@ def test_the_quorum_is_of_replies_that_can_be_read(tmp_path: Path) -> None:
     desk = Desk(asked, tmp_path)
     desk.change = answered(lambda answer: Answer(answer.frame[:-6] + bytes(6), answer.words))
     with pytest.raises(
-        RuntimeFailure, match=r"2 of 3 clients replied in round 1, but .* asks for 3 \(client 1: "
+        RuntimeFailure, match=r"2 of 3 clients replied in round 1, but .* requires 3 \(client 1: "
     ):
         play(desk, asked, tmp_path / "run")
     assert RunFolder(tmp_path / "run").last_round("dsfl") == 0
@@ -348,7 +348,7 @@ def test_a_run_goes_on_where_its_clients_states_are(tmp_path: Path) -> None:
     asked = experiment(rounds=2)
     in_process(asked, tmp_path / "alone")
     with pytest.raises(
-        ExperimentError, match=r"begun in one process: go on with it by: fedistill resume .*alone"
+        ExperimentError, match=r"started in one process: resume it with: fedistill resume .*alone"
     ):
         play(Desk(asked, tmp_path), asked, tmp_path / "alone")
     out = tmp_path / "run"
@@ -358,7 +358,7 @@ def test_a_run_goes_on_where_its_clients_states_are(tmp_path: Path) -> None:
     ):
         resume_experiment(out, Watch())
     other = experiment(rounds=3)
-    with pytest.raises(ExperimentError, match="holds a run of another experiment: name another folder"):
+    with pytest.raises(ExperimentError, match="holds a run of another experiment: choose another folder"):
         play(Desk(other, tmp_path), other, out)
     # What says how long to wait is no part of the experiment.
     play(Desk(asked, tmp_path), experiment(rounds=2, flower={"wait": 9, "quorum": 0.1}), out)
@@ -445,5 +445,7 @@ def test_a_request_to_end_is_taken_for_ctrl_c(asked: signal.Signals) -> None:
 
 def test_a_folder_of_a_start_that_failed_is_not_used_again(tmp_path: Path) -> None:
     (tmp_path / "flower").mkdir()
-    with pytest.raises(ExperimentError, match="flower is left from a run that never began: its logs say why"):
+    with pytest.raises(
+        ExperimentError, match="flower is left from a run that never started: its logs say why"
+    ):
         local_trial.run_trial(experiment(), tmp_path, "test", Watch())

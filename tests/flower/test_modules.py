@@ -94,8 +94,8 @@ def test_what_no_site_allows_ends_the_run_with_the_module_and_the_fix(
         play(Desk(asked, tmp_path), asked, tmp_path / "run")
     assert (
         "node 10: arm 'mine': method 'fedistill_outside.methods:Ballots': this node does not let an"
-        " experiment name the module fedistill_outside.methods; if its site trusts that,"
-        ' modules="fedistill_outside.methods" in its node config allows it'
+        " experiment name the module fedistill_outside.methods; if its site trusts it,"
+        ' allow it by modules="fedistill_outside.methods" in the node config'
     ) in str(failed.value)
 
 
@@ -126,8 +126,8 @@ NAMED: dict[str, dict[str, Any]] = {
 def test_nothing_is_imported_that_is_not_allowed(tmp_path: Path, mark: Path, named: str, kind: str) -> None:
     found = said(experiment(**NAMED[named]), tmp_path, kind, modules="site_model,site_models.net")
     assert found == (
-        f"{named}: this node does not let an experiment name the module site_models; if its site trusts that,"
-        ' modules="site_model,site_models.net,site_models" in its node config allows it'
+        f"{named}: this node does not let an experiment name the module site_models; if its site trusts it,"
+        ' allow it by modules="site_model,site_models.net,site_models" in the node config'
     )
     assert not mark.exists()
 

@@ -245,11 +245,11 @@ def test_a_client_that_misbehaves_is_named_and_the_round_goes_on(
         with pytest.raises(RuntimeFailure) as failed:
             follow(network, wanted, out, watch)
         said = str(failed.value)
-        assert said.startswith("0 of 3 clients replied in round 4, but flower.quorum asks for 1 (client 0: ")
+        assert said.startswith("0 of 3 clients replied in round 4, but flower.quorum requires 1 (client 0: ")
         assert "not a fedistill frame" in said
         missing = {round: record.missing for round, record in watch.records.items()}
         assert {round: list(who) for round, who in missing.items()} == {1: [], 2: ["1", "2"], 3: ["1", "2"]}
-        assert missing[2]["1"].startswith("it sent 2,000,000 bytes where at most")
+        assert missing[2]["1"].startswith("it sent 2,000,000 bytes, but at most")
         assert missing[2]["2"] == "no reply within 40 s"
         assert "round 1" in missing[3]["1"]
         assert "checksum" in missing[3]["2"]

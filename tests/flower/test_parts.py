@@ -88,7 +88,7 @@ def test_strict_clients_accept_the_server(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("host", ["", "hub.example:8000", "https://hub", "hübsch.example", "-hub", "a" * 64])
 def test_what_is_no_host_is_refused_before_anything_is_written(tmp_path: Path, host: str) -> None:
-    with pytest.raises(ExperimentError, match="is no host: give a name such as"):
+    with pytest.raises(ExperimentError, match="is not a host: give a name such as"):
         keys.make_keys(tmp_path / "keys", 1, [host])
     assert not (tmp_path / "keys").exists()
 
@@ -108,7 +108,7 @@ def test_each_node_has_a_pair_of_its_own(tmp_path: Path) -> None:
 def test_keys_are_not_written_over(tmp_path: Path) -> None:
     keys.make_keys(tmp_path, 1, ["localhost"])
     before = (tmp_path / "node-0.key").read_bytes()
-    with pytest.raises(ExperimentError, match="has keys already"):
+    with pytest.raises(ExperimentError, match="contains keys already"):
         keys.make_keys(tmp_path, 1, ["localhost"])
     assert (tmp_path / "node-0.key").read_bytes() == before
 
@@ -120,7 +120,7 @@ def test_the_app_holds_the_experiment_and_is_not_written_over(tmp_path: Path) ->
     config = read["tool"]["flwr"]["app"]["config"]
     assert parse(tomllib.loads(config["experiment"]), "test") == wanted
     assert (config["out"], config["command"]) == (str(tmp_path / "out"), "typed")
-    with pytest.raises(ExperimentError, match="has an app already"):
+    with pytest.raises(ExperimentError, match="contains an app already"):
         app_template.write_app(wanted, tmp_path / "app", tmp_path / "out", "typed")
 
 
@@ -223,7 +223,9 @@ def test_a_site_brings_texts(tmp_path: Path) -> None:
 
 def test_data_that_do_not_fit_the_task_are_refused(tmp_path: Path) -> None:
     path = site_file(tmp_path / "mine.parquet", ["7", "cat"])
-    with pytest.raises(ExperimentError, match="has 1 classes that the task has not, 'cat'; it has '0', '1'"):
+    with pytest.raises(
+        ExperimentError, match="has 1 classes that the task lacks: 'cat'; the task has '0', '1'"
+    ):
         assert node(tmp_path, {"partition-id": 0, "train": str(path)}).task
     with pytest.raises(ExperimentError, match="no such file"):
         assert node(tmp_path, {"partition-id": 0, "train": str(tmp_path / "none.parquet")}).task
@@ -270,7 +272,9 @@ def test_keys_and_app_are_written_by_commands(tmp_path: Path) -> None:
     assert len([*(tmp_path / "keys").iterdir()]) == 7
     again = subprocess.run([program, "flower", "keys", "keys"], cwd=tmp_path, capture_output=True, text=True)
     assert again.returncode == 2
-    assert again.stderr.strip().endswith("keys has keys already; name another folder, or move them away")
+    assert again.stderr.strip().endswith(
+        "keys contains keys already; choose another folder, or move them away"
+    )
 
 
 def test_without_the_extra_the_command_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

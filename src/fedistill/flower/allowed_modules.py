@@ -1,4 +1,4 @@
-"""Which modules an experiment, which comes from the server, may name at a node."""
+"""Which modules an experiment, which the server sends, may name at a node."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,16 +11,16 @@ from fedistill.errors import ExperimentError
 from fedistill.federation.arm import resolve_arm
 
 KEY = "modules"
-"""In a node config: names of modules and packages, separated by commas; none unless it is there."""
+"""Key of a node config: names of modules and packages, separated by commas; by default, none."""
 
 
 @dataclass(frozen=True)
 class AllowedModules:
-    """A node's list.
+    """The modules that a node allows.
 
     Attributes:
-        names: modules, and packages with all that is in them.
-        own_model: the node's own choice, which needs no permission.
+        names: modules, and packages with all their modules.
+        own_model: the model that the node chose itself, which needs no permission.
     """
 
     names: tuple[str, ...] = ()
@@ -45,10 +45,10 @@ class AllowedModules:
         return cls(tuple(names), None if model is None else str(model))
 
     def check(self, reference: Reference) -> None:
-        """Refuse what is not on the list.
+        """Refuse references to modules that are not allowed.
 
         Raises:
-            ExperimentError: says what to add to the node config.
+            ExperimentError: the module is not allowed; the message names what to add to the node config.
         """
         if reference.kind == "model" and reference.written == self.own_model:
             return
@@ -56,15 +56,15 @@ class AllowedModules:
         if not any(module == name or module.startswith(f"{name}.") for name in self.names):
             raise ExperimentError(
                 f"{reference}: this node does not let an experiment name the module {module}; if its site"
-                f' trusts that, {KEY}="{",".join([*self.names, module])}" in its node config allows it'
+                f' trusts it, allow it by {KEY}="{",".join([*self.names, module])}" in the node config'
             )
 
 
 def look_up(experiment: Experiment) -> None:
-    """Look up all that an experiment names outside of fedistill; models are asked for, but not imported.
+    """Look up everything that an experiment names outside of fedistill; models are checked, but not imported.
 
     Raises:
-        ExperimentError: something cannot be used, or whoever is asked before an import refuses it.
+        ExperimentError: something cannot be used, or a check before an import refuses it.
     """
     for arm in experiment.arms:
         for model in dict.fromkeys([*arm.models.clients, arm.models.server]):
@@ -74,7 +74,7 @@ def look_up(experiment: Experiment) -> None:
 
 
 def modules_of(experiment: Experiment) -> list[str]:
-    """Modules that a node has to allow for an experiment.
+    """Return the modules that a node has to allow for an experiment.
 
     Raises:
         ExperimentError: something that it names cannot be used.

@@ -1,4 +1,4 @@
-"""A Flower app for one experiment: what ``flwr run`` takes as it is."""
+"""A Flower app for one experiment, ready for ``flwr run``."""
 
 import tomllib
 from importlib.metadata import version
@@ -15,8 +15,8 @@ from fedistill.flower.allowed_modules import modules_of
 _README = """\
 # A fedistill experiment as a Flower app
 
-`pyproject.toml` has the whole experiment in its run config. All machines need
-`pip install 'fedistill[flower]'`, and, so that none looks for a network beyond the ones named here,
+`pyproject.toml` has the complete experiment in its run config. All machines need
+`pip install 'fedistill[flower]'`, and, to contact no hosts other than those named here,
 
     export FLWR_TELEMETRY_ENABLED=0 FLWR_DISABLE_UPDATE_CHECK=1
 
@@ -25,7 +25,7 @@ _README = """\
     fedistill flower keys keys --nodes {nodes} --host NAME-OF-THE-SERVER
 
 makes a CA, the server's certificate and a key pair for each node. Real sites make their own key pair
-(`ssh-keygen -t ecdsa -b 384`), keep the private half and send the public one.
+(`ssh-keygen -t ecdsa -b 384`), keep the private key and send the public one.
 
 ## The server
 
@@ -33,8 +33,8 @@ makes a CA, the server's certificate and a key pair for each node. Real sites ma
         --ssl-ca-certfile keys/ca.crt --ssl-certfile keys/server.crt --ssl-keyfile keys/server.key \\
         --database superlink.db --enable-supernode-auth --disable-runtime-dependency-installation
 
-Whoever reaches this port may command the SuperLink: open it to the sites' addresses alone, or put a proxy in
-front of it that passes on `/v1/fleet/` and nothing else.
+Anyone who can reach this port can control the SuperLink: open it to the sites' addresses only, or put a proxy
+in front of it that forwards `/v1/fleet/` and nothing else.
 
 Name it in `$FLWR_HOME/config.toml`:
 
@@ -45,7 +45,7 @@ Name it in `$FLWR_HOME/config.toml`:
     address = "NAME-OF-THE-SERVER:8000"
     root-certificates = "/absolute/path/keys/ca.crt"
 
-Then let each node in, once: `flwr supernode register keys/node-0.pub site`.
+Then register each node, once: `flwr supernode register keys/node-0.pub site`.
 
 ## Each node
 
@@ -53,22 +53,23 @@ Then let each node in, once: `flwr supernode register keys/node-0.pub site`.
         --auth-supernode-private-key keys/node-0.key \\
         --node-config 'partition-id=0 state="/var/lib/fedistill"'
 
-`partition-id` is the client's number, below {nodes}, another at each node. `state` is where it keeps its
-model. With `train="/data/mine.parquet"` (and `format`, `input`, `label`) it learns from its own samples and
-not from a share of the experiment's; with `model="cnn-m"` or `model="my_models:net"` (its folder in
+`partition-id` is the client's number, below {nodes} and different at each node. `state` is the folder for its
+model. With `train="/data/mine.parquet"` (and `format`, `input`, `label`) it learns from its own samples
+instead of a share of the experiment's; with `model="cnn-m"` or `model="my_models:net"` (its folder in
 `PYTHONPATH`) it has a model of its own.
 {modules}
 ## The run
 
     flwr run . site --stream
 
-Results go to `{out}` on the server's machine, as `fedistill compare` leaves them but for clients' own models,
-which stay at the nodes (`state`). Run again with the same folder, it goes on from the last whole round.
+Results go to `{out}` on the server's machine. They are those of `fedistill compare`, except for clients' own
+models, which stay at the nodes (`state`). Run again with the same folder, it resumes after the last complete
+round.
 """
 
 
 _MODULES = """
-The experiment names modules that are not part of fedistill. A node imports none that its site has not
+The experiment names modules that are not part of fedistill. A node imports only those that its site has
 allowed: install them there, or put their folder in `PYTHONPATH`, and add to the node config
 
     modules="{modules}"
@@ -79,14 +80,15 @@ def write_app(experiment: Experiment, folder: Path, out: Path, command: str) -> 
     """Write ``pyproject.toml``, the apps and a README.
 
     Args:
-        out: where the server leaves the results, on its machine.
-        command: what the results will name as theirs.
+        out: folder for the results on the server's machine.
+        command: the command that the results will name.
 
     Raises:
-        ExperimentError: the folder has an app already, or something that the experiment names cannot be used.
+        ExperimentError: the folder contains an app already, or something that the experiment names cannot be
+            used.
     """
     if (folder / "pyproject.toml").exists():
-        raise ExperimentError(f"{folder} has an app already; name another folder")
+        raise ExperimentError(f"{folder} contains an app already; choose another folder")
     modules = ",".join(modules_of(experiment))
     package = folder / "fedistill_app"
     package.mkdir(parents=True, exist_ok=True)
@@ -118,20 +120,20 @@ def write_app(experiment: Experiment, folder: Path, out: Path, command: str) -> 
     )
     (folder / "README.md").write_text(readme, encoding="utf-8")
     (package / "__init__.py").write_text("")
-    # Two modules: a node starts a process for each message, and must not import the server's part.
+    # Two modules: a node starts a process for each message, which should not import the server's code.
     for side in ("client", "server"):
         (package / f"{side}.py").write_text(
-            f'"""The {side}\'s side of the experiment; what it does is in fedistill."""\n\n'
+            f'"""The {side}\'s side of the experiment; its code is in fedistill."""\n\n'
             f"from fedistill.flower.{side}_app import app\n\n"
             '__all__ = ["app"]\n'
         )
 
 
 def asked_for(run: dict[str, Any]) -> Experiment:
-    """The experiment of a run config that `write_app` wrote, or that somebody has changed.
+    """Return the experiment in a run config written by `write_app`, possibly edited since.
 
     Raises:
-        ExperimentError: it is none.
+        ExperimentError: it holds no valid experiment.
     """
     text = run.get("experiment")
     if not isinstance(text, str):
@@ -143,14 +145,14 @@ def asked_for(run: dict[str, Any]) -> Experiment:
 
 
 def ended(out: Path, run: int) -> Path:
-    """The file in which a run says why it ended; empty: it has done all."""
+    """Return the path of the file in which a run leaves the reason why it ended, empty after success."""
     return out / "flower" / f"ended-{run}"
 
 
 def say_renew(side: str) -> None:
-    """Say, in the log of a process, that its app was written by an earlier version, and how to renew it."""
+    """Log that the running app was written by an earlier version, and how to renew it."""
     print(
-        f"this Flower app looks for fedistill.runtime.flower.{side}, which has moved: write the app anew with"
-        " `fedistill flower init EXPERIMENT.toml FOLDER`; a later version will not find it",
+        f"this Flower app imports fedistill.runtime.flower.{side}, which has moved: write the app again with"
+        " `fedistill flower init EXPERIMENT.toml FOLDER`; it will not work with later versions",
         flush=True,
     )

@@ -1,8 +1,8 @@
-"""A SuperNode's part: its own data, its own state on its own disk, and `federation.client` in between.
+"""A SuperNode's side: runs `federation.client` on the node's own data, with its state on its own disk.
 
-Flower starts a process for each message, so all that a node is between two messages lies in a folder: its
-share of the data as tensors, its state after each of the last two rounds that it worked in, and the newest
-model of each arm. None is ever sent, and nobody else on the machine may read them.
+Flower starts a process for each message, so everything that a node keeps between two messages is in a
+folder: its share of the data as tensors, its state after each of the last two rounds that it worked in, and
+the newest model of each arm. None of these is ever sent, and no other user of the machine can read them.
 """
 
 import json
@@ -39,18 +39,22 @@ from fedistill.training.model_state import save_model
 
 app = ClientApp()
 _KEPT = 2
-"""States of so many rounds: to go on from, and to go back to where the server did not save the last one."""
+"""How many rounds' states are kept: the latest, and one more in case the server did not save the latest."""
 
 
 class OwnDataError(ExperimentError):
-    """A site's own data cannot be used; what it says may quote them, and stays at the site."""
+    """A site's own data cannot be used. The message may quote the data, so it stays at the site."""
 
 
 class Node:
     """One client of a run, in the folder that its node config names."""
 
     def __init__(self, run: dict[str, Any], own: dict[str, Any], session: str) -> None:
-        """From the run config, the node config and the session's name.
+        """
+        Args:
+            run: the run config.
+            own: the node config.
+            session: name of the run; the node's folder is under it.
 
         Raises:
             ExperimentError: one of the configs is wrong.
@@ -72,17 +76,17 @@ class Node:
 
     @cached_property
     def task(self) -> Task:
-        """The task with this client's samples alone."""
+        """The task with the samples of this client only."""
         built = self._built
         if built is None or built["source"] != self._source:
             self._build()
         return Task.open(self._samples)
 
     def about(self, order: Order) -> Answer:
-        """Who this is: its client's number, whether its data are its own, and the task as it has built it.
+        """Introduce the node: its client number, whether its data are its own, and its task's fingerprint.
 
-        Where what it has built is not what the server has, whose fingerprint is the frame, it builds anew:
-        a file that was amiss may have been mended.
+        If that fingerprint differs from the server's, which is the frame, build the task again: a wrong file
+        may have been fixed in the meantime.
         """
         if self._built != {"source": self._source, "fingerprint": order.frame.decode(errors="replace")}:
             self._build()
@@ -93,7 +97,7 @@ class Node:
         )
 
     def _build(self) -> None:
-        # Most messages find their data dealt out; the readers of data take seconds to import.
+        # For most messages the data are prepared already; importing the data readers takes seconds.
         from fedistill.data.build import build_at_site, build_task
 
         config, seed = self.experiment.task, self.experiment.seed
@@ -119,7 +123,7 @@ class Node:
 
     @property
     def _built(self) -> dict[str, Any] | None:
-        """Where the data came from that lie here, and the fingerprint of their task; None: there are none."""
+        """Where the stored data came from and the fingerprint of their task, or None if none are stored."""
         path = self.folder / "built.json"
         found: dict[str, Any] | None = json.loads(path.read_bytes()) if path.exists() else None
         return found
@@ -137,7 +141,7 @@ class Node:
         if Content.WEIGHTS in sent and arm.method.travels != "server":
             raise ExperimentError(
                 f"node config: model = {self._model!r}, but method {arm.method.name} sends the weights of the"
-                " model that the experiment names: take `model` away, or run a method that sends labels"
+                " model that the experiment names: remove `model`, or run a method that sends labels"
             )
         models.check_model(str(self._model), arm.signature(str(self._model)))
         dealt = [info.model for info in arm.federation.clients]
@@ -146,13 +150,13 @@ class Node:
         return ReadyArm.of(found[0].model_copy(update={"models": given}), self.experiment, self.task)
 
     def work(self, order: Order) -> Answer:
-        """Do the client's part of a round; keep its state before and after."""
+        """Do the client's work of a round; keep its states before and after."""
         arm = self.arm(order.arm)
         outcome = run_client(arm, self.client, order.round, self._state(arm, before=order.round), order.frame)
         folder = self._states(arm)
         write_file(folder / f"{order.round}.safetensors", outcome.state)
         for round, path in self._kept(arm):
-            if round > order.round:  # of a future that the server has lost
+            if round > order.round:  # the server lost these rounds
                 path.unlink()
         for _, path in self._kept(arm)[:-_KEPT]:
             path.unlink()
@@ -165,7 +169,7 @@ class Node:
         return Answer(outcome.frame, words)
 
     def _save_model(self, arm: ReadyArm, state: bytes) -> None:
-        """Leave the newest model where its site can use it."""
+        """Save the newest model where the site can use it."""
         if arm.method.has_client_models:
             name = arm.federation.clients[self.client].model
             module = models.reusable(name, arm.signature(name))
@@ -179,7 +183,7 @@ class Node:
         return Answer(words={"counts": count_correct(arm, self.client, self._state(arm, before=None))})
 
     def _state(self, arm: ReadyArm, before: int | None) -> bytes:
-        """The newest state, of rounds before one."""
+        """Return the newest state, optionally of the rounds before a given one; empty if there is none."""
         kept = [path for round, path in self._kept(arm) if before is None or round < before]
         return kept[-1].read_bytes() if kept else b""
 
@@ -206,7 +210,7 @@ def correct(message: Message, context: Context) -> Message:
 
 
 def _answered(message: Message, context: Context, what: Callable[[Node, Order], Answer]) -> Message:
-    """Answer with an error in words where anything goes wrong, so that the server can name it."""
+    """Answer a message; if anything fails, with an error message that the server can show."""
     end_with_parent()
     prepare_process()
     try:
@@ -227,7 +231,7 @@ def _answered(message: Message, context: Context, what: Callable[[Node, Order], 
 
 
 def _own_data(own: dict[str, Any]) -> Source | None:
-    """Where a site's own samples are: `train` and, beside it, `format`, `input` and `label`."""
+    """Return where a site's own samples are (`train`, `format`, `input`, `label`), or None if not set."""
     if "train" not in own:
         return None
     given = {key: own[key] for key in ("train", "format", "input", "label") if key in own}
@@ -238,7 +242,7 @@ def _own_data(own: dict[str, Any]) -> Source | None:
 
 
 def _only(task: Task, client: int, private: Labelled) -> Task:
-    """A task in which one client has samples, and of all others there is but their number."""
+    """Return a task in which only one client has samples; of the others only the counts are known."""
     nothing = Labelled(none_of(task.test.samples), task.test.labels[:0])
     clients = tuple(private if number == client else nothing for number in range(len(task.clients)))
     samples = tuple(

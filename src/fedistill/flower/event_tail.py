@@ -1,4 +1,4 @@
-"""What a run on a network has written of itself, for who waits for it."""
+"""Follows the events that a run on a network writes."""
 
 import json
 import os
@@ -12,10 +12,10 @@ from fedistill.federation.history import RoundRecord
 
 
 class EventTail:
-    """What a run has written of itself since it was last asked.
+    """Passes the events of a run to a watcher, each once.
 
-    The events are read on from where they were left, and all of them again where the file is another one:
-    who goes on with a run drops the rounds that were not saved.
+    Reading resumes at the last position, or starts over if the file was replaced: resuming a run drops the
+    rounds that were not saved.
     """
 
     def __init__(self, out: Path, watcher: Watcher) -> None:
@@ -27,7 +27,7 @@ class EventTail:
             pass
 
     def tell(self) -> None:
-        """Hand it on."""
+        """Pass on the events written since the last call."""
         for event in self._new():
             if event["event"] == "round":
                 self._watcher.round(event["arm"], RoundRecord.from_json(event))

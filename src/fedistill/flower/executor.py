@@ -1,4 +1,4 @@
-"""The runtime whose clients are SuperNodes."""
+"""The executor whose clients are SuperNodes."""
 
 import math
 import time
@@ -21,7 +21,7 @@ from fedistill.flower.serde import Answer, Order
 from fedistill.flower.transport import Transport, bounded, brief
 
 _POLL_SECONDS = 0.5
-"""Between looks for replies. Each is a request for each node, which costs the SuperLink 10 ms and more."""
+"""Time between polls for replies. Each takes a request per node, which costs the SuperLink at least 10 ms."""
 
 
 class FlowerExecutor(Executor):
@@ -31,10 +31,10 @@ class FlowerExecutor(Executor):
     holds_client_states = False
 
     def __init__(self, grid: Grid, experiment: Experiment, task: Task, session: str) -> None:
-        """Wait until all clients are there, or, as long as the settings say, for the quorum.
+        """Wait until all clients are connected, or until `flower.wait` seconds have passed.
 
         Raises:
-            RuntimeFailure: fewer came.
+            RuntimeFailure: fewer clients than the quorum are connected by then.
         """
         self._mail, self._settings, self._session = Transport(grid), experiment.flower, session
         self._register = NodeRegistry(self._mail, session, len(task.clients), task.fingerprint())
@@ -52,7 +52,7 @@ class FlowerExecutor(Executor):
     def run_clients(
         self, arm: str, round: int, jobs: Sequence[Job]
     ) -> Iterator[ClientResult | ClientFailure]:
-        if not jobs:  # a method may leave clients alone
+        if not jobs:  # not every method uses clients
             return
         self._greet()
         while self._register.listening():
@@ -63,9 +63,7 @@ class FlowerExecutor(Executor):
         for client, answer in answers.items():
             if isinstance(answer, Answer) and len(answer.frame) > self._longest[arm]:
                 self._mail.count(answer)
-                what = (
-                    f"it sent {len(answer.frame):,} bytes where at most {self._longest[arm]:,} are expected"
-                )
+                what = f"it sent {len(answer.frame):,} bytes, but at most {self._longest[arm]:,} are expected"
                 answers[client] = ClientFailure(what, reached=True)
         self.check_quorum(
             round,
@@ -85,7 +83,8 @@ class FlowerExecutor(Executor):
         self._need(clients - len(failures), clients, f"replied in round {round}", reasons)
 
     def count_correct(self, arm: str, jobs: Sequence[Job]) -> Iterator[list[int] | None]:
-        # Who has just worked has said it already: a message of its own would start one more process.
+        # Clients that have just worked sent their counts with the reply: another message would start another
+        # process.
         asked = [client for client, _, _ in jobs if (arm, client) not in self._counts]
         answers = self._ask({client: Order(self._session, arm) for client in asked}, "evaluate")
         for client, answer in answers.items():
@@ -114,14 +113,14 @@ class FlowerExecutor(Executor):
             self._counts[arm, client] = counts
         else:
             said = brief(repr(counts))
-            say(f"arm {arm}: client {client} says {said} of {self._tested} samples right: not counted")
+            say(f"arm {arm}: client {client} reports {said} of {self._tested} samples correct: not counted")
 
     def _greet(self) -> None:
         self._register.greet()
         self.private_counts_known = not self._register.own_data
 
     def _ask(self, orders: dict[int, Order], kind: str) -> dict[int, Answer | ClientFailure]:
-        """Send each client its order; an answer of each, in words where there is none."""
+        """Send each client its order and return each answer, or a `ClientFailure` if there is none."""
         nodes = self._register.nodes
         to = {nodes[client]: client for client in orders if client in nodes}
         answers = self._exchange({node: orders[client] for node, client in to.items()}, kind)
@@ -132,7 +131,7 @@ class FlowerExecutor(Executor):
 
     def _exchange(self, orders: dict[int, Order], kind: str) -> dict[int, Answer | ClientFailure]:
         waiting = self._mail.push(orders, kind)
-        refused = ClientFailure("Flower did not take the message for it; its log says why", reached=False)
+        refused = ClientFailure("Flower did not accept the message to it; see Flower's log", reached=False)
         answers: dict[int, Answer | ClientFailure] = dict.fromkeys(
             set(orders) - set(waiting.values()), refused
         )
@@ -156,12 +155,12 @@ class FlowerExecutor(Executor):
     def _need(self, there: int, of: int, what: str, why: str) -> None:
         needed = min(of, max(1, math.ceil(self._settings.quorum * of - 1e-9)))
         if there < needed:
-            asked = f"{there} of {of} clients {what}, but flower.quorum asks for {needed}"
+            asked = f"{there} of {of} clients {what}, but flower.quorum requires {needed}"
             raise RuntimeFailure(asked + (f" ({why})" if why else ""))
 
 
 def _longest(arm: ReadyArm) -> int:
-    """Bytes that no reply of an arm reaches: numbers of 8 bytes, and room for what is not numbers."""
+    """Return an upper bound on the bytes of an arm's replies: 8 bytes per number, and room for the rest."""
     kind = arm.method.uplink
     if kind is None:
         return 0

@@ -1,6 +1,6 @@
 """Certificates and keys for trials: a CA, the SuperLink's certificate, and a key pair for each SuperNode.
 
-Real sites bring their own; what Flower asks for is the same.
+Real sites bring their own, of the same kinds.
 """
 
 import datetime
@@ -27,15 +27,15 @@ def make_keys(folder: Path, nodes: int, hosts: Sequence[str], days: int = 365) -
     """Write ``ca.crt``, ``server.crt``, ``server.key`` and, for each node, ``node-N.key`` and ``node-N.pub``.
 
     Args:
-        hosts: names or addresses under which nodes will reach the SuperLink. The loopback is always among
-            them: a SuperLink that listens on all addresses reaches itself there.
+        hosts: names or addresses under which nodes will reach the SuperLink. The loopback is always added:
+            a SuperLink that listens on all addresses connects to itself there.
 
     Raises:
-        ExperimentError: the folder has keys already, or a host is no name or address.
+        ExperimentError: the folder contains keys already, or a host is not a name or an address.
     """
     names = [_host(host) for host in dict.fromkeys([*hosts, *_LOOPBACK])]
     if (folder / "ca.crt").exists():
-        raise ExperimentError(f"{folder} has keys already; name another folder, or move them away")
+        raise ExperimentError(f"{folder} contains keys already; choose another folder, or move them away")
     folder.mkdir(parents=True, exist_ok=True)
     authority, server = (ec.generate_private_key(_CURVE) for _ in range(2))
     issuer = _name("fedistill trial CA")
@@ -79,7 +79,7 @@ def _certificate(
 
 
 def _signs_certificates() -> x509.KeyUsage:
-    """What RFC 5280 (section 4.2.1.3) wants of a CA; Python 3.13 and later insist on it."""
+    """Key usage of a CA by RFC 5280 (section 4.2.1.3), which Python 3.13 and later require."""
     uses = ("digital_signature", "content_commitment", "key_encipherment", "data_encipherment")
     others = ("key_agreement", "crl_sign", "encipher_only", "decipher_only")
     return x509.KeyUsage(key_cert_sign=True, **dict.fromkeys((*uses, *others), False))
@@ -95,7 +95,7 @@ def _host(host: str) -> x509.GeneralName:
     except ValueError:
         if not _DNS_NAME.fullmatch(host) or len(host) > 253:
             raise ExperimentError(
-                f"{host!r} is no host: give a name such as hub.example, or an address, without a port"
+                f"{host!r} is not a host: give a name such as hub.example, or an address, without a port"
             ) from None
         return x509.DNSName(host)
 

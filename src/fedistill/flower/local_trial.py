@@ -1,4 +1,4 @@
-"""A trial of the real thing: an experiment on a SuperLink and SuperNodes on this machine."""
+"""A trial on this machine: an experiment with a real SuperLink and SuperNodes."""
 
 import contextlib
 import json
@@ -23,7 +23,7 @@ from fedistill.flower.processes import ENDINGS, TrialNetwork
 
 _POLL_SECONDS = 0.5
 _ASK_SECONDS = 30.0
-"""Between questions to Flower, each a process of two seconds; a run that ends says so itself."""
+"""Time between status queries to Flower, each a two-second process. A run that ends also leaves a file."""
 
 
 def run_trial(experiment: Experiment, out: Path, command: str, watcher: Watcher) -> ResultsJson:
@@ -36,8 +36,8 @@ def run_trial(experiment: Experiment, out: Path, command: str, watcher: Watcher)
     RunFolder.check_free(out)
     if (out / "flower").exists():
         raise ExperimentError(
-            f"{out / 'flower'} is left from a run that never began: its logs say why; delete it, and run this"
-            " again"
+            f"{out / 'flower'} is left from a run that never started: its logs say why; delete it, and run"
+            " this again"
         )
     task, arms = prepare(experiment)
     findings = examine(experiment, task, arms)
@@ -50,17 +50,17 @@ def run_trial(experiment: Experiment, out: Path, command: str, watcher: Watcher)
 
 
 def resume_trial(out: Path, watcher: Watcher) -> ResultsJson:
-    """Go on with a run that `up` began; return the results.
+    """Resume a run that `up` started; return the results.
 
     Raises:
-        ExperimentError: there is none in the folder.
+        ExperimentError: the folder contains no such run.
         RuntimeFailure: the run failed.
     """
     folder = RunFolder.open(out)
     experiment, app = folder.experiment(), out / "flower" / "app"
     if not app.is_dir():
         raise ExperimentError(
-            f"{out} was not run by `fedistill flower up`; go on with it by: {folder.resume_command()}"
+            f"{out} was not run by `fedistill flower up`; resume it with: {folder.resume_command()}"
         )
     # The folder may have been moved, and its settings for the network changed.
     shutil.rmtree(app)
@@ -69,7 +69,7 @@ def resume_trial(out: Path, watcher: Watcher) -> ResultsJson:
 
 
 def _play(experiment: Experiment, nodes: int, out: Path, watcher: Watcher) -> ResultsJson:
-    # It is one's own machine: what the experiment names is what its owner wants to run.
+    # This is the user's own machine: they want to run what their experiment names.
     with _stopped_politely(), TrialNetwork(out, nodes, modules_of(experiment)) as network:
         try:
             follow(network, experiment, out, watcher)
@@ -81,7 +81,7 @@ def _play(experiment: Experiment, nodes: int, out: Path, watcher: Watcher) -> Re
 
 @contextlib.contextmanager
 def _stopped_politely() -> Iterator[None]:
-    """Take a request to end, or a terminal that closes, for Ctrl-C: what was started has to be stopped."""
+    """Treat SIGTERM and SIGHUP like Ctrl-C, so that the started processes are stopped."""
     before = {one: signal.signal(one, signal.default_int_handler) for one in ENDINGS[1:]}
     try:
         yield
@@ -91,7 +91,7 @@ def _stopped_politely() -> Iterator[None]:
 
 
 def follow(network: TrialNetwork, experiment: Experiment, out: Path, watcher: Watcher) -> None:
-    """Run the app and tell how it goes on, until it ends.
+    """Run the app and report its progress until it ends.
 
     Raises:
         RuntimeFailure: the run failed, or the SuperLink ended.

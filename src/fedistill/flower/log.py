@@ -1,4 +1,4 @@
-"""What the server's part prints of a run; Flower keeps it in its log."""
+"""Progress lines of the server app; Flower keeps them in its log."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ def say(what: str) -> None:
 
 
 class RunLog:
-    """Prints how a run goes on (`fedistill.experiment.runner.Watcher`)."""
+    """Prints the progress of a run (a `fedistill.experiment.progress.Watcher`)."""
 
     def findings(self, findings: Sequence[Finding]) -> None:
         for finding in findings:

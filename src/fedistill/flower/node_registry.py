@@ -1,4 +1,4 @@
-"""Which SuperNode is which client, by its own word and as far as that can be held against it."""
+"""Which SuperNode is which client: what each node claims, as far as it can be verified."""
 
 import time
 from dataclasses import dataclass, replace
@@ -9,15 +9,15 @@ from fedistill.flower.serde import Answer, Order
 from fedistill.flower.transport import Transport, bounded, brief
 
 _HELLO_SECONDS = 60.0
-"""For a node to say who it is; it builds its share of the data before it does."""
+"""Time for a node to introduce itself; it builds its share of the data first."""
 
 
 class NodeRegistry:
-    """Who is there.
+    """The connected nodes and the clients that they are.
 
     Attributes:
-        nodes: the node of each client that is there.
-        own_data: some have samples of their own, of which the experiment does not know.
+        nodes: the node of each connected client.
+        own_data: whether some clients have samples of their own, unknown to the experiment.
     """
 
     def __init__(self, mail: Transport, session: str, clients: int, fingerprint: str) -> None:
@@ -28,9 +28,9 @@ class NodeRegistry:
         self._hellos: dict[int, _Hello] = {}
 
     def greet(self) -> None:
-        """Ask nodes that are new which client they are, and hear what they say; waits for nobody.
+        """Ask new nodes which client they are, and collect answers, without waiting.
 
-        Who has not answered, or not well, is asked again after a while, or when it comes back.
+        Nodes that did not answer, or not validly, are asked again after a while or when they reconnect.
         """
         there, now = self._mail.nodes(), time.monotonic()
         self.nodes = {client: node for client, node in self.nodes.items() if node in there}
@@ -48,7 +48,7 @@ class NodeRegistry:
                 self._meet(node, answer)
 
     def _meet(self, node: int, answer: Answer | ClientFailure) -> None:
-        """Let a node in as the client that it says it is, or say why not."""
+        """Accept a node as the client that it claims to be, or log why not."""
         why = self._stranger(node, answer)
         if why:
             self._hellos[node] = replace(self._hellos[node], message="", refused=why)
@@ -60,42 +60,43 @@ class NodeRegistry:
             self.own_data |= answer.words.get("own-data") is not False
 
     def _stranger(self, node: int, answer: Answer | ClientFailure) -> str:
-        """Why a node is none of the clients; empty: it is."""
+        """Return why a node is not accepted as a client, or an empty string if it is."""
         if isinstance(answer, ClientFailure):
             return answer.reason
         client = answer.words.get("client")
         if type(client) is not int or not 0 <= client < self._clients:
-            return f"it says that it is client {brief(repr(client))} of {self._clients}"
+            return f"it claims to be client {brief(repr(client))} of {self._clients}"
         if answer.words.get("fingerprint") != self._fingerprint:
-            return f"client {client} has built other data than the server"
+            return f"the data of client {client} differ from the server's"
         if self._first.get(client, node) != node:
             return (
-                f"client {client} is node {self._first[client]} in this run; a site with a new key gets in"
-                " when the run is started again"
+                f"client {client} is node {self._first[client]} in this run; a site with a new key is"
+                " accepted once the run is started again"
             )
         return ""
 
     def strangers(self) -> str:
+        """Return, for messages, which connected nodes are not accepted as clients, and why."""
         silent = (
-            "it has not said who it is; its log says why, or raise flower.wait if it builds its data still"
+            "it has not introduced itself; see its log, or raise flower.wait if it is still building its data"
         )
         found = ((node, hello.refused or silent) for node, hello in self._hellos.items())
         return "; ".join(f"node {node}: {why}" for node, why in sorted(found))
 
     def listening(self) -> bool:
-        """Whether a node that has come lately may still say who it is."""
+        """Whether a node that connected recently may still introduce itself."""
         now = time.monotonic()
         return any(hello.message and now < hello.met + _HELLO_SECONDS for hello in self._hellos.values())
 
 
 @dataclass(frozen=True)
 class _Hello:
-    """What a node is asked first.
+    """The introduction of a node that is not accepted yet.
 
     Attributes:
-        message: which its answer is to; empty: it has answered, and was refused.
-        asked, met: when it was asked last, and first.
-        refused: why it was refused last; empty: it has not been.
+        message: id of the pending question, empty if the node has answered and was refused.
+        asked, met: times of the latest question and of the first.
+        refused: why it was last refused, empty if it was not.
     """
 
     message: str

@@ -1,4 +1,4 @@
-"""Flower's processes for an app tend to outlive those that started them, trying to reach them for ever."""
+"""Ends an app's process with its parent: Flower's tend to live on, trying to reach their parents forever."""
 
 import functools
 import os
@@ -8,9 +8,9 @@ import time
 _POLL_SECONDS = 0.5
 
 
-@functools.cache  # a process may be handed many messages, and one watch will do
+@functools.cache  # a process may handle many messages, and needs one watch only
 def end_with_parent() -> None:
-    """End this process at once when the one that started it has ended; its files are whole at any time."""
+    """Exit at once when the parent process has ended. This is always safe: files are written atomically."""
     parent = os.getppid()
 
     def watch() -> None:

@@ -1,4 +1,4 @@
-"""Processes of a SuperLink and its SuperNodes on this machine, with TLS and known keys."""
+"""Processes of a SuperLink and its SuperNodes on this machine, with TLS and registered keys."""
 
 import contextlib
 import json
@@ -20,7 +20,7 @@ from fedistill.state import write_file
 
 HOST = "127.0.0.1"
 ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""What asks a run to end."""
+"""Signals that ask a run to end."""
 _LINK = "trial"
 _START_SECONDS, _STOP_SECONDS, _COMMAND_SECONDS = 60.0, 10.0, 120.0
 
@@ -29,8 +29,8 @@ class TrialNetwork:
     """Processes of one trial, in the folder ``flower`` of its run; all of them end with the context.
 
     Attributes:
-        environment: of all processes.
-        listens_on: the SuperLink's address.
+        environment: environment variables of all processes.
+        listens_on: address on which the SuperLink listens.
     """
 
     listens_on = HOST
@@ -38,25 +38,25 @@ class TrialNetwork:
     def __init__(self, out: Path, nodes: int, modules: Sequence[str] = ()) -> None:
         """
         Args:
-            modules: what the nodes let the experiment name.
+            modules: modules that the nodes let the experiment name.
         """
         self._modules = modules
         self.folder = out.absolute() / "flower"
         self._count = nodes
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._ports = free_ports(nodes + 1)
-        # Without telemetry, and without a look for updates, it works offline.
+        # Without telemetry and update checks, Flower works offline.
         self.environment = {
             **os.environ,
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
-            # As for `fedistill` itself, own modules may lie in the folder that one is in.
+            # As with `fedistill` itself, the user's modules may be in the current folder.
             "PYTHONPATH": os.pathsep.join(filter(None, [os.getcwd(), os.environ.get("PYTHONPATH")])),
             "FLWR_HOME": str(self.folder / "home"),
             "FLWR_TELEMETRY_ENABLED": "0",
             "FLWR_DISABLE_UPDATE_CHECK": "1",
             "OMP_NUM_THREADS": "1",
         }
-        # What goes to this machine must not go by way of a proxy.
+        # Connections to this machine must not go through a proxy.
         near = ",".join(
             filter(None, [os.environ.get("NO_PROXY", os.environ.get("no_proxy")), HOST, "localhost"])
         )
@@ -64,7 +64,7 @@ class TrialNetwork:
 
     def __enter__(self) -> "TrialNetwork":
         self._write_settings()
-        # To an earlier SuperLink these nodes are still online, and would not be let in again.
+        # A previous SuperLink still lists these nodes as online and would not accept them again.
         for path in self.folder.glob("superlink.db*"):
             path.unlink()
         try:
@@ -89,7 +89,7 @@ class TrialNetwork:
         """Start the SuperLink and wait until it listens.
 
         Raises:
-            RuntimeFailure: it does not.
+            RuntimeFailure: it does not start, or not in time.
         """
         certificates = [
             *("--ssl-certfile", self._file("server.crt"), "--ssl-keyfile", self._file("server.key")),
@@ -108,7 +108,7 @@ class TrialNetwork:
         while not self._listens():
             self.check("superlink")
             if time.monotonic() > until:
-                waited = f"the SuperLink does not listen after {_START_SECONDS:g} s"
+                waited = f"the SuperLink is not listening after {_START_SECONDS:g} s"
                 raise RuntimeFailure(f"{waited}; {self.log('superlink')}")
             time.sleep(0.1)
 
@@ -123,26 +123,26 @@ class TrialNetwork:
         )
 
     def node_config(self, node: int) -> str:
-        """In trials all that nodes hold is the share of the data that has their number."""
+        """Return a node's config. In a trial, each node holds the share of the data with its number."""
         allowed = f' {KEY}="{",".join(self._modules)}"' if self._modules else ""
         return f'partition-id={node} state="{self.folder / f"node-{node}"}"{allowed}'
 
     def run(self) -> int:
-        """Hand the app in; return the run's number."""
+        """Submit the app; return the id of the run."""
         return int(self._flwr("run", str(self.folder / "app"), _LINK)["run-id"])
 
     def status(self, run: int) -> str:
-        """What Flower says of the run, such as ``running`` or ``finished:failed``."""
+        """Return Flower's status of the run, such as ``running`` or ``finished:failed``."""
         return str(self._flwr("ls", _LINK, "--run-id", str(run))["runs"][0]["status"])
 
     def check(self, name: str) -> None:
-        """Raise `RuntimeFailure` where a process has ended."""
+        """Raise `RuntimeFailure` if a process has ended."""
         process = self._processes.get(name)
         if process is None or process.poll() is not None:
             raise RuntimeFailure(f"{name} has ended; {self.log(name)}")
 
     def ended(self) -> list[str]:
-        """Where to read why processes have ended by themselves."""
+        """Return references to the logs of the processes that have ended by themselves."""
         return [self.log(name) for name, process in self._processes.items() if process.poll() is not None]
 
     def kill(self, name: str) -> None:
@@ -153,7 +153,10 @@ class TrialNetwork:
         process.wait()
 
     def stop(self) -> None:
-        """End all that was started, politely and then not; a second Ctrl-C waits until that is done."""
+        """Stop everything that was started, first with SIGTERM and then with SIGKILL.
+
+        A second Ctrl-C is held back until that is done.
+        """
         before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDINGS)
         try:
             self._stop()
@@ -187,11 +190,11 @@ class TrialNetwork:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=self.environment,
-                start_new_session=True,  # Ctrl-C is ours to hand on
+                start_new_session=True,  # this process decides what Ctrl-C stops
             )
 
     def _flwr(self, *arguments: str) -> dict[str, Any]:
-        """What a command of Flower says.
+        """Return the JSON output of a `flwr` command.
 
         Raises:
             RuntimeFailure: it failed.
@@ -205,7 +208,7 @@ class TrialNetwork:
                 timeout=_COMMAND_SECONDS,
             )
         except subprocess.TimeoutExpired:
-            what = f"flwr {arguments[0]} has not ended after {_COMMAND_SECONDS:g} s"
+            what = f"flwr {arguments[0]} has not finished after {_COMMAND_SECONDS:g} s"
             raise RuntimeFailure(f"{what}; {self.log('superlink')}") from None
         try:
             said: dict[str, Any] = json.loads(done.stdout)
@@ -230,7 +233,7 @@ class TrialNetwork:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on now; all different."""
+    """Return distinct ports that are free at the moment."""
     with contextlib.ExitStack() as held:
         sockets = [held.enter_context(socket.socket()) for _ in range(count)]
         for one in sockets:
@@ -239,5 +242,5 @@ def free_ports(count: int) -> list[int]:
 
 
 def _program(name: str) -> str:
-    """A command that was installed beside this Python."""
+    """Return the path of a command that is installed beside this Python."""
     return str(Path(sys.executable).parent / name)

@@ -1,6 +1,6 @@
-"""What crosses in a Flower message: one frame in one array, and a few named values beside it.
+"""The content of a Flower message: one frame in one array, and a few named values.
 
-Nothing in an envelope is trusted: `open_order` and `open_answer` refuse what is not as it should be.
+Nothing received is trusted: `open_order` and `open_answer` reject anything malformed.
 """
 
 from collections.abc import Mapping
@@ -17,12 +17,12 @@ _FRAME, _WORDS = "frame", "words"
 
 @dataclass(frozen=True)
 class Order:
-    """What the server wants of a node.
+    """What the server asks of a node.
 
     Attributes:
-        session: names the run, also over restarts; a node keeps its state under it.
-        arm, round: of the work; round 0 with the arm's name is its evaluation.
-        frame: for the method; may be empty.
+        session: name of the run, the same across restarts; a node keeps its state under it.
+        arm, round: of the work; round 0 with an arm's name asks for an evaluation.
+        frame: the method's frame; may be empty.
     """
 
     session: str
@@ -33,11 +33,11 @@ class Order:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a node says to an order.
+    """A node's answer to an order.
 
     Attributes:
-        frame: of the method; may be empty.
-        words: named values: ``seconds`` of the work, ``counts`` of an evaluation, ``error`` where it failed.
+        frame: the method's frame; may be empty.
+        words: named values: ``seconds`` of the work, ``counts`` of an evaluation, ``error`` if it failed.
     """
 
     frame: bytes = b""
@@ -55,7 +55,7 @@ def open_order(message: Message) -> Order:
     """Read an order.
 
     Raises:
-        FrameError: it is none.
+        FrameError: the message is not an order.
     """
     frame, words = _opened(message.content)
     session, arm, round = words.get("session"), words.get("arm"), words.get("round")
@@ -74,14 +74,14 @@ def open_answer(message: Message) -> Answer:
     """Read an answer.
 
     Raises:
-        FrameError: it is none.
+        FrameError: the message is not an answer.
     """
     frame, words = _opened(message.content)
     return Answer(frame, words)
 
 
 def overhead(message: Message, frame: bytes) -> int:
-    """Bytes that Flower serialises for a message beyond the frame in it; its own transport comes on top."""
+    """Return the bytes that Flower serialises for a message beyond its frame; TLS and HTTP come on top."""
     if message.has_error():
         return 0
     return sum(len(part.deflate()) for part in get_all_nested_objects(message).values()) - len(frame)
@@ -99,5 +99,5 @@ def _opened(content: RecordDict) -> tuple[bytes, dict[str, Any]]:
     except KeyError as error:
         raise FrameError(f"a message has no part {error}") from None
     if not isinstance(array, Array) or not isinstance(words, ConfigRecord) or len(arrays) != 1:
-        raise FrameError("a message does not hold one array and its words")
+        raise FrameError("a message does not hold one array and named values")
     return bytes(array.data), dict(words)

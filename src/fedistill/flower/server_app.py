@@ -1,4 +1,4 @@
-"""The server's part: the round loop in a Flower ServerApp, with SuperNodes as its clients."""
+"""The server's side: the round loop in a Flower ServerApp, with SuperNodes as its clients."""
 
 import contextlib
 import fcntl
@@ -30,7 +30,7 @@ app = ServerApp()
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Play the experiment of the run config, or go on with it where its folder holds a part of it."""
+    """Run the experiment of the run config, or resume it if its folder holds part of it."""
     end_with_parent()
     run: dict[str, Any] = dict(context.run_config)
     if not isinstance(run.get("out"), str):
@@ -52,7 +52,7 @@ def main(grid: Grid, context: Context) -> None:
 
 @contextlib.contextmanager
 def alone(out: Path) -> Iterator[None]:
-    """Wait until no other process plays in a folder: one whose SuperLink has died may not know it yet."""
+    """Wait until no other process uses the folder: one whose SuperLink died may not have noticed yet."""
     out.mkdir(parents=True, exist_ok=True)
     with (out / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -60,7 +60,7 @@ def alone(out: Path) -> Iterator[None]:
 
 
 def _play(grid: Grid, asked: Experiment, out: Path, command: str) -> None:
-    """Begin, or go on with what the folder holds of the same experiment; `[flower]` may have changed.
+    """Start, or resume the same experiment from its folder; its `[flower]` settings may have changed.
 
     Raises:
         ExperimentError: the folder holds another run.
@@ -85,13 +85,13 @@ def _play(grid: Grid, asked: Experiment, out: Path, command: str) -> None:
 def _check_same(folder: RunFolder, asked: Experiment) -> None:
     if not folder.on_network:
         raise ExperimentError(
-            f"{folder.path} holds a run that was begun in one process: go on with it by:"
-            f" {folder.resume_command()}, or name another folder for the results"
+            f"{folder.path} holds a run that was started in one process: resume it with:"
+            f" {folder.resume_command()}, or choose another folder for the results"
         )
     arms = [resolve_arm(arm) for arm in asked.arms]
     held = folder.experiment().model_copy(update={"flower": asked.flower})
     if to_toml(held) != to_toml(asked.model_copy(update={"arms": arms})):
         raise ExperimentError(
-            f"{folder.path} holds a run of another experiment: name another folder for the results (`out` in"
-            " the run config), or run the app of that experiment to go on with it"
+            f"{folder.path} holds a run of another experiment: choose another folder for the results (`out`"
+            " in the run config), or run the app of that experiment to resume it"
         )

@@ -1,4 +1,4 @@
-"""Orders to SuperNodes and what they answer, by a Flower grid; nothing that a node sends is trusted."""
+"""Orders to SuperNodes and their answers, through a Flower grid; nothing that a node sends is trusted."""
 
 import contextlib
 import resource
@@ -29,17 +29,17 @@ class Transport:
         self._up = self._down = self._late = 0
 
     def nodes(self) -> set[int]:
-        """The SuperNodes that are there."""
+        """Return the ids of the connected SuperNodes."""
         return set(self._grid.get_node_ids())
 
     def push(self, orders: Mapping[int, Order], kind: str) -> dict[str, int]:
-        """Hand orders to Flower; return which message is for which node, of those that it took."""
+        """Hand orders to Flower; return the node of each message that it accepted, by message id."""
         if not orders:
             return {}
         messages = [seal_order(order, node, kind) for node, order in orders.items()]
         framed = [order.frame if kind == "train" else b"" for order in orders.values()]
         sizes = [overhead(message, frame) for message, frame in zip(messages, framed, strict=True)]
-        # Flower answers with nothing where all together are too much, and with None for one that it refuses.
+        # Flower returns nothing if all messages together are too large, and None for each that it refuses.
         ids: list[str | None] = [*self._grid.push_messages(messages)] or [None] * len(messages)
         taken = {}
         for message, node, size in zip(ids, orders, sizes, strict=True):
@@ -49,10 +49,10 @@ class Transport:
         return taken
 
     def pull(self, message: str) -> Answer | ClientFailure | None:
-        """The answer to a message; None: it has not come, or not whole.
+        """Return the answer to a message, or None if it has not arrived completely.
 
-        Flower names a reply as soon as its head is there, and then waits for the parts that its sender has
-        named: for hours, if they never come. So each is pulled in a thread, and nobody waits for it.
+        Flower lists a reply as soon as its header is there and then waits for the parts that it announces,
+        for hours if they never come. Each reply is therefore pulled in a thread that nothing waits for.
 
         Raises:
             RuntimeFailure: the SuperLink cannot be reached.
@@ -76,27 +76,29 @@ class Transport:
         return answer
 
     def count(self, answer: Answer) -> None:
-        """Count a frame that has crossed and gets into no ledger."""
+        """Count a frame that was sent but is in no ledger."""
         self._up += len(answer.frame)
 
     def late(self, answer: Answer | ClientFailure) -> None:
-        """Count an answer that comes after its round."""
+        """Count an answer that arrived after its round."""
         self._late += 1
         if isinstance(answer, Answer):
             self.count(answer)
 
     def transport_overhead(self) -> TransportOverhead:
-        """What has been carried since this was last asked."""
+        """Return the overhead since the last call."""
         found = TransportOverhead(self._up, self._down, self._late)
         self._up = self._down = self._late = 0
         return found
 
 
 class _Pull:
-    """One look for a reply, in a thread of its own.
+    """One attempt to pull a reply, in a thread of its own.
 
     Attributes:
-        done: it is over. ``came``: the reply, if it was there; ``error``: what went wrong.
+        came: the reply, or empty if it had not arrived.
+        error: what went wrong, or None.
+        done: set when the attempt is over.
     """
 
     def __init__(self, grid: Grid, message: str) -> None:
@@ -110,17 +112,17 @@ class _Pull:
     def _run(self) -> None:
         try:
             self.came = list(self._grid.pull_messages([self._message]))
-        except Exception as error:  # whatever Flower raises of bytes that a node has made
+        except Exception as error:  # Flower may raise anything on bytes that a node made
             self.error = error
         self.done.set()
 
 
 @contextlib.contextmanager
 def bounded(frames: int) -> Iterator[None]:
-    """Let this process take no more memory than frames of so many bytes need, where the system can tell.
+    """Limit the memory of this process to what ``frames`` bytes of frames need, if the system supports it.
 
-    Flower puts a reply together before anybody may look at its length, and a part of a megabyte may be named
-    a thousand times in it. What is too much is then a `MemoryError` of that reply.
+    Flower assembles a reply before its length can be checked, and a part of one megabyte may be listed a
+    thousand times. An oversized reply then raises a `MemoryError`, as that reply's error.
     """
     status = Path("/proc/self/status")
     if not status.exists():
@@ -138,7 +140,7 @@ def bounded(frames: int) -> Iterator[None]:
 
 
 def brief(text: str) -> str:
-    """What a node says, cut off and without what could disturb a terminal or a log."""
+    """Return a node's text, cut off, and without characters that could disturb a terminal or a log."""
     shown = "".join(sign if sign.isprintable() else " " for sign in text[: _LONGEST_TEXT + 1])
     return shown if len(shown) <= _LONGEST_TEXT else shown[:_LONGEST_TEXT] + "…"
 
@@ -146,7 +148,7 @@ def brief(text: str) -> str:
 def _read(message: Message) -> Answer | ClientFailure:
     if message.has_error():
         return ClientFailure(
-            brief(f"Flower says: {message.error.reason or message.error.code}"), reached=True
+            brief(f"Flower reports: {message.error.reason or message.error.code}"), reached=True
         )
     try:
         answer = open_answer(message)
