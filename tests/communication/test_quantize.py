@@ -198,7 +198,7 @@ def test_the_last_level_is_reached_and_not_passed(first: int, last: int) -> None
 @pytest.mark.parametrize(("body", "levels"), [(b"\0", 0), (b"\x80\x08", 1024)])
 def test_levels_that_no_sender_has_are_refused(body: bytes, levels: int) -> None:
     spec = weights((1,))
-    with pytest.raises(FrameError, match=f"says that it has {levels} levels"):
+    with pytest.raises(FrameError, match=f"the message gives {levels} levels"):
         DAdaQuant(DAdaQuantSettings()).decode(b"\1" + body + b"\x80\x3f", spec, zero(spec))
 
 

@@ -239,10 +239,10 @@ def test_a_foretold_length_is_that_of_the_first_frame() -> None:
 @pytest.mark.parametrize(
     ("section", "said"),
     [
-        (b"\0", "it says that its value is held, but none is"),
-        (b"", "it neither brings a value nor says that the value is held"),
-        (b"\0\0", "it neither brings a value nor says that the value is held"),
-        (b"\2" + bytes(FEATURES), "it neither brings a value nor says that the value is held"),
+        (b"\0", "it states that its value is held, but none is"),
+        (b"", "it neither contains a value nor states that the value is held"),
+        (b"\0\0", "it neither contains a value nor states that the value is held"),
+        (b"\2" + bytes(FEATURES), "it neither contains a value nor states that the value is held"),
     ],
 )
 def test_odd_marks_are_refused_by_name(section: bytes, said: str) -> None:

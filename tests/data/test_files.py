@@ -261,11 +261,11 @@ def test_a_folder_for_a_file_and_a_file_for_a_folder(refused: Refused, files: Fi
     path = files.csv("train.csv", text=WORDS, label=LABELS)
     folder = str(files.folder)
     assert refused(format="imagefolder", train=path) == (
-        f"task.train = {path}: format 'imagefolder' needs a folder that has one folder of images for each"
+        f"task.train = {path}: format 'imagefolder' needs a folder with one subfolder of images for each"
         " class"
     )
     assert refused(format="csv", train=folder) == (
-        f"task.train = {folder}: format 'csv' needs one file, no folder"
+        f"task.train = {folder}: format 'csv' needs a file, not a folder"
     )
 
 
@@ -304,7 +304,7 @@ def test_broken_images_in_a_good_file_are_found_by_their_row(refused: Refused, f
     told = "the image of row 7 (the first is 0) cannot be decoded"
     cases: list[tuple[bytes | None, str]] = [
         (cut, f"{told} (image file is truncated)"),
-        (b"no picture", f"{told} (no format that Pillow knows)"),
+        (b"no picture", f"{told} (not a format that Pillow knows)"),
         (None, "row 7 (the first is 0) has no image; drop the row"),
     ]
     whole = files.images("whole.parquet", good, LABELS)
@@ -318,7 +318,7 @@ def test_images_of_16_bits_are_refused_and_not_shown_white(refused: Refused, fil
     deep = files.png(files.pixels(1)[0].astype(np.uint16) * 200)
     path = files.images("train.parquet", [*files.pixels(11), deep], LABELS)
     assert refused(format="parquet", train=path) == (
-        f"{path}: the image of row 11 (the first is 0) has more than 8 bits a pixel (mode I;16): save the"
+        f"{path}: the image of row 11 (the first is 0) has more than 8 bits per pixel (mode I;16): save the"
         " images with 8 bits"
     )
 
@@ -330,11 +330,11 @@ def test_images_of_16_bits_are_refused_and_not_shown_white(refused: Refused, fil
             [*LABELS[:11], None],
             "row 11 (the first is 0) has no 'label'; drop the row or fill it in",
         ),
-        (["same"] * 12, "column 'label' has one value only; there is nothing to learn"),
+        (["same"] * 12, "column 'label' has only one value, so there is nothing to learn"),
         ([[0], [1]] * 6, "column 'label' holds lists or tables; one label for each sample is needed"),
         (
             [0.5, 1.0] * 6,
-            "column 'label' holds numbers with fractions such as 0.5; classes are needed",
+            "column 'label' holds fractional numbers such as 0.5, but labels must be classes",
         ),
     ],
     ids=["null", "one class", "lists", "fractions"],
@@ -375,8 +375,8 @@ def test_named_labels_may_be_missing_or_beyond_the_names(refused: Refused, tmp_p
 def test_an_image_folder_of_one_class_says_how_folders_are_read(refused: Refused, files: Files) -> None:
     path = files.tree("train", only=files.pixels(6))
     assert refused(format="imagefolder", train=path) == (
-        f"{path}: column 'label' has one value only (images lie in one folder for each class); there is"
-        " nothing to learn"
+        f"{path}: column 'label' has only one value, so there is nothing to learn (put the images of each"
+        " class into a folder of their own)"
     )
 
 
@@ -398,7 +398,7 @@ def test_a_test_label_that_training_lacks_is_refused(
     first = files.parquet("train.parquet", text=WORDS, label=train)
     second = files.parquet("test.parquet", text=WORDS[:3], label=test)
     assert refused(format="parquet", train=first, test=second, public=4) == (
-        f"{second}: {said}; both parts need one label space: drop those rows or map them"
+        f"{second}: {said}; both parts need the same classes: drop those rows or map their labels"
     )
 
 

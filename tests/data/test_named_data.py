@@ -93,7 +93,7 @@ def test_without_a_network_one_message_says_what_to_do(refused: Refused) -> None
     said = refused(name="hf:owner/name")
     assert "\n" not in said
     assert said.startswith("data set hf:owner/name is not on this machine and could not be fetched (")
-    assert said.endswith("; download it once where there is a network, or give local files by task.format")
+    assert said.endswith("; download it once while online, or use local files with task.format")
     files = "and set FEDISTILL_DATA to it"
     mnist = refused(name="mnist")
     assert mnist.startswith("data set hf:ylecun/mnist is not on this machine and could not be fetched (")

@@ -113,7 +113,7 @@ def test_the_tasks_own_data_are_refused(
 ) -> None:
     said = (
         "task.public names the task's own data, which would put private or test samples into the public set:"
-        " hold a part out instead, by task.public = 4"
+        " hold a part out instead, with task.public = 4"
     )
     monkeypatch.setenv("FEDISTILL_DATA", str(files.folder))
     train = files.images("mnist-train.parquet", files.pixels(12), LABELS)

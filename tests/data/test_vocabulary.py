@@ -108,7 +108,7 @@ def test_every_text_begins_with_a_token_and_ends_in_padding(texts: list[str], le
 def test_a_text_task_without_words_to_count_is_refused(refused: Callable[..., str], files: Files) -> None:
     path = files.csv("train.csv", text=["a", "b"] * 5, label=[0, 1] * 5)
     assert refused(format="csv", train=path) == (
-        "a text task builds its vocabulary from the public set: set task.public, or give a tokenizer.json by"
+        "a text task builds its vocabulary from the public set: set task.public, or name a tokenizer.json in"
         " task.text.tokenizer"
     )
 

@@ -644,7 +644,7 @@ def test_ctrl_c_and_going_on(stopped: tuple[Path, int, str], uninterrupted: Any)
     assert status == 1
     assert "Traceback" not in said
     last = said.strip().splitlines()[-1]
-    assert last == "fedistill: stopped; what was done is kept; go on with: fedistill resume 'run 1'"
+    assert last == "fedistill: stopped; finished rounds are kept; resume with: fedistill resume 'run 1'"
     arms = read(folder / "run 1" / "results.json")["arms"]
     assert [(arm["status"], len(arm["rounds"])) for arm in arms] == [
         ("done", 3),
@@ -656,7 +656,7 @@ def test_ctrl_c_and_going_on(stopped: tuple[Path, int, str], uninterrupted: Any)
     left = [path.name for path in (folder / "tmp").iterdir()]
     assert [name for name in left if not name.startswith("torchinductor")] == []
     # The command can be copied as it was printed.
-    program, *arguments = shlex.split(last.partition("go on with: ")[2])
+    program, *arguments = shlex.split(last.partition("resume with: ")[2])
     assert program == "fedistill"
     check_resumed(folder, fedistill(*arguments, cwd=folder), uninterrupted)
 
@@ -836,7 +836,7 @@ def test_json_of_a_list_is_its_rows(command: str, place: Path) -> None:
 
 # --- what ends a run and is not the user's fault ---
 
-KEPT = "what was done is kept; go on with: fedistill resume"
+KEPT = "finished rounds are kept; resume with: fedistill resume"
 
 
 @pytest.mark.parametrize(

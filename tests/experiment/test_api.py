@@ -125,7 +125,7 @@ def test_a_run_that_the_machine_stopped_says_how_to_go_on(
         patched.setitem(api.run_experiment.__globals__, "play_round", fail_in_the_third)
         with pytest.raises(RuntimeFailure) as caught:
             fedistill.compare(fedistill.load(file), tmp_path / "run")
-    note = f"What was done is kept; go on with: fedistill.resume({str(tmp_path / 'run')!r})"
+    note = f"Finished rounds are kept; resume with: fedistill.resume({str(tmp_path / 'run')!r})"
     assert caught.value.__notes__ == [note]
     assert repr(fedistill.Run(tmp_path / "run")).endswith("fedavg (done), dsfl (stopped)>")
     resumed = fedistill.resume(str(tmp_path / "run"))

@@ -66,7 +66,7 @@ def follow(
 def _give_up(what: str, folder: Path, resume_command: str) -> NoReturn:
     """End with what happened and how to resume."""
     started = (folder / "experiment.toml").exists()
-    go_on = f"what was done is kept; go on with: fedistill {resume_command} {shlex.quote(str(folder))}"
+    go_on = f"finished rounds are kept; resume with: fedistill {resume_command} {shlex.quote(str(folder))}"
     say(f"fedistill: {what}; {go_on if started else 'nothing was started yet'}")
     sys.exit(1)
 

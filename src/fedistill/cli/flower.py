@@ -82,7 +82,7 @@ def resume_command(
     quiet: Quiet = False,
     json: Json = False,
 ) -> None:
-    """Resume a run that `up` began, after its last whole round."""
+    """Resume a run that `up` started, after its last complete round."""
     _need_flower()
     from fedistill.flower import local_trial
 

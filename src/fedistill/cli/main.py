@@ -90,7 +90,7 @@ def run_command(
 
 @app.command("resume")
 def resume_command(folder: Folder, quiet: Quiet = False, json: Json = False) -> None:
-    """Resume a run that was stopped, after its last whole round."""
+    """Resume a run that was stopped, after its last complete round."""
     from fedistill.experiment.runner import resume_experiment
 
     follow(folder, lambda watcher: resume_experiment(folder, watcher), quiet, json)
@@ -217,14 +217,14 @@ def models_command(json: Json = False) -> None:
             size = count_parameters(build_model(name, signature, seed=0, client=0))
             rows.append((name, kind, size))
     rows.append(("NAME@WIDTH", "as NAME", "features of one width for all: cnn-s@64, mlp-s@64"))
-    rows.append(("module:function", "any", "one's own"))
+    rows.append(("module:function", "any", "your own"))
     print_list(("model", "task", "parameters"), rows, json)
     if not json:
         console.print("Sizes for 28x28 grey images of 10 classes, and texts of 5 classes and 8,000 words.")
 
 
 def main() -> None:
-    """Entry point: one message and an exit status, never a traceback for what a user can mend."""
+    """Entry point: one message and an exit status, never a traceback for what a user can fix."""
     _quiet_libraries()
     # Own models (`module:function`) are looked up in the current folder, as with `python -m`.
     if "" not in sys.path and os.getcwd() not in sys.path:

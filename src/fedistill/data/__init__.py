@@ -1,5 +1,5 @@
-"""Tasks: private samples dealt out to clients, a public set without labels, and a test set.
+"""Tasks: private samples divided among clients, a public set without labels, and a test set.
 
-Worker processes need `fedistill.data.task` alone; what loads and divides data (`fedistill.data.build`)
-brings large libraries along and is imported where a task is built.
+Worker processes only need `fedistill.data.task`. Loading and dividing data (`fedistill.data.build`) needs
+large libraries, so that module is imported only where a task is built.
 """

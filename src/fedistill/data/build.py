@@ -1,4 +1,4 @@
-"""From an experiment's ``[task]`` to a `Task`: load, hold out, deal out, encode."""
+"""Builds a `Task` from an experiment's ``[task]``: loads, holds out, divides among clients and encodes."""
 
 import io
 
@@ -20,7 +20,7 @@ from fedistill.rng import numpy_stream
 
 
 def build_task(config: TaskConfig, seed: int) -> Task:
-    """Build a task; the same settings and seed give the same task.
+    """Build a task; equal settings and seeds yield equal tasks.
 
     Raises:
         ExperimentError: the data cannot be found, read, or divided as asked.
@@ -73,10 +73,10 @@ def build_task(config: TaskConfig, seed: int) -> Task:
 
 
 def build_at_site(config: TaskConfig, seed: int, own: Source) -> tuple[Task, Labelled]:
-    """Build a task, and beside it a site's own samples: classes by their names, inputs as the task has them.
+    """Build a task and a site's own samples, with classes matched by name and inputs in the task's format.
 
     Raises:
-        ExperimentError: as in `build`, or the site's data are of another kind, size or other classes.
+        ExperimentError: as in `build_task`, or the site's data have another kind, size or other classes.
     """
     task = build_task(config, seed)
     found = sources.open_source(own, config.image_size)
@@ -86,7 +86,7 @@ def build_at_site(config: TaskConfig, seed: int, own: Source) -> tuple[Task, Lab
     if unknown:
         shown = ", ".join(unknown[:5]) + (" …" if len(unknown) > 5 else "")
         raise ExperimentError(
-            f"{own.train} has {len(unknown)} classes that the task has not, {shown}; it has"
+            f"{own.train} has {len(unknown)} classes that the task lacks: {shown}; the task has"
             f" {', '.join(map(repr, task.classes))}"
         )
     places = torch.tensor([task.classes.index(name) for name in found.classes])
@@ -98,7 +98,7 @@ def build_at_site(config: TaskConfig, seed: int, own: Source) -> tuple[Task, Lab
 
 
 def stored_bytes(inputs: Inputs) -> int:
-    """Return what one copy of unlabelled samples costs: a Parquet file, zstd, pixels or UTF-8 text."""
+    """Return the bytes of one copy of unlabelled samples as a Parquet file (zstd; pixels or UTF-8 text)."""
     if isinstance(inputs, np.ndarray):
         flat = inputs.reshape(len(inputs), -1)
         column = pa.array([row.tobytes() for row in flat], type=pa.binary(flat.shape[1]))
@@ -106,7 +106,7 @@ def stored_bytes(inputs: Inputs) -> int:
         column = pa.array(inputs, type=pa.string())
     sink = io.BytesIO()
     table = pa.table({"input": column})
-    # Statistics would hold two samples a second time, to no one's use.
+    # Column statistics would store two samples a second time without being used.
     pq.write_table(
         table, sink, write_statistics=False, compression="zstd", compression_level=19, use_dictionary=False
     )
@@ -119,7 +119,7 @@ def _hold_out_test(source: Loaded, config: TaskConfig, seed: int) -> tuple[Rows,
     if source.test is not None:
         return everything, source.test, np.arange(len(source.test), dtype=np.int64)
     wanted = max(1, round(config.test_share * len(everything)))
-    # Equal inputs stay on one side: a copy in the training data would give the answer away.
+    # Equal inputs stay on one side: a copy in the training data would reveal the label.
     _, group = np.unique(np.array(source.train.keys()), return_inverse=True)
     order = numpy_stream(seed, "test").permutation(int(group.max()) + 1)
     sizes = np.bincount(group)[order].cumsum()
@@ -131,9 +131,9 @@ def _hold_out_test(source: Loaded, config: TaskConfig, seed: int) -> tuple[Rows,
 
 
 def _hold_out_public(private: Rows, size: int, table: Table, seed: int) -> tuple[Rows, Rows]:
-    """Return the rows left for the clients, and ``size`` rows for everyone, in no order.
+    """Return the rows left for the clients, and ``size`` public rows in random order.
 
-    Data are often sorted by class, and the place of a public sample must not tell its class.
+    Data are often sorted by class, and the position of a public sample must not reveal its class.
     """
     if size >= len(private):
         raise ExperimentError(
@@ -142,7 +142,7 @@ def _hold_out_public(private: Rows, size: int, table: Table, seed: int) -> tuple
         )
     order = numpy_stream(seed, "public").permutation(len(private))
     rest, public = private[np.sort(order[size:])], private[order[:size]]
-    # What everyone may see is not private: copies of public samples leave the clients.
+    # Public samples are not private: clients must not hold copies of them.
     keys = np.array(table.keys())
     rest = rest[~np.isin(keys[rest], keys[public])]
     if len(rest) == 0:
@@ -158,12 +158,12 @@ def _other_public(public: PublicSource, config: TaskConfig, source: Loaded, seed
     if _data(public, public.train or "train") in taken:
         raise ExperimentError(
             "task.public names the task's own data, which would put private or test samples into the public"
-            f" set: hold a part out instead, by task.public = {public.samples}"
+            f" set: hold a part out instead, with task.public = {public.samples}"
         )
     other = sources.open_source(public, config.image_size)
     if other.kind != source.kind:
         raise ExperimentError(f"task.public holds {other.kind}s, but the task holds {source.kind}s")
-    # Under whatever name it came: what the task holds itself is private, or would be tested on.
+    # Compared by content: samples that the task holds itself are private or used for testing.
     own = {*source.train.keys(), *(source.test.keys() if source.test else ())}
     free = np.array([row for row, key in enumerate(other.train.keys()) if key not in own], dtype=np.int64)
     if public.samples > len(free):
@@ -176,7 +176,7 @@ def _other_public(public: PublicSource, config: TaskConfig, source: Loaded, seed
 
 
 def _data(source: Source, split: str) -> tuple[str | None, ...]:
-    """What tells one split of a source from another."""
+    """Return a key that identifies a split of a source."""
     return (sources.hub_name(source.name), source.format, source.subset, split)
 
 
@@ -192,7 +192,7 @@ def _check_size(what: str, images: NDArray[np.uint8], signature: Signature) -> N
 def _signature(
     source: Loaded, private: Inputs, public: Inputs | None, config: TaskConfig
 ) -> tuple[Signature, bytes]:
-    """Return what models take and return, and the set-up frame."""
+    """Return the task's signature and the set-up frame."""
     classes = len(source.classes)
     if isinstance(private, np.ndarray):
         return Signature("image", tuple(private.shape[1:]), classes, 0), b""

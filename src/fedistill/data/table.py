@@ -1,4 +1,4 @@
-"""Tables: one split of a source, read lazily; labels at once, inputs only for the rows that are kept."""
+"""Tables: one split of a source, with labels read at once and inputs only for the rows that are kept."""
 
 import hashlib
 from collections.abc import Callable
@@ -23,9 +23,9 @@ class Table:
 
     Attributes:
         labels: int64 (n,), the class of each row.
-        read: inputs of given rows: uint8 images (rows, channels, height, width), or texts.
-        keys: a digest of each row's content; rows with equal inputs have equal keys.
-        column: values of another column, for natural partitions.
+        read: returns the inputs of given rows: uint8 images (rows, channels, height, width), or texts.
+        keys: returns a digest of each row's content; rows with equal inputs have equal keys.
+        column: returns the values of another column, for natural partitions.
     """
 
     labels: NDArray[np.int64]
@@ -39,10 +39,10 @@ class Table:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A source's splits; ``test`` is None where the source has none.
+    """A source's splits; ``test`` is None if the source has no test split.
 
-    Of files and hub data sets that are to be a public set, labels are not read: there are no classes
-    then, and all labels are 0.
+    Labels of files and hub data sets that serve as a public set are not read: ``classes`` is empty then, and
+    all labels are 0.
     """
 
     kind: Literal["image", "text"]
@@ -52,6 +52,11 @@ class Loaded:
 
 
 def no_columns(name: str) -> Column:
+    """Refuse to return a column, as `Table.column` of a source that has none.
+
+    Raises:
+        ExperimentError: always.
+    """
     raise ExperimentError(
         f"task.partition.column = {name!r}: this task has no columns besides inputs and labels;"
         " choose another partition kind"

@@ -1,4 +1,4 @@
-"""The task as the round loop sees it: raw samples, who holds which of them, and what models take of them."""
+"""The task as the round loop sees it: raw samples, which client holds which, and the inputs of models."""
 
 import hashlib
 from collections.abc import Hashable, Sequence
@@ -34,8 +34,8 @@ class PublicSet:
 
     Attributes:
         samples: as in `Labelled`.
-        bytes: what one copy costs in its stored form (Parquet, zstd; no labels).
-        source: where the samples come from, in words.
+        bytes: size of one copy in its stored form (Parquet, zstd; no labels).
+        source: where the samples come from, for people to read.
     """
 
     samples: Samples
@@ -52,19 +52,19 @@ class Task:
 
     Attributes:
         name: as in the experiment file.
-        signature: what models take and return, but for those that declare a preprocessing of their own
+        signature: inputs and outputs of models, except those that declare their own preprocessing
             (`signature_for`).
         classes: the classes' names.
         clients: each client's private samples; disjoint from ``test`` and ``public``.
         test: the server's test set.
         public: the public set, or None.
-        public_labels: the labels that were stripped from a held-out public set, (n,). Only the
-            control `server-alone` is handed them.
-        partition: how the private samples were dealt out, in words.
+        public_labels: the labels (n,) that were stripped from a held-out public set, or None. Only the
+            control `server-alone` receives them.
+        partition: how the private samples were divided, for people to read.
         vocabulary_frame: the set-up frame with the tokenizer of a text task, else empty.
-        vocabulary_from_public: whoever holds the public set can build that tokenizer.
-        samples_elsewhere: how many samples each client has, where those of others are not here, as at a
-            site; None: all are here.
+        vocabulary_from_public: whether a client that holds the public set can build that tokenizer.
+        samples_elsewhere: how many samples each client has, at a site, where those of the other clients are
+            missing; or None if the samples of all clients are here.
     """
 
     name: str
@@ -81,27 +81,27 @@ class Task:
     _encoded: dict[Hashable, Tensor] = field(default_factory=dict, compare=False, repr=False)
 
     def signature_for(self, wanted: Preprocessing) -> Signature:
-        """What a model with this preprocessing takes and returns.
+        """Return the signature of models with this preprocessing.
 
         Raises:
-            ExperimentError: its tokenizer cannot be read.
+            ExperimentError: the model's tokenizer cannot be read.
         """
         if self.signature.kind == "image" or wanted == Preprocessing():
             return self.signature
-        from fedistill.data.text import signature_of  # tokenizers, of no use for images
+        from fedistill.data.text import signature_of  # imports tokenizers, which images do not need
 
         return signature_of(self._tokenizer(wanted), len(self.classes))
 
     def client_inputs(self, client: int, wanted: Preprocessing) -> Tensor:
-        """A client's private samples as a model takes them, uint8 (n, C, H, W) or int32 (n, length)."""
+        """Return a client's private samples as model inputs, uint8 (n, C, H, W) or int32 (n, length)."""
         return self._inputs(client, self.clients[client].samples, wanted)
 
     def test_inputs(self, wanted: Preprocessing) -> Tensor:
-        """As `client_inputs`, of the test set."""
+        """Return the test set as model inputs, as `client_inputs` does."""
         return self._inputs("test", self.test.samples, wanted)
 
     def public_inputs(self, wanted: Preprocessing) -> Tensor:
-        """As `client_inputs`, of the public set, which there must be."""
+        """Return the public set, which must exist, as model inputs, as `client_inputs` does."""
         assert self.public is not None
         return self._inputs("public", self.public.samples, wanted)
 
@@ -122,11 +122,11 @@ class Task:
         return tokenizer_for(self.vocabulary_frame, self.signature.shape[0], wanted)
 
     def samples(self) -> tuple[int, ...]:
-        """How many samples each client has."""
+        """Return how many samples each client has."""
         return self.samples_elsewhere or tuple(map(len, self.clients))
 
     def class_counts(self) -> Tensor:
-        """Samples of each client and class, int64 (clients, classes)."""
+        """Return the number of samples per client and class, int64 (clients, classes)."""
         return torch.stack(
             [torch.bincount(data.labels, minlength=len(self.classes)) for data in self.clients]
         )
@@ -136,7 +136,7 @@ class Task:
         write_file(path, self._bytes())
 
     def fingerprint(self) -> str:
-        """A digest of all that the task is; equal tasks have equal ones."""
+        """Return a digest of the complete task; equal tasks have equal digests."""
         return hashlib.blake2b(self._bytes(), digest_size=16).hexdigest()
 
     def _bytes(self) -> bytes:
@@ -191,7 +191,7 @@ class Task:
 
 
 def _plain(parts: Sequence[Labelled | PublicSet]) -> dict[str, Tensor]:
-    """The samples of several parts, one after another."""
+    """Return the concatenated samples of several parts as tensors."""
     samples = [part.samples for part in parts]
     images = [one for one in samples if isinstance(one, Tensor)]
     if len(images) == len(samples):
@@ -205,7 +205,7 @@ def _plain(parts: Sequence[Labelled | PublicSet]) -> dict[str, Tensor]:
 
 
 def _samples(state: State, sizes: Sequence[int]) -> list[Samples]:
-    """The inverse of `_plain`, for parts of so many samples each."""
+    """Invert `_plain`, for parts with these numbers of samples."""
     if "inputs" in state:
         return list(state["inputs"].split(list(sizes)))
     found: list[Samples] = []

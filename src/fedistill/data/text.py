@@ -1,7 +1,7 @@
 """Texts: a vocabulary from the public set alone, and token ids of a fixed length.
 
-Private texts never touch the vocabulary: a word that only clients know becomes ``[UNK]``, so the
-vocabulary tells nobody what clients write.
+Private texts never influence the vocabulary: a word that only clients use becomes ``[UNK]``, so the
+vocabulary reveals nothing about the clients' texts.
 """
 
 import functools
@@ -28,14 +28,14 @@ def build_tokenizer(public: Sequence[str], settings: Text) -> Tokenizer:
     """Return the tokenizer of a task: the user's own file, or words counted in the public texts.
 
     Raises:
-        ExperimentError: there is neither, or the file is no tokenizer.
+        ExperimentError: there is neither, or the file is not a tokenizer.
     """
     if settings.tokenizer is not None:
         tokenizer = _from_file(settings.tokenizer, "task.text.tokenizer")
     elif not public:
         raise ExperimentError(
-            "a text task builds its vocabulary from the public set: set task.public, or give a"
-            " tokenizer.json by task.text.tokenizer"
+            "a text task builds its vocabulary from the public set: set task.public, or name a"
+            " tokenizer.json in task.text.tokenizer"
         )
     else:
         tokenizer = Tokenizer(WordLevel(unk_token=UNKNOWN))
@@ -49,15 +49,15 @@ def build_tokenizer(public: Sequence[str], settings: Text) -> Tokenizer:
 
 
 def vocabulary_size(tokenizer: Tokenizer) -> int:
-    """Number of token ids that `encode_texts` may give."""
+    """Return the number of token ids that `encode_texts` may return."""
     return int(max(tokenizer.get_vocab().values())) + 1 + _shift(tokenizer)
 
 
 def encode_texts(tokenizer: Tokenizer, texts: Sequence[str]) -> NDArray[np.int32]:
-    """Return token ids, int32 (n, length), cut or padded at the end; 0 is padding and nothing else.
+    """Return token ids, int32 (n, length), cut or padded at the end; 0 always means padding.
 
-    A text without a single token would leave a model nothing to average, so it becomes one unknown
-    word (id 1 in vocabularies of our own).
+    Texts without any token become one unknown word (id 1 in vocabularies of our own), since models could not
+    average over zero tokens.
     """
     encodings = tokenizer.encode_batch(list(texts))
     ids = np.array([encoding.ids for encoding in encodings], dtype=np.int32)
@@ -71,7 +71,7 @@ def encode_texts(tokenizer: Tokenizer, texts: Sequence[str]) -> NDArray[np.int32
 
 
 def _shift(tokenizer: Tokenizer) -> int:
-    """How far ids move up: models take 0 for padding, in a user's own tokenizer it may be a word."""
+    """Return the offset of token ids: models use 0 for padding, which may be a word of a custom tokenizer."""
     return 0 if tokenizer.id_to_token(0) in (PAD, "<pad>") else 1
 
 
@@ -80,7 +80,7 @@ def tokenizer_for(frame: bytes, length: int, wanted: Preprocessing) -> Tokenizer
     """Return the tokenizer of models with this preprocessing: their own, or the task's from its set-up frame.
 
     Args:
-        length: tokens that the task keeps of each text, where the model does not say.
+        length: tokens kept per text, unless the preprocessing sets its own length.
 
     Raises:
         ExperimentError: the model's own tokenizer cannot be read.
@@ -94,14 +94,14 @@ def tokenizer_for(frame: bytes, length: int, wanted: Preprocessing) -> Tokenizer
 
 
 def signature_of(tokenizer: Tokenizer, classes: int) -> Signature:
-    """What models take that read texts by this tokenizer."""
+    """Return the signature of models that read texts with this tokenizer."""
     truncation = tokenizer.truncation
     assert truncation is not None, "set where the tokenizer was made"
     return Signature("text", (truncation["max_length"],), classes, vocabulary_size(tokenizer))
 
 
 def vocabulary_frame(tokenizer: Tokenizer) -> bytes:
-    """Return the set-up frame that brings the tokenizer to a client that has no public set."""
+    """Return the set-up frame that carries the tokenizer to clients without the public set."""
     description = tokenizer.to_str(pretty=False).encode()
     return encode(Frame(Kind.VOCABULARY, 0, EVERYONE, (zlib.compress(description, 9),)))
 

@@ -37,14 +37,14 @@ def compare(experiment: Experiment, out: str | Path | None = None, *, quiet: boo
     Raises:
         ExperimentError: the experiment or the folder is wrong, and nothing was run; or the call is not
             under ``if __name__ == "__main__":`` in a script that needs it.
-        RuntimeFailure: the machine failed; `resume` goes on with the run.
+        RuntimeFailure: the machine failed; `resume` continues the run.
     """
     folder = default_folder("experiment") if out is None else Path(out)
     return _followed(folder, quiet, lambda watcher: run_experiment(experiment, folder, _COMMAND, watcher))
 
 
 def resume(folder: str | Path, *, quiet: bool = False) -> "Run":
-    """Resume a run after its last whole round, bit-identically, as ``fedistill resume`` does.
+    """Resume a run after its last complete round, bit-identically, as ``fedistill resume`` does.
 
     Args:
         folder: the folder of the run.
@@ -154,7 +154,7 @@ def _followed(folder: Path, quiet: bool, play: Callable[[Watcher], ResultsJson])
             raise
         except (RuntimeFailure, KeyboardInterrupt, OSError) as error:
             if (folder / "experiment.toml").exists():
-                error.add_note(f"What was done is kept; go on with: fedistill.resume({str(folder)!r})")
+                error.add_note(f"Finished rounds are kept; resume with: fedistill.resume({str(folder)!r})")
             raise
     return Run(folder)
 

@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 class Watcher(Protocol):
-    """Is told how a run goes."""
+    """Receives the progress of a run."""
 
     def findings(self, findings: Sequence[Finding]) -> None: ...
     def arm(self, name: str, rounds: int, done: int) -> None: ...
@@ -26,7 +26,7 @@ class Watcher(Protocol):
 
 
 class Logged:
-    """Logs how a run goes: warnings and failures as such, all else as information."""
+    """Logs the progress of a run: warnings and failures as such, everything else as information."""
 
     def findings(self, findings: Sequence[Finding]) -> None:
         for finding in findings:

@@ -99,7 +99,7 @@ class HardwareJson(TypedDict):
 
 
 class ResultsJson(TypedDict):
-    """The whole file."""
+    """The complete file."""
 
     schema: int
     version: str

@@ -7,7 +7,7 @@
     results.json        the outcome, see `fedistill.experiment.results`
     report.html         the same to look at
     models/ARM/         final models, as safetensors with PyTorch's names
-    checkpoint/ARM/     the last whole round of each arm
+    checkpoint/ARM/     the last complete round of each arm
     session             only of a run on a network: the name under which its nodes keep their states
 
 A round is first written to ``events.jsonl``, then its state, then the manifest that names both. A crash
@@ -42,7 +42,7 @@ _LONGEST_NAME = 100
 
 
 class _Manifest(TypedDict):
-    """The checkpoint of an arm: its last whole round, its files by client, and what they do not hold."""
+    """The checkpoint of an arm: its last complete round, its files by client, and what they do not hold."""
 
     round: int
     server: str
@@ -157,7 +157,7 @@ class RunFolder:
         write_file(self.path / "events.jsonl", "".join(json.dumps(e) + "\n" for e in remaining).encode())
 
     def save(self, arm: ReadyArm, run: ArmRun) -> None:
-        """Save an arm after a whole round; only the clients that have worked are written again."""
+        """Save an arm after a complete round; only clients that have worked since are written again."""
         folder = self._checkpoint(arm.name)
         old = self._manifest(arm.name)
         if run.records:
@@ -189,7 +189,7 @@ class RunFolder:
                 path.unlink()
 
     def restore(self, arm: ReadyArm) -> ArmRun:
-        """Return an arm as it was after its last whole round, or before round 1.
+        """Return an arm as it was after its last complete round, or before round 1.
 
         Raises:
             ExperimentError: files of the arm are missing or damaged.
@@ -226,7 +226,7 @@ class RunFolder:
         return run
 
     def last_round(self, arm: str) -> int:
-        """Return the last whole round of an arm, 0 before the first."""
+        """Return the last complete round of an arm, 0 before the first."""
         manifest = self._manifest(arm)
         return 0 if manifest is None else int(manifest["round"])
 

@@ -94,7 +94,7 @@ def run_experiment(
 def resume_experiment(
     path: Path, watcher: Watcher, start: StartExecutor = local_executor.start_executor
 ) -> ResultsJson:
-    """Resume a run after the last whole round of each arm, bit-identically; return the results.
+    """Resume a run after the last complete round of each arm, bit-identically; return the results.
 
     Raises:
         ExperimentError: there is no run in the folder, it was run on a network and would be resumed without

@@ -73,7 +73,7 @@ _HEADINGS = (
 )
 _LEFT_OUT = ("clients -> server", "up", "down", "transport")
 _WHOLE_TABLE = 160
-"""Width of the whole table with the names of the examples."""
+"""Width of the full table with the names of the examples."""
 
 
 def rich_table(results: ResultsJson, width: int) -> Table:

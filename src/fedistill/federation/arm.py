@@ -160,7 +160,7 @@ class ReadyArm:
         return asked
 
     def evaluates(self, round: int, local: int) -> bool:
-        """Whether views are taken after an exchange in this round, with so many local rounds behind it."""
+        """Whether to evaluate after an exchange in this round, behind which are ``local`` local rounds."""
         every = self.evaluate.every
         return round // every > (round - local) // every or round == self.rounds
 

@@ -64,7 +64,7 @@ class ArmRun:
     """The state of an arm between two rounds.
 
     Attributes:
-        round: the last whole round, 0 before the first.
+        round: the last complete round, 0 before the first.
         server: the server's state; ``clients``: the saved state of each client that has worked.
         shared_states: what the server shares with each client that has replied.
         correct: correct answers by class of each client's model, as last evaluated.

@@ -1,7 +1,7 @@
 """The round loop: sample, send, run clients, receive, aggregate, evaluate, record. Read this first.
 
 An arm between two rounds is an `ArmRun`: plain data that can be saved after any round and resumed later.
-A round either happens whole or not at all: the `ArmRun` is changed only at its end, by `_record`.
+A round is atomic: the `ArmRun` is changed only at its end, by `_record`.
 """
 
 import time
@@ -171,7 +171,7 @@ class Replies(Iterator[Reply[Message]]):
         return Reply(client, message)
 
     def _decode(self, client: int, frame: bytes) -> Message | None:
-        """Return the client's message, or None if it asks to be sent everything anew."""
+        """Return the client's message, or None if it asks to be sent everything again."""
         expected = self._arm.method.uplink
         assert expected is not None
         message = self.endpoint.receive(client, expected, frame, self._arm.message_context(client))

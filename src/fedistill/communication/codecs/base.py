@@ -3,8 +3,8 @@
 A codec works in one direction of one arm, for each client separately. Besides the values of a tensor it may
 use three things: what both sides know about the tensor beforehand (`TensorSpec`), what both sides know about
 earlier messages (`SharedKnowledge`), and what the sender alone keeps (`Sender`). A codec's memory is plain
-data (`fedistill.state`), returned anew and never changed in place; `communication.protocol` keeps it equal on
-both sides.
+data (`fedistill.state`): a codec returns new memory and never changes it in place. `communication.protocol`
+keeps it equal on both sides.
 
 A codec never writes shapes: the receiver knows how many numbers to expect, so a sender cannot make it
 allocate more.

@@ -1,4 +1,4 @@
-"""What a codec keeps of labels: a class, a row of integers, or the likeliest classes."""
+"""What a codec keeps of labels: a class, a row of integers, or the most likely classes."""
 
 from typing import Literal, Protocol
 

@@ -45,7 +45,7 @@ def quantize(values: Floats, levels: int) -> Classes:
 
 
 def quantize_top(values: Floats, k: int, levels: int) -> Table:
-    """Return (n, 2k): the k likeliest classes of each row (n, C), followed by their probabilities.
+    """Return (n, 2k): the k most likely classes of each row (n, C), followed by their probabilities.
 
     The probabilities become integers, rounded together with the rest by largest remainder. A class whose
     probability becomes 0 is written as 0, unless it is the first.
@@ -204,7 +204,7 @@ class Masses:
 
 
 class Tops:
-    """A model of the likeliest classes and their probabilities ("masses"), given the first class of each row.
+    """A model of the most likely classes and their probabilities ("masses"), given each row's first class.
 
     Masses are in descending order; a class is written if its mass is not 0.
     """

@@ -1,4 +1,4 @@
-"""Codecs for soft labels: one class per sample, b bits per probability, or the likeliest classes."""
+"""Codecs for soft labels: one class per sample, b bits per probability, or the most likely classes."""
 
 from abc import abstractmethod
 from typing import Annotated
@@ -22,8 +22,8 @@ from fedistill.config.schema import Section
 _Coder = Annotated[
     Coder,
     Field(
-        description="predictive: from all that both sides know; delta: as CFD's, what has changed; order0: by"
-        " how frequent it is; plain: fixed width"
+        description="predictive: uses all that both sides know; delta: changes only, as CFD; order0: by"
+        " frequency; plain: fixed width"
     ),
 ]
 
@@ -38,8 +38,8 @@ class SimplexSettings(Section):
 
 
 class TopClassesSettings(Section):
-    k: int = Field(default=2, ge=1, description="classes of a sample that are sent; at most all")
-    bits: int = Field(default=4, ge=1, le=8, description="of their masses: multiples of 1 / (2**bits - 1)")
+    k: int = Field(default=2, ge=1, description="number of classes that are sent per sample")
+    bits: int = Field(default=4, ge=1, le=8, description="b: probabilities are multiples of 1 / (2**b - 1)")
 
 
 class _LabelCodec(Codec):
@@ -99,10 +99,10 @@ class _Fixed(_LabelCodec):
 
 
 class OneHot(_Fixed):
-    """The likeliest class of each sample; of equally likely ones, the first."""
+    """The most likely class of each sample; the first, if several are equally likely."""
 
     name = "onehot"
-    lossiness = "all but the likeliest class of each sample"
+    lossiness = "all but the most likely class of each sample"
     source = "as CFD with one bit: Sattler et al., 2020, arXiv 2012.00632"
     Settings = OneHotSettings
     settings: OneHotSettings
@@ -138,14 +138,14 @@ class Simplex(_Fixed):
 
 
 class TopClasses(_LabelCodec):
-    """The k likeliest classes with their probabilities; the rest is spread evenly over the other classes.
+    """The k most likely classes with their probabilities; the rest is spread evenly over the other classes.
 
     The probabilities and the rest are rounded together, by largest remainder; classes whose probability
     becomes 0 count among the others.
     """
 
     name = "top-classes"
-    lossiness = "all but the k likeliest classes of each sample and b bits of their probabilities"
+    lossiness = "all but the k most likely classes of each sample and b bits of their probabilities"
     Settings = TopClassesSettings
     settings: TopClassesSettings
 

@@ -26,7 +26,7 @@ _BYTES = np.ones(256, np.int64)
 
 
 class LowRankSettings(Section):
-    energy: float = Field(default=0.95, gt=0, le=1, description="share of a matrix's squared size to keep")
+    energy: float = Field(default=0.95, gt=0, le=1, description="share of a matrix's squared norm to keep")
     levels: int = Field(default=127, ge=1, le=1023, description="levels of each sign in a factor")
 
 
@@ -42,7 +42,9 @@ class LowRank(FeedbackCodec):
     """
 
     name = "low-rank"
-    lossiness = "all but the strongest directions of each matrix of an update; made good later"
+    lossiness = (
+        "all but the strongest directions of each matrix of an update; error feedback sends the rest later"
+    )
     source = "low-rank updates: Konečný et al., 2016, arXiv 1610.05492; by SVD: ATOMO, arXiv 1806.04090"
     Settings = LowRankSettings
     settings: LowRankSettings

@@ -137,7 +137,7 @@ def _unpack_scales(payload: bytes, counts: list[int]) -> tuple[list[Scales], byt
 
 
 class QsgdSettings(Section):
-    levels: int = Field(default=15, ge=1, le=MOST_LEVELS, description="levels of each sign; 0 is one more")
+    levels: int = Field(default=15, ge=1, le=MOST_LEVELS, description="levels of each sign, besides 0")
     bucket: int | None = Field(
         default=None, ge=1, description="numbers that share a scale; default: those of a tensor"
     )
@@ -152,7 +152,7 @@ class Qsgd(UpdateCodec):
     """
 
     name = "qsgd"
-    lossiness = "all but a few levels of each number of an update, rounded by chance and right in the mean"
+    lossiness = "all but a few levels of each entry of an update, rounded at random without bias"
     source = "Alistarh et al., 2017, arXiv 1610.02132; on updates: FedPAQ, arXiv 1909.13014"
     Settings = QsgdSettings
     settings: QsgdSettings
@@ -168,9 +168,9 @@ class Qsgd(UpdateCodec):
 
 class DAdaQuantSettings(Section):
     first: int = Field(default=1, ge=1, le=MOST_LEVELS, description="levels of each sign at first")
-    last: int = Field(default=16, ge=1, le=MOST_LEVELS, description="most levels of each sign")
+    last: int = Field(default=16, ge=1, le=MOST_LEVELS, description="maximum levels of each sign")
     patience: int = Field(
-        default=5, ge=2, description="messages over which a mean must fall, or levels double"
+        default=5, ge=2, description="messages over which the running mean must fall, or levels double"
     )
     decay: float = Field(default=0.9, ge=0, lt=1, description="weight of the past in the running mean")
     bucket: int | None = Field(
@@ -202,7 +202,9 @@ class DAdaQuant(UpdateCodec):
     """
 
     name = "dadaquant"
-    lossiness = "all but a few levels of each number of an update, at first; more are kept later"
+    lossiness = (
+        "all but a few levels of each entry of an update, rounded at random; more levels are kept later"
+    )
     source = "Hönig et al., 2022, arXiv 2111.00465"
     keeps = True
     Settings = DAdaQuantSettings
@@ -220,7 +222,7 @@ class DAdaQuant(UpdateCodec):
     def read(self, body: bytes, spec: TensorSpec) -> Floats:
         levels, start = read_varint(body, 0)
         if not 1 <= levels <= MOST_LEVELS:
-            raise FrameError(f"the message says that it has {levels} levels, not 1 to {MOST_LEVELS}")
+            raise FrameError(f"the message gives {levels} levels, not 1 to {MOST_LEVELS}")
         return read_levels(body[start:], spec, levels, self.settings.bucket)
 
     @property
@@ -256,7 +258,7 @@ class Sign(FeedbackCodec):
     """
 
     name = "sign"
-    lossiness = "all but the signs of an update; made good later"
+    lossiness = "all but the signs of an update; error feedback sends the rest later"
     source = "Karimireddy et al., 2019, arXiv 1901.09847 (EF-signSGD)"
 
     def compress(self, update: Floats, spec: TensorSpec) -> tuple[bytes, Floats]:

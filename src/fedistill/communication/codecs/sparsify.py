@@ -34,8 +34,8 @@ _NOTHING = np.zeros(0, np.float32)
 
 
 class TopKSettings(Section):
-    share: float = Field(default=0.01, gt=0, le=1, description="share of all weights that is sent")
-    values: Literal["fp16", "int8"] = Field(default="fp16", description="how sizes are written")
+    share: float = Field(default=0.01, gt=0, le=1, description="share of all weights that are sent")
+    values: Literal["fp16", "int8"] = Field(default="fp16", description="how magnitudes are coded")
 
 
 class TopK(FeedbackCodec):
@@ -45,7 +45,7 @@ class TopK(FeedbackCodec):
     """
 
     name = "top-k"
-    lossiness = "all but the largest numbers of an update; made good later"
+    lossiness = "all but the largest entries of an update; error feedback sends the rest later"
     source = "Aji and Heafield, 2017, arXiv 1704.05021; residual: Stich et al., 2018, arXiv 1809.07599"
     Settings = TopKSettings
     settings: TopKSettings
@@ -83,9 +83,9 @@ class TopK(FeedbackCodec):
 
 
 class StcSettings(Section):
-    share: float = Field(default=0.01, gt=0, le=1, description="share of the numbers that is sent")
+    share: float = Field(default=0.01, gt=0, le=1, description="share of the weights that are sent")
     scope: Literal["part", "all"] = Field(
-        default="part", description="the largest of each tensor, or of all weights together"
+        default="part", description="select the largest of each tensor, or of all weights together"
     )
 
 
@@ -97,7 +97,7 @@ class Stc(FeedbackCodec):
     """
 
     name = "stc"
-    lossiness = "all but the largest numbers of an update, and their sizes; made good later"
+    lossiness = "all but the signs of an update's largest entries; error feedback sends the rest later"
     source = "Sattler et al., 2019, arXiv 1903.02891; a tensor at a time as in its authors' code"
     Settings = StcSettings
     settings: StcSettings

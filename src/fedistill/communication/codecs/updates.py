@@ -24,7 +24,7 @@ _SHORT = 2
 class UpdateCodec(Codec):
     """Codes the difference between weights and those that the receiver already has.
 
-    The first byte says what follows: 0 for all weights as fp16, if the receiver has none; 1 for a difference.
+    The first byte gives the format: 0 for all weights as fp16, if the receiver has none; 1 for a difference.
     """
 
     codes = frozenset({Content.WEIGHTS})

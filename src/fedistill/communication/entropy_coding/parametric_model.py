@@ -1,7 +1,7 @@
 """Models for integers whose distribution has a known shape: fitted at first, then learned while coding.
 
 The first integers are coded with the best of 192 fixed tables: geometric (Laplace), Gaussian and
-heavy-tailed, each in 64 widths; one byte says which. Coded integers are counted, and the table is updated
+heavy-tailed, each in 64 widths; one byte names it. Coded integers are counted, and the table is updated
 after 256, 512, 1,024 … integers, so that long sequences take about their own entropy without a histogram
 being sent, and short ones only one byte more. The places of kept numbers are coded as gaps in the same way,
 starting from the geometric distribution that follows from how many there are.

@@ -20,7 +20,7 @@ def check_samples(samples: int) -> None:
         FrameError: it is not from 1 to `MOST_SAMPLES`.
     """
     if not 1 <= samples <= MOST_SAMPLES:
-        raise FrameError(f"weights are said to be trained on {samples} samples, not 1 to {MOST_SAMPLES}")
+        raise FrameError(f"weights claim to be trained on {samples} samples, not 1 to {MOST_SAMPLES}")
 
 
 @dataclass(frozen=True)

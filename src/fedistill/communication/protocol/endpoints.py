@@ -1,11 +1,11 @@
 """The two ends of a link: frames in, messages out, and a shared state that never falls out of step.
 
-One rule keeps it in step: **an exchange happens whole or not at all**. At the server, a reply commits both
+One rule keeps it in step: **an exchange is atomic**. At the server, a reply commits both
 the message down and the message up; without a reply, the server keeps the state from before the exchange. The
 client cannot know whether its reply arrived, so it keeps the states before and after its last exchange, and
-the `StateId` in the next frame says which of the two the server holds. A sender may always code against no
-state; both sides then start from an empty one. A client that does not hold the state that a frame names
-answers with a refresh, and is sent everything anew when it takes part again.
+the `StateId` in the next frame identifies which of the two the server holds. A sender may always code
+without shared state; both sides then start from an empty one. A client that does not hold the state that a
+frame names replies with a refresh, and is sent everything again when it next takes part.
 """
 
 from collections.abc import Callable, Hashable, Mapping
@@ -77,7 +77,7 @@ class ServerEndpoint:
         return frames.encode(frame)
 
     def receive(self, client: int, expected: type[M], data: bytes, context: MessageContext) -> M | None:
-        """Read a reply and commit the exchange; return None if the client asks to be sent everything anew.
+        """Read a reply and commit the exchange; return None if the client asks to be sent everything again.
 
         Raises:
             FrameError: the frame is damaged or not the one that was expected; nothing is committed.
@@ -160,7 +160,7 @@ class ClientEndpoint:
         return frames.encode(frame)
 
     def refresh(self) -> bytes:
-        """Return the frame that asks to be sent everything anew."""
+        """Return the frame that asks to be sent everything again."""
         return frames.encode(Frame(Kind.REFRESH, self._round, self._client + 1, ()))
 
     def kept(self) -> State:

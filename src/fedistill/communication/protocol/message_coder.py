@@ -1,4 +1,4 @@
-"""The two codecs of an arm at work on whole messages, and what each message adds to the shared state."""
+"""Codes complete messages with an arm's two codecs, and adds what each message tells to the shared state."""
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -195,7 +195,7 @@ class MessageCoder:
         return DecodedMessage(expected(**numbers, **tensors), after, weights)
 
     def length(self, way: Direction, kind: type[Message], context: MessageContext) -> int:
-        """Foretell the bytes of a first frame: exactly for codecs of fixed width, else for random numbers."""
+        """Estimate the bytes of a first frame: exact for codecs of fixed width, else for random numbers."""
         sent = np.zeros(context.parameters, np.float32)
         shared = self.start(torch.from_numpy(sent))
         message = example_message(kind, context)
@@ -256,13 +256,13 @@ def _held_payloads(shared: SharedState, way: Direction) -> dict[str, bytes]:
 
 
 def _payload(section: bytes, held: bytes | None) -> bytes:
-    """Return the payload of a field that is sent once: what came, or what is held."""
+    """Return the payload of a field that is sent once: the value in the section, or the one already held."""
     if section[:1] == _ANEW:
         return section[1:]
     if section != _AS_HELD:
-        raise FrameError("it neither brings a value nor says that the value is held")
+        raise FrameError("it neither contains a value nor states that the value is held")
     if held is None:
-        raise FrameError("it says that its value is held, but none is")
+        raise FrameError("it states that its value is held, but none is")
     return held
 
 

@@ -1,1 +1,1 @@
-"""Kept for Flower apps of earlier versions alone."""
+"""Kept only for Flower apps of earlier versions."""

@@ -1,4 +1,4 @@
-"""Where apps that `fedistill flower init` wrote before version 0.2 look for the client's side."""
+"""Import path of the client's side in apps that `fedistill flower init` wrote before version 0.2."""
 
 from fedistill.flower.app_template import say_renew
 from fedistill.flower.client_app import app
