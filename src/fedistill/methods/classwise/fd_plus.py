@@ -36,7 +36,7 @@ class FdPlus(Method[WeightsAndOutputs, WeightsAndOutputs, FdPlusServer, NoState]
     Known as FedDistill+ in the results of FedGen. Clients start from the averaged weights. Local loss:
     ``CE(F(x), y) + gamma * CE(F(x), G_y)``, where G_y is the mean, over the other clients, of their mean
     outputs for class y. Exchanged, in one frame: all weights, a (C, C) table and the number of samples, both
-    ways. Bytes: ``b (|θ| + C^2) / 8`` each way, b bits per number, and one to three for the number of samples.
+    ways. Bytes: ``b (|θ| + C^2) / 8`` each way, b bits per number, and one to three for the sample count.
 
     Departs from FedGen's code, which differs from Jeong et al.: it averages raw logits, adds them to sums
     that are never reset, counts a class that a client lacks as zeros, and includes the client itself in the

@@ -28,7 +28,9 @@ from fedistill.training.optimizers import make_optimizer
 
 
 class FedGenSettings(GeneratorSettings):
-    share: Literal["all", "predictor"] = Field(default="all", description="which weights travel: all, or the last layer")
+    share: Literal["all", "predictor"] = Field(
+        default="all", description="which weights travel: all, or those of the last layer"
+    )
     weight: float = Field(default=1.0, ge=0, description="alpha, weight of the loss on generated features")
     decay: float = Field(default=1.0, gt=0, le=1, description="factor of that weight per round")
 

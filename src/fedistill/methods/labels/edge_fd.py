@@ -9,7 +9,7 @@ from fedistill.methods.shared.density import Centroids
 
 
 class EdgeFdSettings(AbstainingSettings):
-    clusters: int = Field(default=10, ge=1, description="k, number of centroids of a client's private samples")
+    clusters: int = Field(default=10, ge=1, description="k, centroids of each client's private samples")
 
 
 class EdgeFd(Abstaining):

@@ -141,7 +141,7 @@ class FedGems(SampledPublic[ChosenLabels, ChosenLabels, FedGemsServer, Learner])
         return replace(state.after(model, optimizer), taught=True, aggregation=found.state)
 
     def _own(self, state: FedGemsServer, server: Server) -> tuple[Tensor, Tensor]:
-        """The server's labels (n, C) of this round's samples, and a mask (n,) of those clients need not label."""
+        """The server's labels (n, C) of this round's samples, and a mask (n,) of those that it sends."""
         inputs = server.sampled_public(self.settings.samples, server.round)
         probs = predict(server.load(state.model), inputs).softmax(dim=1)
         order = torch.randperm(len(inputs), generator=server.stream("asked"))

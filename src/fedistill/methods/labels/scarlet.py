@@ -26,7 +26,7 @@ class ScarletSettings(DistillSettings):
     samples: int | None = Field(
         default=None, ge=1, description="public samples per turn, drawn at random; default: a tenth of all"
     )
-    duration: int = Field(default=50, ge=1, description="D, turns after which a cached label is sent again")
+    duration: int = Field(default=50, ge=1, description="D, age in turns at which a cached label is renewed")
     aggregation: AnyAggregation = EnhancedEra()
 
 

@@ -55,5 +55,5 @@ class SelectiveFd(Abstaining):
         return Kulsif(references, generator, self.settings.auxiliaries, self.settings.width)
 
     def clear(self, labels: Tensor) -> Tensor:
-        # L1 distance of probabilities p from the one-hot row of their maximum: (1 - max p) + sum of the others.
+        # L1 distance of probabilities p from their one-hot class: (1 - max p) + the sum of the others.
         return 2 * (1 - labels.max(dim=1).values) <= self.settings.ambiguity
