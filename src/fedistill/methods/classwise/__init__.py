@@ -1,1 +1,1 @@
-"""Methods that exchange something for each class."""
+"""Methods that exchange one vector per class."""

@@ -1,4 +1,4 @@
-"""FD: mean outputs for each class, leave-one-out."""
+"""FD: mean outputs per class, averaged over the other clients."""
 
 from collections.abc import Iterable
 
@@ -18,15 +18,16 @@ class FdSettings(Section):
 
 
 class Fd(Method[ClassOutputs, ClassOutputs, ClassTables, Learner]):
-    """Clients share the mean softmax output of each class and follow the mean of all others.
+    """Clients share their mean softmax output per class and learn from the mean of the other clients.
 
-    Local loss: ``CE(F(x), y) + gamma * CE(F(x), G_y)``, G_y being the mean over the other clients of
-    their mean output for class y. Exchanged: a (C, C) table each way. Bytes: ``b C^2 / 8`` each way, b
-    bits a number; no public data and no server model.
+    Local loss: ``CE(F(x), y) + gamma * CE(F(x), G_y)``, where G_y is the mean, over the other clients, of
+    their mean outputs for class y. Exchanged: a (C, C) table each way. Bytes: ``b C^2 / 8`` each way, b
+    bits per number. There is no public data and no server model.
 
-    The paper leaves gamma open. Departs from it where it is silent: a class that a client does not hold
-    is a row of zeros and enters no mean, and a class that nobody else holds has no distillation term. A
-    client that missed the last exchange gets the mean of all that took part in it.
+    The paper gives no value of gamma and does not cover missing classes and clients. Here a class that a
+    client does not hold is a row of zeros and is left out of the mean; a class that no other client holds
+    has no distillation term; a client that missed the last exchange receives the mean over all clients that
+    took part in it.
     """
 
     name = "fd"

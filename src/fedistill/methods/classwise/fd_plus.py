@@ -1,4 +1,4 @@
-"""FD+: class outputs as in FD, and averaged weights."""
+"""FD+: class outputs as in FD, together with averaged weights."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -23,7 +23,7 @@ class FdPlusSettings(Section):
 
 @dataclass(frozen=True)
 class FdPlusServer:
-    """The averaged model, the samples behind it, and clients' class outputs."""
+    """The averaged model, the number of samples it was trained on, and the clients' class outputs."""
 
     model: ModelState
     outputs: ClassTables = field(default_factory=ClassTables)
@@ -31,17 +31,17 @@ class FdPlusServer:
 
 
 class FdPlus(Method[WeightsAndOutputs, WeightsAndOutputs, FdPlusServer, NoState]):
-    """FedAvg, whose clients also follow the other clients' mean softmax output of each class, as in `fd`.
+    """FedAvg whose clients also learn from the other clients' mean softmax output per class, as in `fd`.
 
-    Known as FedDistill+ from the table of FedGen. Local loss, from the averaged weights on: ``CE(F(x), y)
-    + gamma * CE(F(x), G_y)``, G_y being the mean over the other clients of their mean output for class y.
-    Exchanged, in one frame: all weights, a (C, C) table and the number of samples, both ways. Bytes:
-    ``b (|θ| + C^2) / 8`` each way, b bits a number, and one to three for the samples.
+    Known as FedDistill+ in the results of FedGen. Clients start from the averaged weights. Local loss:
+    ``CE(F(x), y) + gamma * CE(F(x), G_y)``, where G_y is the mean, over the other clients, of their mean
+    outputs for class y. Exchanged, in one frame: all weights, a (C, C) table and the number of samples, both
+    ways. Bytes: ``b (|θ| + C^2) / 8`` each way, b bits per number, and one to three for the sample count.
 
-    Departs from FedGen's code, which is not what Jeong et al. describe: it averages raw logits, adds them
-    to sums that are never reset, counts a class that a client lacks as zeros, and does not leave the
-    client itself out. Here all four are as in the paper of `fd`. Codecs of updates cannot code it, since
-    class outputs have no update.
+    Departs from FedGen's code, which differs from Jeong et al.: it averages raw logits, adds them to sums
+    that are never reset, counts a class that a client lacks as zeros, and includes the client itself in the
+    mean. Here all four follow the paper of `fd`. Codecs of updates cannot be used, since class outputs have
+    no update.
     """
 
     name = "fd-plus"

@@ -1,4 +1,4 @@
-"""FedProto: clients agree on where the features of each class lie."""
+"""FedProto: clients align their features per class with global prototypes."""
 
 import torch
 from torch import Tensor
@@ -13,20 +13,20 @@ from fedistill.methods.shared.prototypes import (
 
 
 class FedProto(PrototypeMethod[PrototypeServer]):
-    """Clients share the mean feature vector of each class they have and are drawn to the mean of all.
+    """Clients share the mean feature vector of each of their classes and pull features to the global mean.
 
-    Local loss: ``CE + lambda * MSE(features, global prototype of the sample's class)``, where there is
-    one. Features are the input of the last linear layer, so clients may have unlike models of one
-    feature width d. Exchanged: up, vectors of the C_k classes that the client has; down, of all classes
-    that any had; and which these are. Bytes: ``b C_k d / 8`` up and ``b C d / 8`` down, b bits a number,
-    and a few for the choice of classes.
+    Local loss: ``CE + lambda * MSE(features, global prototype of the sample's class)``, if that class has
+    one. Features are the input of the last linear layer, so clients may have different models with the same
+    feature width d. Exchanged: up, vectors of the C_k classes that the client holds; down, vectors of all
+    classes that any client held; both with the list of these classes. Bytes: ``b C_k d / 8`` up and
+    ``b C d / 8`` down, b bits per number, and a few for the list of classes.
 
-    The paper weighs a client's prototype by its samples and then divides by the number of clients once
-    more; its code takes the plain mean over the clients that have the class, and so does this. Departs
+    The paper weights a client's prototype by its samples and then divides by the number of clients once
+    more. Its code takes the plain mean over the clients that hold the class, as done here. Departs
     from the code: prototypes are means over all samples under the model at the end of the round (the
-    paper's equation 3), not under the models that training went through; the optimiser's momentum is
-    kept between rounds; a class that no reply names keeps its prototype. Views are of the clients' own
-    classifiers; the paper also takes the nearest prototype.
+    paper's equation 3), not under the changing models during training; the optimizer's momentum is
+    kept between rounds; a class that is in no reply keeps its prototype. Views use the clients' own
+    classifiers; the paper also classifies by the nearest prototype.
     """
 
     name = "fedproto"

@@ -1,4 +1,4 @@
-"""FedTGP: the server trains global prototypes that lie apart."""
+"""FedTGP: the server trains well-separated global prototypes."""
 
 from dataclasses import dataclass, field
 
@@ -21,30 +21,30 @@ from fedistill.training.optimizers import make_optimizer
 
 
 class FedTgpSettings(PrototypeSettings):
-    server_epochs: int = Field(default=100, ge=1, description="epochs on the prototypes that came")
-    server_batch_size: int = Field(default=10, ge=1, description="prototypes in each step")
-    server_lr: Positive = Field(default=0.01, description="of plain SGD")
-    margin: float = Field(default=100.0, ge=0, description="tau: no margin is larger")
+    server_epochs: int = Field(default=100, ge=1, description="epochs on the clients' prototypes")
+    server_batch_size: int = Field(default=10, ge=1, description="prototypes per step")
+    server_lr: Positive = Field(default=0.01, description="learning rate of plain SGD at the server")
+    margin: float = Field(default=100.0, ge=0, description="tau, upper bound of the margin")
 
 
 @dataclass(frozen=True)
 class FedTgpServer(PrototypeServer):
-    """Weights of the layers that the prototypes come from, beside these."""
+    """The prototypes, and the weights of the layers that produce them."""
 
     trainable: Tensor = field(default_factory=lambda: torch.zeros(0))
 
 
 class FedTgp(PrototypeMethod[FedTgpServer]):
-    """As `fedproto`, but the server learns the global prototypes by contrast, with an adaptive margin.
+    """Like `fedproto`, but the server learns the global prototypes contrastively, with an adaptive margin.
 
-    A vector for each class goes through two linear layers and gives its global prototype. They are
-    trained on the clients' prototypes p of class y by cross-entropy over the negative distances
-    ``-(|p - g_c| + margin [c = y])``. The margin is the largest over classes of the distance to the
-    nearest other class, both being means over clients, and at most tau. Exchanged: as in `fedproto`.
-    Bytes: the same, ``b C_k d / 8`` up and ``b C d / 8`` down.
+    Two linear layers turn a trainable vector per class into the class's global prototype g_c. Vectors and
+    layers are trained on the clients' prototypes p of class y by cross-entropy over the negative distances
+    ``-(|p - g_c| + margin [c = y])``. The margin is computed from the classes' mean prototypes over the
+    clients: it is the largest distance between a class and its nearest other class, and at most tau.
+    Exchanged: as in `fedproto`. Bytes: the same, ``b C_k d / 8`` up and ``b C d / 8`` down.
 
-    Departs from its published code: its default lambda is 1 as in `fedproto`, not 10; prototypes of
-    classes that no client has named are not sent; the server's learning rate is a setting of its own.
+    Departs from its published code: the default lambda is 1 as in `fedproto`, not 10; prototypes of
+    classes that no client has reported are not sent; the server's learning rate is a separate setting.
     """
 
     name = "fedtgp"
@@ -89,7 +89,7 @@ class FedTgp(PrototypeMethod[FedTgpServer]):
 
 
 def _trainable(server: Server) -> nn.Module:
-    """The embedding of each class and what makes prototypes of it."""
+    """The embedding of the classes and the layers that turn it into prototypes."""
     length = server.federation.feature_width(server.clients[0].model)
     return nn.Sequential(
         nn.Embedding(server.classes, length),

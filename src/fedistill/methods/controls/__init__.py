@@ -1,1 +1,1 @@
-"""Controls: nothing is exchanged."""
+"""Controls, which exchange nothing."""

@@ -1,4 +1,4 @@
-"""Control: every client trains alone and nothing is exchanged."""
+"""Control: every client trains alone, and nothing is exchanged."""
 
 from collections.abc import Iterable
 
@@ -10,9 +10,9 @@ from fedistill.methods.shared.private_loss import private_loss
 
 
 class Local(Method[Message, Message, NoState, Learner]):
-    """Each client keeps its own model and optimizer and sees its private data alone.
+    """Each client keeps its own model and optimizer and sees only its private data.
 
-    Exchanged: nothing. Bytes: 0. What any exchange is worth shows in the distance to this control.
+    Exchanged: nothing. Bytes: 0. The gap between a method and this control shows what its exchange is worth.
     """
 
     name = "local"

@@ -1,4 +1,4 @@
-"""Control: the server trains alone on the public set, with the labels that no other method sees."""
+"""Control: the server trains alone on the public set, with its labels, which no other method sees."""
 
 from collections.abc import Iterable
 
@@ -13,8 +13,8 @@ from fedistill.training.losses import label_loss
 class ServerAlone(Method[Message, Message, Learner, NoState]):
     """The server's model is trained on the held-out public set with its true labels.
 
-    Exchanged: nothing. Bytes: 0. It answers: would somebody who labelled the public set need the
-    clients at all? It makes sense only where the public set was held out from labelled data.
+    Exchanged: nothing. Bytes: 0. It shows whether clients would be needed at all if the public set were
+    labelled. This control requires a public set that was held out from labelled data.
     """
 
     name = "server-alone"

@@ -1,1 +1,1 @@
-"""Methods that exchange features, or what makes them."""
+"""Methods that exchange features, or a generator of features."""

@@ -1,4 +1,4 @@
-"""FedGen: the server learns a generator of features, on which clients train their predictors."""
+"""FedGen: the server learns a generator of features, and clients train their predictors on its output."""
 
 import math
 from collections.abc import Iterable
@@ -28,14 +28,16 @@ from fedistill.training.optimizers import make_optimizer
 
 
 class FedGenSettings(GeneratorSettings):
-    share: Literal["all", "predictor"] = Field(default="all", description="weights: all, or the last layer")
-    weight: float = Field(default=1.0, ge=0, description="alpha, of the client's loss on generated features")
-    decay: float = Field(default=1.0, gt=0, le=1, description="of that weight, each round")
+    share: Literal["all", "predictor"] = Field(
+        default="all", description="which weights travel: all, or those of the last layer"
+    )
+    weight: float = Field(default=1.0, ge=0, description="alpha, weight of the loss on generated features")
+    decay: float = Field(default=1.0, gt=0, le=1, description="factor of that weight per round")
 
 
 @dataclass(frozen=True)
 class FedGenServer:
-    """The generator's weights and optimizer, the classes' shares (1, C), and the shared weights (P,)."""
+    """The generator's weights and optimizer state, the class shares (1, C), and the shared weights (P,)."""
 
     generator: Tensor
     shared: Tensor
@@ -44,13 +46,13 @@ class FedGenServer:
 
     @property
     def model(self) -> ModelState:
-        """Where all weights are shared: the averaged model."""
+        """The averaged model, if all weights are shared."""
         return ModelState(self.shared)
 
 
 @dataclass(frozen=True)
 class FedGenClient:
-    """The client's own model and optimizer, where it shares its predictor alone."""
+    """The client's own model and optimizer, if it shares only its predictor."""
 
     own: Learner | None = None
 
@@ -60,22 +62,24 @@ class FedGenClient:
 
 
 class FedGen(Method[CountedWeights, GeneratorWeights, FedGenServer, FedGenClient]):
-    """The server learns which features of a class its clients' predictors agree on; clients train on them.
+    """The server learns to generate features that the clients' predictors agree on; clients train on them.
 
-    The generator G makes features of a label and noise. Server: ``min E[sum_k a_k(y) CE(g_k(G(y)), y)] +
-    diversity``, g_k being client k's predictor (the last linear layer), a_k(y) its share of the samples of
-    class y, and y drawn as often as the round's clients have it. Client: ``CE(x, y) + alpha E[CE(g(G(y')),
-    y')]``. With ``share = "predictor"`` unlike models of one feature width keep all else, and the server
-    has no model. Exchanged: weights and label counts up; their mean, the generator and the classes'
-    shares down. Bytes: ``b (|θ| + C) / 8`` up, ``b (|θ| + |G| + C) / 8`` down, b bits a number.
+    The generator G maps a label and noise to features. Server loss: ``E[sum_k a_k(y) CE(g_k(G(y)), y)] +
+    diversity``, where g_k is client k's predictor (the last linear layer), a_k(y) its share of the samples of
+    class y, and y is drawn from the label distribution of the round's clients. Client loss: ``CE(x, y) +
+    alpha E[CE(g(G(y')), y')]``. With ``share = "predictor"`` only the last layer is shared: clients may have
+    different models with the same feature width, and the server has no model. Exchanged: weights and label
+    counts up; mean weights, the generator and the class shares down. Bytes: ``b (|θ| + C) / 8`` up,
+    ``b (|θ| + |G| + C) / 8`` down, b bits per number. Codecs of updates cannot be used.
 
-    The paper has the loss of mean logits; a_k is of its code, which also has alpha = 10, decays of .98, even
-    labels, batch norm in the generator and a KL term of real and generated outputs. No update codec fits.
+    The paper uses the loss of mean logits; a_k comes from its code, which also has alpha = 10, a decay of
+    0.98, uniformly drawn labels, batch norm in the generator and a KL term between the outputs on real and
+    generated features.
     """
 
     name = "fedgen"
     paper = "Zhu et al., 2021, arXiv 2105.10056, algorithm 1, and its published code"
-    exchanges = "weights or predictor, label counts; a generator of features"
+    exchanges = "weights or last layer and label counts; a feature generator back"
     byte_formula = "up = b(|θ|+C)/8, down = b(|θ|+|G|+C)/8"
     uplink = CountedWeights
     downlink = GeneratorWeights
@@ -102,13 +106,15 @@ class FedGen(Method[CountedWeights, GeneratorWeights, FedGenServer, FedGenClient
     def check(self, federation: FederationInfo) -> None:
         super().check(federation)
         if len({self.message_context(federation, info.id).parameters for info in federation.clients}) > 1:
-            raise Refusal(f"method {self.name}: give the last layer of every model a bias, or of none")
+            raise Refusal(
+                f"method {self.name}: either all models or none must have a bias in their last layer"
+            )
 
     def message_context(self, federation: FederationInfo, client: int) -> MessageContext:
         context, name = super().message_context(federation, client), federation.clients[client].model
         signature = federation.signatures[name]
         split = Split(reusable(name, signature), name, signature)
-        with torch.device("meta"):  # draws no initial weights
+        with torch.device("meta"):  # so that no initial weights are drawn
             generator = _shapes(self._generator(split))
         parts = context.parts if self._all else _shapes(split.head)
         return replace(context, parameters=sum(map(math.prod, parts)), parts=parts, generator=generator)
@@ -156,7 +162,7 @@ class FedGen(Method[CountedWeights, GeneratorWeights, FedGenServer, FedGenClient
     def server_step(
         self, state: FedGenServer, server: Server, replies: Iterable[Reply[CountedWeights]]
     ) -> FedGenServer:
-        _, split = self._split(server)  # all predictors are alike
+        _, split = self._split(server)  # all predictors have the same shape
         predictors: list[Predictor] = []
         counts: list[Tensor] = []
 
@@ -179,7 +185,7 @@ class FedGen(Method[CountedWeights, GeneratorWeights, FedGenServer, FedGenClient
         return FedGenServer(flatten(generator), mean, shares, optimizer.state())
 
     def _split(self, server: Server) -> tuple[Tensor, Split]:
-        """Initial weights (P,) of the first client's model, and the model with them."""
+        """Initial weights (P,) of the first client's model, and that model."""
         name = server.clients[0].model
         weights = server.initial_weights(name)
         return weights, Split(server.load(weights, name), name, server.signature_of(name))

@@ -1,4 +1,4 @@
-"""FedGKT: clients send features of every private sample; the server trains a large net on them."""
+"""FedGKT: clients send features of all private samples, and the server trains a large net on them."""
 
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -27,13 +27,13 @@ from fedistill.training.optimizers import make_optimizer
 
 
 class FedGktSettings(ResidualSettings):
-    weight: float = Field(default=1.0, ge=0, description="of the distance to the other side's logits")
-    temperature: Positive = Field(default=3.0, description="of both softmaxes of that distance")
+    weight: float = Field(default=1.0, ge=0, description="weight of the divergence from the other's logits")
+    temperature: Positive = Field(default=3.0, description="temperature of both softmaxes in that divergence")
 
 
 @dataclass(frozen=True)
 class FedGktServer:
-    """The net and its optimizer; of each client the classes of its samples, and the logits last sent."""
+    """The net and its optimizer state; per client, the labels of its samples and the logits last sent."""
 
     model: ModelState
     optimizer: State = field(default_factory=dict)
@@ -42,30 +42,31 @@ class FedGktServer:
 
 
 class FedGkt(Method[PrivateOutputs, PrivateLogits, FedGktServer, Learner]):
-    """Small models at the edge, a large net on their features at the server: what crosses is per sample.
+    """Clients train small models; the server trains a large net on their features of every private sample.
 
-    A client trains on ``CE + weight T^2 KL(softmax(s/T) || softmax(z/T))``, z being its logits and s the
-    server's for the same sample, of the round before. Then it sends features and logits of all its private
-    samples; the server's net learns from the features by the same loss with the two sides changed about,
-    and answers with logits. Exchanged: features (n_k, d) and logits up, and the labels, once; logits down.
-    Bytes: ``b n_k (d + C) / 8 + 1`` up, ``b n_k C / 8`` down, b bits a number, and once the entropy of the
-    labels: in proportion to private samples, so this is the negative control. Features tell much of a
-    sample: the least private of all methods here.
+    A client trains on ``CE + weight T^2 KL(softmax(s/T) || softmax(z/T))``, where z are its logits and s
+    the server's logits for the same sample from the previous round. It then sends features and logits of all
+    its private samples. The server's net learns from the features by the same loss with the roles swapped,
+    and returns logits. Exchanged: features (n_k, d) and logits up, labels once; logits down. Bytes:
+    ``b n_k (d + C) / 8 + 1`` up, ``b n_k C / 8`` down, b bits per number, and once the entropy of the
+    labels. Traffic grows with the number of private samples, which makes this the negative control. Features
+    reveal much about a sample, so this is the least private of all methods here.
 
-    ``server@global`` is the mean over clients of their features under the server's net; a client that has
-    not worked yet counts with its initial model; on a network, where edge models stay at their sites, there
-    is no such view. ``client@...`` is the edge model alone.
+    ``server@global`` is the mean over clients of the server's net on the client's features; a client that
+    has not trained yet is represented by its initial model. Over a network there is no such view, because
+    the clients' models stay with them. ``client@...`` is the client's small model alone.
 
-    Departs: the features are the last ones, a vector, so that texts have them too, and the net is a residual
-    MLP in place of a ResNet. Clients of one architecture begin alike. Of an absent client, labels and last
-    logits are kept and no features: the net learns from what came. In the published code it goes over
-    clients in turn and its logits are those of training; here all samples are mixed, and it answers once it
-    has learned. That code also steps its learning rate by the best test accuracy, which is not done here.
+    Departs from the paper: the features are the vector before the last layer, so that text models have them
+    too, and the net is a residual MLP instead of a ResNet. Clients with the same architecture start from the
+    same weights. For an absent client the server keeps labels and last logits but no features: the net learns
+    only from the features received in a round. The published code trains on one client after the other and
+    returns the logits computed during training; here all samples are mixed, and logits are computed after
+    training. That code also adapts its learning rate to the best test accuracy, which is not done here.
     """
 
     name = "fedgkt"
     paper = "He et al., 2020, arXiv 2007.14513, and its published code"
-    exchanges = "features, logits and once labels of every private sample; logits of each"
+    exchanges = "features and logits of every private sample up (labels once); logits down"
     byte_formula = "up = bn_k(d+C)/8 + 1 (once + n_k H(y)/8), down = bn_kC/8"
     uplink = PrivateOutputs
     downlink = PrivateLogits
@@ -77,7 +78,7 @@ class FedGkt(Method[PrivateOutputs, PrivateLogits, FedGktServer, Learner]):
 
     @property
     def has_server_model(self) -> bool:
-        return False  # but a net of its own (`server_net`)
+        return False  # it trains a separate net (`server_net`)
 
     def message_context(self, federation: FederationInfo, client: int) -> MessageContext:
         info = federation.clients[client]
@@ -91,7 +92,7 @@ class FedGkt(Method[PrivateOutputs, PrivateLogits, FedGktServer, Learner]):
         return FedGktServer(ModelState.of(self._net(server.federation)))
 
     def start_client(self, client: Client) -> Learner:
-        # The net could not tell what features mean that begin unlike.
+        # With different initial weights, the clients' features would have no common meaning for the net.
         return Learner(client.common_model())
 
     def send(self, state: FedGktServer, server: Server, client: int) -> PrivateLogits | None:
@@ -110,7 +111,7 @@ class FedGkt(Method[PrivateOutputs, PrivateLogits, FedGktServer, Learner]):
             return value if received is None else value + self._distance(logits, received.scores[at])
 
         train_private(split, optimizer, client, loss)
-        # Whoever has answered has the labels.
+        # A server that has sent logits has the labels.
         labels = client.data.labels if received is None else client.data.labels[:0]
         outputs = predict(WithFeatures(split), client.inputs())
         features, scores = outputs.split_with_sizes([split.head.in_features, split.head.out_features], dim=1)
@@ -124,7 +125,7 @@ class FedGkt(Method[PrivateOutputs, PrivateLogits, FedGktServer, Learner]):
         fresh = {client: message.labels for client, message in came.items() if message.labelled}
         labels = {**state.labels, **fresh}
         if lacking := sorted(came.keys() - labels.keys()):
-            raise TrainingError(f"client {lacking[0]} sent no labels, and the server has none of it")
+            raise TrainingError(f"client {lacking[0]} sent no labels, and the server has none from it")
         if not came:
             return state
         features = torch.cat([message.features for message in came.values()])
@@ -153,7 +154,7 @@ class FedGkt(Method[PrivateOutputs, PrivateLogits, FedGktServer, Learner]):
             yield info.model, OnModel(Split(model, info.model, server.signature_of(info.model)), net)
 
     def _net(self, federation: FederationInfo) -> nn.Module:
-        """With its initial weights."""
+        """Return the net with its initial weights."""
         length = federation.feature_width(federation.clients[0].model)
         with scoped(federation.seed, "server-net"):
             return ResidualMlp(length, federation.classes, self.settings)

@@ -1,4 +1,4 @@
-"""CFD: quantised, delta-coded soft labels on a fixed public set, distilled at both ends."""
+"""CFD: quantised, delta-coded soft labels on a fixed public set, distilled by clients and server."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -23,11 +23,11 @@ PUBLISHED = {"name": "simplex", "bits": 1, "coder": "delta"}
 class CfdSettings(DistillSettings):
     aggregation: AnyAggregation = Mean()
     distill_epochs: int = Field(
-        default=5, ge=1, description="epochs on the global labels; with few, 1-bit labels collapse"
+        default=5, ge=1, description="epochs on the global labels; with too few, 1-bit labels collapse"
     )
     afresh: bool = Field(
         default=True,
-        description="clients start each round from the common initial weights, else from their own",
+        description="start clients from common initial weights each round, not from their own model",
     )
 
 
@@ -41,19 +41,20 @@ class CfdClient:
 class Cfd(Method[SoftLabels, SoftLabels, LabelServer, CfdClient]):
     """Clients send quantised predictions on all public samples; the server sends its own model's back.
 
-    A round (dual distillation, equations 14-17): a client starts from initial weights that are common
-    to all of its architecture, distils the server's labels, trains on private data and predicts. The
-    server averages what came (or pools it by another ``aggregation``), distils its own model from it, of
-    any size, and sends that model's predictions. Exchanged: (n, C) probabilities each way on a fixed public
-    set, by default at one bit with delta coding (CFD_delta-1-1); ``codec`` sets bits and coder of each
-    direction. Bytes: ``n (H + eta) / 8`` each way, H bits a sample under the codec's model.
+    A round (dual distillation, equations 14-17): a client starts from initial weights that all clients with
+    its architecture share, distils the server's labels, trains on private data and predicts. The server
+    averages the predictions (or pools them by another ``aggregation``), distils its own model, of any size,
+    from the result, and sends that model's predictions. Exchanged: (n, C) probabilities each way on a fixed
+    public set, by default at one bit with delta coding (CFD_delta-1-1); ``codec`` sets bits and coder of each
+    direction. Bytes: ``n (H + eta) / 8`` each way, H bits per sample under the codec's model.
 
-    Departs from the paper: rounding ties go to the lower class; the optimiser is the arm's. Starting afresh
-    is needed where clients are absent; ``afresh = false`` lets them go on from their own models.
+    Departs from the paper: rounding ties go to the lower class; the optimizer is that of the arm. Restarting
+    from the initial weights is needed if clients are absent; with ``afresh = false`` they continue from their
+    own models.
 
-    A server that has learned little sends one class for nearly everything; at one bit nothing else is left
-    of its labels, and clients follow it. So both sides distil for several epochs. Where that is not enough,
-    as with few texts, send more bits down, which the paper has too: ``down = "fp32"`` in ``codec``.
+    A server that has learned little predicts one class for nearly all samples. At one bit its labels carry
+    nothing else, and clients follow them. Therefore both sides distil for several epochs. If that is not
+    enough, as with few texts, send more bits down, as the paper also does: ``down = "fp32"`` in ``codec``.
     """
 
     name = "cfd"

@@ -1,4 +1,4 @@
-"""COMET: clients whose answers are alike learn from one another."""
+"""COMET: clients with similar predictions learn from one another."""
 
 from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -22,14 +22,14 @@ from fedistill.training.losses import kl
 
 class CometSettings(SampledSettings):
     aggregation: AnyAggregation = Mean()
-    clusters: int = Field(default=2, ge=1, description="k, at most so many groups of clients")
-    weight: float = Field(default=1.0, ge=0, description="lambda, of the divergence from what came")
-    public_batch_size: int = Field(default=32, ge=1, description="public samples in each step of training")
+    clusters: int = Field(default=2, ge=1, description="k, the largest number of client clusters")
+    weight: float = Field(default=1.0, ge=0, description="lambda, of the divergence from received labels")
+    public_batch_size: int = Field(default=32, ge=1, description="public samples per training step")
 
 
 @dataclass(frozen=True)
 class ClusterLabels:
-    """What a cluster says (n, C), and the round of the samples."""
+    """Labels (n, C) of a cluster, and the round of their samples."""
 
     probs: Tensor
     sampled_round: int
@@ -37,36 +37,36 @@ class ClusterLabels:
 
 @dataclass(frozen=True)
 class CometServer:
-    """The cluster of each client (clients,), -1 before its first reply, and the labels of each by number."""
+    """The cluster of each client (clients,), -1 before its first reply, and the labels by cluster number."""
 
     clusters: Tensor
     labels: dict[int, ClusterLabels] = field(default_factory=dict)
 
 
 class Comet(SampledPublic[SoftLabels, SoftLabels, CometServer, Learner]):
-    """Clients train towards the mean labels of those whose answers on public samples are like their own.
+    """Clients learn from the mean labels of the clients whose predictions on public samples are like theirs.
 
-    A round: each step of private training has a second term, ``weight`` times the KL divergence from what the
-    server said of a batch of public samples; then the client predicts the next public samples. The server
-    puts the clients that replied into ``clusters`` by k-means, each client a point of n C probabilities, and
-    sends a client the mean of its own cluster, or what ``aggregation`` makes of it; one that it has not heard
-    gets that of all. Exchanged: (n, C) probabilities each way. Bytes: ``b n C / 8`` each way, b bits a
-    number. No server model.
+    A round: each step of private training has a second loss term, ``weight`` times the KL divergence from
+    the server's labels on a batch of public samples; then the client predicts the next public samples. The
+    server groups the clients that replied into ``clusters`` by k-means, each client being a point of n C
+    probabilities, and sends each client the mean of its cluster, or the result of another ``aggregation``. A
+    client that has not replied yet receives the mean over all clients. Exchanged: (n, C) probabilities each
+    way. Bytes: ``b n C / 8`` each way, b bits per number. There is no server model.
 
-    Clients get better at the classes of their own group and learn little of those of others: look at
-    ``client@own``, and take one cluster where every client should know every class. k-means gives as many
-    clusters as it is asked for, where there are no groups too. A client that was absent is sent what the
-    cluster said that it was in last, on the samples of then.
+    Clients improve on the classes of their own cluster and learn little about other classes: look at
+    ``client@own``, and set one cluster if every client should know every class. k-means returns the requested
+    number of clusters even if there are no real groups. A client that was absent receives the labels that its
+    cluster had when the client last replied, on the public samples of that round.
 
-    Departs from what we could read: of the paper its abstract alone. SCARLET's code has another form: it
-    divides the answers to each sample anew, sends the means of all clusters, and a client distils, before
-    it trains, that which is nearest to its own answer. One cluster for each client, as here, is what the
-    abstract says, and costs a k-th. From that code are k = 2, a weight of 1 and the KL divergence.
+    Departs from SCARLET's code; of the paper we could read only the abstract. That code clusters the
+    predictions for each sample separately and sends the means of all clusters; before training, a client
+    distils the one nearest to its own prediction. One cluster per client, as here, follows the abstract and
+    takes 1/k of the bytes. k = 2, a weight of 1 and the KL divergence are taken from that code.
     """
 
     name = "comet"
     paper = "Cho et al., 2021, arXiv 2109.08119 (abstract)"
-    exchanges = "soft labels on public samples up, the mean of alike clients down"
+    exchanges = "soft labels on public samples up, the mean of the client's cluster down"
     byte_formula = "up = down = bnC/8"
     uplink = SoftLabels
     downlink = SoftLabels
@@ -109,7 +109,7 @@ class Comet(SampledPublic[SoftLabels, SoftLabels, CometServer, Learner]):
         points = torch.stack([*rows.values()]).flatten(start_dim=1)
         _, found = kmeans(points, self.settings.clusters, server.stream("clusters"))
         clusters = state.clusters.clone()
-        # No number is used twice: an absent client's still names what was said to its cluster.
+        # Cluster numbers are never reused: an absent client's number must keep identifying its old cluster.
         clusters[[*rows]] = found + server.round * self.settings.clusters
         groups: dict[int, list[int]] = {-1: [*rows]}
         for number in sorted({int(clusters[client]) for client in rows}):
@@ -123,7 +123,7 @@ class Comet(SampledPublic[SoftLabels, SoftLabels, CometServer, Learner]):
         return CometServer(clusters, labels)
 
     def _pulled(self, private: Loss, model: nn.Module, client: Client, received: SoftLabels) -> Loss:
-        """The private loss, and the divergence from what came on as many public samples at each step."""
+        """The private loss plus, at each step, the divergence from the received labels on a public batch."""
         inputs = client.sampled_public(self.settings.samples, received.sampled_round)
         turns = _batches(len(inputs), self.settings.public_batch_size, client.stream("public batches"))
 
@@ -136,6 +136,6 @@ class Comet(SampledPublic[SoftLabels, SoftLabels, CometServer, Learner]):
 
 
 def _batches(count: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Places of samples, batch after batch, without end: each time round in a new order."""
+    """Yield batches of sample positions endlessly, each pass in a new order."""
     while True:
         yield from torch.split(torch.randperm(count, generator=generator), size)

@@ -1,4 +1,4 @@
-"""DS-FL: soft labels on public samples, their sharpened mean back."""
+"""DS-FL: soft labels on public samples up, their sharpened mean down."""
 
 from torch import Tensor
 
@@ -16,12 +16,12 @@ class DsFl(DrawnLabels[SoftLabels, SoftLabels]):
     """Clients of any architecture send probabilities on public samples; all learn their sharpened mean.
 
     A round: distil the last global labels (KL), train on private data, predict the next public samples.
-    The server averages the *probabilities*, reduces their entropy (softmax of mean over T) and distils
-    its own model, of any size, from the result; ``aggregation`` names other ways to pool. Exchanged: (n, C)
-    probabilities each way; the samples are drawn from a shared seed. Bytes: ``b n C / 8`` each way, b bits a
-    number.
+    The server averages the *probabilities*, reduces the entropy of the mean (softmax of the mean divided by
+    T) and distils its own model, of any size, from the result; ``aggregation`` selects other ways to pool.
+    Exchanged: (n, C) probabilities each way; the samples are drawn from a shared seed. Bytes: ``b n C / 8``
+    each way, b bits per number.
 
-    A client that was absent learns from the newest global labels and not from those that it missed.
+    A client that was absent learns only from the newest global labels, not from those it missed.
     """
 
     name = "dsfl"

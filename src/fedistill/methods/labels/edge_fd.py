@@ -1,4 +1,4 @@
-"""EdgeFD: clients answer what is near the centroids of their own data."""
+"""EdgeFD: clients label only public samples near the centroids of their own data."""
 
 import torch
 from pydantic import Field
@@ -9,27 +9,28 @@ from fedistill.methods.shared.density import Centroids
 
 
 class EdgeFdSettings(AbstainingSettings):
-    clusters: int = Field(default=10, ge=1, description="k, centroids of a client's private samples")
+    clusters: int = Field(default=10, ge=1, description="k, centroids of each client's private samples")
 
 
 class EdgeFd(Abstaining):
-    """As `selective-fd`, with k-means in place of density ratios, and no filter at the server.
+    """Like `selective-fd`, with k-means in place of density ratios, and without a filter at the server.
 
-    A client finds ``clusters`` centroids of private samples. Familiar is a public sample that is nearer to
-    one of them than the farthest ``quantile`` of the client's own held-out samples are. The server averages,
-    sample by sample, those who answered, or pools them by another ``aggregation``; all distil that.
-    Exchanged: (s, C) probabilities and which samples they are of; s <= n differs by client and round.
-    Bytes: ``b s C / 8`` each way, b bits a number, and at most about ``n / 8`` to say which samples.
+    A client finds ``clusters`` centroids of its private samples. A public sample is familiar if it is nearer
+    to one of them than the farthest ``quantile`` of the client's own held-out samples. The server averages
+    the labels of each sample over the clients that sent one (or pools them by another ``aggregation``), and
+    all distil the result. Exchanged: (s, C) probabilities and the positions of their samples; s <= n differs
+    by client and round. Bytes: ``b s C / 8`` each way, b bits per number, and at most about ``n / 8`` for the
+    positions.
 
-    Cheaper than a density ratio where there are many private samples: k distances for each public sample.
+    With many private samples this is cheaper than a density ratio: k distances per public sample.
 
-    Departs from what we could read: of the paper its abstract alone, which says that clients filter by
-    k-means and that the server does not. How near is near enough is ours, as in `selective-fd`.
+    The paper was available to us only as an abstract, which says that clients filter by k-means and the
+    server does not filter. The threshold of familiarity is our choice, the same as in `selective-fd`.
     """
 
     name = "edge-fd"
     paper = "Mujtaba et al., 2025, arXiv 2508.14769 (abstract)"
-    exchanges = "soft labels on public samples that are near one's own"
+    exchanges = "soft labels on public samples near the client's own data"
     byte_formula = "up = down = bsC/8, s ≤ n"
     Settings = EdgeFdSettings
     settings: EdgeFdSettings

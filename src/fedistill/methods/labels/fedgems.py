@@ -1,4 +1,4 @@
-"""FedGEMS without labels: the server labels public samples that it is sure of, and asks for the others."""
+"""FedGEMS without labels: the server labels the public samples it is confident about, clients the others."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -30,47 +30,49 @@ from fedistill.training.loop import fit, predict
 class FedGemsSettings(DistillSettings, SampledSettings):
     aggregation: AnyAggregation = Era()
     confidence: float = Field(
-        default=0.7, ge=0, le=1, description="probability from which on the server is sure of a sample"
+        default=0.7, ge=0, le=1, description="probability from which the server counts as confident"
     )
     least_asked: float = Field(
-        default=0.1, ge=0, le=1, description="share of samples that clients are asked for in any case"
+        default=0.1, ge=0, le=1, description="share of samples that clients must always label"
     )
     self_weight: float = Field(
-        default=1.0, ge=0, description="weight of the server's own labels in its loss; those that came have 1"
+        default=1.0, ge=0, description="weight of the server's own labels in its loss; clients' labels have 1"
     )
 
 
 @dataclass(frozen=True)
 class FedGemsServer(Learner):
-    """A server that has learned from clients, or has yet to."""
+    """The server's state; ``taught`` tells whether it has learned from clients yet."""
 
     taught: bool = False
     aggregation: State = field(default_factory=dict)
 
 
 class FedGems(SampledPublic[ChosenLabels, ChosenLabels, FedGemsServer, Learner]):
-    """The server's large model labels the public samples that it is sure of; clients label the others.
+    """The server's large model labels the public samples it is confident about; clients label the others.
 
-    A round: the server predicts the round's n public samples and sends its labels of those whose likeliest
+    A round: the server predicts the round's n public samples and sends its labels of those whose most likely
     class has at least the probability ``confidence``. A client distils them (KL), trains on private data and
-    labels all that did not come. The server pools what came and distils it, beside its own labels of the
-    other samples with ``self_weight``, so that it keeps what it knew. In the first round nothing comes down,
-    and all are asked. Exchanged: probabilities of s samples down, of n - s up. Bytes: ``b s C / 8`` down,
-    ``b (n - s) C / 8`` up, b bits a number, and at most about ``n / 8`` each way to say which samples.
+    labels all other samples. The server pools the clients' labels and distils them, together with its own
+    labels of the other samples, weighted by ``self_weight``, so that it does not forget. In the first round
+    the server sends nothing, and clients label all samples. Exchanged: probabilities of s samples down, of
+    n - s up. Bytes: ``b s C / 8`` down, ``b (n - s) C / 8`` up, b bits per number, and at most about
+    ``n / 8`` each way for the positions of the samples.
 
-    Together that is half of what `dsfl` sends; as the server grows sure, bytes move from uplink to downlink.
-    Clients learn nothing before it is sure of something, and what is wrong at a low ``confidence`` stays.
+    Both directions together take half the bytes of `dsfl`; as the server becomes more confident, bytes move
+    from uplink to downlink. Clients learn nothing from the server before it is confident about some samples,
+    and errors accepted at a low ``confidence`` persist.
 
-    Departs from the paper, where public samples have labels. They say there where the server is right, and
-    so needs no client, and which clients are right; both learn from them too, and the server's logits of
-    when it was right are kept. Here confidence stands for being right and ``aggregation`` for the choice of
-    clients. A random share of samples, ``least_asked``, is asked for in any case, or the server would never
-    learn of an error that it is sure of.
+    Departs from the paper, where public samples have labels. There, labels show which samples the server
+    gets right, so that no client is needed, and which clients are right; both also train on these labels, and
+    the server's logits from when it was right are kept. Here confidence replaces correctness, and
+    ``aggregation`` replaces the selection of clients. Clients always label a random share of samples,
+    ``least_asked``, since the server would otherwise never correct a confident error.
     """
 
     name = "fedgems"
     paper = "Cheng et al., 2021, arXiv 2110.11027, without labels on public samples"
-    exchanges = "soft labels: the server's where it is sure, the clients' where it is not"
+    exchanges = "soft labels of public samples: the server's if confident, else the clients'"
     byte_formula = "down = bsC/8, up = b(n - s)C/8"
     uplink = ChosenLabels
     downlink = ChosenLabels
@@ -139,7 +141,7 @@ class FedGems(SampledPublic[ChosenLabels, ChosenLabels, FedGemsServer, Learner])
         return replace(state.after(model, optimizer), taught=True, aggregation=found.state)
 
     def _own(self, state: FedGemsServer, server: Server) -> tuple[Tensor, Tensor]:
-        """The server's labels (n, C) of this round's samples, and which (n,) it does not ask for."""
+        """The server's labels (n, C) of this round's samples, and a mask (n,) of those that it sends."""
         inputs = server.sampled_public(self.settings.samples, server.round)
         probs = predict(server.load(state.model), inputs).softmax(dim=1)
         order = torch.randperm(len(inputs), generator=server.stream("asked"))

@@ -1,4 +1,4 @@
-"""FedMD: class scores on public samples, their mean back."""
+"""FedMD: logits on public samples up, their mean down."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -19,9 +19,9 @@ from fedistill.training.losses import logit_mae
 
 class FedMdSettings(SampledSettings):
     digest_epochs: int = Field(default=1, ge=1, description="epochs on the consensus")
-    digest_batch_size: int = Field(default=256, ge=1, description="samples in each step of it")
+    digest_batch_size: int = Field(default=256, ge=1, description="samples per step on the consensus")
     pretrain_epochs: int = Field(
-        default=5, ge=1, description="private epochs of a client before its first exchange, at least"
+        default=5, ge=1, description="least private epochs of a client before its first exchange"
     )
 
 
@@ -35,7 +35,7 @@ class FedMdServer:
 
 @dataclass(frozen=True)
 class FedMdClient(Learner):
-    """A client that has trained on its private data before its first exchange, or has yet to."""
+    """The client's state; ``pretrained`` tells whether it has trained for its first exchange yet."""
 
     pretrained: bool = False
 
@@ -43,14 +43,14 @@ class FedMdClient(Learner):
 class FedMd(SampledPublic[Logits, Logits, FedMdServer, FedMdClient]):
     """Clients of any architecture send logits on public samples and digest their mean.
 
-    A round: digest the consensus (mean absolute error on logits), revisit the private data, then score
+    A round: digest the consensus (mean absolute error on logits), revisit the private data, then predict
     the next public samples. Exchanged: (n, C) logits each way; the samples are drawn from a shared
-    seed. Bytes: ``b n C / 8`` each way, b bits a number. No server model.
+    seed. Bytes: ``b n C / 8`` each way, b bits per number. There is no server model.
 
-    Departs from the paper: the public set has no labels, so the first step is training on private data
-    alone (the paper first trains on labelled public data), for a set number of epochs. A client that
-    was absent digests the newest consensus and not those that it missed; in the first round in which it takes
-    part it trains on its private data alone.
+    Departs from the paper: the public set has no labels, so a client first trains only on private data, for
+    a fixed number of epochs; in the paper it first trains on labelled public data. A client that was absent
+    digests only the newest consensus, not those it missed. In its first round, a client trains only on its
+    private data.
     """
 
     name = "fedmd"

@@ -1,4 +1,4 @@
-"""SCARLET: DS-FL that does not send again what is cached."""
+"""SCARLET: DS-FL with a cache of labels, which are not sent again."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -24,15 +24,15 @@ from fedistill.training.loop import predict
 
 class ScarletSettings(DistillSettings):
     samples: int | None = Field(
-        default=None, ge=1, description="public samples a turn, drawn anew; default: a tenth of them"
+        default=None, ge=1, description="public samples per turn, drawn at random; default: a tenth of all"
     )
-    duration: int = Field(default=50, ge=1, description="D: turns after which a cached label is due again")
+    duration: int = Field(default=50, ge=1, description="D, age in turns at which a cached label is renewed")
     aggregation: AnyAggregation = EnhancedEra()
 
 
 @dataclass(frozen=True)
 class ScarletServer(Learner):
-    """The cached labels (N, C), zeros where there are none yet, and the turn that they are of."""
+    """The cached labels (N, C), with zeros for samples not labelled yet, and the last turn."""
 
     cache: Tensor = field(default_factory=lambda: torch.zeros(0))
     turn: int = 0
@@ -42,20 +42,21 @@ class ScarletServer(Learner):
 class Scarlet(Method[DueLabels, FreshLabels, ScarletServer, Learner]):
     """Clients send soft labels only of public samples whose global label is missing or D turns old.
 
-    A turn is a round in which replies came. In each, a shared seed draws public samples; those without a
-    global label, and those whose label is D turns old or more, are due. Clients send probabilities of
-    these, the server aggregates them by Enhanced ERA and caches the result, and all distil the labels of
-    all samples drawn, cached or fresh. The rest is as in `dsfl`. What is due follows from the seed and
-    the turn, so no index is sent. Exchanged: (m, C) probabilities, m <= n. Bytes: ``b m C / 8`` each
-    way, b bits a number; once the cache is full, m/n is about ``1 / (1 + (D - 1) n/N)`` of N samples.
+    A turn is a round with at least one reply. In each turn, n public samples are drawn from a shared seed;
+    those without a global label, and those whose label is at least D turns old, are due. Clients send
+    probabilities of these, the server aggregates them by Enhanced ERA and caches the result, and all distil
+    the labels of all n samples, cached or fresh. The rest is as in `dsfl`. Seed and turn determine which
+    samples are due, so no index is sent. Exchanged: (m, C) probabilities, m <= n. Bytes: ``b m C / 8`` each
+    way, b bits per number; once the cache is full, m/n is about ``1 / (1 + (D - 1) n/N)`` for N samples.
 
-    Both sides remember the cache, by version and hash (`communication.protocol`): a client that missed
-    turns is sent what it lacks, one whose cache is lost is sent all.
+    Server and clients identify the cache by version and hash (`communication.protocol`): a client that missed
+    turns receives the labels it lacks, and one that lost its cache receives all.
 
-    Another ``aggregation`` sees the samples that are due, few once the cache is full: those that learn about
-    clients from their rows (prior-corrected, dawid-skene) then learn little, and of a single row nothing.
+    Another ``aggregation`` only sees the samples that are due, few once the cache is full. Aggregations that
+    estimate properties of clients from their rows (prior-corrected, dawid-skene) then have little data, and
+    from a single row they learn nothing.
 
-    Departs from the published code, which clears a label that has expired after one use, so that it is
+    Departs from the published code, which removes an expired label after one more use, so that it is
     sent twice: here it is refreshed.
     """
 
@@ -116,7 +117,7 @@ class Scarlet(Method[DueLabels, FreshLabels, ScarletServer, Learner]):
             for reply in replies:
                 if reply.message.turn != turn:
                     raise FrameError(
-                        f"client {reply.client} sent labels of turn {reply.message.turn} in {turn}"
+                        f"client {reply.client} sent labels of turn {reply.message.turn} in turn {turn}"
                     )
                 yield reply.client, reply.message.probs
 
@@ -135,7 +136,7 @@ class Scarlet(Method[DueLabels, FreshLabels, ScarletServer, Learner]):
         return sample_public(seed, population, self._samples(population), turn)
 
     def _turns(self, seed: int, population: int, turn: int) -> Tensor:
-        """The turn in which the label of each public sample was last sent, by turn ``turn``; 0: never."""
+        """The last turn, up to ``turn``, in which each public sample was labelled, or 0 if never."""
         return _turns(seed, population, self._samples(population), self.settings.duration, turn)
 
     def _samples(self, population: int) -> int:

@@ -1,4 +1,4 @@
-"""Selective-FD: clients answer what is like their own data, the server passes on what is clear."""
+"""Selective-FD: clients label only familiar public samples; the server drops ambiguous labels."""
 
 import torch
 from pydantic import Field
@@ -13,39 +13,40 @@ class SelectiveFdSettings(AbstainingSettings):
         default=250, ge=1, description="uniform points that private samples are compared with"
     )
     width: float | None = Field(
-        default=None, gt=0, description="of the Gaussian kernel; default: median distance of private samples"
+        default=None, gt=0, description="Gaussian kernel width; default: median distance of private samples"
     )
     ambiguity: float = Field(
         default=1.0,
         ge=0,
         le=2,
-        description="tau, how far (L1) a pooled label may be from its likeliest class; 2: any",
+        description="tau, largest L1 distance of a pooled label from its one-hot class; 2 keeps all",
     )
 
 
 class SelectiveFd(Abstaining):
-    """Clients label only public samples that are like their own; what they disagree on is dropped.
+    """Clients label only public samples that resemble their own data; ambiguous labels are dropped.
 
     A round: distil the last global labels (KL), train on private data, predict those of the round's n public
-    samples that are familiar. Familiar is what the density ratio of private to uniform samples (KuLSIF) puts
-    above the lowest ``quantile`` of the client's own held-out samples. The server averages, sample by
-    sample, those who answered (or pools them by another ``aggregation``), drops what is further than
-    ``ambiguity`` from one class, distils the rest and sends it. Exchanged: (s, C) probabilities and which
-    samples they are of; s <= n differs by client and round. Bytes: ``b s C / 8`` each way, b bits a number,
-    and at most about ``n / 8`` to say which.
+    samples that are familiar. A sample is familiar if its density ratio of private to uniform samples
+    (KuLSIF) exceeds the lowest ``quantile`` of the client's own held-out samples. The server averages the
+    labels of each sample over the clients that sent one (or pools them by another ``aggregation``), drops
+    labels further than ``ambiguity`` from one-hot, distils the rest and sends it. Exchanged: (s, C)
+    probabilities and the positions of their samples; s <= n differs by client and round. Bytes:
+    ``b s C / 8`` each way, b bits per number, and at most about ``n / 8`` for the positions.
 
-    Samples that nobody is familiar with teach nobody, and with few private samples or many dimensions the
-    ratio tells little: the published code says so too, and takes features of a pretrained model there.
+    Samples that are unfamiliar to every client are not used. With few private samples or many dimensions the
+    ratio tells little: the published code notes this too, and uses features of a pretrained model instead.
 
-    Departs from the published code, which multiplies by the matrix of the linear system where it should
-    solve it, draws its uniform points from a fixed range and has a kernel of width 5: here they are from the
-    box that private samples span, and the width is their median distance. It sends hard labels too: take the
-    codec `onehot`. There clients alone learn; here the server's model does too.
+    Departs from the published code, which multiplies by the matrix of the linear system instead of solving
+    it, draws its uniform points from a fixed range and uses a kernel of width 5: here the points are drawn
+    from the box that private samples span, and the width is their median distance. That code can also send
+    hard labels: for these, set the codec `onehot`. There only clients learn; here the server's model does
+    too.
     """
 
     name = "selective-fd"
     paper = "Shao et al., 2024, arXiv 2304.01731 (abstract) and its published code"
-    exchanges = "soft labels on public samples that are like one's own"
+    exchanges = "soft labels on public samples like the client's own data"
     byte_formula = "up = down = bsC/8, s ≤ n"
     Settings = SelectiveFdSettings
     settings: SelectiveFdSettings
@@ -54,5 +55,5 @@ class SelectiveFd(Abstaining):
         return Kulsif(references, generator, self.settings.auxiliaries, self.settings.width)
 
     def clear(self, labels: Tensor) -> Tensor:
-        # From probabilities p to the one-hot row of their maximum: (1 - max p) + sum of the others.
+        # L1 distance of probabilities p from their one-hot class: (1 - max p) + the sum of the others.
         return 2 * (1 - labels.max(dim=1).values) <= self.settings.ambiguity

@@ -1,4 +1,4 @@
-"""Voting: one class for each public sample up, the majority down."""
+"""Voting: one class per public sample up, the majority class down."""
 
 from torch import Tensor
 from torch.nn.functional import one_hot
@@ -14,25 +14,26 @@ class VotingSettings(DrawnSettings):
 
 
 class Voting(DrawnLabels[Votes, Votes]):
-    """Clients of any architecture name a class for each public sample; all learn what most of them named.
+    """Clients of any architecture vote for a class of each public sample; all learn the majority class.
 
     A round: learn the last majority labels (cross entropy), train on private data, vote on the next
     public samples. The server counts votes and trains its own model, of any size, on the majority.
-    Exchanged: one class a sample each way; the samples are drawn from a shared seed. Bytes: ``n H / 8`` each
-    way, H bits a vote under the codec's model, which learns: at most about ``log2 C``, and some 10 bytes in
-    the first rounds.
+    Exchanged: one class per sample each way; the samples are drawn from a shared seed. Bytes: ``n H / 8``
+    each way, H bits per vote under the codec's adaptive model: at most about ``log2 C``, and some 10 bytes
+    in the first rounds.
 
-    Where clients have a class or two each, the first majority is one class for most samples; all learn it,
-    and name it again. Balanced softmax and prior correction (``doctor``) keep it from that.
+    If each client holds only one or two classes, the first majority is the same class for most samples; all
+    learn it and vote for it again. Balanced softmax and prior correction (see ``doctor``) prevent this.
 
-    Departs from the paper, which has no server and no server model: here the server counts, and has a
-    model of its own. The order of steps is that of `dsfl`. A tie goes to the class that had the majority
-    before if it is among the tied, else it is drawn. By another ``aggregation`` the likeliest class is sent.
+    Departs from the paper, which has no server and no server model: here the server counts votes and has a
+    model of its own. The order of steps is that of `dsfl`. A tie goes to the previous majority class if it
+    is among the tied classes; otherwise it is broken at random. With another ``aggregation``, the most
+    probable class is sent.
     """
 
     name = "voting"
     paper = "TallyTrain, 2026, arXiv 2607.00173 (abstract)"
-    exchanges = "the most probable class of public samples"
+    exchanges = "the most probable class of each public sample"
     byte_formula = "up = down = n H/8, H at most about log2(C)"
     uplink = Votes
     downlink = Votes

@@ -1,4 +1,4 @@
-"""Shared by methods whose clients answer only what is like their own data."""
+"""Shared by methods whose clients label only public samples that resemble their own data."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
@@ -31,7 +31,7 @@ from fedistill.training.loop import predict
 
 Score = Callable[[Tensor], Tensor]
 FEW = 8
-"""Fewer private samples are not divided: quantiles of four would mean nothing."""
+"""Fewer private samples than this are not split, since quantiles of so few scores are meaningless."""
 
 
 class AbstainingSettings(DistillSettings, SampledSettings):
@@ -39,34 +39,35 @@ class AbstainingSettings(DistillSettings, SampledSettings):
         default=0.25,
         ge=0,
         le=1,
-        description="share of a client's own held-out samples that it would not answer either",
+        description="share of a client's own held-out samples that would count as unfamiliar",
     )
     aggregation: AnyAggregation = Mean()
     references: int = Field(
-        default=250, ge=1, description="private samples, at most half of them, that others are compared with"
+        default=250, ge=1, description="private samples that others are compared with; at most half of them"
     )
 
 
 @dataclass(frozen=True)
 class AbstainingClient(Learner):
-    """A client that knows which public samples (N,) are familiar."""
+    """The client's model and optimizer, and a mask (N,) of the familiar public samples."""
 
     familiar: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class AbstainingServer(LabelServer):
-    """A server that believes some of its last labels: ``kept`` (n,)."""
+    """The server's state with a mask ``kept`` (n,) of the last labels that it sends."""
 
     kept: Tensor | None = None
 
 
 class Abstaining(SampledPublic[ChosenLabels, ChosenLabels, AbstainingServer, AbstainingClient]):
-    """Soft labels of familiar public samples up, what those who answered are pooled to down.
+    """Soft labels of familiar public samples up, their pooled labels down.
 
-    Before round 1 a client finds out which public samples are familiar: it learns a score from some of its
-    private samples, and takes those that score higher than a ``quantile`` of its other private samples. Of
-    fewer than `FEW` each is scored by all others; who has one alone answers nothing.
+    Before its first round a client determines which public samples are familiar: it fits a score to some of
+    its private samples, and selects the public samples that score higher than a ``quantile`` of its other
+    private samples. With fewer than `FEW` private samples, each is scored against all others. A client with
+    a single private sample labels nothing.
     """
 
     uplink = ChosenLabels
@@ -78,10 +79,10 @@ class Abstaining(SampledPublic[ChosenLabels, ChosenLabels, AbstainingServer, Abs
 
     @abstractmethod
     def score(self, references: Tensor, generator: torch.Generator) -> Score:
-        """What gives samples (s, d) scores (s,), higher where they are more like references (m, d)."""
+        """Return a function from samples (s, d) to scores (s,), higher if more similar to references (m, d)."""
 
     def clear(self, labels: Tensor) -> Tensor:
-        """Which (n,) of the pooled labels (n, C) the server believes."""
+        """Mask (n,) of the pooled labels (n, C) that the server keeps."""
         return torch.ones(len(labels), dtype=torch.bool)
 
     def start_server(self, server: Server) -> AbstainingServer:
@@ -90,7 +91,7 @@ class Abstaining(SampledPublic[ChosenLabels, ChosenLabels, AbstainingServer, Abs
     def start_client(self, client: Client) -> AbstainingClient:
         known = client.public_inputs()
         own = vectors(client.inputs(), client.signature, known)
-        generator = stream(client.seed, "familiar", client.id)  # whatever round is its first
+        generator = stream(client.seed, "familiar", client.id)  # the same in whichever round it starts
         public = vectors(known, client.signature, known)
         if len(own) < FEW:
             held, score = self._one_by_one(own, generator), self.score(own, generator)
@@ -103,7 +104,7 @@ class Abstaining(SampledPublic[ChosenLabels, ChosenLabels, AbstainingServer, Abs
         return AbstainingClient(client.initial_model(), familiar=alike)
 
     def _one_by_one(self, own: Tensor, generator: torch.Generator) -> Tensor:
-        """Score (m,) of each sample by the others; a sample without others is like nothing."""
+        """Scores (m,) of each sample against the others, or infinity for a single sample."""
         if len(own) == 1:
             return own.new_full((1,), torch.inf)
         rest = [torch.cat([own[:place], own[place + 1 :]]) for place in range(len(own))]

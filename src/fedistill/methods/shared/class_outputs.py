@@ -1,4 +1,4 @@
-"""Shared by methods that exchange the mean softmax output of each class."""
+"""Shared by methods that exchange mean softmax outputs per class."""
 
 from dataclasses import dataclass, field
 
@@ -15,10 +15,10 @@ from fedistill.training.optimizers import Optimizer
 def train_following(
     model: nn.Module, optimizer: Optimizer, client: Client, targets: Tensor, gamma: float
 ) -> Tensor:
-    """Train on private data with ``gamma CE(F(x), G_y)`` added, G being the targets (C, C).
+    """Train on private data with the extra loss ``gamma CE(F(x), G_y)``, where G are the targets (C, C).
 
-    Classes whose target is a row of zeros have no such term. Returns the mean softmax output of each class
-    over this training, (C, C); a row of zeros for a class that the client does not hold.
+    Classes whose target is a row of zeros have no such term. Returns the mean softmax output per class
+    during this training, (C, C), with a row of zeros for each class that the client does not hold.
     """
     labels, known = client.data.labels, targets.sum(dim=1) > 0
     private = private_loss(client, model)
@@ -31,7 +31,7 @@ def train_following(
         value = private(logits, at)
         taught = known[y]
         if taught.any():
-            # Divided by the whole batch: a sample without a target adds nothing.
+            # The mean is over the full batch: samples without a target add zero.
             share = taught.float().mean()
             value = value + gamma * share * soft_cross_entropy(logits[taught], targets[y[taught]])
         return value
@@ -42,13 +42,13 @@ def train_following(
 
 @dataclass(frozen=True)
 class ClassTables:
-    """What the server keeps of clients' tables (C, C) of class outputs.
+    """The clients' tables (C, C) of class outputs, as the server keeps them.
 
     Attributes:
-        tables: each client's, by its number.
-        total: their sum, in float64, so that a client's own can be taken out of it again: adding up the
-            others for each client takes the square of their number.
-        holders: how many clients hold each class (C,).
+        tables: each client's table, by client number.
+        total: sum of the tables, in float64, from which a client's own table is subtracted: summing the
+            others again for every client would take quadratic time.
+        holders: number of clients that hold each class (C,).
     """
 
     tables: dict[int, Tensor] = field(default_factory=dict)
@@ -57,15 +57,15 @@ class ClassTables:
 
     @classmethod
     def of(cls, tables: dict[int, Tensor]) -> "ClassTables":
-        """Return the tables of these clients; at least one."""
-        # In client order, whatever the order of the keys.
+        """Build the state from the tables by client; there must be at least one."""
+        # Summed in client order, so that the order of the keys changes nothing.
         stacked = torch.stack([tables[client] for client in sorted(tables)]).double()
         return cls(tables, stacked.sum(dim=0), _held(stacked).sum(dim=0))
 
     def mean_of_others(self, client: int) -> Tensor | None:
-        """Mean (C, C) of the tables of all others, or None where there are none.
+        """Return the mean (C, C) of all other clients' tables, or None if there are none.
 
-        Row by row, over those whose row is not zero; a row that nobody else has is zero.
+        Each row is averaged over the tables in which it is not zero; rows that no other client has are zero.
         """
         own = self.tables.get(client)
         if len(self.tables) == (own is not None):
@@ -74,10 +74,10 @@ class ClassTables:
         if own is not None:
             total, holders = total - own, holders - _held(own).long()
         known = holders > 0
-        # Where the others' part is tiny, a rounding error may leave it below zero.
+        # After the subtraction, a tiny sum may be below zero by a rounding error.
         return (torch.where(known[:, None], total, 0).clamp(min=0) / holders.clamp(min=1)[:, None]).float()
 
 
 def _held(tables: Tensor) -> Tensor:
-    """Which rows (…, C) of tables (…, C, C) are not zero."""
+    """Mask (…, C) of the rows of tables (…, C, C) that are not zero."""
     return tables.sum(dim=-1) > 0

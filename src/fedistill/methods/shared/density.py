@@ -1,4 +1,4 @@
-"""How like a client's own data a sample is: density ratios and distances, on vectors of any task."""
+"""Similarity of samples to a client's own data: density ratios and distances, on vectors of any task."""
 
 import torch
 from torch import Tensor
@@ -6,15 +6,15 @@ from torch import Tensor
 from fedistill.models.signature import Signature
 
 WORDS = 4096
-"""Places that word counts are folded to."""
+"""Number of buckets that words are hashed to."""
 
 
 def vectors(inputs: Tensor, signature: Signature, public: Tensor) -> Tensor:
-    """Return samples as float32 vectors (n, d) whose distances mean something.
+    """Return samples as float32 vectors (n, d) whose distances are meaningful.
 
-    Images: their pixels, from 0 to 1. Texts: counts of words, folded to 4,096 places, times the logarithm of
-    how rare each is among the public texts, at length 1; unweighted counts tell topics apart no better than
-    chance.
+    Images: their pixels, from 0 to 1. Texts: the words that occur, hashed to 4,096 buckets, weighted by
+    inverse document frequency among the public texts and scaled to length 1; unweighted, they separate
+    topics no better than chance.
     """
     if signature.kind == "image":
         return inputs.flatten(start_dim=1).float() / 255
@@ -29,16 +29,17 @@ def _counts(tokens: Tensor) -> Tensor:
 
 
 class Kulsif:
-    """Ratio of a sample's density among references to that of the uniform one, by KuLSIF.
+    """Ratio of the density of references to the uniform density at a sample, by KuLSIF.
 
     r(x) = sum_i alpha_i k(x, u_i) + 1 / (m l) sum_j k(x, x_j), where k is a Gaussian kernel, x_j are the m
-    references, u_i n points drawn uniformly from the box that the references span, l = n^(-1/2), and alpha
-    solves ((1/n) K_uu + l I) alpha = -1 / (n m l) K_ux 1. It may be negative, as no constraint forbids it.
+    references, u_i are n points drawn uniformly from the box that the references span, l = n^(-1/2), and
+    alpha solves ((1/n) K_uu + l I) alpha = -1 / (n m l) K_ux 1. The estimate is not constrained to be
+    positive.
 
     Args:
         references: (m, d), m >= 1.
-        auxiliaries: n, how many points are drawn.
-        width: of the kernel, in the units of the vectors; default: the median distance of references.
+        auxiliaries: n, the number of uniform points.
+        width: kernel width, in the units of the vectors; default: the median distance between references.
 
     Source: Kanamori et al., 2012, doi 10.1007/s10994-011-5266-3, section 3.
     """
@@ -64,7 +65,7 @@ class Kulsif:
         self.share = 1 / (m * penalty)
 
     def __call__(self, samples: Tensor) -> Tensor:
-        """Ratios (s,), float64, of samples (s, d)."""
+        """Return the ratios (s,), float64, at samples (s, d)."""
         near = self._kernel(samples, self.references).sum(dim=1)
         far = torch.mv(self._kernel(samples, self.uniform), self.weights)
         return far + self.share * near
@@ -75,42 +76,42 @@ class Kulsif:
 
 
 class Centroids:
-    """Nearness to the centroids that k-means finds among references: minus the distance to the nearest.
+    """Negative distance to the nearest of the centroids that k-means finds among references.
 
     Args:
         references: (m, d), m >= 1.
-        clusters: k, at most one for each different reference.
+        clusters: k, limited to the number of distinct references.
     """
 
     def __init__(self, references: Tensor, generator: torch.Generator, clusters: int) -> None:
         self.points = kmeans(references, clusters, generator)[0]
 
     def __call__(self, samples: Tensor) -> Tensor:
-        """Minus the distances (s,), float64, of samples (s, d)."""
+        """Return the negative distances (s,), float64, of samples (s, d)."""
         return -torch.cdist(samples.double(), self.points).amin(dim=1)
 
 
 def kmeans(points: Tensor, clusters: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Centroids (k, d), float64, and which is nearest (m,) to each of points (m, d), m >= 1."""
-    # The import of scikit-learn takes longer than most commands.
+    """Return centroids (k, d), float64, and the index (m,) of the one nearest to each of points (m, d), m >= 1."""
+    # Importing scikit-learn takes longer than most commands.
     from sklearn.cluster import KMeans
     from threadpoolctl import threadpool_limits
 
     rows = points.double().numpy()
     count = min(clusters, len(torch.unique(points, dim=0)))
     seed = int(torch.randint(2**31, (), generator=generator))
-    with threadpool_limits(1):  # as torch: sums in one order, on any number of cores
+    with threadpool_limits(1):  # sums in the same order on any number of cores, as torch does here
         found = KMeans(count, n_init=10, random_state=seed).fit(rows)
     return torch.from_numpy(found.cluster_centers_), torch.from_numpy(found.labels_).long()
 
 
 def familiar(own: Tensor, others: Tensor, fraction: float) -> Tensor:
-    """Which (s,) of ``others`` have a score (s,) above the given quantile of one's own scores (m,)."""
+    """Mask (s,) of the scores ``others`` (s,) that exceed a quantile of a client's own scores (m,)."""
     return others > torch.quantile(own, fraction)
 
 
 def _median_distance(points: Tensor) -> float:
-    """Between different points; 1 where there are none."""
+    """Return the median distance between distinct points, or 1 if there is only one."""
     apart = torch.pdist(points.double())
     apart = apart[apart > 0]
     return float(apart.median()) if len(apart) else 1.0

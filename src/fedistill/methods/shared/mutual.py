@@ -1,4 +1,4 @@
-"""Shared by methods whose clients train a model of their own beside one that travels."""
+"""Shared by methods whose clients train their own model together with one that travels."""
 
 import copy
 from abc import abstractmethod
@@ -22,7 +22,7 @@ from fedistill.training.optimizers import make_optimizer
 
 
 class Pair(nn.Module):
-    """Two models on the same inputs; their logits are stacked, (2, b, C)."""
+    """Two models on the same inputs; returns their stacked logits (2, b, C)."""
 
     def __init__(self, own: nn.Module, travelling: nn.Module) -> None:
         super().__init__()
@@ -35,8 +35,8 @@ class Pair(nn.Module):
 class MutualLearning(Method[TrainedWeights, Weights, ServerModel, Learner]):
     """Clients train their own model and the server's on the same batches; the server averages the latter.
 
-    The client's own model and its optimiser stay with it between rounds; the optimiser of the travelling
-    model starts afresh, as in FedAvg.
+    A client keeps its own model and its optimizer state between rounds; the optimizer of the travelling
+    model is fresh in each round, as in FedAvg.
     """
 
     exchanges = "weights of the server's model"
@@ -50,7 +50,7 @@ class MutualLearning(Method[TrainedWeights, Weights, ServerModel, Learner]):
 
     @abstractmethod
     def loss(self, own: Tensor, travelling: Tensor, own_task: Tensor, travelling_task: Tensor) -> Tensor:
-        """Loss of both models together, from the logits (b, C) of each and its loss on the labels."""
+        """Return the joint loss of both models, from the logits (b, C) and the label loss of each."""
 
     def check(self, federation: FederationInfo) -> None:
         super().check(federation)
@@ -59,8 +59,8 @@ class MutualLearning(Method[TrainedWeights, Weights, ServerModel, Learner]):
             if _reads(federation, info.model) != server:
                 raise Refusal(
                     f"method {self.name} trains the client's model and the server's on the same batches, but"
-                    f" {info.model!r} and {federation.server_model!r} read texts by unlike tokenizers: give"
-                    " both one `preprocessing`"
+                    f" {info.model!r} and {federation.server_model!r} use different tokenizers: give both the"
+                    " same `preprocessing`"
                 )
 
     def start_server(self, server: Server) -> ServerModel:
@@ -76,7 +76,7 @@ class MutualLearning(Method[TrainedWeights, Weights, ServerModel, Learner]):
         self, state: Learner, client: Client, received: Weights | None
     ) -> tuple[Learner, TrainedWeights]:
         assert received is not None
-        # A copy, since one module of a name is kept, and both models may have the same.
+        # A copy: a process keeps one module per name, and both models may have the same name.
         travelling = copy.deepcopy(client.load(received.values, client.server_model))
         pair = Pair(client.load(state.model), travelling)
         optimizer = make_optimizer(client.train.optimizer, pair)
@@ -101,5 +101,5 @@ class MutualLearning(Method[TrainedWeights, Weights, ServerModel, Learner]):
 
 
 def _reads(federation: FederationInfo, model: str) -> tuple[Signature, str | None]:
-    """What a model takes, and the tokenizer behind it: unlike ones of one size have equal signatures."""
+    """Signature and tokenizer of a model: different tokenizers of the same size have equal signatures."""
     return federation.signatures[model], models.preprocessing(model).tokenizer

@@ -1,4 +1,4 @@
-"""Shared by methods whose sides keep a model and an optimizer of their own between rounds."""
+"""Shared by methods in which clients or the server keep a model and an optimizer between rounds."""
 
 from dataclasses import dataclass, field, replace
 from typing import Self
@@ -14,32 +14,32 @@ from fedistill.training.optimizers import Optimizer, make_optimizer
 
 @dataclass(frozen=True)
 class ServerModel:
-    """A server that keeps its model alone."""
+    """The state of a server that keeps only its model."""
 
     model: ModelState
 
 
 @dataclass(frozen=True)
 class Learner:
-    """A model and its optimizer, as they are kept until their side takes part again."""
+    """A model and its optimizer state, kept between rounds."""
 
     model: ModelState
     optimizer: State = field(default_factory=dict)
 
     def restore(self, side: Participant) -> tuple[nn.Module, Optimizer]:
-        """Load the model and the optimizer of a side."""
+        """Return the model and the optimizer with this state."""
         model = side.load(self.model)
         return model, make_optimizer(side.train.optimizer, model).restore(self.optimizer)
 
     def after(self, model: nn.Module, optimizer: Optimizer) -> Self:
-        """Return this state with the model and the optimizer as they are after training."""
+        """Return this state updated with the model and the optimizer after training."""
         return replace(self, model=ModelState.of(model), optimizer=optimizer.state())
 
 
 def train_private(
     model: nn.Module, optimizer: Optimizer, client: Client, loss: Loss, epochs: int | None = None
 ) -> None:
-    """Train on the client's private samples, by the arm's training settings."""
+    """Train on the client's private samples with the arm's training settings."""
     fit(
         model,
         optimizer,

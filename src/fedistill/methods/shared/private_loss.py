@@ -1,4 +1,4 @@
-"""Shared by methods that train on private labels: the loss that ``[train]`` asks for."""
+"""Shared by methods that train on private labels: the loss set in ``[train]``."""
 
 from torch import Tensor, nn
 
@@ -8,10 +8,10 @@ from fedistill.training.losses import label_loss, not_true
 
 
 def private_loss(client: Client, model: nn.Module) -> Loss:
-    """The loss on a client's private samples; call it where private training starts.
+    """Return the loss on a client's private samples; call this right before private training.
 
-    The model as it is now is what ``not_true`` holds on to: received weights, or the client's own model
-    after it has learned from the others.
+    ``not_true`` preserves the predictions of the model at this moment: the received weights, or the client's
+    own model after distillation.
     """
     loss = label_loss(client.train, client.data.labels, client.classes)
     settings = client.train.not_true

@@ -1,4 +1,4 @@
-"""Shared by methods whose messages are prototypes: a feature vector for each class."""
+"""Shared by methods whose messages are prototypes: one feature vector per class."""
 
 from abc import abstractmethod
 from collections.abc import Iterable
@@ -21,12 +21,12 @@ from fedistill.training.loop import batch
 
 
 class PrototypeSettings(Section):
-    weight: float = Field(default=1.0, ge=0, description="lambda, of the distance to the global prototypes")
+    weight: float = Field(default=1.0, ge=0, description="lambda, weight of the distance to the global prototypes")
 
 
 @dataclass(frozen=True)
 class PrototypeServer:
-    """The global prototypes (C, d), and which classes (C,) have one; None before any reply."""
+    """The global prototypes (C, d) and a mask (C,) of the classes that have one, or None before any reply."""
 
     prototypes: Tensor | None = None
     present: Tensor | None = None
@@ -36,7 +36,7 @@ PrototypeStateT = TypeVar("PrototypeStateT", bound=PrototypeServer)
 
 
 class PrototypeMethod(Method[Prototypes, Prototypes, PrototypeStateT, Learner]):
-    """Clients pull their features to the global prototypes and send the mean features of their classes."""
+    """Clients pull features towards the global prototypes and send the mean features of their classes."""
 
     exchanges = "mean features of each class"
     byte_formula = "up = bC_kd/8 + log2(C over C_k)/8, down = bCd/8"
@@ -74,7 +74,7 @@ class PrototypeMethod(Method[Prototypes, Prototypes, PrototypeStateT, Learner]):
             if received is None:
                 return value
             y = labels[at]
-            # A mean over the whole batch: a sample without a prototype adds nothing.
+            # The mean is over the full batch: samples without a prototype add zero.
             distances = (split.features - targets[y]).square().mean(dim=1)
             return value + self.settings.weight * (distances * known[y]).mean()
 
@@ -97,12 +97,15 @@ class PrototypeMethod(Method[Prototypes, Prototypes, PrototypeStateT, Learner]):
     def aggregate(
         self, state: PrototypeStateT, server: Server, vectors: Tensor, present: Tensor
     ) -> PrototypeStateT:
-        """New global prototypes from those of clients (k, C, d), where present (k, C); k >= 1."""
+        """Return the state with new global prototypes, from those of k >= 1 clients (k, C, d).
+
+        ``present`` (k, C) is the mask of the classes that each client sent.
+        """
 
 
 @torch.no_grad()
 def class_sums(split: Split, inputs: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-    """Sums of the features (C, d), in evaluation mode, and counts (C,) of the samples of each class."""
+    """Return the sum of features (C, d), in evaluation mode, and the number of samples (C,) per class."""
     split.eval()
     sums = torch.zeros(classes, split.head.in_features)
     for index in torch.split(torch.arange(len(inputs)), 500):
@@ -112,6 +115,6 @@ def class_sums(split: Split, inputs: Tensor, labels: Tensor, classes: int) -> tu
 
 
 def class_means(vectors: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-    """Plain means (C, d) over the clients that have a class, and which classes (C,) any has."""
+    """Return plain means (C, d) over the clients that sent a class, and a mask (C,) of the classes sent."""
     counts = present.sum(dim=0)
     return vectors.sum(dim=0) / counts.clamp(min=1)[:, None], counts > 0

@@ -27,7 +27,7 @@ ServerT = TypeVar("ServerT", bound=Learner)
 
 class DistillSettings(Section):
     distill_epochs: int = Field(default=1, ge=1, description="epochs on the global labels")
-    distill_batch_size: int = Field(default=32, ge=1, description="samples in each step of it")
+    distill_batch_size: int = Field(default=32, ge=1, description="samples per step of distillation")
 
 
 def distil(
@@ -38,7 +38,7 @@ def distil(
     probs: Tensor,
     settings: DistillSettings,
 ) -> None:
-    """Train a model on public inputs (n, ...) to give probabilities (n, C), by KL divergence."""
+    """Distil probabilities (n, C) on public inputs (n, ...) into a model, by KL divergence."""
     fit(
         model,
         optimizer,
@@ -53,19 +53,19 @@ def distil(
 def distil_server(
     state: ServerT, server: Server, inputs: Tensor, probs: Tensor, settings: DistillSettings
 ) -> ServerT:
-    """Go on with the server's model and optimizer; return its state with them."""
+    """Distil into the server's model and return its new state."""
     model, optimizer = state.restore(server)
     distil(server, model, optimizer, inputs, probs, settings)
     return state.after(model, optimizer)
 
 
 def select_labels(probs: Tensor, mask: Tensor, drawn: int) -> ChosenLabels:
-    """The message of those rows of labels (n, C) that a mask (n,) chooses."""
+    """Return a message with the rows of labels (n, C) that a mask (n,) selects."""
     return ChosenLabels(probs[mask], mask.nonzero().flatten(), drawn, int(mask.sum()))
 
 
 def spread_labels(message: ChosenLabels, samples: int) -> Tensor:
-    """Labels (n, C) of all samples of the message's round: zeros where its sender chose none."""
+    """Return labels (n, C) of all samples of the message's round, with zeros for those it does not label."""
     rows = message.probs.new_zeros(samples, message.probs.shape[1])
     rows[message.places] = message.probs
     return rows
@@ -73,12 +73,12 @@ def spread_labels(message: ChosenLabels, samples: int) -> Tensor:
 
 class SampledSettings(Section):
     samples: int | None = Field(
-        default=None, ge=1, description="public samples a round, drawn anew; default: all"
+        default=None, ge=1, description="public samples per round, drawn at random; default: all"
     )
 
 
 class SampledPublic(Method[Up, Down, ServerStateT, ClientStateT]):
-    """Base of methods whose messages speak of as many public samples as the setting ``samples`` says."""
+    """Base of methods whose messages cover the number of public samples in the setting ``samples``."""
 
     settings: SampledSettings
 
@@ -92,7 +92,7 @@ class DrawnSettings(DistillSettings, SampledSettings):
 
 @dataclass(frozen=True)
 class LabelServer(Learner):
-    """A server that keeps the last global labels (n, C), the round of their samples, and its aggregation."""
+    """The server's model, the last global labels (n, C), the round of their samples, and aggregation state."""
 
     labels: Tensor | None = None
     sampled_round: int = 0
@@ -100,10 +100,10 @@ class LabelServer(Learner):
 
 
 class DrawnLabels(SampledPublic[UpLabels, DownLabels, LabelServer, Learner]):
-    """Labels of public samples up, their aggregate down; all distil that, the server too.
+    """Labels of public samples up, aggregated labels down; clients and server distil the latter.
 
     A round: a client distils the last global labels, trains on private data and labels the next public
-    samples. A client that was absent learns from the newest global labels and not from those it missed.
+    samples. A client that was absent learns only from the newest global labels, not from those it missed.
     Messages up and down may be of different types.
     """
 
@@ -114,15 +114,15 @@ class DrawnLabels(SampledPublic[UpLabels, DownLabels, LabelServer, Learner]):
     needs = Needs(public=("clients", "server"))
     under_skew = ("loss", "aggregation")
     ties_to_last: ClassVar[bool] = False
-    """A tie between classes goes to the one that was the global label before."""
+    """Whether a tie between classes goes to the previous global label."""
     settings: DrawnSettings
 
     @abstractmethod
     def labels(self, logits: Tensor) -> Tensor:
-        """What a client says (n, C) of samples with these logits."""
+        """Return the labels (n, C) that a client sends, from its logits (n, C)."""
 
     def global_labels(self, aggregated: Tensor) -> Tensor:
-        """What the server says (n, C) of samples with these aggregated labels."""
+        """Return the labels (n, C) that the server sends and distils, from the aggregated ones (n, C)."""
         return aggregated
 
     def start_server(self, server: Server) -> LabelServer:
@@ -151,7 +151,7 @@ class DrawnLabels(SampledPublic[UpLabels, DownLabels, LabelServer, Learner]):
     def server_step(
         self, state: LabelServer, server: Server, replies: Iterable[Reply[UpLabels]]
     ) -> LabelServer:
-        # Only where all samples are drawn do the last labels speak of the same ones.
+        # The last labels are for the same samples only if every round uses all of them.
         before = state.labels if self.ties_to_last and self.settings.samples is None else None
         rows = ((reply.client, reply.message.probs) for reply in replies)
         found = self.settings.aggregation.aggregate(rows, server.stream("ties"), before, state.aggregation)

@@ -19,7 +19,7 @@ Penalty = Callable[[nn.Module], Tensor]
 
 
 def train_received(client: Client, received: Weights, penalty: Penalty | None = None) -> TrainedWeights:
-    """Train the received weights on private data with a fresh optimiser; add a penalty to the loss."""
+    """Train the received weights on private data with a fresh optimizer and a penalty added to the loss."""
     model = client.load(received.values)
     private = private_loss(client, model)
 
@@ -32,7 +32,7 @@ def train_received(client: Client, received: Weights, penalty: Penalty | None = 
 
 
 class WeightAveraging(Method[TrainedWeights, Weights, ServerModel, NoState]):
-    """One model for all: clients train it, the server averages, weighted by samples."""
+    """One model for all: clients train it, and the server averages the weights by number of samples."""
 
     exchanges = "all weights"
     byte_formula = "up = down = b|θ|/8"
@@ -43,7 +43,7 @@ class WeightAveraging(Method[TrainedWeights, Weights, ServerModel, NoState]):
 
     @abstractmethod
     def penalty(self, received: Weights) -> Penalty | None:
-        """What is added to the local loss."""
+        """Return the penalty on the local loss, or None for no penalty."""
 
     def start_server(self, server: Server) -> ServerModel:
         return ServerModel(server.initial_model())
@@ -69,14 +69,14 @@ class WeightAveraging(Method[TrainedWeights, Weights, ServerModel, NoState]):
 
 @dataclass(frozen=True)
 class SmallModelsServer:
-    """The server's own model, and the weights (P,) of each architecture that travels, by its name."""
+    """The server's own model, and the weights (P,) of each travelling architecture, by name."""
 
     model: ModelState
     travelling: dict[str, Tensor]
 
 
 class SmallModels(Method[TrainedWeights, Weights, SmallModelsServer, NoState]):
-    """Clients' models of any architecture travel; the server keeps one of each, and a model of its own."""
+    """Clients' models of any architecture travel; the server keeps one of each, and its own model."""
 
     exchanges = "weights of the client's model"
     byte_formula = "up = down = b|θ_client|/8"
@@ -102,12 +102,12 @@ class SmallModels(Method[TrainedWeights, Weights, SmallModelsServer, NoState]):
 
 
 def initial_by_model(server: Server) -> dict[str, Tensor]:
-    """Initial weights of each architecture among the clients."""
+    """Return initial weights (P,) of each architecture among the clients, by name."""
     return {name: server.initial_weights(name) for name in sorted({info.model for info in server.clients})}
 
 
 def means_by_model(held: dict[str, Tensor], came: Sequence[tuple[str, TrainedWeights]]) -> dict[str, Tensor]:
-    """For each architecture the mean of what came, by samples; where none came, what was held."""
+    """Return, per architecture, the sample-weighted mean of received weights, or the held ones if none came."""
     means = {
         name: weighted_mean((sent.values, sent.samples) for model, sent in came if model == name)
         for name in held

@@ -1,4 +1,4 @@
-"""Fed-ET: small models travel; the server's larger one learns what they agree on, and where they do not."""
+"""Fed-ET: small models travel; the server's larger one learns from their weighted, diverse ensemble."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -27,35 +27,37 @@ from fedistill.training.optimizers import make_optimizer
 
 class FedEtSettings(Section):
     epochs: int = Field(default=5, ge=1, description="epochs of distillation on the public set")
-    batch_size: int = Field(default=128, ge=1, description="of distillation")
+    batch_size: int = Field(default=128, ge=1, description="samples per step of distillation")
     optimizer: OptimizerConfig = Field(
-        default=OptimizerConfig(name="adam", lr=1e-3), description="of distillation; starts afresh each round"
+        default=OptimizerConfig(name="adam", lr=1e-3), description="of distillation; fresh each round"
     )
-    diversity: float = Field(default=0.05, ge=0, description="lambda, weight of the outvoted clients")
+    diversity: float = Field(default=0.05, ge=0, description="lambda, weight of the clients that disagree")
     share_head: bool = Field(
-        default=True, description="share the last linear layer with the server's model where it fits"
+        default=True, description="share the last linear layer with the server's model if its width matches"
     )
 
 
 class FedEt(SmallModels):
     """Clients train received weights; the server's own model learns from their weighted consensus.
 
-    For each architecture among the clients the server averages the weights that came, by samples. On the
-    public set, which only the server holds, client k's logits s_k(x) weigh ``var(s_k(x))``, over the
-    classes, against those of the others: a sure client's differ more. Server loss: ``CE(S(x), y) + lambda
-    KL(softmax(d) || S(x))``, y being the class of the weighted mean of all s_k(x), and d that of the
-    clients whose own class is another (a sample that has none has no such term). The server's model keeps
-    its weights between rounds, and its architecture is free. Exchanged: weights of the client's model
-    each way. Bytes: ``b |θ_client| / 8`` each way, b bits a weight.
+    For each architecture among the clients, the server averages the received weights by number of samples.
+    On the public set, which only the server holds, client k's logits s_k(x) are weighted by their variance
+    over the classes, ``var(s_k(x))``, since the logits of a confident client vary more. Server loss:
+    ``CE(S(x), y) + lambda KL(softmax(d) || S(x))``, where y is the class of the weighted mean of all s_k(x),
+    and d is the weighted mean over the clients that predict another class (without such clients, a sample
+    has no such term). The server's model keeps its weights between rounds and may have any architecture.
+    Exchanged: weights of the client's model each way. Bytes: ``b |θ_client| / 8`` each way, b bits per
+    weight.
 
-    The server's model is no better than the consensus. Where clients have learned little that is one class
-    for nearly all samples: news articles under plain SGD, at a rate that suits images, end at chance.
+    The server's model is no better than the consensus. If clients have learned little, the consensus is one
+    class for nearly all samples: with news articles and plain SGD at a learning rate that suits images, runs
+    end at chance level.
 
-    Departs from the paper: what returns to clients there is a layer that all models have in common, averaged
-    into the server's model before it learns, and put into the clients' models after. Here it is the last
-    linear layer, and only of architectures whose features are as long as those of the server's model; the
-    others get their averages alone. This was read at second hand (public code of others), lambda too. The
-    server learns by Adam at a constant rate for a set number of epochs.
+    Departs from the paper: there, clients receive a layer that all models share, which is averaged into the
+    server's model before it learns and copied into the clients' models afterwards. Here it is the last linear
+    layer, and only for architectures whose feature width is that of the server's model; the others receive
+    only their averages. We know this step, and the value of lambda, only at second hand, from other people's
+    public code. The server learns by Adam at a constant rate for a fixed number of epochs.
     """
 
     name = "fed-et"
@@ -92,14 +94,14 @@ class FedEt(SmallModels):
         return SmallModelsServer(replace(state.model, weights=weights), travelling)
 
     def _shares(self, server: Server, name: str) -> bool:
-        if not self.settings.share_head:  # then a model need not have a head
+        if not self.settings.share_head:  # models without a head are allowed then
             return False
         length = server.federation.feature_width
         return length(name) == length(server.model)
 
     def _learn(self, server: Server, weights: Tensor, labels: Tensor, diverse: Tensor) -> Tensor:
         def loss(logits: Tensor, at: Tensor) -> Tensor:
-            # Rows of zeros have no divergence: their samples' term is 0.
+            # The divergence from a row of zeros is 0: its sample has no such term.
             other = kl_div(logits.log_softmax(dim=1), diverse[at], reduction="batchmean")
             return cross_entropy(logits, labels[at]) + self.settings.diversity * other
 
@@ -117,7 +119,10 @@ class FedEt(SmallModels):
 
 
 def consensus(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """From logits (K, n, C) to the consensus class (n,) and probabilities (n, C), or zeros, of the others."""
+    """Return the consensus class (n,) and the probabilities (n, C) of the clients that disagree.
+
+    Logits are (K, n, C). Probabilities are zeros if no client disagrees.
+    """
     variance = logits.var(dim=2, keepdim=True)
     labels = (variance * logits).sum(dim=0).argmax(dim=1)
     against = variance * (logits.argmax(dim=2) != labels)[..., None]

@@ -5,11 +5,11 @@ from fedistill.methods.shared.weight_averaging import WeightAveraging
 
 
 class FedAvg(WeightAveraging):
-    """Clients train the global model on private data; the server averages, weighted by samples.
+    """Clients train the global model on private data; the server averages the weights by number of samples.
 
     Exchanged: all weights, both ways, and the client's number of samples up. Bytes: ``b|θ|/8`` each way
-    for each client and round, b bits a weight. Clients keep nothing between rounds: local optimisers
-    start afresh, as in algorithm 1 of the paper.
+    per client and round, b bits per weight. Clients keep nothing between rounds: local optimizers
+    are fresh in each round, as in algorithm 1 of the paper.
     """
 
     name = "fedavg"

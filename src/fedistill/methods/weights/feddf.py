@@ -1,4 +1,4 @@
-"""FedDF: small models travel; what they know together is distilled at the server."""
+"""FedDF: small models travel, and the server distils their ensemble."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -25,25 +25,25 @@ from fedistill.training.optimizers import make_optimizer
 
 class FedDfSettings(Section):
     epochs: int = Field(default=5, ge=1, description="epochs of distillation on the public set")
-    batch_size: int = Field(default=128, ge=1, description="samples in each step of it")
+    batch_size: int = Field(default=128, ge=1, description="samples per step of distillation")
     optimizer: OptimizerConfig = OptimizerConfig(name="adam", lr=1e-3)
     fuse: bool = Field(
-        default=True, description="distil the travelling models too; else they are only averaged"
+        default=True, description="distil the travelling models too, not only average them"
     )
 
 
 class FedDf(SmallModels):
-    """Clients train received weights; the server distils the ensemble of all that came back.
+    """Clients train received weights; the server distils the ensemble of all returned models.
 
-    For each architecture among the clients the server averages the weights that came (by samples) and
-    distils the average from the ensemble, ``KL(softmax(mean logits of all clients) || student)`` on the
-    public set, which only the server holds. Where the server's own model is another, and larger, it
-    keeps its weights between rounds and is distilled from the same ensemble: small models travel, a
-    larger one is trained from them. Exchanged: weights of the client's model each way. Bytes:
-    ``b |θ_client| / 8`` each way, b bits a weight.
+    For each architecture among the clients, the server averages the received weights by number of samples
+    and trains the average on the ensemble's predictions, ``KL(softmax(mean logits of all clients) ||
+    student)``, on the public set, which only the server holds. If the server's own model has another,
+    typically larger architecture, it keeps its weights between rounds and learns from the same ensemble.
+    Exchanged: weights of the client's model each way. Bytes: ``b |θ_client| / 8`` each way, b bits per
+    weight.
 
-    Departs from the paper: Adam at a constant rate for a set number of epochs, in place of a cosine
-    schedule of up to 10,000 steps stopped early on labelled validation data, which we do not assume.
+    Departs from the paper: Adam at a constant rate for a fixed number of epochs, instead of a cosine
+    schedule of up to 10,000 steps with early stopping on labelled validation data, which we do not assume.
     """
 
     name = "feddf"

@@ -1,4 +1,4 @@
-"""FedKD: a mentor stays at each client, a small mentee travels; the surer they are, the more they teach."""
+"""FedKD: a mentor stays at each client, a small mentee travels; they teach more the better they fit."""
 
 import torch
 from pydantic import Field
@@ -15,7 +15,7 @@ class FedKdSettings(Section):
     floor: float = Field(
         default=0.0,
         ge=0,
-        description="least L that distillation is divided by; 0 as in the paper, 1 is steadier",
+        description="lower bound of the divisor L of distillation; 0 as in the paper, 1 is more stable",
     )
 
 
@@ -23,19 +23,19 @@ class FedKd(MutualLearning):
     """Adaptive mutual distillation of mentor and mentee; the mentee's low-rank updates are averaged.
 
     Mentor (``models.clients``): ``CE(t, y) + KL(s || t) / L``; mentee (``models.server``): ``CE(s, y) +
-    KL(t || s) / L``, t and s being their softmax outputs on the same batch and L the sum of both cross
-    entropies: where labels are learned badly, neither is much of a teacher. L and the other's output are
-    constants for the gradient. As a client learns its few samples by heart, L goes to 0 but the gradient
-    does not, and mentors may end below `local`: ``floor`` bounds L. Views: the clients' from their mentors,
-    the server's from the averaged mentee. Exchanged: the mentee's update each way, by default in the codec
-    ``low-rank``: singular value decomposition of *updates*, of those matrices that it makes shorter. Bytes:
-    at most ``b |θ_server| / 8`` each way; ``b sum_i k_i (r_i + c_i) / 8`` for matrices r_i x c_i that k_i
-    singular values tell.
+    KL(t || s) / L``, where t and s are their softmax outputs on the same batch and L is the sum of both cross
+    entropies: while labels are poorly learned, both teach little. The gradient treats L and the other's
+    output as constants. As a client overfits its few samples, L goes to 0 but the gradient does not, and
+    mentors may end below `local`: ``floor`` bounds L from below. Views: the clients' use their mentors, the
+    server's the averaged mentee. Exchanged: the mentee's update each way, by default in the codec
+    ``low-rank``, which replaces matrices of the *update* by a truncated singular value decomposition if that
+    is shorter. Bytes: at most ``b |θ_server| / 8`` each way; ``b sum_i k_i (r_i + c_i) / 8`` for matrices
+    r_i x c_i kept at rank k_i.
 
-    Departs from the paper: no hidden loss L^h, neither on hidden states nor on attention, since models
-    need not share any; the share of energy that is kept is constant (.95), and does not grow over the run
-    from T_start to T_end, which are in a supplement we have not read; what is cut off an update is made
-    good in later ones; factors are integers and entropy coded.
+    Departs from the paper: no hidden loss L^h, neither on hidden states nor on attention, since the two
+    models may have none in common; the share of energy kept is constant (0.95) and does not grow over the
+    run from T_start to T_end, which are given in a supplement that we have not read; what is cut off an
+    update is added to later ones; factors are integers and entropy-coded.
     """
 
     name = "fedkd"

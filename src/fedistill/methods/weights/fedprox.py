@@ -15,10 +15,10 @@ class FedProxSettings(Section):
 
 
 class FedProx(WeightAveraging):
-    """FedAvg whose local loss has ``mu/2 ||w - w_received||^2`` added.
+    """FedAvg with ``mu/2 ||w - w_received||^2`` added to the local loss.
 
-    Exchanged and bytes: as FedAvg. Departs from the paper in that all clients do the same number of
-    epochs; partial work at slow clients is not modelled.
+    Exchanged and bytes: as in `fedavg`. Departs from the paper: all clients train for the same number of
+    epochs; partial work by slow clients is not modelled.
     """
 
     name = "fedprox"

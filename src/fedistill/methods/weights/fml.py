@@ -1,4 +1,4 @@
-"""FML: each client has a model of its own; a meme model travels, and both learn from each other."""
+"""FML: each client has a personal model; a meme model travels, and both learn from each other."""
 
 from pydantic import Field
 from torch import Tensor
@@ -10,10 +10,10 @@ from fedistill.training.losses import kl
 
 class FmlSettings(Section):
     alpha: float = Field(
-        default=0.5, gt=0, le=1, description="of the client's own model: share of the labels in its loss"
+        default=0.5, gt=0, le=1, description="share of the label loss in the loss of the personal model"
     )
     beta: float = Field(
-        default=0.5, gt=0, le=1, description="of the meme model: share of the labels in its loss"
+        default=0.5, gt=0, le=1, description="share of the label loss in the loss of the meme model"
     )
 
 
@@ -21,14 +21,14 @@ class Fml(MutualLearning):
     """Deep mutual learning of a personal model and a meme on private data; memes are averaged.
 
     Personal model: ``alpha CE(p, y) + (1 - alpha) KL(q || p)``; meme: ``beta CE(q, y) + (1 - beta)
-    KL(p || q)``, p and q being their softmax outputs on the same batch and the other's output a fixed
-    target. The personal model may have any architecture (``models.clients``) and never leaves the client;
-    the meme has the server's (``models.server``). Views: the clients' from their personal models, the
-    server's from the averaged meme. Exchanged: weights of the meme each way. Bytes: ``b |θ_server| / 8``
-    each way, b bits a weight, and one to three for the samples up.
+    KL(p || q)``, where p and q are their softmax outputs on the same batch, and each treats the other's
+    output as a fixed target. The personal model may have any architecture (``models.clients``) and never
+    leaves the client; the meme has the server's architecture (``models.server``). Views: the clients' use
+    their personal models, the server's the averaged meme. Exchanged: weights of the meme each way. Bytes:
+    ``b |θ_server| / 8`` each way, b bits per weight, and one to three for the number of samples up.
 
-    Departs from the paper: memes are averaged by samples; both models are trained at the arm's rate; the
-    default of one half for ``alpha`` and ``beta`` is ours.
+    Departs from the paper: memes are averaged by number of samples; both models are trained at the arm's
+    learning rate; the default of 0.5 for ``alpha`` and ``beta`` is our choice.
     """
 
     name = "fml"
