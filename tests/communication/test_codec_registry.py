@@ -35,7 +35,8 @@ def test_each_codec_says_what_it_is(name: str) -> None:
     assert "\n" not in kind.lossiness
     assert not kind.lossiness.endswith(".")
     assert kind.codes
-    assert not kind.__subclasses__(), "codecs are final"
+    ours = [one for one in kind.__subclasses__() if one.__module__.startswith("fedistill.")]
+    assert not ours, "codecs are final"
     for key, field in kind.Settings.model_fields.items():
         assert field.description or key in ("name",), f"{name}.{key} has no description"
 
