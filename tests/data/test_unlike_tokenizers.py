@@ -183,7 +183,7 @@ def test_models_that_train_on_the_same_batches_need_one_tokenizer(
     assert arm.signature("my_models:twin") == arm.signature(NET) != arm.signature("bag")
     found = [str(one) for one in examine(wanted, arm.task, [arm]) if one.level == "error"]
     assert len(found) == errors
-    assert all(f"{client!r} and {NET!r} read texts by unlike tokenizers: give" in one for one in found)
+    assert all(f"{client!r} and {NET!r} use different tokenizers: give" in one for one in found)
 
 
 def test_each_model_is_measured_on_inputs_of_its_own(path: str) -> None:
