@@ -131,7 +131,7 @@ class Method(ABC, Generic[Up, Down, ServerStateT, ClientStateT]):
         """Check, before round 1, that the experiment meets this method's needs.
 
         Raises:
-            Refusal: it does not; the message says how to fix it.
+            Refusal: it does not; the text states what to change.
         """
         if self.needs.public and not federation.public:
             raise Refusal(
@@ -155,7 +155,7 @@ class Method(ABC, Generic[Up, Down, ServerStateT, ClientStateT]):
             _check_width(self.name, federation)
 
     def samples(self, public: int) -> int:
-        """Return how many of the public samples a message of this method covers."""
+        """Return how many public samples each message of this method covers."""
         return 0
 
     def message_context(self, federation: FederationInfo, client: int) -> MessageContext:
