@@ -21,9 +21,10 @@ from fedistill.federation.client import client_state
 from fedistill.federation.local_executor import ProcessExecutor, SerialExecutor
 from fedistill.models.registry import build_model
 from fedistill.models.signature import Preprocessing
+from fedistill.testing.runs import bits, finish
 from helpers.files import Files
 from helpers.method_rows import ROWS
-from helpers.runs import bits, finish, finished
+from helpers.runs import finished
 
 WORDS_KEPT, LETTERS_KEPT, SHORT_KEPT = 6, 12, 4
 MODULE = f'''

@@ -51,7 +51,7 @@ def build_model(name: str, signature: Signature, seed: int, client: int) -> nn.M
     try:
         with scoped(seed, "init", client):
             model = make(signature)
-    except Exception as error:  # whatever a user's own function raises is shown with its name
+    except Exception as error:  # any error of a custom function is reported with its name
         raise ExperimentError(
             f"model {name!r}: {_function(name)}({signature}) raised {type(error).__name__}: {error}"
         ) from error
@@ -115,7 +115,7 @@ def check_model(name: str, signature: Signature) -> nn.Module:
     model = build_model(name, signature, seed=0, client=0)
     try:
         output = model.eval()(blank_inputs(signature, 2))
-    except Exception as error:  # whatever a user's own model raises is shown with its name
+    except Exception as error:  # any error of a custom model is reported with its name
         raise ExperimentError(
             f"model {name!r} fails on an input of shape {(2, *signature.shape)}:"
             f" {type(error).__name__}: {error}"
