@@ -99,7 +99,9 @@ def test_predictors_that_differ_are_refused(odd: None) -> None:
     models = {"clients": ["odd_heads:bias", "odd_heads:plain"], "server": "odd_heads:bias"}
     assert refusal({"method": "fedproto"}, models=models) == ""
     said = refusal({"method": "fedgen", "share": "predictor"}, models=models)
-    assert said == "arm 'fedgen': method fedgen: give the last layer of every model a bias, or of none"
+    assert said == (
+        "arm 'fedgen': method fedgen: either all models or none must have a bias in their last layer"
+    )
 
 
 @pytest.mark.parametrize("method", ["fd-plus", "fedgen"])

@@ -21,9 +21,10 @@ from fedistill.federation.client import client_state
 from fedistill.federation.local_executor import ProcessExecutor, SerialExecutor
 from fedistill.models.registry import build_model
 from fedistill.models.signature import Preprocessing
+from fedistill.testing.runs import bits, finish
 from helpers.files import Files
 from helpers.method_rows import ROWS
-from helpers.runs import bits, finish, finished
+from helpers.runs import finished
 
 WORDS_KEPT, LETTERS_KEPT, SHORT_KEPT = 6, 12, 4
 MODULE = f'''
@@ -183,7 +184,7 @@ def test_models_that_train_on_the_same_batches_need_one_tokenizer(
     assert arm.signature("my_models:twin") == arm.signature(NET) != arm.signature("bag")
     found = [str(one) for one in examine(wanted, arm.task, [arm]) if one.level == "error"]
     assert len(found) == errors
-    assert all(f"{client!r} and {NET!r} read texts by unlike tokenizers: give" in one for one in found)
+    assert all(f"{client!r} and {NET!r} use different tokenizers: give" in one for one in found)
 
 
 def test_each_model_is_measured_on_inputs_of_its_own(path: str) -> None:

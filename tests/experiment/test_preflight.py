@@ -169,8 +169,8 @@ def test_averaging_of_different_architectures(models: tuple[str, ...]) -> None:
     assert (finding.level, finding.where) == ("error", "arm 'fedavg'")
     fix = 'models = { clients = ["cnn-s"], server = "cnn-s" }'
     assert finding.what == (
-        "method fedavg averages weights, so all clients and the server need one architecture, but they have"
-        f" cnn-s, mlp-s: give this arm {fix}"
+        "method fedavg averages weights, so all clients and the server need the same architecture, but they"
+        f" have cnn-s, mlp-s: for this arm, set {fix}"
     )
     # The fix can be copied as it stands.
     mended = {**arm, "models": {"clients": ["cnn-s"], "server": "cnn-s"}}
@@ -228,8 +228,8 @@ def test_the_control_with_labels_refuses_another_data_set(tmp_path: Path) -> Non
     (finding,) = bad(examined(content))
     assert (finding.level, finding.where) == ("error", "arm 'server-alone'")
     assert finding.what == (
-        "method server-alone needs a public set with labels of the task: hold one out of the training data by"
-        " task.public = NUMBER"
+        "method server-alone needs a public set with labels of the task: set task.public to a number of"
+        " samples, which are held out of the training data"
     )
     content["task"]["public"] = 20
     assert bad(examined(content)) == []
@@ -240,7 +240,7 @@ def test_the_control_with_labels_refuses_another_data_set(tmp_path: Path) -> Non
     [
         ("cnn-z", "model 'cnn-z' is not one of mlp-s, cnn-s, cnn-m, resnet-8, resnet-20 or module:function."),
         ("bag", "model 'bag' is for text tasks; this is a task of images: mlp-s, cnn-s"),
-        ("normed:too_wide", "its last layer must give (2, 10)"),
+        ("normed:too_wide", "it must return (2, 10)"),
         ("normed:fails", "model 'normed:fails' fails on an input of shape (2, 1, 8, 8): RuntimeError"),
         ("normed:withbatchnorm", "normed has no function 'withbatchnorm'. Did you mean 'with_batch_norm'?"),
         ("nowhere:model", "module 'nowhere' cannot be imported (ModuleNotFoundError"),

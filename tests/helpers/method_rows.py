@@ -5,7 +5,7 @@ from typing import Any
 
 from fedistill.testing.runs import MIXED, SAME, SAME_WIDTH
 
-WIDTHS = "needs features of one length at all clients, but those of their models are cnn-s 128, mlp-s 64"
+WIDTHS = "needs the same feature width in all clients' models, but they have cnn-s 128, mlp-s 64"
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Row:
     learns: tuple[str, float]
     beats_local: float | None = None
     settings: dict[str, Any] = field(default_factory=dict)
-    refusal: str = "need one architecture"
+    refusal: str = "need the same architecture"
     variant: str = ""
 
     @property

@@ -165,8 +165,8 @@ def test_own_models_without_a_head_are_refused(name: str) -> None:
     with pytest.raises(Refusal) as caught:
         width(f"odd_models:{name}", IMAGE)
     assert str(caught.value) == (
-        f"model 'odd_models:{name}' has no head: its logits must be what one nn.Linear gives, which is called"
-        " once; end its forward in one, without a softmax or a sum behind it"
+        f"model 'odd_models:{name}' has no head: its logits must be the output of one nn.Linear that is"
+        " called once; end its forward with one, without a softmax or a sum after it"
     )
 
 

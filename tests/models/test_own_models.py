@@ -88,16 +88,16 @@ def test_it_is_built_like_those_of_the_ladder(module: str) -> None:
         ("", "model 'my_models:': my_models has no function ''."),
         (
             "wide",
-            "model 'my_models:wide' gives (2, 7) for 2 samples, but the task has 3 classes: its last layer"
-            " must give (2, 3)",
+            "model 'my_models:wide' returns (2, 7) for 2 samples, but the task has 3 classes: it must return"
+            " (2, 3)",
         ),
         (
             "pair",
-            "model 'my_models:pair' gives tuple for 2 samples, but the task has 3 classes: its last layer"
-            " must give (2, 3)",
+            "model 'my_models:pair' returns tuple for 2 samples, but the task has 3 classes: it must return"
+            " (2, 3)",
         ),
-        ("nothing", "model 'my_models:nothing': nothing must return an nn.Module, but gave a NoneType"),
-        ("table", "model 'my_models:table': table must return an nn.Module, but gave a dict"),
+        ("nothing", "model 'my_models:nothing': nothing must return an nn.Module, not a NoneType"),
+        ("table", "model 'my_models:table': table must return an nn.Module, not a dict"),
         (
             "fails",
             "model 'my_models:fails': fails(Signature(kind='image', shape=(1, 4, 4), classes=3,"

@@ -148,7 +148,7 @@ def test_labels_that_the_server_lacks_are_missed_by_name() -> None:
     arm, run = played()
     size = len(arm.task.clients[1])
     message = PrivateOutputs(torch.zeros(size, FEATURES), torch.zeros(size, CLASSES), torch.zeros(0), 0)
-    with pytest.raises(TrainingError, match="client 1 sent no labels, and the server has none of it"):
+    with pytest.raises(TrainingError, match="client 1 sent no labels, and the server has none from it"):
         arm.method.server_step(replace(run.server, labels={}), arm.server(4), [Reply(1, message)])
 
 

@@ -302,8 +302,8 @@ METHOD_FAULTS = {
     + "`name` must be a non-empty string, but is 3; `paper` must be a non-empty string, but is"
     " ''; `byte_formula` must be a non-empty string, but is None",
     "Talks": UNUSABLE.format("Talks") + "`uplink` must be a subclass of Message"
-    " (fedistill.communication.messages.base) or None, but is 'weights'; `downlink`: Wordless does not say"
-    " by `specs` what its tensors are",
+    " (fedistill.communication.messages.base) or None, but is 'weights'; `downlink`: Wordless does not"
+    " describe its tensors in `specs`",
     "Shouts": UNUSABLE.format("Shouts") + "`uplink`: message faulty:Unkind: kind is 3; write a number from 64"
     " to 127, for example `kind = 64` (fedistill's own messages have a member of Kind); `ServerState` must be"
     " a dataclass, but is <class 'dict'>",

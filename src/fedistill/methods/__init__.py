@@ -1,1 +1,1 @@
-"""The methods: one file each, by what is exchanged."""
+"""The methods, one file each, in folders by what they exchange."""

@@ -1,9 +1,9 @@
-"""What a method is: two typed messages, two typed states, a client step and a server step.
+"""The base class of methods: two typed messages, two typed states, a client step and a server step.
 
-A method never knows where it runs. The round loop calls, in each round: `send` for every client that takes
-part, `client_step` at that client, and `server_step` once with the replies that came. A state is a dataclass
-of plain data (`fedistill.state`), saved after each round. Where it has a field ``model``, a `ModelState`, the
-view of that side is measured on it.
+A method does not depend on where it runs. In each round, the round loop calls `send` for every client that
+takes part, `client_step` at that client, and `server_step` once with the replies received. A state is a
+dataclass of plain data (`fedistill.state`), saved after each round. If it has a field ``model``, a
+`ModelState`, the view of the server or client is measured on that model.
 """
 
 import math
@@ -23,31 +23,31 @@ from fedistill.methods.participants import Client, ClientInfo, FederationInfo, S
 Up = TypeVar("Up", bound=Message)
 Down = TypeVar("Down", bound=Message)
 AnyState = Any
-"""A state of whatever method: a dataclass that the method names."""
+"""The state of any method: a dataclass that the method declares."""
 ServerStateT = TypeVar("ServerStateT")
 ClientStateT = TypeVar("ClientStateT")
 
 
 class NoSettings(Section):
-    """A method without settings of its own."""
+    """Settings of a method that has none."""
 
 
 @dataclass(frozen=True)
 class NoState:
-    """What a side keeps that keeps nothing."""
+    """State of a server or client that keeps nothing between rounds."""
 
 
 @dataclass(frozen=True)
 class Needs:
-    """What a method asks of an experiment; checked before round 1 (`Method.check`).
+    """What a method requires of an experiment; checked before round 1 (`Method.check`).
 
     Attributes:
         public: who needs a copy of the public set.
-        public_labels: the server needs the labels that were held back from the public set.
-        models: what the models of all clients, and of the server where it averages them, must share:
-            nothing, the length of their features, or the whole architecture.
-        sums_alone: the server needs nothing of the replies but their weighted sum.
-        evaluation_at_clients: the server's own accuracy is measured with models that stay at the clients.
+        public_labels: whether the server needs the labels of the public set, which are otherwise withheld.
+        models: what the models of all clients, and of the server if it averages them, must have in common:
+            nothing, the feature width, or the architecture.
+        sums_alone: whether the server needs only the weighted sum of the replies.
+        evaluation_at_clients: whether the server's accuracy is measured with models that stay at the clients.
     """
 
     public: tuple[Literal["clients", "server"], ...] = ()
@@ -57,7 +57,7 @@ class Needs:
     evaluation_at_clients: bool = False
 
     def in_words(self) -> list[str]:
-        """What must be there, a few words each."""
+        """Return the requirements on models and public set, a few words each."""
         found = {
             "one architecture": ["one architecture"],
             "one width": ["features of one width"],
@@ -71,7 +71,7 @@ class Needs:
 
 @dataclass(frozen=True)
 class Reply(Generic[Up]):
-    """A client's message, as the server decoded it."""
+    """A client's message, as decoded by the server."""
 
     client: int
     message: Up
@@ -80,8 +80,8 @@ class Reply(Generic[Up]):
 class Method(ABC, Generic[Up, Down, ServerStateT, ClientStateT]):
     """Base of all methods; subclasses are final, one file each.
 
-    Its type arguments are the messages up and down and the states of the server and of a client, as the
-    class attributes name them.
+    Its type arguments are the types of the uplink and downlink messages and of the server's and the clients'
+    state, the same as in the class attributes.
     """
 
     name: ClassVar[str]
@@ -93,18 +93,19 @@ class Method(ABC, Generic[Up, Down, ServerStateT, ClientStateT]):
     downlink: ClassVar[type[Message] | None] = None
     ServerState: ClassVar[type] = NoState
     ClientState: ClassVar[type] = NoState
-    """Dataclasses; `fedistill.state` says what their fields may be."""
+    """Dataclasses; see `fedistill.state` for the types allowed in their fields."""
 
     needs: Needs = Needs()
     travels: ClassVar[Literal["client", "server"]] = "client"
-    """Whose architecture the weights have that cross, where any do."""
+    """Whose model's weights are exchanged, if any are."""
 
     under_skew: ClassVar[tuple[Literal["loss", "aggregation"], ...]] = ()
-    """What holds up under strong label skew (`experiment.preflight`): balanced softmax, and prior correction
-    where a client labels many samples in each exchange that it has not chosen, so that its prior shows."""
+    """Remedies that work under strong label skew (`experiment.preflight`): balanced softmax as the loss, and
+    prior correction as the aggregation, for methods whose clients label many samples per exchange that they
+    did not choose, so that the client's class prior can be estimated."""
 
     codec: ClassVar[Wanted] = "fp32"
-    """Where the experiment names none."""
+    """Default codec, for experiments that name none."""
 
     Settings: ClassVar[type[Section]] = NoSettings
 
@@ -113,24 +114,24 @@ class Method(ABC, Generic[Up, Down, ServerStateT, ClientStateT]):
 
     @property
     def clients_work(self) -> bool:
-        """Whether clients do anything at all: they keep something, or send something."""
+        """Whether clients do anything, that is, keep a state or send messages."""
         return self.uplink is not None or self.ClientState is not NoState
 
     @property
     def has_server_model(self) -> bool:
-        """Whether the server trains `models.server`: whether its state has a ``model``."""
+        """Whether the server trains `models.server`, that is, its state has a ``model``."""
         return "model" in _fields(self.ServerState)
 
     @property
     def has_client_models(self) -> bool:
-        """Whether clients keep models of their own: whether their state has a ``model``."""
+        """Whether clients keep models of their own, that is, their state has a ``model``."""
         return "model" in _fields(self.ClientState)
 
     def check(self, federation: FederationInfo) -> None:
-        """Refuse, before round 1, what this method cannot do.
+        """Check, before round 1, that the experiment meets this method's needs.
 
         Raises:
-            Refusal: says what and how to mend it.
+            Refusal: it does not; the text states what to change.
         """
         if self.needs.public and not federation.public:
             raise Refusal(
@@ -139,26 +140,26 @@ class Method(ABC, Generic[Up, Down, ServerStateT, ClientStateT]):
             )
         if self.needs.public_labels and not federation.labelled_public:
             raise Refusal(
-                f"method {self.name} needs a public set with labels of the task: hold one out of the"
-                " training data by task.public = NUMBER"
+                f"method {self.name} needs a public set with labels of the task: set task.public to a number"
+                " of samples, which are held out of the training data"
             )
         used = {info.model for info in federation.clients} | {federation.server_model}
         if self.needs.models == "one architecture" and len(used) > 1:
             first = federation.clients[0].model
             raise Refusal(
-                f"method {self.name} averages weights, so all clients and the server need one architecture,"
-                f" but they have {', '.join(sorted(used))}: give this arm"
+                f"method {self.name} averages weights, so all clients and the server need the same"
+                f" architecture, but they have {', '.join(sorted(used))}: for this arm, set"
                 f' models = {{ clients = ["{first}"], server = "{first}" }}'
             )
         if self.needs.models != "any":
             _check_width(self.name, federation)
 
     def samples(self, public: int) -> int:
-        """Public samples that one message of this method speaks of."""
+        """Return how many public samples each message of this method covers."""
         return 0
 
     def message_context(self, federation: FederationInfo, client: int) -> MessageContext:
-        """What both sides expect of the messages between the server and this client."""
+        """Return what the server and this client know in advance about the messages between them."""
         parts = federation.server_parts if self.travels == "server" else federation.clients[client].parts
         samples = self.samples(federation.public)
         return MessageContext(
@@ -173,33 +174,33 @@ class Method(ABC, Generic[Up, Down, ServerStateT, ClientStateT]):
         )
 
     def broadcast_group(self, state: ServerStateT, info: ClientInfo) -> Hashable:
-        """Clients in equal groups get one and the same frame; `send` is asked once for them."""
+        """Return the broadcast group of a client: `send` is called once per group, for all its clients."""
         return "everyone"
 
     @abstractmethod
     def start_server(self, server: Server) -> ServerStateT:
-        """State of the server before round 1."""
+        """Return the state of the server before round 1."""
 
     @abstractmethod
     def start_client(self, client: Client) -> ClientStateT:
-        """State of a client before the first round in which it takes part."""
+        """Return the state of a client before the first round in which it takes part."""
 
     @abstractmethod
     def send(self, state: ServerStateT, server: Server, client: int) -> Down | None:
-        """Message to a client, and to all of its broadcast group, at the start of a round, or None."""
+        """Return the message, or None, to a client's broadcast group at the start of a round."""
 
     @abstractmethod
     def client_step(
         self, state: ClientStateT, client: Client, received: Down | None
     ) -> tuple[ClientStateT, Up | None]:
-        """What a client does in a round; return its new state and its message."""
+        """Run a client's part of a round; return its new state and its message."""
 
     @abstractmethod
     def server_step(self, state: ServerStateT, server: Server, replies: Iterable[Reply[Up]]) -> ServerStateT:
-        """What the server does with the replies, in client order; there may be none."""
+        """Process the replies, which come in client order and may be none; return the new state."""
 
     def server_net(self, federation: FederationInfo) -> tuple[str, nn.Module] | None:
-        """Name and module of a model that the server has in place of `models.server`; most have none.
+        """Return name and module of the model that replaces `models.server`, or None for most methods.
 
         Its state is the field ``model`` of the server's state.
         """
@@ -208,13 +209,13 @@ class Method(ABC, Generic[Up, Down, ServerStateT, ClientStateT]):
     def server_eval_models(
         self, state: ServerStateT, server: Server, clients: Callable[[int], ClientStateT]
     ) -> Iterator[tuple[str, nn.Module]]:
-        """The models that answer for the server: their mean accuracy is ``server@global``.
+        """Yield the models whose mean accuracy is ``server@global``.
 
-        Each comes with the name of the model whose inputs it takes. Use one before the next is made.
-        ``clients`` returns a client's state; before its first round, that of `start_client`.
+        Each comes with the name of the model whose inputs it takes. Use each before requesting the next.
+        ``clients`` returns a client's state, which before its first round is that of `start_client`.
         """
         if self.has_server_model:
-            yield server.model, server.load(state.model)  # type: ignore[attr-defined]  # as the field says
+            yield server.model, server.load(state.model)  # type: ignore[attr-defined]  # checked above
 
 
 def _fields(state: type) -> list[str]:
@@ -229,9 +230,9 @@ def _check_width(name: str, federation: FederationInfo) -> None:
     least = min(widths.values())
     alike = [model if ":" in model else f"{model.partition('@')[0]}@{least}" for model in widths]
     written = ", ".join(f'"{model}"' for model in alike)
-    own = "; end one's own in a linear layer to that width before the last"
+    own = "; in your own model, add a linear layer to that width before the last layer"
     raise Refusal(
-        f"method {name} needs features of one length at all clients, but those of their models are {found}:"
-        f' give this arm models = {{ clients = [{written}], server = "{alike[0]}" }}'
+        f"method {name} needs the same feature width in all clients' models, but they have {found}:"
+        f' for this arm, set models = {{ clients = [{written}], server = "{alike[0]}" }}'
         + (own if any(":" in model for model in alike) else "")
     )

@@ -1,4 +1,4 @@
-"""What a method is handed: the server and a client in one round, and what both know of the whole arm."""
+"""What a method works with: the server or a client in one round, and what both know about the arm."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,11 +18,13 @@ from fedistill.training.model_state import ModelState
 
 @dataclass(frozen=True)
 class ClientInfo:
-    """What the server knows of a client before the run.
+    """What the server knows about a client before the run.
 
     Attributes:
-        parts: shapes of the tensors that its model's weights are made of; ``parameters``: P, all of them.
-        samples: private samples, as it registered.
+        model: name of its model.
+        parameters: P, the number of weights of its model.
+        parts: shapes of the tensors of these weights.
+        samples: number of private samples, as registered.
     """
 
     id: int
@@ -34,11 +36,13 @@ class ClientInfo:
 
 @dataclass(frozen=True)
 class FederationInfo:
-    """What a method is asked to do; both sides know it before round 1.
+    """What the server and all clients know about the arm before round 1.
 
     Attributes:
-        signatures: what each model of the arm takes and returns, by its name.
-        server_parts: shapes of the tensors of the server's model, where it travels; else empty.
+        signatures: inputs and outputs of each model of the arm, by name.
+        public: number of public samples.
+        labelled_public: whether the public set has labels.
+        server_parts: shapes of the tensors of the server's model, if it travels, or else empty.
     """
 
     seed: int
@@ -55,7 +59,7 @@ class FederationInfo:
         return self.signatures[self.server_model].classes
 
     def feature_width(self, model: str) -> int:
-        """Length d of a model's features.
+        """Return the width d of a model's features.
 
         Raises:
             Refusal: the model has no head.
@@ -64,7 +68,7 @@ class FederationInfo:
 
     @cached_property
     def samples(self) -> tuple[int, ...]:
-        """Private samples of each client."""
+        """Number of private samples of each client."""
         return tuple(info.samples for info in self.clients)
 
 
@@ -73,13 +77,13 @@ class Participant:
     """What the server and every client have in common.
 
     Attributes:
-        seed: of the arm; names all random streams.
-        round: counts from 1.
-        federation: what both sides know of the arm.
-        model: name of this side's model.
+        seed: seed of the arm, from which all random streams are derived.
+        round: number of the round, from 1.
+        federation: what the server and all clients know about the arm.
+        model: name of this participant's model.
         train: the arm's training settings.
-        public: inputs of the public set as the model of a name takes them, or None where this side has no
-            copy; methods ask by `public_inputs` and `sampled_public`.
+        public: returns the inputs of the public set as the named model takes them, or None if this
+            participant has no copy; methods use `public_inputs` and `sampled_public`.
     """
 
     seed: int
@@ -95,7 +99,7 @@ class Participant:
 
     @property
     def signature(self) -> Signature:
-        """What this side's model takes and returns."""
+        """Inputs and outputs of this participant's model."""
         return self.signature_of(self.model)
 
     @property
@@ -107,43 +111,43 @@ class Participant:
         return self.federation.signatures[model]
 
     def initial_weights(self, model: str | None = None) -> Tensor:
-        """Initial weights (P,) of this side's model, or of another by name, from this side's stream."""
+        """Return the weights (P,) of `initial_model`."""
         return self.initial_model(model).weights
 
     def initial_model(self, model: str | None = None) -> ModelState:
-        """This side's model, or another by name, before it has learned, from this side's stream."""
+        """Return the initial state of this participant's model, or of another one, from its own stream."""
         name = model or self.model
         return ModelState.of(models.build_model(name, self.signature_of(name), self.seed, self.stream_client))
 
     def common_model(self) -> ModelState:
-        """The initial model that all clients with this side's architecture have in common."""
+        """Return the initial state that all clients with this architecture share."""
         return ModelState.of(models.build_model(self.model, self.signature, self.seed, SERVER))
 
     def load(self, state: ModelState | Tensor, model: str | None = None) -> nn.Module:
-        """Return a module with this state, or with these weights (P,) and all else of a fresh build.
+        """Return a module with this state, or with these weights (P,) and otherwise freshly built.
 
-        One module for each name is kept in a process and loaded anew: use one state at a time.
+        A process keeps one module per name and loads each state into it: use one state at a time.
         """
         name = model or self.model
         held = state if isinstance(state, ModelState) else ModelState(state)
         return held.load_into(models.reusable(name, self.signature_of(name)))
 
     def stream(self, purpose: str) -> torch.Generator:
-        """The random stream of this purpose, side and round."""
+        """Return the random stream for a purpose, this participant and this round."""
         return stream(self.seed, purpose, self.stream_client, self.round)
 
     @property
     def public_size(self) -> int:
-        """N, the samples of the public set."""
+        """N, the number of public samples."""
         return self.federation.public
 
     def public_inputs(self, model: str | None = None) -> Tensor:
-        """All public samples (N, ...) as this side's model takes them, or another by name."""
-        assert self.public is not None, "the method does not declare that this side needs the public set"
+        """Return all public samples (N, ...) as this participant's model takes them, or another by name."""
+        assert self.public is not None, "the method does not declare that it needs the public set here"
         return self.public(model or self.model)
 
     def sampled_public(self, samples: int | None, round: int, model: str | None = None) -> Tensor:
-        """Inputs of the public samples of a round (`sample_public`); all where ``samples`` is None."""
+        """Return inputs of a round's public samples (`sample_public`), or of all if ``samples`` is None."""
         inputs = self.public_inputs(model)
         if samples is None or samples >= len(inputs):
             return inputs
@@ -151,7 +155,10 @@ class Participant:
 
 
 def sample_public(seed: int, population: int, samples: int, round: int) -> Tensor:
-    """Indices (n,) of a round's public samples, in order; server and clients draw the same, for no bytes."""
+    """Return sorted indices (n,) of a round's public samples.
+
+    Server and clients draw the same ones, so that nothing has to be sent.
+    """
     if samples >= population:
         return torch.arange(population)
     order = torch.randperm(population, generator=stream(seed, "public", round=round))
@@ -163,8 +170,8 @@ class Client(Participant):
     """One client in one round, with its private data.
 
     Attributes:
-        data: its private samples as they are, and their labels (n,).
-        private: the same samples as the model of a name takes them; methods ask by `inputs`.
+        data: its private samples as stored, and their labels (n,).
+        private: returns these samples as the named model takes them; methods use `inputs`.
         server_model: name of the server's model.
     """
 
@@ -178,17 +185,17 @@ class Client(Participant):
         return self.id
 
     def inputs(self, model: str | None = None) -> Tensor:
-        """Private samples (n, ...) as this client's model takes them, or another by name."""
+        """Return private samples (n, ...) as this client's model takes them, or another by name."""
         return self.private(model or self.model)
 
 
 @dataclass(frozen=True)
 class Server(Participant):
-    """The server in one round; ``public_labels`` (N,) only for a method that declares it needs them."""
+    """The server in one round; ``public_labels`` (N,) is None unless the method declares that need."""
 
     public_labels: Tensor | None
 
     @property
     def clients(self) -> tuple[ClientInfo, ...]:
-        """What it knows of each client."""
+        """What the server knows about each client."""
         return self.federation.clients

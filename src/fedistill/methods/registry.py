@@ -1,4 +1,4 @@
-"""The methods by name, and how an arm names one."""
+"""The methods by name, and the method of an arm."""
 
 from dataclasses import is_dataclass
 
@@ -19,7 +19,7 @@ def _name(kind: type[AnyMethod]) -> object:
 
 
 def _faults(kind: type[AnyMethod]) -> list[str]:
-    """What is wrong with what a method declares."""
+    """Return what is wrong with a method's declarations."""
     faults = [*text_faults(kind, "name", "paper", "exchanges", "byte_formula")]
     for way in ("uplink", "downlink"):
         message = getattr(kind, way, None)
@@ -31,7 +31,7 @@ def _faults(kind: type[AnyMethod]) -> list[str]:
                 f" is {message!r}"
             )
         elif all("specs" not in vars(one) for one in message.__mro__ if one is not Message):
-            faults.append(f"`{way}`: {message.__name__} does not say by `specs` what its tensors are")
+            faults.append(f"`{way}`: {message.__name__} does not describe its tensors in `specs`")
         else:
             try:
                 check_message(message)
@@ -46,15 +46,15 @@ def _faults(kind: type[AnyMethod]) -> list[str]:
 
 METHODS: dict[str, type[AnyMethod]] = scan(
     "fedistill.methods",
-    Method,  # type: ignore[type-abstract]  # what is found is concrete
+    Method,  # type: ignore[type-abstract]  # the scan finds concrete classes
     _name,
     first=("controls", "weights", "classwise", "labels", "features"),
 )
-"""Ours, by family; `registry` has those of installed packages too."""
+"""Built-in methods, by family; `registry` also has those of installed packages."""
 
 registry: Registry[AnyMethod] = Registry(
     "method",
-    Method,  # type: ignore[type-abstract]  # what is found is concrete
+    Method,  # type: ignore[type-abstract]  # the registry holds concrete classes
     METHODS,
     _faults,
     _name,
@@ -65,8 +65,7 @@ def create_method(arm: Arm) -> AnyMethod:
     """Return the method of an arm with its settings.
 
     Raises:
-        ExperimentError: there is no such method, something is wrong with its class or with one of its
-            settings.
+        ExperimentError: there is no such method, or its class or one of its settings is invalid.
     """
     try:
         method = registry.find(arm.method)

@@ -1,1 +1,1 @@
-"""Models of clients and servers, and what methods join to them."""
+"""Models of clients and servers, and the networks that methods add to them."""

@@ -1,8 +1,8 @@
-"""A model's features: what its head, the last linear layer, makes the logits of.
+"""A model's features: the input of its head, the last linear layer, which computes the logits.
 
-Nothing is asked of a model but that its logits are what one `nn.Linear` gives. Which one is found by running
-the model once; a hook then reads what goes in. Dropout right before the head is left out of the features,
-so that they are the same while training.
+A model only has to compute its logits with one `nn.Linear`. It is found by running the model once; a hook
+then records its input. If dropout comes right before the head, the features are the dropout's input, so that
+they are deterministic in training too.
 """
 
 import functools
@@ -18,10 +18,10 @@ _DROPOUTS = nn.Dropout | nn.AlphaDropout
 
 
 class Split(nn.Module):
-    """A model of which the features can be had: `features` holds those (n, d) of the last forward pass."""
+    """A model that exposes its features: `features` holds those (n, d) of the last forward pass."""
 
     def __init__(self, model: nn.Module, name: str, signature: Signature) -> None:
-        """``name`` and ``signature`` are those that the model was built by.
+        """Wrap a model that was built with this name and signature.
 
         Raises:
             Refusal: the model has no head.
@@ -42,7 +42,7 @@ class Split(nn.Module):
         def keep(_: nn.Module, given: tuple[Tensor, ...]) -> None:
             self.features = given[0]
 
-        # The model is lent: other users of it must find no hook.
+        # The module is shared: its other users must not find the hook.
         handle = self.model.get_submodule(self._entry).register_forward_pre_hook(keep)
         try:
             logits: Tensor = self.model(inputs)
@@ -52,7 +52,7 @@ class Split(nn.Module):
 
 
 def width(name: str, signature: Signature) -> int:
-    """Length d of a model's features.
+    """Return the width d of a model's features.
 
     Raises:
         Refusal: the model has no head.
@@ -62,7 +62,7 @@ def width(name: str, signature: Signature) -> int:
 
 @functools.lru_cache(maxsize=32)
 def _places(name: str, signature: Signature) -> tuple[str, str]:
-    """Names of the head, and of the layer whose input are the features: the head, or dropout before it."""
+    """Return the names of the head and of the layer that takes the features: head, or dropout before it."""
     model = models.build_model(name, signature, seed=0, client=0).eval()
     calls: list[tuple[str, nn.Module, Tensor, Tensor]] = []
     handles = []
@@ -82,13 +82,13 @@ def _places(name: str, signature: Signature) -> tuple[str, str]:
     heads = [call for call in calls if isinstance(call[1], nn.Linear) and _same(call[3], logits)]
     if not heads or sum(place == heads[-1][0] for place, *_ in calls) > 1:
         raise Refusal(
-            f"model {name!r} has no head: its logits must be what one nn.Linear gives, which is called once;"
-            " end its forward in one, without a softmax or a sum behind it"
+            f"model {name!r} has no head: its logits must be the output of one nn.Linear that is called once;"
+            " end its forward with one, without a softmax or a sum after it"
         )
     head, module, features, _ = heads[-1]
     if features.dim() != 2 or not torch.equal(module(features), logits):
         raise Refusal(
-            f"model {name!r}: its last linear layer {head!r} must take one vector a sample, but takes"
+            f"model {name!r}: its last linear layer {head!r} must take one vector per sample, but takes"
             f" {tuple(features.shape)} for {len(logits)} samples: pool or flatten before it"
         )
     last = {place: output for place, part, _, output in calls if isinstance(part, _DROPOUTS)}
@@ -101,7 +101,7 @@ def _same(left: Tensor, right: Tensor) -> bool:
 
 
 def _noise(signature: Signature) -> Tensor:
-    """Three samples that differ: blank ones could make unlike layers agree."""
+    """Return three different samples: with blank ones, different layers could have equal outputs."""
     generator = torch.Generator().manual_seed(0)
     if signature.kind == "image":
         return torch.rand(3, *signature.shape, generator=generator) * 2 - 1

@@ -1,4 +1,4 @@
-"""A generator of features from a class and noise, and how it learns (Zhu et al., 2021, arXiv 2105.10056)."""
+"""A generator of features from a class and noise, and its training (Zhu et al., 2021, arXiv 2105.10056)."""
 
 from collections.abc import Sequence
 
@@ -15,16 +15,16 @@ Predictor = tuple[Tensor, Tensor | None]
 
 
 class GeneratorSettings(Section):
-    noise: int = Field(default=32, ge=1, description="length of the noise that the generator starts from")
+    noise: int = Field(default=32, ge=1, description="length of the generator's noise vector")
     hidden: int = Field(default=256, ge=1, description="units of the generator's hidden layer")
-    steps: int = Field(default=50, ge=1, description="steps of the generator, each round")
-    batch_size: int = Field(default=128, ge=2, description="of the generator's steps")
+    steps: int = Field(default=50, ge=1, description="training steps of the generator per round")
+    batch_size: int = Field(default=128, ge=2, description="generated samples per step")
     diversity: float = Field(default=1.0, ge=0, description="weight of the diversity loss")
     optimizer: OptimizerConfig = OptimizerConfig(name="adam", lr=3e-4, weight_decay=1e-2)
 
 
 class Generator(nn.Module):
-    """One hidden layer on a one-hot class and noise; layer norm where the published code has batch norm."""
+    """One hidden layer on noise and a one-hot class, with layer norm; the published code has batch norm."""
 
     def __init__(self, classes: int, width: int, settings: GeneratorSettings) -> None:
         super().__init__()
@@ -34,25 +34,25 @@ class Generator(nn.Module):
         )
 
     def forward(self, labels: Tensor, noise: Tensor) -> Tensor:
-        """Features (n, d) for labels (n,) and noise (n, m)."""
+        """Return features (n, d) for labels (n,) and noise (n, m)."""
         features: Tensor = self.layers(torch.cat([noise, one_hot(labels, self.classes)], dim=1))
         return features
 
     def draw(self, shares: Tensor, samples: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Labels (n,), drawn by the classes' shares (C,), and uniform noise (n, m)."""
+        """Return labels (n,), drawn by the class shares (C,), and uniform noise (n, m)."""
         labels = torch.multinomial(shares, samples, replacement=True, generator=random)
         return labels, torch.rand(samples, self.noise, generator=random)
 
 
 def diversity_loss(noise: Tensor, features: Tensor) -> Tensor:
-    """Large where samples from unlike noise (n, m) have like features (n, d)."""
+    """Return a loss that is large if samples from different noise (n, m) have similar features (n, d)."""
     apart = torch.cdist(features, features, p=1) / features.shape[1]
     asked = torch.cdist(noise, noise).square() / noise.shape[1]
     return (-asked * apart).mean().exp()
 
 
 def predictor(head: nn.Linear) -> Predictor:
-    """A copy of a linear layer."""
+    """Return a copy of a linear layer's weight and bias."""
     bias = head.bias
     return head.weight.detach().clone(), None if bias is None else bias.detach().clone()
 
@@ -65,9 +65,9 @@ def learn(
     settings: GeneratorSettings,
     random: torch.Generator,
 ) -> None:
-    """Train a generator to make what predictors take for the class that was asked for.
+    """Train a generator to produce features that predictors assign to the requested class.
 
-    A predictor counts in a class by its share of that class's samples: counts are (predictors, C).
+    In each class, a predictor is weighted by its share of the samples: counts are (predictors, C).
     """
     totals = counts.sum(dim=0)
     shares = counts / totals.clamp(min=1)

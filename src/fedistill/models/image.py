@@ -6,7 +6,7 @@ from fedistill.models.signature import Build, Signature
 
 
 class _Classifier(nn.Module):
-    """Features, then one linear layer."""
+    """A feature extractor, then one linear layer."""
 
     def __init__(self, features: nn.Module, width: int, classes: int) -> None:
         super().__init__()
@@ -97,9 +97,9 @@ def _resnet(signature: Signature, blocks: int) -> nn.Module:
 
 
 def _pooled(inside: int, outside: int, norm: bool = False) -> list[nn.Module]:
-    """A convolution pooled by two.
+    """Return a convolution with 2x2 max pooling.
 
-    Pooling comes before the ReLU: both are monotone, so the function is the same, and the ReLU sees a
+    Pooling comes before the ReLU: both are monotone, so the result is the same, and the ReLU processes a
     quarter of the values. A side of one pixel is kept.
     """
     layers: list[nn.Module] = [nn.Conv2d(inside, outside, 3, padding=1, bias=not norm)]

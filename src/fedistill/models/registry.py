@@ -1,9 +1,9 @@
-"""Models: a ladder from small to large for images and texts, and one's own by ``module:function``.
+"""Models: a ladder from small to large for images and texts, and custom models as ``module:function``.
 
-Every model of the ladder ends in ``features`` (a module whose output is one vector for each sample)
-and ``head`` (a linear layer on it), and normalises by groups or layers, never by batches: batch
-statistics of one client mean nothing to another. ``NAME@WIDTH`` is a model of the ladder with its features
-brought to that width by one more linear layer, for methods that exchange features.
+Every model of the ladder consists of ``features`` (a module that returns one vector per sample)
+and ``head`` (a linear layer on it), and uses group or layer norm, never batch norm, since batch
+statistics of one client are meaningless to another. ``NAME@WIDTH`` is a model of the ladder with one more
+linear layer that brings its features to that width, for methods that exchange features.
 """
 
 import functools
@@ -33,31 +33,31 @@ def _ladder() -> dict[str, dict[str, Build]]:
 
 
 def model_names(kind: Literal["image", "text"]) -> list[str]:
-    """Names of the ladder, from small to large: images by work for one sample, texts by weights.
+    """Return the names on the ladder, from small to large: by compute for images, by weights for texts.
 
-    `cnn-m` has more weights than the ResNets, whose convolutions use theirs more often.
+    `cnn-m` has more weights than the ResNets, whose convolutions use each weight more often.
     """
     return list(_ladder()[kind])
 
 
 def build_model(name: str, signature: Signature, seed: int, client: int) -> nn.Module:
-    """Build a model with its initial weights, drawn from the stream of this seed and client.
+    """Build a model with initial weights drawn from the stream of this seed and client.
 
     Raises:
-        ExperimentError: the name is unknown, belongs to the other kind of task, or one's own function
-            fails or gives no module.
+        ExperimentError: the name is unknown or belongs to the other kind of task, or a custom function
+            fails or does not return a module.
     """
     make = _find(name, signature)
     try:
         with scoped(seed, "init", client):
             model = make(signature)
-    except Exception as error:  # whatever a user's own function raises is shown with its name
+    except Exception as error:  # any error of a custom function is reported with its name
         raise ExperimentError(
             f"model {name!r}: {_function(name)}({signature}) raised {type(error).__name__}: {error}"
         ) from error
     if not isinstance(model, nn.Module):
         raise ExperimentError(
-            f"model {name!r}: {_function(name)} must return an nn.Module, but gave a {type(model).__name__}"
+            f"model {name!r}: {_function(name)} must return an nn.Module, not a {type(model).__name__}"
         )
     if signature.kind == "image":
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # stub lacks it
@@ -65,10 +65,10 @@ def build_model(name: str, signature: Signature, seed: int, client: int) -> nn.M
 
 
 def reusable(name: str, signature: Signature) -> nn.Module:
-    """Return this process's one module of a name, to load weights into.
+    """Return this process's only module of a name, to load weights into.
 
-    Its weights are leftovers of earlier use. Buffers that do not travel are those of a fresh build, so that
-    nothing of one client reaches another.
+    Its weights are left over from earlier use. Buffers that do not travel are reset to those of a fresh
+    build, so that nothing leaks from one client to another.
     """
     module, fresh = _built(name, signature)
     with torch.no_grad():
@@ -85,10 +85,10 @@ def _built(name: str, signature: Signature) -> tuple[nn.Module, dict[str, Tensor
 
 
 def preprocessing(name: str) -> Preprocessing:
-    """Return what a model wants done to raw samples: of a function of your own, its attribute.
+    """Return the preprocessing of raw samples for a model: for a custom function, its attribute.
 
     Raises:
-        ExperimentError: the function cannot be found, or its ``preprocessing`` is no `Preprocessing`.
+        ExperimentError: the function cannot be found, or its ``preprocessing`` is not a `Preprocessing`.
     """
     if ":" not in name:
         return Preprocessing()
@@ -96,12 +96,12 @@ def preprocessing(name: str) -> Preprocessing:
     declared = getattr(function, "preprocessing", Preprocessing())
     if not isinstance(declared, Preprocessing):
         raise ExperimentError(
-            f"model {name!r}: its attribute `preprocessing` must be a `Preprocessing` of"
+            f"model {name!r}: its attribute `preprocessing` must be a `Preprocessing` from"
             f" fedistill.models.signature, but is a {type(declared).__name__}"
         )
     if declared.tokenizer is None:
         return declared
-    # As the code says it: beside the module that names it.
+    # The path is relative to the module that declares it.
     folder = Path(inspect.getfile(inspect.unwrap(function))).parent
     return replace(declared, tokenizer=str(folder / declared.tokenizer))
 
@@ -110,12 +110,12 @@ def check_model(name: str, signature: Signature) -> nn.Module:
     """Build a model and run two blank samples through it.
 
     Raises:
-        ExperimentError: as `build`; or the output is not (2, classes).
+        ExperimentError: as in `build_model`, or the output is not (2, classes).
     """
     model = build_model(name, signature, seed=0, client=0)
     try:
         output = model.eval()(blank_inputs(signature, 2))
-    except Exception as error:  # whatever a user's own model raises is shown with its name
+    except Exception as error:  # any error of a custom model is reported with its name
         raise ExperimentError(
             f"model {name!r} fails on an input of shape {(2, *signature.shape)}:"
             f" {type(error).__name__}: {error}"
@@ -123,21 +123,21 @@ def check_model(name: str, signature: Signature) -> nn.Module:
     if not isinstance(output, Tensor) or output.shape != (2, signature.classes):
         found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise ExperimentError(
-            f"model {name!r} gives {found} for 2 samples, but the task has {signature.classes} classes:"
-            f" its last layer must give (2, {signature.classes})"
+            f"model {name!r} returns {found} for 2 samples, but the task has {signature.classes} classes:"
+            f" it must return (2, {signature.classes})"
         )
     return model
 
 
 def blank_inputs(signature: Signature, samples: int) -> Tensor:
-    """Inputs of the right shape, without content."""
+    """Return inputs of the right shape without content."""
     if signature.kind == "image":
         return torch.zeros(samples, *signature.shape)
     return torch.ones(samples, *signature.shape, dtype=torch.int64)
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Number of trainable parameters."""
+    """Return the number of trainable parameters."""
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
@@ -164,8 +164,8 @@ def _width(name: str, given: str) -> int:
     if given.isascii() and given.isdigit() and 1 <= int(given) <= WIDEST:
         return int(given)
     raise ExperimentError(
-        f"model {name!r}: write NAME@WIDTH, for example cnn-s@64: the length that its features are brought to"
-        f" by one more linear layer, a whole number from 1 to {WIDEST}"
+        f"model {name!r}: write NAME@WIDTH, for example cnn-s@64, where WIDTH is the feature width that one"
+        f" more linear layer produces, a whole number from 1 to {WIDEST}"
     )
 
 

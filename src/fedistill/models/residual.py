@@ -1,4 +1,4 @@
-"""A residual network on features, and what joins it to samples: a table of their features, or a model."""
+"""A residual network on features, which come from a model or from a table."""
 
 import torch
 from pydantic import Field
@@ -12,14 +12,14 @@ from fedistill.training.loop import Loss, fit, predict
 
 class ResidualSettings(Section):
     width: int = Field(default=256, ge=1, description="units of each layer of the server's net")
-    depth: int = Field(default=4, ge=1, description="its residual blocks, of two layers each")
-    server_epochs: int = Field(default=5, ge=1, description="of the server's net on the features that came")
-    server_batch_size: int = Field(default=64, ge=1, description="samples in each step")
+    depth: int = Field(default=4, ge=1, description="residual blocks of that net, with two layers each")
+    server_epochs: int = Field(default=5, ge=1, description="epochs of that net on received features")
+    server_batch_size: int = Field(default=64, ge=1, description="samples per step of that net")
     optimizer: OptimizerConfig = OptimizerConfig(name="adam", lr=1e-3, weight_decay=1e-4)
 
 
 class ResidualMlp(nn.Module):
-    """From features (n, d) to logits (n, C)."""
+    """A residual MLP from features (n, d) to logits (n, C)."""
 
     def __init__(self, features: int, classes: int, settings: ResidualSettings) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class ResidualMlp(nn.Module):
 
 
 class OnModel(nn.Module):
-    """A network on the features of a model: takes the model's inputs."""
+    """A network on top of the features of a model; it takes the model's inputs."""
 
     def __init__(self, split: Split, network: nn.Module) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class WithFeatures(nn.Module):
 def _block(width: int) -> nn.Sequential:
     last = nn.Linear(width, width)
     for parameter in last.parameters():
-        nn.init.zeros_(parameter)  # a block begins as nothing, so that depth does not slow the start
+        nn.init.zeros_(parameter)  # a block starts as the identity, so that depth does not slow the start
     return nn.Sequential(
         nn.LayerNorm(width), nn.ReLU(), nn.Linear(width, width), nn.LayerNorm(width), nn.ReLU(), last
     )
@@ -78,7 +78,7 @@ def learn(
     settings: ResidualSettings,
     random: torch.Generator,
 ) -> Tensor:
-    """Train a net on features (n, d); return the logits (n, C) that it gives them once it has learned."""
+    """Train a net on features (n, d); return the logits (n, C) of the trained net."""
     table, places = _OnTable(features, net), torch.arange(len(features))
     epochs, size = settings.server_epochs, settings.server_batch_size
     fit(table, optimizer, places, loss, epochs=epochs, batch_size=size, generator=random)
@@ -86,7 +86,7 @@ def learn(
 
 
 class _OnTable(nn.Module):
-    """A network on the rows of a table of features: takes their places, since training hands out inputs."""
+    """A network on the rows of a table of features; its inputs are row numbers."""
 
     def __init__(self, table: Tensor, network: nn.Module) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What a model of a task takes and gives."""
+"""Inputs, outputs and preprocessing of a task's models."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,13 +9,13 @@ from torch import nn
 
 @dataclass(frozen=True)
 class Signature:
-    """What a model of a task takes and gives.
+    """Inputs and outputs of a task's models.
 
     Attributes:
         kind: image models take float32 (n, channels, height, width) in [-1, 1], text models take
-            int64 token ids (n, length), 0 being padding.
-        shape: of one input: (channels, height, width) or (length,).
-        classes: C; a model gives float32 logits (n, C).
+            int64 token ids (n, length), where 0 is padding.
+        shape: shape of one input, (channels, height, width) or (length,).
+        classes: C; a model returns float32 logits (n, C).
         vocabulary: number of token ids; 0 for images.
     """
 
@@ -27,17 +27,17 @@ class Signature:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What a model wants done to raw samples before it sees them; None is what the task does.
+    """How raw samples are prepared for a model; None stands for the task's default.
 
-    Images are handed over as they are. A model function of your own declares it as its attribute::
+    Images are passed on unchanged. A custom model function declares it as an attribute::
 
         def net(signature): ...
 
         net.preprocessing = Preprocessing(tokenizer="tokenizer.json", length=64)
 
     Attributes:
-        tokenizer: path of a tokenizer.json beside the function's module, for texts.
-        length: tokens kept of each text.
+        tokenizer: path of a tokenizer.json, relative to the folder of the function's module, for texts.
+        length: number of tokens kept per text.
     """
 
     tokenizer: str | None = None

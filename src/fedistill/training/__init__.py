@@ -1,1 +1,1 @@
-"""Local training: the loop, losses, optimizers, and models as plain data."""
+"""Local training: the loop, losses, optimizers, and model states as plain data."""

@@ -1,4 +1,4 @@
-"""The one local training loop."""
+"""The local training loop, which all methods share."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ from fedistill.errors import TrainingError
 from fedistill.training.optimizers import Optimizer
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-"""From logits (b, C) and the positions (b,) of the batch's samples to a scalar."""
+"""A function from logits (b, C) and the positions (b,) of the batch's samples to a scalar."""
 
 
 def fit(
@@ -23,10 +23,10 @@ def fit(
     generator: torch.Generator,
     steps: int | None = None,
 ) -> None:
-    """Train a model, going over the samples in a new order each epoch.
+    """Train a model, visiting the samples in a new order each epoch.
 
     Args:
-        steps: batches to train on, in place of epochs: the last epoch may end early.
+        steps: number of batches to train on, in place of epochs; the last epoch may end early.
 
     Raises:
         TrainingError: the loss is NaN or infinite.
@@ -62,8 +62,8 @@ def predict(model: nn.Module, inputs: Tensor, batch_size: int = 500) -> Tensor:
 
 
 def batch(inputs: Tensor, index: Tensor) -> Tensor:
-    """Pick samples and turn what is stored into what models take: scaled pixels, int64 tokens, or floats."""
-    # Copies whole rows, three times as fast as `inputs[index]`.
+    """Select samples and convert them to what models take: scaled pixels, int64 tokens, or floats."""
+    # Copies row by row, three times as fast as `inputs[index]`.
     picked = inputs.index_select(0, index)
     if inputs.dtype == torch.uint8:
         return to_float(picked).contiguous(memory_format=torch.channels_last)
@@ -71,5 +71,5 @@ def batch(inputs: Tensor, index: Tensor) -> Tensor:
 
 
 def to_float(pixels: Tensor) -> Tensor:
-    """Scale uint8 pixels to [-1, 1]; constants that no private pixel has entered."""
+    """Scale uint8 pixels to [-1, 1], by constants that do not depend on private data."""
     return pixels.to(torch.float32).div_(127.5).sub_(1.0)

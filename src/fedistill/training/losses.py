@@ -1,4 +1,4 @@
-"""Losses: on labels, and of a student who follows what others know."""
+"""Losses on labels, and distillation losses."""
 
 import torch
 from torch import Tensor
@@ -9,26 +9,26 @@ from fedistill.training.loop import Loss
 
 
 def soft_cross_entropy(logits: Tensor, probs: Tensor) -> Tensor:
-    """Mean of ``-sum_c q_c log p_c`` over a batch; logits and target probabilities are (b, C)."""
+    """Return the mean of ``-sum_c q_c log p_c`` over a batch; logits and target probabilities are (b, C)."""
     return -(probs * log_softmax(logits, dim=1)).sum(dim=1).mean()
 
 
 def kl(logits: Tensor, probs: Tensor) -> Tensor:
-    """Mean KL divergence from targets (b, C) to the softmax of logits (b, C), in nats."""
+    """Return the mean KL divergence from targets (b, C) to the softmax of logits (b, C), in nats."""
     return kl_div(log_softmax(logits, dim=1), probs, reduction="batchmean")
 
 
 def logit_mae(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean absolute error between logits, both (b, C) (FedMD's published code)."""
+    """Return the mean absolute error between logits, both (b, C), as in FedMD's published code."""
     return torch.nn.functional.l1_loss(logits, targets)
 
 
 def label_loss(train: Train, labels: Tensor, classes: int) -> Loss:
-    """Cross entropy to labels (n,), smoothed, and adjusted by their own counts, as the settings say.
+    """Return the cross-entropy loss on labels (n,), with label smoothing and balanced softmax as set.
 
     Balanced softmax adds ``log n_c`` to the logits in training (Ren et al., arXiv 2007.10740; Menon et al.,
-    arXiv 2007.07314, with tau = 1), so that the model's own softmax, which predicts, is that of even
-    classes. A class without samples counts as one: the papers have none, and the loss stays finite.
+    arXiv 2007.07314, with tau = 1), so that the model itself predicts as under balanced classes. For a class
+    without samples, a case that the papers do not have, n_c is 1, which keeps the loss finite.
     """
     shift = torch.zeros(classes)
     if train.loss == "balanced-softmax":
@@ -41,9 +41,10 @@ def label_loss(train: Train, labels: Tensor, classes: int) -> Loss:
 
 
 def not_true(logits: Tensor, start: Tensor, labels: Tensor, settings: NotTrue) -> Tensor:
-    """FedNTD: ``beta T^2 KL`` from the start's to the model's softmax over all classes but the true one.
+    """Return FedNTD's ``beta T^2 KL`` from the initial to the current softmax over all but the true class.
 
-    Logits and start are (b, C), labels (b,) (Lee et al., arXiv 2106.03097, equations 4 and 5).
+    ``start`` are the initial logits (b, C); logits are (b, C), labels (b,). Source: Lee et al.,
+    arXiv 2106.03097, equations 4 and 5.
     """
     others = torch.ones_like(logits, dtype=torch.bool).scatter_(1, labels[:, None], False)
     rows = (len(labels), -1)

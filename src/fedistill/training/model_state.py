@@ -1,9 +1,9 @@
-"""Models as plain data: weights that travel, buffers that stay, and a frozen part that all have.
+"""Models as plain data: weights that travel, buffers that stay local, and a frozen part common to all.
 
 Weights travel and are saved as one flat float32 vector: all trainable parameters and all persistent
-floating-point buffers, in the order of the modules. Every other buffer (of integers, truth values or complex
-numbers, or not persistent) is in the state of whoever trains the model. Parameters that need no gradient are
-frozen: each side builds them for itself, from the same seed, and they are neither sent nor saved in a state.
+floating-point buffers, in the order of the modules. All other buffers (integer, boolean, complex or not
+persistent) stay in the state of the client or server that trains the model. Parameters without gradient are
+frozen: server and clients build them from the same seed, and they are neither sent nor saved in a state.
 """
 
 from collections.abc import Iterable, Iterator
@@ -20,11 +20,11 @@ from fedistill.state import write_file
 
 @dataclass(frozen=True)
 class ModelState:
-    """All that sets one model apart from another of its architecture.
+    """Everything that distinguishes a model from others of the same architecture.
 
     Attributes:
-        weights: float32 (P,), what travels.
-        buffers: by name, what stays where the model is trained; most models have none.
+        weights: float32 (P,), which travel.
+        buffers: buffers that do not travel, by name; most models have none.
     """
 
     weights: Tensor
@@ -38,10 +38,10 @@ class ModelState:
     def load_into(self, model: nn.Module) -> nn.Module:
         """Load this state into a model of the same architecture, in place, and return it.
 
-        Buffers that this state lacks are left as they are.
+        Buffers that this state lacks are left unchanged.
 
         Raises:
-            TrainingError: a buffer has another shape, or there is none of this name.
+            TrainingError: the model has no buffer of a name, or it has another shape.
         """
         unflatten(model, self.weights)
         held = dict(local_buffers(model))
@@ -69,9 +69,9 @@ def unflatten(model: nn.Module, weights: Tensor) -> nn.Module:
 
 
 def save_model(path: Path, model: nn.Module, state: ModelState, about: dict[str, str]) -> None:
-    """Write a model's state as safetensors, by PyTorch's own names; the model is left with it."""
+    """Write a model's state as safetensors under PyTorch's names; this loads the state into the model."""
     state.load_into(model)
-    # Clones, since weights that a model uses twice share memory, which the format does not know.
+    # Cloned, since the format does not support tensors that share memory, such as tied weights.
     tensors = {
         key: value.clone(memory_format=torch.contiguous_format) for key, value in model.state_dict().items()
     }
@@ -79,9 +79,9 @@ def save_model(path: Path, model: nn.Module, state: ModelState, about: dict[str,
 
 
 def floats(model: nn.Module) -> Iterable[Tensor]:
-    """The weights that travel, in the order of the flat vector."""
-    seen: set[int] = set()  # weights that a model uses twice travel once
-    # `state_dict` would do, but builds a dictionary of names each time.
+    """Yield the weights that travel, in the order of the flat vector."""
+    seen: set[int] = set()  # tied weights travel once
+    # `state_dict` would also work, but builds a dictionary of names on each call.
     for module in model.modules():
         for value in module._parameters.values():
             if value is not None and value.requires_grad and id(value) not in seen:
@@ -93,7 +93,7 @@ def floats(model: nn.Module) -> Iterable[Tensor]:
 
 
 def local_buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Names and values of the buffers that do not travel."""
+    """Yield names and values of the buffers that do not travel."""
     for prefix, module in model.named_modules():
         for name, buffer in module._buffers.items():
             if buffer is not None and not _travels(module, name, buffer):

@@ -1,7 +1,7 @@
-"""SGD and Adam with their buffers as plain data, by the functions that torch's own optimisers compute with.
+"""SGD and Adam with their buffers as plain data, computed by the functions behind torch's own optimizers.
 
-Those optimisers import torch's compiler in their first step, which takes as long again as torch itself, in
-every process. On Flower that is one for each message.
+Those optimizers import torch's compiler in their first step, which doubles the import time of torch in every
+process. On Flower, every message starts a process.
 """
 
 from abc import ABC, abstractmethod
@@ -21,7 +21,7 @@ Moved = list[tuple[Tensor, Tensor, dict[str, Tensor]]]
 
 
 class Optimizer(ABC):
-    """Base of both; subclasses are final. Steps are those of `torch.optim`, to the bit."""
+    """Base of all optimizers; subclasses are final. Steps are bit-identical to those of `torch.optim`."""
 
     def __init__(self, parameters: Iterable[nn.Parameter], settings: schema.OptimizerConfig) -> None:
         self._parameters = list(parameters)
@@ -29,13 +29,13 @@ class Optimizer(ABC):
         self._settings = settings
 
     def zero_grad(self) -> None:
-        """Forget all gradients."""
+        """Discard all gradients."""
         for parameter in self._parameters:
             parameter.grad = None
 
     @torch.no_grad()
     def step(self) -> None:
-        """Move all parameters that have a gradient."""
+        """Update all parameters that have a gradient."""
         each = zip(self._parameters, self._buffers, strict=True)
         self._move(
             [
@@ -46,18 +46,18 @@ class Optimizer(ABC):
         )
 
     def state(self) -> State:
-        """The buffers of each parameter that has some, by its place."""
+        """Return the buffers of each parameter that has any, by its position."""
         return {str(place): dict(buffers) for place, buffers in enumerate(self._buffers) if buffers}
 
     def restore(self, state: State) -> Self:
-        """Take copies of buffers that `state` returned."""
+        """Load copies of the buffers that `state` returned; return this optimizer."""
         for place, buffers in state.items():
             self._buffers[int(place)] = {name: value.clone() for name, value in buffers.items()}
         return self
 
     @abstractmethod
     def _move(self, moved: Moved) -> None:
-        """Move parameters by their gradients, and keep what the next step needs in their buffers."""
+        """Update parameters by their gradients, and their buffers for the next step."""
 
 
 class Sgd(Optimizer):
@@ -68,7 +68,7 @@ class Sgd(Optimizer):
         sgd(
             [parameter for parameter, _, _ in moved],
             [gradient for _, gradient, _ in moved],
-            before,  # becomes what it is after
+            before,  # updated in place
             foreach=False,
             fused=False,
             lr=self._settings.lr,
@@ -112,6 +112,6 @@ class Adam(Optimizer):
 
 
 def make_optimizer(settings: schema.OptimizerConfig, model: nn.Module) -> Optimizer:
-    """Return a fresh optimiser over all parameters of a model."""
+    """Return a fresh optimizer over all parameters of a model."""
     kind = Adam if settings.name == "adam" else Sgd
     return kind(model.parameters(), settings)

@@ -21,8 +21,8 @@ class FedProto(PrototypeMethod[PrototypeServer]):
     classes that any client held; both with the list of these classes. Bytes: ``b C_k d / 8`` up and
     ``b C d / 8`` down, b bits per number, and a few for the list of classes.
 
-    The paper weights a client's prototype by its samples and then divides by the number of clients once
-    more. Its code takes the plain mean over the clients that hold the class, as done here. Departs
+    The paper weights prototypes by the client's number of samples and then divides by the number of clients
+    once more. Its code takes the plain mean over the clients that hold the class, as done here. Departs
     from the code: prototypes are means over all samples under the model at the end of the round (the
     paper's equation 3), not under the changing models during training; the optimizer's momentum is
     kept between rounds; a class that is in no reply keeps its prototype. Views use the clients' own

@@ -32,7 +32,7 @@ class FedGenSettings(GeneratorSettings):
         default="all", description="which weights travel: all, or those of the last layer"
     )
     weight: float = Field(default=1.0, ge=0, description="alpha, weight of the loss on generated features")
-    decay: float = Field(default=1.0, gt=0, le=1, description="factor of that weight per round")
+    decay: float = Field(default=1.0, gt=0, le=1, description="factor on that weight after each round")
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,9 @@ from fedistill.training.optimizers import make_optimizer
 
 
 class FedGktSettings(ResidualSettings):
-    weight: float = Field(default=1.0, ge=0, description="weight of the divergence from the other's logits")
+    weight: float = Field(
+        default=1.0, ge=0, description="weight of the divergence from the other side's logits"
+    )
     temperature: Positive = Field(default=3.0, description="temperature of both softmaxes in that divergence")
 
 

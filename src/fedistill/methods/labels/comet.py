@@ -23,7 +23,9 @@ from fedistill.training.losses import kl
 class CometSettings(SampledSettings):
     aggregation: AnyAggregation = Mean()
     clusters: int = Field(default=2, ge=1, description="k, the largest number of client clusters")
-    weight: float = Field(default=1.0, ge=0, description="lambda, of the divergence from received labels")
+    weight: float = Field(
+        default=1.0, ge=0, description="lambda, weight of the divergence from the received labels"
+    )
     public_batch_size: int = Field(default=32, ge=1, description="public samples per training step")
 
 

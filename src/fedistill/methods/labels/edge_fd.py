@@ -15,12 +15,12 @@ class EdgeFdSettings(AbstainingSettings):
 class EdgeFd(Abstaining):
     """Like `selective-fd`, with k-means in place of density ratios, and without a filter at the server.
 
-    A client finds ``clusters`` centroids of its private samples. A public sample is familiar if it is nearer
-    to one of them than the farthest ``quantile`` of the client's own held-out samples. The server averages
-    the labels of each sample over the clients that sent one (or pools them by another ``aggregation``), and
-    all distil the result. Exchanged: (s, C) probabilities and the positions of their samples; s <= n differs
-    by client and round. Bytes: ``b s C / 8`` each way, b bits per number, and at most about ``n / 8`` for the
-    positions.
+    A client finds ``clusters`` centroids of its private samples. A public sample is familiar if its distance
+    to the nearest of them is below the (1 - ``quantile``) quantile of the same distance over the client's own
+    held-out samples. The server averages the labels of each sample over the clients that sent one (or pools
+    them by another ``aggregation``), and all distil the result. Exchanged: (s, C) probabilities and the
+    positions of their samples; s <= n differs by client and round. Bytes: ``b s C / 8`` each way, b bits per
+    number, and at most about ``n / 8`` for the positions.
 
     With many private samples this is cheaper than a density ratio: k distances per public sample.
 

@@ -30,7 +30,7 @@ from fedistill.training.loop import fit, predict
 class FedGemsSettings(DistillSettings, SampledSettings):
     aggregation: AnyAggregation = Era()
     confidence: float = Field(
-        default=0.7, ge=0, le=1, description="probability from which the server counts as confident"
+        default=0.7, ge=0, le=1, description="least probability of a class for the server to be confident"
     )
     least_asked: float = Field(
         default=0.1, ge=0, le=1, description="share of samples that clients must always label"

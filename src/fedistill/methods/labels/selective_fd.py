@@ -28,11 +28,11 @@ class SelectiveFd(Abstaining):
 
     A round: distil the last global labels (KL), train on private data, predict those of the round's n public
     samples that are familiar. A sample is familiar if its density ratio of private to uniform samples
-    (KuLSIF) exceeds the lowest ``quantile`` of the client's own held-out samples. The server averages the
-    labels of each sample over the clients that sent one (or pools them by another ``aggregation``), drops
-    labels further than ``ambiguity`` from one-hot, distils the rest and sends it. Exchanged: (s, C)
-    probabilities and the positions of their samples; s <= n differs by client and round. Bytes:
-    ``b s C / 8`` each way, b bits per number, and at most about ``n / 8`` for the positions.
+    (KuLSIF) exceeds the ``quantile`` of that ratio over the client's own held-out samples. The server
+    averages the labels of each sample over the clients that sent one (or pools them by another
+    ``aggregation``), drops labels further than ``ambiguity`` from one-hot, distils the rest and sends it.
+    Exchanged: (s, C) probabilities and the positions of their samples; s <= n differs by client and round.
+    Bytes: ``b s C / 8`` each way, b bits per number, and at most about ``n / 8`` for the positions.
 
     Samples that are unfamiliar to every client are not used. With few private samples or many dimensions the
     ratio tells little: the published code notes this too, and uses features of a pretrained model instead.

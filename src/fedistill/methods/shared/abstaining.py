@@ -79,7 +79,7 @@ class Abstaining(SampledPublic[ChosenLabels, ChosenLabels, AbstainingServer, Abs
 
     @abstractmethod
     def score(self, references: Tensor, generator: torch.Generator) -> Score:
-        """Return a function from samples (s, d) to scores (s,), higher if more similar to references (m, d)."""
+        """Return a function from samples (s, d) to scores (s,), higher if closer to references (m, d)."""
 
     def clear(self, labels: Tensor) -> Tensor:
         """Mask (n,) of the pooled labels (n, C) that the server keeps."""

@@ -12,9 +12,9 @@ WORDS = 4096
 def vectors(inputs: Tensor, signature: Signature, public: Tensor) -> Tensor:
     """Return samples as float32 vectors (n, d) whose distances are meaningful.
 
-    Images: their pixels, from 0 to 1. Texts: the words that occur, hashed to 4,096 buckets, weighted by
-    inverse document frequency among the public texts and scaled to length 1; unweighted, they separate
-    topics no better than chance.
+    Images: their pixels, from 0 to 1. Texts: word counts, hashed to 4,096 buckets, weighted by the
+    inverse document frequency in the public texts and scaled to length 1; unweighted counts separate topics
+    no better than chance.
     """
     if signature.kind == "image":
         return inputs.flatten(start_dim=1).float() / 255
@@ -92,7 +92,7 @@ class Centroids:
 
 
 def kmeans(points: Tensor, clusters: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Return centroids (k, d), float64, and the index (m,) of the one nearest to each of points (m, d), m >= 1."""
+    """Return centroids (k, d), float64, and the index (m,) of the nearest one to each of points (m, d)."""
     # Importing scikit-learn takes longer than most commands.
     from sklearn.cluster import KMeans
     from threadpoolctl import threadpool_limits

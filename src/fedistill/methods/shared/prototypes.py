@@ -21,7 +21,9 @@ from fedistill.training.loop import batch
 
 
 class PrototypeSettings(Section):
-    weight: float = Field(default=1.0, ge=0, description="lambda, weight of the distance to the global prototypes")
+    weight: float = Field(
+        default=1.0, ge=0, description="lambda, weight of the distance to the global prototypes"
+    )
 
 
 @dataclass(frozen=True)

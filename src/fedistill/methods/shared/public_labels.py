@@ -92,7 +92,7 @@ class DrawnSettings(DistillSettings, SampledSettings):
 
 @dataclass(frozen=True)
 class LabelServer(Learner):
-    """The server's model, the last global labels (n, C), the round of their samples, and aggregation state."""
+    """The server's model, the last global labels (n, C), their samples' round, and aggregation state."""
 
     labels: Tensor | None = None
     sampled_round: int = 0

@@ -107,7 +107,7 @@ def initial_by_model(server: Server) -> dict[str, Tensor]:
 
 
 def means_by_model(held: dict[str, Tensor], came: Sequence[tuple[str, TrainedWeights]]) -> dict[str, Tensor]:
-    """Return, per architecture, the sample-weighted mean of received weights, or the held ones if none came."""
+    """Return the sample-weighted mean of received weights per architecture, or the held ones if none came."""
     means = {
         name: weighted_mean((sent.values, sent.samples) for model, sent in came if model == name)
         for name in held

@@ -29,7 +29,7 @@ class FedEtSettings(Section):
     epochs: int = Field(default=5, ge=1, description="epochs of distillation on the public set")
     batch_size: int = Field(default=128, ge=1, description="samples per step of distillation")
     optimizer: OptimizerConfig = Field(
-        default=OptimizerConfig(name="adam", lr=1e-3), description="of distillation; fresh each round"
+        default=OptimizerConfig(name="adam", lr=1e-3), description="for distillation; fresh each round"
     )
     diversity: float = Field(default=0.05, ge=0, description="lambda, weight of the clients that disagree")
     share_head: bool = Field(

@@ -27,9 +27,7 @@ class FedDfSettings(Section):
     epochs: int = Field(default=5, ge=1, description="epochs of distillation on the public set")
     batch_size: int = Field(default=128, ge=1, description="samples per step of distillation")
     optimizer: OptimizerConfig = OptimizerConfig(name="adam", lr=1e-3)
-    fuse: bool = Field(
-        default=True, description="distil the travelling models too, not only average them"
-    )
+    fuse: bool = Field(default=True, description="distil the travelling models too, not only average them")
 
 
 class FedDf(SmallModels):

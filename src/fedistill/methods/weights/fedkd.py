@@ -1,4 +1,4 @@
-"""FedKD: a mentor stays at each client, a small mentee travels; they teach more the better they fit."""
+"""FedKD: a mentor stays at each client, a small mentee travels; the lower their loss, the more they teach."""
 
 import torch
 from pydantic import Field
