@@ -59,7 +59,7 @@ What each method exchanges and needs. Bytes are those of one client in one round
 per number; C is the number of classes, n that of public samples, θ the weights. Each page says more."""
 MEASURED = """\
 Each task has one setting for all methods, with their default codecs. Accuracy is that after the last
-round; bytes are sums over the whole run and all clients. There is one seed. On another processor a run
+round; bytes are sums over the entire run and all clients. There is one seed. On another processor a run
 ends a point or two away, and a larger model at the server, whose accuracy still swings after so few
 rounds, up to nine points: smaller differences mean nothing. `local` and `server-alone` are controls:
 the first exchanges nothing, the second has labels that no other method sees. `-balanced` has what

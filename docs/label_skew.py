@@ -12,35 +12,35 @@ from fedistill.config.units import format_bytes
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results" / "skew.json"
 
 SETTING = """\
-What helps where each client has few classes, and what does not. `fedistill doctor` says how skewed the
-labels of an experiment are, from 0 (even) towards 1 (apart), and advises the pair of
+What helps if each client has few classes, and what does not. `fedistill doctor` shows how skewed the
+labels of an experiment are, from 0 (even) towards 1 (disjoint), and advises the pair of
 settings that did best here if they are strongly skewed and the method pools labels.
 
 All figures are for Fashion-MNIST, 10 clients, one convolutional network of 106,000 weights at clients
 and server, one local epoch of SGD (0.02, momentum 0.9) and batches of 32. `full` has 20,000 private and
 8,000 public images, `small` a quarter of each. Accuracy is measured on 3,000 training images that were
-held out; the test set is never read. The name of a row has a local loss and what the server does: pool
+held out; the test set is never read. The name of a row gives a local loss and what the server does: pool
 soft labels, pool votes (`votes`), average weights (`fedavg`), or another method with its own defaults
-(with `-prior`, prior-corrected labels). `prior-3` is prior-corrected pooling with sharpness 3. A figure
-is the server's accuracy after round 5; for COMET, which has no server model, it is the clients' mean."""
+(with `-prior`, prior-corrected labels). `prior-3` is prior-corrected pooling with sharpness 3. Figures
+are the server's accuracy after round 5; for COMET, which has no server model, the clients' mean."""
 FOUND = """\
 What works: *balanced softmax at the clients with prior-corrected pooling at the server*. The first
-keeps a client's model from answering with the classes that it has most of; the second takes out what is
-left of that in its answers. FedNTD's not-true loss is about as good as balanced softmax; both together
-are not better. Votes with the same pair keep most of the accuracy for a three-hundredth of the bytes.
-Prior correction alone, or balanced softmax alone, gains half as much. Methods whose clients answer only
-samples that are like their own data (`edge-fd`) do as well without either. SCARLET's published defaults
-are meant for hundreds of rounds; of its few labels per round, prior correction makes more while the
-cache fills, and little afterwards.
+keeps a client's model from favouring its most frequent classes; the second removes what bias remains in
+its answers. FedNTD's not-true loss is about as good as balanced softmax; both together are not better.
+Votes with the same pair keep most of the accuracy for a three-hundredth of the bytes. Prior correction
+alone, or balanced softmax alone, gains half as much. Methods whose clients answer only samples that
+resemble their own data (`edge-fd`) do as well without either. SCARLET's published defaults are meant for
+hundreds of rounds; with its few labels per round, prior correction helps while the cache fills, and
+little afterwards.
 
 What does not work: entropy reduction, a plain mean, medians and trimmed means. The robust ones are
-worst of all, since what few clients know looks like an outlier to them. Weighing by confidence trusts a
-client that has seen one class only, as that client is sure of everything. Dawid-Skene does well at
-first and no better than a majority later. Label smoothing gains nothing here."""
+worst of all, since they treat what few clients know as outliers. Weighting by confidence trusts a client
+that has only seen one class, since that client is confident about everything. Dawid-Skene does well at
+first and no better than a majority later. Label smoothing does not help here."""
 BY_ALPHA = """\
 How much the pair gains depends on how skewed the partition is (at `small`): the less skew, the smaller
 the gain. With other tasks and more rounds a small lead can be reversed, so `doctor` advises the pair
-from a skew of 0.55 on."""
+only for a skew of 0.55 or more."""
 
 
 def page(command: str) -> str:
@@ -52,7 +52,7 @@ def page(command: str) -> str:
         SETTING,
         FOUND,
         "## Dirichlet 0.1, full",
-        "Accuracy after each of rounds 1 to 5, for each seed. Bytes are those of both directions and all"
+        "Accuracy after each of rounds 1 to 5, for each seed. Bytes are sums over both directions and all"
         " clients, without public data.",
         _arms(kept, "full", curves=True),
         "## Dirichlet 0.1, small",

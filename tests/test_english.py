@@ -139,7 +139,9 @@ def rooms() -> dict[str, list[Path]]:
         "README.md": [ROOT / "README.md"],
         "CHANGELOG.md": [ROOT / "CHANGELOG.md"],
     }
-    found["docs"] = sorted((ROOT / "docs").rglob("*.md"))
+    for path in sorted((ROOT / "docs").rglob("*.md")):
+        generated = path.parent.name == "methods"
+        found.setdefault("docs/methods" if generated else "docs", []).append(path)
     for path in sorted(PACKAGE.rglob("*.py")):
         found.setdefault(path.relative_to(PACKAGE).parts[0], []).append(path)
     return found

@@ -66,7 +66,7 @@ WHY: dict[str, str] = {
     "dadaquant": (
         "In each seed accuracy is within .8 points of that without compression; in seed 0, on which "
         "the level was chosen, within .3; the published difference is .2. Accuracy is higher in all "
-        "arms: each seed draws the data anew, which alone makes 4 points, and here no client does "
+        "arms: each seed draws new data, which alone makes 4 points, and here no client does "
         "fewer epochs than others. Both codecs send less than published, since they use a range coder "
         "under a fitted model in place of Elias codes; QSGD gains more by that, so that DAdaQuant is "
         "ahead by a factor of 2.0 and not of 2.8."
@@ -87,7 +87,7 @@ WHY: dict[str, str] = {
         "points, and no order can be seen. That one bit costs less than 1 % at n >= 6,400 is not "
         "confirmed: it costs 2.0 points of the best round and 3.6 of the later rounds; two bits cost "
         "0.7 of the later rounds. Each curve swings by 10 to 30 points from round to round, as 8 of "
-        "20 clients with one or two classes each are drawn anew, so that the best of 12 rounds says "
+        "20 clients with one or two classes each are drawn for each, so that the best of 12 rounds says "
         "less than the best of 50 would; and the loss at 51,200 samples, for which the 1 % was "
         "published, was not measured."
     ),

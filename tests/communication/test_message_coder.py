@@ -164,7 +164,7 @@ def test_samples_of_a_later_round_are_refused_before_they_are_drawn(kind: type[M
     def never(*_: int) -> Any:
         raise AssertionError("sampled_round")
 
-    sizes = replace(SIZES, sampled_round=never, since=never)
+    sizes = replace(SIZES, sampled=never, since=never)
     (name,) = {"sampled_round", "turn"} & {*kind.number_names()}
     sections = tuple(varint(number) if field == name else b"\0" for field in kind.names())
     with pytest.raises(FrameError) as caught:

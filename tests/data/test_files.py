@@ -363,7 +363,7 @@ def test_named_labels_may_be_missing_or_beyond_the_names(refused: Refused, tmp_p
         f"{path}: row 2 (the first is 0) has no 'label'; drop the row or fill it in"
     )
     only = class_labels(str(tmp_path / "o.parquet"), [1] * 12, ["a", "b"])
-    assert "has one value only" in refused(format="parquet", train=only, public=4)
+    assert "has only one value" in refused(format="parquet", train=only, public=4)
     table = pq.read_table(class_labels(str(tmp_path / "b.parquet"), [0, 1, 1] * 4, ["a", "b"]))
     table = table.set_column(1, table.schema.field("label"), pa.array([0, 1, 5] * 4))
     pq.write_table(table, tmp_path / "b.parquet")

@@ -42,9 +42,7 @@ class LowRank(FeedbackCodec):
     """
 
     name = "low-rank"
-    lossiness = (
-        "all but the strongest directions of each matrix of an update; error feedback sends the rest later"
-    )
+    lossiness = "all but the strongest directions of each matrix; error feedback sends the rest later"
     source = "low-rank updates: Konečný et al., 2016, arXiv 1610.05492; by SVD: ATOMO, arXiv 1806.04090"
     Settings = LowRankSettings
     settings: LowRankSettings

@@ -202,9 +202,7 @@ class DAdaQuant(UpdateCodec):
     """
 
     name = "dadaquant"
-    lossiness = (
-        "all but a few levels of each entry of an update, rounded at random; more levels are kept later"
-    )
+    lossiness = "all but a few levels of each entry of an update, without bias; more levels are kept later"
     source = "Hönig et al., 2022, arXiv 2111.00465"
     keeps = True
     Settings = DAdaQuantSettings
