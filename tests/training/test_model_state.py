@@ -17,8 +17,9 @@ from fedistill.federation.local_executor import ProcessExecutor, SerialExecutor
 from fedistill.models import registry
 from fedistill.models.signature import Signature
 from fedistill.state import decode_state, encode_state, from_plain, to_plain
+from fedistill.testing.runs import bits, finish
 from fedistill.training.model_state import ModelState, flatten, save_model
-from helpers.runs import bits, finish, finished, ready
+from helpers.runs import finished, ready
 
 IMAGE = Signature("image", (1, 8, 8), 10, 0)
 MODULE = """
