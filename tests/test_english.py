@@ -125,11 +125,7 @@ NOT_BANNED = [
     "for a round and a client",
 ]
 
-PENDING = {
-    "README.md",
-    "docs",
-    "CHANGELOG.md",
-}
+PENDING = {"docs/methods"}
 """Rooms whose prose has not been gone through yet. Take one off and rewrite what the test then finds."""
 
 
