@@ -68,7 +68,9 @@ GOLDENS = pytest.mark.parametrize(
     ids=["bare", "base", "asking"],
 )
 
-MESSAGES = [kind for kind in Message.__subclasses__() if kind.__module__.startswith("fedistill.")]
+MESSAGES = [
+    kind for kind in Message.__subclasses__() if kind.__module__.startswith("fedistill.communication.")
+]
 """All that a method sends: the registry of methods has imported them."""
 assert {method.uplink for method in METHODS.values()} <= {*MESSAGES, None}
 

@@ -31,6 +31,7 @@ from fedistill.aggregation.functional import (
     trimmed,
 )
 from fedistill.config.schema import Positive, Section
+from fedistill.errors import TrainingError
 from fedistill.state import State
 
 
@@ -74,11 +75,13 @@ class Aggregation(Section, ABC):
         """
         clients: list[int] = []
         counts: list[float] = []
+        shape = torch.Size()
         answered: Tensor | None = None
 
         def answers() -> Answers:
-            nonlocal answered
+            nonlocal answered, shape
             for client, probs in rows:
+                shape = probs.shape
                 mask = (probs != 0).any(dim=1)
                 answered = mask if answered is None else answered | mask
                 clients.append(client)
@@ -88,6 +91,11 @@ class Aggregation(Section, ABC):
         found = self.combine(answers(), ExchangeInfo(clients, draws, before, state or {}))
         if found is None or answered is None:
             return None
+        if found.labels.shape != shape:
+            raise TrainingError(
+                f"aggregation {self.name!r} returned labels of shape {tuple(found.labels.shape)} "
+                f"for rows of shape {tuple(shape)}"
+            )
         weights = counts if found.weights is None else found.weights
         total = sum(weights)
         shares = [weight / total if total else 0.0 for weight in weights]

@@ -169,6 +169,7 @@ class Method(ABC, Generic[Up, Down, ServerStateT, ClientStateT]):
             parts=parts,
             population=federation.public,
             sampled=lambda round: sample_public(federation.seed, federation.public, samples, round).numpy(),
+            private=federation.clients[client].samples,
             client=client,
             weights=federation.samples,
         )

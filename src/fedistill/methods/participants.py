@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fedistill.config.schema import Train
 from fedistill.data.task import Labelled
+from fedistill.errors import TrainingError
 from fedistill.models import registry as models
 from fedistill.models.features import width
 from fedistill.models.signature import Signature
@@ -143,7 +144,11 @@ class Participant:
 
     def public_inputs(self, model: str | None = None) -> Tensor:
         """Return all public samples (N, ...) as this participant's model takes them, or another by name."""
-        assert self.public is not None, "the method does not declare that it needs the public set here"
+        if self.public is None:
+            raise TrainingError(
+                "the method asks for public samples without declaring it: give the class"
+                ' `needs = Needs(public=("clients",))`, "server", or both'
+            )
         return self.public(model or self.model)
 
     def sampled_public(self, samples: int | None, round: int, model: str | None = None) -> Tensor:

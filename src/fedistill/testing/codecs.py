@@ -36,6 +36,8 @@ _LINKS, _MESSAGES = 40, 3
 """Links that are tried, each with so many messages."""
 _DAMAGED = 10
 """Damaged payloads of each link."""
+_ROUNDING = 0.01
+"""By how much the sum of a decoded row of probabilities may miss 1: numbers may be rounded, not scaled."""
 _METHODS = {Content.WEIGHTS: "fedavg", Content.PROBS: "dsfl"}
 _SCORES = "fedmd"
 """Methods that codecs are tried in; the last, which takes longer, for those of scores alone."""
@@ -89,6 +91,12 @@ def numbers_come_back(wanted: TomlTable) -> None:
         found = codec.decode(payload, spec, known)
         fault = fault_of(found, spec)
         require(not fault, f"{_what(spec)}: {fault}")
+        if spec.content is Content.PROBS and len(found.values):
+            off = float(np.abs(found.values.sum(axis=1) - 1).max())
+            require(
+                off < _ROUNDING and float(found.values.min()) >= 0,
+                f"{_what(spec)}: rows of class probabilities come back with sums that are off by {off:.3g}",
+            )
         if codec.lossiness == "nothing":
             equal = np.array_equal(found.values, values)
             require(equal, f"{_what(spec)}: its `lossiness` is nothing, but other numbers come back")

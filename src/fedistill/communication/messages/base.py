@@ -146,15 +146,34 @@ def check_message(message: type[Message]) -> None:
                 f"{where}: once names {name!r}, which is no tensor of it.{nearest(name, may)}"
                 f" Tensors: {', '.join(may) or 'none'}"
             )
+    described = _described(message)
+    if described != {*may}:
+        wrong = sorted(described ^ {*may})
+        raise ExperimentError(
+            f"{where}: specs and integer_arrays together must describe each of its tensors, but not so"
+            f" {', '.join(map(repr, wrong))}.{nearest(wrong[0], may)} Tensors: {', '.join(may) or 'none'}"
+        )
     if message.once and message.caches:
         raise ExperimentError(f"{where}: a message that caches has no field that is sent once")
 
 
 def contents(kind: type[Message]) -> set[Content]:
     """Return what the tensors mean that a codec has to code."""
+    return {spec.content for spec in _smallest(kind)[1].values()}
+
+
+def _described(kind: type[Message]) -> set[str]:
+    """Return the names that a class of messages describes, of arrays and of tensors."""
+    arrays, specs = _smallest(kind)
+    return {*arrays, *specs}
+
+
+def _smallest(kind: type[Message]) -> tuple[list[str], dict[str, TensorSpec]]:
+    """Return the names of the integer arrays, and the specs of the tensors, of a message about nothing."""
     context, numbers = MessageContext(classes=2), {"held": 0, **dict.fromkeys(kind.number_names(), 0)}
-    none = {name: np.zeros(0, np.int64) for name in kind.integer_arrays(context, numbers)}
-    return {spec.content for spec in kind.specs(context, {**numbers, **none}).values()}
+    arrays = [*kind.integer_arrays(context, numbers)]
+    none = {name: np.zeros(0, np.int64) for name in arrays}
+    return arrays, kind.specs(context, {**numbers, **none})
 
 
 def example_message(kind: type[Message], context: MessageContext) -> Message:

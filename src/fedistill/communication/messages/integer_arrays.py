@@ -69,6 +69,11 @@ class Symbols(IntegerArray):
     below: int
 
     def write(self, values: Classes) -> bytes:
+        if len(values) and not 0 <= values.min() <= values.max() < self.below:
+            raise ValueError(
+                f"the message declares an array of integers from 0 to {self.below - 1},"
+                f" but is to send integers from {values.min()} to {values.max()}"
+            )
         writer = SymbolWriter()
         self._model().code(writer, values, np.zeros_like(values))
         return writer.finish()

@@ -85,7 +85,7 @@ class FedGkt(Method[PrivateOutputs, PrivateLogits, FedGktServer, Learner]):
     def message_context(self, federation: FederationInfo, client: int) -> MessageContext:
         info = federation.clients[client]
         found = federation.feature_width(info.model)
-        return replace(super().message_context(federation, client), width=found, private=info.samples)
+        return replace(super().message_context(federation, client), width=found)
 
     def broadcast_group(self, state: FedGktServer, info: ClientInfo) -> Hashable:
         return info.id
