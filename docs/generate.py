@@ -314,7 +314,7 @@ def _mixes(method: AnyMethod) -> str:
     if _accepts(method, ("cnn-s", "mlp-s"), "cnn-m"):
         return "may differ"
     if _accepts(method, ("cnn-s", "cnn-m"), "cnn-s"):
-        return "may differ, if their features have one length"
+        return "may differ, if their features have the same length"
     return "one for all"
 
 

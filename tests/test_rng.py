@@ -137,8 +137,9 @@ def test_no_global_generator_in_the_sources(path: Path) -> None:
     wrong = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import | ast.ImportFrom):
-            named = [alias.name for alias in node.names]
-            wrong += ["stdlib random"] * ("random" in named or getattr(node, "module", None) == "random")
+            named = {alias.name for alias in node.names}
+            stdlib = isinstance(node, ast.ImportFrom) and node.module == "random"
+            wrong += ["stdlib random"] * ("random" in named or (stdlib and named != {"Random"}))
         if not isinstance(node, ast.Call):
             continue
         called = ast.unparse(node.func)
@@ -146,7 +147,7 @@ def test_no_global_generator_in_the_sources(path: Path) -> None:
         drawn = {"randperm", "rand", "randn", "randint", "multinomial", "bernoulli", "normal"}
         if called.startswith(("np.random.", "numpy.random.")) and called != "np.random.default_rng":
             wrong.append(called)
-        if called == "np.random.default_rng" and not node.args:
+        if called in {"np.random.default_rng", "Random"} and not node.args:
             wrong.append(f"{called}() without a seed")
         if called in {"torch.manual_seed", "torch.seed", "torch.random.manual_seed", "torch.set_rng_state"}:
             wrong.append(called)

@@ -216,7 +216,7 @@ def models_command(json: Json = False) -> None:
         for name in model_names(signature.kind):
             size = count_parameters(build_model(name, signature, seed=0, client=0))
             rows.append((name, kind, size))
-    rows.append(("NAME@WIDTH", "as NAME", "features of one width for all: cnn-s@64, mlp-s@64"))
+    rows.append(("NAME@WIDTH", "as NAME", "features of the same width for all: cnn-s@64, mlp-s@64"))
     rows.append(("module:function", "any", "your own"))
     print_list(("model", "task", "parameters"), rows, json)
     if not json:

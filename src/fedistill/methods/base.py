@@ -59,8 +59,8 @@ class Needs:
     def in_words(self) -> list[str]:
         """Return the requirements on models and public set, a few words each."""
         found = {
-            "one architecture": ["one architecture"],
-            "one width": ["features of one width"],
+            "one architecture": ["the same architecture"],
+            "one width": ["features of the same width"],
             "any": [],
         }[self.models]
         if self.public:

@@ -1,12 +1,12 @@
 """The contract of methods: what each must do on any experiment, whoever has written it."""
 
 import inspect
-import random
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from fedistill.communication.kinds import Direction
@@ -302,7 +302,7 @@ def damaged_messages_are_refused(case: MethodCase) -> None:
 def _damaged_sections(
     coder: MessageCoder, way: Direction, message: type[Message], context: MessageContext
 ) -> list[tuple[bytes, ...]]:
-    chance = random.Random(0)
+    chance = Random(0)
     example = example_message(message, context)
     client = SERVER if way == "down" else 0
     own: State | None = None if way == "down" else {}

@@ -27,7 +27,7 @@ Bits = dict[
 SAME = {"clients": ["cnn-s"], "server": "cnn-s"}
 MIXED = {"clients": ["cnn-s", "mlp-s"], "server": "cnn-m"}
 SAME_WIDTH = {"clients": ["cnn-s", "cnn-m"], "server": "cnn-s"}
-"""Models of one architecture; of two that share nothing; of two whose features have one length."""
+"""Models of the same architecture; of two that share nothing; of two whose features have the same length."""
 SOME_AWAY = {"fraction": 0.75, "dropout": 0.2}
 """Three of four clients per round, and one reply in five is lost."""
 
