@@ -64,7 +64,7 @@ def test_add_a_method(tmp_path: Path) -> None:
 def test_add_a_message(tmp_path: Path) -> None:
     (arm,) = follow("add-a-message.md", tmp_path)["counted"]
     first, second, third = arm["rounds"]
-    assert first["bytes_up"] - second["bytes_up"] == pytest.approx(5 * 40, abs=5 * 6)
+    assert first["bytes_up"] - second["bytes_up"] == pytest.approx(5 * 8, abs=5 * 2)
     assert third["bytes_up"] == pytest.approx(second["bytes_up"], abs=5)
 
 

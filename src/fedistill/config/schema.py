@@ -31,6 +31,7 @@ class Section(BaseModel):
 
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+"""A finite number above 0."""
 Share = Annotated[float, Field(ge=0, lt=1)]
 Side = Annotated[int, Field(ge=1, le=4096)]
 

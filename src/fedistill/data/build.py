@@ -86,7 +86,7 @@ def build_at_site(config: TaskConfig, seed: int, own: Source) -> tuple[Task, Lab
     if unknown:
         shown = ", ".join(unknown[:5]) + (" …" if len(unknown) > 5 else "")
         raise ExperimentError(
-            f"{own.train} has {len(unknown)} classes that the task lacks: {shown}; the task has"
+            f"{own.train} has labels that are not classes of the task: {shown}. Classes of the task:"
             f" {', '.join(map(repr, task.classes))}"
         )
     places = torch.tensor([task.classes.index(name) for name in found.classes])
