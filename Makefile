@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test e2e lint types check docs wheel-check fuzz clean
+.PHONY: demo test smoke e2e lint types check docs wheel-check fuzz extras clean
 
 demo: $(READY)  ## compare methods on images and on text; two to three minutes after set-up
 	$(BIN)/fedistill compare examples/digits.toml
@@ -12,7 +12,10 @@ demo: $(READY)  ## compare methods on images and on text; two to three minutes a
 test: $(READY)  ## all tests
 	$(BIN)/python -m pytest -n auto --dist worksteal --ignore tests/flower/test_network.py
 
-e2e: $(READY)  ## on a network of processes: SuperLink and SuperNodes on this machine
+smoke: $(READY)  ## one run on a network of processes, stopped and resumed
+	$(BIN)/python -m pytest tests/flower/test_network.py -k stopped_and_resumed
+
+e2e: $(READY)  ## all tests on a network of processes: SuperLink and SuperNodes on this machine
 	$(BIN)/python -m pytest tests/flower/test_network.py
 
 lint: $(READY)
@@ -41,6 +44,8 @@ $(READY): pyproject.toml constraints.txt
 
 fuzz: $(READY)  ## bytes that nobody meant, for every decoder; CASES and SEED say how many and which
 	$(BIN)/python tests/communication/fuzzing.py --cases $(or $(CASES),1000000) --seed $(or $(SEED),0)
+
+extras: e2e wheel-check fuzz  ## what takes long and .ci/run leaves out
 
 clean:
 	rm -rf $(VENV) runs site dist build

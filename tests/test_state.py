@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 from torch import Tensor
 
+from fedistill.errors import TrainingError
 from fedistill.state import State, decode_state, encode_state, ordered, write_file
 
 keys = st.text(
@@ -154,18 +155,18 @@ def test_odd_numbers() -> None:
 
 @pytest.mark.parametrize("key", ["a/b", "", 3, None])
 def test_odd_keys_are_refused(key: Any) -> None:
-    with pytest.raises(TypeError, match=r"state key .* must be a non-empty string without '/'"):
+    with pytest.raises(TrainingError, match=r"state key .* must be a non-empty string without '/'"):
         encode_state({"x": {key: 1}})
 
 
 @pytest.mark.parametrize("value", [(1, 2), {1}, b"x", object()])
 def test_what_is_not_plain_data_is_refused_by_name(value: Any) -> None:
-    with pytest.raises(TypeError, match=r"state value x/y is a \w+, not plain data"):
+    with pytest.raises(TrainingError, match=r"state value x/y is a \w+; a state keeps tensors, numbers"):
         encode_state({"x": {"y": value}})
 
 
 def test_a_tensor_in_a_list_is_refused() -> None:
-    with pytest.raises(TypeError):
+    with pytest.raises(TrainingError, match="a list in the state is not plain data"):
         encode_state({"x": [torch.zeros(1)]})
 
 

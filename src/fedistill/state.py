@@ -21,6 +21,8 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from fedistill.errors import TrainingError
+
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
@@ -33,11 +35,18 @@ _META = "state"
 
 
 def encode_state(state: "State | DataclassInstance") -> bytes:
-    """Return the bytes of a state, a dictionary or a dataclass; equal states have equal bytes."""
+    """Return the bytes of a state, a dictionary or a dataclass; equal states have equal bytes.
+
+    Raises:
+        TrainingError: the state has something in it that is not plain data.
+    """
     tensors: dict[str, Tensor] = {}
     plain: State = {}
     _flatten(to_plain(state) if is_dataclass(state) else state, "", tensors, plain)
-    meta = {_META: json.dumps(plain, sort_keys=True)}
+    try:
+        meta = {_META: json.dumps(plain, sort_keys=True)}
+    except TypeError as error:
+        raise TrainingError(f"a list in the state is not plain data: {error}") from None
     return bytes(save_tensors({name: tensors[name] for name in sorted(tensors)}, meta))
 
 
@@ -86,7 +95,7 @@ def write_file(path: Path, data: bytes) -> None:
 def _flatten(state: State, prefix: str, tensors: dict[str, Tensor], plain: State) -> None:
     for key, value in state.items():
         if not isinstance(key, str) or _SEPARATOR in key or not key:
-            raise TypeError(f"state key {key!r} must be a non-empty string without {_SEPARATOR!r}")
+            raise TrainingError(f"state key {key!r} must be a non-empty string without {_SEPARATOR!r}")
         name = prefix + key
         if isinstance(value, Tensor):
             tensors[name] = torch.empty_like(value, memory_format=torch.contiguous_format).copy_(
@@ -97,7 +106,10 @@ def _flatten(state: State, prefix: str, tensors: dict[str, Tensor], plain: State
         elif value is None or isinstance(value, bool | int | float | str | list | dict):
             plain[name] = value
         else:
-            raise TypeError(f"state value {name} is a {type(value).__name__}, not plain data")
+            raise TrainingError(
+                f"state value {name} is a {type(value).__name__}; a state keeps tensors, numbers, strings,"
+                " booleans, None, and lists and dictionaries of these"
+            )
 
 
 def to_plain(value: Value) -> Value:

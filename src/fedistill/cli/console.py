@@ -57,7 +57,7 @@ def follow(
         _give_up(str(error), folder, resume_command)
     print_results(results, folder, as_json)
     failed = [arm for arm in results["arms"] if arm["status"] == "failed"]
-    for arm in failed:
+    for arm in failed if not quiet else ():  # the log has said it already, and no progress came after it
         say(f"fedistill: arm {arm['name']!r} failed: {arm['error']}")
     if failed:
         sys.exit(1)
