@@ -232,7 +232,7 @@ def _answered(message: Message, context: Context, what: Callable[[Node, Order], 
         answer = Answer(words={"error": "its own data cannot be used; its log says why"})
     except FedistillError as error:
         answer = Answer(words={"error": str(error)})
-    except Exception as error:
+    except Exception as error:  # whatever it is, the server hears of it at once and the site's log has it all
         traceback.print_exc()
         answer = Answer(words={"error": f"{type(error).__name__}; its log says where"})
     return seal_answer(answer, message)

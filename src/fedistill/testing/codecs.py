@@ -145,7 +145,7 @@ def damaged_bytes_are_refused(wanted: TomlTable) -> None:
                 found = codec.decode(data, spec, known)
             except FrameError:
                 continue
-            except Exception as error:
+            except Exception as error:  # what the check is after: anything but FrameError
                 raise AssertionError(
                     f"{where}: {type(error).__name__} and not FrameError: {error}"
                 ) from error
@@ -158,7 +158,7 @@ def _go_on(chance: Random, codec: Codec, spec: TensorSpec, known: SharedKnowledg
     try:
         payload = codec.encode(values_of(chance, spec), spec, known, sender_of(chance)).payload
         fault = fault_of(codec.decode(payload, spec, known), spec)
-    except Exception as error:
+    except Exception as error:  # as above
         raise AssertionError(
             f"{where}: the message after it fails: {type(error).__name__}: {error}"
         ) from error

@@ -292,7 +292,7 @@ def damaged_messages_are_refused(case: MethodCase) -> None:
                 found.check()
             except FrameError:
                 continue
-            except Exception as error:
+            except Exception as error:  # what the check is after: anything but FrameError
                 raise AssertionError(
                     f"{message.__name__} from damaged sections {[one[:20].hex() for one in sections]} raised"
                     f" {type(error).__name__} and not FrameError: {error}"
