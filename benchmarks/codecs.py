@@ -189,7 +189,7 @@ def replay(trace: Trace, settings: dict[str, Any]) -> dict[Direction, Length]:
                     written = exchange.write(
                         way, message, trace.sizes, memory, sent=sent, own=kept, round=number, client=client
                     )
-                memory = written.memory
+                memory = written.shared
                 if way == "up":
                     own = written.own
                 else:

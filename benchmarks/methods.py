@@ -141,7 +141,7 @@ def measure(task: str, wanted: dict[str, Any], seed: int) -> dict[str, Any]:
 def models(task: str, wanted: dict[str, Any]) -> dict[str, Any]:
     """The first choice of models that the method does not refuse."""
     method = wanted["method"]
-    if METHODS[method].server_model_travels:
+    if METHODS[method].travels == "server":
         return SMALL_TRAVELS[task]
     for choice in MODELS[task]:
         experiment = parse({**TASKS[task], "models": choice, "arms": [wanted]}, "methods")

@@ -87,7 +87,7 @@ def test_a_kind_that_is_neither_is_refused(kind: Any) -> None:
         coder_of(odd)
     assert str(caught.value) == (
         f"message their.module:Odd: kind is {kind!r}; write a number from 64 to 127, for example `kind = 64`"
-        " (fedistill's own messages have a member of Kind)"
+        " (only messages in fedistill.communication have a member of Kind)"
     )
 
 

@@ -305,8 +305,8 @@ METHOD_FAULTS = {
     " (fedistill.communication.messages.base) or None, but is 'weights'; `downlink`: Wordless does not"
     " describe its tensors in `specs`",
     "Shouts": UNUSABLE.format("Shouts") + "`uplink`: message faulty:Unkind: kind is 3; write a number from 64"
-    " to 127, for example `kind = 64` (fedistill's own messages have a member of Kind); `ServerState` must be"
-    " a dataclass, but is <class 'dict'>",
+    " to 127, for example `kind = 64` (only messages in fedistill.communication have a member of"
+    " Kind); `ServerState` must be a dataclass, but is <class 'dict'>",
     "Sets": UNUSABLE.format("Sets") + "the setting `depth` needs a description: Field(description=...); the"
     " setting `seed` needs a description: Field(description=...); the setting `seed` needs another name: this"
     " one is taken",

@@ -62,7 +62,7 @@ class Message:
     """Base of all messages; subclasses are frozen dataclasses and final."""
 
     kind: ClassVar[int]
-    """A member of `Kind`; for a message of another package, a number from 64 to 127."""
+    """A member of `Kind`; for a message outside `fedistill.communication`, a number from 64 to 127."""
     caches: ClassVar[bool] = False
     """The message describes all public samples; only the rows that the receiver does not hold are sent."""
     varies: ClassVar[bool] = False
@@ -136,7 +136,7 @@ def check_message(message: type[Message]) -> None:
     if not isinstance(kind, Kind) and (type(kind) is not int or kind not in CUSTOM):
         raise ExperimentError(
             f"{where}: kind is {kind!r}; write a number from {CUSTOM[0]} to {CUSTOM[-1]}, for example"
-            f" `kind = {CUSTOM[0]}` (fedistill's own messages have a member of Kind)"
+            f" `kind = {CUSTOM[0]}` (only messages in fedistill.communication have a member of Kind)"
         )
     numbers = message.number_names()
     may = [name for name in message.names() if name not in numbers]
