@@ -160,7 +160,7 @@ def _other_error(self: Bad, spec: TensorSpec) -> Decoded:
         (_frozen, "cannot be changed"),
         (_overflow, "overflow"),
         (_allocate, "bytes allocated for"),
-        (_poison, "not plain data"),
+        (_poison, "a state keeps tensors"),
         (_hang, r"no answer in 0\.2 seconds"),
     ],
 )
