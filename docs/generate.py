@@ -29,6 +29,7 @@ from writing import made_by, table
 from fedistill.aggregation.labels import Aggregation
 from fedistill.aggregation.registry import AGGREGATIONS
 from fedistill.communication.codecs import registry as codecs
+from fedistill.communication.messages.integer_arrays import NO_INTEGERS
 from fedistill.config.schema import Arm
 from fedistill.config.units import format_bytes
 from fedistill.errors import Refusal
@@ -37,6 +38,7 @@ from fedistill.methods.base import Method
 from fedistill.methods.participants import ClientInfo, FederationInfo
 from fedistill.methods.registry import METHODS
 from fedistill.models.signature import Signature
+from fedistill.training.model_state import WeightLayout
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
@@ -326,6 +328,7 @@ def _accepts(method: AnyMethod, clients: tuple[str, ...], server: str) -> bool:
         clients=tuple(ClientInfo(place, name, 1) for place, name in enumerate(clients)),
         public=100,
         labelled_public=True,
+        layouts=dict.fromkeys((*clients, server), WeightLayout((), 0, NO_INTEGERS)),
     )
     try:
         _with_defaults(method).check(federation)

@@ -6,6 +6,7 @@ same numbers.
 """
 
 import hashlib
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -50,15 +51,21 @@ def numpy_stream(seed: int, purpose: str, client: int = SERVER, round: int = 0) 
 
 @contextmanager
 def scoped(seed: int, purpose: str, client: int = SERVER, round: int = 0) -> Iterator[None]:
-    """Run torch code that knows only the global generator (layer init, dropout) on a named stream.
+    """Run code that knows only global generators (layer init, dropout, a custom model) on a named stream.
 
-    The state of the global generator is restored on leaving, so the caller's own draws are unaffected.
+    These are torch's, Python's and NumPy's. Their states are restored on leaving, so the caller's own draws
+    are unaffected.
     """
     # `torch.manual_seed` would also format three stack traces for absent devices, a millisecond each.
     generator = torch.default_generator
-    before = generator.get_state()
-    generator.manual_seed(derive(seed, purpose, client, round))
+    before = generator.get_state(), random.getstate(), np.random.get_state(legacy=False)
+    drawn = derive(seed, purpose, client, round)
+    generator.manual_seed(drawn)
+    random.seed(drawn)
+    np.random.seed(drawn % 2**32)
     try:
         yield
     finally:
-        generator.set_state(before)
+        generator.set_state(before[0])
+        random.setstate(before[1])
+        np.random.set_state(before[2])

@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fedistill.errors import ExperimentError
 from fedistill.models import registry as models
+from fedistill.models.checks import check_model
 from fedistill.models.registry import FEATURES
 from fedistill.models.signature import Signature
 
@@ -36,7 +37,7 @@ WIDE = [*((f"{name}@24", IMAGE) for name in IMAGES), *((f"{name}@24", TEXT) for 
 @pytest.mark.parametrize(("name", "signature"), WIDE)
 def test_a_width_is_that_of_the_features(name: str, signature: Signature) -> None:
     """One more linear layer, and nothing else: all other weights are as many as before."""
-    model = models.check_model(name, signature)
+    model = check_model(name, signature)
     check_features(model, noise(signature, 3), signature.classes)
     plain = models.build_model(name.partition("@")[0], signature, seed=0, client=0)
     head, before = model.get_submodule("head"), plain.get_submodule("head")
@@ -283,4 +284,4 @@ def test_a_model_that_is_not_on_the_ladder_is_refused(name: str, signature: Sign
 @pytest.mark.parametrize("kind", ["image", "text"])
 def test_every_model_of_the_ladder_passes_the_check(kind: Literal["image", "text"]) -> None:
     for name in models.model_names(kind):
-        assert models.check_model(name, IMAGE if kind == "image" else TEXT).get_submodule("head") is not None
+        assert check_model(name, IMAGE if kind == "image" else TEXT).get_submodule("head") is not None

@@ -10,6 +10,7 @@ import torch
 
 from fedistill.errors import ExperimentError
 from fedistill.models import registry as models
+from fedistill.models.checks import check_model
 from fedistill.models.signature import Signature
 
 IMAGE = Signature("image", (1, 4, 4), 3, 0)
@@ -65,12 +66,12 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 def refusal(name: str, signature: Signature = IMAGE) -> str:
     with pytest.raises(ExperimentError) as caught:
-        models.check_model(name, signature)
+        check_model(name, signature)
     return str(caught.value)
 
 
 def test_it_is_built_like_those_of_the_ladder(module: str) -> None:
-    model = models.check_model(f"{module}:small", IMAGE)
+    model = check_model(f"{module}:small", IMAGE)
     assert model(torch.zeros(5, 1, 4, 4)).shape == (5, 3)
     first, again, other = (
         models.build_model(f"{module}:small", IMAGE, seed, client=1).get_parameter("1.weight")

@@ -65,9 +65,11 @@ BUILDERS = {
 
 
 @pytest.mark.parametrize("name", BUILDERS)
-def test_flat_weights_are_the_floats_of_the_state_in_order(name: str) -> None:
+def test_flat_weights_are_the_parameters_and_then_the_float_buffers(name: str) -> None:
     model = BUILDERS[name](1)
-    floats = [value.flatten() for value in model.state_dict().values() if value.is_floating_point()]
+    held = model.state_dict()
+    names = [*dict(model.named_parameters()), *(key for key, _ in model.named_buffers() if key in held)]
+    floats = [held[key].flatten() for key in names if held[key].is_floating_point()]
     flat = flatten(model)
     assert flat.dtype == torch.float32
     assert torch.equal(flat, torch.cat(floats))

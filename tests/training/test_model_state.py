@@ -18,7 +18,7 @@ from fedistill.models import registry
 from fedistill.models.signature import Signature
 from fedistill.state import decode_state, encode_state, from_plain, to_plain
 from fedistill.testing.runs import bits, finish
-from fedistill.training.model_state import ModelState, flatten, save_model
+from fedistill.training.model_state import ModelState, save_model
 from helpers.runs import finished, ready
 
 IMAGE = Signature("image", (1, 8, 8), 10, 0)
@@ -59,10 +59,10 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A module `my_nets`, which this process and its workers can import."""
     (tmp_path / "my_nets.py").write_text(MODULE)
     monkeypatch.syspath_prepend(str(tmp_path))
-    registry._built.cache_clear()
+    registry._reused.cache_clear()
     yield
     sys.modules.pop("my_nets", None)
-    registry._built.cache_clear()
+    registry._reused.cache_clear()
 
 
 def build(name: str, seed: int = 0) -> nn.Module:
@@ -90,15 +90,12 @@ def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_floats_travel_and_integers_stay() -> None:
+def test_floats_and_integers_are_two_vectors() -> None:
     state = ModelState.of(trained(build("net")))
     assert (state.weights.shape, state.weights.dtype) == ((BODY + REST,), torch.float32)
-    # Batch normalisation counts its batches; `seen` counts samples.
-    assert {name: int(value) for name, value in state.buffers.items()} == {
-        "norm.num_batches_tracked": 3,
-        "seen": 12,
-    }
-    assert all(value.dtype == torch.int64 for value in state.buffers.values())
+    # `seen` counts samples, batch normalisation counts its batches.
+    assert state.integers.tolist() == [12, 3]
+    assert state.integers.dtype == torch.int64
 
 
 def test_a_state_is_a_copy() -> None:
@@ -106,7 +103,7 @@ def test_a_state_is_a_copy() -> None:
     state = ModelState.of(model)
     weights = state.weights.clone()
     trained(model, 2)
-    assert int(state.buffers["norm.num_batches_tracked"]) == 3
+    assert state.integers.tolist() == [12, 3]
     assert torch.equal(state.weights, weights)
 
 
@@ -124,7 +121,6 @@ def test_what_a_frozen_model_has_of_its_own_is_the_rest() -> None:
     model = trained(build("frozen"))
     state = ModelState.of(model)
     assert len(state.weights) == REST
-    assert not any(name.startswith("body") for name in state.buffers)
     other = build("frozen", seed=1)
     body = other.get_parameter("body.weight").clone()
     state.load_into(other)
@@ -133,15 +129,21 @@ def test_what_a_frozen_model_has_of_its_own_is_the_rest() -> None:
     assert registry.count_parameters(model) == 2 * 16 + 16 * 10 + 10  # those that are trained
 
 
-@pytest.mark.parametrize("buffers", [{"gone": torch.tensor(1)}, {"seen": torch.zeros(2, dtype=torch.int64)}])
-def test_a_buffer_that_does_not_fit_is_named(buffers: dict[str, Tensor]) -> None:
-    (name,) = buffers
-    with pytest.raises(TrainingError, match=f"buffer '{name}' has changed its shape or is gone"):
-        ModelState(flatten(build("net")), buffers).load_into(build("net"))
+@pytest.mark.parametrize(
+    ("weights", "integers", "said"),
+    [
+        (3, 2, f"{BODY + REST} weights where its state has 3: parameters and buffers must keep their shapes"),
+        (BODY + REST, 1, "2 integers in buffers where its state has 1"),
+    ],
+)
+def test_a_state_of_another_size_is_refused(weights: int, integers: int, said: str) -> None:
+    state = ModelState(torch.zeros(weights), torch.zeros(integers, dtype=torch.int64))
+    with pytest.raises(TrainingError, match=said):
+        state.load_into(build("net"))
 
 
 def test_the_module_of_a_process_forgets_one_clients_buffers_before_the_next() -> None:
-    """But loads those that a client has kept."""
+    """But loads those of a state."""
     state = ModelState.of(trained(registry.reusable("my_nets:net", IMAGE)))
     module = registry.reusable("my_nets:net", IMAGE)
     assert (int(module.get_buffer("seen")), int(module.get_buffer("norm.num_batches_tracked"))) == (0, 0)
@@ -181,9 +183,9 @@ def payload(run: ArmRun, way: str) -> set[int]:
 def test_frozen_parameters_do_not_cross() -> None:
     for net, numbers in (("net", BODY + REST), ("frozen", REST)):
         arm, run = finished(raw("fedavg", net, codec="fp32"))
-        assert payload(run, "down") == {4 * numbers}
-        # And the number of samples, one byte of it.
-        assert payload(run, "up") == {4 * numbers + 1}
+        # Integers take a byte each once they differ from the first ones, and the number of samples one.
+        assert payload(run, "down") == {4 * numbers, 4 * numbers + 3}
+        assert payload(run, "up") == {4 * numbers + 1 + 3}
         assert len(run.server.model.weights) == numbers
         assert arm.parameters()["server"] == numbers - 2 * 16  # running statistics are not trained
 
@@ -203,6 +205,7 @@ def test_each_client_keeps_what_it_has_counted() -> None:
     """Two epochs over its own samples, in batches of 8; nobody else's are among them."""
     arm, run = finished(raw("local", "frozen"))
     for client, data in enumerate(arm.task.clients):
-        buffers = client_state(arm, client, run.clients[client]).model.buffers
-        assert int(buffers["seen"]) == 2 * len(data)
-        assert int(buffers["norm.num_batches_tracked"]) == 2 * -(-len(data) // 8)
+        seen, batches = client_state(arm, client, run.clients[client]).model.integers.tolist()
+        assert seen == 2 * len(data)
+        # A last batch of one sample would leave the norm one value per channel, and joins the one before.
+        assert batches == 2 * (-(-len(data) // 8) - (len(data) % 8 == 1))

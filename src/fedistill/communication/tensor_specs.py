@@ -27,10 +27,11 @@ class TensorSpec:
     Attributes:
         content: what its numbers mean.
         shape: (P,) for flat weights, else (n, C); n may be 0.
-        parts: shapes of the tensors that flat weights are made of, in order; they add up to P.
+        parts: shapes of the tensors that flat weights are made of, in order; they add up to P - ``plain``.
         rows: (n,) indices of the public samples that the rows describe, all different, or None if a row
             has no index that would mean the same in another message.
         population: N, the size of the public set; 0 if ``rows`` is None.
+        plain: how many of flat weights, the last ones, no codec may change; codecs never see them.
     """
 
     content: Content
@@ -38,6 +39,7 @@ class TensorSpec:
     parts: tuple[tuple[int, ...], ...] = ()
     rows: Classes | None = None
     population: int = 0
+    plain: int = 0
 
     @property
     def count(self) -> int:

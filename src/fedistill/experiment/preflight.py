@@ -1,11 +1,12 @@
 """Checks before a run, each with what to do about it; `doctor` shows them, and every run makes them first."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedistill.communication.codecs.registry import CODECS
 from fedistill.communication.messages.base import contents
@@ -16,6 +17,8 @@ from fedistill.errors import ExperimentError, Refusal
 from fedistill.federation.arm import ReadyArm
 from fedistill.federation.executor import worker_count
 from fedistill.models import registry as models
+from fedistill.models.checks import check_model
+from fedistill.training.loop import has_one_value_per_channel
 
 STRONG_SKEW = 0.55
 """Label skew (`label_skew`) from which aggregated labels need a remedy.
@@ -113,7 +116,7 @@ def _arm(arm: ReadyArm) -> list[Finding]:
     names = dict.fromkeys([*arm.config.models.clients, arm.config.models.server])
     for name in names:
         try:
-            models.check_model(name, arm.signature(name))
+            check_model(name, arm.signature(name))
         except ExperimentError as error:
             findings.append(Finding("error", where, str(error)))
     if findings:
@@ -175,44 +178,41 @@ def _codecs(arm: ReadyArm) -> list[Finding]:
 
 
 def _norms(arm: ReadyArm) -> list[Finding]:
-    """Find batch norm: its statistics are those of one client's data, and a batch of one has none."""
+    """Find batch norm: its statistics are those of one client's data, and a batch of one may have none."""
     where = f"arm {arm.name!r}"
     findings = []
     for name in dict.fromkeys([*arm.config.models.clients, arm.config.models.server]):
-        module = models.reusable(name, arm.signature(name))
-        norms = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-        if not any(isinstance(part, norms) for part in module.modules()):
+        signature = arm.signature(name)
+        module = models.reusable(name, signature)
+        if not any(isinstance(part, _BatchNorm) for part in module.modules()):
             continue
         fix = "use nn.GroupNorm or nn.LayerNorm"
         what = f"model {name!r} has batch norm, whose statistics of one client mislead the others"
         findings.append(Finding("warning", where, what, fix))
-        ones = _batches_of_one(arm, name)
-        if ones:
-            size = arm.config.train.batch_size
-            what = f"model {name!r} has batch norm, but client {ones[0]} has a last batch of one sample"
-            fix = f"{fix}, or another train.batch_size than {size}"
-            findings.append(Finding("error", where, what, fix))
-        if _leaves_one_public_sample(arm):
-            size = arm.method.settings.distill_batch_size
-            what = f"model {name!r} has batch norm, but the last batch of public samples is of one"
-            fix = f"use nn.GroupNorm or nn.LayerNorm, or another distill_batch_size than {size}"
-            findings.append(Finding("error", where, what, fix))
+        if has_one_value_per_channel(module, models.blank_inputs(signature, 1)):
+            findings += [
+                Finding("error", where, f"model {name!r} has batch norm, but {alone}", f"{fix}, or {other}")
+                for alone, other in _batches_of_one(arm, name)
+            ]
     return findings
 
 
-def _leaves_one_public_sample(arm: ReadyArm) -> bool:
-    size = getattr(arm.method.settings, "distill_batch_size", None)
-    count = arm.method.samples(arm.federation.public)
-    return size is not None and count > 0 and (count % size == 1 or size == 1)
+def _batches_of_one(arm: ReadyArm, name: str) -> Iterator[tuple[str, str]]:
+    """Yield where a model would be trained on one sample at a time, each with a fix.
 
-
-def _batches_of_one(arm: ReadyArm, name: str) -> list[int]:
-    batch = arm.config.train.batch_size
-    return [
-        info.id
-        for info in arm.federation.clients
-        if info.model == name and (len(arm.task.clients[info.id]) % batch == 1 or batch == 1)
-    ]
+    A last batch of one is not found: it joins the one before (`training.loop.fit`).
+    """
+    servers = arm.method.travels == "server" and name == arm.config.models.server
+    trained = [info.id for info in arm.federation.clients if servers or info.model == name]
+    if trained and arm.config.train.batch_size == 1:
+        yield "its clients train on batches of one sample", "raise train.batch_size"
+    if alone := [client for client in trained if len(arm.task.clients[client]) == 1]:
+        yield f"client {alone[0]} has one sample", "set task.partition.min_samples"
+    for key in ("distill_batch_size", "batch_size"):
+        if getattr(arm.method.settings, key, None) == 1:
+            yield "it is distilled on batches of one sample", f"raise {key}"
+    if arm.method.needs.public and arm.federation.public == 1:
+        yield "the public set has one sample", "raise task.public"
 
 
 def _bytes(arm: ReadyArm) -> Finding:

@@ -1,6 +1,5 @@
 """An arm made ready to run: its method, codec and models on a task. Both sides build it alike."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,7 +26,8 @@ from fedistill.methods.participants import Client, ClientInfo, FederationInfo, S
 from fedistill.methods.registry import AnyMethod, create_method
 from fedistill.models import registry as models
 from fedistill.models.signature import Signature
-from fedistill.training.model_state import floats
+from fedistill.rng import SERVER, scoped
+from fedistill.training.model_state import WeightLayout
 
 
 def resolve_arm(config: Arm) -> Arm:
@@ -89,21 +89,20 @@ class ReadyArm:
     def federation(self) -> FederationInfo:
         """Who takes part with which models; builds each architecture once."""
         dealt, server = self.config.models.clients, self.config.models.server
-        parts = {name: self._parts(name) for name in dict.fromkeys(dealt)}
-        sizes = {name: sum(math.prod(shape) for shape in shapes) for name, shapes in parts.items()}
+        layouts = {name: self._layout(name) for name in dict.fromkeys([*dealt, server])}
         samples = self.task.samples()
         names = [dealt[client % len(dealt)] for client in range(len(samples))]
         return FederationInfo(
             seed=self.seed,
-            signatures={name: self.signature(name) for name in dict.fromkeys([*dealt, server])},
+            signatures={name: self.signature(name) for name in layouts},
             server_model=server,
             clients=tuple(
-                ClientInfo(client, name, sizes[name], parts[name], samples[client])
+                ClientInfo(client, name, layouts[name].size, samples[client])
                 for client, name in enumerate(names)
             ),
             public=0 if self.task.public is None else len(self.task.public),
             labelled_public=self.task.public_labels is not None,
-            server_parts=self._parts(server) if self.method.travels == "server" else (),
+            layouts=layouts,
         )
 
     def signature(self, model: str) -> Signature:
@@ -118,7 +117,8 @@ class ReadyArm:
         """
         test = self.task.test_inputs(models.preprocessing(model))
         classes = len(self.task.classes)
-        return correct_by_class(module, test, self.task.test.labels, classes, self.evaluate.batch_size)
+        with scoped(self.seed, "evaluation"):  # a custom model may draw numbers in evaluation too
+            return correct_by_class(module, test, self.task.test.labels, classes, self.evaluate.batch_size)
 
     def parameters(self) -> dict[str, int]:
         """Trainable parameters: of the server's model, and of each architecture among the clients."""
@@ -248,8 +248,12 @@ class ReadyArm:
         server, own = self.config.models.server, self.federation.clients[client].model
         return server if self.method.travels == "server" else own
 
-    def _parts(self, name: str) -> tuple[tuple[int, ...], ...]:
-        return tuple(tuple(value.shape) for value in floats(self._module(name)))
+    def _layout(self, name: str) -> WeightLayout:
+        layout = WeightLayout.of(self._module(name))
+        if not layout.integers.values:
+            return layout
+        # Integers may be drawn, and those of the module that this process reuses are of another seed.
+        return WeightLayout.of(models.build_model(name, self.signature(name), self.seed, SERVER))
 
     def _module(self, name: str) -> nn.Module:
         return models.reusable(name, self.signature(name))

@@ -34,6 +34,7 @@ from fedistill.flower.app_template import asked_for
 from fedistill.flower.parent_watch import end_with_parent
 from fedistill.flower.serde import Answer, Order, open_order, seal_answer
 from fedistill.models import registry as models
+from fedistill.models.checks import check_model
 from fedistill.state import write_file
 from fedistill.training.model_state import save_model
 
@@ -151,7 +152,7 @@ class Node:
                 f"node config: model = {self._model!r}, but method {arm.method.name} sends the weights of the"
                 " model that the experiment names: take `model` away, or run a method that sends labels"
             )
-        models.check_model(str(self._model), arm.signature(str(self._model)))
+        check_model(str(self._model), arm.signature(str(self._model)))
         dealt = [info.model for info in arm.federation.clients]
         dealt[self.client] = str(self._model)
         given = found[0].models.model_copy(update={"clients": dealt})

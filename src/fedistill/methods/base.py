@@ -6,7 +6,6 @@ dataclass of plain data (`fedistill.state`), saved after each round. If it has a
 `ModelState`, the view of the server or client is measured on that model.
 """
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, fields
@@ -151,7 +150,7 @@ class Method(ABC, Generic[Up, Down, ServerStateT, ClientStateT]):
                 f" architecture, but they have {', '.join(sorted(used))}: for this arm, set"
                 f' models = {{ clients = ["{first}"], server = "{first}" }}'
             )
-        if self.needs.models != "any":
+        if self.needs.models == "one width":
             _check_width(self.name, federation)
 
     def samples(self, public: int) -> int:
@@ -160,13 +159,16 @@ class Method(ABC, Generic[Up, Down, ServerStateT, ClientStateT]):
 
     def message_context(self, federation: FederationInfo, client: int) -> MessageContext:
         """Return what the server and this client know in advance about the messages between them."""
-        parts = federation.server_parts if self.travels == "server" else federation.clients[client].parts
+        own = federation.clients[client].model
+        layout = federation.layouts[federation.server_model if self.travels == "server" else own]
         samples = self.samples(federation.public)
         return MessageContext(
             classes=federation.classes,
-            parameters=sum(map(math.prod, parts)),
+            parameters=layout.size,
             samples=samples,
-            parts=parts,
+            parts=layout.parts,
+            buffers=layout.buffers,
+            integers=layout.integers,
             population=federation.public,
             sampled=lambda round: sample_public(federation.seed, federation.public, samples, round).numpy(),
             private=federation.clients[client].samples,

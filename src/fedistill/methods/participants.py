@@ -1,7 +1,7 @@
 """What a method works with: the server or a client in one round, and what both know about the arm."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -14,7 +14,7 @@ from fedistill.models import registry as models
 from fedistill.models.features import width
 from fedistill.models.signature import Signature
 from fedistill.rng import SERVER, stream
-from fedistill.training.model_state import ModelState
+from fedistill.training.model_state import ModelState, WeightLayout
 
 
 @dataclass(frozen=True)
@@ -24,14 +24,12 @@ class ClientInfo:
     Attributes:
         model: name of its model.
         parameters: P, the number of weights of its model.
-        parts: shapes of the tensors of these weights.
         samples: number of private samples, as registered.
     """
 
     id: int
     model: str
     parameters: int
-    parts: tuple[tuple[int, ...], ...] = ()
     samples: int = 0
 
 
@@ -43,7 +41,7 @@ class FederationInfo:
         signatures: inputs and outputs of each model of the arm, by name.
         public: number of public samples.
         labelled_public: whether the public set has labels.
-        server_parts: shapes of the tensors of the server's model, if it travels, or else empty.
+        layouts: what the weights and integers of each model of the arm consist of, by name.
     """
 
     seed: int
@@ -52,7 +50,7 @@ class FederationInfo:
     clients: tuple[ClientInfo, ...]
     public: int
     labelled_public: bool
-    server_parts: tuple[tuple[int, ...], ...] = ()
+    layouts: Mapping[str, WeightLayout] = field(default_factory=dict)
 
     @property
     def classes(self) -> int:
@@ -124,14 +122,15 @@ class Participant:
         """Return the initial state that all clients with this architecture share."""
         return ModelState.of(models.build_model(self.model, self.signature, self.seed, SERVER))
 
-    def load(self, state: ModelState | Tensor, model: str | None = None) -> nn.Module:
+    def load(self, state: ModelState | Tensor, model: str | None = None, *, slot: int = 0) -> nn.Module:
         """Return a module with this state, or with these weights (P,) and otherwise freshly built.
 
-        A process keeps one module per name and loads each state into it: use one state at a time.
+        A process keeps one module per name and slot and loads each state into it: use one state at a time,
+        or another slot.
         """
         name = model or self.model
         held = state if isinstance(state, ModelState) else ModelState(state)
-        return held.load_into(models.reusable(name, self.signature_of(name)))
+        return held.load_into(models.reusable(name, self.signature_of(name), slot))
 
     def stream(self, purpose: str) -> torch.Generator:
         """Return the random stream for a purpose, this participant and this round."""

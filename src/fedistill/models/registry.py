@@ -8,18 +8,21 @@ linear layer that brings its features to that width, for methods that exchange f
 
 import functools
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from fedistill.config.plugins import named
 from fedistill.errors import ExperimentError, nearest
+from fedistill.models.reuse import ReusedModule
 from fedistill.models.signature import Build, Preprocessing, Signature
 from fedistill.rng import scoped
-from fedistill.training.model_state import local_buffers
 
 FEATURES = "features"
 """Name of the layer whose output is a sample's feature vector."""
@@ -43,45 +46,95 @@ def model_names(kind: Literal["image", "text"]) -> list[str]:
 def build_model(name: str, signature: Signature, seed: int, client: int) -> nn.Module:
     """Build a model with initial weights drawn from the stream of this seed and client.
 
+    What a custom model leaves to its first forward pass, such as the shapes of lazy layers, is done in a pass
+    on blank samples. If it returns an object with the logits in its attribute ``logits``, these are taken.
+
     Raises:
         ExperimentError: the name is unknown or belongs to the other kind of task, or a custom function
             fails or does not return a module.
     """
-    make = _find(name, signature)
-    try:
-        with scoped(seed, "init", client):
-            model = make(signature)
-    except Exception as error:  # any error of a custom function is reported with its name
-        raise ExperimentError(
-            f"model {name!r}: {_function(name)}({signature}) raised {type(error).__name__}: {error}"
-        ) from error
-    if not isinstance(model, nn.Module):
-        raise ExperimentError(
-            f"model {name!r}: {_function(name)} must return an nn.Module, not a {type(model).__name__}"
-        )
+    with scoped(seed, "init", client):
+        model = _made(name, signature)
+        if ":" in name and _begins_in_first_pass(name, signature):
+            with naming(f"model {name!r} fails on an input of shape {(2, *signature.shape)}:"):
+                _first_pass(model, signature)
     if signature.kind == "image":
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # stub lacks it
     return model
 
 
-def reusable(name: str, signature: Signature) -> nn.Module:
-    """Return this process's only module of a name, to load weights into.
+def _made(name: str, signature: Signature) -> nn.Module:
+    """Call the function of a model and check its result."""
+    make = _find(name, signature)
+    with naming(f"model {name!r}: {_function(name)}({signature}) raised"):
+        model = make(signature)
+    if not isinstance(model, nn.Module):
+        raise ExperimentError(
+            f"model {name!r}: {_function(name)} must return an nn.Module, not a {type(model).__name__}"
+        )
+    if ":" in name:
+        model.register_forward_hook(_logits)
+        _separate_numbers(model)
+    return model
 
-    Its weights are left over from earlier use. Buffers that do not travel are reset to those of a fresh
-    build, so that nothing leaks from one client to another.
-    """
-    module, fresh = _built(name, signature)
-    with torch.no_grad():
-        for place, buffer in local_buffers(module):
-            if place in fresh and buffer.shape == fresh[place].shape:
-                buffer.copy_(fresh[place])
-    return module
+
+def _separate_numbers(model: nn.Module) -> None:
+    """Give each number of a buffer a place of its own: in an expanded tensor, several share one."""
+    for module in model.modules():
+        for name, value in module._buffers.items():
+            if value is not None and not is_lazy(value) and 0 in value.stride():
+                module._buffers[name] = value.clone(memory_format=torch.contiguous_format)
+
+
+def _logits(module: nn.Module, inputs: object, output: object) -> object:
+    return output if isinstance(output, Tensor) else getattr(output, "logits", output)
 
 
 @functools.lru_cache(maxsize=32)
-def _built(name: str, signature: Signature) -> tuple[nn.Module, dict[str, Tensor]]:
-    module = build_model(name, signature, seed=0, client=0)
-    return module, {place: buffer.detach().clone() for place, buffer in local_buffers(module)}
+def _begins_in_first_pass(name: str, signature: Signature) -> bool:
+    """Return whether a custom model leaves parameters or buffers to its first forward pass."""
+    model = _made(name, signature)
+    before = _tensors(model)
+    if any(is_lazy(value) for value in before.values()):
+        return True
+    try:
+        _first_pass(model, signature)
+    except Exception:  # `check_model` says what is wrong
+        return False
+    return _tensors(model).keys() != before.keys()
+
+
+def _first_pass(model: nn.Module, signature: Signature) -> None:
+    with torch.no_grad():
+        model.eval()(blank_inputs(signature, 2))
+    model.train()
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+@contextmanager
+def naming(what: str) -> Iterator[None]:
+    """Report any error of a custom model as an `ExperimentError` that begins with these words."""
+    try:
+        yield
+    except Exception as error:
+        raise ExperimentError(f"{what} {type(error).__name__}: {error}") from error
+
+
+def reusable(name: str, signature: Signature, slot: int = 0) -> nn.Module:
+    """Return this process's only module of a name and slot, to load a state into.
+
+    Its weights are left over from earlier use. All that no state holds is as in a fresh build: buffers that
+    are not persistent, attributes, and generators. So nothing leaks from one client to another.
+    """
+    return _reused(name, signature, slot).fresh()
+
+
+@functools.lru_cache(maxsize=32)
+def _reused(name: str, signature: Signature, slot: int) -> ReusedModule:
+    return ReusedModule(lambda: build_model(name, signature, seed=0, client=0))
 
 
 def preprocessing(name: str) -> Preprocessing:
@@ -104,29 +157,6 @@ def preprocessing(name: str) -> Preprocessing:
     # The path is relative to the module that declares it.
     folder = Path(inspect.getfile(inspect.unwrap(function))).parent
     return replace(declared, tokenizer=str(folder / declared.tokenizer))
-
-
-def check_model(name: str, signature: Signature) -> nn.Module:
-    """Build a model and run two blank samples through it.
-
-    Raises:
-        ExperimentError: as in `build_model`, or the output is not (2, classes).
-    """
-    model = build_model(name, signature, seed=0, client=0)
-    try:
-        output = model.eval()(blank_inputs(signature, 2))
-    except Exception as error:  # any error of a custom model is reported with its name
-        raise ExperimentError(
-            f"model {name!r} fails on an input of shape {(2, *signature.shape)}:"
-            f" {type(error).__name__}: {error}"
-        ) from None
-    if not isinstance(output, Tensor) or output.shape != (2, signature.classes):
-        found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise ExperimentError(
-            f"model {name!r} returns {found} for 2 samples, but the task has {signature.classes} classes:"
-            f" it must return (2, {signature.classes})"
-        )
-    return model
 
 
 def blank_inputs(signature: Signature, samples: int) -> Tensor:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedistill.errors import TrainingError
 from fedistill.training.optimizers import Optimizer
@@ -25,18 +26,23 @@ def fit(
 ) -> None:
     """Train a model, visiting the samples in a new order each epoch.
 
+    If a last batch of one sample would leave batch norm one value per channel, which torch refuses, that
+    sample joins the batch before.
+
     Args:
         steps: number of batches to train on, in place of epochs; the last epoch may end early.
 
     Raises:
-        TrainingError: the loss is NaN or infinite.
+        TrainingError: the loss is NaN or infinite, or batch norm has one value per channel.
     """
+    joins = _last_joins(model, inputs, batch_size)
     model.train()
     left = steps
     for epoch in range(epochs if steps is None else steps):
         if left == 0:
             break
-        batches = torch.split(torch.randperm(len(inputs), generator=generator), batch_size)[:left]
+        order = torch.randperm(len(inputs), generator=generator)
+        batches = _batches(order, batch_size, joins)[:left]
         if left is not None:
             left -= len(batches)
         total = torch.zeros(())
@@ -51,6 +57,50 @@ def fit(
                 f"the loss is {total.item()} in local epoch {epoch + 1}: lower train.optimizer.lr, or look"
                 " for extreme inputs"
             )
+
+
+def _batches(order: Tensor, batch_size: int, joins: bool) -> list[Tensor]:
+    batches = list(torch.split(order, batch_size))
+    return [*batches[:-2], torch.cat(batches[-2:])] if joins else batches
+
+
+def _last_joins(model: nn.Module, inputs: Tensor, batch_size: int) -> bool:
+    """Return whether the last batch must not stand alone."""
+    alone = len(inputs) == 1 or batch_size == 1
+    if not alone and len(inputs) % batch_size != 1:
+        return False
+    if not has_one_value_per_channel(model, batch(inputs, torch.zeros(1, dtype=torch.int64))):
+        return False
+    if alone:
+        raise TrainingError(
+            f"batches of one of {len(inputs)} samples leave batch norm one value per channel: use"
+            " nn.GroupNorm or nn.LayerNorm, a larger batch size, or more samples"
+        )
+    return True
+
+
+@torch.no_grad()
+def has_one_value_per_channel(model: nn.Module, sample: Tensor) -> bool:
+    """Return whether a batch of one sample (1, ...) gives batch norm one value per channel, without spread.
+
+    Of such a batch, torch computes no statistics in training.
+    """
+    norms = [part for part in model.modules() if isinstance(part, _BatchNorm)]
+    if not norms:
+        return False
+    lengths: list[int] = []
+
+    def note(norm: nn.Module, given: tuple[Tensor, ...]) -> None:
+        lengths.append(given[0].numel() // given[0].shape[1])
+
+    handles = [norm.register_forward_pre_hook(note) for norm in norms]
+    model.eval()
+    try:
+        model(sample)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return 1 in lengths
 
 
 @torch.no_grad()

@@ -39,7 +39,7 @@ class Optimizer(ABC):
         each = zip(self._parameters, self._buffers, strict=True)
         self._move(
             [
-                (parameter, parameter.grad, buffers)
+                (parameter, _dense(parameter.grad), buffers)
                 for parameter, buffers in each
                 if parameter.grad is not None
             ]
@@ -109,6 +109,11 @@ class Adam(Optimizer):
             eps=1e-8,
             maximize=False,
         )
+
+
+def _dense(gradient: Tensor) -> Tensor:
+    """Return a gradient as all rules take it, also that of ``nn.EmbeddingBag(sparse=True)``."""
+    return gradient.to_dense() if gradient.is_sparse else gradient
 
 
 def make_optimizer(settings: schema.OptimizerConfig, model: nn.Module) -> Optimizer:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fedistill.communication.kinds import CUSTOM, Kind
-from fedistill.communication.messages.integer_arrays import IntegerArray
+from fedistill.communication.messages.integer_arrays import NO_INTEGERS, IntegerArray, StartIntegers
 from fedistill.communication.tensor_specs import Classes, Content, TensorSpec
 from fedistill.errors import ExperimentError, nearest
 
@@ -27,7 +27,9 @@ class MessageContext:
         classes: C, the number of classes.
         parameters: P, the number of weights of the model that travels, or 0 if none travels.
         samples: n, the number of public samples that a message describes, or the most that it may describe.
-        parts: shapes of the tensors that the travelling weights consist of.
+        parts: shapes of the tensors that the travelling weights consist of, buffers not counted.
+        buffers: how many of the weights, the last ones, are those of buffers.
+        integers: the integers in the travelling model's buffers before round 1.
         population: N, the size of the public set.
         sampled: maps a round to the indices (n,) of its public samples.
         since: maps two turns to the indices of the samples that got a label after the first turn and not
@@ -51,6 +53,8 @@ class MessageContext:
     private: int = 0
     client: int = 0
     weights: tuple[int, ...] = ()
+    buffers: int = 0
+    integers: StartIntegers = NO_INTEGERS
 
 
 Numbers = Mapping[str, Any]

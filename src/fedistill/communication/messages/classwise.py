@@ -1,6 +1,6 @@
 """Messages with one output or one feature vector per class."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -8,7 +8,7 @@ from torch import Tensor
 from fedistill.communication.kinds import Kind
 from fedistill.communication.messages.base import Message, MessageContext, Numbers
 from fedistill.communication.messages.integer_arrays import IntegerArray, Subset
-from fedistill.communication.messages.weights import Weights, check_samples
+from fedistill.communication.messages.weights import Weights, check_samples, no_integers
 from fedistill.communication.tensor_specs import Content, TensorSpec
 
 
@@ -66,16 +66,21 @@ class Prototypes(Message):
 
 @dataclass(frozen=True)
 class WeightsAndOutputs(Message):
-    """Weights, flat (P,), the number of samples that they were trained on, and `ClassOutputs` (C, C)."""
+    """Weights (P,), integers (I,), the samples that they were trained on, and `ClassOutputs` (C, C)."""
 
     kind = Kind.WEIGHTS_AND_OUTPUTS
     values: Tensor
     means: Tensor
     samples: int
+    integers: Tensor = field(default_factory=no_integers)
 
     @classmethod
     def specs(cls, context: MessageContext, numbers: Numbers) -> dict[str, TensorSpec]:
         return {**Weights.specs(context, numbers), **ClassOutputs.specs(context, numbers)}
+
+    @classmethod
+    def integer_arrays(cls, context: MessageContext, numbers: Numbers) -> dict[str, IntegerArray]:
+        return Weights.integer_arrays(context, numbers)
 
     def check(self) -> None:
         check_samples(self.samples)

@@ -14,7 +14,8 @@ from fedistill.communication.entropy_coding.parametric_model import put_places, 
 from fedistill.communication.entropy_coding.range_coder import Decoder, Encoder
 from fedistill.communication.entropy_coding.symbol_io import SymbolReader, SymbolWriter
 from fedistill.communication.tensor_specs import Classes
-from fedistill.errors import FrameError
+from fedistill.communication.varint import read_varint, varint
+from fedistill.errors import FrameError, TrainingError
 
 
 class IntegerArray(ABC):
@@ -92,3 +93,59 @@ class Symbols(IntegerArray):
 
     def example(self) -> Classes:
         return np.arange(self.count) % self.below
+
+
+_FARTHEST = 1 << 61
+
+
+@dataclass(frozen=True)
+class StartIntegers:
+    """Integers that both sides hold from the start, flat (I,), and the range of each."""
+
+    values: tuple[int, ...] = ()
+    lowest: tuple[int, ...] = ()
+    highest: tuple[int, ...] = ()
+
+
+NO_INTEGERS = StartIntegers()
+
+
+@dataclass(frozen=True)
+class Differences(IntegerArray):
+    """Integers (I,) near those that both sides start with; none of them stands for those.
+
+    Written as nothing where all are the same, else one varint each: 2d for a difference d >= 0, or -2d - 1.
+    """
+
+    start: StartIntegers
+
+    def write(self, values: Classes) -> bytes:
+        start = self.start.values
+        if len(values) not in (0, len(start)):
+            raise TrainingError(
+                f"{len(values)} integers of buffers are sent where the model has {len(start)}"
+            )
+        differences = [value - before for value, before in zip(values.tolist(), start, strict=False)]
+        if not any(differences):
+            return b""
+        if max(map(abs, differences)) > _FARTHEST:
+            raise TrainingError(f"an integer in a buffer has moved by more than {_FARTHEST}")
+        return b"".join(varint(2 * by if by >= 0 else -2 * by - 1) for by in differences)
+
+    def read(self, payload: bytes) -> Classes:
+        if not payload:
+            return np.array(self.start.values, np.int64)
+        found, at = [], 0
+        for before, low, high in zip(self.start.values, self.start.lowest, self.start.highest, strict=True):
+            by, at = read_varint(payload, at)
+            value = before + (by // 2 if by % 2 == 0 else -(by + 1) // 2)
+            if not low <= value <= high:
+                raise FrameError(f"an integer of a buffer is {value}, not from {low} to {high}")
+            found.append(value)
+        if at != len(payload):
+            raise FrameError(f"{len(payload) - at} bytes follow the integers")
+        return np.array(found, np.int64)
+
+    def example(self) -> Classes:
+        ends = zip(self.start.values, self.start.highest, strict=True)
+        return np.array([min(value + 1, high) for value, high in ends], np.int64)

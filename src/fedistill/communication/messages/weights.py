@@ -1,12 +1,20 @@
-"""Messages with the weights of a model."""
+"""Messages with the weights of a model.
+
+Floating-point buffers, such as the statistics of batch norm, are the last of the weights. They are coded as
+fp32 whatever the arm's codec is: rounded or as a difference, a variance could become negative. Integers are
+coded as differences to those that the model starts with, and take no bytes where they are the same.
+"""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from fedistill.communication.kinds import Kind
 from fedistill.communication.messages.base import Message, MessageContext, Numbers
+from fedistill.communication.messages.integer_arrays import Differences, IntegerArray
 from fedistill.communication.tensor_specs import Content, TensorSpec
 from fedistill.errors import FrameError
 
@@ -23,29 +31,55 @@ def check_samples(samples: int) -> None:
         raise FrameError(f"weights claim to be trained on {samples} samples, not 1 to {MOST_SAMPLES}")
 
 
+def no_integers() -> Tensor:
+    """Return int64 (0,), the integers of a model that has none."""
+    return torch.zeros(0, dtype=torch.int64)
+
+
+class CarriesWeights(Protocol):
+    """A message with all weights (P,) and integers (I,) of a model."""
+
+    @property
+    def values(self) -> Tensor: ...
+
+    @property
+    def integers(self) -> Tensor: ...
+
+
 @dataclass(frozen=True)
 class Weights(Message):
-    """All weights of a model, flat (P,)."""
+    """All weights of a model, flat (P,), and the integers in its buffers, flat (I,)."""
 
     kind = Kind.WEIGHTS
     values: Tensor
+    integers: Tensor = field(default_factory=no_integers)
 
     @classmethod
     def specs(cls, context: MessageContext, numbers: Numbers) -> dict[str, TensorSpec]:
-        return {"values": TensorSpec(Content.WEIGHTS, (context.parameters,), context.parts)}
+        shape = (context.parameters,)
+        return {"values": TensorSpec(Content.WEIGHTS, shape, context.parts, plain=context.buffers)}
+
+    @classmethod
+    def integer_arrays(cls, context: MessageContext, numbers: Numbers) -> dict[str, IntegerArray]:
+        return {"integers": Differences(context.integers)}
 
 
 @dataclass(frozen=True)
 class TrainedWeights(Message):
-    """All weights of a model, flat (P,), and the number of samples that they were trained on."""
+    """All weights (P,) and integers (I,) of a model, and the number of samples that they were trained on."""
 
     kind = Kind.WEIGHTS
     values: Tensor
     samples: int
+    integers: Tensor = field(default_factory=no_integers)
 
     @classmethod
     def specs(cls, context: MessageContext, numbers: Numbers) -> dict[str, TensorSpec]:
         return Weights.specs(context, numbers)
+
+    @classmethod
+    def integer_arrays(cls, context: MessageContext, numbers: Numbers) -> dict[str, IntegerArray]:
+        return Weights.integer_arrays(context, numbers)
 
     def check(self) -> None:
         check_samples(self.samples)
@@ -53,11 +87,12 @@ class TrainedWeights(Message):
 
 @dataclass(frozen=True)
 class CountedWeights(Message):
-    """Weights, flat (P,), and the number of samples of each class (1, C) that they were trained on."""
+    """Weights (P,) and integers (I,), and the samples of each class (1, C) that they were trained on."""
 
     kind = Kind.WEIGHTS
     values: Tensor
     counts: Tensor
+    integers: Tensor = field(default_factory=no_integers)
 
     @classmethod
     def specs(cls, context: MessageContext, numbers: Numbers) -> dict[str, TensorSpec]:
@@ -66,15 +101,20 @@ class CountedWeights(Message):
             "counts": TensorSpec(Content.SCORES, (1, context.classes)),
         }
 
+    @classmethod
+    def integer_arrays(cls, context: MessageContext, numbers: Numbers) -> dict[str, IntegerArray]:
+        return Weights.integer_arrays(context, numbers)
+
 
 @dataclass(frozen=True)
 class GeneratorWeights(Message):
-    """Weights, flat (P,), those of a generator of features, flat, and the share of each class (1, C)."""
+    """Weights (P,) and integers (I,), the weights of a generator, and the share of each class (1, C)."""
 
     kind = Kind.GENERATOR
     values: Tensor
     generator: Tensor
     shares: Tensor
+    integers: Tensor = field(default_factory=no_integers)
 
     @classmethod
     def specs(cls, context: MessageContext, numbers: Numbers) -> dict[str, TensorSpec]:
@@ -84,3 +124,7 @@ class GeneratorWeights(Message):
             "generator": TensorSpec(Content.WEIGHTS, (count,), context.generator),
             "shares": TensorSpec(Content.SCORES, (1, context.classes)),
         }
+
+    @classmethod
+    def integer_arrays(cls, context: MessageContext, numbers: Numbers) -> dict[str, IntegerArray]:
+        return Weights.integer_arrays(context, numbers)

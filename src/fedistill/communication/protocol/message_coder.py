@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -13,10 +14,11 @@ from fedistill.communication.codecs.base import Codec, Sender
 from fedistill.communication.kinds import Direction
 from fedistill.communication.messages.base import Message, MessageContext, check_message, example_message
 from fedistill.communication.protocol import frame as frames
+from fedistill.communication.protocol.plain_end import decode_tensor, encode_tensor
 from fedistill.communication.protocol.shared_state import EMPTY, SharedState, StatePart
 from fedistill.communication.tensor_specs import Classes, Content, Floats, SharedKnowledge, TensorSpec
 from fedistill.communication.varint import read_varint, varint
-from fedistill.errors import FrameError
+from fedistill.errors import FrameError, TrainingError
 from fedistill.rng import numpy_stream
 from fedistill.state import State
 
@@ -114,15 +116,19 @@ class MessageCoder:
             values = tensors[name].detach().to(torch.float32).contiguous().numpy()
             if message.caches:
                 values = values[spec.rows]
+            if values.shape != spec.shape:
+                raise TrainingError(
+                    f"{name!r} of a message has the shape {values.shape}, but both sides expect {spec.shape}"
+                )
             known = SharedKnowledge() if once else self._known(way, name, spec, shared, sent)
-            encoded = codec.encode(values, spec, known, sender)
+            encoded = encode_tensor(codec, values, spec, known, sender)
             payloads[name] = encoded.payload
             if encoded.own:
                 kept[name] = encoded.own
         held = _held_payloads(shared, way)
         for name in message.once:
             payloads[name] = _AS_HELD if payloads[name] == held.get(name) else _ANEW + payloads[name]
-        sections = tuple(payloads[name] for name in message.names())
+        sections = _without_empty_ends([payloads[name] for name in message.names()])
         if not self._reads_back(way, message):
             return EncodedMessage(sections, self._counted(way, shared), kept)
         # The sender reads what it wrote: both sides share what the receiver got, not what the sender meant.
@@ -146,9 +152,9 @@ class MessageCoder:
             FrameError: it has other sections, or tensors of another size.
         """
         names = expected.names()
-        if len(sections) != len(names):
+        if len(sections) > len(names):
             raise FrameError(f"frame has {len(sections)} sections, not {len(names)} ({', '.join(names)})")
-        payloads = dict(zip(names, sections, strict=True))
+        payloads = dict(zip_longest(names, sections, fillvalue=b""))
         held = _held_payloads(shared, way)
         once = [name for name in names if name in expected.once]
         for name in once:
@@ -171,7 +177,7 @@ class MessageCoder:
         for name, spec in expected.specs(context, {**known_numbers, **arrays}).items():
             known = SharedKnowledge() if name in once else self._known(way, name, spec, shared, sent)
             with _section(name):
-                decoded = codec.decode(payloads[name], spec, known)
+                decoded = decode_tensor(codec, payloads[name], spec, known)
             tensors[name] = torch.from_numpy(decoded.values)
             if name in once:
                 continue
@@ -268,6 +274,13 @@ def _payload(section: bytes, held: bytes | None) -> bytes:
 
 def _bytes_tensor(payload: bytes) -> Tensor:
     return torch.from_numpy(np.frombuffer(payload, np.uint8).copy())
+
+
+def _without_empty_ends(sections: list[bytes]) -> Sections:
+    """Leave out the last sections that are empty; the receiver takes those that are missing for empty."""
+    while sections and not sections[-1]:
+        sections.pop()
+    return tuple(sections)
 
 
 _LAST_LABELS = {"down": "told", "up": "said"}

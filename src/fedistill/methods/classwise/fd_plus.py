@@ -1,19 +1,19 @@
 """FD+: class outputs as in FD, together with averaged weights."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from fedistill.aggregation.functional import weighted_mean
 from fedistill.communication.messages.classwise import WeightsAndOutputs
 from fedistill.config.schema import Section
 from fedistill.methods.base import Method, Needs, NoState, Reply
 from fedistill.methods.participants import Client, ClientInfo, Server
 from fedistill.methods.shared.class_outputs import ClassTables, train_following
-from fedistill.training.model_state import ModelState, flatten
+from fedistill.methods.shared.weight_averaging import mean_model, trained_weights
+from fedistill.training.model_state import ModelState
 from fedistill.training.optimizers import make_optimizer
 
 
@@ -68,16 +68,17 @@ class FdPlus(Method[WeightsAndOutputs, WeightsAndOutputs, FdPlusServer, NoState]
         means = state.outputs.mean_of_others(client)
         if means is None:
             means = torch.zeros(server.classes, server.classes)
-        return WeightsAndOutputs(state.model.weights, means, state.samples)
+        return WeightsAndOutputs(state.model.weights, means, state.samples, state.model.integers)
 
     def client_step(
         self, state: NoState, client: Client, received: WeightsAndOutputs | None
     ) -> tuple[NoState, WeightsAndOutputs]:
         assert received is not None
-        model = client.load(received.values)
+        model = client.load(ModelState.received(received))
         optimizer = make_optimizer(client.train.optimizer, model)
         means = train_following(model, optimizer, client, received.means, self.settings.gamma)
-        return state, WeightsAndOutputs(flatten(model), means, len(client.data))
+        sent = trained_weights(model, client)
+        return state, WeightsAndOutputs(sent.values, means, sent.samples, sent.integers)
 
     def server_step(
         self, state: FdPlusServer, server: Server, replies: Iterable[Reply[WeightsAndOutputs]]
@@ -85,14 +86,14 @@ class FdPlus(Method[WeightsAndOutputs, WeightsAndOutputs, FdPlusServer, NoState]
         tables: dict[int, Tensor] = {}
         samples = 0
 
-        def trained() -> Iterable[tuple[Tensor, float]]:
+        def trained() -> Iterable[tuple[WeightsAndOutputs, float]]:
             nonlocal samples
             for reply in replies:
                 tables[reply.client] = reply.message.means
                 samples += reply.message.samples
-                yield reply.message.values, reply.message.samples
+                yield reply.message, reply.message.samples
 
-        mean = weighted_mean(trained())
+        mean = mean_model(trained())
         if mean is None:
             return state
-        return FdPlusServer(replace(state.model, weights=mean), ClassTables.of(tables), samples)
+        return FdPlusServer(mean, ClassTables.of(tables), samples)

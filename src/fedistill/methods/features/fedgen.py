@@ -10,14 +10,15 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from fedistill.aggregation.functional import weighted_mean
 from fedistill.communication.messages.base import MessageContext
+from fedistill.communication.messages.integer_arrays import NO_INTEGERS
 from fedistill.communication.messages.weights import CountedWeights, GeneratorWeights
 from fedistill.errors import Refusal
 from fedistill.methods.base import Method, Needs, Reply
 from fedistill.methods.participants import Client, FederationInfo, Server
 from fedistill.methods.shared.own_model import Learner, train_private
 from fedistill.methods.shared.private_loss import private_loss
+from fedistill.methods.shared.weight_averaging import mean_model
 from fedistill.models.features import Split
 from fedistill.models.generator import Generator, GeneratorSettings, Predictor, learn, predictor
 from fedistill.models.registry import reusable
@@ -37,17 +38,17 @@ class FedGenSettings(GeneratorSettings):
 
 @dataclass(frozen=True)
 class FedGenServer:
-    """The generator's weights and optimizer state, the class shares (1, C), and the shared weights (P,)."""
+    """The generator's weights and optimizer state, the class shares (1, C), and what is shared."""
 
     generator: Tensor
-    shared: Tensor
+    shared: ModelState
     shares: Tensor
     optimizer: State = field(default_factory=dict)
 
     @property
     def model(self) -> ModelState:
         """The averaged model, if all weights are shared."""
-        return ModelState(self.shared)
+        return self.shared
 
 
 @dataclass(frozen=True)
@@ -116,31 +117,41 @@ class FedGen(Method[CountedWeights, GeneratorWeights, FedGenServer, FedGenClient
         split = Split(reusable(name, signature), name, signature)
         with torch.device("meta"):  # so that no initial weights are drawn
             generator = _shapes(self._generator(split))
-        parts = context.parts if self._all else _shapes(split.head)
-        return replace(context, parameters=sum(map(math.prod, parts)), parts=parts, generator=generator)
+        if self._all:
+            return replace(context, generator=generator)
+        parts = _shapes(split.head)
+        size = sum(map(math.prod, parts))
+        return replace(
+            context,
+            parameters=size,
+            parts=parts,
+            buffers=0,
+            integers=NO_INTEGERS,
+            generator=generator,
+        )
 
     def start_server(self, server: Server) -> FedGenServer:
-        weights, split = self._split(server)
+        initial, split = self._split(server)
         with scoped(server.seed, "generator"):
             generator = flatten(self._generator(split))
-        shared = weights if self._all else flatten(split.head)
+        shared = initial if self._all else ModelState(flatten(split.head))
         return FedGenServer(generator, shared, torch.zeros(1, split.head.out_features))
 
     def start_client(self, client: Client) -> FedGenClient:
         return FedGenClient() if self._all else FedGenClient(Learner(client.common_model()))
 
     def send(self, state: FedGenServer, server: Server, client: int) -> GeneratorWeights:
-        return GeneratorWeights(state.shared, state.generator, state.shares)
+        return GeneratorWeights(state.shared.weights, state.generator, state.shares, state.shared.integers)
 
     def client_step(
         self, state: FedGenClient, client: Client, received: GeneratorWeights | None
     ) -> tuple[FedGenClient, CountedWeights]:
         assert received is not None
-        learner = state.own or Learner(ModelState(received.values))
+        learner = state.own or Learner(ModelState.received(received))
         model, optimizer = learner.restore(client)
         split = Split(model, client.model, client.signature)
-        shared = model if self._all else split.head
-        unflatten(shared, received.values)
+        if not self._all:
+            unflatten(split.head, received.values)
         generator = self._generator(split)
         unflatten(generator, received.generator)
         shares, random = received.shares[0].clamp(min=0), client.stream("generator")
@@ -157,7 +168,8 @@ class FedGen(Method[CountedWeights, GeneratorWeights, FedGenServer, FedGenClient
         train_private(split, optimizer, client, loss)
         counts = torch.bincount(client.data.labels, minlength=len(shares)).float()[None]
         kept = FedGenClient() if self._all else FedGenClient(learner.after(model, optimizer))
-        return kept, CountedWeights(flatten(shared), counts)
+        sent = ModelState.of(model if self._all else split.head)
+        return kept, CountedWeights(sent.weights, counts, sent.integers)
 
     def server_step(
         self, state: FedGenServer, server: Server, replies: Iterable[Reply[CountedWeights]]
@@ -166,14 +178,14 @@ class FedGen(Method[CountedWeights, GeneratorWeights, FedGenServer, FedGenClient
         predictors: list[Predictor] = []
         counts: list[Tensor] = []
 
-        def trained() -> Iterable[tuple[Tensor, float]]:
+        def trained() -> Iterable[tuple[CountedWeights, float]]:
             for reply in replies:
                 unflatten(split.model if self._all else split.head, reply.message.values)
                 predictors.append(predictor(split.head))
                 counts.append(reply.message.counts[0].clamp(min=0))
-                yield reply.message.values, max(float(counts[-1].sum()), 1.0)
+                yield reply.message, max(float(counts[-1].sum()), 1.0)
 
-        mean = weighted_mean(trained())
+        mean = mean_model(trained())
         if mean is None:
             return state
         generator = self._generator(split)
@@ -184,11 +196,11 @@ class FedGen(Method[CountedWeights, GeneratorWeights, FedGenServer, FedGenClient
         shares = each.sum(dim=0, keepdim=True) / each.sum()
         return FedGenServer(flatten(generator), mean, shares, optimizer.state())
 
-    def _split(self, server: Server) -> tuple[Tensor, Split]:
-        """Initial weights (P,) of the first client's model, and that model."""
+    def _split(self, server: Server) -> tuple[ModelState, Split]:
+        """Initial state of the first client's model, and that model."""
         name = server.clients[0].model
-        weights = server.initial_weights(name)
-        return weights, Split(server.load(weights, name), name, server.signature_of(name))
+        initial = server.initial_model(name)
+        return initial, Split(server.load(initial, name), name, server.signature_of(name))
 
     def _generator(self, split: Split) -> Generator:
         return Generator(split.head.out_features, split.head.in_features, self.settings)

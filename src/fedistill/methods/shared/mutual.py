@@ -1,23 +1,21 @@
 """Shared by methods whose clients train their own model together with one that travels."""
 
-import copy
 from abc import abstractmethod
 from collections.abc import Iterable
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from fedistill.aggregation.functional import weighted_mean
 from fedistill.communication.messages.weights import TrainedWeights, Weights
 from fedistill.errors import Refusal
 from fedistill.methods.base import Method, Needs, Reply
 from fedistill.methods.participants import Client, FederationInfo, Server
 from fedistill.methods.shared.own_model import Learner, ServerModel, train_private
 from fedistill.methods.shared.private_loss import private_loss
+from fedistill.methods.shared.weight_averaging import mean_model, trained_weights, weights_message
 from fedistill.models import registry as models
 from fedistill.models.signature import Signature
-from fedistill.training.model_state import ModelState, flatten
+from fedistill.training.model_state import ModelState
 from fedistill.training.optimizers import make_optimizer
 
 
@@ -70,14 +68,14 @@ class MutualLearning(Method[TrainedWeights, Weights, ServerModel, Learner]):
         return Learner(client.initial_model())
 
     def send(self, state: ServerModel, server: Server, client: int) -> Weights:
-        return Weights(state.model.weights)
+        return weights_message(state.model)
 
     def client_step(
         self, state: Learner, client: Client, received: Weights | None
     ) -> tuple[Learner, TrainedWeights]:
         assert received is not None
-        # A copy: a process keeps one module per name, and both models may have the same name.
-        travelling = copy.deepcopy(client.load(received.values, client.server_model))
+        # Both models may have the same name.
+        travelling = client.load(ModelState.received(received), client.server_model, slot=1)
         pair = Pair(client.load(state.model), travelling)
         optimizer = make_optimizer(client.train.optimizer, pair)
         optimizer.restore(state.optimizer)
@@ -91,13 +89,13 @@ class MutualLearning(Method[TrainedWeights, Weights, ServerModel, Learner]):
         owned = len(list(pair.own.parameters()))
         buffers = {place: entry for place, entry in optimizer.state().items() if int(place) < owned}
         kept = Learner(ModelState.of(pair.own), buffers)
-        return kept, TrainedWeights(flatten(travelling), samples=len(client.data))
+        return kept, trained_weights(travelling, client)
 
     def server_step(
         self, state: ServerModel, server: Server, replies: Iterable[Reply[TrainedWeights]]
     ) -> ServerModel:
-        mean = weighted_mean((reply.message.values, reply.message.samples) for reply in replies)
-        return state if mean is None else ServerModel(replace(state.model, weights=mean))
+        mean = mean_model((reply.message, reply.message.samples) for reply in replies)
+        return state if mean is None else ServerModel(mean)
 
 
 def _reads(federation: FederationInfo, model: str) -> tuple[Signature, str | None]:

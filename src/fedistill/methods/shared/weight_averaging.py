@@ -2,17 +2,18 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from fedistill.aggregation.functional import weighted_mean
-from fedistill.communication.messages.weights import TrainedWeights, Weights
+from fedistill.communication.messages.weights import CarriesWeights, TrainedWeights, Weights
 from fedistill.methods.base import Method, Needs, NoState, Reply
 from fedistill.methods.participants import Client, ClientInfo, Server
 from fedistill.methods.shared.own_model import ServerModel, train_private
 from fedistill.methods.shared.private_loss import private_loss
-from fedistill.training.model_state import ModelState, flatten
+from fedistill.training.model_state import ModelState
 from fedistill.training.optimizers import make_optimizer
 
 Penalty = Callable[[nn.Module], Tensor]
@@ -20,7 +21,7 @@ Penalty = Callable[[nn.Module], Tensor]
 
 def train_received(client: Client, received: Weights, penalty: Penalty | None = None) -> TrainedWeights:
     """Train the received weights on private data with a fresh optimizer and a penalty added to the loss."""
-    model = client.load(received.values)
+    model = client.load(ModelState.received(received))
     private = private_loss(client, model)
 
     def loss(logits: Tensor, at: Tensor) -> Tensor:
@@ -28,7 +29,32 @@ def train_received(client: Client, received: Weights, penalty: Penalty | None = 
         return value if penalty is None else value + penalty(model)
 
     train_private(model, make_optimizer(client.train.optimizer, model), client, loss)
-    return TrainedWeights(flatten(model), samples=len(client.data))
+    return trained_weights(model, client)
+
+
+def trained_weights(model: nn.Module, client: Client) -> TrainedWeights:
+    """Return the message with a model that was trained on the client's private data."""
+    state = ModelState.of(model)
+    return TrainedWeights(state.weights, len(client.data), state.integers)
+
+
+def weights_message(state: ModelState) -> Weights:
+    """Return the message with a model's state."""
+    return Weights(state.weights, state.integers)
+
+
+def mean_model(came: Iterable[tuple[CarriesWeights, float]]) -> ModelState | None:
+    """Return the mean of models by weight, with the largest of each of their integers; None if none came."""
+    largest: Tensor | None = None
+
+    def weights() -> Iterable[tuple[Tensor, float]]:
+        nonlocal largest
+        for message, weight in came:
+            largest = message.integers if largest is None else torch.maximum(largest, message.integers)
+            yield message.values, weight
+
+    mean = weighted_mean(weights())
+    return None if mean is None or largest is None else ModelState(mean, largest)
 
 
 class WeightAveraging(Method[TrainedWeights, Weights, ServerModel, NoState]):
@@ -52,7 +78,7 @@ class WeightAveraging(Method[TrainedWeights, Weights, ServerModel, NoState]):
         return NoState()
 
     def send(self, state: ServerModel, server: Server, client: int) -> Weights:
-        return Weights(state.model.weights)
+        return weights_message(state.model)
 
     def client_step(
         self, state: NoState, client: Client, received: Weights | None
@@ -63,16 +89,16 @@ class WeightAveraging(Method[TrainedWeights, Weights, ServerModel, NoState]):
     def server_step(
         self, state: ServerModel, server: Server, replies: Iterable[Reply[TrainedWeights]]
     ) -> ServerModel:
-        mean = weighted_mean((reply.message.values, reply.message.samples) for reply in replies)
-        return state if mean is None else ServerModel(replace(state.model, weights=mean))
+        mean = mean_model((reply.message, reply.message.samples) for reply in replies)
+        return state if mean is None else ServerModel(mean)
 
 
 @dataclass(frozen=True)
 class SmallModelsServer:
-    """The server's own model, and the weights (P,) of each travelling architecture, by name."""
+    """The server's own model, and a model of each travelling architecture, by name."""
 
     model: ModelState
-    travelling: dict[str, Tensor]
+    travelling: dict[str, ModelState]
 
 
 class SmallModels(Method[TrainedWeights, Weights, SmallModelsServer, NoState]):
@@ -92,7 +118,7 @@ class SmallModels(Method[TrainedWeights, Weights, SmallModelsServer, NoState]):
         return NoState()
 
     def send(self, state: SmallModelsServer, server: Server, client: int) -> Weights:
-        return Weights(state.travelling[server.clients[client].model])
+        return weights_message(state.travelling[server.clients[client].model])
 
     def client_step(
         self, state: NoState, client: Client, received: Weights | None
@@ -101,15 +127,14 @@ class SmallModels(Method[TrainedWeights, Weights, SmallModelsServer, NoState]):
         return state, train_received(client, received)
 
 
-def initial_by_model(server: Server) -> dict[str, Tensor]:
-    """Return initial weights (P,) of each architecture among the clients, by name."""
-    return {name: server.initial_weights(name) for name in sorted({info.model for info in server.clients})}
+def initial_by_model(server: Server) -> dict[str, ModelState]:
+    """Return an initial model of each architecture among the clients, by name."""
+    return {name: server.initial_model(name) for name in sorted({info.model for info in server.clients})}
 
 
-def means_by_model(held: dict[str, Tensor], came: Sequence[tuple[str, TrainedWeights]]) -> dict[str, Tensor]:
-    """Return the sample-weighted mean of received weights per architecture, or the held ones if none came."""
-    means = {
-        name: weighted_mean((sent.values, sent.samples) for model, sent in came if model == name)
-        for name in held
-    }
+def means_by_model(
+    held: dict[str, ModelState], came: Sequence[tuple[str, TrainedWeights]]
+) -> dict[str, ModelState]:
+    """Return the sample-weighted mean of received models per architecture, or the held one if none came."""
+    means = {name: mean_model((sent, sent.samples) for model, sent in came if model == name) for name in held}
     return {name: held[name] if mean is None else mean for name, mean in means.items()}

@@ -1,7 +1,6 @@
 """Fed-ET: small models travel; the server's larger one learns from their weighted, diverse ensemble."""
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 import torch
 from pydantic import Field
@@ -21,7 +20,7 @@ from fedistill.methods.shared.weight_averaging import (
 )
 from fedistill.models.features import Split
 from fedistill.training.loop import fit, predict
-from fedistill.training.model_state import flatten, unflatten
+from fedistill.training.model_state import ModelState, flatten, unflatten
 from fedistill.training.optimizers import make_optimizer
 
 
@@ -82,16 +81,15 @@ class FedEt(SmallModels):
             return state
         travelling = means_by_model(state.travelling, came)
         sharing = [name for name in travelling if self._shares(server, name)]
-        heads = [(_head(server, sent.values, name), sent.samples) for name, sent in came if name in sharing]
-        head, weights = weighted_mean(heads), state.model.weights
-        if head is not None:
-            weights = _with_head(server, weights, server.model, head)
-        logits = [predict(server.load(sent.values, name), server.public_inputs(name)) for name, sent in came]
-        weights = self._learn(server, weights, *consensus(torch.stack(logits)))
+        models = [(name, ModelState.received(message), message.samples) for name, message in came]
+        head = weighted_mean((_head(server, sent, name), n) for name, sent, n in models if name in sharing)
+        own = state.model if head is None else _with_head(server, state.model, server.model, head)
+        logits = [predict(server.load(sent, name), server.public_inputs(name)) for name, sent, _ in models]
+        own = self._learn(server, own, *consensus(torch.stack(logits)))
         for name in sharing:
-            learned = _head(server, weights, server.model)
+            learned = _head(server, own, server.model)
             travelling[name] = _with_head(server, travelling[name], name, learned)
-        return SmallModelsServer(replace(state.model, weights=weights), travelling)
+        return SmallModelsServer(own, travelling)
 
     def _shares(self, server: Server, name: str) -> bool:
         if not self.settings.share_head:  # models without a head are allowed then
@@ -99,13 +97,13 @@ class FedEt(SmallModels):
         length = server.federation.feature_width
         return length(name) == length(server.model)
 
-    def _learn(self, server: Server, weights: Tensor, labels: Tensor, diverse: Tensor) -> Tensor:
+    def _learn(self, server: Server, state: ModelState, labels: Tensor, diverse: Tensor) -> ModelState:
         def loss(logits: Tensor, at: Tensor) -> Tensor:
             # The divergence from a row of zeros is 0: its sample has no such term.
             other = kl_div(logits.log_softmax(dim=1), diverse[at], reduction="batchmean")
             return cross_entropy(logits, labels[at]) + self.settings.diversity * other
 
-        model = server.load(weights)
+        model = server.load(state)
         fit(
             model,
             make_optimizer(self.settings.optimizer, model),
@@ -115,7 +113,7 @@ class FedEt(SmallModels):
             batch_size=self.settings.batch_size,
             generator=server.stream("distil"),
         )
-        return flatten(model)
+        return ModelState.of(model)
 
 
 def consensus(logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -131,11 +129,11 @@ def consensus(logits: Tensor) -> tuple[Tensor, Tensor]:
     return labels, mean.softmax(dim=1) * (total > 0)
 
 
-def _head(server: Server, weights: Tensor, name: str) -> Tensor:
-    return flatten(Split(server.load(weights, name), name, server.signature_of(name)).head)
+def _head(server: Server, state: ModelState, name: str) -> Tensor:
+    return flatten(Split(server.load(state, name), name, server.signature_of(name)).head)
 
 
-def _with_head(server: Server, weights: Tensor, name: str, head: Tensor) -> Tensor:
-    split = Split(server.load(weights, name), name, server.signature_of(name))
+def _with_head(server: Server, state: ModelState, name: str, head: Tensor) -> ModelState:
+    split = Split(server.load(state, name), name, server.signature_of(name))
     unflatten(split.head, head)
-    return flatten(split.model)
+    return ModelState.of(split.model)

@@ -1,7 +1,6 @@
 """FedDF: small models travel, and the server distils their ensemble."""
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 import torch
 from pydantic import Field
@@ -19,7 +18,7 @@ from fedistill.methods.shared.weight_averaging import (
 )
 from fedistill.training.loop import fit, predict
 from fedistill.training.losses import kl
-from fedistill.training.model_state import flatten
+from fedistill.training.model_state import ModelState
 from fedistill.training.optimizers import make_optimizer
 
 
@@ -60,21 +59,22 @@ class FedDf(SmallModels):
         if not came:
             return state
         logits = [
-            predict(server.load(message.values, name), server.public_inputs(name)) for name, message in came
+            predict(server.load(ModelState.received(message), name), server.public_inputs(name))
+            for name, message in came
         ]
         teacher = torch.stack(logits).mean(dim=0).softmax(dim=1)
         travelling = means_by_model(state.travelling, came)
         if self.settings.fuse:
             travelling = {
-                name: self._distil(server, name, weights, teacher) for name, weights in travelling.items()
+                name: self._distil(server, name, mean, teacher) for name, mean in travelling.items()
             }
         own = travelling.get(server.model)
         if own is None:
-            own = self._distil(server, server.model, state.model.weights, teacher)
-        return SmallModelsServer(replace(state.model, weights=own), travelling)
+            own = self._distil(server, server.model, state.model, teacher)
+        return SmallModelsServer(own, travelling)
 
-    def _distil(self, server: Server, name: str, weights: Tensor, teacher: Tensor) -> Tensor:
-        model = server.load(weights, name)
+    def _distil(self, server: Server, name: str, state: ModelState, teacher: Tensor) -> ModelState:
+        model = server.load(state, name)
         fit(
             model,
             make_optimizer(self.settings.optimizer, model),
@@ -84,4 +84,4 @@ class FedDf(SmallModels):
             batch_size=self.settings.batch_size,
             generator=server.stream(f"distil {name}"),
         )
-        return flatten(model)
+        return ModelState.of(model)

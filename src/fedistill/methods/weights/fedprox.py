@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from fedistill.communication.messages.weights import Weights
 from fedistill.config.schema import Section
 from fedistill.methods.shared.weight_averaging import Penalty, WeightAveraging
-from fedistill.training.model_state import floats
+from fedistill.training.model_state import trainable
 
 
 class FedProxSettings(Section):
@@ -28,7 +28,7 @@ class FedProx(WeightAveraging):
 
     def penalty(self, received: Weights) -> Penalty:
         def pull(model: nn.Module) -> Tensor:
-            weights = torch.cat([value.reshape(-1) for value in floats(model)])
-            return self.settings.mu / 2 * (weights - received.values).square().sum()
+            weights = torch.cat([value.reshape(-1) for value in trainable(model)])
+            return self.settings.mu / 2 * (weights - received.values[: len(weights)]).square().sum()
 
         return pull
