@@ -149,11 +149,13 @@ def test_length_is_the_sum_of_its_fields(frame: Frame) -> None:
 @pytest.mark.parametrize("size", [0, 127, 128, 16_384, 2**21 - 1])
 def test_overhead_is_at_most_24_or_28_bytes(kind: type[Message], size: int) -> None:
     """In round 16,383, of client 16,382, against memory 16,382: the largest of two bytes each."""
-    payloads = tuple(varint(16_383) if name in kind.number_names() else bytes(size) for name in kind.names())
+    payloads = tuple(
+        varint(16_383) if name in kind.number_names() else bytes(size) for name in kind.needed_names()
+    )
     frame = Frame(kind.kind, 16_383, 16_383, payloads, StateId(16_382, b"hash"))
     data = encode(frame)
     assert decode(data) == frame
-    tensors = len(kind.names()) - len(kind.number_names())
+    tensors = len(kind.needed_names()) - len(kind.number_names())
     most = 24 if tensors == 1 else 28
     assert len(data) - sum(len(payload) for payload in payloads) <= most
 

@@ -153,7 +153,7 @@ def framed(case: Case, payload: bytes) -> bytes:
     """A frame of round 2 with this payload for the tensor."""
     sections = {case.tensor: payload} | ({case.integer: b"\x02"} if case.integer else {})
     kind = case.type.kind
-    return frames.encode(Frame(kind, 2, EVERYONE, tuple(sections[name] for name in case.type.names())))
+    return frames.encode(Frame(kind, 2, EVERYONE, tuple(sections[name] for name in case.type.needed_names())))
 
 
 @each
@@ -389,9 +389,9 @@ def test_prototypes_of_unknown_classes_are_refused() -> None:
 def test_messages_of_several_tensors() -> None:
     """Shapes by hand: 7 weights, 3 classes, a generator of 4 numbers."""
     expected = {
-        WeightsAndOutputs: {"values": (7,), "means": (3, 3)},
-        CountedWeights: {"values": (7,), "counts": (1, 3)},
-        GeneratorWeights: {"values": (7,), "generator": (4,), "shares": (1, 3)},
+        WeightsAndOutputs: {"values": (7,), "means": (3, 3), "integers": (0,)},
+        CountedWeights: {"values": (7,), "counts": (1, 3), "integers": (0,)},
+        GeneratorWeights: {"values": (7,), "generator": (4,), "shares": (1, 3), "integers": (0,)},
         ChosenLabels: {"probs": (4, 3), "places": (4,)},
         Prototypes: {"vectors": (3, 4), "classes": (3,)},
         PrivateOutputs: {"features": (5, 4), "scores": (5, 3), "labels": (5,)},

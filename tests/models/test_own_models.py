@@ -32,10 +32,10 @@ def deaf(signature):
     return nn.Linear(99, signature.classes)
 
 def pair(signature):
-    class Pair(nn.Module):
+    class Pair(nn.Linear):
         def forward(self, inputs):
             return inputs, inputs
-    return Pair()
+    return Pair(1, 1)
 
 def nothing(signature):
     return None

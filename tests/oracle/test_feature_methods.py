@@ -273,7 +273,7 @@ def test_fedgen_is_the_plain_loop(share: str) -> None:
         close(run.server.model.weights, whole.weights())
     else:
         flat = torch.cat([head(whole).weight.detach().flatten(), head(whole).bias.detach()])
-        close(run.server.shared, flat)
+        close(run.server.shared.weights, flat)
         close_clients(arm, run, learners)
     close(run.server.generator, torch.cat([value.detach().flatten() for value in generator.parameters()]))
 

@@ -92,7 +92,7 @@ def test_the_run_is_the_plain_loop(share_head: bool) -> None:
             travelling["cnn-s"] |= only_head(server.state_dict())
     close(run.server.model.weights, flat(server.state_dict()))
     for name, weights in travelling.items():
-        close(run.server.travelling[name], flat(weights))
+        close(run.server.travelling[name].weights, flat(weights))
 
 
 def learn(server: nn.Module, inputs: Tensor, answers: list[Answer], round: int) -> None:

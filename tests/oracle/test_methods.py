@@ -163,7 +163,7 @@ def test_feddf_teacher_is_the_softmax_of_mean_logits(monkeypatch: pytest.MonkeyP
     state = arm.method.start_server(arm.server(0))
     after = arm.method.server_step(state, server, replies)
     average = (flatten(first) * 10 + flatten(second) * 30) / 40
-    torch.testing.assert_close(after.travelling["cnn-s"], average)
+    torch.testing.assert_close(after.travelling["cnn-s"].weights, average)
     seen: list[Tensor] = []
 
     def keep(logits: Tensor, probs: Tensor) -> Tensor:

