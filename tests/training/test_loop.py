@@ -459,3 +459,83 @@ def test_steps_in_place_of_epochs(steps: int, sizes: list[int]) -> None:
     twin = torch.Generator().manual_seed(3)
     orders = torch.cat([torch.randperm(10, generator=twin) for _ in range(2)])
     assert torch.equal(torch.cat(seen), orders[: sum(sizes)])
+
+
+class Spread(nn.Module):
+    """Batch norm of vectors, or of planes with so many pixels; notes the batches that it is trained on."""
+
+    def __init__(self, pixels: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(4)
+        self.head = nn.Linear(4, 3)
+        self.pixels = pixels
+        self.batches: list[list[float]] = []
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if self.training:
+            self.batches.append(inputs[:, 0].tolist())
+        planes = inputs[:, :, None].expand(-1, -1, self.pixels) if self.pixels > 1 else inputs
+        normed = self.norm(planes)
+        logits: Tensor = self.head(normed.mean(dim=2) if self.pixels > 1 else normed)
+        return logits
+
+
+def batches_of(model: nn.Module, samples: int, size: int, epochs: int = 2) -> list[int]:
+    inputs = torch.arange(4.0 * samples).reshape(samples, 4)
+    fit(
+        model,
+        make_optimizer(OptimizerConfig(lr=0.01), model),
+        inputs,
+        lambda logits, at: logits.square().mean(),
+        epochs=epochs,
+        batch_size=size,
+        generator=torch.Generator().manual_seed(0),
+    )
+    visited = [value for batch in model.batches for value in batch]
+    assert sorted(visited) == sorted(inputs[:, 0].tolist() * epochs)  # each sample once an epoch
+    return [len(batch) for batch in model.batches]
+
+
+@pytest.mark.parametrize(
+    ("pixels", "samples", "size", "expected"),
+    [
+        (1, 9, 4, [4, 5]),
+        (1, 10, 4, [4, 4, 2]),
+        (1, 5, 4, [5]),
+        (1, 4, 4, [4]),
+        (4, 9, 4, [4, 4, 1]),  # four values per channel: torch can do that
+    ],
+)
+def test_a_last_batch_without_spread_joins_the_one_before(
+    pixels: int, samples: int, size: int, expected: list[int]
+) -> None:
+    assert batches_of(Spread(pixels), samples, size) == expected * 2
+
+
+@pytest.mark.parametrize(("samples", "size"), [(1, 4), (4, 1)])
+def test_batches_that_are_all_of_one_sample_are_refused(samples: int, size: int) -> None:
+    with pytest.raises(
+        TrainingError, match=f"batches of one of {samples} samples leave batch norm one value"
+    ):
+        batches_of(Spread(1), samples, size)
+    assert set(batches_of(Spread(2), samples, size)) == {1}
+
+
+@pytest.mark.parametrize("settings", OPTIMIZERS)
+def test_sparse_gradients_give_the_weights_of_dense_ones(settings: OptimizerConfig) -> None:
+    found = []
+    for sparse in (False, True):
+        torch.manual_seed(0)
+        model = nn.EmbeddingBag(20, 3, sparse=sparse)
+        tokens = torch.randint(0, 20, (12, 5), generator=torch.Generator().manual_seed(1))
+        fit(
+            model,
+            make_optimizer(settings, model),
+            tokens,
+            lambda logits, at: logits.square().mean(),
+            epochs=3,
+            batch_size=4,
+            generator=torch.Generator().manual_seed(0),
+        )
+        found.append(flatten(model))
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-6)  # summed in another order

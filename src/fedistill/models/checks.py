@@ -76,14 +76,14 @@ def _check_training(name: str, model: nn.Module, signature: Signature) -> None:
     for samples in (2, *alone, 3):
         logits = _logits(name, model, signature, samples, " in training mode")
         with naming(f"model {name!r} cannot be trained:"):
-            cross_entropy(logits, torch.zeros(samples, dtype=torch.int64)).backward()  # type: ignore[no-untyped-call]
+            cross_entropy(logits, torch.zeros(samples, dtype=torch.int64)).backward()  # type: ignore[no-untyped-call]  # as in `fit`
     after = _shapes(model)
     for place in sorted(before.keys() | after.keys()):
         if before.get(place) != after.get(place):
             raise ExperimentError(
                 f"model {name!r}: {place!r} is {_described(before.get(place))} before training and"
                 f" {_described(after.get(place))} after it, but all that is averaged must keep its shape:"
-                " give it a fixed shape, or register it with persistent=False, to start anew in each round"
+                " give it a fixed shape, or register it with persistent=False, to start from scratch in each round"
             )
 
 

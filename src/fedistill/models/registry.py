@@ -134,7 +134,7 @@ def reusable(name: str, signature: Signature, slot: int = 0) -> nn.Module:
 
 @functools.lru_cache(maxsize=32)
 def _reused(name: str, signature: Signature, slot: int) -> ReusedModule:
-    return ReusedModule(lambda: build_model(name, signature, seed=0, client=0))
+    return ReusedModule(lambda: build_model(name, signature, seed=0, client=0), custom=":" in name)
 
 
 def preprocessing(name: str) -> Preprocessing:

@@ -5,10 +5,11 @@ forward pass may leave behind (an attribute, an advanced generator, a buffer rep
 frozen parameter moved by hand) is found by its fingerprint, and ends the module: a new one is built.
 """
 
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from hashlib import blake2b
-from itertools import chain, count
+from itertools import count
 from random import Random
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 _OF_TORCH = frozenset(vars(nn.Module()))
-"""Attributes that every module has: tensors and parts, hooks, and the mode, which each use sets anew."""
+"""Attributes that every module has: tensors and parts, hooks, and the mode, which each use sets."""
 _PLAIN = (bool, int, float, complex, str, bytes, torch.dtype, torch.device)
 _BY_IDENTITY = (type, FunctionType, BuiltinFunctionType, MethodType, ModuleType)
 _UNLIKE = count()
@@ -27,13 +28,14 @@ _UNLIKE = count()
 class ReusedModule:
     """A module that is built once, and again whenever a use has changed more than a state can hold."""
 
-    def __init__(self, build: Callable[[], nn.Module]) -> None:
-        self._build = build
+    def __init__(self, build: Callable[[], nn.Module], custom: bool) -> None:
+        """Build it; only custom models are watched: those of the ladder keep nothing but weights."""
+        self._build, self._custom = build, custom
         self._renew()
 
     def fresh(self) -> nn.Module:
         """Return the module; all but its trainable parameters and persistent buffers is as freshly built."""
-        if _fingerprint(self._module) != self._expected:
+        if self._custom and _fingerprint(self._module) != self._expected:
             self._renew()
         with torch.no_grad():
             for buffer, value in zip(self._module.buffers(), self._values, strict=True):
@@ -43,7 +45,7 @@ class ReusedModule:
 
     def _renew(self) -> None:
         self._module = self._build()
-        self._expected = _fingerprint(self._module)
+        self._expected = _fingerprint(self._module) if self._custom else None
         self._values = [buffer.detach().clone() for buffer in self._module.buffers()]
 
 
@@ -53,13 +55,12 @@ def _fingerprint(module: nn.Module) -> Hashable:
     It sees plain data, containers, tensors, generators and other objects' attributes. Of what it cannot look
     into, such as a function, it sees the identity.
     """
-    seen: set[int] = set()
+    seen: dict[int, object] = {}
     return tuple((name, _of_module(part, seen)) for name, part in module.named_modules())
 
 
-def _of_module(module: nn.Module, seen: set[int]) -> Hashable:
-    seen.add(id(module))
-    attributes = {name: value for name, value in vars(module).items() if name not in _OF_TORCH}
+def _of_module(module: nn.Module, seen: dict[int, object]) -> Hashable:
+    seen[id(module)] = module
     return (
         tuple((name, _of_parameter(value)) for name, value in module._parameters.items()),
         tuple(
@@ -67,7 +68,9 @@ def _of_module(module: nn.Module, seen: set[int]) -> Hashable:
             for name, value in module._buffers.items()
         ),
         tuple((name, id(part)) for name, part in module._modules.items()),
-        _of_value(attributes, seen),
+        tuple(
+            (name, _of_value(value, seen)) for name, value in vars(module).items() if name not in _OF_TORCH
+        ),
     )
 
 
@@ -78,7 +81,7 @@ def _of_parameter(parameter: nn.Parameter | None) -> Hashable:
     return (id(parameter), parameter.shape, parameter.requires_grad, *frozen)
 
 
-def _of_value(value: object, seen: set[int]) -> Hashable:
+def _of_value(value: object, seen: dict[int, object]) -> Hashable:
     plain = _of_plain(value)
     if plain is not None:
         return plain
@@ -86,15 +89,15 @@ def _of_value(value: object, seen: set[int]) -> Hashable:
         return id(value), value._version, value.data_ptr()
     if id(value) in seen:
         return id(value)
-    seen.add(id(value))
+    seen[id(value)] = value  # held, so that no other object gets its identity
     if isinstance(value, nn.Module):
         return _of_module(value, seen)
     if isinstance(value, Mapping):
         return tuple((_of_value(key, seen), _of_value(inner, seen)) for key, inner in value.items())
     if isinstance(value, AbstractSet):
         return frozenset(_of_value(inner, seen) for inner in value)
-    if _is_sequence(value):
-        return (id(type(value)), *(_of_value(inner, seen) for inner in value))  # type: ignore[attr-defined]  # checked
+    if isinstance(value, Sequence | deque):
+        return (id(type(value)), *(_of_value(inner, seen) for inner in value))
     if isinstance(value, _BY_IDENTITY):
         return id(value)
     return (id(value), *((name, _of_value(inner, seen)) for name, inner in _attributes(value)))
@@ -123,15 +126,9 @@ def _of_plain(value: object) -> Hashable:
     return None
 
 
-def _is_sequence(value: object) -> bool:
-    return hasattr(value, "__iter__") and hasattr(value, "__len__") and hasattr(value, "__getitem__")
-
-
 def _attributes(value: object) -> Iterator[tuple[str, object]]:
-    slots = chain.from_iterable(_as_names(getattr(kind, "__slots__", ())) for kind in type(value).__mro__)
-    yield from ((name, getattr(value, name)) for name in slots if hasattr(value, name))
+    for kind in type(value).__mro__:
+        slots = vars(kind).get("__slots__", ())
+        names = [slots] if isinstance(slots, str) else slots
+        yield from ((name, getattr(value, name)) for name in names if hasattr(value, name))
     yield from getattr(value, "__dict__", {}).items()
-
-
-def _as_names(slots: object) -> tuple[str, ...]:
-    return (slots,) if isinstance(slots, str) else tuple(slots)  # type: ignore[arg-type]  # names, by the language

@@ -7,7 +7,7 @@ The state of a model is what its ``state_dict`` holds, without its frozen parame
 - *integers*, one flat int64 vector: all persistent integer and boolean buffers. Where models are averaged,
   the result holds the largest of each.
 
-All else starts anew whenever a state is loaded (`fedistill.models.registry.reusable`): buffers that are not
+All else starts from scratch whenever a state is loaded (`fedistill.models.registry.reusable`): buffers that are not
 persistent, attributes, and generators. Parameters without gradient are frozen: server and clients build them
 from the same seed or file, and they are neither sent nor saved in a state.
 """

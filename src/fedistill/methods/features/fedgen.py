@@ -1,17 +1,15 @@
 """FedGen: the server learns a generator of features, and clients train their predictors on its output."""
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from fedistill.communication.messages.base import MessageContext
-from fedistill.communication.messages.integer_arrays import NO_INTEGERS
 from fedistill.communication.messages.weights import CountedWeights, GeneratorWeights
 from fedistill.errors import Refusal
 from fedistill.methods.base import Method, Needs, Reply
@@ -24,7 +22,7 @@ from fedistill.models.generator import Generator, GeneratorSettings, Predictor, 
 from fedistill.models.registry import reusable
 from fedistill.rng import scoped
 from fedistill.state import State
-from fedistill.training.model_state import ModelState, flatten, floats, unflatten
+from fedistill.training.model_state import ModelState, WeightLayout, flatten, unflatten
 from fedistill.training.optimizers import make_optimizer
 
 
@@ -116,17 +114,16 @@ class FedGen(Method[CountedWeights, GeneratorWeights, FedGenServer, FedGenClient
         signature = federation.signatures[name]
         split = Split(reusable(name, signature), name, signature)
         with torch.device("meta"):  # so that no initial weights are drawn
-            generator = _shapes(self._generator(split))
+            generator = WeightLayout.of(self._generator(split)).parts
         if self._all:
             return replace(context, generator=generator)
-        parts = _shapes(split.head)
-        size = sum(map(math.prod, parts))
+        head = WeightLayout.of(split.head)
         return replace(
             context,
-            parameters=size,
-            parts=parts,
+            parameters=head.size,
+            parts=head.parts,
             buffers=0,
-            integers=NO_INTEGERS,
+            integers=head.integers,
             generator=generator,
         )
 
@@ -204,7 +201,3 @@ class FedGen(Method[CountedWeights, GeneratorWeights, FedGenServer, FedGenClient
 
     def _generator(self, split: Split) -> Generator:
         return Generator(split.head.out_features, split.head.in_features, self.settings)
-
-
-def _shapes(module: nn.Module) -> tuple[tuple[int, ...], ...]:
-    return tuple(tuple(value.shape) for value in floats(module))
