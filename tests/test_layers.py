@@ -222,8 +222,8 @@ def test_types_say_what_is_true() -> None:
     )
     sources = {name: path.read_text(encoding="utf-8") for name, path in MODULES.items()}
     found = {name for name, source in sources.items() if objects_in(ast.parse(source))}
-    # What is looked up by name may be anything, and so may the name that a class declares, what a custom model
-    # returns, and what it keeps.
+    # What is looked up by name may be anything, and so may the name that a class declares, and what a custom
+    # model returns or keeps.
     rooms = ("aggregation", "communication.codecs", "methods", "models")
     others = {"fedistill.config.plugins", "fedistill.models.reuse"}
     assert found <= {*others, *(f"fedistill.{name}.registry" for name in rooms)}

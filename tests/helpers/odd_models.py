@@ -45,7 +45,8 @@ class IntegerBuffer(Net):
     def between(self, hidden: Tensor) -> Tensor:
         if self.training:
             self.turn += 1
-        return hidden.roll(int(self.turn) // 30, dims=1)
+        turned: Tensor = hidden.roll(int(self.turn) // 30, dims=1)
+        return turned
 
 
 class BooleanBuffer(Net):
@@ -76,7 +77,8 @@ class ComplexBuffer(Net):
         if self.training:
             now = torch.fft.fft(hidden.detach()).mean(dim=0)
             self.spectrum.mul_(0.9).add_(0.1 * now)
-        return hidden - 0.1 * torch.fft.ifft(self.spectrum).real - 0.01 * self.spectrum.imag
+        rest: Tensor = hidden - 0.1 * torch.fft.ifft(self.spectrum).real - 0.01 * self.spectrum.imag
+        return rest
 
 
 class PassingBuffer(Net):
@@ -138,7 +140,8 @@ class Attributes(Net):
         self.recent.append(self.batches)
         self.inner.batches += 1
         share = 1 / (1 + self.batches + self.inner.batches + next(self.ticks) + sum(self.recent))
-        return hidden * (1 + share) + 0.01 * sum(self.last)
+        changed: Tensor = hidden * (1 + share) + 0.01 * sum(self.last)
+        return changed
 
 
 class OwnGenerators(Net):

@@ -162,19 +162,16 @@ class Method(ABC, Generic[Up, Down, ServerStateT, ClientStateT]):
         own = federation.clients[client].model
         layout = federation.layouts[federation.server_model if self.travels == "server" else own]
         samples = self.samples(federation.public)
-        return MessageContext(
+        context = MessageContext(
             classes=federation.classes,
-            parameters=layout.size,
             samples=samples,
-            parts=layout.parts,
-            buffers=layout.buffers,
-            integers=layout.integers,
             population=federation.public,
             sampled=lambda round: sample_public(federation.seed, federation.public, samples, round).numpy(),
             private=federation.clients[client].samples,
             client=client,
             weights=federation.samples,
         )
+        return layout.into(context)
 
     def broadcast_group(self, state: ServerStateT, info: ClientInfo) -> Hashable:
         """Return the broadcast group of a client: `send` is called once per group, for all its clients."""

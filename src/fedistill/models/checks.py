@@ -83,7 +83,7 @@ def _check_training(name: str, model: nn.Module, signature: Signature) -> None:
             raise ExperimentError(
                 f"model {name!r}: {place!r} is {_described(before.get(place))} before training and"
                 f" {_described(after.get(place))} after it, but all that is averaged must keep its shape:"
-                " give it a fixed shape, or register it with persistent=False, to start from scratch in each round"
+                " give it a fixed shape, or register it with persistent=False, to start from scratch"
             )
 
 

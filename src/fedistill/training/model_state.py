@@ -7,14 +7,14 @@ The state of a model is what its ``state_dict`` holds, without its frozen parame
 - *integers*, one flat int64 vector: all persistent integer and boolean buffers. Where models are averaged,
   the result holds the largest of each.
 
-All else starts from scratch whenever a state is loaded (`fedistill.models.registry.reusable`): buffers that are not
-persistent, attributes, and generators. Parameters without gradient are frozen: server and clients build them
-from the same seed or file, and they are neither sent nor saved in a state.
+All else starts from scratch whenever a state is loaded (`fedistill.models.registry.reusable`): buffers that
+are not persistent, attributes, and generators. Parameters without gradient are frozen: server and clients
+build them from the same seed or file, and they are neither sent nor saved in a state.
 """
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 
@@ -22,6 +22,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from fedistill.communication.messages.base import MessageContext
 from fedistill.communication.messages.integer_arrays import StartIntegers
 from fedistill.communication.messages.weights import CarriesWeights, no_integers
 from fedistill.errors import TrainingError
@@ -96,6 +97,16 @@ class WeightLayout:
     def size(self) -> int:
         """P, the number of weights."""
         return sum(map(math.prod, self.parts)) + self.buffers
+
+    def into(self, context: MessageContext) -> MessageContext:
+        """Return the context of messages with such a model."""
+        return replace(
+            context,
+            parameters=self.size,
+            parts=self.parts,
+            buffers=self.buffers,
+            integers=self.integers,
+        )
 
 
 def flatten(model: nn.Module) -> Tensor:

@@ -115,17 +115,8 @@ class FedGen(Method[CountedWeights, GeneratorWeights, FedGenServer, FedGenClient
         split = Split(reusable(name, signature), name, signature)
         with torch.device("meta"):  # so that no initial weights are drawn
             generator = WeightLayout.of(self._generator(split)).parts
-        if self._all:
-            return replace(context, generator=generator)
-        head = WeightLayout.of(split.head)
-        return replace(
-            context,
-            parameters=head.size,
-            parts=head.parts,
-            buffers=0,
-            integers=head.integers,
-            generator=generator,
-        )
+        context = replace(context, generator=generator)
+        return context if self._all else WeightLayout.of(split.head).into(context)
 
     def start_server(self, server: Server) -> FedGenServer:
         initial, split = self._split(server)
