@@ -1,0 +1,42 @@
+"""Kinds of tasks that are not classification with one label per sample: recognised, and refused by name."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import datasets
+
+_BOXES = ("bbox", "bboxes", "boxes", "objects", "annotations", "segmentation")
+"""What the columns of detection data are called."""
+_ONLY = "fedistill learns to classify, with one label for each sample"
+
+
+def of_label(feature: Any, column: str) -> str:
+    """Return why a column of this type cannot be the label, as the end of a sentence.
+
+    Args:
+        feature: what `datasets` declares of the column.
+    """
+    inner = getattr(feature, "feature", feature[0] if isinstance(feature, list) and feature else None)
+    if isinstance(feature, datasets.Image):
+        return f"holds images, as for segmentation; {_ONLY}"
+    if isinstance(feature, Mapping) or isinstance(inner, Mapping) or column.lower() in _BOXES:
+        return f"holds tables, as for object detection; {_ONLY}"
+    if inner is not None:
+        return (
+            f"holds lists, as for multi-label classification; {_ONLY}: keep the samples with one label, or make"
+            " a column with one"
+        )
+    return f"holds values of type {getattr(feature, 'dtype', type(feature).__name__)}; {_ONLY}"
+
+
+def without_label(columns: Iterable[str]) -> str:
+    """Return what data without a column for the label may be meant for, as a sentence to add; or nothing."""
+    names = {name.lower() for name in columns}
+    if names & set(_BOXES):
+        return f" Object detection is not supported: {_ONLY}."
+    if len(names) == 1:
+        return (
+            " Private data without labels (self-supervised learning, language modelling) are not supported:"
+            f" {_ONLY}."
+        )
+    return ""
