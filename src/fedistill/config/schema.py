@@ -203,7 +203,12 @@ class FlowerConfig(Section):
         default=120.0, description="seconds to wait for all clients to connect at the start"
     )
     deadline: Positive = Field(default=600.0, description="seconds to wait for the replies of a round")
-    quorum: float = Field(default=0.5, gt=0, le=1, description="share of a round's clients that must reply")
+    quorum: float = Field(
+        default=0.5,
+        gt=0,
+        le=1,
+        description="share of a round's clients that must send a valid reply, with or without a network",
+    )
 
 
 def _name_or_table(codec: Raw) -> str | RawTable | None:

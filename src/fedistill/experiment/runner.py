@@ -8,7 +8,7 @@ from fedistill.config.schema import Experiment
 from fedistill.config.toml import to_toml
 from fedistill.data.build import build_task
 from fedistill.data.task import Task
-from fedistill.errors import ExperimentError, RuntimeFailure, TrainingError, nearest
+from fedistill.errors import ExperimentError, MissingMainGuard, RuntimeFailure, TrainingError, nearest
 from fedistill.experiment.html import render
 from fedistill.experiment.preflight import examine, raise_errors
 from fedistill.experiment.progress import Watcher
@@ -25,7 +25,7 @@ from fedistill.experiment.run_folder import RunFolder, read_results
 from fedistill.federation import local_executor
 from fedistill.federation.arm import ReadyArm, resolve_arm
 from fedistill.federation.client import client_state
-from fedistill.federation.executor import Executor, MissingMainGuard, check_main_guard
+from fedistill.federation.executor import Executor, check_main_guard
 from fedistill.federation.history import ArmRun
 from fedistill.federation.round import play_round
 from fedistill.models import registry as models

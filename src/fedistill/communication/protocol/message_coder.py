@@ -16,7 +16,7 @@ from fedistill.communication.protocol import frame as frames
 from fedistill.communication.protocol.shared_state import EMPTY, SharedState, StatePart
 from fedistill.communication.tensor_specs import Classes, Content, Floats, SharedKnowledge, TensorSpec
 from fedistill.communication.varint import read_varint, varint
-from fedistill.errors import FrameError
+from fedistill.errors import FrameError, TrainingError
 from fedistill.rng import numpy_stream
 from fedistill.state import State
 
@@ -94,6 +94,9 @@ class MessageCoder:
             sent: on the uplink, the weights (P,) that came down in this round, or None if none did.
             own: what `EncodedMessage` said to keep; None on the downlink, where nothing is kept.
             round, client: name the random stream.
+
+        Raises:
+            TrainingError: a number of the message is NaN or infinite.
         """
         codec = self._codec(way)
         kept: State = {}
@@ -114,6 +117,8 @@ class MessageCoder:
             values = tensors[name].detach().to(torch.float32).contiguous().numpy()
             if message.caches:
                 values = values[spec.rows]
+            if not np.isfinite(values).all():
+                raise TrainingError(f"{name!r} of the message to send has numbers that are NaN or infinite")
             known = SharedKnowledge() if once else self._known(way, name, spec, shared, sent)
             encoded = codec.encode(values, spec, known, sender)
             payloads[name] = encoded.payload
@@ -143,7 +148,7 @@ class MessageCoder:
         """Read the message that the receiver expects.
 
         Raises:
-            FrameError: it has other sections, or tensors of another size.
+            FrameError: it has other sections, or tensors of another size, or numbers that are not finite.
         """
         names = expected.names()
         if len(sections) != len(names):
@@ -172,6 +177,8 @@ class MessageCoder:
             known = SharedKnowledge() if name in once else self._known(way, name, spec, shared, sent)
             with _section(name):
                 decoded = codec.decode(payloads[name], spec, known)
+                if not np.isfinite(decoded.values).all():
+                    raise FrameError("it has numbers that are NaN or infinite")
             tensors[name] = torch.from_numpy(decoded.values)
             if name in once:
                 continue
