@@ -75,7 +75,7 @@ def check_quorum(quorum: float, round: int, clients: int, failures: Mapping[int,
     if there < needed:
         raise TrainingError(
             f"{there} of {clients} clients sent a valid reply, but flower.quorum asks for {needed}"
-            f" ({list_reasons(failures)})",
+            f" ({list_reasons({client: failure.reason for client, failure in failures.items()})})",
             f"round {round}",
         )
 
@@ -86,11 +86,11 @@ def quorum_of(quorum: float, clients: int) -> int:
     return min(clients, max(1, math.ceil(quorum * clients - 1e-9)))
 
 
-def list_reasons(failures: Mapping[int, ClientFailure]) -> str:
+def list_reasons(reasons: Mapping[int, str]) -> str:
     """Return the reasons with their clients; equal reasons once, long ones cut, and not all of very many."""
     by_reason: dict[str, list[int]] = {}
-    for client, failure in sorted(failures.items()):
-        by_reason.setdefault(failure.reason, []).append(client)
+    for client, reason in sorted(reasons.items()):
+        by_reason.setdefault(reason, []).append(client)
     shown = [f"{_clients(who)}: {_cut(why)}" for why, who in [*by_reason.items()][:_MOST_REASONS]]
     hidden = sum(len(who) for who in [*by_reason.values()][_MOST_REASONS:])
     if hidden:

@@ -134,9 +134,9 @@ def _aggregate(run: ArmRun, arm: ReadyArm, number: int, replies: Replies) -> tup
             state = arm.method.server_step(run.server, arm.server(number), replies)
         check_finite(state)
         replies.finish()
-    # As it would come from disk, so that a resumed run goes over its entries in the same order.
-    plain = ordered(to_plain(state))
-    return from_plain(arm.method.ServerState, plain), time.perf_counter() - started - replies.waited
+        # As it would come from disk, so that a resumed run goes over its entries in the same order.
+        state = from_plain(arm.method.ServerState, ordered(to_plain(state)))
+    return state, time.perf_counter() - started - replies.waited
 
 
 def _evaluate(

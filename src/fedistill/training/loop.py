@@ -67,8 +67,8 @@ def predict(model: nn.Module, inputs: Tensor, batch_size: int = 500) -> Tensor:
     if not finite.all():
         raise TrainingError(
             f"the model's outputs are NaN or infinite for {int((~finite).sum()):,} of {len(outputs):,}"
-            " samples in evaluation mode: lower train.optimizer.lr, or look for extreme inputs or for statistics that"
-            " a normalisation layer cannot use"
+            " samples in evaluation mode: lower train.optimizer.lr, or look for extreme inputs or for"
+            " statistics that a normalisation layer cannot use"
         )
     return outputs
 
