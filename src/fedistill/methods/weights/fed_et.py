@@ -11,6 +11,7 @@ from torch.nn.functional import cross_entropy, kl_div
 from fedistill.aggregation.functional import weighted_mean
 from fedistill.communication.messages.weights import TrainedWeights
 from fedistill.config.schema import OptimizerConfig, Section
+from fedistill.errors import TrainingError
 from fedistill.methods.base import Reply
 from fedistill.methods.participants import FederationInfo, Server
 from fedistill.methods.shared.weight_averaging import (
@@ -122,9 +123,18 @@ def consensus(logits: Tensor) -> tuple[Tensor, Tensor]:
     """Return the consensus class (n,) and the probabilities (n, C) of the clients that disagree.
 
     Logits are (K, n, C). Probabilities are zeros if no client disagrees.
+
+    Raises:
+        TrainingError: the logits are too large for their variance to be a number.
     """
     variance = logits.var(dim=2, keepdim=True)
-    labels = (variance * logits).sum(dim=0).argmax(dim=1)
+    scores = (variance * logits).sum(dim=0)
+    if not torch.isfinite(scores).all():
+        raise TrainingError(
+            f"the clients' models have logits up to {logits.abs().max():.3g}, too large for a consensus:"
+            " lower train.optimizer.lr"
+        )
+    labels = scores.argmax(dim=1)
     against = variance * (logits.argmax(dim=2) != labels)[..., None]
     total = against.sum(dim=0)
     mean = (against * logits).sum(dim=0) / total.clamp(min=torch.finfo(total.dtype).tiny)
