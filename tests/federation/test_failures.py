@@ -69,6 +69,10 @@ def crossed(run: ArmRun) -> list[tuple[int, int, str, int]]:
 REMEMBERING: dict[str, dict[str, Any]] = {
     "relative": {"method": "fedavg", "codec": {"up": "qsgd", "down": "qsgd"}},
     "residual": {"method": "fedavg", "codec": {"up": "stc", "down": "stc"}},
+    **{
+        codec: {"method": "fedavg", "codec": {"up": codec, "down": codec}}
+        for codec in ("top-k", "sign", "dadaquant", "low-rank", "int8")
+    },
     "predicted labels": {"method": "dsfl", "codec": {"name": "simplex", "bits": 2}},
     "votes": {"method": "voting", "samples": 20},
     "cache": {"method": "scarlet", "samples": 15, "duration": 2},
@@ -222,6 +226,11 @@ INVALID: dict[str, tuple[dict[str, Any], Callable[[bytes], bytes], str]] = {
         FEDAVG,
         with_section(1, varint(1 << 41)),
         f"weights claim to be trained on {1 << 41} samples, not 1 to {1 << 40}",
+    ),
+    "samples beyond counting, by class": (
+        {"method": "fedgen", "codec": "fp32"},
+        with_section(1, np.full(10, 1e12, "<f4").tobytes()),
+        f"weights claim to be trained on 1e+13 samples, more than {1 << 40}",
     ),
     "a state that nobody holds": (
         QSGD,

@@ -66,6 +66,12 @@ class CountedWeights(Message):
             "counts": TensorSpec(Content.SCORES, (1, context.classes)),
         }
 
+    def check(self) -> None:
+        # A lossy codec may round all of an honest client's counts to 0.
+        total = float(self.counts.double().clamp(min=0).sum())
+        if total > MOST_SAMPLES:
+            raise FrameError(f"weights claim to be trained on {total:.3g} samples, more than {MOST_SAMPLES}")
+
 
 @dataclass(frozen=True)
 class GeneratorWeights(Message):
