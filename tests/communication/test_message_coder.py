@@ -351,7 +351,10 @@ def test_a_message_with_numbers_that_are_not_finite_is_neither_sent_nor_read(
         coder = MessageCoder(create_codec(codec), create_codec(codec), seed=0)
         with pytest.raises(TrainingError) as caught:
             write(coder, way, replace(what, **{name: spoilt}))
-        assert str(caught.value) == f"{name!r} of the message to send has numbers that are NaN or infinite"
+        assert str(caught.value) == (
+            f"the message to send has NaN or infinite numbers in {name!r}: lower train.optimizer.lr, or look"
+            " for extreme inputs"
+        )
     sections = write(plain(), way, what).sections
     with pytest.raises(FrameError) as refused:
         read(MessageCoder(Careless(), Careless(), seed=0), way, Logits, sections)

@@ -461,10 +461,13 @@ NAN: dict[str, tuple[dict[str, Any], str]] = {
     "clusters": (odd("comet", "Nan"), "round 1, client 1: " + WHAT.format(1, 40)),
     "logits": (odd("fedmd", "Nan"), "round 1, client 1: " + WHAT.format(1, 40)),
     "labels of the server": (odd("cfd", "Net", "Nan"), "round 1, server: " + WHAT.format(1, 40)),
-    "teachers at the server": (odd("feddf", "Nan"), "round 1, server: " + WHAT.format(1, 40)),
+    "teachers at the server": (
+        odd("feddf", "Nan"),
+        "round 1, server: on the weights of client 1, " + WHAT.format(1, 40),
+    ),
     "ensemble at the server": (
         odd("fed-et", "Nan", share_head=False),
-        "round 1, server: " + WHAT.format(1, 40),
+        "round 1, server: on the weights of client 1, " + WHAT.format(1, 40),
     ),
 }
 
@@ -500,22 +503,24 @@ def arm_with(step: str, function: Any, monkeypatch: pytest.MonkeyPatch, **more: 
     return caught.value
 
 
+NAN_MESSAGE = (
+    "the message to send has NaN or infinite numbers in 'probs': lower train.optimizer.lr, or look for"
+    " extreme inputs"
+)
+
+
 def test_a_client_that_would_send_nan_ends_the_arm(monkeypatch: pytest.MonkeyPatch) -> None:
     def step(state: Any, client: Any, received: Any) -> Any:
         return state, SoftLabels(torch.full((40, 10), torch.nan), client.round)
 
-    said = arm_with("client_step", step, monkeypatch)
-    assert str(said) == (
-        "round 1, client 0: 'probs' of the message to send has numbers that are NaN or infinite"
-    )
+    assert str(arm_with("client_step", step, monkeypatch)) == f"round 1, client 0: {NAN_MESSAGE}"
 
 
 def test_a_server_that_would_send_nan_ends_the_arm(monkeypatch: pytest.MonkeyPatch) -> None:
     def send(state: Any, server: Any, client: int) -> Any:
         return SoftLabels(torch.full((40, 10), torch.inf), 1) if server.round == 2 else None
 
-    said = arm_with("send", send, monkeypatch)
-    assert str(said) == "round 2, server: 'probs' of the message to send has numbers that are NaN or infinite"
+    assert str(arm_with("send", send, monkeypatch)) == f"round 2, server: {NAN_MESSAGE}"
 
 
 # --- whatever is raised at the server is of its arm alone ---

@@ -118,7 +118,10 @@ class MessageCoder:
             if message.caches:
                 values = values[spec.rows]
             if not np.isfinite(values).all():
-                raise TrainingError(f"{name!r} of the message to send has numbers that are NaN or infinite")
+                raise TrainingError(
+                    f"the message to send has NaN or infinite numbers in {name!r}: lower"
+                    " train.optimizer.lr, or look for extreme inputs"
+                )
             known = SharedKnowledge() if once else self._known(way, name, spec, shared, sent)
             encoded = codec.encode(values, spec, known, sender)
             payloads[name] = encoded.payload

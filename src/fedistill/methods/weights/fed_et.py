@@ -19,9 +19,10 @@ from fedistill.methods.shared.weight_averaging import (
     SmallModelsServer,
     initial_by_model,
     means_by_model,
+    public_logits,
 )
 from fedistill.models.features import Split
-from fedistill.training.loop import fit, predict
+from fedistill.training.loop import fit
 from fedistill.training.model_state import flatten, unflatten
 from fedistill.training.optimizers import make_optimizer
 
@@ -78,17 +79,18 @@ class FedEt(SmallModels):
     def server_step(
         self, state: SmallModelsServer, server: Server, replies: Iterable[Reply[TrainedWeights]]
     ) -> SmallModelsServer:
-        came = [(server.clients[reply.client].model, reply.message) for reply in replies]
-        if not came:
+        received = [*replies]
+        if not received:
             return state
+        came = [(server.clients[reply.client].model, reply.message) for reply in received]
         travelling = means_by_model(state.travelling, came)
         sharing = [name for name in travelling if self._shares(server, name)]
         heads = [(_head(server, sent.values, name), sent.samples) for name, sent in came if name in sharing]
         head, weights = weighted_mean(heads), state.model.weights
         if head is not None:
             weights = _with_head(server, weights, server.model, head)
-        logits = [predict(server.load(sent.values, name), server.public_inputs(name)) for name, sent in came]
-        weights = self._learn(server, weights, *consensus(torch.stack(logits)))
+        logits = torch.stack(public_logits(server, received))
+        weights = self._learn(server, weights, *consensus(logits))
         for name in sharing:
             learned = _head(server, weights, server.model)
             travelling[name] = _with_head(server, travelling[name], name, learned)
