@@ -197,7 +197,7 @@ class RuntimeConfig(Section):
 
 
 class FlowerConfig(Section):
-    """How long the server waits for clients on a network."""
+    """How long the server waits for clients on a network; and, there or not, how many must reply."""
 
     wait: Positive = Field(
         default=120.0, description="seconds to wait for all clients to connect at the start"
