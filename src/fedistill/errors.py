@@ -21,11 +21,11 @@ class FrameError(FedistillError):
 
 
 class TrainingError(FedistillError):
-    """Training failed in one place (NaN, a crash in a model); its arm stops, the others continue.
+    """An arm failed in one place (NaN, a crash in a model, too few replies); the other arms continue.
 
     Attributes:
         what: the reason.
-        place: the round and the client, or the server, where it failed; empty while unknown.
+        place: the round and, if it is of one of them, the client or the server; empty while unknown.
     """
 
     def __init__(self, what: str, place: str = "") -> None:
@@ -34,6 +34,16 @@ class TrainingError(FedistillError):
 
     def __str__(self) -> str:
         return f"{self.place}: {self.what}" if self.place else self.what
+
+
+class MissingMainGuard(ExperimentError):
+    """A script starts a run where worker processes start it as well, since they import the script."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "worker processes import the script that starts them, and would start the run again: put the call"
+            ' under `if __name__ == "__main__":`, or set runtime.kind = "serial"'
+        )
 
 
 class RuntimeFailure(FedistillError):

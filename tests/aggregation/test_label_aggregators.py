@@ -2,7 +2,7 @@
 
 import math
 import tomllib
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ from fedistill.aggregation.labels import Aggregation, Combined, ExchangeInfo
 from fedistill.aggregation.registry import AGGREGATIONS, AnyAggregation
 from fedistill.config.schema import Sampling, Section
 from fedistill.config.toml import to_toml
-from fedistill.errors import ExperimentError
+from fedistill.errors import ExperimentError, TrainingError
 from fedistill.experiment.runner import prepare
 from fedistill.federation.arm import resolve_arm
 from fedistill.methods.registry import create_method
@@ -100,6 +100,23 @@ def test_one_client_with_one_hot_rows_is_itself(name: str, rows: Tensor) -> None
 @given(rows=replies(hard=True))
 def test_of_one_hot_rows_it_is_the_shares_of_votes(name: str, rows: Tensor) -> None:
     torch.testing.assert_close(pooled(name, rows), rows.mean(dim=0))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_labels_that_are_no_numbers_are_refused(value: float) -> None:
+    class Broken(Aggregation):
+        name: Literal["broken"] = "broken"
+
+        def combine(self, answers: Answers, exchange: ExchangeInfo) -> Combined | None:
+            rows = [row for row, _ in answers]
+            return Combined(rows[0].masked_fill(rows[0] > 0.6, value))
+
+    rows = torch.tensor([[[0.7, 0.3], [0.5, 0.5]]])
+    with pytest.raises(TrainingError, match="aggregation 'broken' returned labels that are NaN or infinite"):
+        Broken().aggregate(enumerate(rows), draws())
+    fine = Broken().aggregate(enumerate(rows[:, 1:]), draws())
+    assert fine is not None
+    assert fine.labels.tolist() == [[0.5, 0.5]]
 
 
 @every

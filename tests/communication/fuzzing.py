@@ -305,6 +305,8 @@ def message_of(random: Random, kind: type[Message], sizes: MessageContext, round
         # What is sent once is one of two values, so that it is as held in some frames and not in others.
         seeded = Random(random.randrange(2)) if name in kind.once else random
         fields[name] = torch.from_numpy(values_of(seeded, whole))
+    if kind is CountedWeights:  # more samples than anybody can have are refused
+        fields["counts"] = fields["counts"].clamp(-1e6, 1e6)
     return kind(**fields)
 
 

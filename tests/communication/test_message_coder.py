@@ -38,7 +38,7 @@ from fedistill.communication.protocol.message_coder import MessageCoder
 from fedistill.communication.protocol.shared_state import EMPTY, SharedState
 from fedistill.communication.tensor_specs import Content, Floats, SharedKnowledge, TensorSpec
 from fedistill.communication.varint import varint
-from fedistill.errors import FrameError
+from fedistill.errors import FrameError, TrainingError
 from fedistill.rng import SERVER
 
 KINDS = [Weights, TrainedWeights, ClassOutputs, Logits, SoftLabels, Votes, FreshLabels, DueLabels]
@@ -326,3 +326,39 @@ def test_witness_knows_what_it_must() -> None:
     for other in others:
         with pytest.raises(FrameError, match="OUT OF STEP"):
             codec.decode(payload, spec, other)
+
+
+class Careless(Plain):
+    """Makes the last number what no number is."""
+
+    name = "careless"
+
+    def decode(self, payload: bytes, spec: TensorSpec, known: SharedKnowledge) -> Decoded:
+        decoded = super().decode(payload, spec, known)
+        decoded.values[..., -1] = np.inf
+        return decoded
+
+
+@both_ways
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_message_with_numbers_that_are_not_finite_is_neither_sent_nor_read(
+    way: Direction, value: float
+) -> None:
+    """Under any codec: many would clip them, or make another class of them."""
+    what = example_message(Logits, SIZES)
+    tensors = what.tensors()
+    name = next(iter(tensors))
+    spoilt = tensors[name].clone()
+    spoilt[-1, 0] = value
+    for codec in ("fp32", "fp16", "int8"):
+        coder = MessageCoder(create_codec(codec), create_codec(codec), seed=0)
+        with pytest.raises(TrainingError) as caught:
+            write(coder, way, replace(what, **{name: spoilt}))
+        assert str(caught.value) == (
+            f"the message to send has NaN or infinite numbers in {name!r}: lower train.optimizer.lr, or look"
+            " for extreme inputs"
+        )
+    sections = write(plain(), way, what).sections
+    with pytest.raises(FrameError) as refused:
+        read(MessageCoder(Careless(), Careless(), seed=0), way, Logits, sections)
+    assert str(refused.value) == f"section {name!r}: it has numbers that are NaN or infinite"

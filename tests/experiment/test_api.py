@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +197,14 @@ def test_a_terminal_shows_a_bar_per_arm(terminal: Terminal) -> None:
     assert re.search(r"^first\b.* 2/2 .*server@global 25\.0%", first)
     assert re.search(r"^second \[x\] .* 1/4 .*failed", second)
     assert "fedistill: arm 'second [x]' failed: no luck" in text
+
+
+def test_a_terminal_names_clients_that_are_left_out_of_a_round(terminal: Terminal) -> None:
+    reasons = {"10": "damaged", "2": "damaged", "1": "no reply"}
+    with shown(terminal.console) as watcher:
+        watcher.arm("first", 2, 0)
+        watcher.round("first", replace(record(1, {}), missing=reasons))
+    assert "arm 'first': round 1: left out: client 1: no reply; clients 2 and 10: damaged" in terminal.text()
 
 
 def test_a_quiet_terminal_shows_errors_alone(terminal: Terminal) -> None:

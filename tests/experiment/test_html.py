@@ -470,6 +470,24 @@ def test_an_arm_that_failed_shows_its_error(browse: Any) -> None:
 
 
 @needs_chromium
+def test_clients_that_were_left_out_stand_with_their_rounds_and_reasons(browse: Any) -> None:
+    assert "hidden" in browse().id("left-out").attributes
+    some = _results()
+    first, second, *_ = some["arms"]
+    for entry in first["rounds"]:
+        entry["missing"] = {"2": "no <b>reply</b>"}
+    second["rounds"][1]["missing"] = {"0": "no <b>reply</b>", "2": "damaged"}
+    page = browse(page=_page(some))
+    assert "hidden" not in page.id("left-out").attributes
+    _, *rows = _table(page, "table-left-out")
+    assert rows == [
+        ["dsfl", "2", "1, 2, 3, 4", "no <b>reply</b>"],
+        [HOSTILE, "0", "2", "no <b>reply</b>"],
+        [HOSTILE, "2", "2", "damaged"],
+    ]
+
+
+@needs_chromium
 def test_links_stand_with_their_sources(browse: Any) -> None:
     page = browse()
     _, *rows = _table(page, "table-links")

@@ -207,17 +207,6 @@ def test_right_answers_beyond_the_test_set_are_not_counted(tmp_path: Path, count
     assert [kind for node, kind, _ in desk.taken if node == 11] == ["query", "train", "evaluate"]
 
 
-def test_the_quorum_is_of_replies_that_can_be_read(tmp_path: Path) -> None:
-    asked = experiment(rounds=1, flower={"wait": 30, "deadline": 60, "quorum": 1.0})
-    desk = Desk(asked, tmp_path)
-    desk.change = answered(lambda answer: Answer(answer.frame[:-6] + bytes(6), answer.words))
-    with pytest.raises(
-        RuntimeFailure, match=r"2 of 3 clients replied in round 1, but .* asks for 3 \(client 1: "
-    ):
-        play(desk, asked, tmp_path / "run")
-    assert RunFolder(tmp_path / "run").last_round("dsfl") == 0
-
-
 @pytest.mark.parametrize("error", [KeyError("no such class"), DecodeError("no such class"), RecursionError()])
 def test_a_reply_that_flower_cannot_put_together_is_of_its_client_alone(
     tmp_path: Path, error: Exception

@@ -45,10 +45,11 @@ def lay_out(wanted: Experiment, out: Path, client: str = "") -> None:
 
 
 class Watch:
-    """Remembers rounds, and may do something after each."""
+    """Remembers rounds and failures, and may do something after each round."""
 
     def __init__(self, then: Callable[[int], None] = lambda round: None) -> None:
         self.records: dict[int, RoundRecord] = {}
+        self.failures: list[str] = []
         self._then = then
 
     def findings(self, findings: Sequence[Finding]) -> None: ...
@@ -59,7 +60,8 @@ class Watch:
         self.records[record.round] = record
         self._then(record.round)
 
-    def failed(self, name: str, error: str) -> None: ...
+    def failed(self, name: str, error: str) -> None:
+        self.failures.append(error)
 
 
 def in_process(wanted: Experiment, out: Path) -> ResultsJson:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from fedistill.errors import TrainingError
 from fedistill.methods.weights.fed_et import consensus
 from fedistill.models.registry import build_model
 from fedistill.rng import SERVER, stream
@@ -60,6 +61,13 @@ def test_without_other_opinions_nothing_is_diverse() -> None:
     assert diverse.tolist() == [[0.0, 0.0]]
     _, diverse = consensus(torch.zeros(2, 1, 3))
     assert diverse.tolist() == [[0.0, 0.0, 0.0]]
+
+
+def test_logits_beyond_a_consensus_are_no_class_0() -> None:
+    """Their variance is infinite, and the sum over clients who disagree is NaN."""
+    logits = torch.tensor([[[-1e30, 1e30]], [[1e30, -1e30]]])
+    with pytest.raises(TrainingError, match=r"logits up to 1e\+30, too large for a consensus"):
+        consensus(logits)
 
 
 @pytest.mark.parametrize("share_head", [True, False])

@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy, kl_div, layer_norm, linear
 
 from fedistill import parse
 from fedistill.communication.messages.private_samples import PrivateOutputs
-from fedistill.errors import TrainingError
+from fedistill.errors import FrameError
 from fedistill.experiment.runner import run_experiment
 from fedistill.federation.arm import ReadyArm
 from fedistill.federation.history import ArmRun
@@ -144,12 +144,13 @@ def test_the_net_by_hand() -> None:
     assert len(values) == 22
 
 
-def test_labels_that_the_server_lacks_are_missed_by_name() -> None:
+def test_a_reply_without_labels_that_the_server_lacks_is_refused() -> None:
     arm, run = played()
     size = len(arm.task.clients[1])
     message = PrivateOutputs(torch.zeros(size, FEATURES), torch.zeros(size, CLASSES), torch.zeros(0), 0)
-    with pytest.raises(TrainingError, match="client 1 sent no labels, and the server has none from it"):
-        arm.method.server_step(replace(run.server, labels={}), arm.server(4), [Reply(1, message)])
+    arm.method.check_reply(run.server, arm.server(4), Reply(1, message))
+    with pytest.raises(FrameError, match="it has no labels, and the server has none of this client"):
+        arm.method.check_reply(replace(run.server, labels={}), arm.server(4), Reply(1, message))
 
 
 def test_nobody_replied() -> None:

@@ -420,6 +420,24 @@ def test_predictions_do_not_depend_on_the_batches(samples: int, batch_size: int)
     torch.testing.assert_close(logits, model[0].layer(inputs.float()).detach())
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_outputs_that_are_no_numbers_are_not_taken_for_class_0(value: float) -> None:
+    class Odd(Linear):
+        def forward(self, inputs: Tensor) -> Tensor:
+            # In evaluation mode alone, and one output of a sample.
+            outputs = super().forward(inputs)
+            chosen = torch.tensor([False, True, False]) & (inputs[:, :1] > 4)
+            return outputs if self.training else outputs.masked_fill(chosen, value)
+
+    inputs = torch.arange(12).remainder(7).reshape(4, 3)  # 0, 3, 6 and 2 come first in their rows
+    with pytest.raises(TrainingError) as caught:
+        predict(Odd(), inputs, batch_size=3)
+    assert caught.value.what.startswith(
+        "the model's outputs are NaN or infinite for 1 of 4 samples in evaluation mode: lower"
+    )
+    assert caught.value.place == ""
+
+
 def test_stored_samples_become_what_models_take() -> None:
     pixels = torch.tensor([0, 255, 51, 102], dtype=torch.uint8).reshape(2, 1, 1, 2)
     picked = batch(pixels, torch.tensor([1, 0, 1]))

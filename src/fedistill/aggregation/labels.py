@@ -96,10 +96,12 @@ class Aggregation(Section, ABC):
                 f"aggregation {self.name!r} returned labels of shape {tuple(found.labels.shape)} "
                 f"for rows of shape {tuple(shape)}"
             )
+        labels = torch.where(answered[:, None], found.labels, 0)
+        if not torch.isfinite(labels).all():
+            raise TrainingError(f"aggregation {self.name!r} returned labels that are NaN or infinite")
         weights = counts if found.weights is None else found.weights
         total = sum(weights)
         shares = [weight / total if total else 0.0 for weight in weights]
-        labels = torch.where(answered[:, None], found.labels, 0)
         return Aggregated(labels, dict(zip(clients, shares, strict=True)), found.state)
 
     @abstractmethod

@@ -197,13 +197,18 @@ class RuntimeConfig(Section):
 
 
 class FlowerConfig(Section):
-    """How long the server waits for clients on a network."""
+    """How long the server waits for clients on a network; and, there or not, how many must reply."""
 
     wait: Positive = Field(
         default=120.0, description="seconds to wait for all clients to connect at the start"
     )
     deadline: Positive = Field(default=600.0, description="seconds to wait for the replies of a round")
-    quorum: float = Field(default=0.5, gt=0, le=1, description="share of a round's clients that must reply")
+    quorum: float = Field(
+        default=0.5,
+        gt=0,
+        le=1,
+        description="share of a round's clients that must send a valid reply, with or without a network",
+    )
 
 
 def _name_or_table(codec: Raw) -> str | RawTable | None:

@@ -23,8 +23,8 @@ def of_label(feature: Any, column: str) -> str:
         return f"holds tables, as for object detection; {_ONLY}"
     if inner is not None:
         return (
-            f"holds lists, as for multi-label classification; {_ONLY}: keep the samples with one label, or make"
-            " a column with one"
+            f"holds lists, as for multi-label classification; {_ONLY}: keep the samples with one label, or"
+            " make a column with one"
         )
     return f"holds values of type {getattr(feature, 'dtype', type(feature).__name__)}; {_ONLY}"
 

@@ -11,13 +11,12 @@ from types import TracebackType
 from rich.console import Console
 
 from fedistill.config.schema import Experiment
-from fedistill.errors import RuntimeFailure, nearest
+from fedistill.errors import MissingMainGuard, RuntimeFailure, nearest
 from fedistill.experiment import table
 from fedistill.experiment.progress import Logged, Watcher, is_interactive, shown
 from fedistill.experiment.results import ResultsJson, RoundJson, Status
 from fedistill.experiment.run_folder import default_folder, read_results
 from fedistill.experiment.runner import resume_experiment, run_experiment
-from fedistill.federation.executor import MissingMainGuard
 
 
 def compare(experiment: Experiment, out: str | Path | None = None, *, quiet: bool = False) -> "Run":

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Column
 
 from fedistill.experiment.preflight import Finding
+from fedistill.federation.failures import list_reasons
 from fedistill.federation.history import RoundRecord
 
 logger = logging.getLogger(__name__)
@@ -38,6 +39,9 @@ class Logged:
 
     def round(self, name: str, record: RoundRecord) -> None:
         logger.info("arm %r: round %d: %s", name, record.round, _views(record) or "not evaluated")
+        if record.missing:
+            reasons = list_reasons({int(client): reason for client, reason in record.missing.items()})
+            logger.warning("arm %r: round %d: left out: %s", name, record.round, reasons)
 
     def failed(self, name: str, error: str) -> None:
         logger.error("arm %r failed: %s", name, error)

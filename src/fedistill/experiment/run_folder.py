@@ -193,6 +193,7 @@ class RunFolder:
 
         Raises:
             ExperimentError: files of the arm are missing or damaged.
+            TrainingError: the arm cannot start.
         """
         manifest = self._manifest(arm.name)
         if manifest is None:

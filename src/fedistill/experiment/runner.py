@@ -8,7 +8,7 @@ from fedistill.config.schema import Experiment
 from fedistill.config.toml import to_toml
 from fedistill.data.build import build_task
 from fedistill.data.task import Task
-from fedistill.errors import ExperimentError, RuntimeFailure, TrainingError, nearest
+from fedistill.errors import ExperimentError, MissingMainGuard, RuntimeFailure, TrainingError, nearest
 from fedistill.experiment.html import render
 from fedistill.experiment.preflight import examine, raise_errors
 from fedistill.experiment.progress import Watcher
@@ -25,8 +25,9 @@ from fedistill.experiment.run_folder import RunFolder, read_results
 from fedistill.federation import local_executor
 from fedistill.federation.arm import ReadyArm, resolve_arm
 from fedistill.federation.client import client_state
-from fedistill.federation.executor import Executor, MissingMainGuard, check_main_guard
+from fedistill.federation.executor import Executor, check_main_guard
 from fedistill.federation.history import ArmRun
+from fedistill.federation.ledger import Ledger
 from fedistill.federation.round import play_round
 from fedistill.models import registry as models
 from fedistill.state import write_file
@@ -141,14 +142,22 @@ def _play(
     watcher: Watcher,
     start: StartExecutor,
 ) -> ResultsJson:
-    runs = {arm.name: folder.restore(arm) for arm in arms}
+    runs: dict[str, ArmRun] = {}
+    broken: dict[str, TrainingError] = {}
     errors: dict[str, str] = {}
+    for arm in arms:
+        try:
+            runs[arm.name] = folder.restore(arm)
+        except TrainingError as error:
+            runs[arm.name], broken[arm.name] = ArmRun(0, None, {}, Ledger()), error
     try:
         with start(experiment, task) as executor:
             for arm in arms:
                 run = runs[arm.name]
                 watcher.arm(arm.name, arm.rounds, run.round)
                 try:
+                    if arm.name in broken:
+                        raise broken[arm.name]
                     while run.round < arm.rounds:
                         record = play_round(run, arm, executor)
                         folder.save(arm, run)

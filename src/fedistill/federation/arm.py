@@ -19,6 +19,7 @@ from fedistill.data.task import Task
 from fedistill.errors import ExperimentError, FrameError
 from fedistill.federation.client_sampling import sample_clients
 from fedistill.federation.evaluation import correct_by_class
+from fedistill.federation.failures import failing_at
 from fedistill.federation.history import ArmRun
 from fedistill.federation.ledger import SETUP_ROUND, Ledger
 from fedistill.federation.local_rounds import fixed_rounds
@@ -260,10 +261,16 @@ class ReadyArm:
 
 
 def start_run(arm: ReadyArm) -> ArmRun:
-    """Return an arm before round 1, its set-up traffic counted."""
+    """Return an arm before round 1, its set-up traffic counted.
+
+    Raises:
+        TrainingError: the server cannot start.
+    """
     ledger = Ledger(public=arm.public_bytes())
     for info in arm.federation.clients:
         frame = arm.setup_frame(info.id)
         if frame:
             ledger.count(SETUP_ROUND, info.id, "down", frame)
-    return ArmRun(0, arm.method.start_server(arm.server(SETUP_ROUND)), {}, ledger)
+    with failing_at("before round 1, server"):
+        server = arm.method.start_server(arm.server(SETUP_ROUND))
+    return ArmRun(0, server, {}, ledger)

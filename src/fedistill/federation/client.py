@@ -4,15 +4,15 @@ Only bytes enter and leave, whatever carries them.
 """
 
 import time
-import traceback
 from dataclasses import dataclass
 
 import torch
 
 from fedistill.communication.messages.base import Message
 from fedistill.communication.protocol.endpoints import ClientEndpoint, StaleState
-from fedistill.errors import FedistillError, TrainingError
+from fedistill.errors import TrainingError
 from fedistill.federation.arm import ReadyArm
+from fedistill.federation.failures import failing_at
 from fedistill.methods.base import AnyState
 from fedistill.rng import scoped
 from fedistill.state import State, decode_state, encode_state, from_plain, to_plain
@@ -31,19 +31,6 @@ class ClientResult:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class ClientFailure:
-    """A client that was asked and does not take part in a round.
-
-    Attributes:
-        reason: why, for people.
-        reached: whether what was sent to it has arrived.
-    """
-
-    reason: str
-    reached: bool
-
-
 def run_client(arm: ReadyArm, client: int, round: int, state: bytes, frame: bytes) -> ClientResult:
     """Do a client's part of a round.
 
@@ -57,7 +44,7 @@ def run_client(arm: ReadyArm, client: int, round: int, state: bytes, frame: byte
     A frame that was coded against a memory that the client has lost is answered by a refresh, without work.
     """
     started = time.perf_counter()
-    try:
+    with failing_at(f"round {round}, client {client}"):
         own = arm.client(client, round, arm.local_rounds(round, frame))
         kept = decode_state(state) if state else {}
         held = kept.get(_METHOD)
@@ -78,24 +65,18 @@ def run_client(arm: ReadyArm, client: int, round: int, state: bytes, frame: byte
         check_finite(after)
         reply = b"" if message is None else end.reply(message, context)
         return ClientResult(_kept(after, end.kept()), reply, time.perf_counter() - started)
-    except FedistillError as error:
-        raise TrainingError(str(error), f"round {round}, client {client}") from error
-    except Exception as error:  # a user's own model may raise anything; the round and client are named
-        raise TrainingError(describe_error(error), f"round {round}, client {client}") from error
 
 
 def count_correct(arm: ReadyArm, client: int, state: bytes) -> list[int]:
     """Count the global test samples of each class that a client's own model gets right.
 
     Raises:
-        TrainingError: the model raises anything; with the client.
+        TrainingError: the model raises anything, or its logits are not finite; with the client.
     """
-    try:
+    with failing_at(f"evaluation, client {client}"):
         own = arm.client(client, round=0)
         module = own.load(client_state(arm, client, state).model)
         return arm.correct_by_class(own.model, module).tolist()
-    except Exception as error:  # as in `run_client`
-        raise TrainingError(describe_error(error), f"evaluation, client {client}") from error
 
 
 def client_state(arm: ReadyArm, client: int, state: bytes) -> AnyState:
@@ -114,12 +95,6 @@ def _kept(method: AnyState, link: State) -> bytes:
     parts = {_METHOD: to_plain(method), _LINK: link}
     kept = {name: part for name, part in parts.items() if part}
     return encode_state(kept) if kept else b""
-
-
-def describe_error(error: BaseException) -> str:
-    """Return an unexpected error in words, with the place where it was raised."""
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}: {error} ({last.filename}, line {last.lineno})"
 
 
 def check_finite(state: AnyState) -> None:

@@ -6,15 +6,16 @@ import multiprocessing
 import os
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
 import torch
 
-from fedistill.config.schema import RuntimeConfig
-from fedistill.errors import ExperimentError
-from fedistill.federation.client import ClientFailure, ClientResult
+from fedistill.config.schema import FlowerConfig, RuntimeConfig
+from fedistill.errors import MissingMainGuard
+from fedistill.federation.client import ClientResult
+from fedistill.federation.failures import ClientFailure
 
 TORCH_THREADS = 1
 """In each process that computes: another number would round otherwise."""
@@ -43,16 +44,6 @@ NO_MAIN_GUARD = 97
 """Exit status of a worker that was about to run the user's script again."""
 
 
-class MissingMainGuard(ExperimentError):
-    """A script starts a run where worker processes start it as well, since they import the script."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            "worker processes import the script that starts them, and would start the run again: put the call"
-            ' under `if __name__ == "__main__":`, or set runtime.kind = "serial"'
-        )
-
-
 def check_main_guard() -> None:
     """See that a run is not started by a script that a new process is only about to import.
 
@@ -71,8 +62,8 @@ def check_main_guard() -> None:
 class Executor(ABC):
     """Runs clients. Use as a context manager; inside, torch computes with one thread."""
 
-    tolerates_failures: ClassVar[bool] = False
-    """A client that fails, or whose reply is refused, is left out of the round; else it ends the arm."""
+    quorum: float = FlowerConfig().quorum
+    """The share of a round's clients that must remain in it, or the arm ends (`federation.failures`)."""
     holds_client_states: ClassVar[bool] = True
     """Clients' states come to the server with their results; on a network they stay at the clients."""
     private_counts_known: bool = True
@@ -93,9 +84,12 @@ class Executor(ABC):
     ) -> Iterator[ClientResult | ClientFailure]:
         """Do the jobs of a round; results come in the order of the jobs.
 
+        A `ClientFailure` stands for a client elsewhere that failed or cannot be reached, and leaves it out of
+        the round. Whether a reply is valid is not for the executor to say.
+
         Raises:
-            TrainingError: a client's work failed.
-            RuntimeFailure: a worker process ended, or too few clients replied.
+            TrainingError: the work of a client on this machine failed, which ends the arm.
+            RuntimeFailure: a worker process ended.
         """
 
     @abstractmethod
@@ -104,17 +98,6 @@ class Executor(ABC):
 
         None stands for a client that cannot be reached.
         """
-
-    def check_quorum(self, round: int, clients: int, failures: Mapping[int, ClientFailure]) -> None:
-        """See, before a round is recorded, that enough of its clients have replied.
-
-        Args:
-            clients: how many were asked; ``failures``: those of them that have failed.
-
-        Raises:
-            RuntimeFailure: too few have replied; the round is not recorded.
-        """
-        assert not failures, "within a machine a client that fails ends the arm"
 
     def transport_overhead(self) -> TransportOverhead:
         """Return the overhead since the last call; none within a machine."""

@@ -17,8 +17,9 @@ class RoundRecord:
     """What happened in a round; the names are the keys of its line in ``events.jsonl``.
 
     Attributes:
-        clients: who took part, empty if no exchange was due. ``dropped``: whose reply was lost.
-        missing: why a dropped client failed, by the client's number; only of those where it is known.
+        clients: who took part, empty if no exchange was due. ``dropped``: whose reply was lost or refused.
+        missing: why a client was left out, by its number (`federation.failures`); replies that are lost
+            because `sampling.dropout` asks for it have no reason.
         carried: the fields of the round's `TransportOverhead`, empty if there was no exchange.
         local: rounds of local training behind the exchange, or 0 if there was none.
         change: the relative change of what the server sends, or None if the arm does not adapt to it

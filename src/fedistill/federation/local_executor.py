@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal
 
 from fedistill.config.schema import Experiment
 from fedistill.data.task import Task
-from fedistill.errors import RuntimeFailure, TrainingError
+from fedistill.errors import MissingMainGuard, RuntimeFailure, TrainingError
 from fedistill.federation.arm import ReadyArm
 from fedistill.federation.client import ClientResult, count_correct, run_client
 from fedistill.federation.executor import (
@@ -26,7 +26,6 @@ from fedistill.federation.executor import (
     WORKER_NAME,
     Executor,
     Job,
-    MissingMainGuard,
     check_main_guard,
     prepare_process,
     worker_count,
@@ -56,6 +55,7 @@ class SerialExecutor(Executor):
     """One client after the other, in this process."""
 
     def __init__(self, experiment: Experiment, task: Task) -> None:
+        self.quorum = experiment.flower.quorum
         self._arms = _ready_arms(experiment, task)
 
     def run_clients(self, arm: str, round: int, jobs: Sequence[Job]) -> Iterator[ClientResult]:
@@ -87,6 +87,7 @@ class ProcessExecutor(Executor):
 
     def __init__(self, worker_count: int, experiment: Experiment, task: Task) -> None:
         check_main_guard()
+        self.quorum = experiment.flower.quorum
         self._folder = tempfile.TemporaryDirectory(prefix="fedistill-")
         path = Path(self._folder.name) / "task.safetensors"
         task.save(path)

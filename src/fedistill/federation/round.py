@@ -5,7 +5,7 @@ A round is atomic: the `ArmRun` is changed only at its end, by `_record`.
 """
 
 import time
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import asdict, dataclass
 
 import torch
@@ -13,21 +13,17 @@ import torch
 from fedistill.communication.messages.base import Message
 from fedistill.communication.protocol.endpoints import ServerEndpoint
 from fedistill.config.schema import WhenWorth
-from fedistill.errors import FedistillError, FrameError, TrainingError
+from fedistill.errors import TrainingError
 from fedistill.federation.arm import ReadyArm
-from fedistill.federation.client import (
-    ClientFailure,
-    ClientResult,
-    check_finite,
-    client_state,
-    describe_error,
-)
+from fedistill.federation.client import ClientResult, check_finite, client_state
 from fedistill.federation.client_sampling import sample_clients, sample_dropouts
 from fedistill.federation.evaluation import views
 from fedistill.federation.executor import Executor
+from fedistill.federation.failures import ClientFailure, failing_at
 from fedistill.federation.history import ArmRun, RoundRecord
-from fedistill.federation.ledger import SETUP_ROUND, Entry, Ledger
+from fedistill.federation.ledger import SETUP_ROUND
 from fedistill.federation.local_rounds import relative_change, scheduled_rounds
+from fedistill.federation.replies import Replies, RoundPlan
 from fedistill.methods.base import AnyState, Reply
 from fedistill.rng import SERVER, scoped
 from fedistill.state import from_plain, ordered, to_plain
@@ -37,7 +33,8 @@ def play_round(run: ArmRun, arm: ReadyArm, executor: Executor) -> RoundRecord:
     """Play the next round.
 
     Raises:
-        TrainingError: training failed; names the client, or the server, and the round.
+        TrainingError: the arm failed, in the work of a client on this machine, at the server, in evaluation,
+            or by too few valid replies; names the round and the client or the server (`federation.failures`).
         RuntimeFailure: the machine failed.
     """
     started = time.perf_counter()
@@ -51,10 +48,8 @@ def play_round(run: ArmRun, arm: ReadyArm, executor: Executor) -> RoundRecord:
     )
     frames = _send(run, arm, endpoint, plan)
     results = _run_clients(run, arm, executor, plan, frames)
-    replies = Replies(arm, executor.tolerates_failures, endpoint, plan, frames, results)
+    replies = Replies(arm, executor.quorum, _reply_check(run, arm, number), endpoint, plan, frames, results)
     server, server_seconds = _aggregate(run, arm, number, replies)
-    replies.finish()
-    executor.check_quorum(number, len(plan.clients), replies.failures)
     seconds = time.perf_counter() - started
     evaluation = _evaluate(run, arm, executor, server, replies)
     change = _change(run, arm, server, replies)
@@ -77,110 +72,6 @@ def play_round(run: ArmRun, arm: ReadyArm, executor: Executor) -> RoundRecord:
 
 
 @dataclass(frozen=True)
-class _Plan:
-    """What is known of a round before anything is sent.
-
-    Attributes:
-        local: rounds of local training behind the exchange, at least 1.
-        clients: who takes part, in order; ``dropped``: those of them whose reply will be lost.
-    """
-
-    number: int
-    local: int
-    clients: list[int]
-    dropped: list[int]
-
-
-class Replies(Iterator[Reply[Message]]):
-    """The replies of a round: each is decoded when it is asked for, in client order, and then let go.
-
-    Attributes:
-        plan: of the round; ``endpoint``: of the server, with what it and the clients now remember.
-        states: the new state of each client that has worked.
-        work: seconds of each client's work, 0 for one that failed.
-        failures: the clients that have failed.
-        heard: the clients whose message the server has decoded.
-        waited: seconds of waiting for replies and decoding them.
-    """
-
-    def __init__(
-        self,
-        arm: ReadyArm,
-        tolerates_failures: bool,
-        endpoint: ServerEndpoint,
-        plan: _Plan,
-        sent: list[bytes],
-        results: Iterator[tuple[int, ClientResult | ClientFailure]],
-    ) -> None:
-        self._arm, self._tolerates_failures, self._results = arm, tolerates_failures, results
-        self.plan, self.endpoint = plan, endpoint
-        self.states: dict[int, bytes] = {}
-        self.work: list[float] = []
-        self.failures: dict[int, ClientFailure] = {}
-        self.heard: list[int] = []
-        self._traffic = Ledger()
-        self.waited = 0.0
-        for client, frame in zip(plan.clients, sent, strict=True):
-            if frame:
-                self._traffic.count(plan.number, client, "down", frame)
-
-    def __next__(self) -> Reply[Message]:
-        started = time.perf_counter()
-        try:
-            while True:
-                reply = self._receive(*next(self._results))
-                if reply is not None:
-                    return reply
-        finally:
-            self.waited += time.perf_counter() - started
-
-    def finish(self) -> None:
-        """Receive what the server step has not asked for: those bytes have crossed all the same."""
-        for _ in self:
-            pass
-
-    def crossed(self) -> list[Entry]:
-        """Return the frames of the round, up and down; a frame that never reached its client is not one."""
-        unreached = {client for client, failure in self.failures.items() if not failure.reached}
-        return [entry for entry in self._traffic.entries if entry.client not in unreached]
-
-    def _receive(self, client: int, result: ClientResult | ClientFailure) -> Reply[Message] | None:
-        """Note what a client brings; return its reply, or None if there is none for the server step."""
-        if isinstance(result, ClientFailure):
-            self.failures[client] = result
-            self.work.append(0.0)
-            return None
-        self.states[client] = result.state
-        self.work.append(result.seconds)
-        if not result.frame:
-            return None
-        self._traffic.count(self.plan.number, client, "up", result.frame)
-        if client in self.plan.dropped:
-            return None
-        try:
-            message = self._decode(client, result.frame)
-        except FrameError as error:
-            what = f"its reply is refused: {error}"
-            if not self._tolerates_failures:
-                raise TrainingError(what, f"round {self.plan.number}, client {client}") from None
-            self.failures[client] = ClientFailure(what, reached=True)
-            return None
-        if message is None:
-            return None
-        self.heard.append(client)
-        return Reply(client, message)
-
-    def _decode(self, client: int, frame: bytes) -> Message | None:
-        """Return the client's message, or None if it asks to be sent everything again."""
-        expected = self._arm.method.uplink
-        assert expected is not None
-        message = self.endpoint.receive(client, expected, frame, self._arm.message_context(client))
-        if message is not None:
-            message.check()
-        return message
-
-
-@dataclass(frozen=True)
 class _Evaluation:
     """Views, and each client's correct answers by class for as long as its model stays the same."""
 
@@ -193,32 +84,39 @@ def _adapts(arm: ReadyArm) -> bool:
     return isinstance(arm.config.accumulate, WhenWorth)
 
 
-def _sample(arm: ReadyArm, number: int, local: int) -> _Plan:
+def _sample(arm: ReadyArm, number: int, local: int) -> RoundPlan:
     """Draw who takes part, and whose reply is lost."""
     clients: list[int] = []
     if arm.method.clients_work:
         clients = sample_clients(arm.sampling, len(arm.federation.clients), arm.seed, number)
-    return _Plan(number, local, clients, sample_dropouts(arm.sampling, clients, arm.seed, number))
+    return RoundPlan(number, local, clients, sample_dropouts(arm.sampling, clients, arm.seed, number))
 
 
-def _send(run: ArmRun, arm: ReadyArm, endpoint: ServerEndpoint, plan: _Plan) -> list[bytes]:
+def _send(run: ArmRun, arm: ReadyArm, endpoint: ServerEndpoint, plan: RoundPlan) -> list[bytes]:
     """Return one frame for each client; an empty one stands for nothing."""
     server = arm.server(plan.number)
     messages: dict[Hashable, Message | None] = {}
     frames = []
-    for client in plan.clients:
-        group = arm.method.broadcast_group(run.server, arm.federation.clients[client])
-        if group not in messages:
-            messages[group] = arm.method.send(run.server, server, client)
-        message = messages[group]
-        frames.append(
-            b"" if message is None else endpoint.send(client, group, message, arm.message_context(client))
-        )
+    with failing_at(f"round {plan.number}, server"):
+        for client in plan.clients:
+            group = arm.method.broadcast_group(run.server, arm.federation.clients[client])
+            if group not in messages:
+                messages[group] = arm.method.send(run.server, server, client)
+            message = messages[group]
+            frames.append(
+                b"" if message is None else endpoint.send(client, group, message, arm.message_context(client))
+            )
     return frames
 
 
+def _reply_check(run: ArmRun, arm: ReadyArm, number: int) -> Callable[[int, Message], None]:
+    """Return the method's check of a client's message against the server's state before the round."""
+    server = arm.server(number)
+    return lambda client, message: arm.method.check_reply(run.server, server, Reply(client, message))
+
+
 def _run_clients(
-    run: ArmRun, arm: ReadyArm, executor: Executor, plan: _Plan, frames: list[bytes]
+    run: ArmRun, arm: ReadyArm, executor: Executor, plan: RoundPlan, frames: list[bytes]
 ) -> Iterator[tuple[int, ClientResult | ClientFailure]]:
     """Give the clients their frames; each client's result comes with its number, in client order."""
     jobs = [
@@ -231,21 +129,14 @@ def _run_clients(
 def _aggregate(run: ArmRun, arm: ReadyArm, number: int, replies: Replies) -> tuple[AnyState, float]:
     """Return the server's new state, and the seconds that its step took besides waiting for clients."""
     started = time.perf_counter()
-    place = f"round {number}, server"
-    try:
+    with failing_at(f"round {number}, server"):
         with scoped(arm.seed, "layers", SERVER, number):
             state = arm.method.server_step(run.server, arm.server(number), replies)
         check_finite(state)
-    except TrainingError as error:
-        # A client's own failure reaches us through the replies and has its place already.
-        raise error if error.place else TrainingError(error.what, place) from error
-    except FedistillError:
-        raise
-    except Exception as error:  # a user's own model at the server may raise anything
-        raise TrainingError(describe_error(error), place) from error
-    # As it would come from disk, so that a resumed run goes over its entries in the same order.
-    plain = ordered(to_plain(state))
-    return from_plain(arm.method.ServerState, plain), time.perf_counter() - started - replies.waited
+        replies.finish()
+        # As it would come from disk, so that a resumed run goes over its entries in the same order.
+        state = from_plain(arm.method.ServerState, ordered(to_plain(state)))
+    return state, time.perf_counter() - started - replies.waited
 
 
 def _evaluate(
@@ -285,13 +176,11 @@ def _server_correct(
     def own(client: int) -> AnyState:
         return client_state(arm, client, clients.get(client, b""))
 
-    try:
+    with failing_at("evaluation, server"):
         right = [
             arm.correct_by_class(name, model)
             for name, model in arm.method.server_eval_models(server, arm.server(SETUP_ROUND), own)
         ]
-    except Exception as error:  # as in `_aggregate`
-        raise TrainingError(describe_error(error), "evaluation, server") from error
     # The mean over one model is exact.
     return torch.stack(right).double().mean(dim=0) if right else None
 
@@ -332,7 +221,8 @@ def _change(run: ArmRun, arm: ReadyArm, server: AnyState, replies: Replies) -> f
     if not (_adapts(arm) and replies.heard):
         return None
     number, client = replies.plan.number, replies.heard[0]
-    before, after = (arm.method.send(state, arm.server(number), client) for state in (run.server, server))
-    if before is None or after is None:
-        return None
-    return relative_change(before, after, arm.message_context(client))
+    with failing_at(f"round {number}, server"):
+        before, after = (arm.method.send(state, arm.server(number), client) for state in (run.server, server))
+        if before is None or after is None:
+            return None
+        return relative_change(before, after, arm.message_context(client))

@@ -25,7 +25,7 @@ from fedistill.config.plugins import before_import
 from fedistill.config.schema import RawTable, Source
 from fedistill.data.samples import none_of
 from fedistill.data.task import Labelled, Task
-from fedistill.errors import ExperimentError, FedistillError
+from fedistill.errors import ExperimentError, FedistillError, TrainingError
 from fedistill.federation.arm import ReadyArm
 from fedistill.federation.client import client_state, count_correct, run_client
 from fedistill.federation.executor import prepare_process
@@ -161,7 +161,12 @@ class Node:
     def work(self, order: Order) -> Answer:
         """Do the client's part of a round; keep its state before and after."""
         arm = self.arm(order.arm)
-        outcome = run_client(arm, self.client, order.round, self._state(arm, before=order.round), order.frame)
+        try:
+            outcome = run_client(
+                arm, self.client, order.round, self._state(arm, before=order.round), order.frame
+            )
+        except TrainingError as error:  # the server knows its round and its client
+            raise TrainingError(error.what) from error
         folder = self._states(arm)
         write_file(folder / f"{order.round}.safetensors", outcome.state)
         for round, path in self._kept(arm):

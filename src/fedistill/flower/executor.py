@@ -1,8 +1,7 @@
 """The runtime whose clients are SuperNodes."""
 
-import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from flwr.serverapp import Grid
@@ -13,8 +12,9 @@ from fedistill.config.schema import Experiment
 from fedistill.data.task import Task
 from fedistill.errors import RuntimeFailure
 from fedistill.federation.arm import ReadyArm
-from fedistill.federation.client import ClientFailure, ClientResult
+from fedistill.federation.client import ClientResult
 from fedistill.federation.executor import Executor, Job, TransportOverhead
+from fedistill.federation.failures import ClientFailure, quorum_of
 from fedistill.flower.log import say
 from fedistill.flower.node_registry import NodeRegistry
 from fedistill.flower.serde import Answer, Order
@@ -27,7 +27,6 @@ _POLL_SECONDS = 0.5
 class FlowerExecutor(Executor):
     """Clients are SuperNodes; each knows which client it is."""
 
-    tolerates_failures = True
     holds_client_states = False
 
     def __init__(self, grid: Grid, experiment: Experiment, task: Task, session: str) -> None:
@@ -46,8 +45,15 @@ class FlowerExecutor(Executor):
         while len(self._register.nodes) < clients and time.monotonic() < until:
             self._greet()
             time.sleep(_POLL_SECONDS)
-        what = f"are connected after {self._settings.wait:g} s"
-        self._need(len(self._register.nodes), clients, what, self._register.strangers())
+        self.quorum = self._settings.quorum
+        there, needed = len(self._register.nodes), quorum_of(self.quorum, clients)
+        if there < needed:
+            asked = (
+                f"{there} of {clients} clients are connected after {self._settings.wait:g} s, but"
+                f" flower.quorum asks for {needed}"
+            )
+            why = self._register.strangers()
+            raise RuntimeFailure(asked + (f" ({why})" if why else ""))
 
     def run_clients(
         self, arm: str, round: int, jobs: Sequence[Job]
@@ -67,11 +73,6 @@ class FlowerExecutor(Executor):
                     f"it sent {len(answer.frame):,} bytes where at most {self._longest[arm]:,} are expected"
                 )
                 answers[client] = ClientFailure(what, reached=True)
-        self.check_quorum(
-            round,
-            len(jobs),
-            {client: gone for client, gone in answers.items() if isinstance(gone, ClientFailure)},
-        )
         for client, _, _ in jobs:
             answer = answers[client]
             if isinstance(answer, ClientFailure):
@@ -79,10 +80,6 @@ class FlowerExecutor(Executor):
             else:
                 self._note(arm, client, answer)
                 yield ClientResult(b"", answer.frame, _seconds(answer))
-
-    def check_quorum(self, round: int, clients: int, failures: Mapping[int, ClientFailure]) -> None:
-        reasons = "; ".join(f"client {client}: {gone.reason}" for client, gone in sorted(failures.items()))
-        self._need(clients - len(failures), clients, f"replied in round {round}", reasons)
 
     def count_correct(self, arm: str, jobs: Sequence[Job]) -> Iterator[list[int] | None]:
         # Who has just worked has said it already: a message of its own would start one more process.
@@ -152,12 +149,6 @@ class FlowerExecutor(Executor):
         self._outstanding |= set(waiting)
         gone = ClientFailure(f"no reply within {self._settings.deadline:g} s", reached=True)
         return answers | dict.fromkeys(waiting.values(), gone)
-
-    def _need(self, there: int, of: int, what: str, why: str) -> None:
-        needed = min(of, max(1, math.ceil(self._settings.quorum * of - 1e-9)))
-        if there < needed:
-            asked = f"{there} of {of} clients {what}, but flower.quorum asks for {needed}"
-            raise RuntimeFailure(asked + (f" ({why})" if why else ""))
 
 
 def _longest(arm: ReadyArm) -> int:

@@ -3,7 +3,7 @@
 import time
 from dataclasses import dataclass, replace
 
-from fedistill.federation.client import ClientFailure
+from fedistill.federation.failures import ClientFailure
 from fedistill.flower.log import say
 from fedistill.flower.serde import Answer, Order
 from fedistill.flower.transport import Transport, bounded, brief

@@ -16,8 +16,8 @@ from fedistill.errors import ExperimentError, FedistillError
 from fedistill.experiment.run_folder import RunFolder
 from fedistill.experiment.runner import resume_experiment, run_experiment
 from fedistill.federation.arm import resolve_arm
-from fedistill.federation.client import describe_error
 from fedistill.federation.executor import Executor
+from fedistill.federation.failures import describe_error
 from fedistill.flower.app_template import asked_for, ended
 from fedistill.flower.executor import FlowerExecutor
 from fedistill.flower.log import RunLog

@@ -11,8 +11,8 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 
 from fedistill.errors import FrameError, RuntimeFailure
-from fedistill.federation.client import ClientFailure, describe_error
 from fedistill.federation.executor import TransportOverhead
+from fedistill.federation.failures import ClientFailure, describe_error
 from fedistill.flower.serde import Answer, Order, open_answer, overhead, seal_order
 
 _BRIEFLY = 0.05

@@ -16,7 +16,7 @@ from torch import nn
 from fedistill.communication.codecs.registry import Wanted
 from fedistill.communication.messages.base import Message, MessageContext
 from fedistill.config.schema import Section
-from fedistill.errors import Refusal
+from fedistill.errors import FrameError, Refusal
 from fedistill.methods.participants import Client, ClientInfo, FederationInfo, Server, sample_public
 
 Up = TypeVar("Up", bound=Message)
@@ -197,7 +197,23 @@ class Method(ABC, Generic[Up, Down, ServerStateT, ClientStateT]):
 
     @abstractmethod
     def server_step(self, state: ServerStateT, server: Server, replies: Iterable[Reply[Up]]) -> ServerStateT:
-        """Process the replies, which come in client order and may be none; return the new state."""
+        """Process the replies, which come in client order and may be none; return the new state.
+
+        Replies are decoded one by one as they are read. An error in this step ends the arm.
+        """
+
+    def check_reply(self, state: ServerStateT, server: Server, reply: Reply[Up]) -> None:
+        """Check a client's message against the server's state before the round.
+
+        By default, labels of public samples must be of those of this round. Whatever a correct client cannot
+        send is refused here, and not in `server_step`, where an error ends the arm.
+
+        Raises:
+            FrameError: the message is refused; the client is left out of the round.
+        """
+        sampled = reply.message.numbers().get("sampled_round", server.round)
+        if sampled != server.round:
+            raise FrameError(f"labels of the public samples of round {sampled} came in round {server.round}")
 
     def server_net(self, federation: FederationInfo) -> tuple[str, nn.Module] | None:
         """Return name and module of the model that replaces `models.server`, or None for most methods.

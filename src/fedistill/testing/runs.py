@@ -9,8 +9,9 @@ from fedistill.config.toml import parse
 from fedistill.data.build import build_task
 from fedistill.data.task import Task
 from fedistill.federation.arm import ReadyArm, start_run
-from fedistill.federation.client import ClientFailure, ClientResult
+from fedistill.federation.client import ClientResult
 from fedistill.federation.executor import Executor, Job
+from fedistill.federation.failures import ClientFailure
 from fedistill.federation.history import ArmRun
 from fedistill.federation.ledger import Ledger
 from fedistill.federation.round import play_round
@@ -111,6 +112,7 @@ class Spy(Executor):
 
     def __init__(self, inner: Executor) -> None:
         self.inner = inner
+        self.quorum = inner.quorum
         self.lengths: dict[str, list[int]] = {"up": [], "down": []}
 
     def run_clients(

@@ -105,10 +105,22 @@ def has_one_value_per_channel(model: nn.Module, sample: Tensor) -> bool:
 
 @torch.no_grad()
 def predict(model: nn.Module, inputs: Tensor, batch_size: int = 500) -> Tensor:
-    """Return logits (n, C) in evaluation mode."""
+    """Return logits (n, C) in evaluation mode.
+
+    Raises:
+        TrainingError: an output is NaN or infinite; its most likely class would be class 0 without a word.
+    """
     model.eval()
     places = torch.split(torch.arange(len(inputs)), batch_size)
-    return torch.cat([model(batch(inputs, index)) for index in places])
+    outputs = torch.cat([model(batch(inputs, index)) for index in places])
+    finite = torch.isfinite(outputs).flatten(1).all(dim=1)
+    if not finite.all():
+        raise TrainingError(
+            f"the model's outputs are NaN or infinite for {int((~finite).sum()):,} of {len(outputs):,}"
+            " samples in evaluation mode: lower train.optimizer.lr, or look for extreme inputs or for"
+            " statistics that a normalisation layer cannot use"
+        )
+    return outputs
 
 
 def batch(inputs: Tensor, index: Tensor) -> Tensor:

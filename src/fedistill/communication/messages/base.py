@@ -98,10 +98,10 @@ class Message:
         return {}
 
     def check(self) -> None:
-        """Check the integers of a client's message.
+        """Check the integers of a client's message; all numbers of its tensors are finite.
 
         Raises:
-            FrameError: one of them is not in its range.
+            FrameError: one of them is not in its range; the client is left out of the round.
         """
 
     @classmethod

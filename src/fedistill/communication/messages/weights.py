@@ -105,6 +105,12 @@ class CountedWeights(Message):
     def integer_arrays(cls, context: MessageContext, numbers: Numbers) -> dict[str, IntegerArray]:
         return Weights.integer_arrays(context, numbers)
 
+    def check(self) -> None:
+        # A lossy codec may round all of an honest client's counts to 0.
+        total = float(self.counts.double().clamp(min=0).sum())
+        if total > MOST_SAMPLES:
+            raise FrameError(f"weights claim to be trained on {total:.3g} samples, more than {MOST_SAMPLES}")
+
 
 @dataclass(frozen=True)
 class GeneratorWeights(Message):

@@ -76,11 +76,22 @@ class ServerEndpoint:
         frame = Frame(message.kind, self._round, peer, written.sections, before.state_id, self._local)
         return frames.encode(frame)
 
-    def receive(self, client: int, expected: type[M], data: bytes, context: MessageContext) -> M | None:
+    def receive(
+        self,
+        client: int,
+        expected: type[M],
+        data: bytes,
+        context: MessageContext,
+        check: Callable[[M], None] | None = None,
+    ) -> M | None:
         """Read a reply and commit the exchange; return None if the client asks to be sent everything again.
 
+        Args:
+            check: refuses the message by raising `FrameError`, as `Message.check` does before it.
+
         Raises:
-            FrameError: the frame is damaged or not the one that was expected; nothing is committed.
+            FrameError: the frame is damaged or not the one that was expected, or its message is refused;
+                nothing is committed.
             StaleState: it was coded against another shared state; nothing is committed.
         """
         frame = frames.decode(data)
@@ -99,6 +110,9 @@ class ServerEndpoint:
         elif frame.state_id != shared.state_id:
             raise _stale(frame, [shared])
         read = self._coder.read("up", expected, frame.sections, context, shared, sent=sent, round=self._round)
+        read.message.check()
+        if check is not None:
+            check(read.message)
         self.shared_states[client] = read.shared
         return read.message
 

@@ -96,6 +96,9 @@ class MessageCoder:
             sent: on the uplink, the weights (P,) that came down in this round, or None if none did.
             own: what `EncodedMessage` said to keep; None on the downlink, where nothing is kept.
             round, client: name the random stream.
+
+        Raises:
+            TrainingError: a number of the message is NaN or infinite.
         """
         codec = self._codec(way)
         kept: State = {}
@@ -119,6 +122,11 @@ class MessageCoder:
             if values.shape != spec.shape:
                 raise TrainingError(
                     f"{name!r} of a message has the shape {values.shape}, but both sides expect {spec.shape}"
+                )
+            if not np.isfinite(values).all():
+                raise TrainingError(
+                    f"the message to send has NaN or infinite numbers in {name!r}: lower"
+                    " train.optimizer.lr, or look for extreme inputs"
                 )
             known = SharedKnowledge() if once else self._known(way, name, spec, shared, sent)
             encoded = encode_tensor(codec, values, spec, known, sender)
@@ -149,7 +157,7 @@ class MessageCoder:
         """Read the message that the receiver expects.
 
         Raises:
-            FrameError: it has other sections, or tensors of another size.
+            FrameError: it has other sections, or tensors of another size, or numbers that are not finite.
         """
         names = expected.names()
         if not len(expected.needed_names()) <= len(sections) <= len(names):
@@ -179,6 +187,8 @@ class MessageCoder:
             known = SharedKnowledge() if name in once else self._known(way, name, spec, shared, sent)
             with _section(name):
                 decoded = decode_tensor(codec, payloads[name], spec, known)
+                if not np.isfinite(decoded.values).all():
+                    raise FrameError("it has numbers that are NaN or infinite")
             tensors[name] = torch.from_numpy(decoded.values)
             if name in once:
                 continue

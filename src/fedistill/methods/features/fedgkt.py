@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 from fedistill.communication.messages.base import MessageContext
 from fedistill.communication.messages.private_samples import PrivateLogits, PrivateOutputs
 from fedistill.config.schema import Positive
-from fedistill.errors import TrainingError
+from fedistill.errors import FrameError
 from fedistill.methods.base import Method, Needs, Reply
 from fedistill.methods.participants import Client, ClientInfo, FederationInfo, Server
 from fedistill.methods.shared.own_model import Learner, train_private
@@ -120,14 +120,16 @@ class FedGkt(Method[PrivateOutputs, PrivateLogits, FedGktServer, Learner]):
         message = PrivateOutputs(features, scores, labels, int(received is None))
         return state.after(model, optimizer), message
 
+    def check_reply(self, state: FedGktServer, server: Server, reply: Reply[PrivateOutputs]) -> None:
+        if not reply.message.labelled and reply.client not in state.labels:
+            raise FrameError("it has no labels, and the server has none of this client")
+
     def server_step(
         self, state: FedGktServer, server: Server, replies: Iterable[Reply[PrivateOutputs]]
     ) -> FedGktServer:
         came = {reply.client: reply.message for reply in replies}
         fresh = {client: message.labels for client, message in came.items() if message.labelled}
         labels = {**state.labels, **fresh}
-        if lacking := sorted(came.keys() - labels.keys()):
-            raise TrainingError(f"client {lacking[0]} sent no labels, and the server has none from it")
         if not came:
             return state
         features = torch.cat([message.features for message in came.values()])

@@ -108,21 +108,17 @@ class Scarlet(Method[DueLabels, FreshLabels, ScarletServer, Learner]):
             probs = predict(model, client.public_inputs()[scheduled]).softmax(dim=1)
         return state.after(model, optimizer), DueLabels(probs, turn + 1)
 
+    def check_reply(self, state: ScarletServer, server: Server, reply: Reply[DueLabels]) -> None:
+        if reply.message.turn != state.turn + 1:
+            raise FrameError(f"labels of turn {reply.message.turn} came in turn {state.turn + 1}")
+
     def server_step(
         self, state: ScarletServer, server: Server, replies: Iterable[Reply[DueLabels]]
     ) -> ScarletServer:
         turn = state.turn + 1
-
-        def of_this_turn() -> Iterable[tuple[int, Tensor]]:
-            for reply in replies:
-                if reply.message.turn != turn:
-                    raise FrameError(
-                        f"client {reply.client} sent labels of turn {reply.message.turn} in turn {turn}"
-                    )
-                yield reply.client, reply.message.probs
-
+        rows = ((reply.client, reply.message.probs) for reply in replies)
         ties = server.stream("ties")
-        found = self.settings.aggregation.aggregate(of_this_turn(), ties, state=state.aggregation)
+        found = self.settings.aggregation.aggregate(rows, ties, state=state.aggregation)
         if found is None:
             return state
         cache = state.cache.clone()

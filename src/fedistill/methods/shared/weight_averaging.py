@@ -9,10 +9,12 @@ from torch import Tensor, nn
 
 from fedistill.aggregation.functional import weighted_mean
 from fedistill.communication.messages.weights import CarriesWeights, TrainedWeights, Weights
+from fedistill.errors import TrainingError
 from fedistill.methods.base import Method, Needs, NoState, Reply
 from fedistill.methods.participants import Client, ClientInfo, Server
 from fedistill.methods.shared.own_model import ServerModel, train_private
 from fedistill.methods.shared.private_loss import private_loss
+from fedistill.training.loop import predict
 from fedistill.training.model_state import ModelState
 from fedistill.training.optimizers import make_optimizer
 
@@ -125,6 +127,23 @@ class SmallModels(Method[TrainedWeights, Weights, SmallModelsServer, NoState]):
     ) -> tuple[NoState, TrainedWeights]:
         assert received is not None
         return state, train_received(client, received)
+
+
+def public_logits(server: Server, replies: Iterable[Reply[TrainedWeights]]) -> list[Tensor]:
+    """Return the logits (n, C) of each client's model on the public samples.
+
+    Raises:
+        TrainingError: they are not finite; names the client.
+    """
+    found = []
+    for reply in replies:
+        name = server.clients[reply.client].model
+        model = server.load(ModelState.received(reply.message), name)
+        try:
+            found.append(predict(model, server.public_inputs(name)))
+        except TrainingError as error:
+            raise TrainingError(f"on the weights of client {reply.client}, {error.what}") from error
+    return found
 
 
 def initial_by_model(server: Server) -> dict[str, ModelState]:

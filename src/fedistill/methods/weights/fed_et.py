@@ -10,6 +10,7 @@ from torch.nn.functional import cross_entropy, kl_div
 from fedistill.aggregation.functional import weighted_mean
 from fedistill.communication.messages.weights import TrainedWeights
 from fedistill.config.schema import OptimizerConfig, Section
+from fedistill.errors import TrainingError
 from fedistill.methods.base import Reply
 from fedistill.methods.participants import FederationInfo, Server
 from fedistill.methods.shared.weight_averaging import (
@@ -17,9 +18,10 @@ from fedistill.methods.shared.weight_averaging import (
     SmallModelsServer,
     initial_by_model,
     means_by_model,
+    public_logits,
 )
 from fedistill.models.features import Split
-from fedistill.training.loop import fit, predict
+from fedistill.training.loop import fit
 from fedistill.training.model_state import ModelState, flatten, unflatten
 from fedistill.training.optimizers import make_optimizer
 
@@ -76,16 +78,16 @@ class FedEt(SmallModels):
     def server_step(
         self, state: SmallModelsServer, server: Server, replies: Iterable[Reply[TrainedWeights]]
     ) -> SmallModelsServer:
-        came = [(server.clients[reply.client].model, reply.message) for reply in replies]
-        if not came:
+        received = [*replies]
+        if not received:
             return state
+        came = [(server.clients[reply.client].model, reply.message) for reply in received]
         travelling = means_by_model(state.travelling, came)
         sharing = [name for name in travelling if self._shares(server, name)]
         models = [(name, ModelState.received(message), message.samples) for name, message in came]
         head = weighted_mean((_head(server, sent, name), n) for name, sent, n in models if name in sharing)
         own = state.model if head is None else _with_head(server, state.model, server.model, head)
-        logits = [predict(server.load(sent, name), server.public_inputs(name)) for name, sent, _ in models]
-        own = self._learn(server, own, *consensus(torch.stack(logits)))
+        own = self._learn(server, own, *consensus(torch.stack(public_logits(server, received))))
         for name in sharing:
             learned = _head(server, own, server.model)
             travelling[name] = _with_head(server, travelling[name], name, learned)
@@ -120,9 +122,18 @@ def consensus(logits: Tensor) -> tuple[Tensor, Tensor]:
     """Return the consensus class (n,) and the probabilities (n, C) of the clients that disagree.
 
     Logits are (K, n, C). Probabilities are zeros if no client disagrees.
+
+    Raises:
+        TrainingError: the logits are too large for their variance to be a number.
     """
     variance = logits.var(dim=2, keepdim=True)
-    labels = (variance * logits).sum(dim=0).argmax(dim=1)
+    scores = (variance * logits).sum(dim=0)
+    if not torch.isfinite(scores).all():
+        raise TrainingError(
+            f"the clients' models have logits up to {logits.abs().max():.3g}, too large for a consensus:"
+            " lower train.optimizer.lr"
+        )
+    labels = scores.argmax(dim=1)
     against = variance * (logits.argmax(dim=2) != labels)[..., None]
     total = against.sum(dim=0)
     mean = (against * logits).sum(dim=0) / total.clamp(min=torch.finfo(total.dtype).tiny)

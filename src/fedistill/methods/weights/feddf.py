@@ -15,8 +15,9 @@ from fedistill.methods.shared.weight_averaging import (
     SmallModelsServer,
     initial_by_model,
     means_by_model,
+    public_logits,
 )
-from fedistill.training.loop import fit, predict
+from fedistill.training.loop import fit
 from fedistill.training.losses import kl
 from fedistill.training.model_state import ModelState
 from fedistill.training.optimizers import make_optimizer
@@ -55,14 +56,11 @@ class FedDf(SmallModels):
     def server_step(
         self, state: SmallModelsServer, server: Server, replies: Iterable[Reply[TrainedWeights]]
     ) -> SmallModelsServer:
-        came = [(server.clients[reply.client].model, reply.message) for reply in replies]
-        if not came:
+        received = [*replies]
+        if not received:
             return state
-        logits = [
-            predict(server.load(ModelState.received(message), name), server.public_inputs(name))
-            for name, message in came
-        ]
-        teacher = torch.stack(logits).mean(dim=0).softmax(dim=1)
+        came = [(server.clients[reply.client].model, reply.message) for reply in received]
+        teacher = torch.stack(public_logits(server, received)).mean(dim=0).softmax(dim=1)
         travelling = means_by_model(state.travelling, came)
         if self.settings.fuse:
             travelling = {

@@ -1,0 +1,130 @@
+"""The replies of a round, and which of its clients are left out of it."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from fedistill.communication.messages.base import Message
+from fedistill.communication.protocol.endpoints import ServerEndpoint
+from fedistill.errors import FrameError
+from fedistill.federation.arm import ReadyArm
+from fedistill.federation.client import ClientResult
+from fedistill.federation.failures import ClientFailure, check_quorum
+from fedistill.federation.ledger import Entry, Ledger
+from fedistill.methods.base import Reply
+
+
+@dataclass(frozen=True)
+class RoundPlan:
+    """What is known of a round before anything is sent.
+
+    Attributes:
+        local: rounds of local training behind the exchange, at least 1.
+        clients: who takes part, in order; ``dropped``: those of them whose reply will be lost.
+    """
+
+    number: int
+    local: int
+    clients: list[int]
+    dropped: list[int]
+
+
+class Replies(Iterator[Reply[Message]]):
+    """The replies of a round: each is decoded when it is asked for, in client order, and then let go.
+
+    A client whose reply is refused for any reason (damaged, coded against another state, numbers that are
+    not finite, `Message.check`, `Method.check_reply`) is left out: nothing is committed at the server, so
+    that the next frame continues from the state before this exchange, which the client has kept. Iteration
+    ends in a `TrainingError` where fewer clients than the quorum remain (`federation.failures`).
+
+    Attributes:
+        plan: of the round; ``endpoint``: of the server, with what it and the clients now remember.
+        states: the new state of each client that has worked, those that are left out among them.
+        work: seconds of each client's work, 0 for one that failed.
+        failures: the clients that are left out.
+        heard: the clients whose message the server has decoded.
+        waited: seconds of waiting for replies and decoding them.
+    """
+
+    def __init__(
+        self,
+        arm: ReadyArm,
+        quorum: float,
+        check: Callable[[int, Message], None],
+        endpoint: ServerEndpoint,
+        plan: RoundPlan,
+        sent: list[bytes],
+        results: Iterator[tuple[int, ClientResult | ClientFailure]],
+    ) -> None:
+        """Count what was sent.
+
+        Args:
+            quorum: the share of the clients that must remain.
+            check: refuses a client's message by raising `FrameError`, before anything is committed.
+            sent: a frame for each client; an empty one stands for nothing.
+        """
+        self._arm, self._quorum, self._check, self._results = arm, quorum, check, results
+        self.plan, self.endpoint = plan, endpoint
+        self.states: dict[int, bytes] = {}
+        self.work: list[float] = []
+        self.failures: dict[int, ClientFailure] = {}
+        self.heard: list[int] = []
+        self._traffic = Ledger()
+        self.waited = 0.0
+        for client, frame in zip(plan.clients, sent, strict=True):
+            if frame:
+                self._traffic.count(plan.number, client, "down", frame)
+
+    def __next__(self) -> Reply[Message]:
+        started = time.perf_counter()
+        try:
+            for client, result in self._results:
+                reply = self._receive(client, result)
+                if reply is not None:
+                    return reply
+        finally:
+            self.waited += time.perf_counter() - started
+        check_quorum(self._quorum, self.plan.number, len(self.plan.clients), self.failures)
+        raise StopIteration
+
+    def finish(self) -> None:
+        """Receive what the server step has not asked for: those bytes have crossed all the same."""
+        for _ in self:
+            pass
+
+    def crossed(self) -> list[Entry]:
+        """Return the frames of the round, up and down; a frame that never reached its client is not one."""
+        unreached = {client for client, failure in self.failures.items() if not failure.reached}
+        return [entry for entry in self._traffic.entries if entry.client not in unreached]
+
+    def _receive(self, client: int, result: ClientResult | ClientFailure) -> Reply[Message] | None:
+        """Note what a client brings; return its reply, or None if there is none for the server step."""
+        if isinstance(result, ClientFailure):
+            self.failures[client] = result
+            self.work.append(0.0)
+            return None
+        self.states[client] = result.state
+        self.work.append(result.seconds)
+        if not result.frame:
+            return None
+        self._traffic.count(self.plan.number, client, "up", result.frame)
+        if client in self.plan.dropped:
+            return None
+        try:
+            message = self._decode(client, result.frame)
+        except FrameError as error:
+            self.failures[client] = ClientFailure(f"its reply is refused: {error}", reached=True)
+            return None
+        if message is None:
+            return None
+        self.heard.append(client)
+        return Reply(client, message)
+
+    def _decode(self, client: int, frame: bytes) -> Message | None:
+        """Return the client's message, or None if it asks to be sent everything again."""
+        expected = self._arm.method.uplink
+        assert expected is not None
+        context = self._arm.message_context(client)
+        return self.endpoint.receive(
+            client, expected, frame, context, lambda message: self._check(client, message)
+        )

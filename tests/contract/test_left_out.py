@@ -1,0 +1,54 @@
+"""Every method goes on without a client whose reply is refused, as if that reply had been lost."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from fedistill.communication.protocol.shared_state import dump_states
+from fedistill.config.schema import Sampling
+from fedistill.federation import round as round_module
+from fedistill.federation.arm import ReadyArm
+from fedistill.federation.history import ArmRun
+from fedistill.federation.local_executor import SerialExecutor
+from fedistill.state import encode_state, to_plain
+from fedistill.testing.runs import finish, ready, require_one_memory, small_experiment
+from helpers.bad_replies import Change, Changing, damaged, only
+from helpers.method_rows import ROWS, Row
+
+
+def played(row: Row, change: Change) -> tuple[ReadyArm, ArmRun]:
+    wanted = small_experiment({"models": row.models, "arms": [{"method": row.method, **row.settings}]})
+    arm = ready(wanted)
+    with Changing(SerialExecutor(wanted, arm.task), change) as executor:
+        return arm, finish(arm, executor)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_a_reply_that_is_refused_is_as_good_as_lost(row: Row, monkeypatch: pytest.MonkeyPatch) -> None:
+    arm, run = played(row, only([2], [1, 3], damaged_if_any))
+    working = arm.method.uplink is not None
+    assert [list(record.missing) for record in run.records] == [[], ["1", "3"] if working else [], []]
+    require_one_memory(run, arm)
+
+    def lost(settings: Sampling, clients: list[int], seed: int, round: int) -> list[int]:
+        return [client for client in clients if client in (1, 3) and round == 2]
+
+    monkeypatch.setattr(round_module, "sample_dropouts", lost)
+    _, expected = played(row, lambda round, client, reply: reply)
+    assert parts(run) == parts(expected)
+
+
+def damaged_if_any(reply: bytes) -> bytes:
+    return damaged(reply) if reply else reply
+
+
+def parts(run: ArmRun) -> dict[str, Any]:
+    """All that must not differ, but for the kind of a frame, which nobody can read once it is damaged."""
+    return {
+        "server": encode_state(to_plain(run.server)),
+        "clients": run.clients,
+        "links": encode_state(dump_states(run.shared_states)),
+        "bytes": [replace(entry, kind="", payload=0) for entry in run.ledger.entries],
+        "views": [record.views for record in run.records],
+    }
