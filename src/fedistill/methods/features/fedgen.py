@@ -114,8 +114,8 @@ class FedGen(Method[CountedWeights, GeneratorWeights, FedGenServer, FedGenClient
         signature = federation.signatures[name]
         split = Split(reusable(name, signature), name, signature)
         with torch.device("meta"):  # so that no initial weights are drawn
-            generator = WeightLayout.of(self._generator(split)).parts
-        context = replace(context, generator=generator)
+            generator = self._generator(split)
+        context = replace(context, generator=WeightLayout.of(generator).parts)
         return context if self._all else WeightLayout.of(split.head).into(context)
 
     def start_server(self, server: Server) -> FedGenServer:
