@@ -1,23 +1,19 @@
 """The rule for failures: an invalid reply costs its client the round, an exception ends its arm alone."""
 
 import json
-import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
-from fedistill import parse
 from fedistill.communication.kinds import Kind
-from fedistill.communication.messages.labels import SoftLabels
 from fedistill.communication.protocol.frame import StateId
 from fedistill.communication.varint import varint
 from fedistill.config.schema import Experiment
-from fedistill.errors import FrameError, TrainingError
+from fedistill.errors import TrainingError
 from fedistill.experiment.run_folder import RunFolder
 from fedistill.experiment.runner import prepare, resume_experiment, run_experiment
 from fedistill.federation import round as round_module
@@ -27,25 +23,12 @@ from fedistill.federation.failures import ClientFailure, check_quorum, list_reas
 from fedistill.federation.history import ArmRun, RoundRecord
 from fedistill.federation.local_executor import SerialExecutor
 from fedistill.federation.round import play_round
-from fedistill.methods.labels.dsfl import DsFl
 from fedistill.testing.runs import bits, finish, require_one_memory
 from helpers.bad_replies import Change, Changing, changing, damaged, only, rewritten, with_section
+from helpers.runs import on_digits
 from helpers.watchers import Watcher
 
-SAME = {"clients": ["cnn-s"], "server": "cnn-s"}
 ROUNDS = 5
-
-
-def experiment(*arms: dict[str, Any], clients: int = 3, **more: Any) -> Experiment:
-    raw: dict[str, Any] = {
-        "rounds": ROUNDS,
-        "task": {"name": "digits", "clients": clients, "limit": 120, "public": 40},
-        "models": SAME,
-        "train": {"batch_size": 16},
-        "runtime": {"kind": "serial"},
-        "arms": list(arms),
-    }
-    return parse({**raw, **more}, "test")
 
 
 def ready(wanted: Experiment) -> ReadyArm:
@@ -95,7 +78,7 @@ def stop_after_round_2(name: str, record: RoundRecord) -> None:
 def test_a_client_left_out_once_stays_in_step_as_if_its_reply_had_been_lost(
     arm: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prepared, run = played(experiment(arm), BAD_ONCE)
+    prepared, run = played(on_digits(arm), BAD_ONCE)
     assert [record.missing for record in run.records if record.round != 2] == [{}] * (ROUNDS - 1)
     assert run.records[1].missing == {"1": "its reply is refused: frame is damaged: its checksum differs"}
     assert [record.dropped for record in run.records] == [[], [1], [], [], []]
@@ -106,7 +89,7 @@ def test_a_client_left_out_once_stays_in_step_as_if_its_reply_had_been_lost(
         return [1] if given[-1] == 2 else sample_dropouts(*given)
 
     monkeypatch.setattr(round_module, "sample_dropouts", lost_once)
-    _, expected = played(experiment(arm), lambda round, client, reply: reply)
+    _, expected = played(on_digits(arm), lambda round, client, reply: reply)
     found, wanted = bits(run), bits(expected)
     del found["the ledger"], wanted["the ledger"]
     assert found == wanted
@@ -119,9 +102,9 @@ def test_a_client_left_out_once_stays_in_step_as_if_its_reply_had_been_lost(
 def test_the_bits_are_those_of_worker_processes_and_of_a_run_that_was_resumed(
     arm: dict[str, Any], tmp_path: Path
 ) -> None:
-    wanted = experiment(arm)
+    wanted = on_digits(arm)
     prepared, run = played(wanted, BAD_ONCE)
-    processes = experiment(arm, runtime={"kind": "processes", "workers": 2})
+    processes = on_digits(arm, runtime={"kind": "processes", "workers": 2})
     with pytest.raises(KeyboardInterrupt):
         run_experiment(processes, tmp_path / "run", "test", Watcher(stop_after_round_2), changing(BAD_ONCE))
     resume_experiment(tmp_path / "run", Watcher(), changing(BAD_ONCE))
@@ -136,7 +119,7 @@ def test_the_bits_are_those_of_worker_processes_and_of_a_run_that_was_resumed(
 def test_a_client_left_out_of_every_round_is_never_heard() -> None:
     """The others' result is that of the same run in which all of its replies are lost."""
     always = only(range(1, ROUNDS + 1), [1], damaged)
-    _, run = played(experiment({"method": "fedavg", "codec": {"up": "qsgd", "down": "qsgd"}}), always)
+    _, run = played(on_digits({"method": "fedavg", "codec": {"up": "qsgd", "down": "qsgd"}}), always)
     assert [record.missing.keys() for record in run.records] == [{"1"}] * ROUNDS
     assert run.shared_states.keys() == {0, 2}
     assert "server@global" in run.records[-1].views
@@ -249,7 +232,7 @@ INVALID: dict[str, tuple[dict[str, Any], Callable[[bytes], bytes], str]] = {
 def test_an_invalid_reply_leaves_its_client_out_of_the_round_alone(
     arm: dict[str, Any], change: Callable[[bytes], bytes], reason: str
 ) -> None:
-    prepared, run = played(experiment(arm, rounds=3), only([2], [1], change))
+    prepared, run = played(on_digits(arm, rounds=3), only([2], [1], change))
     first, second, third = (record.missing for record in run.records)
     assert (first, third) == ({}, {})
     assert second.keys() == {"1"}
@@ -264,7 +247,7 @@ def test_labels_that_the_server_has_yet_to_get_are_asked_for_again() -> None:
         features, scores, *_ = frame.sections
         return replace(frame, sections=(features, scores, b"", varint(0)))
 
-    _, run = played(experiment({"method": "fedgkt"}, rounds=3), only([1], [1], rewritten(without_labels)))
+    _, run = played(on_digits({"method": "fedgkt"}, rounds=3), only([1], [1], rewritten(without_labels)))
     assert [record.missing for record in run.records] == [
         {"1": "its reply is refused: it has no labels, and the server has none of this client"},
         {},
@@ -275,7 +258,7 @@ def test_labels_that_the_server_has_yet_to_get_are_asked_for_again() -> None:
 
 def test_a_refused_message_commits_nothing() -> None:
     """Not even one that was decoded whole and refused by its own check."""
-    wanted = experiment(QSGD, rounds=2)
+    wanted = on_digits(QSGD, rounds=2)
     arm = ready(wanted)
     liar = only([2], [1], with_section(1, varint(0)))
     with Changing(SerialExecutor(wanted, arm.task), liar) as executor:
@@ -312,7 +295,7 @@ def test_reasons_are_listed_by_client_equal_ones_once_and_not_without_end() -> N
 
 
 def test_half_of_the_clients_may_be_left_out() -> None:
-    _, run = played(experiment(DSFL, clients=4, rounds=2), only([2], [0, 3], damaged))
+    _, run = played(on_digits(DSFL, clients=4, rounds=2), only([2], [0, 3], damaged))
     assert run.records[1].dropped == [0, 3]
     assert run.round == 2
 
@@ -323,7 +306,7 @@ TWO_ARMS = ({**DSFL, "name": "bad"}, {**FEDAVG, "name": "fine"})
 
 @BOTH
 def test_more_than_half_end_the_arm_with_the_reasons_and_the_others_go_on(kind: str, tmp_path: Path) -> None:
-    wanted = experiment(*TWO_ARMS, clients=4, rounds=3, runtime={"kind": kind, "workers": 2})
+    wanted = on_digits(*TWO_ARMS, clients=4, rounds=3, runtime={"kind": kind, "workers": 2})
 
     def change(round: int, client: int, reply: bytes) -> bytes:
         spoil = {0: damaged, 2: lambda reply: reply[:5], 3: damaged}.get(client)
@@ -348,7 +331,7 @@ def test_more_than_half_end_the_arm_with_the_reasons_and_the_others_go_on(kind: 
 
 @pytest.mark.parametrize(("quorum", "ends"), [(1.0, True), (0.7, True), (0.6, False), (0.1, False)])
 def test_the_setting_is_that_of_a_network(quorum: float, ends: bool) -> None:
-    wanted = experiment(DSFL, rounds=1, flower={"quorum": quorum})
+    wanted = on_digits(DSFL, rounds=1, flower={"quorum": quorum})
     if ends:
         with pytest.raises(TrainingError, match="round 1: 2 of 3 clients sent a valid reply"):
             played(wanted, only([1], [2], damaged))
@@ -360,7 +343,7 @@ def test_too_few_are_named_as_such_though_the_server_step_could_not_do_without_t
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """An average of nothing would be a division by zero, which nobody asked about."""
-    wanted = experiment(DSFL, rounds=1)
+    wanted = on_digits(DSFL, rounds=1)
     arm = ready(wanted)
 
     def average(state: Any, server: Any, replies: Iterable[Any]) -> Any:
@@ -376,196 +359,6 @@ def test_too_few_are_named_as_such_though_the_server_step_could_not_do_without_t
 
 def test_lost_replies_are_no_failures() -> None:
     """Their loss is what the experiment asks for."""
-    _, run = played(experiment(DSFL, sampling={"dropout": 0.7}), lambda round, client, reply: reply)
+    _, run = played(on_digits(DSFL, sampling={"dropout": 0.7}), lambda round, client, reply: reply)
     assert any(len(record.dropped) > 1 for record in run.records)
     assert all(record.missing == {} for record in run.records)
-
-
-# --- NaN: never class 0, always a place ---
-
-MODULE = '''
-"""Models that train well, and are no good in evaluation."""
-
-import torch
-from torch import nn
-
-
-class Net(nn.Module):
-    def __init__(self, signature):
-        super().__init__()
-        self.head = nn.Linear(signature.shape[1] * signature.shape[2], signature.classes)
-
-    def forward(self, x):
-        return self.head(x.flatten(1))
-
-
-class Nan(Net):
-    """One logit of one sample in a batch is NaN."""
-
-    value = float("nan")
-
-    def forward(self, x):
-        outputs = super().forward(x)
-        if self.training:
-            return outputs
-        spoilt = outputs.clone()
-        spoilt[0, 3] = self.value
-        return spoilt
-
-
-class Infinite(Nan):
-    value = float("-inf")
-
-
-class Variance(Net):
-    """A running variance below zero, of which only evaluation takes the root."""
-
-    def __init__(self, signature):
-        super().__init__(signature)
-        self.norm = nn.BatchNorm1d(signature.classes)
-
-    def forward(self, x):
-        self.norm.running_var.fill_(-1.0)
-        return self.norm(super().forward(x))
-'''
-
-
-@pytest.fixture
-def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    (tmp_path / "nan_models.py").write_text(MODULE)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    yield
-    sys.modules.pop("nan_models", None)
-
-
-def odd(method: str, client: str, server: str = "Net", **more: Any) -> dict[str, Any]:
-    """An arm whose client 1 has an odd model, or whose server has."""
-    pair = {"clients": ["nan_models:Net", f"nan_models:{client}"], "server": f"nan_models:{server}"}
-    return {"name": "odd", "method": method, "models": pair, **more}
-
-
-WHAT = (
-    "the model's outputs are NaN or infinite for {} of {} samples in evaluation mode: lower"
-    " train.optimizer.lr, or look for extreme inputs or for statistics that a normalisation layer cannot use"
-)
-TESTED = 359
-NAN: dict[str, tuple[dict[str, Any], str]] = {
-    "evaluation": (odd("local", "Nan"), "round 1, evaluation, client 1: " + WHAT.format(1, TESTED)),
-    "infinite": (odd("local", "Infinite"), "round 1, evaluation, client 1: " + WHAT.format(1, TESTED)),
-    "batch norm": (odd("local", "Variance"), "round 1, evaluation, client 1: " + WHAT.format(TESTED, TESTED)),
-    "server": (odd("server-alone", "Net", "Nan"), "round 1, evaluation, server: " + WHAT.format(1, TESTED)),
-    "votes": (odd("voting", "Nan"), "round 1, client 1: " + WHAT.format(1, 40)),
-    "labels": (odd("dsfl", "Variance"), "round 1, client 1: " + WHAT.format(40, 40)),
-    "labels, in few bits": (odd("cfd", "Variance"), "round 1, client 1: " + WHAT.format(40, 40)),
-    "cached": (odd("scarlet", "Nan", samples=20), "round 1, client 1: " + WHAT.format(1, 20)),
-    "clusters": (odd("comet", "Nan"), "round 1, client 1: " + WHAT.format(1, 40)),
-    "logits": (odd("fedmd", "Nan"), "round 1, client 1: " + WHAT.format(1, 40)),
-    "labels of the server": (odd("cfd", "Net", "Nan"), "round 1, server: " + WHAT.format(1, 40)),
-    "teachers at the server": (
-        odd("feddf", "Nan"),
-        "round 1, server: on the weights of client 1, " + WHAT.format(1, 40),
-    ),
-    "ensemble at the server": (
-        odd("fed-et", "Nan", share_head=False),
-        "round 1, server: on the weights of client 1, " + WHAT.format(1, 40),
-    ),
-}
-
-
-@pytest.mark.usefixtures("models")
-@pytest.mark.parametrize(("arm", "said"), NAN.values(), ids=NAN)
-def test_nan_in_predictions_ends_the_arm_with_its_place(arm: dict[str, Any], said: str) -> None:
-    wanted = experiment(arm)
-    prepared = ready(wanted)
-    run = start_run(prepared)
-    with SerialExecutor(wanted, prepared.task) as executor, pytest.raises(TrainingError) as caught:
-        play_round(run, prepared, executor)
-    assert str(caught.value) == said
-    assert run.records == []
-
-
-@pytest.mark.usefixtures("models")
-@BOTH
-def test_nan_in_evaluation_is_of_its_arm_alone(kind: str, tmp_path: Path) -> None:
-    wanted = experiment(odd("local", "Nan"), FEDAVG, rounds=2, runtime={"kind": kind, "workers": 2})
-    bad, fine = run_experiment(wanted, tmp_path / "run", "test", Watcher())["arms"]
-    assert (bad["status"], bad["rounds"], bad["error"]) == ("failed", [], NAN["evaluation"][1])
-    assert (fine["status"], len(fine["rounds"])) == ("done", 2)
-
-
-def arm_with(step: str, function: Any, monkeypatch: pytest.MonkeyPatch, **more: Any) -> TrainingError:
-    """What ends the arm where a step of its method is another."""
-    wanted = experiment(DSFL, rounds=2, **more)
-    arm = ready(wanted)
-    monkeypatch.setattr(DsFl, step, staticmethod(function))
-    with SerialExecutor(wanted, arm.task) as executor, pytest.raises(TrainingError) as caught:
-        finish(arm, executor)
-    return caught.value
-
-
-NAN_MESSAGE = (
-    "the message to send has NaN or infinite numbers in 'probs': lower train.optimizer.lr, or look for"
-    " extreme inputs"
-)
-
-
-def test_a_client_that_would_send_nan_ends_the_arm(monkeypatch: pytest.MonkeyPatch) -> None:
-    def step(state: Any, client: Any, received: Any) -> Any:
-        return state, SoftLabels(torch.full((40, 10), torch.nan), client.round)
-
-    assert str(arm_with("client_step", step, monkeypatch)) == f"round 1, client 0: {NAN_MESSAGE}"
-
-
-def test_a_server_that_would_send_nan_ends_the_arm(monkeypatch: pytest.MonkeyPatch) -> None:
-    def send(state: Any, server: Any, client: int) -> Any:
-        return SoftLabels(torch.full((40, 10), torch.inf), 1) if server.round == 2 else None
-
-    assert str(arm_with("send", send, monkeypatch)) == f"round 2, server: {NAN_MESSAGE}"
-
-
-# --- whatever is raised at the server is of its arm alone ---
-
-
-@pytest.mark.parametrize("step", ["send", "server_step", "check_reply", "server_eval_models"])
-@pytest.mark.parametrize(
-    ("error", "what"),
-    [
-        (ZeroDivisionError("of nothing"), "ZeroDivisionError: of nothing ("),
-        (TrainingError("no luck"), "no luck"),
-    ],
-    ids=["anything", "said"],
-)
-def test_an_error_at_the_server_has_its_place(
-    step: str, error: Exception, what: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*given: Any) -> Any:
-        raise error
-
-    said = arm_with(step, fail, monkeypatch)
-    assert said.place == (
-        "round 1, evaluation, server" if step == "server_eval_models" else "round 1, server"
-    )
-    assert said.what.startswith(what)
-
-
-def test_a_frame_error_in_the_server_step_ends_the_arm_and_not_the_run(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def step(state: Any, server: Any, replies: Iterable[Any]) -> Any:
-        for reply in replies:
-            raise FrameError(f"client {reply.client} sent what it should not")
-
-    said = arm_with("server_step", step, monkeypatch)
-    assert str(said) == "round 1, server: client 0 sent what it should not"
-
-
-def test_an_arm_whose_server_cannot_start_ends_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*given: Any) -> Any:
-        raise ZeroDivisionError("of nothing")
-
-    monkeypatch.setattr(DsFl, "start_server", fail)
-    wanted = experiment(DSFL, FEDAVG, rounds=1)
-    bad, fine = run_experiment(wanted, tmp_path / "run", "test", Watcher())["arms"]
-    assert (bad["status"], fine["status"]) == ("failed", "done")
-    assert bad["error"] is not None
-    assert bad["error"].startswith("before round 1, server: ZeroDivisionError: of nothing (")

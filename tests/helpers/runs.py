@@ -28,3 +28,16 @@ def finished(raw: dict[str, Any]) -> tuple[ReadyArm, ArmRun]:
     """The only arm of these tables, and its run after the last round."""
     experiment, arm = ready(raw)
     return arm, run_serially(experiment, arm)
+
+
+def on_digits(*arms: dict[str, Any], clients: int = 3, **more: Any) -> Experiment:
+    """Five rounds of these arms on digits, in one process; ``more`` replaces whole tables."""
+    raw: dict[str, Any] = {
+        "rounds": 5,
+        "task": {"name": "digits", "clients": clients, "limit": 120, "public": 40},
+        "models": {"clients": ["cnn-s"], "server": "cnn-s"},
+        "train": {"batch_size": 16},
+        "runtime": {"kind": "serial"},
+        "arms": list(arms),
+    }
+    return parse({**raw, **more}, "test")
