@@ -15,6 +15,7 @@ import urllib.parse
 import urllib.request
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
@@ -23,6 +24,7 @@ from huggingface_hub import constants
 
 from fedistill.config.schema import Source
 from fedistill.data.columns import Split, from_hugging_face, place_of
+from fedistill.data.files import find_files, join_files, title
 from fedistill.data.table import Loaded, Table, arrays, texts_table
 from fedistill.errors import ExperimentError, nearest
 
@@ -155,9 +157,20 @@ def _files(source: Source, image_size: tuple[int, int] | None) -> Loaded:
     assert source.format is not None
     assert source.train is not None
     place = place_of(source)
-    train = _read(source.format, source.train, f"{place}.train")
-    test = None if source.test is None else _read(source.format, source.test, f"{place}.test")
-    return from_hugging_face(train, test, source, (source.train, str(source.test)), image_size)
+    found = find_files(source.train, f"{place}.train")
+    train = _read_all(source.format, found, f"{place}.train")
+    test = None
+    if source.test is not None:
+        test = _read_all(source.format, find_files(source.test, f"{place}.test"), f"{place}.test")
+    loaded = from_hugging_face(train, test, source, (title(source.train), title(source.test)), image_size)
+    return replace(loaded, by_file=len(found) > 1)
+
+
+def _read_all(kind: str, found: dict[str, str], place: str) -> Split:
+    """Read files by name; of several, the rows in the order of the files, with a column for their names."""
+    if len(found) == 1:
+        return _read(kind, *found.values(), place)
+    return join_files({name: _read(kind, path, place) for name, path in found.items()}, place)
 
 
 def _read(kind: str, path: str, place: str) -> Split:
