@@ -33,6 +33,7 @@ class Section(BaseModel):
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 """A finite number above 0."""
 Share = Annotated[float, Field(ge=0, lt=1)]
+DEFAULT_CLIENTS, MOST_CLIENTS = 10, 100_000
 Side = Annotated[int, Field(ge=1, le=4096)]
 
 
@@ -102,7 +103,7 @@ def _path_or_paths(value: Raw) -> str | list[str] | None:
         return value
     if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
         return value
-    raise ValueError(f"{value!r} must be a path, or a list of paths such as [\"a.csv\", \"b.csv\"]")
+    raise ValueError(f'{value!r} must be a path, or a list of paths such as ["a.csv", "b.csv"]')
 
 
 Paths = Annotated[str | list[str] | None, BeforeValidator(_path_or_paths)]
@@ -158,7 +159,10 @@ class Text(Section):
 class TaskConfig(Source):
     limit: int | None = Field(default=None, ge=1, description="maximum number of training samples")
     clients: int | None = Field(
-        default=None, ge=1, le=100_000, description="default: all sites of a natural or listed one, else 10"
+        default=None,
+        ge=1,
+        le=MOST_CLIENTS,
+        description="default: all sites of a natural or listed one, else 10",
     )
     partition: Partition | None = Field(
         default=None, description="default: natural if `train` is several files, else iid"
@@ -170,6 +174,7 @@ class TaskConfig(Source):
     test_share: float = Field(
         default=0.2, gt=0, lt=1, description="share held out for testing if there is no test set"
     )
+    exclude_classes: list[str] = Field(default=[], description="classes whose samples are left out")
     image_size: tuple[Side, Side] | None = Field(
         default=None, description="height and width that images are scaled to"
     )

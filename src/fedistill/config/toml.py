@@ -114,7 +114,7 @@ def _anchor(raw: RawTable, base: Path) -> RawTable:
 def _anchored_source(source: RawTable, base: Path) -> RawTable:
     if "format" not in source:
         return dict(source)
-    paths = {key: _anchored_paths(source[key], base) for key in ("train", "test") if key in source}
+    paths: RawTable = {key: _anchored_paths(source[key], base) for key in ("train", "test") if key in source}
     return {**source, **paths}
 
 

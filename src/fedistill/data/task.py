@@ -47,6 +47,20 @@ class PublicSet:
 
 
 @dataclass(frozen=True)
+class AbsentSite:
+    """A site of a natural or listed partition without a client.
+
+    Attributes:
+        samples: how many of the training samples are its own.
+        private: how many of these are left after the test set, the public set and ``task.limit``.
+    """
+
+    name: str
+    samples: int
+    private: int
+
+
+@dataclass(frozen=True)
 class Task:
     """All data of a run.
 
@@ -65,6 +79,8 @@ class Task:
         vocabulary_from_public: whether a client that holds the public set can build that tokenizer.
         samples_elsewhere: how many samples each client has, at a site, where those of the other clients are
             missing; or None if the samples of all clients are here.
+        client_names: the clients' names if the partition has sites; empty if it was drawn.
+        absent: the sites without a client; not saved, since only the checks before a run read them.
     """
 
     name: str
@@ -78,6 +94,8 @@ class Task:
     vocabulary_frame: bytes = b""
     vocabulary_from_public: bool = True
     samples_elsewhere: tuple[int, ...] | None = None
+    client_names: tuple[str, ...] = ()
+    absent: tuple[AbsentSite, ...] = ()
     _encoded: dict[Hashable, Tensor] = field(default_factory=dict, compare=False, repr=False)
 
     def signature_for(self, wanted: Preprocessing) -> Signature:
@@ -157,6 +175,8 @@ class Task:
         }
         if self.samples_elsewhere is not None:
             state["elsewhere"] = list(self.samples_elsewhere)
+        if self.client_names:
+            state["names"] = list(self.client_names)
         if self.public is not None:
             state["public"] = {
                 **_plain([self.public]),
@@ -187,6 +207,7 @@ class Task:
             vocabulary_frame=bytes.fromhex(state["frame"]),
             vocabulary_from_public=state["from_public"],
             samples_elsewhere=None if elsewhere is None else tuple(elsewhere),
+            client_names=tuple(state.get("names", ())),
         )
 
 

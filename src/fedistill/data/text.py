@@ -4,8 +4,8 @@ Private texts never influence the vocabulary: a word that only clients use becom
 vocabulary reveals nothing about the clients' texts.
 
 Words are those of Unicode (UAX #29) as ICU finds them, in lower case and in normal form NFC. ICU has
-dictionaries for Burmese, Chinese, Japanese, Khmer, Lao and Thai, which put no spaces between words. Accents and
-vowel signs are kept; punctuation marks and symbols are words.
+dictionaries for Burmese, Chinese, Japanese, Khmer, Lao and Thai, which put no spaces between words.
+Accents and vowel signs are kept; punctuation marks and symbols are words.
 """
 
 import functools
@@ -33,7 +33,9 @@ PAD, UNKNOWN = "[PAD]", "[UNK]"
 _SEPARATOR = "\x1f"
 _SPLIT = pre_tokenizers.Split(_SEPARATOR, "removed")
 """Marks the tokenizers that take the words of `words_of`, joined by the separator."""
-_RUNS = re.compile("[{0}]+|[^{0}]+".format("\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\ua9e0-\ua9ff\uaa60-\uaa7f"))
+_RUNS = re.compile(
+    "[{0}]+|[^{0}]+".format("\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\ua9e0-\ua9ff\uaa60-\uaa7f")
+)
 """Runs of Thai, Lao, Khmer and Burmese, and what is between them.
 
 ICU sees no boundary between a word of these scripts and a word of another one that follows without a space.
@@ -91,8 +93,8 @@ def encode_texts(tokenizer: Tokenizer, texts: Sequence[str]) -> NDArray[np.int32
     average over zero tokens.
     """
     if _takes_words(tokenizer):
-        kept_words = tokenizer.truncation["max_length"]
-        texts = [_SEPARATOR.join(islice(words_of(text), kept_words)) for text in texts]
+        length = _length(tokenizer)
+        texts = [_SEPARATOR.join(islice(words_of(text), length)) for text in texts]
     encodings = tokenizer.encode_batch(list(texts))
     ids = np.array([encoding.ids for encoding in encodings], dtype=np.int32)
     kept = np.array([encoding.attention_mask for encoding in encodings], dtype=np.int32)
@@ -140,15 +142,19 @@ def tokenizer_for(frame: bytes, length: int, wanted: Preprocessing) -> Tokenizer
 
 def signature_of(tokenizer: Tokenizer, classes: int) -> Signature:
     """Return the signature of models that read texts with this tokenizer."""
-    truncation = tokenizer.truncation
-    assert truncation is not None, "set where the tokenizer was made"
-    return Signature("text", (truncation["max_length"],), classes, vocabulary_size(tokenizer))
+    return Signature("text", (_length(tokenizer),), classes, vocabulary_size(tokenizer))
 
 
 def vocabulary_frame(tokenizer: Tokenizer) -> bytes:
     """Return the set-up frame that carries the tokenizer to clients without the public set."""
     description = tokenizer.to_str(pretty=False).encode()
     return encode(Frame(Kind.VOCABULARY, 0, EVERYONE, (zlib.compress(description, 9),)))
+
+
+def _length(tokenizer: Tokenizer) -> int:
+    truncation = tokenizer.truncation
+    assert truncation is not None, "set where the tokenizer was made"
+    return int(truncation["max_length"])
 
 
 def _of_length(tokenizer: Tokenizer, length: int) -> Tokenizer:

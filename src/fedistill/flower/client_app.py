@@ -22,7 +22,7 @@ from fedistill.communication.messages.base import contents
 from fedistill.communication.tensor_specs import Content
 from fedistill.config.messages import explain_errors
 from fedistill.config.plugins import before_import
-from fedistill.config.schema import RawTable, Source
+from fedistill.config.schema import MOST_CLIENTS, RawTable, Source
 from fedistill.data.samples import none_of
 from fedistill.data.task import Labelled, Task
 from fedistill.errors import ExperimentError, FedistillError
@@ -68,13 +68,9 @@ class Node:
             ExperimentError: one of the configs is wrong.
         """
         self.experiment = asked_for(run)
-        clients = self.experiment.task.clients
         client = own.get("partition-id")
-        if not isinstance(client, int) or not 0 <= client < clients:
-            raise ExperimentError(
-                f"node config: partition-id = {client!r} must be a whole number from 0 to {clients - 1}"
-            )
-        self.client = client
+        # How many sites a natural partition has is known once the data have been read.
+        self.client = _checked_number(client, self.experiment.task.clients or MOST_CLIENTS)
         self._own, self._model = _own_data(own), own.get("model")
         self.allowed = AllowedModules.of(own)
         home = Path(os.environ.get("FLWR_HOME", Path.home() / ".flwr"))
@@ -111,12 +107,13 @@ class Node:
         config, seed = self.experiment.task, self.experiment.seed
         if self._own is None:
             whole = build_task(config, seed)
-            private = whole.clients[self.client]
+            private = whole.clients[_checked_number(self.client, len(whole.clients))]
         else:
             try:
                 whole, private = build_at_site(config, seed, self._own)
             except FedistillError as error:
                 raise OwnDataError(str(error)) from None
+        _checked_number(self.client, len(whole.clients))
         _only(whole, self.client, private).save(self._samples)
         built: _Built = {"source": self._source, "fingerprint": whole.fingerprint()}
         write_file(self.folder / "built.json", json.dumps(built).encode())
@@ -236,6 +233,14 @@ def _answered(message: Message, context: Context, what: Callable[[Node, Order], 
         traceback.print_exc()
         answer = Answer(words={"error": f"{type(error).__name__}; its log says where"})
     return seal_answer(answer, message)
+
+
+def _checked_number(client: object, clients: int) -> int:
+    if not isinstance(client, int) or not 0 <= client < clients:
+        raise ExperimentError(
+            f"node config: partition-id = {client!r} must be a whole number from 0 to {clients - 1}"
+        )
+    return client
 
 
 def _own_data(own: Config) -> Source | None:
