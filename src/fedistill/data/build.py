@@ -20,6 +20,7 @@ from fedistill.config.schema import (
     TaskConfig,
 )
 from fedistill.data import image, sources, text
+from fedistill.data.columns import place_of
 from fedistill.data.files import find_files, title
 from fedistill.data.partition import partition, partition_title
 from fedistill.data.samples import Samples, Texts
@@ -86,6 +87,7 @@ def build_task(config: TaskConfig, seed: int) -> Task:
         vocabulary_from_public=config.text.tokenizer is None,
         client_names=sites.names,
         absent=sites.absent,
+        unused=len(private) - sum(map(len, sites.parts)) - sum(site.private for site in sites.absent),
     )
 
 
@@ -136,7 +138,7 @@ def stored_bytes(inputs: Inputs) -> int:
 
 
 def _without(source: Loaded, excluded: Sequence[str]) -> Loaded:
-    """Return a source without these classes: the labels of their rows are -1, and all rows keep their positions."""
+    """Return a source without these classes; their rows keep their positions and get the label -1."""
     if not excluded:
         return source
     for name in excluded:
@@ -223,7 +225,7 @@ def _data(source: Source, split: str | list[str]) -> set[tuple[str | None, ...]]
     """Return keys that identify the split of a source, or the files of one."""
     parts = [str(split)]
     if source.format is not None:
-        parts = list(find_files(split, f"{sources.place_of(source)}.train").values())
+        parts = list(find_files(split, f"{place_of(source)}.train").values())
     return {(sources.hub_name(source.name), source.format, source.subset, part) for part in parts}
 
 

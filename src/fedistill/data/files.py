@@ -1,4 +1,4 @@
-"""Several files of one split, such as one for each site: which there are, what they are called, and their rows."""
+"""Several files of one split, such as one for each site: which there are, their names, and their rows."""
 
 import glob
 import os
@@ -24,8 +24,8 @@ def title(paths: str | list[str] | None) -> str:
 def find_files(paths: str | list[str], place: str) -> dict[str, str]:
     """Return the paths that a path, a pattern or a list of these stands for, by name.
 
-    Names are the parts of the paths in which they differ, without the suffix. A pattern stands for its matches
-    in alphabetical order; ``**`` stands for folders at any depth.
+    Names are the paths below the folder that all have in common, without the suffix. A pattern stands for its
+    matches in alphabetical order; ``**`` stands for folders at any depth.
 
     Raises:
         ExperimentError: a pattern matches nothing, or a path is there twice; ``place`` is the setting.

@@ -110,8 +110,8 @@ def _pathological(
     fewer = next((some for some in _halves(clients) if _deal_classes(kind, labels, some, seed)), None)
     lower = "" if fewer is None else f"lower task.clients to {fewer}, or "
     raise ExperimentError(
-        f"task.partition: with {clients} clients of {wanted} classes, one class would go to more clients than it"
-        f" has samples (the rarest, {rarest!r}, has {counts.min()}): {lower}leave out the classes with few"
+        f"task.partition: with {clients} clients of {wanted} classes, one class would go to more clients than"
+        f" it has samples (the rarest, {rarest!r}, has {counts.min()}): {lower}leave out the classes with few"
         f" samples, such as task.exclude_classes = [{json.dumps(rarest, ensure_ascii=False)}]"
     )
 

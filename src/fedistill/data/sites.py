@@ -2,7 +2,6 @@
 
 import json
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,18 +44,21 @@ def divide_by_site(kind: Natural | Listed, source: Loaded, private: Rows, client
     Raises:
         ExperimentError: there is no such column or file, or there are fewer sites than clients.
     """
-    column = _listed(kind, len(source.train)) if isinstance(kind, Listed) else _column(kind, source)
-    names = [None if value is None else str(value) for value in column]
+    if isinstance(kind, Listed):
+        lists = _lists(kind, len(source.train))
+        names = _names_by_row(lists, len(source.train))
+    else:
+        names = [str(value) for value in _column(kind, source)]
     before = Counter(name for name in names if name is not None)
     held: dict[str, list[int]] = {}
     for position, row in enumerate(private.tolist()):
         name = names[row]
         if name is not None:
             held.setdefault(name, []).append(position)
-    order = list(before) if isinstance(kind, Listed) else sorted(held)
-    present = [name for name in order if name in held]
-    if isinstance(kind, Natural):
-        present.sort(key=lambda name: len(held[name]), reverse=True)
+    if isinstance(kind, Listed):
+        present = [name for name in lists if name in held]
+    else:
+        present = sorted(sorted(held), key=lambda name: len(held[name]), reverse=True)
     if not present or (clients is not None and clients > len(present)):
         where = "indices" if isinstance(kind, Listed) else f"column {kind.column or FILE_COLUMN!r}"
         fix = "lower task.public or task.test_share, or raise task.limit"
@@ -84,7 +86,7 @@ def _column(kind: Natural, source: Loaded) -> Column:
             "task.partition: a natural partition needs the column that names each sample's client: set"
             " task.partition.column, or list one file for each client in task.train"
         )
-    return source.train.column(kind.column or FILE_COLUMN)
+    return source.train.column(kind.column or FILE_COLUMN)  # refuses missing values itself
 
 
 def _column_of(file: str, column: str, rows: int) -> Column:
@@ -104,39 +106,52 @@ def _column_of(file: str, column: str, rows: int) -> Column:
             f"task.partition.file = {file} has {len(values)} rows, but the training data have {rows}: it"
             " needs one row for each training sample, in their order"
         )
+    missing = [row for row, value in enumerate(values) if value is None]
+    if missing:
+        raise ExperimentError(
+            f"{file}: {len(missing)} rows have no {column!r}, the first of them row {missing[0]} (the first is"
+            " 0); fill them in"
+        )
     return values
 
 
-def _listed(kind: Listed, rows: int) -> Column:
-    """Return the name of each training row's client, or None for rows that are not listed."""
+def _lists(kind: Listed, rows: int) -> dict[str, list[int]]:
+    """Return the positions that each client lists, checked."""
     where = "task.partition.clients" if kind.file is None else f"task.partition.file = {kind.file}"
     given = kind.clients if kind.file is None else _read_lists(kind.file)
-    lists = given if isinstance(given, dict) else {str(client): one for client, one in enumerate(given or [])}
-    names: list[str | None] = [None] * rows
+    assert given is not None
+    lists = given if isinstance(given, dict) else {str(client): one for client, one in enumerate(given)}
+    owner: dict[int, str] = {}
     for name, positions in lists.items():
+        if not positions:
+            raise ExperimentError(f"{where}: client {name!r} lists no samples; take it away")
         for position in positions:
             if position >= rows:
                 raise ExperimentError(
                     f"{where}: client {name!r} lists position {position}, but the training data have {rows}"
                     f" samples, 0 to {rows - 1}"
                 )
-            if names[position] is not None:
+            if position in owner:
                 raise ExperimentError(
-                    f"{where}: position {position} is listed twice, for client {names[position]!r} and for"
+                    f"{where}: position {position} is listed twice, for client {owner[position]!r} and for"
                     f" client {name!r}; a sample belongs to one client"
                 )
+            owner[position] = name
+    return lists
+
+
+def _names_by_row(lists: dict[str, list[int]], rows: int) -> list[str | None]:
+    names: list[str | None] = [None] * rows
+    for name, positions in lists.items():
+        for position in positions:
             names[position] = name
-    if empty := [name for name, positions in lists.items() if not positions]:
-        raise ExperimentError(f"{where}: client {empty[0]!r} lists no samples; take it away")
     return names
 
 
-def _read_lists(file: str) -> Sequence[list[int]] | dict[str, list[int]]:
+def _read_lists(file: str) -> list[list[int]] | dict[str, list[int]] | None:
     try:
-        return (
-            Listed.model_validate({"kind": "indices", "clients": json.loads(Path(file).read_bytes())}).clients
-            or []
-        )
+        content = json.loads(Path(file).read_bytes())
+        return Listed(kind="indices", clients=content).clients
     except FileNotFoundError:
         raise ExperimentError(f"task.partition.file = {file}: there is no such file") from None
     except (OSError, ValueError) as error:

@@ -80,7 +80,9 @@ class Task:
         samples_elsewhere: how many samples each client has, at a site, where those of the other clients are
             missing; or None if the samples of all clients are here.
         client_names: the clients' names if the partition has sites; empty if it was drawn.
-        absent: the sites without a client; not saved, since only the checks before a run read them.
+        absent: the sites without a client.
+        unused: how many other private samples no client has. Neither is saved, since only the checks before a
+            run read them.
     """
 
     name: str
@@ -96,6 +98,7 @@ class Task:
     samples_elsewhere: tuple[int, ...] | None = None
     client_names: tuple[str, ...] = ()
     absent: tuple[AbsentSite, ...] = ()
+    unused: int = 0
     _encoded: dict[Hashable, Tensor] = field(default_factory=dict, compare=False, repr=False)
 
     def signature_for(self, wanted: Preprocessing) -> Signature:
@@ -122,6 +125,20 @@ class Task:
         """Return the public set, which must exist, as model inputs, as `client_inputs` does."""
         assert self.public is not None
         return self._inputs("public", self.public.samples, wanted)
+
+    def unknown_share(self, wanted: Preprocessing) -> float | None:
+        """Return the share of unknown words among those of the private texts that models read, 0 to 1.
+
+        None if the tokenizer knows all words, such as one that works on bytes.
+        """
+        from fedistill.data.text import unknown_id
+
+        unknown = unknown_id(self._tokenizer(wanted))
+        if unknown is None:
+            return None
+        inputs = [self.client_inputs(client, wanted) for client in range(len(self.clients))]
+        words = sum(int((tokens != 0).sum()) for tokens in inputs)
+        return sum(int((tokens == unknown).sum()) for tokens in inputs) / words
 
     def _inputs(self, whose: int | str, samples: Samples, wanted: Preprocessing) -> Tensor:
         if isinstance(samples, Tensor):
