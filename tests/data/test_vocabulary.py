@@ -92,7 +92,8 @@ def test_unknown_long_and_empty_texts() -> None:
         # Never nothing but padding: a model would have nothing to average.
         [1, 0, 0, 0],
         [1, 0, 0, 0],
-        [1, 0, 0, 0],
+        # A text cannot write a special token: these are three words.
+        [1, 1, 1, 0],
     ]
 
 

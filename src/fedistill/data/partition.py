@@ -106,14 +106,21 @@ def _pathological(
     if found is not None:
         return found
     rarest = classes[int(present[counts.argmin()])]
-    # Whether a number works depends on the draw, so numbers are tried.
-    fewer = next((some for some in _halves(clients) if _deal_classes(kind, labels, some, seed)), None)
-    lower = "" if fewer is None else f"lower task.clients to {fewer}, or "
+    # Whether fewer clients are enough depends on the draw, so numbers are tried; with one it always works.
+    fewer = next(some for some in _halves(clients) if _deal_classes(kind, labels, some, seed))
+    rare = [classes[int(number)] for number in present[counts < clients]]
+    leave_out = ""
+    if len(present) - len(rare) >= max(wanted, 2):
+        leave_out = f", or leave out the rare classes: {leave_out_setting(rare)}"
     raise ExperimentError(
         f"task.partition: with {clients} clients of {wanted} classes, one class would go to more clients than"
-        f" it has samples (the rarest, {rarest!r}, has {counts.min()}): {lower}leave out the classes with few"
-        f" samples, such as task.exclude_classes = [{json.dumps(rarest, ensure_ascii=False)}]"
+        f" it has samples (the rarest, {rarest!r}, has {counts.min()}): lower task.clients to {fewer}{leave_out}"
     )
+
+
+def leave_out_setting(classes: Sequence[str]) -> str:
+    """Return the setting that leaves out these classes, as an experiment file has it."""
+    return f"task.exclude_classes = {json.dumps(list(classes), ensure_ascii=False)}"
 
 
 def _deal_classes(kind: Pathological, labels: Rows, clients: int, seed: int) -> list[Rows] | None:

@@ -1,6 +1,5 @@
 """Checks before a run, each with what to do about it; `doctor` shows them, and every run makes them first."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -12,6 +11,7 @@ from fedistill.communication.codecs.registry import CODECS
 from fedistill.communication.messages.base import contents
 from fedistill.config.schema import Experiment
 from fedistill.config.units import format_bytes
+from fedistill.data.partition import leave_out_setting
 from fedistill.data.task import Task
 from fedistill.errors import ExperimentError, Refusal
 from fedistill.federation.arm import ReadyArm
@@ -116,7 +116,7 @@ def _labels(task: Task) -> list[Finding]:
 
 def _leave_out(task: Task, mask: Tensor) -> str:
     names = [task.classes[place] for place in mask.nonzero().flatten().tolist()]
-    return f"leave them out: task.exclude_classes = {json.dumps(names, ensure_ascii=False)}"
+    return f"leave them out: {leave_out_setting(names)}"
 
 
 def _sites(task: Task) -> list[Finding]:
