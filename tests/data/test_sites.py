@@ -165,7 +165,8 @@ def test_files_that_do_not_fit_together_are_refused(files: Files, tokens: dict[s
     assert refused(format="parquet", train=f"{missing}*.csv") == (
         f"task.train = {missing}*.csv: no file matches this pattern"
     )
-    assert refused(format="parquet", train=one, partition={"kind": "natural"}, text=tokens) == (
+    whole = files.parquet("whole.parquet", text=["x", "y"], label=["a", "b"])
+    assert refused(format="parquet", train=whole, partition={"kind": "natural"}, text=tokens) == (
         "task.partition: a natural partition needs the column that names each sample's client: set"
         " task.partition.column, or list one file for each client in task.train"
     )

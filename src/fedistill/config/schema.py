@@ -199,11 +199,7 @@ class OptimizerConfig(Section):
     weight_decay: float = Field(default=0.0, ge=0, allow_inf_nan=False)
 
     def resolved(self, data: Literal["image", "text"]) -> Self:
-        """Return the settings with the defaults for this kind of data.
-
-        SGD at 0.05 leaves text models at chance for many rounds, since a word's vector moves only with the
-        samples that have the word. docs/tutorial.md says how the rate of Adam was chosen.
-        """
+        """Return the settings with the defaults for this kind of data."""
         name = self.name or ("adam" if data == "text" and not self.momentum else "sgd")
         lr = self.lr or _LEARNING_RATES[name]
         return self.model_copy(update={"name": name, "lr": lr})
@@ -222,9 +218,10 @@ class NotTrue(Section):
 
 
 class Train(Section):
-    epochs: int = Field(default=1, ge=1)
+    # What depends on the data is None until `resolved`, before which nothing reads it.
+    epochs: int = Field(default=None, ge=1, description="default: 1 for images, 4 for texts")
     steps: int | None = Field(default=None, ge=1, description="batches per round, in place of epochs")
-    batch_size: int = Field(default=32, ge=1)
+    batch_size: int = Field(default=None, ge=1, description="default: 32 for images, 16 for texts")
     optimizer: OptimizerConfig = OptimizerConfig()
     loss: Literal["cross-entropy", "balanced-softmax"] = Field(
         default="cross-entropy",
@@ -234,6 +231,21 @@ class Train(Section):
     not_true: NotTrue | None = Field(
         default=None, description="stay close to the starting model on the other classes (FedNTD)"
     )
+
+    def resolved(self, data: Literal["image", "text"]) -> Self:
+        """Return the settings with the defaults for this kind of data.
+
+        SGD at 0.05 leaves text models at chance for many rounds, since a word's vector moves only with the
+        samples that have the word. docs/tutorial.md says how those for texts were chosen.
+        """
+        epochs, batch_size = (1, 32) if data == "image" else (4, 16)
+        return self.model_copy(
+            update={
+                "epochs": self.epochs or epochs,
+                "batch_size": self.batch_size or batch_size,
+                "optimizer": self.optimizer.resolved(data),
+            }
+        )
 
 
 class Sampling(Section):

@@ -64,8 +64,7 @@ def settle(
         update={"clients": clients, "partition": experiment.task.partition or partition}
     )
     arms = [resolve_train(resolve_arm(arm), data) for arm in experiment.arms]
-    optimizer = experiment.train.optimizer.resolved(data)
-    train = experiment.train.model_copy(update={"optimizer": optimizer})
+    train = experiment.train.resolved(data)
     return experiment.model_copy(update={"task": task, "train": train, "arms": arms})
 
 

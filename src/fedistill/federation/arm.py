@@ -46,9 +46,8 @@ def resolve_arm(config: Arm) -> Arm:
 
 
 def resolve_train(config: Arm, data: Literal["image", "text"]) -> Arm:
-    """Return the arm with an optimizer that suits its kind of data, unless its settings name another one."""
-    train = config.train.model_copy(update={"optimizer": config.train.optimizer.resolved(data)})
-    return config.model_copy(update={"train": train})
+    """Return the arm with settings of training that suit its kind of data, where it leaves them open."""
+    return config.model_copy(update={"train": config.train.resolved(data)})
 
 
 @dataclass(frozen=True)

@@ -68,14 +68,14 @@ class Node:
             ExperimentError: one of the configs is wrong.
         """
         self.experiment = asked_for(run)
-        client = own.get("partition-id")
         # How many sites a natural partition has is known once the data have been read.
-        self.client = _checked_number(client, self.experiment.task.clients or MOST_CLIENTS)
+        self.client = _client_number(own, self.experiment.task.clients or MOST_CLIENTS)
+        self._config = own
         self._own, self._model = _own_data(own), own.get("model")
         self.allowed = AllowedModules.of(own)
         home = Path(os.environ.get("FLWR_HOME", Path.home() / ".flwr"))
         root = Path(str(own.get("state", home / "fedistill")))
-        self.folder = root / session / f"client-{client}"
+        self.folder = root / session / f"client-{self.client}"
         self.folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     @cached_property
@@ -107,13 +107,12 @@ class Node:
         config, seed = self.experiment.task, self.experiment.seed
         if self._own is None:
             whole = build_task(config, seed)
-            private = whole.clients[_checked_number(self.client, len(whole.clients))]
+            private = whole.clients[_client_number(self._config, len(whole.clients))]
         else:
             try:
                 whole, private = build_at_site(config, seed, self._own)
             except FedistillError as error:
                 raise OwnDataError(str(error)) from None
-        _checked_number(self.client, len(whole.clients))
         _only(whole, self.client, private).save(self._samples)
         built: _Built = {"source": self._source, "fingerprint": whole.fingerprint()}
         write_file(self.folder / "built.json", json.dumps(built).encode())
@@ -235,7 +234,9 @@ def _answered(message: Message, context: Context, what: Callable[[Node, Order], 
     return seal_answer(answer, message)
 
 
-def _checked_number(client: object, clients: int) -> int:
+def _client_number(own: Config, clients: int) -> int:
+    """Return the client that a site's node config names, checked against the number of clients."""
+    client = own.get("partition-id")
     if not isinstance(client, int) or not 0 <= client < clients:
         raise ExperimentError(
             f"node config: partition-id = {client!r} must be a whole number from 0 to {clients - 1}"
