@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-
 from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.models import WordLevel
 
@@ -197,7 +196,7 @@ def test_classes_that_no_client_holds() -> None:
 
 
 def test_a_class_with_one_sample_is_reported_with_a_fix_that_works(tmp_path: Path) -> None:
-    rows = [f"the word{place % 7},{'ab'[place % 2]}" for place in range(60)]
+    rows = [f"the word{place % 7} text{place},{'ab'[place % 2]}" for place in range(60)]
     (tmp_path / "train.csv").write_text("\n".join(["text,label", *rows, "rare words,r"]))
     content = raw({"method": "local"}, models=("bag", "bag"))
     content["task"] = {"format": "csv", "train": str(tmp_path / "train.csv"), "clients": 2, "public": 20}
@@ -212,13 +211,16 @@ def test_a_class_with_one_sample_is_reported_with_a_fix_that_works(tmp_path: Pat
 def sites_task(tmp_path: Path, **task: Any) -> dict[str, Any]:
     """Sites of 40, 30, 20 and 1 samples."""
     sites = ["north"] * 40 + ["south"] * 30 + ["west"] * 20 + ["tiny"]
-    rows = [f"the word{place % 7},{'ab'[place % 2]},{site}" for place, site in enumerate(sites)]
+    rows = [f"the word{place},{'ab'[place % 2]},{site}" for place, site in enumerate(sites)]
     (tmp_path / "train.csv").write_text("\n".join(["text,label,site", *rows]))
     (tmp_path / "test.csv").write_text("text,label\nthe word1,a\nthe word2,b\n")
     content = raw({"method": "local"}, models=("bag", "bag"))
     paths = {name: str(tmp_path / f"{name}.csv") for name in ("train", "test")}
     content["task"] = {
-        **{"format": "csv", **paths, "public": 0, "partition": {"kind": "natural", "column": "site"}},
+        "format": "csv",
+        **paths,
+        "public": 0,
+        "partition": {"kind": "natural", "column": "site"},
         **task,
     }
     Tokenizer(WordLevel({"[PAD]": 0, "[UNK]": 1, "the": 2}, unk_token="[UNK]")).save(str(tmp_path / "t.json"))
@@ -265,7 +267,11 @@ def test_the_share_of_unknown_words_is_said(tmp_path: Path) -> None:
     tokenizer.save(str(tmp_path / "t.json"))
     path = str(tmp_path / "train.csv")
     content["task"] = {
-        **{"format": "csv", "train": path, "test": path, "public": 0, "clients": 2},
+        "format": "csv",
+        "train": path,
+        "test": path,
+        "public": 0,
+        "clients": 2,
         "text": {"tokenizer": str(tmp_path / "t.json")},
     }
     (finding,) = [one for one in examined(content) if one.where == "task.text"]

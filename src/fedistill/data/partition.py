@@ -114,7 +114,8 @@ def _pathological(
         leave_out = f", or leave out the rare classes: {leave_out_setting(rare)}"
     raise ExperimentError(
         f"task.partition: with {clients} clients of {wanted} classes, one class would go to more clients than"
-        f" it has samples (the rarest, {rarest!r}, has {counts.min()}): lower task.clients to {fewer}{leave_out}"
+        f" it has samples (the rarest, {rarest!r}, has {counts.min()}): lower task.clients to"
+        f" {fewer}{leave_out}"
     )
 
 

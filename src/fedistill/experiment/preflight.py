@@ -31,7 +31,7 @@ can reverse a small gain (benchmarks/methods.py).
 MANY_UNKNOWN = 0.5
 """Share of unknown words from which a warning is due.
 
-A vocabulary from 400 BBC articles does not know UNKSHARE of the words in others; one from texts of another
+A vocabulary from 400 BBC articles does not know 8 % of the words in others; one from texts of another
 language hardly knows any.
 """
 _MOST_SHOWN = 20
