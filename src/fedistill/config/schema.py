@@ -217,11 +217,14 @@ class NotTrue(Section):
     temperature: Positive = Field(default=1.0, description="temperature of both softmaxes")
 
 
+_BY_DATA: Raw = None
+"""A default that depends on the kind of data: None until `Train.resolved`, before which nothing reads it."""
+
+
 class Train(Section):
-    # What depends on the data is None until `resolved`, before which nothing reads it.
-    epochs: int = Field(default=None, ge=1, description="default: 1 for images, 4 for texts")
+    epochs: int = Field(default=_BY_DATA, ge=1, description="default: 1 for images, 4 for texts")
     steps: int | None = Field(default=None, ge=1, description="batches per round, in place of epochs")
-    batch_size: int = Field(default=None, ge=1, description="default: 32 for images, 16 for texts")
+    batch_size: int = Field(default=_BY_DATA, ge=1, description="default: 32 for images, 16 for texts")
     optimizer: OptimizerConfig = OptimizerConfig()
     loss: Literal["cross-entropy", "balanced-softmax"] = Field(
         default="cross-entropy",

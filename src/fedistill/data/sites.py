@@ -109,8 +109,8 @@ def _column_of(file: str, column: str, rows: int) -> Column:
     missing = [row for row, value in enumerate(values) if value is None]
     if missing:
         raise ExperimentError(
-            f"{file}: {len(missing)} rows have no {column!r}, the first of them row {missing[0]} (counted from"
-            " 0); fill them in"
+            f"{file}: {len(missing)} rows have no {column!r}, the first of them row {missing[0]} (counted"
+            " from 0); fill them in"
         )
     return values
 
