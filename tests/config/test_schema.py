@@ -3,7 +3,7 @@
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import tomli_w
@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedistill.config.link import PROFILES
-from fedistill.config.schema import Experiment
+from fedistill.config.schema import Experiment, OptimizerConfig
 from fedistill.config.toml import load, parse, to_toml
 from fedistill.errors import ExperimentError
 
@@ -106,12 +106,28 @@ def test_an_unknown_key_is_named_with_the_nearest_one(path: Path, override: str,
         (
             "task.partition={kind='dirichlett', alpha=1}",
             "`task.partition.kind` = 'dirichlett': must be one of iid, dirichlet, pathological, quantity,"
-            " natural. Did you mean 'dirichlet'?",
+            " natural, indices. Did you mean 'dirichlet'?",
+        ),
+        (
+            "task.partition={kind='indices'}",
+            "`task.partition`: set either `clients`, the positions of each client's samples, or `file`",
+        ),
+        (
+            "task.partition={kind='natural', file='s.csv'}",
+            "`task.partition`: `file` needs `column`, the column of that file that names the clients",
+        ),
+        (
+            "task.train=[1]",
+            '`task.train`: [1] must be a path, or a list of paths such as ["a.csv", "b.csv"]',
+        ),
+        (
+            "task.train=['a', 'b']",
+            "`task`: lists of files need `format`; a data set by `name` has one split for each use",
         ),
         (
             "task.partition={alpha=1}",
             "`task.partition.kind` is missing: must be one of iid, dirichlet, pathological, quantity,"
-            " natural.",
+            " natural, indices.",
         ),
         (
             "task.public=-1",
@@ -280,11 +296,37 @@ def test_without_a_train_table_all_arms_train_by_default(path: Path) -> None:
     path.write_text(FILE[:start] + FILE[end:])
     experiment = load(path)
     assert experiment.arms[0].train == experiment.train
-    assert (experiment.train.epochs, experiment.train.batch_size, experiment.train.optimizer.lr) == (
+    # What suits the data is chosen once the data are known.
+    assert "optimizer" in experiment.train.model_dump(exclude_none=True)
+    assert experiment.train.model_dump(exclude_none=True)["optimizer"] == {"momentum": 0, "weight_decay": 0}
+    images, texts = experiment.train.resolved("image"), experiment.train.resolved("text")
+    assert (images.epochs, images.batch_size, images.optimizer.name, images.optimizer.lr) == (
         1,
         32,
+        "sgd",
         0.05,
     )
+    assert (texts.epochs, texts.batch_size, texts.optimizer.name, texts.optimizer.lr) == (4, 16, "adam", 0.01)
+
+
+@pytest.mark.parametrize("data", ["image", "text"])
+@pytest.mark.parametrize(
+    ("given", "chosen"),
+    [
+        ({"name": "adam"}, ("adam", 0.01)),
+        ({"name": "sgd"}, ("sgd", 0.05)),
+        ({"name": "sgd", "lr": 0.5}, ("sgd", 0.5)),
+        ({"momentum": 0.9}, ("sgd", 0.05)),
+        ({"lr": 0.25}, (None, 0.25)),
+    ],
+)
+def test_what_is_left_open_of_an_optimizer_follows_from_the_rest(
+    data: Literal["image", "text"], given: dict[str, Any], chosen: tuple[str | None, float]
+) -> None:
+    found = OptimizerConfig(**given).resolved(data)
+    by_data = {"image": "sgd", "text": "adam"}[data]
+    assert (found.name, found.lr) == (chosen[0] or by_data, chosen[1])
+    assert found.resolved("image") == found
 
 
 @pytest.mark.parametrize(
@@ -375,6 +417,19 @@ def test_local_files_are_found_from_the_experiment_file(path: Path, monkeypatch:
     assert task.text.tokenizer == str(here / "t.json")
 
 
+def test_lists_of_files_and_files_of_a_partition_are_found_from_the_experiment_file(path: Path) -> None:
+    path.write_text(
+        FILE.replace(
+            'name = "digits"',
+            'format = "csv"\ntrain = ["a.csv", "/far/b.csv"]\ntest = "t/*.csv"\n',
+        ).replace('{ kind = "dirichlet", alpha = 0.3 }', '{ kind = "indices", file = "p.json" }')
+    )
+    task, here = load(path).task, path.parent
+    assert (task.train, task.test) == ([str(here / "a.csv"), "/far/b.csv"], str(here / "t/*.csv"))
+    assert task.partition is not None
+    assert task.partition.model_dump()["file"] == str(here / "p.json")
+
+
 def test_the_splits_of_a_hub_data_set_are_no_paths(path: Path) -> None:
     path.write_text(FILE.replace('name = "digits"', 'name = "hf:a/b"\ntrain = "training"\ntest = "held"'))
     assert (load(path).task.train, load(path).task.test) == ("training", "held")
@@ -394,7 +449,10 @@ partitions = st.one_of(
     st.fixed_dictionaries({"kind": st.just("dirichlet"), "alpha": positive}, optional={"min_samples": count}),
     st.fixed_dictionaries({"kind": st.just("pathological"), "classes_per_client": count}),
     st.fixed_dictionaries({"kind": st.just("quantity"), "alpha": positive}),
-    st.fixed_dictionaries({"kind": st.just("natural"), "column": word}),
+    st.fixed_dictionaries({"kind": st.just("natural")}, optional={"column": word}),
+    st.fixed_dictionaries({"kind": st.just("natural"), "column": word, "file": st.just("s.csv")}),
+    st.fixed_dictionaries({"kind": st.just("indices"), "clients": st.just([[0, 2], [1]])}),
+    st.fixed_dictionaries({"kind": st.just("indices"), "clients": st.just({"a": [0]})}),
 )
 publics = st.one_of(
     st.integers(min_value=0, max_value=99),

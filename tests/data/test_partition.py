@@ -1,6 +1,5 @@
 """Who gets which samples: properties of every kind, and what cannot be is refused at once."""
 
-from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -18,11 +17,9 @@ Kind = dict[str, Any]
 Rows = NDArray[np.int64]
 
 
-def deal(
-    kind: Kind, labels: list[int], clients: int, seed: int = 0, ids: list[object] | None = None
-) -> list[Rows]:
+def deal(kind: Kind, labels: list[int], clients: int, seed: int = 0) -> list[Rows]:
     setting = TypeAdapter(Partition).validate_python(kind)
-    return partition(setting, np.array(labels, dtype=np.int64), clients, seed, ids)
+    return partition(setting, np.array(labels, dtype=np.int64), clients, seed, "abcdefghij")
 
 
 def try_deal(kind: Kind, labels: list[int], clients: int, seed: int) -> list[Rows]:
@@ -124,18 +121,6 @@ def test_quantity_is_the_more_skewed_the_smaller_alpha_is() -> None:
     assert 100 <= largest(1e6) <= 102
 
 
-@given(st.lists(st.sampled_from(["a", "b", "c", 7, True]), min_size=1, max_size=60), clients)
-def test_natural_gives_each_client_one_id_and_keeps_the_largest(ids: list[object], clients: int) -> None:
-    sizes = Counter(map(str, ids))
-    assume(clients <= len(sizes))
-    parts = deal({"kind": "natural", "column": "who"}, [0] * len(ids), clients, ids=ids)
-    check_disjoint(parts, len(ids), whole=False)
-    held = [{str(ids[row]) for row in part} for part in parts]
-    assert [len(one) for one in held] == [1] * clients
-    assert len(set.union(*held)) == clients
-    assert [len(part) for part in parts] == sorted(sizes.values(), reverse=True)[:clients]
-
-
 KINDS: list[Kind] = [
     {"kind": "iid"},
     {"kind": "dirichlet", "alpha": 0.5},
@@ -155,12 +140,10 @@ def test_the_seed_decides_who_gets_what(kind: Kind) -> None:
     assert dealt(3) != dealt(4)
 
 
-@pytest.mark.parametrize(
-    "kind", [*KINDS, {"kind": "natural", "column": "who"}], ids=lambda kind: kind["kind"]
-)
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind["kind"])
 def test_more_clients_than_samples_are_refused(kind: Kind) -> None:
     with pytest.raises(ExperimentError) as caught:
-        deal(kind, [0, 1, 2], 4, ids=[0, 1, 2])
+        deal(kind, [0, 1, 2], 4)
     assert str(caught.value) == (
         "task.clients = 4, but there are 3 private samples: lower task.clients or task.public, or raise"
         " task.limit"
@@ -183,7 +166,15 @@ def test_more_clients_than_samples_are_refused(kind: Kind) -> None:
             [0, 0, 0, 1],
             3,
             "task.partition: with 3 clients of 2 classes, one class would go to more clients than it has"
-            " samples (the rarest has 1): lower task.clients or task.partition.classes_per_client",
+            " samples (the rarest, 'b', has 1): lower task.clients to 1",
+        ),
+        (
+            {"kind": "pathological", "classes_per_client": 2},
+            [0, 1, 2, 3, 4] * 5 + [5, 6, 6],
+            5,
+            "task.partition: with 5 clients of 2 classes, one class would go to more clients than it has"
+            " samples (the rarest, 'f', has 1): lower task.clients to 1, or leave out the rare classes:"
+            ' task.exclude_classes = ["f", "g"]',
         ),
         (
             {"kind": "dirichlet", "alpha": 1, "min_samples": 4},
@@ -207,21 +198,14 @@ def test_more_clients_than_samples_are_refused(kind: Kind) -> None:
             "task.partition: 3 clients of at least 4 samples need 12, but there are 10: lower task.clients or"
             " task.partition.min_samples",
         ),
-        (
-            {"kind": "natural", "column": "who"},
-            [0] * 4,
-            3,
-            "task.partition.column = 'who' has 2 values among the private samples, but task.clients = 3: set"
-            " task.clients to at most 2",
-        ),
     ],
-    ids=["more classes than there are", "rare class", "minimum", "no draw", "quantity", "few ids"],
+    ids=["more classes than there are", "rare class", "rare classes", "minimum", "no draw", "quantity"],
 )
 def test_an_impossible_partition_says_why_and_what_would_go(
     kind: Kind, labels: list[int], clients: int, said: str
 ) -> None:
     with pytest.raises(ExperimentError) as caught:
-        deal(kind, labels, clients, ids=["x", "y"] * (len(labels) // 2))
+        deal(kind, labels, clients)
     assert str(caught.value) == said
 
 
@@ -232,6 +216,9 @@ def test_an_impossible_partition_says_why_and_what_would_go(
         ({"kind": "dirichlet", "alpha": 0.3}, "dirichlet(alpha=0.3)"),
         ({"kind": "dirichlet", "alpha": 0.3, "min_samples": 5}, "dirichlet(alpha=0.3, min_samples=5)"),
         ({"kind": "natural", "column": "who"}, "natural(column=who)"),
+        ({"kind": "natural", "column": "who", "file": "s.csv"}, "natural(column=who)"),
+        ({"kind": "natural"}, "natural(one file per client)"),
+        ({"kind": "indices", "clients": [[0, 2], [1]]}, "indices"),
     ],
 )
 def test_a_partition_in_words(kind: Kind, words: str) -> None:

@@ -1,5 +1,6 @@
 """Texts: the vocabulary comes from the public set alone, and tokens are what models are told they are."""
 
+import unicodedata
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from fedistill.communication.kinds import Kind
 from fedistill.communication.protocol.frame import EVERYONE, decode
 from fedistill.config.schema import Text
 from fedistill.data.task import Task
-from fedistill.data.text import build_tokenizer, encode_texts, vocabulary_size
+from fedistill.data.text import build_tokenizer, encode_texts, vocabulary_size, words_of
 from fedistill.errors import ExperimentError
 from fedistill.models.signature import Preprocessing
 from helpers.files import Files
@@ -92,8 +93,63 @@ def test_unknown_long_and_empty_texts() -> None:
         # Never nothing but padding: a model would have nothing to average.
         [1, 0, 0, 0],
         [1, 0, 0, 0],
-        [1, 0, 0, 0],
+        # A text cannot write a special token: these are three words.
+        [1, 1, 1, 0],
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        # "I love Thailand very much", "I go to Tokyo Tower", "I like Peking duck", "I love the land of Laos".
+        ("ฉันรักประเทศไทยมาก", ["ฉัน", "รัก", "ประเทศไทย", "มาก"]),
+        ("東京タワーへ行きます。", ["東京タワー", "へ", "行き", "ます", "。"]),
+        ("我喜欢北京烤鸭", ["我", "喜欢", "北京", "烤鸭"]),
+        ("ຂ້ອຍຮັກປະເທດລາວ", ["ຂ້ອຍ", "ຮັກ", "ປະເທດ", "ລາວ"]),
+        ("ខ្ញុំស្រឡាញ់ប្រទេស", ["ខ្ញុំ", "ស្រឡាញ់", "ប្រទេស"]),
+        # Thai and another script without a space between them.
+        ("รักEnglishมาก", ["รัก", "english", "มาก"]),
+        # Vowel signs and accents make other words.
+        ("किताब कीताब कुताब", ["किताब", "कीताब", "कुताब"]),
+        ("Für fur, naïve", ["für", "fur", ",", "naïve"]),
+        ("\u0646\u0627\u0645\u0647\u200c\u0647\u0627", ["\u0646\u0627\u0645\u0647\u200c\u0647\u0627"]),
+        # A letter and its accent are the same letter however they are written.
+        ("caf\u00e9 cafe\u0301", ["caf\u00e9", "caf\u00e9"]),
+        ("\ufeffco\u00adoperate\u200bnow\x00", ["cooperate", "now"]),
+        ("Don't pay £3.50!", ["don't", "pay", "£", "3.50", "!"]),
+        ("ΟΔΟΣ", ["οδος"[:-1] + "ς"]),
+        ("\n\t \x00", []),
+    ],
+)
+def test_words_of_any_language(text: str, words: list[str]) -> None:
+    assert list(words_of(text)) == words
+
+
+@given(st.text(max_size=60))
+def test_words_are_what_the_text_has(text: str) -> None:
+    words = list(words_of(text))
+    assert all(words)
+    assert not any(letter.isspace() for word in words for letter in (word[0], word[-1]))
+    # What letters and digits there are is in the words, in order.
+    kept = [letter for letter in unicodedata.normalize("NFC", text.lower()) if letter.isalnum()]
+    assert [letter for letter in "".join(words) if letter.isalnum()] == kept
+
+
+def test_languages_without_spaces_get_words_of_their_own() -> None:
+    tokenizer = build_tokenizer(["ฉันรักประเทศไทยมาก", "日本語の文章"], Text(length=8))
+    known = tokenizer.get_vocab()
+    found = encode_texts(tokenizer, ["รักฉัน", "文章 日本語", "ปลา"])
+    assert found[:2, :3].tolist() == [[known["รัก"], known["ฉัน"], 0], [known["文章"], known["日本語"], 0]]
+    assert set(found[2].tolist()) == {0, 1}
+
+
+def test_a_vocabulary_that_was_saved_splits_texts_as_before(tmp_path: Path) -> None:
+    made = build_tokenizer(["ฉันรักประเทศไทยมาก", "naïve"], Text(length=4))
+    made.save(str(tmp_path / "t.json"))
+    again = build_tokenizer([], Text(length=4, tokenizer=str(tmp_path / "t.json")))
+    texts = ["รักประเทศไทย", "Naïve"]
+    assert encode_texts(again, texts).tolist() == encode_texts(made, texts).tolist()
+    assert (encode_texts(again, texts)[:, 0] > 1).all()
 
 
 @given(st.lists(st.text(max_size=40), min_size=1, max_size=5), st.integers(4, 12))

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers import Tokenizer, pre_tokenizers
+from tokenizers.models import WordLevel
 
 from fedistill import parse
 from fedistill.config.toml import load
@@ -186,8 +188,102 @@ def test_classes_that_no_client_holds() -> None:
     (finding,) = bad(examined(raw({"method": "local"}, partition=wanted, clients=4)))
     assert (finding.level, finding.where) == ("warning", "task")
     assert finding.what == (f"no client holds any sample of {', '.join(missing)}, but the test set does")
-    assert finding.fix == "make task.partition more even, or raise task.limit"
+    names = ", ".join(name.replace("'", '"') for name in missing)
+    left_out = f"task.exclude_classes = [{names}]"
+    fix = f"make task.partition more even, or raise task.limit, or leave them out: {left_out}"
+    assert finding.fix == fix
     raise_errors([finding])
+
+
+def test_a_class_with_one_sample_is_reported_with_a_fix_that_works(tmp_path: Path) -> None:
+    rows = [f"the word{place % 7} text{place},{'ab'[place % 2]}" for place in range(60)]
+    (tmp_path / "train.csv").write_text("\n".join(["text,label", *rows, "rare words,r"]))
+    content = raw({"method": "local"}, models=("bag", "bag"))
+    content["task"] = {"format": "csv", "train": str(tmp_path / "train.csv"), "clients": 2, "public": 20}
+    findings = [finding for finding in bad(examined(content)) if "'r'" in finding.what]
+    (finding,) = findings
+    assert finding.what.endswith("; one sample cannot be on both sides")
+    assert finding.fix == 'add samples, or leave them out: task.exclude_classes = ["r"]'
+    content["task"]["exclude_classes"] = ["r"]
+    assert bad(examined(content)) == []
+
+
+def sites_task(tmp_path: Path, **task: Any) -> dict[str, Any]:
+    """Sites of 40, 30, 20 and 1 samples."""
+    sites = ["north"] * 40 + ["south"] * 30 + ["west"] * 20 + ["tiny"]
+    rows = [f"the word{place},{'ab'[place % 2]},{site}" for place, site in enumerate(sites)]
+    (tmp_path / "train.csv").write_text("\n".join(["text,label,site", *rows]))
+    (tmp_path / "test.csv").write_text("text,label\nthe word1,a\nthe word2,b\n")
+    content = raw({"method": "local"}, models=("bag", "bag"))
+    paths = {name: str(tmp_path / f"{name}.csv") for name in ("train", "test")}
+    content["task"] = {
+        "format": "csv",
+        **paths,
+        "public": 0,
+        "partition": {"kind": "natural", "column": "site"},
+        **task,
+    }
+    Tokenizer(WordLevel({"[PAD]": 0, "[UNK]": 1, "the": 2}, unk_token="[UNK]")).save(str(tmp_path / "t.json"))
+    content["task"]["text"] = {"tokenizer": str(tmp_path / "t.json")}
+    return content
+
+
+def test_sites_are_named_and_those_that_stay_out_too(tmp_path: Path) -> None:
+    found = [finding for finding in examined(sites_task(tmp_path)) if finding.where.startswith("task.p")]
+    assert [(one.level, one.what) for one in found] == [
+        ("fact", "4 clients: 'north' (40), 'south' (30), 'west' (20), 'tiny' (1)")
+    ]
+    content = sites_task(tmp_path, clients=2)
+    (finding,) = [one for one in examined(content) if one.where == "task.clients"]
+    assert (finding.level, finding.what, finding.fix) == (
+        "warning",
+        "these sites take no part: 'west' (20 samples), 'tiny' (1 samples)",
+        "raise task.clients to 4, or leave it out",
+    )
+    content["task"]["clients"] = 4
+    assert not [one for one in examined(content) if one.where == "task.clients"]
+
+
+def test_a_site_that_was_held_out_is_named(tmp_path: Path) -> None:
+    content = sites_task(tmp_path, public=88)
+    found = [one for one in bad(examined(content)) if one.where == "task.partition"]
+    assert found
+    assert found[0].what.startswith("these sites take no part, since no sample of theirs is private: ")
+    assert "'tiny' (1 samples)" in found[0].what
+
+
+def test_private_samples_that_no_client_has_are_counted(tmp_path: Path) -> None:
+    lists = {"kind": "indices", "clients": [[0, 1, 2], [3, 4]]}
+    found = [one.what for one in examined(sites_task(tmp_path, partition=lists))]
+    assert "86 private samples belong to no client" in found
+
+
+def test_the_share_of_unknown_words_is_said(tmp_path: Path) -> None:
+    rows = ["the cat,a", "the dog,b", "a cat,a", "a dog,b"]
+    (tmp_path / "train.csv").write_text("\n".join(["text,label", *rows]))
+    content = raw({"method": "local"}, models=("bag", "bag"))
+    tokenizer = Tokenizer(WordLevel({"[PAD]": 0, "[UNK]": 1, "the": 2, "cat": 3, "a": 4}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.save(str(tmp_path / "t.json"))
+    path = str(tmp_path / "train.csv")
+    content["task"] = {
+        "format": "csv",
+        "train": path,
+        "test": path,
+        "public": 0,
+        "clients": 2,
+        "text": {"tokenizer": str(tmp_path / "t.json")},
+    }
+    (finding,) = [one for one in examined(content) if one.where == "task.text"]
+    # Two of eight words are "dog".
+    assert (finding.level, finding.what) == (
+        "fact",
+        "25.0% of the words in private texts are unknown to the tokenizer",
+    )
+    Tokenizer(WordLevel({"[PAD]": 0, "[UNK]": 1}, unk_token="[UNK]")).save(str(tmp_path / "t.json"))
+    (finding,) = [one for one in examined(content) if one.where == "task.text"]
+    assert finding.level == "warning"
+    assert finding.what.startswith("100.0% of the words")
 
 
 def test_classes_that_are_not_tested() -> None:
@@ -214,7 +310,7 @@ def test_clients_without_samples() -> None:
 
 def test_the_control_with_labels_refuses_another_data_set(tmp_path: Path) -> None:
     for name in ("train", "other"):
-        rows = [f"word{place % 7} {name}{place},{'ab'[place % 2]}" for place in range(60)]
+        rows = [f"the word{place % 7} {name}{place},{'ab'[place % 2]}" for place in range(60)]
         (tmp_path / f"{name}.csv").write_text("\n".join(["text,label", *rows]))
     other = {"format": "csv", "train": str(tmp_path / "other.csv"), "samples": 20}
     content = raw({"method": "server-alone"}, {"method": "dsfl"}, models=("bag", "bag"))

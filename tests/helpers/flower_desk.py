@@ -7,7 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from fedistill.config.schema import Experiment
+from fedistill.config.schema import DEFAULT_CLIENTS, Experiment
 from fedistill.config.toml import to_toml
 
 with warnings.catch_warnings():
@@ -30,7 +30,9 @@ class Desk:
     """
 
     def __init__(self, asked: Experiment, place: Path, configs: Iterable[dict[str, Any]] = ()) -> None:
-        given = list(configs) or [{"partition-id": number} for number in range(asked.task.clients)]
+        given = list(configs) or [
+            {"partition-id": number} for number in range(asked.task.clients or DEFAULT_CLIENTS)
+        ]
         self.nodes = {
             10 + at: {"state": str(place / f"node-{at}"), **config} for at, config in enumerate(given)
         }

@@ -50,7 +50,7 @@ def _line(item: ErrorDetails, model: type[BaseModel]) -> str:
     return f"`{place}` = {item['input']!r}: {what}"
 
 
-_KINDS = ("iid", "dirichlet", "pathological", "quantity", "natural")
+_KINDS = ("iid", "dirichlet", "pathological", "quantity", "natural", "indices")
 _TAGS = {*_KINDS, "int", "str", "PublicSource", "Link"}
 """Names of union members, which pydantic adds to the path of a key."""
 

@@ -33,6 +33,7 @@ class Section(BaseModel):
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 """A finite number above 0."""
 Share = Annotated[float, Field(ge=0, lt=1)]
+DEFAULT_CLIENTS, MOST_CLIENTS = 10, 100_000
 Side = Annotated[int, Field(ge=1, le=4096)]
 
 
@@ -58,11 +59,54 @@ class Quantity(Section):
 
 
 class Natural(Section):
-    kind: Literal["natural"]
-    column: str = Field(description="column that names the client of each sample")
+    kind: Literal["natural"] = "natural"
+    column: str | None = Field(
+        default=None,
+        description="column that names the client of each sample; default: the file that the sample is in",
+    )
+    file: str | None = Field(
+        default=None,
+        description="CSV, JSON or Parquet file that has the column, one row per training sample in order",
+    )
+
+    @model_validator(mode="after")
+    def _file_needs_a_column(self) -> Self:
+        if self.file is not None and self.column is None:
+            raise ValueError("`file` needs `column`, the column of that file that names the clients")
+        return self
 
 
-Partition = Annotated[Iid | Dirichlet | Pathological | Quantity | Natural, Field(discriminator="kind")]
+Indices = Annotated[int, Field(ge=0, strict=True)]
+
+
+class Listed(Section):
+    kind: Literal["indices"]
+    clients: list[list[Indices]] | dict[str, list[Indices]] | None = Field(
+        default=None, description="positions of each client's training samples (the first is 0), or by name"
+    )
+    file: str | None = Field(default=None, description="JSON file that has them, in place of `clients`")
+
+    @model_validator(mode="after")
+    def _one_list(self) -> Self:
+        if (self.clients is None) == (self.file is None):
+            raise ValueError("set either `clients`, the positions of each client's samples, or `file`")
+        return self
+
+
+Partition = Annotated[
+    Iid | Dirichlet | Pathological | Quantity | Natural | Listed, Field(discriminator="kind")
+]
+
+
+def _path_or_paths(value: Raw) -> str | list[str] | None:
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
+        return value
+    raise ValueError(f'{value!r} must be a path, or a list of paths such as ["a.csv", "b.csv"]')
+
+
+Paths = Annotated[str | list[str] | None, BeforeValidator(_path_or_paths)]
 
 
 class Source(Section):
@@ -72,8 +116,11 @@ class Source(Section):
         default=None, description="digits, bbc-news, mnist, fashion-mnist or hf:OWNER/NAME"
     )
     format: Literal["parquet", "csv", "json", "imagefolder"] | None = None
-    train: str | None = Field(default=None, description="file or folder; for hf: the name of a split")
-    test: str | None = Field(
+    train: Paths = Field(
+        default=None,
+        description="file or folder, or several: a list, or a pattern such as sites/*.csv; for hf: a split",
+    )
+    test: Paths = Field(
         default=None, description="as train; if absent, part of the training data is held out"
     )
     input: str | None = Field(default=None, description="column of images or texts")
@@ -88,6 +135,8 @@ class Source(Section):
             raise ValueError("`name` and `format` exclude each other: `format` is for your own files")
         if self.format is not None and self.train is None:
             raise ValueError("`format` needs `train`, the path of the training data")
+        if self.format is None and (isinstance(self.train, list) or isinstance(self.test, list)):
+            raise ValueError("lists of files need `format`; a data set by `name` has one split for each use")
         return self
 
 
@@ -109,8 +158,15 @@ class Text(Section):
 
 class TaskConfig(Source):
     limit: int | None = Field(default=None, ge=1, description="maximum number of training samples")
-    clients: int = Field(default=10, ge=1, le=100_000)
-    partition: Partition = Iid()
+    clients: int | None = Field(
+        default=None,
+        ge=1,
+        le=MOST_CLIENTS,
+        description="default: all sites of a natural or listed one, else 10",
+    )
+    partition: Partition | None = Field(
+        default=None, description="default: natural if `train` is several files, else iid"
+    )
     public: Annotated[
         Annotated[int, Field(ge=0, strict=True), Tag("int")] | Annotated[PublicSource, Tag("PublicSource")],
         Discriminator(lambda value: "PublicSource" if isinstance(value, dict | PublicSource) else "int"),
@@ -118,6 +174,7 @@ class TaskConfig(Source):
     test_share: float = Field(
         default=0.2, gt=0, lt=1, description="share held out for testing if there is no test set"
     )
+    exclude_classes: list[str] = Field(default=[], description="classes whose samples are left out")
     image_size: tuple[Side, Side] | None = Field(
         default=None, description="height and width that images are scaled to"
     )
@@ -134,10 +191,21 @@ class ModelsConfig(Section):
 
 
 class OptimizerConfig(Section):
-    name: Literal["sgd", "adam"] = "sgd"
-    lr: Positive = 0.05
-    momentum: Share = 0.0
+    name: Literal["sgd", "adam"] | None = Field(
+        default=None, description="default: adam for texts without momentum, else sgd"
+    )
+    lr: Positive | None = Field(default=None, description="default: 0.05 for sgd, 0.01 for adam")
+    momentum: Share = Field(default=0.0, description="of sgd")
     weight_decay: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+
+    def resolved(self, data: Literal["image", "text"]) -> Self:
+        """Return the settings with the defaults for this kind of data."""
+        name = self.name or ("adam" if data == "text" and not self.momentum else "sgd")
+        lr = self.lr or _LEARNING_RATES[name]
+        return self.model_copy(update={"name": name, "lr": lr})
+
+
+_LEARNING_RATES = {"sgd": 0.05, "adam": 0.01}
 
 
 class NotTrue(Section):
@@ -149,10 +217,14 @@ class NotTrue(Section):
     temperature: Positive = Field(default=1.0, description="temperature of both softmaxes")
 
 
+_BY_DATA: Raw = None
+"""A default that depends on the kind of data: None until `Train.resolved`, before which nothing reads it."""
+
+
 class Train(Section):
-    epochs: int = Field(default=1, ge=1)
+    epochs: int = Field(default=_BY_DATA, ge=1, description="default: 1 for images, 4 for texts")
     steps: int | None = Field(default=None, ge=1, description="batches per round, in place of epochs")
-    batch_size: int = Field(default=32, ge=1)
+    batch_size: int = Field(default=_BY_DATA, ge=1, description="default: 32 for images, 16 for texts")
     optimizer: OptimizerConfig = OptimizerConfig()
     loss: Literal["cross-entropy", "balanced-softmax"] = Field(
         default="cross-entropy",
@@ -162,6 +234,21 @@ class Train(Section):
     not_true: NotTrue | None = Field(
         default=None, description="stay close to the starting model on the other classes (FedNTD)"
     )
+
+    def resolved(self, data: Literal["image", "text"]) -> Self:
+        """Return the settings with the defaults for this kind of data.
+
+        SGD at 0.05 leaves text models at chance for many rounds, since a word's vector moves only with the
+        samples that have the word. docs/tutorial.md says how those for texts were chosen.
+        """
+        epochs, batch_size = (1, 32) if data == "image" else (4, 16)
+        return self.model_copy(
+            update={
+                "epochs": self.epochs or epochs,
+                "batch_size": self.batch_size or batch_size,
+                "optimizer": self.optimizer.resolved(data),
+            }
+        )
 
 
 class Sampling(Section):

@@ -100,6 +100,9 @@ def _anchor(raw: RawTable, base: Path) -> RawTable:
     if not isinstance(task, dict):
         return raw
     task = _anchored_source(task, base)
+    partition = task.get("partition")
+    if isinstance(partition, dict) and isinstance(partition.get("file"), str):
+        task["partition"] = {**partition, "file": str((base / partition["file"]).resolve())}
     if isinstance(task.get("public"), dict):
         task["public"] = _anchored_source(task["public"], base)
     text = task.get("text")
@@ -111,9 +114,11 @@ def _anchor(raw: RawTable, base: Path) -> RawTable:
 def _anchored_source(source: RawTable, base: Path) -> RawTable:
     if "format" not in source:
         return dict(source)
-    paths = {
-        key: str((base / source[key]).resolve())
-        for key in ("train", "test")
-        if isinstance(source.get(key), str)
-    }
+    paths: RawTable = {key: _anchored_paths(source[key], base) for key in ("train", "test") if key in source}
     return {**source, **paths}
+
+
+def _anchored_paths(value: Raw, base: Path) -> Raw:
+    if isinstance(value, list):
+        return [_anchored_paths(item, base) for item in value]
+    return str((base / value).resolve()) if isinstance(value, str) else value

@@ -1,6 +1,8 @@
 """Builds a `Task` from an experiment's ``[task]``: loads, holds out, divides among clients and encodes."""
 
 import io
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -8,13 +10,24 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
-from fedistill.config.schema import PublicSource, Source, TaskConfig
+from fedistill.config.schema import (
+    DEFAULT_CLIENTS,
+    Iid,
+    Listed,
+    Natural,
+    PublicSource,
+    Source,
+    TaskConfig,
+)
 from fedistill.data import image, sources, text
+from fedistill.data.columns import place_of
+from fedistill.data.files import find_files, title
 from fedistill.data.partition import partition, partition_title
 from fedistill.data.samples import Samples, Texts
+from fedistill.data.sites import Sites, divide_by_site
 from fedistill.data.table import Inputs, Loaded, Rows, Table
 from fedistill.data.task import Labelled, PublicSet, Task
-from fedistill.errors import ExperimentError
+from fedistill.errors import ExperimentError, nearest
 from fedistill.models.signature import Signature
 from fedistill.rng import numpy_stream
 
@@ -25,7 +38,7 @@ def build_task(config: TaskConfig, seed: int) -> Task:
     Raises:
         ExperimentError: the data cannot be found, read, or divided as asked.
     """
-    source = sources.open_source(config, config.image_size)
+    source = _without(sources.open_source(config, config.image_size), config.exclude_classes)
     private, test_table, test_rows = _hold_out_test(source, config, seed)
     public_inputs, public_labels, where = None, None, ""
     if isinstance(config.public, PublicSource):
@@ -39,11 +52,12 @@ def build_task(config: TaskConfig, seed: int) -> Task:
         drawn = numpy_stream(seed, "limit").permutation(len(private))[: config.limit]
         private = private[np.sort(drawn)]
 
-    ids = None
-    if config.partition.kind == "natural":
-        column = source.train.column(config.partition.column)
-        ids = [column[row] for row in private]
-    parts = partition(config.partition, source.train.labels[private], config.clients, seed, ids)
+    kind = config.partition or (Natural() if source.by_file else Iid())
+    if isinstance(kind, Natural | Listed):
+        sites = divide_by_site(kind, source, private, config.clients)
+    else:
+        found, clients = source.train.labels[private], config.clients or DEFAULT_CLIENTS
+        sites = Sites((), partition(kind, found, clients, seed, source.classes), ())
 
     private_inputs = source.train.read(private)
     test_inputs = test_table.read(test_rows)
@@ -57,18 +71,23 @@ def build_task(config: TaskConfig, seed: int) -> Task:
             _check_size("public", public_inputs, signature)
         public_inputs = image.fit_to(public_inputs, signature.shape)
     return Task(
-        name=config.name or str(config.train),
+        name=config.name or title(config.train),
         signature=signature,
         classes=source.classes,
-        clients=tuple(Labelled(_samples(_picked(private_inputs, rows)), labels[rows]) for rows in parts),
+        clients=tuple(
+            Labelled(_samples(_picked(private_inputs, rows)), labels[rows]) for rows in sites.parts
+        ),
         test=Labelled(_samples(test_inputs), torch.from_numpy(test_table.labels[test_rows])),
         public=None
         if public_inputs is None
         else PublicSet(_samples(public_inputs), stored_bytes(public_inputs), where),
         public_labels=public_labels,
-        partition=partition_title(config.partition),
+        partition=partition_title(kind),
         vocabulary_frame=frame,
         vocabulary_from_public=config.text.tokenizer is None,
+        client_names=sites.names,
+        absent=sites.absent,
+        unused=len(private) - sum(map(len, sites.parts)) - sum(site.private for site in sites.absent),
     )
 
 
@@ -79,22 +98,27 @@ def build_at_site(config: TaskConfig, seed: int, own: Source) -> tuple[Task, Lab
         ExperimentError: as in `build_task`, or the site's data have another kind, size or other classes.
     """
     task = build_task(config, seed)
-    found = sources.open_source(own, config.image_size)
+    opened = sources.open_source(own, config.image_size)
+    excluded = [name for name in config.exclude_classes if name in opened.classes]
+    found = _without(opened, excluded)
     if found.kind != task.signature.kind:
-        raise ExperimentError(f"{own.train} holds {found.kind}s, but the task holds {task.signature.kind}s")
+        raise ExperimentError(
+            f"{title(own.train)} holds {found.kind}s, but the task holds {task.signature.kind}s"
+        )
     unknown = [repr(name) for name in found.classes if name not in task.classes]
     if unknown:
         shown = ", ".join(unknown[:5]) + (" …" if len(unknown) > 5 else "")
         raise ExperimentError(
-            f"{own.train} has labels that are not classes of the task: {shown}. Classes of the task:"
+            f"{title(own.train)} has labels that are not classes of the task: {shown}. Classes of the task:"
             f" {', '.join(map(repr, task.classes))}"
         )
     places = torch.tensor([task.classes.index(name) for name in found.classes])
-    inputs = found.train.read(np.arange(len(found.train), dtype=np.int64))
+    rows = np.flatnonzero(found.train.labels >= 0)
+    inputs = found.train.read(rows)
     if isinstance(inputs, np.ndarray):
         _check_size("the site's", inputs, task.signature)
         inputs = image.fit_to(inputs, task.signature.shape)
-    return task, Labelled(_samples(inputs), places[torch.from_numpy(found.train.labels)])
+    return task, Labelled(_samples(inputs), places[torch.from_numpy(found.train.labels[rows])])
 
 
 def stored_bytes(inputs: Inputs) -> int:
@@ -113,14 +137,36 @@ def stored_bytes(inputs: Inputs) -> int:
     return len(sink.getvalue())
 
 
+def _without(source: Loaded, excluded: Sequence[str]) -> Loaded:
+    """Return a source without these classes; their rows keep their positions and get the label -1."""
+    if not excluded:
+        return source
+    for name in excluded:
+        if name not in source.classes:
+            raise ExperimentError(
+                f"task.exclude_classes: {name!r} is not a class of the data; they have"
+                f" {', '.join(source.classes)}.{nearest(name, source.classes)}"
+            )
+    kept = [number for number, name in enumerate(source.classes) if name not in excluded]
+    if len(kept) < 2:
+        raise ExperimentError(
+            "task.exclude_classes leaves fewer than two classes, so there is nothing to learn"
+        )
+    places = np.full(len(source.classes), -1, dtype=np.int64)
+    places[kept] = np.arange(len(kept))
+    train = replace(source.train, labels=places[source.train.labels])
+    test = None if source.test is None else replace(source.test, labels=places[source.test.labels])
+    return replace(source, classes=tuple(source.classes[number] for number in kept), train=train, test=test)
+
+
 def _hold_out_test(source: Loaded, config: TaskConfig, seed: int) -> tuple[Rows, Table, Rows]:
     """Return the rows left for training, and the table and rows to test on."""
-    everything = np.arange(len(source.train), dtype=np.int64)
+    everything = np.flatnonzero(source.train.labels >= 0)
     if source.test is not None:
-        return everything, source.test, np.arange(len(source.test), dtype=np.int64)
+        return everything, source.test, np.flatnonzero(source.test.labels >= 0)
     wanted = max(1, round(config.test_share * len(everything)))
     # Equal inputs stay on one side: a copy in the training data would reveal the label.
-    _, group = np.unique(np.array(source.train.keys()), return_inverse=True)
+    _, group = np.unique(np.array(source.train.keys())[everything], return_inverse=True)
     order = numpy_stream(seed, "test").permutation(int(group.max()) + 1)
     sizes = np.bincount(group)[order].cumsum()
     chosen = order[: int(np.searchsorted(sizes, wanted)) + 1]
@@ -154,8 +200,8 @@ def _hold_out_public(private: Rows, size: int, table: Table, seed: int) -> tuple
 
 
 def _other_public(public: PublicSource, config: TaskConfig, source: Loaded, seed: int) -> tuple[Inputs, str]:
-    taken = [_data(config, config.train or "train"), _data(config, config.test or "test")]
-    if _data(public, public.train or "train") in taken:
+    taken = _data(config, config.train or "train") | _data(config, config.test or "test")
+    if taken & _data(public, public.train or "train"):
         raise ExperimentError(
             "task.public names the task's own data, which would put private or test samples into the public"
             f" set: hold a part out instead, with task.public = {public.samples}"
@@ -172,12 +218,15 @@ def _other_public(public: PublicSource, config: TaskConfig, source: Loaded, seed
             + (" that the task does not hold itself" if len(free) < len(other.train) else "")
         )
     rows = free[numpy_stream(seed, "public").permutation(len(free))[: public.samples]]
-    return other.train.read(rows), public.name or str(public.train)
+    return other.train.read(rows), public.name or title(public.train)
 
 
-def _data(source: Source, split: str) -> tuple[str | None, ...]:
-    """Return a key that identifies a split of a source."""
-    return (sources.hub_name(source.name), source.format, source.subset, split)
+def _data(source: Source, split: str | list[str]) -> set[tuple[str | None, ...]]:
+    """Return keys that identify the split of a source, or the files of one."""
+    parts = [str(split)]
+    if source.format is not None:
+        parts = list(find_files(split, f"{place_of(source)}.train").values())
+    return {(sources.hub_name(source.name), source.format, source.subset, part) for part in parts}
 
 
 def _check_size(what: str, images: NDArray[np.uint8], signature: Signature) -> None:

@@ -2,29 +2,35 @@
 
 import contextlib
 import io
+import json
 import warnings
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from datasets import Dataset
 from flwr_datasets import partitioner as flwr
 from numpy.typing import NDArray
 
-from fedistill.config.schema import Dirichlet, Iid, Natural, Partition, Pathological, Quantity
-from fedistill.data.table import Column, Rows
+from fedistill.config.schema import Dirichlet, Iid, Listed, Natural, Partition, Pathological, Quantity
+from fedistill.data.table import Rows
 from fedistill.errors import ExperimentError
 from fedistill.rng import derive, numpy_stream
 
 _TRIES = 20
 
 
+Random = Iid | Dirichlet | Pathological | Quantity
+"""Partitions that are drawn; `fedistill.data.sites` has those that the user gives."""
+
+
 def partition(
-    kind: Partition, labels: NDArray[np.int64], clients: int, seed: int, ids: Column | None = None
+    kind: Random, labels: NDArray[np.int64], clients: int, seed: int, classes: Sequence[str]
 ) -> list[Rows]:
     """Divide samples among clients.
 
     Args:
         labels: int64 (n,), the class of each private sample.
-        ids: the natural id of each sample, for `Natural` only.
+        classes: the names of the classes, for error messages.
 
     Returns:
         For each client the positions of its samples, none of them empty; disjoint.
@@ -44,16 +50,17 @@ def partition(
         case Dirichlet():
             return _dirichlet(kind, labels, clients, seed)
         case Pathological():
-            return _pathological(kind, labels, clients, seed)
+            return _pathological(kind, labels, clients, seed, classes)
         case Quantity():
             return _quantity(kind, labels, clients, seed)
-        case Natural():
-            assert ids is not None
-            return _natural(kind, labels, clients, ids)
 
 
 def partition_title(kind: Partition) -> str:
     """Return a short description of the partition, such as ``dirichlet(alpha=0.3)``."""
+    if isinstance(kind, Listed):
+        return kind.kind
+    if isinstance(kind, Natural):
+        return f"natural(column={kind.column})" if kind.column else "natural(one file per client)"
     settings = kind.model_dump(exclude={"kind"}, exclude_defaults=True)
     inside = ", ".join(f"{key}={value}" for key, value in settings.items())
     return f"{kind.kind}({inside})" if inside else kind.kind
@@ -85,7 +92,9 @@ def _dirichlet(kind: Dirichlet, labels: Rows, clients: int, seed: int) -> list[R
     )
 
 
-def _pathological(kind: Pathological, labels: Rows, clients: int, seed: int) -> list[Rows]:
+def _pathological(
+    kind: Pathological, labels: Rows, clients: int, seed: int, classes: Sequence[str]
+) -> list[Rows]:
     present, counts = np.unique(labels, return_counts=True)
     wanted = kind.classes_per_client
     if wanted > len(present):
@@ -93,21 +102,47 @@ def _pathological(kind: Pathological, labels: Rows, clients: int, seed: int) -> 
             f"task.partition.classes_per_client = {wanted}, but the private samples have {len(present)}"
             f" classes: set it to at most {len(present)}"
         )
+    found = _deal_classes(kind, labels, clients, seed)
+    if found is not None:
+        return found
+    rarest = classes[int(present[counts.argmin()])]
+    # Whether fewer clients are enough depends on the draw, so numbers are tried; with one it always works.
+    fewer = next(some for some in _halves(clients) if _deal_classes(kind, labels, some, seed))
+    rare = [classes[int(number)] for number in present[counts < clients]]
+    leave_out = ""
+    if len(present) - len(rare) >= max(wanted, 2):
+        leave_out = f", or leave out the rare classes: {leave_out_setting(rare)}"
+    raise ExperimentError(
+        f"task.partition: with {clients} clients of {wanted} classes, one class would go to more clients than"
+        f" it has samples (the rarest, {rarest!r}, has {counts.min()}): lower task.clients to"
+        f" {fewer}{leave_out}"
+    )
+
+
+def leave_out_setting(classes: Sequence[str]) -> str:
+    """Return the setting that leaves out these classes, as an experiment file has it."""
+    return f"task.exclude_classes = {json.dumps(list(classes), ensure_ascii=False)}"
+
+
+def _deal_classes(kind: Pathological, labels: Rows, clients: int, seed: int) -> list[Rows] | None:
+    """Return the samples of each client, or None if a class has too few for all that should have it."""
     dealer = flwr.PathologicalPartitioner(
         num_partitions=clients,
         partition_by="label",
-        num_classes_per_partition=wanted,
+        num_classes_per_partition=kind.classes_per_client,
         class_assignment_mode="first-deterministic",
         seed=derive(seed, "partition") % 2**32,
     )
     try:
         return _load(dealer, labels)
     except ValueError:
-        raise ExperimentError(
-            f"task.partition: with {clients} clients of {wanted} classes, one class would go to more clients"
-            f" than it has samples (the rarest has {counts.min()}): lower task.clients or"
-            " task.partition.classes_per_client"
-        ) from None
+        return None
+
+
+def _halves(number: int) -> Iterator[int]:
+    while number > 1:
+        number //= 2
+        yield number
 
 
 def _quantity(kind: Quantity, labels: Rows, clients: int, seed: int) -> list[Rows]:
@@ -127,25 +162,8 @@ def _quantity(kind: Quantity, labels: Rows, clients: int, seed: int) -> list[Row
     return [order[rows] for rows in _load(flwr.SizePartitioner(sizes.tolist()), labels)]
 
 
-def _natural(kind: Natural, labels: Rows, clients: int, ids: Column) -> list[Rows]:
-    names = [str(value) for value in ids]
-    found = len(set(names))
-    if found < clients:
-        raise ExperimentError(
-            f"task.partition.column = {kind.column!r} has {found} values among the private samples, but"
-            f" task.clients = {clients}: set task.clients to at most {found}"
-        )
-    dealer = flwr.NaturalIdPartitioner(partition_by="id")
-    parts = _load(dealer, labels, names)
-    # Largest parts first: with fewer clients than ids, the smallest are left out of the run.
-    return sorted(parts, key=len, reverse=True)[:clients]
-
-
-def _load(dealer: flwr.Partitioner, labels: Rows, ids: list[str] | None = None) -> list[Rows]:
-    columns: dict[str, Rows | list[str]] = {"label": labels, "row": np.arange(len(labels))}
-    if ids is not None:
-        columns["id"] = ids
-    dealer.dataset = Dataset.from_dict(columns)
+def _load(dealer: flwr.Partitioner, labels: Rows) -> list[Rows]:
+    dealer.dataset = Dataset.from_dict({"label": labels, "row": np.arange(len(labels))})
     with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")  # `doctor` shows classes that no client has
         return [

@@ -15,6 +15,7 @@ import urllib.parse
 import urllib.request
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
@@ -23,7 +24,8 @@ from huggingface_hub import constants
 
 from fedistill.config.schema import Source
 from fedistill.data.columns import Split, from_hugging_face, place_of
-from fedistill.data.table import Loaded, Table, arrays, texts_table
+from fedistill.data.files import find_files, join_files, title
+from fedistill.data.table import FILE_COLUMN, Loaded, Table, arrays, texts_table
 from fedistill.errors import ExperimentError, nearest
 
 DATA_VARIABLE = "FEDISTILL_DATA"
@@ -117,7 +119,7 @@ def _debian_fashion_mnist(image_size: tuple[int, int] | None) -> Loaded:
 def _hub(name: str, source: Source, image_size: tuple[int, int] | None, also_as: str | None = None) -> Loaded:
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
         raise ExperimentError(f"{place_of(source)}.name = 'hf:{name}': write hf:OWNER/NAME")
-    splits = {"train": source.train or "train", "test": source.test or "test"}
+    splits = {"train": str(source.train or "train"), "test": str(source.test or "test")}
     try:
         with _quietly(), _offline_without_network():
             available = datasets.get_dataset_split_names(name, source.subset)
@@ -155,9 +157,24 @@ def _files(source: Source, image_size: tuple[int, int] | None) -> Loaded:
     assert source.format is not None
     assert source.train is not None
     place = place_of(source)
-    train = _read(source.format, source.train, f"{place}.train")
-    test = None if source.test is None else _read(source.format, source.test, f"{place}.test")
-    return from_hugging_face(train, test, source, (source.train, str(source.test)), image_size)
+    train = read_files(source.format, source.train, f"{place}.train")
+    test = None if source.test is None else read_files(source.format, source.test, f"{place}.test")
+    loaded = from_hugging_face(train, test, source, (title(source.train), title(source.test)), image_size)
+    return replace(loaded, by_file=FILE_COLUMN in train.column_names)
+
+
+def read_files(kind: str, paths: str | list[str], place: str) -> Split:
+    """Read files of one kind; several have a column, `FILE_COLUMN`, for the name of each row's file.
+
+    Args:
+        place: the setting that names them.
+
+    Raises:
+        ExperimentError: a file is missing or unreadable, or the files do not fit together.
+    """
+    found = find_files(paths, place)
+    splits = {name: _read(kind, path, place) for name, path in found.items()}
+    return join_files(splits, place) if len(splits) > 1 else splits.popitem()[1]
 
 
 def _read(kind: str, path: str, place: str) -> Split:

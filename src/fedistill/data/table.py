@@ -13,6 +13,8 @@ from fedistill.errors import ExperimentError
 
 Rows = NDArray[np.int64]
 Inputs = NDArray[np.uint8] | list[str]
+FILE_COLUMN = "(file)"
+"""The column that several files of one split have when they are read: the name of each row's file."""
 Column = list[Any]
 """The value of one column in each row: numbers, texts, or what else the source has."""
 
@@ -41,6 +43,8 @@ class Table:
 class Loaded:
     """A source's splits; ``test`` is None if the source has no test split.
 
+    If the training data are several files, ``by_file`` is true and the column `FILE_COLUMN` names each row's.
+
     Labels of files and hub data sets that serve as a public set are not read: ``classes`` is empty then, and
     all labels are 0.
     """
@@ -49,6 +53,7 @@ class Loaded:
     classes: tuple[str, ...]
     train: Table
     test: Table | None
+    by_file: bool = False
 
 
 def no_columns(name: str) -> Column:

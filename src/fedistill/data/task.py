@@ -47,6 +47,20 @@ class PublicSet:
 
 
 @dataclass(frozen=True)
+class AbsentSite:
+    """A site of a natural or listed partition without a client.
+
+    Attributes:
+        samples: how many of the training samples are its own.
+        private: how many of these are left after the test set, the public set and ``task.limit``.
+    """
+
+    name: str
+    samples: int
+    private: int
+
+
+@dataclass(frozen=True)
 class Task:
     """All data of a run.
 
@@ -65,6 +79,10 @@ class Task:
         vocabulary_from_public: whether a client that holds the public set can build that tokenizer.
         samples_elsewhere: how many samples each client has, at a site, where those of the other clients are
             missing; or None if the samples of all clients are here.
+        client_names: the clients' names if the partition has sites; empty if it was drawn.
+        absent: the sites without a client.
+        unused: how many other private samples no client has. Neither is saved, since only the checks before a
+            run read them.
     """
 
     name: str
@@ -78,6 +96,9 @@ class Task:
     vocabulary_frame: bytes = b""
     vocabulary_from_public: bool = True
     samples_elsewhere: tuple[int, ...] | None = None
+    client_names: tuple[str, ...] = ()
+    absent: tuple[AbsentSite, ...] = ()
+    unused: int = 0
     _encoded: dict[Hashable, Tensor] = field(default_factory=dict, compare=False, repr=False)
 
     def signature_for(self, wanted: Preprocessing) -> Signature:
@@ -104,6 +125,20 @@ class Task:
         """Return the public set, which must exist, as model inputs, as `client_inputs` does."""
         assert self.public is not None
         return self._inputs("public", self.public.samples, wanted)
+
+    def unknown_share(self, wanted: Preprocessing) -> float | None:
+        """Return the share of unknown words among those of the private texts that models read, 0 to 1.
+
+        None if the tokenizer knows all words, such as one that works on bytes.
+        """
+        from fedistill.data.text import unknown_id
+
+        unknown = unknown_id(self._tokenizer(wanted))
+        if unknown is None:
+            return None
+        inputs = [self.client_inputs(client, wanted) for client in range(len(self.clients))]
+        words = sum(int((tokens != 0).sum()) for tokens in inputs)
+        return sum(int((tokens == unknown).sum()) for tokens in inputs) / words
 
     def _inputs(self, whose: int | str, samples: Samples, wanted: Preprocessing) -> Tensor:
         if isinstance(samples, Tensor):
@@ -157,6 +192,8 @@ class Task:
         }
         if self.samples_elsewhere is not None:
             state["elsewhere"] = list(self.samples_elsewhere)
+        if self.client_names:
+            state["names"] = list(self.client_names)
         if self.public is not None:
             state["public"] = {
                 **_plain([self.public]),
@@ -187,6 +224,7 @@ class Task:
             vocabulary_frame=bytes.fromhex(state["frame"]),
             vocabulary_from_public=state["from_public"],
             samples_elsewhere=None if elsewhere is None else tuple(elsewhere),
+            client_names=tuple(state.get("names", ())),
         )
 
 

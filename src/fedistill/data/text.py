@@ -2,16 +2,24 @@
 
 Private texts never influence the vocabulary: a word that only clients use becomes ``[UNK]``, so the
 vocabulary reveals nothing about the clients' texts.
+
+Words are those of Unicode (UAX #29) as ICU finds them, in lower case and in normal form NFC. ICU has
+dictionaries for Burmese, Chinese, Japanese, Khmer, Lao and Thai, which put no spaces between words.
+Accents and vowel signs are kept; punctuation marks and symbols are words.
 """
 
 import functools
+import re
+import unicodedata
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
+from icu4py.breakers import WordBreaker
 from numpy.typing import NDArray
-from tokenizers import Tokenizer, normalizers, pre_tokenizers
+from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.models import WordLevel
 from tokenizers.trainers import WordLevelTrainer
 
@@ -22,6 +30,32 @@ from fedistill.errors import ExperimentError
 from fedistill.models.signature import Preprocessing, Signature
 
 PAD, UNKNOWN = "[PAD]", "[UNK]"
+_SEPARATOR = "\x1f"
+_SPLIT = pre_tokenizers.Split(_SEPARATOR, "removed")
+"""Marks the tokenizers that take the words of `words_of`, joined by the separator."""
+_RUNS = re.compile(
+    "[{0}]+|[^{0}]+".format("\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\ua9e0-\ua9ff\uaa60-\uaa7f")
+)
+"""Runs of Thai, Lao, Khmer and Burmese, and what is between them.
+
+ICU sees no boundary between a word of these scripts and a word of another one that follows without a space.
+"""
+_INVISIBLE = dict.fromkeys(
+    map(ord, "\u00ad\ufeff\u2060\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+)
+"""Soft hyphens, byte order marks and marks of direction, which do not make another word of a word."""
+
+
+def words_of(text: str) -> Iterator[str]:
+    """Yield the words of a text, without white space and control characters.
+
+    Source: ICU's word boundaries (UAX #29, with dictionaries) in the root locale, on lower-case text in NFC.
+    """
+    plain = unicodedata.normalize("NFC", text.lower().translate(_INVISIBLE))
+    for run in _RUNS.findall(plain):
+        for word in WordBreaker(run, "root"):
+            if not (word.isspace() or all(unicodedata.category(letter)[0] in "CZ" for letter in word)):
+                yield word
 
 
 def build_tokenizer(public: Sequence[str], settings: Text) -> Tokenizer:
@@ -39,12 +73,11 @@ def build_tokenizer(public: Sequence[str], settings: Text) -> Tokenizer:
         )
     else:
         tokenizer = Tokenizer(WordLevel(unk_token=UNKNOWN))
-        tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-        tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        tokenizer.pre_tokenizer = _SPLIT
         trainer = WordLevelTrainer(
             vocab_size=settings.vocabulary, special_tokens=[PAD, UNKNOWN], show_progress=False
         )
-        tokenizer.train_from_iterator(public, trainer)
+        tokenizer.train_from_iterator((_SEPARATOR.join(words_of(text)) for text in public), trainer)
     return _of_length(tokenizer, settings.length)
 
 
@@ -59,15 +92,29 @@ def encode_texts(tokenizer: Tokenizer, texts: Sequence[str]) -> NDArray[np.int32
     Texts without any token become one unknown word (id 1 in vocabularies of our own), since models could not
     average over zero tokens.
     """
+    if _takes_words(tokenizer):
+        length = _length(tokenizer)
+        texts = [_SEPARATOR.join(islice(words_of(text), length)) for text in texts]
     encodings = tokenizer.encode_batch(list(texts))
     ids = np.array([encoding.ids for encoding in encodings], dtype=np.int32)
     kept = np.array([encoding.attention_mask for encoding in encodings], dtype=np.int32)
     shift = _shift(tokenizer)
     ids = (ids + shift) * kept
     empty = (ids == 0).all(axis=1)
-    known = [tokenizer.token_to_id(name) for name in (UNKNOWN, "<unk>")]
-    ids[empty, 0] = next((token + shift for token in known if token is not None), 1)
+    unknown = unknown_id(tokenizer)
+    ids[empty, 0] = 1 if unknown is None else unknown
     return ids
+
+
+def unknown_id(tokenizer: Tokenizer) -> int | None:
+    """Return the id that `encode_texts` returns for unknown words, or None if the tokenizer knows all."""
+    known = [tokenizer.token_to_id(name) for name in (UNKNOWN, "<unk>")]
+    return next((token + _shift(tokenizer) for token in known if token is not None), None)
+
+
+def _takes_words(tokenizer: Tokenizer) -> bool:
+    own = tokenizer.pre_tokenizer
+    return own is not None and own.__getstate__() == _SPLIT.__getstate__()
 
 
 def _shift(tokenizer: Tokenizer) -> int:
@@ -95,15 +142,19 @@ def tokenizer_for(frame: bytes, length: int, wanted: Preprocessing) -> Tokenizer
 
 def signature_of(tokenizer: Tokenizer, classes: int) -> Signature:
     """Return the signature of models that read texts with this tokenizer."""
-    truncation = tokenizer.truncation
-    assert truncation is not None, "set where the tokenizer was made"
-    return Signature("text", (truncation["max_length"],), classes, vocabulary_size(tokenizer))
+    return Signature("text", (_length(tokenizer),), classes, vocabulary_size(tokenizer))
 
 
 def vocabulary_frame(tokenizer: Tokenizer) -> bytes:
     """Return the set-up frame that carries the tokenizer to clients without the public set."""
     description = tokenizer.to_str(pretty=False).encode()
     return encode(Frame(Kind.VOCABULARY, 0, EVERYONE, (zlib.compress(description, 9),)))
+
+
+def _length(tokenizer: Tokenizer) -> int:
+    truncation = tokenizer.truncation
+    assert truncation is not None, "set where the tokenizer was made"
+    return int(truncation["max_length"])
 
 
 def _of_length(tokenizer: Tokenizer, length: int) -> Tokenizer:

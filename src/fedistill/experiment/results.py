@@ -74,13 +74,17 @@ class VocabularyJson(TypedDict):
 
 
 class TaskJson(TypedDict):
-    """The task; ``samples`` of each client, ``class_counts`` of each client by class."""
+    """The task; ``samples`` of each client, ``class_counts`` of each client by class.
+
+    ``client_names`` are the sites' names where the partition has sites, and otherwise None.
+    """
 
     name: str
     kind: str
     classes: list[str]
     clients: int
     partition: str
+    client_names: list[str] | None
     samples: list[int]
     class_counts: list[list[int]]
     test: int
@@ -157,6 +161,7 @@ def task_json(task: Task) -> TaskJson:
         "classes": list(task.classes),
         "clients": len(task.clients),
         "partition": task.partition,
+        "client_names": list(task.client_names) or None,
         "samples": [len(data) for data in task.clients],
         "class_counts": task.class_counts().tolist(),
         "test": len(task.test),

@@ -3,8 +3,9 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
-from fedistill.config.schema import Experiment
+from fedistill.config.schema import Experiment, Iid, Natural, Partition
 from fedistill.config.toml import to_toml
 from fedistill.data.build import build_task
 from fedistill.data.task import Task
@@ -23,7 +24,7 @@ from fedistill.experiment.results import (
 )
 from fedistill.experiment.run_folder import RunFolder, read_results
 from fedistill.federation import local_executor
-from fedistill.federation.arm import ReadyArm, resolve_arm
+from fedistill.federation.arm import ReadyArm, resolve_arm, resolve_train
 from fedistill.federation.client import client_state
 from fedistill.federation.executor import Executor, check_main_guard
 from fedistill.federation.history import ArmRun
@@ -44,6 +45,28 @@ def prepare(experiment: Experiment) -> tuple[Task, list[ReadyArm]]:
         resolve_arm(arm)  # before data are loaded, which may take minutes
     task = build_task(experiment.task, experiment.seed)
     return task, [ReadyArm.of(arm, experiment, task) for arm in experiment.arms]
+
+
+def resolve(experiment: Experiment, task: Task) -> Experiment:
+    """Return the experiment with what it leaves open written out, as it is chosen for this task."""
+    partition = Natural() if task.client_names else Iid()
+    return settle(experiment, task.signature.kind, len(task.clients), partition)
+
+
+def settle(
+    experiment: Experiment, data: Literal["image", "text"], clients: int, partition: Partition
+) -> Experiment:
+    """Return the experiment with what it leaves open written out: what suits the data, and these.
+
+    Raises:
+        ExperimentError: the method, a codec, or a setting of one is unknown.
+    """
+    task = experiment.task.model_copy(
+        update={"clients": clients, "partition": experiment.task.partition or partition}
+    )
+    arms = [resolve_train(resolve_arm(arm), data) for arm in experiment.arms]
+    train = experiment.train.resolved(data)
+    return experiment.model_copy(update={"task": task, "train": train, "arms": arms})
 
 
 def select_arm(experiment: Experiment, name: str) -> Experiment:
@@ -82,9 +105,9 @@ def run_experiment(
     findings = examine(experiment, task, arms)
     watcher.findings(findings)
     raise_errors(findings)
-    experiment = experiment.model_copy(update={"arms": [arm.config for arm in arms]})
+    experiment = resolve(experiment, task)
     folder = RunFolder.create(out, experiment, command)
-    folder.append({"event": "task", "fingerprint": task.fingerprint()})
+    folder.append({"event": "task", "fingerprint": task.fingerprint(), "kind": task.signature.kind})
     try:
         return _play(folder, experiment, task, arms, watcher, start)
     except MissingMainGuard:

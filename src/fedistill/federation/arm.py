@@ -46,6 +46,11 @@ def resolve_arm(config: Arm) -> Arm:
     return config.model_copy(update={"codec": codec, **method.settings.model_dump(exclude_none=True)})
 
 
+def resolve_train(config: Arm, data: Literal["image", "text"]) -> Arm:
+    """Return the arm with settings of training that suit its kind of data, where it leaves them open."""
+    return config.model_copy(update={"train": config.train.resolved(data)})
+
+
 @dataclass(frozen=True)
 class ReadyArm:
     """One arm on one task."""
@@ -66,7 +71,7 @@ class ReadyArm:
         Raises:
             ExperimentError: the method, a codec, or a setting of one is unknown.
         """
-        config = resolve_arm(config)
+        config = resolve_train(resolve_arm(config), task.signature.kind)
         assert config.codec is not None
         seed = experiment.seed if config.seed is None else config.seed
         method = create_method(config)

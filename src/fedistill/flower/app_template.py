@@ -6,7 +6,7 @@ from pathlib import Path
 
 import tomli_w
 
-from fedistill.config.schema import Experiment, RawTable
+from fedistill.config.schema import DEFAULT_CLIENTS, Experiment, Listed, Natural, RawTable
 from fedistill.config.toml import parse, to_toml
 from fedistill.errors import ExperimentError
 from fedistill.flower.allowed_modules import Config, modules_of
@@ -112,9 +112,11 @@ def write_app(experiment: Experiment, folder: Path, out: Path, command: str) -> 
         },
     }
     (folder / "pyproject.toml").write_text(tomli_w.dumps(project, multiline_strings=True), encoding="utf-8")
-    readme = _README.format(
-        nodes=experiment.task.clients, out=out, modules=modules and _MODULES.format(modules=modules)
-    )
+    task = experiment.task
+    # `fedistill doctor` says how many sites there are, which is known once the data have been read.
+    drawn = task.partition is not None and not isinstance(task.partition, Natural | Listed)
+    nodes = task.clients or (DEFAULT_CLIENTS if drawn or task.format is None else "NUMBER-OF-CLIENTS")
+    readme = _README.format(nodes=nodes, out=out, modules=modules and _MODULES.format(modules=modules))
     (folder / "README.md").write_text(readme, encoding="utf-8")
     (package / "__init__.py").write_text("")
     # Two modules: a node starts a process for each message, and must not import the server's part.

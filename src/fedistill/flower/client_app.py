@@ -22,7 +22,7 @@ from fedistill.communication.messages.base import contents
 from fedistill.communication.tensor_specs import Content
 from fedistill.config.messages import explain_errors
 from fedistill.config.plugins import before_import
-from fedistill.config.schema import RawTable, Source
+from fedistill.config.schema import MOST_CLIENTS, RawTable, Source
 from fedistill.data.samples import none_of
 from fedistill.data.task import Labelled, Task
 from fedistill.errors import ExperimentError, FedistillError, TrainingError
@@ -69,18 +69,14 @@ class Node:
             ExperimentError: one of the configs is wrong.
         """
         self.experiment = asked_for(run)
-        clients = self.experiment.task.clients
-        client = own.get("partition-id")
-        if not isinstance(client, int) or not 0 <= client < clients:
-            raise ExperimentError(
-                f"node config: partition-id = {client!r} must be a whole number from 0 to {clients - 1}"
-            )
-        self.client = client
+        # How many sites a natural partition has is known once the data have been read.
+        self.client = _client_number(own, self.experiment.task.clients or MOST_CLIENTS)
+        self._config = own
         self._own, self._model = _own_data(own), own.get("model")
         self.allowed = AllowedModules.of(own)
         home = Path(os.environ.get("FLWR_HOME", Path.home() / ".flwr"))
         root = Path(str(own.get("state", home / "fedistill")))
-        self.folder = root / session / f"client-{client}"
+        self.folder = root / session / f"client-{self.client}"
         self.folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     @cached_property
@@ -112,7 +108,7 @@ class Node:
         config, seed = self.experiment.task, self.experiment.seed
         if self._own is None:
             whole = build_task(config, seed)
-            private = whole.clients[self.client]
+            private = whole.clients[_client_number(self._config, len(whole.clients))]
         else:
             try:
                 whole, private = build_at_site(config, seed, self._own)
@@ -242,6 +238,16 @@ def _answered(message: Message, context: Context, what: Callable[[Node, Order], 
         traceback.print_exc()
         answer = Answer(words={"error": f"{type(error).__name__}; its log says where"})
     return seal_answer(answer, message)
+
+
+def _client_number(own: Config, clients: int) -> int:
+    """Return the client that a site's node config names, checked against the number of clients."""
+    client = own.get("partition-id")
+    if not isinstance(client, int) or not 0 <= client < clients:
+        raise ExperimentError(
+            f"node config: partition-id = {client!r} must be a whole number from 0 to {clients - 1}"
+        )
+    return client
 
 
 def _own_data(own: Config) -> Source | None:

@@ -14,7 +14,7 @@ from fedistill.experiment.preflight import examine, raise_errors
 from fedistill.experiment.progress import Watcher
 from fedistill.experiment.results import ResultsJson
 from fedistill.experiment.run_folder import RunFolder
-from fedistill.experiment.runner import prepare
+from fedistill.experiment.runner import prepare, resolve
 from fedistill.flower import app_template, keys
 from fedistill.flower.allowed_modules import modules_of
 from fedistill.flower.app_template import ended
@@ -43,7 +43,7 @@ def run_trial(experiment: Experiment, out: Path, command: str, watcher: Watcher)
     findings = examine(experiment, task, arms)
     watcher.findings(findings)
     raise_errors(findings)
-    nodes = len(task.clients)
+    experiment, nodes = resolve(experiment, task), len(task.clients)
     keys.make_keys(out / "flower" / "keys", nodes, [])
     app_template.write_app(experiment, out / "flower" / "app", out.absolute(), command)
     return _play(experiment, nodes, out, watcher)
@@ -65,6 +65,7 @@ def resume_trial(out: Path, watcher: Watcher) -> ResultsJson:
     # The folder may have been moved, and its settings for the network changed.
     shutil.rmtree(app)
     app_template.write_app(experiment, app, out.absolute(), folder.command())
+    assert experiment.task.clients is not None, "written out where the run began"
     return _play(experiment, experiment.task.clients, out, watcher)
 
 

@@ -14,8 +14,7 @@ from fedistill.config.toml import to_toml
 from fedistill.data.task import Task
 from fedistill.errors import ExperimentError, FedistillError
 from fedistill.experiment.run_folder import RunFolder
-from fedistill.experiment.runner import resume_experiment, run_experiment
-from fedistill.federation.arm import resolve_arm
+from fedistill.experiment.runner import resume_experiment, run_experiment, settle
 from fedistill.federation.executor import Executor
 from fedistill.federation.failures import describe_error
 from fedistill.flower.app_template import asked_for, ended
@@ -88,9 +87,13 @@ def _check_same(folder: RunFolder, asked: Experiment) -> None:
             f"{folder.path} holds a run that was begun in one process: continue with:"
             f" {folder.resume_command()}, or name another folder for the results"
         )
-    arms = [resolve_arm(arm) for arm in asked.arms]
     held = folder.experiment().model_copy(update={"flower": asked.flower})
-    if to_toml(held) != to_toml(asked.model_copy(update={"arms": arms})):
+    kinds = [event["kind"] for event in folder.events() if event["event"] == "task" and "kind" in event]
+    # What the experiment leaves open has been written out for the run's data.
+    clients, partition = asked.task.clients or held.task.clients, held.task.partition
+    assert clients is not None
+    assert partition is not None
+    if to_toml(held) != to_toml(settle(asked, kinds[0] if kinds else "image", clients, partition)):
         raise ExperimentError(
             f"{folder.path} holds a run of another experiment: name another folder for the results (`out` in"
             " the run config), or run the app of that experiment to resume it"

@@ -26,7 +26,9 @@ class Optimizer(ABC):
     def __init__(self, parameters: Iterable[nn.Parameter], settings: schema.OptimizerConfig) -> None:
         self._parameters = list(parameters)
         self._buffers: list[dict[str, Tensor]] = [{} for _ in self._parameters]
-        self._settings = settings
+        self._settings = settings.resolved("image")  # an arm has resolved its own for its kind of data
+        assert self._settings.lr is not None
+        self._lr = self._settings.lr
 
     def zero_grad(self) -> None:
         """Discard all gradients."""
@@ -71,7 +73,7 @@ class Sgd(Optimizer):
             before,  # updated in place
             foreach=False,
             fused=False,
-            lr=self._settings.lr,
+            lr=self._lr,
             momentum=self._settings.momentum,
             weight_decay=self._settings.weight_decay,
             dampening=0.0,
@@ -104,7 +106,7 @@ class Adam(Optimizer):
             amsgrad=False,
             beta1=0.9,
             beta2=0.999,
-            lr=self._settings.lr,
+            lr=self._lr,
             weight_decay=self._settings.weight_decay,
             eps=1e-8,
             maximize=False,
