@@ -13,6 +13,8 @@ from fedistill.errors import ExperimentError
 
 Rows = NDArray[np.int64]
 Inputs = NDArray[np.uint8] | list[str]
+Split = Any
+"""A `datasets.Dataset`; the library has no types to check."""
 Column = list[Any]
 """The value of one column in each row: numbers, texts, or what else the source has."""
 

@@ -1,0 +1,226 @@
+"""Local files and folders: tables in CSV, JSON and Parquet, image folders, and what `datasets` has saved.
+
+A folder may hold a training and a test split. They are recognized as in `datasets`, by the names of folders
+and files: the words in `SPLIT_WORDS`, alone or set off by spaces, digits, ``-``, ``_`` or ``.``.
+"""
+
+import functools
+import glob
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import datasets
+from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
+
+from fedistill.config.schema import Source
+from fedistill.data.columns import place_of
+from fedistill.data.quiet import first_line, quietly
+from fedistill.data.table import Split
+from fedistill.data.tables import read_csv, read_json
+from fedistill.errors import ExperimentError
+
+SPLIT_WORDS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "dev", "val"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
+"""The words by which `datasets` recognizes splits; here, upper and lower case are the same."""
+_ENDINGS = {"csv": (".csv", ".tsv", ".txt"), "json": (".json", ".jsonl", ".ndjson"), "parquet": (".parquet",)}
+_PACKED = (".gz", ".bz2", ".zst", ".lz4")
+_FOLDERS = {
+    "imagefolder": "a folder with one subfolder of images for each class",
+    "save_to_disk": "a folder that `save_to_disk` of `datasets` has written",
+}
+_EMPTY = (
+    "corresponds to no data",
+    "BatchSize must be greater than 0",
+    "Empty CSV file",
+    "data_files are invalid",
+)
+"""Parts of the readers' error messages for a file without rows or a folder without files."""
+
+_Parts = dict[str, Callable[[], Split]]
+"""What reads each split of a path; under the empty name alone if the path has no splits."""
+
+
+def read_files(source: Source) -> tuple[Split, Split | None, tuple[str, str]]:
+    """Read the training and test data of a source with a ``format``.
+
+    Returns both, and their names for messages.
+
+    The test data are those of ``source.test``; if it is not given, they are the test split of the training
+    folder, or else its validation split. They are None if there is none of these.
+
+    Raises:
+        ExperimentError: a path does not exist, cannot be read, or lacks the split that is needed.
+    """
+    assert source.train is not None
+    key = f"{place_of(source)}.train"
+    parts = _parts(source, source.train, key)
+    chosen = _first(parts, ("", "train"))
+    if chosen is None:
+        raise ExperimentError(
+            f"{key} = {source.train}: its splits are {', '.join(parts)}, and none is for training: name the"
+            f" training data with {key} and the test data with {place_of(source)}.test"
+        )
+    train, name = _load(source, source.train, key, parts, chosen)
+    if source.test is None:
+        held = _first(parts, ("test", "validation"))
+        test, tested = (None, "") if held is None else _load(source, source.train, key, parts, held)
+        return train, test, (name, tested)
+    key = f"{place_of(source)}.test"
+    parts = _parts(source, source.test, key)
+    held = _first(parts, ("", "test", "validation"))
+    if held is None:
+        raise ExperimentError(f"{key} = {source.test}: it has a training split, but no test split")
+    test, tested = _load(source, source.test, key, parts, held)
+    return train, test, (name, tested)
+
+
+def split_of(name: str) -> str | None:
+    """Return the split that the name of a file or folder stands for, or None."""
+    for split, words in SPLIT_WORDS.items():
+        if re.search(rf"(^|[-._ 0-9])({'|'.join(words)})([-._ 0-9]|$)", name, re.IGNORECASE):
+            return split
+    return None
+
+
+def _first(parts: _Parts, wanted: tuple[str, ...]) -> str | None:
+    return next((split for split in wanted if split in parts), None)
+
+
+def _load(source: Source, path: str, key: str, parts: _Parts, split: str) -> tuple[Split, str]:
+    """Read one split; return it and its name for messages."""
+    try:
+        with quietly():
+            return parts[split](), f"{path}, split {split}" if split else path
+    except ExperimentError as error:
+        raise ExperimentError(f"{key} = {path}: {error}") from None
+    except Exception as error:  # each reader raises errors of its own
+        cause = error.__cause__ or error
+        if any(words in str(cause) for words in _EMPTY):
+            raise ExperimentError(f"{key} = {path}: has no rows") from None
+        raise ExperimentError(
+            f"{key} = {path}: cannot be read as {source.format} ({first_line(cause)})"
+        ) from None
+
+
+def _parts(source: Source, path: str, key: str) -> _Parts:
+    """Return what reads each split of a path; nothing is read before a split is asked for."""
+    form, found = source.format or "", Path(path)
+    if not found.exists():
+        raise ExperimentError(f"{key} = {path}: there is no such {'folder' if form in _FOLDERS else 'file'}")
+    if form in _FOLDERS and not found.is_dir():
+        raise ExperimentError(f"{key} = {path}: format {form!r} needs {_FOLDERS[form]}")
+    try:
+        if form == "save_to_disk":
+            return _parts_of_saved(found)
+        if form == "imagefolder":
+            return _parts_of_images(found)
+        files = _splits_of_tables(found, form) if found.is_dir() else {"": [found]}
+    except ExperimentError as error:
+        raise ExperimentError(f"{key} = {path}: {error}") from None
+    return {split: functools.partial(_read_tables, source, paths) for split, paths in files.items()}
+
+
+def _parts_of_saved(folder: Path) -> _Parts:
+    try:
+        with quietly():
+            saved = datasets.load_from_disk(str(folder))
+    except Exception as error:  # the library raises errors of many kinds
+        raise ExperimentError(f"cannot be read as save_to_disk ({first_line(error)})") from None
+
+    def part(split: str) -> Callable[[], Split]:
+        return lambda: saved[split]
+
+    if isinstance(saved, datasets.Dataset):
+        return {"": lambda: saved}
+    return {split: part(split) for split in saved}
+
+
+def _parts_of_images(folder: Path) -> _Parts:
+    endings = tuple(ImageFolder.EXTENSIONS)
+    images = [path for path in _visible(folder) if path.suffix.lower() in endings]
+    if not images:
+        raise ExperimentError("there are no images in it")
+    tables = any(folder.rglob("metadata.*"))
+    splits: dict[str, dict[Path, None]] = {}
+    outside: list[Path] = []
+    for image in images:
+        # Without a table of labels, the innermost folder names the class, even a class called "train".
+        names = image.relative_to(folder).parts[: -1 if tables else -2]
+        depth = next((depth for depth, name in enumerate(names) if split_of(name)), None)
+        if depth is None:
+            outside.append(image)
+        else:
+            split = split_of(names[depth])
+            assert split is not None
+            splits.setdefault(split, {})[folder.joinpath(*names[: depth + 1])] = None
+    if not splits:
+        if not tables and all(split_of(image.parent.name) for image in images):
+            named = ", ".join(dict.fromkeys(image.parent.name for image in images))
+            raise ExperimentError(
+                f"its images lie in folders named for splits ({named}), not for classes: inside of each,"
+                " make one subfolder for each class"
+            )
+        return {"": functools.partial(_read_images, [folder], tables)}
+    if outside:
+        raise ExperimentError(
+            f"{len(outside)} of its images, such as {outside[0].relative_to(folder)}, belong to none of its"
+            f" splits ({', '.join(splits)}): name the folders to use with task.train and task.test"
+        )
+    return {
+        split: functools.partial(_read_images, list(folders), tables) for split, folders in splits.items()
+    }
+
+
+def _read_images(folders: list[Path], tables: bool) -> Split:
+    # By default, the reader drops the labels of a folder with a single class.
+    options = {} if tables else {"drop_labels": False}
+    # With the reader's own pattern, a file called test_1.png would become part of the test set.
+    patterns = [f"{glob.escape(str(folder))}/**" for folder in folders]
+    return datasets.load_dataset("imagefolder", data_files={"train": patterns}, split="train", **options)
+
+
+def _splits_of_tables(folder: Path, form: str) -> dict[str, list[Path]]:
+    """Return the files of each split; all of them under the empty name if nothing names a split.
+
+    As in `datasets`, names of folders come before names of files, and files that no split names are left out.
+    """
+    files = [path for path in _visible(folder) if path.name.lower().endswith(tuple(_endings(form)))]
+    if not files:
+        raise ExperimentError(f"there are no {form} files in it")
+    by_folder = {path: [split_of(name) for name in path.relative_to(folder).parts[:-1]] for path in files}
+    by_name = {path: [split_of(path.name)] for path in files}
+    for found in (by_folder, by_name):
+        parts: dict[str, list[Path]] = {}
+        for path, splits in found.items():
+            if split := next(filter(None, splits), None):
+                parts.setdefault(split, []).append(path)
+        if parts:
+            return parts
+    return {"": files}
+
+
+def _endings(form: str) -> Iterator[str]:
+    for ending in _ENDINGS[form]:
+        yield from (ending, *(ending + packed for packed in _PACKED))
+
+
+def _visible(folder: Path) -> list[Path]:
+    """Return the files in a folder and its subfolders, in order, without hidden ones."""
+    return [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not any(part.startswith((".", "__")) for part in path.relative_to(folder).parts)
+    ]
+
+
+def _read_tables(source: Source, paths: list[Path]) -> Split:
+    if source.format == "parquet":
+        patterns = [glob.escape(str(path)) for path in paths]
+        return datasets.load_dataset("parquet", data_files={"train": patterns}, split="train")
+    read: Any = {"csv": read_csv, "json": read_json}[source.format or ""]
+    return datasets.concatenate_datasets([read(path, source) for path in paths])
