@@ -79,7 +79,9 @@ def build_at_site(config: TaskConfig, seed: int, own: Source) -> tuple[Task, Lab
         ExperimentError: as in `build_task`, or the site's data have another kind, size or other classes.
     """
     task = build_task(config, seed)
-    found = sources.open_source(own, config.image_size)
+    # A site's images are rendered like the others' as far as the experiment says how.
+    shared = {key: getattr(config, key) for key in ("background", "white_level") if getattr(own, key) is None}
+    found = sources.open_source(own.model_copy(update=shared), config.image_size)
     if found.kind != task.signature.kind:
         raise ExperimentError(f"{own.train} holds {found.kind}s, but the task holds {task.signature.kind}s")
     unknown = [repr(name) for name in found.classes if name not in task.classes]

@@ -2,16 +2,18 @@
 
 import logging
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import datasets
 import numpy as np
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from fedistill.data.table import Rows, Split
 from fedistill.errors import ExperimentError
 
 Content = Literal["image", "text", "label"]
+_BATCH = 1000
 _log = logging.getLogger(__name__)
 
 
@@ -29,10 +31,8 @@ def _is_missing(split: Split, column: str, kind: Content) -> NDArray[np.bool_]:
     A column of class labels marks missing labels with -1.
     """
     if kind == "image":
-        cells = encoded_images(split, column)[column]
-        return np.array(
-            [not cell or (cell["bytes"] is None and not cell["path"]) for cell in cells], dtype=bool
-        )
+        batches = encoded_images(split, column).with_format("arrow").iter(_BATCH)
+        return np.concatenate([_without_image(batch[column]) for batch in batches])
     no_label = {"", -1} if isinstance(split.features[column], datasets.ClassLabel) else {""}
     return np.array(
         [
@@ -43,6 +43,12 @@ def _is_missing(split: Split, column: str, kind: Content) -> NDArray[np.bool_]:
         ],
         dtype=bool,
     )
+
+
+def _without_image(cells: Any) -> NDArray[np.bool_]:
+    content, path = (pc.struct_field(cells, name) for name in ("bytes", "path"))
+    nowhere = pc.fill_null(pc.equal(path, ""), True)
+    return np.asarray(pc.and_(pc.is_null(content), nowhere).to_numpy(), dtype=bool)
 
 
 def complete(

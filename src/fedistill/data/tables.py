@@ -11,6 +11,7 @@ import pyarrow as pa
 from pyarrow import csv as arrow_csv
 
 from fedistill.config.schema import Source
+from fedistill.data.columns import place_of
 from fedistill.data.table import Split
 from fedistill.errors import ExperimentError
 
@@ -26,11 +27,11 @@ def read_csv(path: Path, source: Source) -> Split:
     Raises:
         ExperimentError: the encoding or the separator is not that of the file, or cannot be found.
     """
-    content = _decoded(path, source.encoding)
+    content = _decoded(path, source)
     content = content.lstrip("\r\n")
     if not content.strip():
         raise ExperimentError("has no rows")
-    separator = source.separator or _separator(content)
+    separator = source.separator or _separator(content, place_of(source))
     header = next(csv.reader(io.StringIO(content, newline=""), delimiter=separator))
     names = [name or f"column {number}" for number, name in enumerate(header, 1)]
     if twice := sorted({name for name in names if names.count(name) > 1}):
@@ -43,6 +44,8 @@ def read_csv(path: Path, source: Source) -> Split:
             column_types=dict.fromkeys(names, pa.string()), null_values=[""], strings_can_be_null=True
         ),
     )
+    if table.num_rows == 0:
+        raise ExperimentError("has no rows")
     return datasets.Dataset(table)
 
 
@@ -52,7 +55,7 @@ def read_json(path: Path, source: Source) -> Split:
     Raises:
         ExperimentError: the file is not JSON, or none of these.
     """
-    content = _decoded(path, source.encoding)
+    content = _decoded(path, source)
     if not content.strip():
         raise ExperimentError("has no rows")
     rows = _objects(content)
@@ -91,24 +94,23 @@ def _lines(content: str) -> list[dict[str, Any]]:
     return rows
 
 
-def _decoded(path: Path, encoding: str) -> str:
+def _decoded(path: Path, source: Source) -> str:
     with pa.input_stream(str(path), compression="detect") as stream:
         data = bytes(stream.read())
-    marked = next((name for mark, name in _MARKS.items() if data.startswith(mark)), None)
+    encoding = next((name for mark, name in _MARKS.items() if data.startswith(mark)), source.encoding)
+    if b"\0" in data and not encoding.lower().startswith(("utf-16", "utf_16", "utf-32", "utf_32")):
+        raise ExperimentError(f"cannot be read as {source.format} (it is not a text file)")
     try:
-        content = data.decode(marked or encoding)
+        return data.decode(encoding)
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise ExperimentError(
-            f"is not text in {marked or encoding} (line {line}: byte {data[error.start]:#04x}): set the key"
-            ' `encoding`, for example to "latin-1" or "cp1252"'
+            f"cannot be read as {source.format} (line {line} is not text in {encoding}: byte"
+            f' {data[error.start]:#04x}): set {place_of(source)}.encoding, for example to "latin-1" or "cp1252"'
         ) from None
-    if "\0" in content:
-        raise ExperimentError("is not a text file")
-    return content
 
 
-def _separator(content: str) -> str:
+def _separator(content: str, place: str) -> str:
     """Find the separator that divides the first rows into the same number of fields, and into the most."""
     fields = {}
     for separator in SEPARATORS:
@@ -123,7 +125,6 @@ def _separator(content: str) -> str:
     best = [separator for separator, count in fields.items() if count == most]
     if len(best) > 1:
         raise ExperimentError(
-            f"cannot tell whether {' or '.join(map(repr, best))} separates its fields: set the"
-            " key `separator`"
+            f"cannot tell whether {' or '.join(map(repr, best))} separates its fields: set {place}.separator"
         )
     return best[0] if best else ","

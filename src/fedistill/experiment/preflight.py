@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Literal
 
 import torch
@@ -16,6 +17,7 @@ from fedistill.errors import ExperimentError, Refusal
 from fedistill.federation.arm import ReadyArm
 from fedistill.federation.executor import worker_count
 from fedistill.models import registry as models
+from fedistill.models.signature import Preprocessing
 
 STRONG_SKEW = 0.55
 """Label skew (`label_skew`) from which aggregated labels need a remedy.
@@ -46,7 +48,7 @@ class Finding:
 
 def examine(experiment: Experiment, task: Task, arms: Sequence[ReadyArm]) -> list[Finding]:
     """Return all findings, those about the task first."""
-    findings = [*_labels(task), *_clients(task)]
+    findings = [*_labels(task), *_clients(task), *_conflicts(task)]
     skew = label_skew(task)
     for arm in arms:
         found = [*_arm(arm), *_skewed(arm, skew)]
@@ -79,6 +81,32 @@ def _labels(task: Task) -> list[Finding]:
         fix = "give task.test data of all classes, or raise task.test_share"
         findings.append(Finding("warning", "task", what, fix))
     return findings
+
+
+def _conflicts(task: Task) -> list[Finding]:
+    """Find inputs that are equal, as models see them, while their labels differ: nobody can learn both.
+
+    Equal texts are those with equal token ids of the task's own tokenizer, cut at `task.text.length`.
+    """
+    parts = [
+        *(
+            (task.client_inputs(client, Preprocessing()), data.labels)
+            for client, data in enumerate(task.clients)
+        ),
+        (task.test_inputs(Preprocessing()), task.test.labels),
+    ]
+    labels_by_input: dict[bytes, dict[int, int]] = {}
+    for inputs, labels in parts:
+        for row, label in zip(inputs.numpy(), labels.tolist(), strict=True):
+            counts = labels_by_input.setdefault(blake2b(row.tobytes(), digest_size=16).digest(), {})
+            counts[label] = counts.get(label, 0) + 1
+    count = sum(sum(counts.values()) for counts in labels_by_input.values() if len(counts) > 1)
+    if not count:
+        return []
+    total = sum(len(labels) for _, labels in parts)
+    what = f"{count} of {total} samples ({count / total:.1%}) have the same input as one with another label"
+    fix = "look for copies with wrong labels, or inputs that differ only in what is cut off or not told apart"
+    return [Finding("warning", "task", what, fix)]
 
 
 def label_skew(task: Task) -> float:
