@@ -20,8 +20,8 @@ Refused = Callable[..., str]
 
 LABELS = ["no", "yes"] * 6
 MISSING = (
-    "values are missing in {} of 12 rows (no {!r} in {}: {}; the first row is 0): fill them in, or leave those"
-    " rows out with task.drop_missing = true"
+    "values are missing in {} of 12 rows (no {!r} in {}: {}; the first row is 0): fill them in, or leave"
+    " those rows out with task.drop_missing = true"
 )
 WORDS = [f"word{number} common" for number in range(12)]
 
@@ -269,9 +269,7 @@ def test_a_folder_for_a_file_and_a_file_for_a_folder(refused: Refused, files: Fi
         f"task.train = {path}: format 'imagefolder' needs a folder with one subfolder of images for each"
         " class"
     )
-    assert refused(format="csv", train=folder) == (
-        f"task.train = {folder}: there are no csv files in it"
-    )
+    assert refused(format="csv", train=folder) == (f"task.train = {folder}: there are no csv files in it")
 
 
 def test_a_corrupt_file_is_named_with_what_the_reader_says(

@@ -105,8 +105,9 @@ def _decoded(path: Path, source: Source) -> str:
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise ExperimentError(
-            f"cannot be read as {source.format} (line {line} is not text in {encoding}: byte"
-            f' {data[error.start]:#04x}): set {place_of(source)}.encoding, for example to "latin-1" or "cp1252"'
+            f"cannot be read as {source.format} (line {line} is not text in {encoding}:"
+            f" byte {data[error.start]:#04x}): set {place_of(source)}.encoding, for example to 'latin-1' or"
+            " 'cp1252'"
         ) from None
 
 

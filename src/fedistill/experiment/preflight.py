@@ -29,6 +29,8 @@ after 5 rounds) the remedy gains 1 and 4 points over plain `dsfl` for 1, 5 and 4
 can reverse a small gain (benchmarks/methods.py).
 """
 Level = Literal["error", "warning", "fact"]
+_MANY_CONFLICTS = 0.01
+"""Share of samples with contradicting labels from which they are more than a few copies with wrong labels."""
 _PROCESS_BYTES = 250_000_000
 """Memory of a Python process with torch before it has any data; measured with torch 2.13 on Linux."""
 
@@ -106,7 +108,8 @@ def _conflicts(task: Task) -> list[Finding]:
     total = sum(len(labels) for _, labels in parts)
     what = f"{count} of {total} samples ({count / total:.1%}) have the same input as one with another label"
     fix = "look for copies with wrong labels, or inputs that differ only in what is cut off or not told apart"
-    return [Finding("warning", "task", what, fix)]
+    level: Level = "warning" if count >= _MANY_CONFLICTS * total else "fact"
+    return [Finding(level, "task", what, fix)]
 
 
 def label_skew(task: Task) -> float:
