@@ -120,8 +120,8 @@ def test_fractions_are_scaled_from_0_to_1_and_other_values_are_refused() -> None
         with pytest.raises(ExperimentError) as caught:
             read(cell(deep(*values, kind=np.int32), "TIFF"))
         assert str(caught.value) == (
-            f"here: the image of row 0 (the first is 0) has values from {values[0]} to {values[1]} (mode I): save"
-            " the images with values from 0 to 65535"
+            f"here: the image of row 0 (the first is 0) has values from {values[0]} to {values[1]} (mode I):"
+            " save the images with values from 0 to 65535"
         )
     with pytest.raises(ExperimentError, match="has values from nan to nan"):
         read(cell(deep(0, np.nan, kind=np.float32), "TIFF"))
@@ -206,8 +206,8 @@ def test_folders_that_mix_splits_and_classes_are_refused(refused: Refused, files
     )
     folder, _ = split_tree(files, "train", "test", "extra")
     assert refused(format="imagefolder", train=folder) == (
-        f"task.train = {folder}: 12 of its images, such as {Path('extra/cat/0.png')}, belong to none of its splits"
-        " (test, train): name the folders to use with task.train and task.test"
+        f"task.train = {folder}: 12 of its images, such as {Path('extra/cat/0.png')}, belong to none of its"
+        " splits (test, train): name the folders to use with task.train and task.test"
     )
 
 
