@@ -148,7 +148,7 @@ def test_the_tasks_own_data_are_refused(
         ),
         (
             {"format": "csv", "train": "COLUMNS", "input": "n"},
-            "COLUMNS: column 'n' holds values of type int64, neither images nor texts; set task.public.input",
+            "COLUMNS: column 'n' holds numbers, neither images nor texts; set task.public.input",
         ),
     ],
 )

@@ -22,6 +22,7 @@ from fedistill.experiment.runner import prepare
 from fedistill.federation.arm import ReadyArm, start_run
 from fedistill.federation.local_executor import SerialExecutor
 from fedistill.federation.round import play_round
+from helpers.files import Files
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "digits.toml"
 MODULE = """
@@ -321,14 +322,52 @@ def test_the_control_with_labels_refuses_another_data_set(tmp_path: Path) -> Non
         "public": other,
         "text": {"length": 8},
     }
-    (finding,) = bad(examined(content))
-    assert (finding.level, finding.where) == ("error", "arm 'server-alone'")
+    (finding,) = [one for one in examined(content) if one.level == "error"]
+    assert finding.where == "arm 'server-alone'"
     assert finding.what == (
         "method server-alone needs a public set with labels of the task: set task.public to a number of"
         " samples, which are held out of the training data"
     )
     content["task"]["public"] = 20
-    assert bad(examined(content)) == []
+    assert not [one for one in examined(content) if one.level == "error"]
+
+
+@pytest.mark.parametrize(
+    ("length", "share"), [(4, "200 of 200 samples (100.0%)"), (8, "2 of 200 samples (1.0%)")]
+)
+def test_equal_inputs_with_different_labels(tmp_path: Path, length: int, share: str) -> None:
+    # The first four words are the same everywhere; behind them, two samples of 200 are equal and contradict.
+    rows = [f"a b c d {'ab'[place % 2]} w{place // 2},{'xy'[place % 2]}" for place in range(198)]
+    rows += ["a b c d e f,x", "a b c d e f,y"]
+    (tmp_path / "train.csv").write_text("\n".join(["text,label", *rows]))
+    words = [chr(97 + n) for n in range(6)] + [f"w{n}" for n in range(99)]
+    (tmp_path / "public.csv").write_text("\n".join(["text", " ".join(words), "other words"]))
+    content = raw({"method": "local"}, models=("bag", "bag"))
+    content["task"] = {
+        "format": "csv",
+        "train": str(tmp_path / "train.csv"),
+        "clients": 2,
+        "public": {"format": "csv", "train": str(tmp_path / "public.csv"), "samples": 2},
+        "text": {"length": length},
+    }
+    (finding,) = [one for one in examined(content) if "same input" in one.what]
+    assert finding.what == f"{share} have the same input as one with another label"
+    assert finding.level == "warning"
+
+
+def test_equal_images_with_different_labels(tmp_path: Path) -> None:
+    files = Files(tmp_path)
+    pictures = files.pixels(300)
+    pictures[7] = pictures[4]
+    content = raw({"method": "local"})
+    content["task"] = {
+        "format": "parquet",
+        "train": files.images("train.parquet", pictures, ["a", "b"] * 150),
+        "clients": 2,
+    }
+    (finding,) = [one for one in examined(content) if "same input" in one.what]
+    assert (finding.level, finding.where) == ("fact", "task")
+    assert finding.what == "2 of 300 samples (0.7%) have the same input as one with another label"
 
 
 @pytest.mark.parametrize(

@@ -196,7 +196,7 @@ def tasks_command(json: Json = False) -> None:
         ("mnist", "70,000 images, 28x28, 10 classes", place),
         ("fashion-mnist", "70,000 images, 28x28, 10 classes", debian),
         ("hf:OWNER/NAME", "any image or text data set", "the Hugging Face hub"),
-        ("(format, train)", "parquet, csv, json, imagefolder", "local files"),
+        ("(format, train)", "parquet, csv, json, imagefolder, save_to_disk", "local files"),
     ]
     print_list(("task", "what", "where from"), rows, json)
 

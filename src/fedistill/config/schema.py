@@ -4,8 +4,10 @@ Each setting is defined once, here or in the ``Settings`` of the method that own
 where they are defined; whether a method can work with them is checked by the method before round 1.
 """
 
+import codecs
 from typing import Annotated, Any, Literal, Self
 
+import PIL.ImageColor
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -115,7 +117,9 @@ class Source(Section):
     name: str | None = Field(
         default=None, description="digits, bbc-news, mnist, fashion-mnist or hf:OWNER/NAME"
     )
-    format: Literal["parquet", "csv", "json", "imagefolder"] | None = None
+    format: Literal["parquet", "csv", "json", "imagefolder", "save_to_disk"] | None = Field(
+        default=None, description="format of your own files; save_to_disk: folders that `datasets` has saved"
+    )
     train: Paths = Field(
         default=None,
         description="file or folder, or several: a list, or a pattern such as sites/*.csv; for hf: a split",
@@ -126,6 +130,27 @@ class Source(Section):
     input: str | None = Field(default=None, description="column of images or texts")
     label: str | None = Field(default=None, description="column of labels")
     subset: str | None = Field(default=None, description="configuration of an hf: data set")
+    separator: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=1,
+        description="of CSV fields; default: comma, semicolon, tab or bar, found by the first rows",
+    )
+    encoding: str = Field(default="utf-8", description="of CSV and JSON files, such as latin-1 or cp1252")
+    drop_missing: bool = Field(
+        default=False, description="leave out rows without input or label; default: they are an error"
+    )
+    background: str | None = Field(
+        default=None,
+        description="colour behind transparent pixels; default: white, or black for bright pictures",
+    )
+    white_level: float | None = Field(
+        default=None,
+        gt=0,
+        le=65535,
+        description="value of white in images of more than 8 bits; default: the largest value, rounded up to"
+        " 1 or to all of 8, 10, 12, 14 or 16 bits",
+    )
 
     @model_validator(mode="after")
     def _one_kind_of_source(self) -> Self:
@@ -137,6 +162,23 @@ class Source(Section):
             raise ValueError("`format` needs `train`, the path of the training data")
         if self.format is None and (isinstance(self.train, list) or isinstance(self.test, list)):
             raise ValueError("lists of files need `format`; a data set by `name` has one split for each use")
+        return self
+
+    @model_validator(mode="after")
+    def _encoding_and_background_are_known(self) -> Self:
+        try:
+            codecs.lookup(self.encoding)
+        except LookupError:
+            raise ValueError(
+                f"`encoding` = {self.encoding!r} is not known; write utf-8, latin-1 or cp1252"
+            ) from None
+        if self.background is not None:
+            try:
+                PIL.ImageColor.getrgb(self.background)
+            except ValueError:
+                raise ValueError(
+                    f'`background` = {self.background!r} is not a colour; write "white" or "#808080"'
+                ) from None
         return self
 
 

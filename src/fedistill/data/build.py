@@ -21,9 +21,9 @@ from fedistill.config.schema import (
 )
 from fedistill.data import image, sources, text
 from fedistill.data.columns import place_of
-from fedistill.data.files import find_files, title
 from fedistill.data.partition import partition, partition_title
 from fedistill.data.samples import Samples, Texts
+from fedistill.data.several_files import find_files, title
 from fedistill.data.sites import Sites, divide_by_site
 from fedistill.data.table import Inputs, Loaded, Rows, Table
 from fedistill.data.task import Labelled, PublicSet, Task
@@ -98,7 +98,9 @@ def build_at_site(config: TaskConfig, seed: int, own: Source) -> tuple[Task, Lab
         ExperimentError: as in `build_task`, or the site's data have another kind, size or other classes.
     """
     task = build_task(config, seed)
-    opened = sources.open_source(own, config.image_size)
+    # A site's images are rendered like the others' as far as the experiment says how.
+    shared = {key: getattr(config, key) for key in ("background", "white_level") if getattr(own, key) is None}
+    opened = sources.open_source(own.model_copy(update=shared), config.image_size)
     excluded = [name for name in config.exclude_classes if name in opened.classes]
     found = _without(opened, excluded)
     if found.kind != task.signature.kind:

@@ -1,6 +1,8 @@
 """Converts columns of a Hugging Face data set to tables: which column is what, and what labels mean."""
 
-from collections.abc import Hashable, Mapping, Sequence
+import functools
+import re
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, Literal
 
 import datasets
@@ -9,14 +11,17 @@ from numpy.typing import NDArray
 
 from fedistill.config.schema import PublicSource, Source, TaskConfig
 from fedistill.data import image
-from fedistill.data.table import Column, Inputs, Loaded, Rows, Table, digest, texts_table
+from fedistill.data.missing import Content, complete, encoded_images
+from fedistill.data.table import Column, Inputs, Loaded, Rows, Split, Table, digest, texts_table
 from fedistill.errors import ExperimentError, nearest
 
-Split = Any
-"""A `datasets.Dataset`; the library has no types to check."""
 _Feature = Any
 """What `datasets` declares of a column: a `Value`, `ClassLabel`, `Image`, or a list or table of these."""
 
+_Part = tuple[Split, Rows, str]
+"""Rows of a split, their places in the file, and the split's name for messages."""
+_NUMBER = re.compile(r"[-+]?[0-9]+([.,][0-9]+)?([eE][-+]?[0-9]+)?")
+_IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp")
 _INPUT_NAMES = ("image", "img", "text", "sentence", "content", "document", "article")
 _LABEL_NAMES = ("label", "labels", "class", "category", "target", "coarse_label", "fine_label")
 
@@ -45,16 +50,23 @@ def from_hugging_face(
         raise ExperimentError(f"{where}: has no rows")
     if isinstance(source, PublicSource):
         inputs = _choose(source.input, columns, _INPUT_NAMES, f"{place}.input", where)
-        kind = _kind(train.features[inputs], where, inputs, place)
+        kind = _kind(train, where, inputs, place)
+        train, numbers = complete(train, {inputs: kind}, source.drop_missing, where, place)
+        rendering = _rendering(source, inputs, [(train, numbers, where)])
         unknown = np.zeros(len(train), dtype=np.int64)
-        return Loaded(kind, (), _columns(train, kind, inputs, unknown, where, image_size), None)
+        unlabelled = _columns(train, kind, inputs, unknown, where, image_size, numbers, rendering)
+        return Loaded(kind, (), unlabelled, None)
     label = _choose(source.label, columns, _LABEL_NAMES, f"{place}.label", where)
     others = [column for column in columns if column != label]
     inputs = _choose(source.input, others, _INPUT_NAMES, f"{place}.input", where)
-    kind = _kind(train.features[inputs], where, inputs, place)
+    kind = _kind(train, where, inputs, place)
+    needed: dict[str, Content] = {label: "label", inputs: kind}
+    owner = getattr(source.partition, "column", None) if isinstance(source, TaskConfig) else None
+    owners: dict[str, Content] = {owner: "label"} if owner is not None and owner in columns else {}
+    train, numbers = complete(train, needed | owners, source.drop_missing, where, place)
     names = getattr(train.features[label], "names", None)
     given = _labels(train, label, where, names)
-    classes = names or sorted(set(given))
+    classes = names or sorted(set(given), key=_place_among(given))
     if isinstance(source, TaskConfig) and len(set(given)) < 2:  # a site may have a single class
         folders = " (put the images of each class into a folder of their own)"
         raise ExperimentError(
@@ -65,12 +77,14 @@ def from_hugging_face(
     if strange := _strange(given, index):
         raise ExperimentError(f"{where}: labels {strange} in column {label!r} have no class name")
 
-    def table(split: Split, labels: Column, where: str) -> Table:
-        numbers = np.array([index[value] for value in labels], dtype=np.int64)
-        return _columns(split, kind, inputs, numbers, where, image_size)
+    def table(part: _Part, labels: Column, rendering: Callable[[], image.Rendering]) -> Table:
+        split, rows, name = part
+        codes = np.array([index[value] for value in labels], dtype=np.int64)
+        return _columns(split, kind, inputs, codes, name, image_size, rows, rendering)
 
-    ready = table(train, given, where)
+    part = (train, numbers, where)
     if test is None:
+        ready = table(part, given, _rendering(source, inputs, [part]))
         return Loaded(kind, tuple(map(str, classes)), ready, None)
     if not {label, inputs} <= set(test.column_names):
         raise ExperimentError(
@@ -79,8 +93,9 @@ def from_hugging_face(
         )
     if len(test) == 0:
         raise ExperimentError(f"{where_test}: has no rows")
-    if _kind(test.features[inputs], where_test, inputs, place) != kind:
+    if _kind(test, where_test, inputs, place) != kind:
         raise ExperimentError(f"{where_test}: column {inputs!r} must hold {kind}s, as in the training data")
+    test, test_numbers = complete(test, needed, source.drop_missing, where_test, place)
     tested = _labels(test, label, where_test, names)
     if strange := _strange(tested, index):
         known = ", ".join(map(repr, classes[:5])) + (", …" if len(classes) > 5 else "")
@@ -88,7 +103,34 @@ def from_hugging_face(
             f"{where_test}: labels {strange} do not occur in the training data, which have {known}; both"
             " parts need the same classes: drop those rows or map their labels"
         )
-    return Loaded(kind, tuple(map(str, classes)), ready, table(test, tested, where_test))
+    test_part = (test, test_numbers, where_test)
+    rendering = _rendering(source, inputs, [part, test_part])
+    ready, held = table(part, given, rendering), table(test_part, tested, rendering)
+    return Loaded(kind, tuple(map(str, classes)), ready, held)
+
+
+def _place_among(labels: Column) -> Callable[[Any], Any] | None:
+    """Return the sort key of labels: texts that are all numbers, such as "9" and "10", in the order of these.
+
+    Numbers that differ as texts, such as "7" and "007", stay different labels.
+    """
+    if all(isinstance(label, str) and label.isascii() and label.isdigit() for label in labels):
+        return lambda label: (int(label), label)
+    return None
+
+
+def _rendering(source: Source, inputs: str, parts: Sequence[_Part]) -> Callable[[], image.Rendering]:
+    """Return what chooses how pictures are rendered, by those of all parts; it does so once, when called."""
+
+    @functools.cache
+    def rendering() -> image.Rendering:
+        splits = [
+            ((cell[inputs] for cell in encoded_images(split, inputs)), numbers, where)
+            for split, numbers, where in parts
+        ]
+        return image.choose_rendering(splits, source.background, source.white_level)
+
+    return rendering
 
 
 def _strange(labels: Column, index: Mapping[Hashable, int]) -> Column:
@@ -103,7 +145,7 @@ def _labels(split: Split, column: str, where: str, names: list[str] | None) -> C
         raise ExperimentError(
             f"{where}: column {column!r} holds {_in_words(feature)}; one label for each sample is needed"
         )
-    values = _values(split, column, where)
+    values = _values(split, column)
     own = getattr(feature, "names", None) or names
     if own:
         # A number is a position in the split's own list of names, which another split may order differently.
@@ -137,10 +179,22 @@ def _choose(given: str | None, columns: list[str], usual: Sequence[str], key: st
     return found[0]
 
 
-def _kind(feature: _Feature, where: str, column: str, place: str) -> Literal["image", "text"]:
-    if isinstance(feature, datasets.Image) or (isinstance(feature, dict) and "bytes" in feature):
+def _kind(split: Split, where: str, column: str, place: str) -> Literal["image", "text"]:
+    feature = split.features[column]
+    dtype = getattr(feature, "dtype", None)
+    encoded = dtype in ("binary", "large_binary", "binary_view")
+    if encoded or isinstance(feature, datasets.Image) or (isinstance(feature, dict) and "bytes" in feature):
         return "image"
-    if getattr(feature, "dtype", None) in ("string", "large_string"):
+    if dtype in ("string", "large_string", "string_view"):
+        if all(_NUMBER.fullmatch(str(value)) for value in split[column]):
+            raise ExperimentError(
+                f"{where}: column {column!r} holds numbers, neither images nor texts; set {place}.input"
+            )
+        if all(str(value).lower().endswith(_IMAGE_ENDINGS) for value in split[column]):
+            raise ExperimentError(
+                f"{where}: column {column!r} holds paths of images, not texts: use format ="
+                ' "imagefolder" and, in that folder, a metadata.csv with the columns file_name and label'
+            )
         return "text"
     raise ExperimentError(
         f"{where}: column {column!r} holds {_in_words(feature)}, neither images nor texts; set {place}.input"
@@ -153,16 +207,8 @@ def _in_words(feature: _Feature) -> str:
     return "images" if isinstance(feature, datasets.Image) else "lists or tables"
 
 
-def _values(split: Split, column: str, where: str) -> Column:
-    values = list(split[column])
-    # A column of class labels marks missing labels with -1.
-    missing = (None, -1) if isinstance(split.features[column], datasets.ClassLabel) else (None,)
-    for row, value in enumerate(values):
-        if value in missing:
-            raise ExperimentError(
-                f"{where}: row {row} (the first is 0) has no {column!r}; drop the row or fill it in"
-            )
-    return values
+def _values(split: Split, column: str) -> Column:
+    return list(split[column])
 
 
 def _columns(
@@ -172,24 +218,30 @@ def _columns(
     labels: NDArray[np.int64],
     where: str,
     image_size: tuple[int, int] | None,
+    numbers: Rows,
+    rendering: Callable[[], image.Rendering],
 ) -> Table:
+    """Return a table; ``numbers`` are the rows' places in the file, for messages."""
+
     def column(name: str) -> Column:
         if name not in split.column_names:
             raise ExperimentError(
                 f"task.partition.column = {name!r} is not a column; there are"
                 f" {', '.join(split.column_names)}.{nearest(name, split.column_names)}"
             )
-        return _values(split, name, where)
+        return _values(split, name)
 
     if kind == "text":
-        texts = _values(split, inputs, where)
+        texts = _values(split, inputs)
         return texts_table(texts, labels, column)
-    encoded = split.select_columns([inputs]).cast_column(inputs, datasets.Image(decode=False))
+    encoded = encoded_images(split, inputs)
 
     def read(rows: Rows) -> Inputs:
-        return image.decode((cell[inputs] for cell in encoded.select(rows)), rows, where, image_size)
+        cells = (cell[inputs] for cell in encoded.select(rows))
+        return image.decode(cells, numbers[rows], where, image_size, rendering)
 
     def keys() -> list[bytes]:
-        return [digest(image.content(cell[inputs], row, where)) for row, cell in enumerate(encoded)]
+        cells = zip(numbers, encoded, strict=True)
+        return [digest(image.content(cell[inputs], row, where)) for row, cell in cells]
 
     return Table(labels, read, keys, column)

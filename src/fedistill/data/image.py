@@ -1,16 +1,24 @@
 """Images: decoding and scaling."""
 
 import io
-from collections.abc import Iterable
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
 
 import numpy as np
+import PIL.ExifTags
 import PIL.Image
+import PIL.ImageColor
+import PIL.ImageOps
 import torch
 from numpy.typing import NDArray
 
 from fedistill.errors import ExperimentError
+
+WHITE_LEVELS = (1, 255, 1023, 4095, 16383, 65535)
+"""Values of white in pictures with more than 8 bits: 0 to 1, or all of 8, 10, 12, 14 or 16 bits."""
 
 
 class Cell(TypedDict):
@@ -18,6 +26,19 @@ class Cell(TypedDict):
 
     bytes: bytes | None
     path: str | None
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """How pictures with transparency or more than 8 bits become pixels of 8 bits.
+
+    Attributes:
+        background: a colour that Pillow knows, which shows where pictures are transparent.
+        white_level: the value of a picture with more than 8 bits that becomes 255; 0 stays 0.
+    """
+
+    background: str
+    white_level: float
 
 
 def content(cell: Cell | None, row: int, where: str) -> bytes:
@@ -38,41 +59,68 @@ def content(cell: Cell | None, row: int, where: str) -> bytes:
         ) from None
 
 
+def choose_rendering(
+    splits: Iterable[tuple[Iterable[Cell | None], Iterable[int], str]],
+    background: str | None = None,
+    white_level: float | None = None,
+) -> Rendering:
+    """Return the settings that are given, and choose the others by all pictures of a source together.
+
+    ``splits`` has the cells of each split, their rows, and its name for messages. The background is white, or
+    black if the opaque pixels of all transparent pictures together have a mean brightness above one half. The
+    white level is the smallest of `WHITE_LEVELS` that no picture exceeds.
+
+    Raises:
+        ExperimentError: an image is missing or cannot be decoded.
+    """
+    opaque = bright = highest = 0.0
+    if background is None or white_level is None:
+        for picture in itertools.chain.from_iterable(_pictures(*split) for split in splits):
+            if picture.mode in ("LA", "RGBA"):
+                brightness, alpha = np.asarray(picture.convert("LA"), dtype=np.float64).transpose(2, 0, 1)
+                opaque += alpha.sum()
+                bright += (alpha * brightness).sum()
+            elif _is_deep(picture):
+                highest = max(highest, float(np.asarray(picture).max()))
+    chosen = "black" if bright > opaque * 255 / 2 else "white"
+    level = next((level for level in WHITE_LEVELS if highest <= level), WHITE_LEVELS[-1])
+    return Rendering(background or chosen, white_level or level)
+
+
 def decode(
     cells: Iterable[Cell | None],
     rows: NDArray[np.int64],
     where: str,
     size: tuple[int, int] | None,
+    rendering: Callable[[], Rendering] | None = None,
 ) -> NDArray[np.uint8]:
     """Decode image cells to uint8 (n, channels, height, width).
 
     Grey images keep one channel; if any image has colours, all get three. They are scaled to ``size``
-    (height, width); without it, all must have the same size.
+    (height, width); without it, all must have the same size. They are turned as their EXIF orientation says.
+    Of animations and files with several pages, the first image is taken. ``rendering`` is called if an image
+    is transparent or has more than 8 bits; by default, `choose_rendering` chooses by these images.
 
     Raises:
-        ExperimentError: an image is missing or cannot be decoded, or sizes differ.
+        ExperimentError: an image is missing or cannot be decoded, sizes differ, or an image would vanish on
+            the background.
     """
-    pictures: list[PIL.Image.Image] = []
-    for row, cell in zip(rows, cells, strict=True):
-        data = content(cell, row, where)
-        at = f"{where}: the image of row {row} (the first is 0)"
-        try:
-            picture: PIL.Image.Image = PIL.Image.open(io.BytesIO(data))
-            picture.load()
-        except PIL.UnidentifiedImageError:
-            raise ExperimentError(f"{at} cannot be decoded (not a format that Pillow knows)") from None
-        except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
-            raise ExperimentError(f"{at} cannot be decoded ({error})") from None
-        if picture.mode[:1] in ("I", "F"):
-            # Pillow would clip its values at 255, leaving a white image.
-            raise ExperimentError(
-                f"{at} has more than 8 bits per pixel (mode {picture.mode}): save the images with 8 bits"
-            )
-        pictures.append(picture)
-    mode = "L" if all(picture.mode in ("1", "L", "LA") for picture in pictures) else "RGB"
+    cells = list(cells)
+    pictures = list(_pictures(cells, rows, where))
+    if any(_needs_rendering(picture) for picture in pictures):
+        found = rendering() if rendering else choose_rendering([(cells, rows, where)])
+        pictures = [
+            _rendered(picture, found, _at(where, row)) for row, picture in zip(rows, pictures, strict=True)
+        ]
+    mode = "L" if all(picture.mode in ("1", "L") for picture in pictures) else "RGB"
     arrays: list[NDArray[np.uint8]] = []
     for row, picture in zip(rows, pictures, strict=True):
-        flat = picture.convert(mode)
+        try:
+            flat = picture.convert(mode)
+        except ValueError as error:
+            raise ExperimentError(
+                f"{_at(where, row)} has colours that cannot be converted ({error})"
+            ) from None
         if size is not None:
             flat = flat.resize((size[1], size[0]), PIL.Image.Resampling.BILINEAR)
         array = np.asarray(flat, dtype=np.uint8)
@@ -98,3 +146,79 @@ def fit_to(images: NDArray[np.uint8], shape: tuple[int, ...]) -> NDArray[np.uint
         grey = images.mean(axis=1, keepdims=True).round().astype(np.uint8)
         images = np.repeat(grey, channels, axis=1)
     return images
+
+
+def _at(where: str, row: int) -> str:
+    return f"{where}: the image of row {row} (the first is 0)"
+
+
+def _pictures(cells: Iterable[Cell | None], rows: Iterable[int], where: str) -> Iterator[PIL.Image.Image]:
+    """Decode pictures; those with transparent pixels are LA or RGBA, and no others."""
+    for row, cell in zip(rows, cells, strict=True):
+        data, at = content(cell, row, where), _at(where, row)
+        try:
+            picture: PIL.Image.Image = PIL.Image.open(io.BytesIO(data))
+            picture.load()
+            if picture.getexif().get(PIL.ExifTags.Base.Orientation) is not None:
+                picture = PIL.ImageOps.exif_transpose(picture)
+            picture = _without_unused_alpha(picture)
+        except PIL.UnidentifiedImageError:
+            raise ExperimentError(f"{at} cannot be decoded (not a format that Pillow knows)") from None
+        except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
+            raise ExperimentError(f"{at} cannot be decoded ({error})") from None
+        if _is_deep(picture):
+            _check_deep(picture, at)
+        yield picture
+
+
+def _without_unused_alpha(picture: PIL.Image.Image) -> PIL.Image.Image:
+    if not picture.has_transparency_data or _is_deep(picture):
+        return picture
+    grey = picture.mode in ("1", "L", "LA", "La")
+    premultiplied = {"La": "LA", "RGBa": "RGBA"}.get(picture.mode)
+    layered = picture.convert(premultiplied or ("LA" if grey else "RGBA"))
+    lowest = np.asarray(layered.getchannel("A")).min()
+    return layered if lowest < 255 else layered.convert("L" if grey else "RGB")
+
+
+def _is_deep(picture: PIL.Image.Image) -> bool:
+    return picture.mode[:1] in ("I", "F")
+
+
+def _check_deep(picture: PIL.Image.Image, at: str) -> None:
+    low, high = (float(bound(np.asarray(picture))) for bound in (np.min, np.max))
+    if not 0 <= low <= high <= WHITE_LEVELS[-1]:
+        raise ExperimentError(
+            f"{at} has values from {low:g} to {high:g} (mode {picture.mode}): save the images with values"
+            f" from 0 to {WHITE_LEVELS[-1]}"
+        )
+
+
+def _needs_rendering(picture: PIL.Image.Image) -> bool:
+    return picture.mode in ("LA", "RGBA") or _is_deep(picture)
+
+
+def _rendered(picture: PIL.Image.Image, rendering: Rendering, at: str) -> PIL.Image.Image:
+    if _is_deep(picture):
+        values = np.asarray(picture, dtype=np.float64)
+        if values.max() > rendering.white_level:
+            raise ExperimentError(
+                f"{at} has the value {values.max():g}: raise task.white_level = {rendering.white_level:g}"
+            )
+        return PIL.Image.fromarray((values * (255 / rendering.white_level)).round().astype(np.uint8))
+    if picture.mode not in ("LA", "RGBA"):
+        return picture
+    colour = PIL.ImageColor.getrgb(rendering.background)[:3]
+    grey = picture.mode == "LA" and len(set(colour)) == 1
+    mode = "L" if grey else "RGB"
+    alpha = picture.getchannel("A")
+    opacity = np.asarray(alpha)
+    solid = PIL.Image.new(mode, picture.size, colour[0] if grey else colour)
+    flat = PIL.Image.composite(picture.convert(mode), solid, alpha)
+    pixels = np.asarray(flat)
+    if np.ptp(opacity) > 0 and (pixels == pixels[0, 0]).all():
+        raise ExperimentError(
+            f"{at} has the colour of the background where it is opaque, so nothing of it would be left: set"
+            f" task.background to another colour than {rendering.background!r}"
+        )
+    return flat

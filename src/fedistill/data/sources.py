@@ -4,16 +4,13 @@ A source is read lazily: labels at once, inputs only for the rows that a task ke
 """
 
 import contextlib
-import glob
 import gzip
 import importlib.util
-import logging
 import os
 import re
 import socket
 import urllib.parse
 import urllib.request
-import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -23,8 +20,9 @@ import numpy as np
 from huggingface_hub import constants
 
 from fedistill.config.schema import Source
-from fedistill.data.columns import Split, from_hugging_face, place_of
-from fedistill.data.files import find_files, join_files, title
+from fedistill.data.columns import from_hugging_face, place_of
+from fedistill.data.files import read_files
+from fedistill.data.quiet import first_line, quietly
 from fedistill.data.table import FILE_COLUMN, Loaded, Table, arrays, texts_table
 from fedistill.errors import ExperimentError, nearest
 
@@ -121,7 +119,7 @@ def _hub(name: str, source: Source, image_size: tuple[int, int] | None, also_as:
         raise ExperimentError(f"{place_of(source)}.name = 'hf:{name}': write hf:OWNER/NAME")
     splits = {"train": str(source.train or "train"), "test": str(source.test or "test")}
     try:
-        with _quietly(), _offline_without_network():
+        with quietly(), _offline_without_network():
             available = datasets.get_dataset_split_names(name, source.subset)
             found = {
                 split: datasets.load_dataset(name, source.subset, split=wanted)
@@ -138,7 +136,7 @@ def _hub(name: str, source: Source, image_size: tuple[int, int] | None, also_as:
         debian = ", or install Debian's package dataset-fashion-mnist" if also_as == "fashion-mnist" else ""
         raise ExperimentError(
             f"data set hf:{name} is not on this machine and could not be fetched"
-            f" ({_first_line(error)}); {place}{debian}"
+            f" ({first_line(error)}); {place}{debian}"
         ) from None
     if "train" not in found:
         raise ExperimentError(
@@ -154,60 +152,9 @@ def _hub(name: str, source: Source, image_size: tuple[int, int] | None, also_as:
 
 
 def _files(source: Source, image_size: tuple[int, int] | None) -> Loaded:
-    assert source.format is not None
-    assert source.train is not None
-    place = place_of(source)
-    train = read_files(source.format, source.train, f"{place}.train")
-    test = None if source.test is None else read_files(source.format, source.test, f"{place}.test")
-    loaded = from_hugging_face(train, test, source, (title(source.train), title(source.test)), image_size)
+    train, test, wheres = read_files(source)
+    loaded = from_hugging_face(train, test, source, wheres, image_size)
     return replace(loaded, by_file=FILE_COLUMN in train.column_names)
-
-
-def read_files(kind: str, paths: str | list[str], place: str) -> Split:
-    """Read files of one kind; several have a column, `FILE_COLUMN`, for the name of each row's file.
-
-    Args:
-        place: the setting that names them.
-
-    Raises:
-        ExperimentError: a file is missing or unreadable, or the files do not fit together.
-    """
-    found = find_files(paths, place)
-    splits = {name: _read(kind, path, place) for name, path in found.items()}
-    return join_files(splits, place) if len(splits) > 1 else splits.popitem()[1]
-
-
-def _read(kind: str, path: str, place: str) -> Split:
-    """Read one file or folder; ``place`` is the setting that names it."""
-    found = Path(path)
-    folders = kind == "imagefolder"
-    if not found.exists():
-        raise ExperimentError(f"{place} = {path}: there is no such {'folder' if folders else 'file'}")
-    if found.is_dir() != folders:
-        wanted = "a folder with one subfolder of images for each class" if folders else "a file, not a folder"
-        raise ExperimentError(f"{place} = {path}: format {kind!r} needs {wanted}")
-    options: dict[str, bool] = {}
-    if folders and not any(found.rglob("metadata.*")):
-        # By default, the reader drops the labels of a folder with a single class.
-        options["drop_labels"] = False
-    # With the reader's own pattern, a file called test_1.png would become part of the test set.
-    pattern = glob.escape(path) + ("/**" if folders else "")
-    try:
-        with _quietly():
-            return datasets.load_dataset(kind, data_files={"train": pattern}, split="train", **options)
-    except Exception as error:  # each reader raises errors of its own
-        cause = error.__cause__ or error
-        if any(words in str(cause) for words in _EMPTY):
-            empty = "there are no images in it" if folders else "has no rows"
-            raise ExperimentError(f"{place} = {path}: {empty}") from None
-        raise ExperimentError(f"{place} = {path}: cannot be read as {kind} ({_first_line(cause)})") from None
-
-
-_EMPTY = (
-    *("corresponds to no data", "BatchSize must be greater than 0"),
-    *("No columns to parse", "data_files are invalid"),
-)
-"""Parts of the readers' error messages for a file without rows or a folder without files."""
 
 
 @contextlib.contextmanager
@@ -227,28 +174,3 @@ def _offline_without_network() -> Iterator[None]:
         yield
     finally:
         constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE = before
-
-
-@contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """Silence the readers, which log errors that they also raise, and warnings of files not closed yet."""
-    before = datasets.logging.get_verbosity()
-    datasets.logging.set_verbosity(logging.CRITICAL + 1)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ResourceWarning)  # files are closed by the garbage collector
-            try:
-                yield
-            except Exception as error:  # re-raised unchanged
-                # The traceback's frames would keep the file open for as long as the error exists.
-                inner = error.__cause__ or error.__context__
-                while inner is not None:
-                    inner.__traceback__ = None
-                    inner = inner.__cause__ or inner.__context__
-                raise
-    finally:
-        datasets.logging.set_verbosity(before)
-
-
-def _first_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0][:200]

@@ -15,6 +15,9 @@ Rows = NDArray[np.int64]
 Inputs = NDArray[np.uint8] | list[str]
 FILE_COLUMN = "(file)"
 """The column that several files of one split have when they are read: the name of each row's file."""
+
+Split = Any
+"""A `datasets.Dataset`; the library has no types to check."""
 Column = list[Any]
 """The value of one column in each row: numbers, texts, or what else the source has."""
 

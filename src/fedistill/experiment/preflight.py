@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Literal
 
 import torch
@@ -39,6 +40,8 @@ language hardly knows any.
 """
 _MOST_SHOWN = 20
 Level = Literal["error", "warning", "fact"]
+_MANY_CONFLICTS = 0.01
+"""Share of samples with contradicting labels from which they are more than a few copies with wrong labels."""
 _PROCESS_BYTES = 250_000_000
 """Memory of a Python process with torch before it has any data; measured with torch 2.13 on Linux."""
 
@@ -58,7 +61,7 @@ class Finding:
 
 def examine(experiment: Experiment, task: Task, arms: Sequence[ReadyArm]) -> list[Finding]:
     """Return all findings, those about the task first."""
-    findings = [*_sites(task), *_labels(task), *_clients(task), *_words(task, arms)]
+    findings = [*_sites(task), *_labels(task), *_clients(task), *_words(task, arms), *_conflicts(task)]
     skew = label_skew(task)
     for arm in arms:
         found = [*_arm(arm), *_skewed(arm, skew)]
@@ -168,6 +171,33 @@ def _words(task: Task, arms: Sequence[ReadyArm]) -> list[Finding]:
         fix = "take public texts of the same language and kind, more of them, or a tokenizer.json"
         findings.append(Finding("warning", where, what, fix))
     return findings
+
+
+def _conflicts(task: Task) -> list[Finding]:
+    """Find inputs that are equal, as models see them, while their labels differ: nobody can learn both.
+
+    Equal texts are those with equal token ids of the task's own tokenizer, cut at `task.text.length`.
+    """
+    parts = [
+        *(
+            (task.client_inputs(client, Preprocessing()), data.labels)
+            for client, data in enumerate(task.clients)
+        ),
+        (task.test_inputs(Preprocessing()), task.test.labels),
+    ]
+    labels_by_input: dict[bytes, dict[int, int]] = {}
+    for inputs, labels in parts:
+        for row, label in zip(inputs.numpy(), labels.tolist(), strict=True):
+            counts = labels_by_input.setdefault(blake2b(row.tobytes(), digest_size=16).digest(), {})
+            counts[label] = counts.get(label, 0) + 1
+    count = sum(sum(counts.values()) for counts in labels_by_input.values() if len(counts) > 1)
+    if not count:
+        return []
+    total = sum(len(labels) for _, labels in parts)
+    what = f"{count} of {total} samples ({count / total:.1%}) have the same input as one with another label"
+    fix = "look for copies with wrong labels, or inputs that differ only in what is cut off or not told apart"
+    level: Level = "warning" if count >= _MANY_CONFLICTS * total else "fact"
+    return [Finding(level, "task", what, fix)]
 
 
 def label_skew(task: Task) -> float:

@@ -39,6 +39,8 @@ from fedistill.state import write_file
 from fedistill.training.model_state import save_model
 
 app = ClientApp()
+_OWN_KEYS = ("format", "input", "label", "separator", "encoding", "drop_missing", "background", "white_level")
+"""Settings of `[task]` that a node config may have for the site's own data."""
 _KEPT = 2
 """Rounds whose states are kept: the last, and the one before it in case the server has lost a round."""
 
@@ -251,10 +253,10 @@ def _client_number(own: Config, clients: int) -> int:
 
 
 def _own_data(own: Config) -> Source | None:
-    """Where a site's own samples are: `train` and, beside it, `format`, `input` and `label`."""
+    """Where a site's own samples are, and how they are read: `train` and, beside it, any of `_OWN_KEYS`."""
     if "train" not in own:
         return None
-    given = {key: own[key] for key in ("train", "format", "input", "label") if key in own}
+    given = {key: own[key] for key in ("train", *_OWN_KEYS) if key in own}
     try:
         return Source.model_validate({"format": "parquet", **given})
     except ValidationError as error:
