@@ -230,8 +230,8 @@ def test_natural_clients_are_the_values_of_a_column(make: Make, refused: Refused
     assert len({one[0] for one in firsts}) == 3
     assert [len(client) for client in task.clients] == [10, 5, 5]
     assert refused(**keys, clients=4, partition={"kind": "natural", "column": "hospital"}) == (
-        "task.partition.column = 'hospital' has 3 values among the private samples, but task.clients = 4:"
-        " set task.clients to at most 3"
+        "task.partition: column 'hospital' has 3 sites among the private samples, but task.clients = 4: set"
+        " task.clients to at most 3, or leave it out"
     )
 
 
@@ -325,10 +325,15 @@ def test_broken_images_in_a_good_file_are_found_by_their_row(refused: Refused, f
             MISSING.format(1, "label", 1, "row 11"),
         ),
         (["same"] * 12, "column 'label' has only one value, so there is nothing to learn"),
-        ([[0], [1]] * 6, "column 'label' holds lists or tables; one label for each sample is needed"),
+        (
+            [[0], [1]] * 6,
+            "column 'label' holds lists, as for multi-label classification; fedistill learns to classify, with"
+            " one label for each sample: keep the samples with one label, or make a column with one",
+        ),
         (
             [0.5, 1.0] * 6,
-            "column 'label' holds fractional numbers such as 0.5, but labels must be classes",
+            "column 'label' holds fractional numbers such as 0.5, but labels must be classes (regression is"
+            " not supported)",
         ),
     ],
     ids=["null", "one class", "lists", "fractions"],

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedistill.config.schema import PublicSource, Source, TaskConfig
-from fedistill.data import image
+from fedistill.data import image, task_kinds
 from fedistill.data.missing import Content, complete, encoded_images
 from fedistill.data.table import Column, Inputs, Loaded, Rows, Split, Table, digest, texts_table
 from fedistill.errors import ExperimentError, nearest
@@ -142,9 +142,7 @@ def _labels(split: Split, column: str, where: str, names: list[str] | None) -> C
     """Return the values of the label column, by name if the column or ``names`` has names for its numbers."""
     feature = split.features[column]
     if not isinstance(feature, datasets.Value | datasets.ClassLabel):
-        raise ExperimentError(
-            f"{where}: column {column!r} holds {_in_words(feature)}; one label for each sample is needed"
-        )
+        raise ExperimentError(f"{where}: column {column!r} {task_kinds.of_label(feature, column)}")
     values = _values(split, column)
     own = getattr(feature, "names", None) or names
     if own:
@@ -155,7 +153,7 @@ def _labels(split: Split, column: str, where: str, names: list[str] | None) -> C
         if broken:
             raise ExperimentError(
                 f"{where}: column {column!r} holds fractional numbers such as {broken[0]}, but labels must be"
-                " classes"
+                " classes (regression is not supported)"
             )
         return [int(value) for value in values]
     return values
@@ -173,9 +171,9 @@ def _choose(given: str | None, columns: list[str], usual: Sequence[str], key: st
     found = [column for column in usual if column in columns]
     if not found:
         what = key.rsplit(".", 1)[1]
-        raise ExperimentError(
-            f"{where}: cannot tell which column is the {what}; set {key} to one of {', '.join(columns)}"
-        )
+        other = task_kinds.without_label(columns) if what == "label" else ""
+        choice = other or f"; set {key} to one of {', '.join(columns)}"
+        raise ExperimentError(f"{where}: cannot tell which column is the {what}{choice}")
     return found[0]
 
 

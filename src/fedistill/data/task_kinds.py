@@ -30,13 +30,13 @@ def of_label(feature: Any, column: str) -> str:
 
 
 def without_label(columns: Iterable[str]) -> str:
-    """Return what data without a column for the label may be meant for, as a sentence to add; or nothing."""
+    """Return what data without a label column may be meant for, as the end of a sentence; or nothing."""
     names = {name.lower() for name in columns}
     if names & set(_BOXES):
-        return f" Object detection is not supported: {_ONLY}."
+        return f"; object detection is not supported: {_ONLY}"
     if len(names) == 1:
         return (
-            " Private data without labels (self-supervised learning, language modelling) are not supported:"
-            f" {_ONLY}."
+            "; private data without labels (self-supervised learning, language modelling) are not supported:"
+            f" {_ONLY}"
         )
     return ""
