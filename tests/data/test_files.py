@@ -327,8 +327,8 @@ def test_broken_images_in_a_good_file_are_found_by_their_row(refused: Refused, f
         (["same"] * 12, "column 'label' has only one value, so there is nothing to learn"),
         (
             [[0], [1]] * 6,
-            "column 'label' holds lists, as for multi-label classification; fedistill learns to classify, with"
-            " one label for each sample: keep the samples with one label, or make a column with one",
+            "column 'label' holds lists, as for multi-label classification; fedistill learns to classify,"
+            " with one label for each sample: keep the samples with one label, or make a column with one",
         ),
         (
             [0.5, 1.0] * 6,

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from fedistill.config.schema import TaskConfig
 from fedistill.data.build import build_task
@@ -295,3 +296,12 @@ def test_the_advice_for_rare_classes_works(make: Callable[..., Task], files: Fil
     )
     assert len(build(**keys | {"clients": 1}).clients) == 1
     assert len(build(**keys, exclude_classes=["f", "g"]).clients) == 5
+
+
+@pytest.mark.parametrize(
+    "partition",
+    [{"kind": "indices", "clients": [[0], [1]]}, {"kind": "natural", "column": "site", "file": "sites.csv"}],
+)
+def test_positions_and_rows_that_are_left_out_exclude_each_other(partition: dict[str, object]) -> None:
+    with pytest.raises(ValidationError, match="`drop_missing` would change the positions"):
+        TaskConfig.model_validate({"name": "digits", "partition": partition, "drop_missing": True})

@@ -222,6 +222,16 @@ class TaskConfig(Source):
     )
     text: Text = Text()
 
+    @model_validator(mode="after")
+    def _positions_are_those_of_the_file(self) -> Self:
+        by_position = isinstance(self.partition, Listed) or getattr(self.partition, "file", None)
+        if by_position and self.drop_missing:
+            raise ValueError(
+                "`drop_missing` would change the positions that `partition` counts: remove the rows with"
+                " missing values from the data and from the partition, and leave `drop_missing` out"
+            )
+        return self
+
     @property
     def public_size(self) -> int:
         return self.public if isinstance(self.public, int) else self.public.samples
