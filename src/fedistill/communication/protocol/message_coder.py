@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fedistill.communication.codecs.base import Codec, Sender
+from fedistill.communication.codecs.updates import finite
 from fedistill.communication.kinds import Direction
 from fedistill.communication.messages.base import Message, MessageContext, check_message, example_message
 from fedistill.communication.protocol import frame as frames
@@ -32,12 +33,14 @@ class EncodedMessage:
         shared: the state that both sides share once the message has arrived.
         own: what the sender alone keeps.
         weights: the weights (P,) that the receiver will have, or None where nothing depends on them.
+        meant: those that were to be sent, or None if there are none.
     """
 
     sections: Sections
     shared: SharedState
     own: State
     weights: Floats | None = None
+    meant: Floats | None = None
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,7 @@ class MessageCoder:
         own: State | None,
         round: int,
         client: int,
+        behind: bool = False,
     ) -> EncodedMessage:
         """Code a message.
 
@@ -94,9 +98,11 @@ class MessageCoder:
             sent: on the uplink, the weights (P,) that came down in this round, or None if none did.
             own: what `EncodedMessage` said to keep; None on the downlink, where nothing is kept.
             round, client: name the random stream.
+            behind: as in `Sender`.
         """
         codec = self._codec(way)
         kept: State = {}
+        meant = None
         known_numbers = {**message.numbers(), **_held_turn(shared)}
         tensors = message.tensors()
         payloads = {name: varint(number) for name, number in message.numbers().items()}
@@ -107,13 +113,15 @@ class MessageCoder:
         for name, spec in type(message).specs(context, {**known_numbers, **arrays}).items():
             once = name in message.once
             random = numpy_stream(self._seed, f"code {way} {name}", client, _NO_ROUND if once else round)
-            sender = Sender(None, random)
+            sender = Sender(None, random, behind=behind)
             if own is not None and not once:
                 weight = context.weights[context.client] if context.weights else 1.0
                 sender = Sender(own.get(name, {}), random, weight, context.weights or (1.0,))
             values = tensors[name].detach().to(torch.float32).contiguous().numpy()
             if message.caches:
                 values = values[spec.rows]
+            if spec.content is Content.WEIGHTS:
+                meant = values
             known = SharedKnowledge() if once else self._known(way, name, spec, shared, sent)
             encoded = codec.encode(values, spec, known, sender)
             payloads[name] = encoded.payload
@@ -127,7 +135,7 @@ class MessageCoder:
             return EncodedMessage(sections, self._counted(way, shared), kept)
         # The sender reads what it wrote: both sides share what the receiver got, not what the sender meant.
         read = self.read(way, type(message), sections, context, shared, sent=sent, round=round)
-        return EncodedMessage(sections, read.shared, kept, read.weights)
+        return EncodedMessage(sections, read.shared, kept, read.weights, meant)
 
     def read(
         self,
@@ -139,8 +147,14 @@ class MessageCoder:
         *,
         sent: Floats | None,
         round: int,
+        meant: Floats | None = None,
     ) -> DecodedMessage[M]:
         """Read the message that the receiver expects.
+
+        Args:
+            sent: as in `write`.
+            meant: on the uplink at the server, the weights (P,) of which ``sent`` is what the client got. The
+                reply's weights are returned as though the client had started from these.
 
         Raises:
             FrameError: it has other sections, or tensors of another size.
@@ -172,7 +186,10 @@ class MessageCoder:
             known = SharedKnowledge() if name in once else self._known(way, name, spec, shared, sent)
             with _section(name):
                 decoded = codec.decode(payloads[name], spec, known)
-            tensors[name] = torch.from_numpy(decoded.values)
+            values = decoded.values
+            if meant is not None and sent is not None and spec.content is Content.WEIGHTS:
+                values = finite(values + (meant - sent))
+            tensors[name] = torch.from_numpy(values)
             if name in once:
                 continue
             codec_states[name] = decoded.memory
