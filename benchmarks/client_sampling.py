@@ -23,8 +23,8 @@ import torch
 from torch import nn
 
 from fedistill import parse
-from fedistill.experiment.runner import prepare
 from fedistill.errors import FedistillError
+from fedistill.experiment.runner import prepare
 from fedistill.federation import local_executor
 from fedistill.federation.arm import start_run
 from fedistill.federation.round import play_round

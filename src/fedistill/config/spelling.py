@@ -73,6 +73,5 @@ def _read(value: str) -> Raw:
 
 def _malformed(kind: str, text: str, fault: str) -> ExperimentError:
     return ExperimentError(
-        f"{kind} {text!r}: {fault}; write a name, or a name with settings such as"
-        f" name(setting=1, other=0.5)"
+        f"{kind} {text!r}: {fault}; write a name, or a name with settings such as name(setting=1, other=0.5)"
     )

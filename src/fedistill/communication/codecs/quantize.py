@@ -158,11 +158,12 @@ class Qsgd(UpdateCodec):
     """Rounds each number of an update up or down at random, without bias.
 
     A bucket is written as its norm and integers from -s to s. Departures: the range coder replaces Elias
-    codes, and the norm is rounded up to two bytes, which adds no bias. To clients that may have been away, an
-    update is written with more levels, to the nearest one, where random rounding to ``levels`` would lose more
-    than ``bound`` of its squared norm; such a message states its levels. This makes the codec a contraction:
-    random rounding to one level can add up to about half of the square root of P times the energy of a stale
-    difference, and the next difference would include it (EF21-P, arXiv 2209.15218, on contractions).
+    codes, and the norm is rounded up to two bytes, which adds no bias.
+
+    To clients that may have been away, random rounding to ``levels`` is replaced by rounding to the nearest
+    of more levels where it would lose more than ``bound`` of the update's squared norm; such a message states
+    its levels. Otherwise the loss, which can be many times that norm, would be part of the next difference, and
+    grow. Contractions of the difference are analysed as EF21-P (Gruntkowska et al., 2022, arXiv 2209.15218).
     """
 
     name = "qsgd"

@@ -122,8 +122,6 @@ def _table(wanted: Wanted) -> Wanted:
 def _title(wanted: Wanted) -> str:
     settings = create_codec(wanted).settings
     defaults = type(settings)()
-    changed = {
-        key: value for key, value in settings.model_dump().items() if value != getattr(defaults, key)
-    }
+    changed = {key: value for key, value in settings.model_dump().items() if value != getattr(defaults, key)}
     name, _ = _split(wanted)
     return spell(str(name), changed)

@@ -24,7 +24,12 @@ MOST_LEVELS = 1023
 
 
 def write_levels(
-    update: Floats, spec: TensorSpec, levels: int, bucket: int | None, norm: Norm, random: np.random.Generator | None
+    update: Floats,
+    spec: TensorSpec,
+    levels: int,
+    bucket: int | None,
+    norm: Norm,
+    random: np.random.Generator | None,
 ) -> bytes:
     """Code an update (P,) as a scale for each bucket, and integers from -levels to levels.
 

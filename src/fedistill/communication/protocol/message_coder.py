@@ -120,7 +120,7 @@ class MessageCoder:
             values = tensors[name].detach().to(torch.float32).contiguous().numpy()
             if message.caches:
                 values = values[spec.rows]
-            if spec.content is Content.WEIGHTS:
+            if spec.content is Content.WEIGHTS and not once:
                 meant = values
             known = SharedKnowledge() if once else self._known(way, name, spec, shared, sent)
             encoded = codec.encode(values, spec, known, sender)
@@ -187,7 +187,8 @@ class MessageCoder:
             with _section(name):
                 decoded = codec.decode(payloads[name], spec, known)
             values = decoded.values
-            if meant is not None and sent is not None and spec.content is Content.WEIGHTS:
+            moves = spec.content is Content.WEIGHTS and name not in once
+            if moves and meant is not None and sent is not None and len(meant) == len(values):
                 values = finite(values + (meant - sent))
             tensors[name] = torch.from_numpy(values)
             if name in once:
