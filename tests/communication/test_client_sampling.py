@@ -104,7 +104,7 @@ def test_qsgd_loses_no_more_than_its_bound(levels: int) -> None:
 
 
 def test_few_levels_are_taken_where_few_are_enough() -> None:
-    """By hand: 8 and -8 are on the one level, so nothing is lost; 8, 3, 3 need two: 8, 4, 4 is off by 2 of 82."""
+    """By hand: 8 and -8 are on the one level; 8, 3, 3 need two: 8, 4, 4 is off by 2 of 82."""
     for values, levels, decoded in (([8, -8, 0], 1, [8, -8, 0]), ([8, 3, 3], 2, [8, 4, 4])):
         spec = TensorSpec(Content.WEIGHTS, (3,), ((3,),))
         known = SharedKnowledge(reference=np.zeros(3, np.float32))
