@@ -163,7 +163,7 @@ class Qsgd(UpdateCodec):
     To clients that may have been away, random rounding to ``levels`` is replaced by rounding to the nearest
     of more levels where it would lose more than ``bound`` of the update's squared norm; such a message states
     its levels. Otherwise the loss, which can be many times that norm, would be part of the next difference,
-    and grow. Contractions of the difference are analysed as EF21-P (Gruntkowska et al., 2022, arXiv 2209.15218).
+    and grow. Contractions of the difference are analysed as EF21-P (Gruntkowska et al., arXiv 2209.15218).
     """
 
     name = "qsgd"
