@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from torch import Tensor
 from torch.nn.functional import one_hot
 
@@ -16,6 +17,7 @@ from fedistill.aggregation.functional import Answers, confidences, dawid_skene
 from fedistill.aggregation.labels import Aggregation, Combined, ExchangeInfo
 from fedistill.aggregation.registry import AGGREGATIONS, AnyAggregation
 from fedistill.config.schema import Sampling, Section
+from fedistill.config.spelling import spell
 from fedistill.config.toml import to_toml
 from fedistill.errors import ExperimentError, TrainingError
 from fedistill.experiment.runner import prepare
@@ -539,3 +541,13 @@ def test_every_method_pools_by_it_with_one_hot_rows_and_lost_replies(method: str
     torch.testing.assert_close(held.sum(dim=1), torch.ones(len(held)))
     if method == "voting":
         assert set(labels.unique().tolist()) <= {0.0, 1.0}
+
+
+@pytest.mark.parametrize("name", [name for name, kind in AGGREGATIONS.items() if len(kind.model_fields) > 1])
+def test_settings_may_be_in_brackets(name: str) -> None:
+    kind = AGGREGATIONS[name]
+    own = {key: field.default for key, field in kind.model_fields.items() if key != "name"}
+    spelled, table = Holder(aggregation=spell(name, own)), Holder(aggregation={"name": name, **own})
+    assert spelled == table
+    with pytest.raises(ValidationError, match="brackets do not enclose the settings"):
+        Holder(aggregation=f"{name}(")

@@ -133,7 +133,7 @@ def test_titles_and_tables_by_hand() -> None:
     assert resolved({"up": changed, "down": changed}) == changed
 
 
-FORMS = "write a name, { name = NAME, SETTING = VALUE }, or { up = CODEC, down = CODEC }"
+FORMS = "write a name, NAME(SETTING=VALUE), { name = NAME, SETTING = VALUE }, or { up = CODEC, down = CODEC }"
 NAMES = "fp32, fp16, toy or module:Class"
 MISTAKES: dict[str, tuple[Any, str]] = {
     "name": ("pf16", f"codec 'pf16' is not one of {NAMES}. Did you mean 'fp16'?"),
@@ -196,3 +196,80 @@ def test_an_arm_without_a_codec_has_its_methods() -> None:
 def arm(**more: Any) -> Arm:
     models = {"clients": ["mlp-s"], "server": "mlp-s"}
     return Arm.model_validate({"method": "fedavg", "name": "mine", "models": models, "train": {}, **more})
+
+
+SPELLED: dict[str, dict[str, Any]] = {
+    "int8(coded=False)": {"name": "int8", "coded": False},
+    "qsgd(levels=1)": {"name": "qsgd", "levels": 1},
+    "qsgd(levels=3, bucket=512, norm=l2, bound=0.2)": {
+        "name": "qsgd",
+        "levels": 3,
+        "bucket": 512,
+        "norm": "l2",
+        "bound": 0.2,
+    },
+    "dadaquant(first=2, client_adaptive=False)": {"name": "dadaquant", "first": 2, "client_adaptive": False},
+    "top-k(share=0.05, values=int8)": {"name": "top-k", "share": 0.05, "values": "int8"},
+    "stc(share=0.1, scope=all)": {"name": "stc", "share": 0.1, "scope": "all"},
+    "low-rank(energy=0.5, levels=7)": {"name": "low-rank", "energy": 0.5, "levels": 7},
+    "onehot(coder=delta)": {"name": "onehot", "coder": "delta"},
+    "simplex(bits=3)": {"name": "simplex", "bits": 3},
+    "top-classes(k=5)": {"name": "top-classes", "k": 5},
+}
+
+
+@pytest.mark.parametrize("spelled", SPELLED)
+def test_what_tables_print_is_read_as_the_same(spelled: str) -> None:
+    table = SPELLED[spelled]
+    assert title(table) == spelled
+    assert create_codec(spelled).settings == create_codec(table).settings
+    assert resolved(spelled) == resolved(table)
+    assert title(spelled) == spelled
+    both = {"up": spelled, "down": "fp16"}
+    if table["name"] != "fp16":
+        assert title(both) == f"up {spelled}, down fp16"
+        assert resolved(title(both)) == resolved(both)
+
+
+def test_every_codec_with_settings_has_a_spelling_in_the_table() -> None:
+    with_settings = {name for name, kind in CODECS.items() if kind.Settings.model_fields}
+    assert {table["name"] for table in SPELLED.values()} == with_settings
+
+
+def test_other_spellings_of_the_same() -> None:
+    expected = create_codec({"name": "int8", "coded": False}).settings
+    for spelled in ("int8( coded = false )", " int8 (coded=False,)"):
+        assert create_codec(spelled).settings == expected
+    assert create_codec("qsgd(bucket=None)").settings == create_codec("qsgd").settings
+    assert create_codec("qsgd()").settings == create_codec("qsgd").settings
+    assert create_codec('qsgd(norm="l2")').settings == create_codec({"name": "qsgd", "norm": "l2"}).settings
+
+
+MALFORMED = {
+    "qsgd(levels=1": "the brackets do not enclose the settings of one name",
+    "qsgd levels=1)": "the brackets do not enclose the settings of one name",
+    "(levels=1)": "the brackets do not enclose the settings of one name",
+    "qsgd(1)": "`1` is not SETTING=VALUE",
+    "qsgd(levels=)": "`levels=` is not SETTING=VALUE",
+    "qsgd(levels=1, bucket)": "`bucket` is not SETTING=VALUE",
+    "qsgd(levels=(1))": "`levels=(1)` is not SETTING=VALUE",
+    "qsgd(levels=1, levels=2)": "`levels` is set twice",
+}
+
+
+@pytest.mark.parametrize("spelled", MALFORMED)
+def test_a_malformed_spelling_is_named(spelled: str) -> None:
+    said = refusal(spelled)
+    assert said.startswith(f"codec {spelled!r}: {MALFORMED[spelled]}; write a name, or a name with settings")
+    assert refusal({"up": spelled, "down": "fp16"}) == said
+
+
+def test_a_wrong_setting_in_brackets_is_named_as_in_a_table() -> None:
+    assert "unknown key `level`. Did you mean 'levels'?" in refusal("qsgd(level=1)")
+    assert refusal("qsgd(levels=many)").startswith("codec qsgd")
+    assert refusal("qsgb(levels=1)").endswith("Did you mean 'qsgd'?")
+
+
+def test_an_arm_takes_the_spelling() -> None:
+    expected = resolved_arm(arm(codec={"name": "qsgd", "levels": 1})).codec
+    assert resolved_arm(arm(codec="qsgd(levels=1)")).codec == expected

@@ -301,8 +301,9 @@ def test_nan_names_the_round_the_client_and_the_setting(kind: str, models: Path)
     with begun(kind, wanted, task) as executor, pytest.raises(TrainingError) as caught:
         list(executor.run_clients("a", 2, jobs([0, 1, 2])))
     assert str(caught.value) == (
-        "round 2, client 1: the loss is nan in local epoch 1: lower train.optimizer.lr, or look for extreme"
-        " inputs"
+        "round 2, client 1: the loss is nan before the first step of training: the weights that it starts"
+        " from are broken, or the inputs are extreme; if weights were received, look at the rounds before and"
+        " at the codec of the downlink"
     )
 
 

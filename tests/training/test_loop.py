@@ -375,9 +375,10 @@ def test_a_loss_that_is_no_number_stops_the_training(value: str, first: int) -> 
     # Five batches an epoch; it stops at the end of the one in which it went wrong.
     epoch = -(-first // 5)
     assert calls == epoch * 5
-    assert str(caught.value).startswith(
-        f"the loss is {value} in local epoch {epoch}: lower train.optimizer.lr"
-    )
+    place = "before the first step of training: the weights that it starts from are broken"
+    if first > 1:
+        place = f"in local epoch {epoch}: lower train.optimizer.lr"
+    assert str(caught.value).startswith(f"the loss is {value} {place}")
     assert caught.value.place == ""
 
 

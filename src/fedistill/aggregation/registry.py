@@ -8,6 +8,7 @@ from fedistill.aggregation.labels import Aggregation
 from fedistill.config.messages import explain_errors
 from fedistill.config.plugins import Registry, field_faults, scan
 from fedistill.config.schema import Raw, RawTable
+from fedistill.config.spelling import read_spelling
 from fedistill.errors import ExperimentError
 
 
@@ -42,7 +43,10 @@ def _chosen(wanted: Raw) -> Aggregation:
     """Return the aggregation that a name or a table ``{ name, SETTINGS }`` stands for."""
     if isinstance(wanted, Aggregation):
         return wanted
-    table = {"name": wanted} if isinstance(wanted, str) else wanted
+    try:
+        table = read_spelling("aggregation", wanted) if isinstance(wanted, str) else wanted
+    except ExperimentError as error:
+        raise ValueError(str(error).removeprefix("aggregation ")) from None
     if not isinstance(table, dict) or "name" not in table:
         names = ", ".join(registry.names())
         raise ValueError(f"must be one of {names}, module:Class, or a table {{ name = NAME, SETTINGS }}")

@@ -33,11 +33,12 @@ def fit(
         steps: number of batches to train on, in place of epochs; the last epoch may end early.
 
     Raises:
-        TrainingError: the loss is NaN or infinite, or batch norm has one value per channel.
+        TrainingError: the loss is NaN or infinite, whereof the message says whether it was before the first
+            step; or batch norm has one value per channel.
     """
     joins = _last_joins(model, inputs, batch_size)
     model.train()
-    left = steps
+    left, first = steps, None
     for epoch in range(epochs if steps is None else steps):
         if left == 0:
             break
@@ -51,8 +52,15 @@ def fit(
             value = loss(model(batch(inputs, index)), index)
             value.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
             optimizer.step()
+            first = value.detach() if first is None else first
             total += value.detach()
         if not torch.isfinite(total):
+            if first is not None and not torch.isfinite(first):
+                raise TrainingError(
+                    f"the loss is {first.item()} before the first step of training: the weights that it"
+                    " starts from are broken, or the inputs are extreme; if weights were received, look at"
+                    " the rounds before and at the codec of the downlink"
+                )
             raise TrainingError(
                 f"the loss is {total.item()} in local epoch {epoch + 1}: lower train.optimizer.lr, or look"
                 " for extreme inputs"

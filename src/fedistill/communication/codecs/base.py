@@ -31,12 +31,15 @@ class Sender:
         random: a stream for this tensor of this message.
         weight: how much the message counts at the receiver, relative to ``weights``.
         weights: the weights of all who may send such a message.
+        behind: on a downlink, whether receivers hold different references, since some were away: what is lost
+            stays in the difference to each, and must not grow from one message to the next.
     """
 
     own: State | None = field(default_factory=dict)
     random: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
     weight: float = 1.0
     weights: tuple[float, ...] = (1.0,)
+    behind: bool = False
 
 
 @dataclass(frozen=True)

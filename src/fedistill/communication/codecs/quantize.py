@@ -8,7 +8,13 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from fedistill.communication.codecs.base import Codec, Decoded, Encoded, Sender
-from fedistill.communication.codecs.stochastic_rounding import Norm, read_levels, write_levels
+from fedistill.communication.codecs.stochastic_rounding import (
+    MOST_LEVELS,
+    Norm,
+    read_levels,
+    write_bounded,
+    write_levels,
+)
 from fedistill.communication.codecs.updates import (
     FeedbackCodec,
     Scales,
@@ -30,10 +36,13 @@ from fedistill.config.schema import Section
 from fedistill.errors import FrameError
 from fedistill.state import State
 
-MOST_LEVELS = 1023
 _BYTE = 127
 _UNSIGNED = 255
 _WIDTH = 4
+_BOUND = (
+    "share of an update's squared norm that rounding may lose on the way to a client that may have been away;"
+    " more levels are used where needed"
+)
 _NOTHING = np.zeros(0, np.float32)
 
 
@@ -142,6 +151,7 @@ class QsgdSettings(Section):
         default=None, ge=1, description="numbers that share a scale; default: those of a tensor"
     )
     norm: Norm = Field(default="max", description="what the scale of a bucket is")
+    bound: float = Field(default=0.4, gt=0, lt=1, description=_BOUND)
 
 
 class Qsgd(UpdateCodec):
@@ -149,6 +159,11 @@ class Qsgd(UpdateCodec):
 
     A bucket is written as its norm and integers from -s to s. Departures: the range coder replaces Elias
     codes, and the norm is rounded up to two bytes, which adds no bias.
+
+    To clients that may have been away, random rounding to ``levels`` is replaced by rounding to the nearest
+    of more levels where it would lose more than ``bound`` of the update's squared norm; such a message states
+    its levels. Otherwise the loss, which can be many times that norm, would be part of the next difference,
+    and grow. Contractions of the difference are analysed as EF21-P (Gruntkowska et al., arXiv 2209.15218).
     """
 
     name = "qsgd"
@@ -162,8 +177,18 @@ class Qsgd(UpdateCodec):
         body = write_levels(update, spec, settings.levels, settings.bucket, settings.norm, sender.random)
         return body, sender.own or {}
 
+    def write_behind(self, update: Floats, spec: TensorSpec, sender: Sender) -> bytes:
+        settings = self.settings
+        levels, body = write_bounded(
+            update, spec, settings.levels, settings.bucket, settings.norm, sender.random, settings.bound
+        )
+        return varint(levels) + body
+
     def read(self, body: bytes, spec: TensorSpec) -> Floats:
         return read_levels(body, spec, self.settings.levels, self.settings.bucket)
+
+    def read_behind(self, body: bytes, spec: TensorSpec) -> Floats:
+        return _read_stated(body, spec, self.settings.bucket)
 
 
 class DAdaQuantSettings(Section):
@@ -180,6 +205,7 @@ class DAdaQuantSettings(Section):
     client_adaptive: bool = Field(
         default=True, description="more levels for clients with more samples, fewer for the others"
     )
+    bound: float = Field(default=0.4, gt=0, lt=1, description=_BOUND)
 
     @model_validator(mode="after")
     def _first_is_not_above_last(self) -> Self:
@@ -217,11 +243,18 @@ class DAdaQuant(UpdateCodec):
         body = write_levels(update, spec, levels, settings.bucket, settings.norm, sender.random)
         return varint(levels) + body, own
 
+    def write_behind(self, update: Floats, spec: TensorSpec, sender: Sender) -> bytes:
+        settings = self.settings
+        levels, body = write_bounded(
+            update, spec, settings.last, settings.bucket, settings.norm, sender.random, settings.bound
+        )
+        return varint(levels) + body
+
     def read(self, body: bytes, spec: TensorSpec) -> Floats:
-        levels, start = read_varint(body, 0)
-        if not 1 <= levels <= MOST_LEVELS:
-            raise FrameError(f"the message gives {levels} levels, not 1 to {MOST_LEVELS}")
-        return read_levels(body[start:], spec, levels, self.settings.bucket)
+        return _read_stated(body, spec, self.settings.bucket)
+
+    def read_behind(self, body: bytes, spec: TensorSpec) -> Floats:
+        return self.read(body, spec)
 
     @property
     def _most(self) -> int:
@@ -241,6 +274,14 @@ class DAdaQuant(UpdateCodec):
         if len(means) == self.settings.patience and means[-1] >= means[0] and doubled < self._most:
             doubled, means = doubled + 1, means[-1:]
         return {"doubled": doubled, "means": means}
+
+
+def _read_stated(body: bytes, spec: TensorSpec, bucket: int | None) -> Floats:
+    """Return an update (P,) that was written after its number of levels."""
+    levels, start = read_varint(body, 0)
+    if not 1 <= levels <= MOST_LEVELS:
+        raise FrameError(f"the message gives {levels} levels, not 1 to {MOST_LEVELS}")
+    return read_levels(body[start:], spec, levels, bucket)
 
 
 def _share(weight: float, weights: Sequence[float]) -> float:

@@ -1,5 +1,6 @@
 """The codecs by name, and how an experiment file chooses among them."""
 
+import re
 from collections.abc import Mapping
 
 from pydantic import ValidationError
@@ -9,6 +10,7 @@ from fedistill.communication.tensor_specs import Content
 from fedistill.config.messages import explain_errors as explain
 from fedistill.config.plugins import Registry, scan, settings_faults, text_faults
 from fedistill.config.schema import Raw, RawTable
+from fedistill.config.spelling import read_spelling, spell
 from fedistill.errors import ExperimentError, nearest
 
 
@@ -44,8 +46,9 @@ registry: Registry[Codec] = Registry(
 )
 
 Wanted = str | Mapping[str, Raw]
-"""A name or ``module:Class``; a table ``{ name, ... }`` with its settings; or ``{ up, down }`` with one of
-these each."""
+"""A name or ``module:Class``; with settings, a table ``{ name, ... }`` or the spelling that `title` returns,
+``name(key=value, ...)``; or ``{ up, down }`` or ``up ..., down ...`` with one of these each."""
+_DIRECTIONS = re.compile(r"\s*up\s+(?P<up>.+?)\s*,\s*down\s+(?P<down>.+?)\s*", re.DOTALL)
 
 
 def pair(wanted: Wanted) -> tuple[Codec, Codec]:
@@ -91,20 +94,22 @@ def title(wanted: Wanted) -> str:
 
 
 def _by_direction(wanted: Wanted) -> tuple[Wanted, Wanted]:
-    """What is wanted up and down, each a name or a table ``{ name, ... }``."""
+    """What is wanted up and down, each a name, a table ``{ name, ... }`` or ``name(key=value, ...)``."""
+    if isinstance(wanted, str) and (both := _DIRECTIONS.fullmatch(wanted)):
+        return both["up"], both["down"]
     if not isinstance(wanted, Mapping) or "name" in wanted:
         return wanted, wanted
     if wanted.keys() != {"up", "down"}:
         raise ExperimentError(
-            f"codec {dict(wanted)!r}: write a name, {{ name = NAME, SETTING = VALUE }}, or"
-            " { up = CODEC, down = CODEC }"
+            f"codec {dict(wanted)!r}: write a name, NAME(SETTING=VALUE), {{ name = NAME, SETTING = VALUE }},"
+            " or { up = CODEC, down = CODEC }"
         )
     return wanted["up"], wanted["down"]
 
 
 def _split(wanted: Wanted) -> tuple[Raw, RawTable]:
     """Name, as it was written, and settings."""
-    settings = {"name": wanted} if isinstance(wanted, str) else dict(wanted)
+    settings = read_spelling("codec", wanted) if isinstance(wanted, str) else dict(wanted)
     return settings.pop("name", None), settings
 
 
@@ -117,8 +122,6 @@ def _table(wanted: Wanted) -> Wanted:
 def _title(wanted: Wanted) -> str:
     settings = create_codec(wanted).settings
     defaults = type(settings)()
-    changed = [
-        f"{key}={value}" for key, value in settings.model_dump().items() if value != getattr(defaults, key)
-    ]
+    changed = {key: value for key, value in settings.model_dump().items() if value != getattr(defaults, key)}
     name, _ = _split(wanted)
-    return f"{name}({', '.join(changed)})" if changed else str(name)
+    return spell(str(name), changed)

@@ -17,6 +17,7 @@ Scales = NDArray[np.float32]
 LARGEST = float(np.finfo(np.float32).max)
 _WHOLE = b"\0"
 _CHANGE = b"\1"
+_BOUNDED = b"\2"
 _HALF = np.finfo(np.float16).max
 _SHORT = 2
 
@@ -24,7 +25,8 @@ _SHORT = 2
 class UpdateCodec(Codec):
     """Codes the difference between weights and those that the receiver already has.
 
-    The first byte gives the format: 0 for all weights as fp16, if the receiver has none; 1 for a difference.
+    The first byte gives the format: 0 for all weights as fp16, if the receiver has none; 1 for a difference;
+    2 for one that is written so that errors do not build up at receivers that may have been away.
     """
 
     codes = frozenset({Content.WEIGHTS})
@@ -33,16 +35,20 @@ class UpdateCodec(Codec):
     def encode(self, values: Floats, spec: TensorSpec, known: SharedKnowledge, sender: Sender) -> Encoded:
         if known.reference is None:
             return Encoded(_WHOLE + halves(values), own=sender.own or {})
-        body, own = self.write(_sum(values, -known.reference), spec, sender)
+        update = _sum(values, -known.reference)
+        if sender.behind and type(self).write_behind is not UpdateCodec.write_behind:
+            return Encoded(_BOUNDED + self.write_behind(update, spec, sender), own=sender.own or {})
+        body, own = self.write(update, spec, sender)
         return Encoded(_CHANGE + body, own=own)
 
     def decode(self, payload: bytes, spec: TensorSpec, known: SharedKnowledge) -> Decoded:
         mode, body = payload[:1], payload[1:]
-        if mode != (_WHOLE if known.reference is None else _CHANGE):
+        if mode not in ((_WHOLE,) if known.reference is None else (_CHANGE, _BOUNDED)):
             raise FrameError("the message does not say how its weights are written")
         if known.reference is None:
             return Decoded(from_halves(body, spec.count))
-        return Decoded(_sum(known.reference, self.read(body, spec)))
+        update = self.read_behind(body, spec) if mode == _BOUNDED else self.read(body, spec)
+        return Decoded(_sum(known.reference, update))
 
     @abstractmethod
     def write(self, update: Floats, spec: TensorSpec, sender: Sender) -> tuple[bytes, State]:
@@ -51,6 +57,14 @@ class UpdateCodec(Codec):
     @abstractmethod
     def read(self, body: bytes, spec: TensorSpec) -> Floats:
         """Return the update (P,), all finite."""
+
+    def write_behind(self, update: Floats, spec: TensorSpec, sender: Sender) -> bytes:
+        """Return the bytes of an update (P,) with an error below its norm, if `write` may exceed that."""
+        raise NotImplementedError
+
+    def read_behind(self, body: bytes, spec: TensorSpec) -> Floats:
+        """Return the update (P,) that `write_behind` wrote, all finite."""
+        raise FrameError("the message is written in a way that this codec does not use")
 
 
 class FeedbackCodec(UpdateCodec):

@@ -51,8 +51,9 @@ class ServerEndpoint:
         """
         self._coder, self._round, self._start, self._local = coder, round, start, local
         self.shared_states = dict(shared_states)
-        self._open: dict[int, tuple[SharedState, Floats | None]] = {}
+        self._open: dict[int, tuple[SharedState, EncodedMessage, bool]] = {}
         self._written: dict[Hashable, EncodedMessage] = {}
+        self._references = {_reference(shared) for shared in shared_states.values()}
 
     def send(
         self, client: int, broadcast_group: Hashable, message: Message, context: MessageContext
@@ -63,15 +64,24 @@ class ServerEndpoint:
             broadcast_group,
             *(before.parts[name].digest for name in (*_DOWN_PARTS, "said") if name in before.parts),
         )
+        behind = self._differs(before)
         written = self._written.get(key)
         if written is None:
             written = self._coder.write(
-                "down", message, context, before, sent=None, own=None, round=self._round, client=SERVER
+                "down",
+                message,
+                context,
+                before,
+                sent=None,
+                own=None,
+                round=self._round,
+                client=SERVER,
+                behind=behind,
             )
             self._written[key] = written
         # Parts that a client's own messages made stay its own, even if the coding is another client's.
         changed = {name: part for name, part in written.shared.parts.items() if name in _DOWN_PARTS}
-        self._open[client] = (SharedState(before.version, {**before.parts, **changed}), written.weights)
+        self._open[client] = (SharedState(before.version, {**before.parts, **changed}), written, behind)
         peer = client + 1 if broadcast_group == client else EVERYONE
         frame = Frame(message.kind, self._round, peer, written.sections, before.state_id, self._local)
         return frames.encode(frame)
@@ -104,17 +114,36 @@ class ServerEndpoint:
             self.shared_states[client] = EMPTY
             return None
         _check_kind(frame, expected)
-        shared, sent = self._open.get(client, (self._shared_state(client), None))
+        shared, down, behind = self._open.get(client, (self._shared_state(client), None, False))
         if frame.state_id is None:
             shared = EMPTY
         elif frame.state_id != shared.state_id:
             raise _stale(frame, [shared])
-        read = self._coder.read("up", expected, frame.sections, context, shared, sent=sent, round=self._round)
+        read = self._coder.read(
+            "up",
+            expected,
+            frame.sections,
+            context,
+            shared,
+            sent=down.weights if down else None,
+            meant=down.meant if down and behind else None,
+            round=self._round,
+        )
         read.message.check()
         if check is not None:
             check(read.message)
         self.shared_states[client] = read.shared
         return read.message
+
+    def _differs(self, shared: SharedState) -> bool:
+        """Whether a client's reference differs from another client's for the same kind of model.
+
+        Then some were away: rounding errors differ between clients and would build up, in their references
+        and in the mean of their replies. Where all hold one reference, the server's model takes on the same
+        error as they do.
+        """
+        own = _reference(shared)
+        return own is not None and any(one and one[0] == own[0] and one != own for one in self._references)
 
     def _shared_state(self, client: int) -> SharedState:
         return self.shared_states[client] if client in self.shared_states else self._start(client)
@@ -192,6 +221,14 @@ class ClientEndpoint:
             if shared.state_id == frame.state_id:
                 return shared, own
         raise _stale(frame, [shared for shared, _ in self._held])
+
+
+def _reference(shared: SharedState) -> tuple[int, bytes] | None:
+    """Return the size and the digest of a client's reference, or None if it has none."""
+    if "reference" not in shared.parts:
+        return None
+    part = shared.parts["reference"]
+    return len(part.value["weights"]), part.digest
 
 
 def _stale(frame: Frame, held: list[SharedState]) -> StaleState:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fedistill.communication.codecs.base import Codec, Sender
+from fedistill.communication.codecs.updates import finite
 from fedistill.communication.kinds import Direction
 from fedistill.communication.messages.base import Message, MessageContext, check_message, example_message
 from fedistill.communication.protocol import frame as frames
@@ -34,12 +35,14 @@ class EncodedMessage:
         shared: the state that both sides share once the message has arrived.
         own: what the sender alone keeps.
         weights: the weights (P,) that the receiver will have, or None where nothing depends on them.
+        meant: those that were to be sent, or None if there are none.
     """
 
     sections: Sections
     shared: SharedState
     own: State
     weights: Floats | None = None
+    meant: Floats | None = None
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,7 @@ class MessageCoder:
         own: State | None,
         round: int,
         client: int,
+        behind: bool = False,
     ) -> EncodedMessage:
         """Code a message.
 
@@ -96,12 +100,14 @@ class MessageCoder:
             sent: on the uplink, the weights (P,) that came down in this round, or None if none did.
             own: what `EncodedMessage` said to keep; None on the downlink, where nothing is kept.
             round, client: name the random stream.
+            behind: as in `Sender`.
 
         Raises:
             TrainingError: a number of the message is NaN or infinite.
         """
         codec = self._codec(way)
         kept: State = {}
+        meant = None
         known_numbers = {**message.numbers(), **_held_turn(shared)}
         tensors = message.tensors()
         payloads = {name: varint(number) for name, number in message.numbers().items()}
@@ -112,7 +118,7 @@ class MessageCoder:
         for name, spec in type(message).specs(context, {**known_numbers, **arrays}).items():
             once = name in message.once
             random = numpy_stream(self._seed, f"code {way} {name}", client, _NO_ROUND if once else round)
-            sender = Sender(None, random)
+            sender = Sender(None, random, behind=behind)
             if own is not None and not once:
                 weight = context.weights[context.client] if context.weights else 1.0
                 sender = Sender(own.get(name, {}), random, weight, context.weights or (1.0,))
@@ -128,6 +134,8 @@ class MessageCoder:
                     f"the message to send has NaN or infinite numbers in {name!r}: lower"
                     " train.optimizer.lr, or look for extreme inputs"
                 )
+            if spec.content is Content.WEIGHTS and not once:
+                meant = values
             known = SharedKnowledge() if once else self._known(way, name, spec, shared, sent)
             encoded = encode_tensor(codec, values, spec, known, sender)
             payloads[name] = encoded.payload
@@ -141,7 +149,7 @@ class MessageCoder:
             return EncodedMessage(sections, self._counted(way, shared), kept)
         # The sender reads what it wrote: both sides share what the receiver got, not what the sender meant.
         read = self.read(way, type(message), sections, context, shared, sent=sent, round=round)
-        return EncodedMessage(sections, read.shared, kept, read.weights)
+        return EncodedMessage(sections, read.shared, kept, read.weights, meant)
 
     def read(
         self,
@@ -153,8 +161,14 @@ class MessageCoder:
         *,
         sent: Floats | None,
         round: int,
+        meant: Floats | None = None,
     ) -> DecodedMessage[M]:
         """Read the message that the receiver expects.
+
+        Args:
+            sent: as in `write`.
+            meant: on the uplink at the server, the weights (P,) of which ``sent`` is what the client got. The
+                reply's weights are returned as though the client had started from these.
 
         Raises:
             FrameError: it has other sections, or tensors of another size, or numbers that are not finite.
@@ -189,7 +203,11 @@ class MessageCoder:
                 decoded = decode_tensor(codec, payloads[name], spec, known)
                 if not np.isfinite(decoded.values).all():
                     raise FrameError("it has numbers that are NaN or infinite")
-            tensors[name] = torch.from_numpy(decoded.values)
+            values = decoded.values
+            moves = spec.content is Content.WEIGHTS and name not in once
+            if moves and meant is not None and sent is not None and len(meant) == len(values):
+                values = finite(values + (meant - sent))
+            tensors[name] = torch.from_numpy(values)
             if name in once:
                 continue
             codec_states[name] = decoded.memory

@@ -1,0 +1,146 @@
+"""Clients that are away while the model moves: what codecs of updates lose stays bounded."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fedistill.communication.codecs.base import Sender
+from fedistill.communication.codecs.quantize import Qsgd, QsgdSettings
+from fedistill.communication.codecs.registry import CODECS, create_codec
+from fedistill.communication.messages.base import MessageContext
+from fedistill.communication.messages.weights import TrainedWeights, Weights
+from fedistill.communication.protocol.endpoints import ClientEndpoint, ServerEndpoint
+from fedistill.communication.protocol.message_coder import MessageCoder
+from fedistill.communication.protocol.shared_state import SharedState
+from fedistill.communication.tensor_specs import Content, Floats, SharedKnowledge, TensorSpec
+from fedistill.errors import FrameError
+
+SHAPES = ((40, 50), (40,))
+COUNT = 2040
+CONTEXT = MessageContext(classes=2, parameters=COUNT, parts=SHAPES)
+CLIENTS, ROUNDS = 6, 60
+CASES: list[Mapping[str, Any]] = [{"name": name} for name, kind in CODECS.items() if kind.relative]
+CASES += [
+    {"name": "qsgd", "levels": 1},
+    {"name": "qsgd", "levels": 1, "norm": "l2"},
+    {"name": "qsgd", "levels": 1, "bucket": 64},
+    {"name": "dadaquant", "last": 1},
+    {"name": "low-rank", "levels": 3},
+]
+each = pytest.mark.parametrize("codec", CASES, ids=str)
+
+
+class Link:
+    """A server and clients that change nothing: every third client takes part in a round."""
+
+    def __init__(self, codec: Mapping[str, Any]) -> None:
+        down = create_codec(codec)
+        self.coder = MessageCoder(create_codec("fp32"), down, seed=1, messages=(TrainedWeights, Weights))
+        self.start = self.coder.start(torch.zeros(COUNT))
+        self.shared: dict[int, SharedState] = {}
+        self.kept: dict[int, Any] = {}
+
+    def play(
+        self, round: int, weights: torch.Tensor, clients: list[int]
+    ) -> tuple[list[Floats], list[Floats]]:
+        """Return what each client decoded, and what the server read when it was sent back unchanged."""
+        server = ServerEndpoint(self.coder, self.shared, lambda _: self.start, round)
+        decoded, read = [], []
+        for client in clients:
+            frame = server.send(client, "all", Weights(weights), CONTEXT)
+            end = ClientEndpoint(self.coder, self.kept.get(client, {}), self.start, round, client)
+            got = end.receive(Weights, frame, CONTEXT)
+            reply = end.reply(TrainedWeights(got.values, 1), CONTEXT)
+            self.kept[client] = end.kept()
+            came = server.receive(client, TrainedWeights, reply, CONTEXT)
+            assert came is not None
+            decoded.append(got.values.numpy())
+            read.append(came.values.numpy())
+        self.shared = dict(server.shared_states)
+        return decoded, read
+
+
+def walk(seed: int = 0) -> list[torch.Tensor]:
+    """A model that moves by heavy-tailed steps of norm 1."""
+    random = np.random.default_rng(seed)
+    steps = random.standard_t(2, size=(ROUNDS, COUNT))
+    steps /= np.linalg.norm(steps, axis=1, keepdims=True)
+    return [torch.from_numpy(place.astype(np.float32)) for place in np.cumsum(steps, axis=0)]
+
+
+@each
+def test_errors_do_not_grow_while_clients_are_away(codec: Mapping[str, Any]) -> None:
+    """Two of six clients take part in a round: from round 10 on, none is further off than all moves together.
+
+    In the first rounds all hold the initial weights, and are sent random rounding; that is forgotten by then.
+    A contraction is not further off than the moves whose norms add up to the number of rounds, of 1 each;
+    random rounding to one level was off by many powers of ten.
+    """
+    link = Link(codec)
+    chance = np.random.default_rng(5)
+    for number, weights in enumerate(walk(), start=1):
+        clients = sorted(chance.choice(CLIENTS, 2, replace=False).tolist())
+        decoded, _ = link.play(number, weights, clients)
+        for got in decoded:
+            assert number < 10 or np.linalg.norm(got - weights.numpy()) <= number
+
+
+@pytest.mark.parametrize("levels", [1, 2])
+def test_qsgd_loses_no_more_than_its_bound(levels: int) -> None:
+    spec = TensorSpec(Content.WEIGHTS, (COUNT,), SHAPES)
+    known = SharedKnowledge(reference=np.zeros(COUNT, np.float32))
+    codec = Qsgd(QsgdSettings(levels=levels, bound=0.25))
+    for seed in range(5):
+        update = walk(seed)[-1].numpy()
+        away = codec.encode(update, spec, known, Sender(None, behind=True)).payload
+        error = codec.decode(away, spec, known).values - update
+        assert np.square(error).sum() <= 0.25 * np.square(update).sum()
+        present = codec.encode(update, spec, known, Sender(None)).payload
+        lost = codec.decode(present, spec, known).values - update
+        assert np.square(lost).sum() > np.square(update).sum()
+
+
+def test_few_levels_are_taken_where_few_are_enough() -> None:
+    """By hand: 8 and -8 are on the one level; 8, 3, 3 need two: 8, 4, 4 is off by 2 of 82."""
+    for values, levels, decoded in (([8, -8, 0], 1, [8, -8, 0]), ([8, 3, 3], 2, [8, 4, 4])):
+        spec = TensorSpec(Content.WEIGHTS, (3,), ((3,),))
+        known = SharedKnowledge(reference=np.zeros(3, np.float32))
+        codec = Qsgd(QsgdSettings(levels=1, bound=0.1))
+        payload = codec.encode(np.array(values, np.float32), spec, known, Sender(None, behind=True)).payload
+        assert payload[:2] == bytes([2, levels])
+        assert codec.decode(payload, spec, known).values.tolist() == decoded
+
+
+@pytest.mark.parametrize("body", [b"", b"\x00", b"\x80", b"\x80\x08", b"\xff\xff\xff\xff\x7f", b"\x01"])
+def test_stated_levels_are_checked(body: bytes) -> None:
+    spec = TensorSpec(Content.WEIGHTS, (3,), ((3,),))
+    known = SharedKnowledge(reference=np.zeros(3, np.float32))
+    for name, kind in CODECS.items():
+        if kind.relative:
+            with pytest.raises(FrameError):
+                create_codec(name).decode(b"\2" + body, spec, known)
+
+
+@each
+def test_the_server_reads_changes_and_not_what_rounding_lost(codec: Mapping[str, Any]) -> None:
+    """A client that changes nothing leaves the server's weights as they are, whatever it decoded."""
+    link, places = Link(codec), walk()
+    link.play(1, places[0], [0, 1])
+    link.play(2, places[1], [0])
+    decoded, read = link.play(3, places[2], [0, 1])
+    assert any(np.abs(got - places[2].numpy()).max() > 1e-4 for got in decoded)
+    for came in read:
+        np.testing.assert_allclose(came, places[2].numpy(), atol=1e-5)
+
+
+def test_a_downlink_to_clients_that_were_never_away_is_as_before() -> None:
+    """All hold one reference: random rounding to the levels of the settings, and replies as they came."""
+    link = Link({"name": "qsgd", "levels": 1})
+    for number, weights in enumerate(walk()[:4], start=1):
+        decoded, read = link.play(number, weights, [0, 1, 2])
+        for got, came in zip(decoded, read, strict=True):
+            np.testing.assert_array_equal(got, decoded[0])
+            np.testing.assert_array_equal(came, got)
