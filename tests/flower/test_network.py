@@ -81,7 +81,7 @@ def test_stopped_and_resumed_it_ends_as_in_one_process(tmp_path: Path) -> None:
     finally:
         process.kill()
         process.wait()
-    assert process.returncode == 1, said
+    assert process.returncode == 130, said
     assert f"fedistill flower resume {out}" in said
     wait_for(lambda: not processes_of(out), "all processes to end", 30)
 

@@ -1,6 +1,7 @@
 """The command line.
 
-Exit status: 0 done; 1 the run failed; 2 the experiment file or the command line is wrong.
+Exit status: 0 done; 1 the run failed; 2 the experiment file or the command line is wrong; 128 and the number of
+the signal if one stopped it, as shells have it: 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP.
 """
 
 import os
@@ -26,6 +27,7 @@ from fedistill.cli.console import (
     typed_command,
 )
 from fedistill.cli.flower import app as flower
+from fedistill.cli.stop import stop_requests
 from fedistill.errors import ExperimentError, FedistillError, nearest
 
 app = typer.Typer(
@@ -229,14 +231,17 @@ def main() -> None:
     # Own models (`module:function`) are looked up in the current folder, as with `python -m`.
     if "" not in sys.path and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
-    try:
-        app()
-    except ExperimentError as error:
-        say(f"fedistill: {error}")
-        sys.exit(2)
-    except FedistillError as error:
-        say(f"fedistill: {error}")
-        sys.exit(1)
+    with stop_requests() as requests:
+        try:
+            app()
+        except ExperimentError as error:
+            say(f"fedistill: {error}")
+            sys.exit(2)
+        except FedistillError as error:
+            say(f"fedistill: {error}")
+            sys.exit(1)
+        except SystemExit as end:
+            sys.exit(requests.exit_status(end.code) if isinstance(end.code, int) else end.code)
 
 
 def _quiet_libraries() -> None:

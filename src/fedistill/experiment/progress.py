@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Protocol
 
 from rich.console import Console
@@ -105,7 +105,8 @@ def shown(console: Console, quiet: bool = False) -> Iterator[Watcher]:
         try:
             yield bars
         finally:
-            bars.stop()
+            with suppress(OSError):  # the terminal has closed
+                bars.stop()
     finally:
         package.removeHandler(handler)
 

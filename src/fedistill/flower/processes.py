@@ -17,10 +17,9 @@ import tomli_w
 from fedistill.errors import RuntimeFailure
 from fedistill.flower.allowed_modules import KEY
 from fedistill.state import write_file
+from fedistill.stop_signals import STOP_SIGNALS
 
 HOST = "127.0.0.1"
-ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""What asks a run to end."""
 _LINK = "trial"
 _START_SECONDS, _STOP_SECONDS, _COMMAND_SECONDS = 60.0, 10.0, 120.0
 
@@ -161,7 +160,7 @@ class TrialNetwork:
 
     def stop(self) -> None:
         """End all that was started, politely and then not; a second Ctrl-C waits until that is done."""
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDINGS)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         try:
             self._stop()
         finally:
