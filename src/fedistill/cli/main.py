@@ -134,7 +134,7 @@ def report_command(
 def doctor_command(experiment: ExperimentPath, set: Set = None, json: Json = False) -> None:
     """Check an experiment without running it."""
     from fedistill.config.toml import load
-    from fedistill.experiment.preflight import examine, raise_errors
+    from fedistill.experiment.preflight import examine, merged, raise_errors
     from fedistill.experiment.runner import prepare
 
     loaded = load(experiment, set or [])
@@ -143,7 +143,7 @@ def doctor_command(experiment: ExperimentPath, set: Set = None, json: Json = Fal
     if json:
         print_json([asdict(finding) for finding in findings])
     else:
-        for finding in findings:
+        for finding in merged([one for one in findings if one.level != "error"]):  # errors end on stderr
             console.print(f"{finding.level:8}{finding}", markup=False, soft_wrap=True)
     raise_errors(findings)
 

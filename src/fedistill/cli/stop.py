@@ -41,7 +41,9 @@ class StopRequests:
             return
         if self.first is None:
             self.first = signal.Signals(number)
-        stopped = Stopped("stopped" if number == signal.SIGINT else f"stopped by {signal.Signals(number).name}")
+        stopped = Stopped(
+            "stopped" if number == signal.SIGINT else f"stopped by {signal.Signals(number).name}"
+        )
         self._unwinding = weakref.ref(stopped)
         try:
             raise stopped

@@ -100,7 +100,9 @@ class ProcessExecutor(Executor):
             self.close()
             raise
 
-    def _start(self, context: "ForkServerContext | SpawnContext", number: int, experiment: Experiment) -> None:
+    def _start(
+        self, context: "ForkServerContext | SpawnContext", number: int, experiment: Experiment
+    ) -> None:
         ours, theirs = context.Pipe()
         process = context.Process(
             target=_serve,
