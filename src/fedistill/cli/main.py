@@ -1,7 +1,7 @@
 """The command line.
 
-Exit status: 0 done; 1 the run failed; 2 the experiment file or the command line is wrong; 128 and the number of
-the signal if one stopped it, as shells have it: 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP.
+Exit status: 0 done; 1 the run failed; 2 the experiment file or the command line is wrong. A run that a signal
+stopped has 128 and its number, as shells expect: 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP.
 """
 
 import os
