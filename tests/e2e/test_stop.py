@@ -5,6 +5,7 @@ import os
 import pty
 import signal
 import subprocess
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +25,7 @@ clients = 2
 limit = 40
 [models]
 clients = ["mlp-s"]
+server = "mlp-s"
 [runtime]
 kind = "serial"
 [[arms]]
@@ -104,7 +106,7 @@ def test_the_python_api_leaves_the_handlers_of_its_host_alone(
         return played(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(runner, "play_round", play)
-    compare(parse(EXPERIMENT.format(rounds=1)), tmp_path / "run", quiet=True)
+    compare(parse(tomllib.loads(EXPERIMENT.format(rounds=1)), "test"), tmp_path / "run", quiet=True)
     assert took == list(STOP_SIGNALS)
 
 
