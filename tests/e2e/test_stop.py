@@ -1,5 +1,6 @@
 """What the command line does with signals, inside this process and in a terminal that closes."""
 
+import contextlib
 import gc
 import os
 import pty
@@ -127,10 +128,8 @@ def test_a_terminal_that_closes_stops_the_run_and_loses_nothing(tmp_path: Path) 
         os.set_blocking(ours, False)
 
         def begun() -> bool:
-            try:
+            with contextlib.suppress(BlockingIOError):
                 os.read(ours, 1 << 16)  # else the terminal is full
-            except BlockingIOError:
-                pass
             return events.exists() and '"round": 2' in events.read_text()
 
         wait_for(begun, "round 2", PATIENCE)
