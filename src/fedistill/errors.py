@@ -1,6 +1,6 @@
 """Errors, grouped by what the reader of the message can do about them."""
 
-import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -50,7 +50,45 @@ class RuntimeFailure(FedistillError):
     """The machine or a worker process failed; the run can be resumed (exit status 1)."""
 
 
+_SHORTEST_WORD = 3
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
-    """Return ``" Did you mean 'x'?"`` for the known word nearest to ``word``, or an empty string."""
-    match = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f" Did you mean {match[0]!r}?" if match else ""
+    """Return ``" Did you mean 'x'?"`` for the known word that ``word`` may stand for, or an empty string.
+
+    Only what a slip of the fingers explains is suggested: one insertion, deletion, substitution or swap of
+    neighbours for every four letters (one for fewer); other capitals, hyphens or underscores; or a name that
+    was cut short at a separator. Words of fewer than three letters are near to everything, and get nothing.
+    """
+    if len(word) < _SHORTEST_WORD:
+        return ""
+    plain, best = _plain(word), None
+    for name in known:
+        if name == word:
+            continue
+        shape = _plain(name)
+        distance = _edits(plain, shape)
+        if name.casefold().startswith(tuple(word.casefold() + mark for mark in "-_@")):
+            distance = min(distance, 1)
+        if distance <= max(1, max(len(plain), len(shape)) // 4) and (best is None or distance < best[0]):
+            best = distance, name
+    return "" if best is None else f" Did you mean {best[1]!r}?"
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[-_\s]", "", name.casefold())
+
+
+def _edits(one: str, other: str) -> int:
+    """Return the optimal string alignment distance."""
+    before: list[int] = []
+    last = list(range(len(other) + 1))
+    for row, letter in enumerate(one, start=1):
+        current = [row]
+        for column, wanted in enumerate(other, start=1):
+            cost = min(last[column] + 1, current[-1] + 1, last[column - 1] + (letter != wanted))
+            if row > 1 and column > 1 and one[row - 2] == wanted and letter == other[column - 2]:
+                cost = min(cost, before[column - 2] + 1)
+            current.append(cost)
+        before, last = last, current
+    return last[-1]

@@ -139,7 +139,7 @@ MISTAKES: dict[str, tuple[Any, str]] = {
     "name": ("pf16", f"codec 'pf16' is not one of {NAMES}. Did you mean 'fp16'?"),
     "far name": ("zip", f"codec 'zip' is not one of {NAMES}."),
     "no name": ({"name": None}, f"codec None is not one of {NAMES}."),
-    "number": ({"name": 16}, f"codec 16 is not one of {NAMES}. Did you mean 'fp16'?"),
+    "number": ({"name": 16}, f"codec 16 is not one of {NAMES}."),
     "in a table": ({"name": "tyo", "levels": 3}, f"codec 'tyo' is not one of {NAMES}. Did you mean 'toy'?"),
     "one way": ({"up": "fp32", "down": "fb32"}, f"codec 'fb32' is not one of {NAMES}. Did you mean 'fp32'?"),
     "up alone": ({"up": "fp32"}, f"codec {{'up': 'fp32'}}: {FORMS}"),

@@ -143,8 +143,8 @@ def test_the_tasks_own_data_are_refused(
             "COLUMNS: cannot tell which column is the input; set task.public.input",
         ),
         (
-            {"format": "csv", "train": "COLUMNS", "input": "thym"},
-            "COLUMNS: task.public.input = 'thym' is not a column; there are rhyme, n. Did you mean 'rhyme'?",
+            {"format": "csv", "train": "COLUMNS", "input": "rhym"},
+            "COLUMNS: task.public.input = 'rhym' is not a column; there are rhyme, n. Did you mean 'rhyme'?",
         ),
         (
             {"format": "csv", "train": "COLUMNS", "input": "n"},

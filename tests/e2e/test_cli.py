@@ -11,6 +11,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from fedistill.experiment.table import markdown, reach_markdown
 from fedistill.federation.arm import resolve_arm
 from fedistill.methods.registry import METHODS
 from helpers.processes import processes_with, wait_for
-from helpers.program import PATIENCE, fedistill, here, start
+from helpers.program import PATIENCE, PROGRAM, fedistill, here, start
 
 EXPERIMENT = """
 rounds = 2
@@ -599,26 +600,33 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return outcome(folder / "run 1")
 
 
+@dataclass(frozen=True)
+class Stop:
+    """How a run is stopped: by which signal, and whether it reaches the whole group, as from a terminal."""
+
+    signal: signal.Signals
+    group: bool
+    kind: str = "processes"
+
+
 @pytest.fixture
 def stopped(tmp_path: Path, request: pytest.FixtureRequest) -> "Iterator[tuple[Path, int, str]]":
     """A run that got a signal in the second round of its second arm: its folder, status and last words."""
+    stop: Stop = request.param
     folder = experiment_with_gate(tmp_path)
     # Short, as the names of sockets must be; the folder of a test may be too long.
     temporary = Path(tempfile.mkdtemp(prefix="fd-"))
     (folder / "tmp").symlink_to(temporary)
     environment = {**os.environ, "GATE": str(folder), "TMPDIR": str(temporary)}
-    process = start("compare", "exp.toml", "--out", "run 1", cwd=folder, env=environment)
+    setting = f"runtime.kind={stop.kind}"
+    process = start("compare", "exp.toml", "--out", "run 1", "--set", setting, cwd=folder, env=environment)
     try:
         wait_for(lambda: (folder / "waiting").exists() or process.poll() is not None, "round 4", PATIENCE)
         assert process.poll() is None, process.communicate()
-        assert len(processes_with("GATE", folder)) >= 3
-        if request.param == signal.SIGINT:
-            os.killpg(process.pid, signal.SIGINT)  # a terminal sends Ctrl-C to all processes
-        else:
-            process.kill()
-            # Workers that wait in a model of the user's cannot know that they are alone.
-            (folder / "go").touch()
+        assert len(processes_with("GATE", folder)) >= (3 if stop.kind == "processes" else 1)
+        (os.killpg if stop.group else os.kill)(process.pid, stop.signal)
         _, said = process.communicate(timeout=PATIENCE)
+        # Also those that wait in a model, which looks neither at signals nor at its parent.
         wait_for(lambda: not processes_with("GATE", folder), "the workers to end", PATIENCE)
         yield folder, process.returncode, said
     finally:
@@ -626,6 +634,12 @@ def stopped(tmp_path: Path, request: pytest.FixtureRequest) -> "Iterator[tuple[P
         process.kill()
         process.wait()
         shutil.rmtree(temporary)
+
+
+def left_behind(folder: Path) -> list[Path]:
+    """Files in the folder for temporary files; torch makes one of its own."""
+    found = [path for path in (folder / "tmp").resolve().rglob("*") if not path.is_dir()]
+    return [path for path in found if "torchinductor" not in str(path)]
 
 
 def check_resumed(folder: Path, ended: "subprocess.CompletedProcess[str]", expected: Any) -> None:
@@ -638,13 +652,32 @@ def check_resumed(folder: Path, ended: "subprocess.CompletedProcess[str]", expec
     assert names == ["started", "task", *["round"] * 4, "resumed", *["round"] * 5]
 
 
-@pytest.mark.parametrize("stopped", [signal.SIGINT], indirect=True)
-def test_ctrl_c_and_going_on(stopped: tuple[Path, int, str], uninterrupted: Any) -> None:
+GROUPS = [Stop(signal.SIGINT, group=True), Stop(signal.SIGTERM, group=True), Stop(signal.SIGHUP, group=True)]
+ALONE = [
+    Stop(signal.SIGTERM, group=False),
+    Stop(signal.SIGINT, group=False, kind="serial"),
+    Stop(signal.SIGTERM, group=False, kind="serial"),
+    Stop(signal.SIGHUP, group=False, kind="serial"),
+]
+
+
+def stop_name(stop: Stop) -> str:
+    return f"{stop.signal.name}-{stop.kind}-{'group' if stop.group else 'alone'}"
+
+
+@pytest.mark.parametrize("stopped", [*GROUPS, *ALONE], indirect=True, ids=stop_name)
+def test_what_asks_a_run_to_end_and_going_on(
+    stopped: tuple[Path, int, str], uninterrupted: Any, request: pytest.FixtureRequest
+) -> None:
     folder, status, said = stopped
-    assert status == 1
+    asked: Stop = request.node.callspec.params["stopped"]
+    assert status == {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}[asked.signal]
     assert "Traceback" not in said
-    last = said.strip().splitlines()[-1]
-    assert last == "fedistill: stopped; finished rounds are kept; resume with: fedistill resume 'run 1'"
+    (last,) = said.strip().splitlines()
+    by = "" if asked.signal == signal.SIGINT else f" by {asked.signal.name}"
+    assert last == (
+        f"fedistill: stopped{by}; finished rounds are kept; resume with: fedistill resume 'run 1'"
+    )
     arms = read(folder / "run 1" / "results.json")["arms"]
     assert [(arm["status"], len(arm["rounds"])) for arm in arms] == [
         ("done", 3),
@@ -652,21 +685,45 @@ def test_ctrl_c_and_going_on(stopped: tuple[Path, int, str], uninterrupted: Any)
         ("stopped", 0),
     ]
     assert (folder / "run 1" / "report.html").exists()
-    # Nothing of ours is left in the folder for temporary files; torch makes one of its own.
-    left = [path.name for path in (folder / "tmp").iterdir()]
-    assert [name for name in left if not name.startswith("torchinductor")] == []
+    assert left_behind(folder) == []
     # The command can be copied as it was printed.
     program, *arguments = shlex.split(last.partition("resume with: ")[2])
     assert program == "fedistill"
-    check_resumed(folder, fedistill(*arguments, cwd=folder), uninterrupted)
+    check_resumed(folder, here(*arguments, cwd=folder), uninterrupted)
 
 
-@pytest.mark.parametrize("stopped", [signal.SIGKILL], indirect=True)
+@pytest.mark.parametrize("stopped", [Stop(signal.SIGKILL, group=False)], indirect=True, ids=["SIGKILL"])
 def test_a_killed_run_and_going_on(stopped: tuple[Path, int, str], uninterrupted: Any) -> None:
     folder, status, _ = stopped
     assert status == -signal.SIGKILL
     assert not (folder / "run 1" / "results.json").exists()
+    # Python's own folder for sockets has no data.
+    assert [path for path in left_behind(folder) if not path.is_socket()] == []
     check_resumed(folder, here("resume", "run 1", cwd=folder), uninterrupted)
+
+
+def test_under_nohup_a_closed_terminal_stops_nothing(tmp_path: Path, uninterrupted: Any) -> None:
+    folder = experiment_with_gate(tmp_path)
+    command = ["nohup", PROGRAM, "compare", "exp.toml", "--out", "run 1", "--set", "runtime.kind=serial"]
+    process = subprocess.Popen(
+        command,
+        cwd=folder,
+        env={**os.environ, "GATE": str(folder)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        wait_for(lambda: (folder / "waiting").exists() or process.poll() is not None, "round 4", PATIENCE)
+        process.send_signal(signal.SIGHUP)
+        (folder / "go").touch()
+        _, said = process.communicate(timeout=PATIENCE)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 0, said
+    assert outcome(folder / "run 1") == uninterrupted
 
 
 # --- doctor and lists ---
@@ -868,6 +925,6 @@ def test_what_ends_a_run_is_said_in_one_line(
         (tmp_path / "experiment.toml").touch()
     monkeypatch.setattr("fedistill.experiment.runner.resume_experiment", fail)
     ended = here("resume", tmp_path, cwd=tmp_path)
-    assert ended.returncode == 1
+    assert ended.returncode == (130 if isinstance(error, KeyboardInterrupt) else 1)
     folder = f" {shlex.quote(str(tmp_path))}" if begun else ""
     assert ended.stderr == f"fedistill: {said}{folder}\n"

@@ -205,9 +205,60 @@ def test_no_arms() -> None:
     assert "0 rounds" in shown({**RESULTS, "arms": []})
 
 
-def test_narrow_terminal_keeps_accuracies_and_both_totals_whole() -> None:
+def at_width(results: dict[str, Any], width: int) -> list[str]:
     sink = io.StringIO()
-    Console(file=sink, width=80).print(rich_table(RESULTS, 80))
-    (line,) = [line for line in sink.getvalue().splitlines() if line.strip().startswith("dsfl")]
-    views, sizes = ["62.5%", "50.0%", "20.0%"], ["500", "B", "7", "kB", "10.5", "kB", "17.5", "kB"]
-    assert line.split() == ["dsfl", *views, *sizes]
+    Console(file=sink, width=width).print(rich_table(results, width))
+    return sink.getvalue().splitlines()
+
+
+def row_of(results: dict[str, Any], width: int) -> list[str]:
+    """The cells of the first arm, split at spaces."""
+    return next(line for line in at_width(results, width) if line.strip(" │").startswith("dsfl")).split()
+
+
+VIEWED = ["62.5%", "50.0%", "20.0%"]
+
+
+@pytest.mark.parametrize(
+    ("width", "cells"),
+    [
+        (60, [*VIEWED, "4 kB", "6 kB"]),
+        (80, [*VIEWED, "4 kB", "6 kB", "7 kB", "10.5 kB", "17.5 kB"]),
+        (100, [*VIEWED, "4 kB", "6 kB", "500 B", "7 kB", "10.5 kB", "17.5 kB"]),
+        (120, ["cnn-s, mlp-s -> cnn-m", *VIEWED, *DSFL[5:]]),
+        (150, ["cnn-s, mlp-s -> cnn-m", *VIEWED, *DSFL[5:]]),
+    ],
+)
+def test_a_narrow_terminal_keeps_accuracies_and_bytes_up_and_down_whole(width: int, cells: list[str]) -> None:
+    assert row_of(RESULTS, width) == ["dsfl", *" ".join(cells).split()]
+    assert all(len(line) <= width for line in at_width(RESULTS, width))
+
+
+def test_columns_with_nothing_but_zeros_are_hidden_first() -> None:
+    first, *others = RESULTS["arms"]
+    plain = {
+        **RESULTS,
+        "arms": [{**first, "bytes_setup": 0, "bytes_public": 0, "bytes_total": 10_000}, *others],
+    }
+    # 171 columns hold all; with two columns less, the best rounds and the models still have room.
+    assert "public data" in "\n".join(at_width(plain, 171))
+    text = "\n".join(at_width(plain, 150))
+    assert "62.5% (75.0% @3)" in text
+    assert "cnn-s, mlp-s -> cnn-m" in text
+    assert "set-up" not in text
+    assert "public data" not in text
+    # No column of accuracies or of bytes up and down is hidden, though it is empty.
+    silent = {**RESULTS, "arms": [RESULTS["arms"][1]]}
+    assert at_width(silent, 60)[3].split() == ["arm", "@global", "@global", "@own", "up", "down"]
+
+
+@pytest.mark.parametrize("width", [80, 100, 120, 150])
+def test_a_long_name_is_folded_and_hides_no_number(width: int) -> None:
+    name = "dsfl-" + "with-a-long-name-" * 5
+    named = {**RESULTS, "arms": [{**RESULTS["arms"][0], "name": name}]}
+    lines = at_width(named, width)
+    assert all(len(line) <= width for line in lines)
+    row = next(line for line in lines if line.strip().startswith("dsfl"))
+    for number in (*VIEWED, "4 kB", "6 kB"):
+        assert number in row
+    assert "…" not in "".join(lines)

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Iterator
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -201,12 +202,9 @@ def test_seconds_of_work_are_those_of_the_client() -> None:
 def test_a_worker_that_dies_is_named_and_nothing_is_left(models: Path, model: str, cause: str) -> None:
     wanted = experiment(arm("a", "Stuck", model), clients=2)
     task, _ = prepare(wanted)
-    folder = None
     with pytest.raises(RuntimeFailure) as caught, ProcessExecutor(2, wanted, task) as executor:  # noqa: PT012  # two lines raise
-        folder = Path(executor._folder.name)
         children = multiprocessing.active_children()
         assert len(children) == 2
-        assert (folder / "task.safetensors").exists()
         list(executor.run_clients("a", 1, jobs([0, 1])))
     said = str(caught.value)
     assert said.startswith("fedistill-worker-")
@@ -217,7 +215,34 @@ def test_a_worker_that_dies_is_named_and_nothing_is_left(models: Path, model: st
     # The other one was in the middle of its work, and is not waited for.
     for child in children:
         assert not child.is_alive()
-    assert not folder.exists()
+
+
+def test_private_data_are_in_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is never written cannot stay behind, not even after SIGKILL or a power cut."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    wanted = experiment({"method": "local"}, clients=2)
+    task, _ = prepare(wanted)
+    with ProcessExecutor(2, wanted, task) as executor:
+        list(executor.run_clients("local", 1, jobs([0, 1])))
+        assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+        open_files = [os.readlink(link) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+        assert not [name for name in open_files if name.startswith(str(tmp_path))]
+
+
+def test_a_start_that_is_broken_off_leaves_no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = experiment({"method": "local"}, clients=2)
+    task, _ = prepare(wanted)
+    started = []
+
+    def stop(_: object) -> bytes:
+        started.extend(multiprocessing.active_children())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Task, "to_bytes", stop)
+    with pytest.raises(KeyboardInterrupt):
+        ProcessExecutor(2, wanted, task)
+    assert len(started) == 2
+    assert not any(child.is_alive() for child in started)
 
 
 def test_a_worker_killed_while_idle(models: Path) -> None:

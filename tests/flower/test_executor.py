@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import signal
 import stat
 import threading
 import warnings
@@ -422,14 +421,6 @@ class Told(Watch):
 
     def failed(self, name: str, error: str) -> None:
         self.told.append(error)
-
-
-@pytest.mark.parametrize("asked", [signal.SIGTERM, signal.SIGHUP])
-def test_a_request_to_end_is_taken_for_ctrl_c(asked: signal.Signals) -> None:
-    before = signal.getsignal(asked)
-    with pytest.raises(KeyboardInterrupt), local_trial._stopped_politely():
-        signal.raise_signal(asked)
-    assert signal.getsignal(asked) is before
 
 
 def test_a_folder_of_a_start_that_failed_is_not_used_again(tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def test_stopped_and_resumed_it_ends_as_in_one_process(tmp_path: Path) -> None:
     finally:
         process.kill()
         process.wait()
-    assert process.returncode == 1, said
+    assert process.returncode == 130, said
     assert f"fedistill flower resume {out}" in said
     wait_for(lambda: not processes_of(out), "all processes to end", 30)
 
@@ -105,6 +105,27 @@ def test_stopped_and_resumed_it_ends_as_in_one_process(tmp_path: Path) -> None:
     # What Flower adds is counted apart: more than nothing, and not in the payload.
     assert all(r.carried["up"] > 0 < r.carried["down"] for r in found.records(name))
     assert not [r.round for r in found.records(name) if r.missing]
+
+
+@pytest.mark.parametrize(
+    ("asked", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGKILL, -signal.SIGKILL)]
+)
+def test_whatever_ends_a_trial_its_processes_end(asked: signal.Signals, status: int, tmp_path: Path) -> None:
+    """SIGKILL leaves no time to stop them; their guard does."""
+    out = tmp_path / "run"
+    command = ["flower", "up", str(EXAMPLE), "--nodes", str(CLIENTS), "--out", str(out)]
+    process = start(*command, "--set", "task.limit=300", "--set", "rounds=2", cwd=ROOT)
+    try:
+        wait_for(lambda: process.poll() is not None or len(processes_of(out)) >= 2, "two processes", PATIENCE)
+        assert process.poll() is None, process.communicate()
+        process.send_signal(asked)
+        _, said = process.communicate(timeout=PATIENCE)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == status, said
+    assert "Traceback" not in said
+    wait_for(lambda: not processes_of(out), "all processes to end", 30)
 
 
 def test_simulated_by_ray_it_ends_as_in_one_process(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from fedistill.cli import main
+from fedistill.stop_signals import STOP_SIGNALS
 
 PROGRAM = Path(sys.executable).parent / "fedistill"
 PATIENCE = 120  # seconds until a test gives up on a process; says nothing about how long one should take
@@ -34,8 +35,8 @@ def start(*arguments: str | Path, cwd: Path, env: dict[str, str] | None = None) 
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        # Tests that are started in the background may ignore Ctrl-C, and their children with them.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        # Tests that are started in the background may ignore these, and their children with them.
+        preexec_fn=lambda: [signal.signal(one, signal.SIG_DFL) for one in STOP_SIGNALS],
     )
 
 

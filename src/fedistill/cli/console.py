@@ -1,6 +1,7 @@
 """What all commands share: options, where they print, how a run is shown and how it ends."""
 
 import json
+import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -11,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from fedistill.cli.stop import INTERRUPTED
 from fedistill.errors import RuntimeFailure
 
 if TYPE_CHECKING:
@@ -51,29 +53,32 @@ def follow(
     try:
         with shown(aside, quiet) as watcher:
             results = play(watcher)
-    except KeyboardInterrupt:
-        _give_up("stopped", folder, resume_command)
+    except KeyboardInterrupt as stopped:
+        _give_up(str(stopped) or "stopped", folder, resume_command, INTERRUPTED)
     except (RuntimeFailure, OSError) as error:
         _give_up(str(error), folder, resume_command)
     print_results(results, folder, as_json)
-    failed = [arm for arm in results["arms"] if arm["status"] == "failed"]
-    for arm in failed if not quiet else ():  # the log has said it already, and no progress came after it
-        say(f"fedistill: arm {arm['name']!r} failed: {arm['error']}")
-    if failed:
+    if any(arm["status"] == "failed" for arm in results["arms"]):  # why was said when it happened
         sys.exit(1)
 
 
-def _give_up(what: str, folder: Path, resume_command: str) -> NoReturn:
+def _give_up(what: str, folder: Path, resume_command: str, status: int = 1) -> NoReturn:
     """End with what happened and how to resume."""
     started = (folder / "experiment.toml").exists()
     go_on = f"finished rounds are kept; resume with: fedistill {resume_command} {shlex.quote(str(folder))}"
     say(f"fedistill: {what}; {go_on if started else 'nothing was started yet'}")
-    sys.exit(1)
+    sys.exit(status)
 
 
 def say(text: str) -> None:
     """Print a text on stderr as it is: in one line, so that a command in it can be copied."""
-    aside.print(text, markup=False, soft_wrap=True, highlight=False)
+    try:
+        aside.print(text, markup=False, soft_wrap=True, highlight=False)
+    except OSError:  # the terminal has closed
+        # What is left in buffers would fail again when the interpreter ends, and change the exit status.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in (1, 2):
+            os.dup2(nowhere, stream)
 
 
 def print_results(results: "ResultsJson", folder: Path, as_json: bool) -> None:

@@ -1,6 +1,7 @@
 """The command line.
 
-Exit status: 0 done; 1 the run failed; 2 the experiment file or the command line is wrong.
+Exit status: 0 done; 1 the run failed; 2 the experiment file or the command line is wrong. A run that a signal
+stopped has 128 and its number, as shells expect: 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP.
 """
 
 import os
@@ -26,6 +27,7 @@ from fedistill.cli.console import (
     typed_command,
 )
 from fedistill.cli.flower import app as flower
+from fedistill.cli.stop import stop_requests
 from fedistill.errors import ExperimentError, FedistillError, nearest
 
 app = typer.Typer(
@@ -132,7 +134,7 @@ def report_command(
 def doctor_command(experiment: ExperimentPath, set: Set = None, json: Json = False) -> None:
     """Check an experiment without running it."""
     from fedistill.config.toml import load
-    from fedistill.experiment.preflight import examine, raise_errors
+    from fedistill.experiment.preflight import examine, merged, raise_errors
     from fedistill.experiment.runner import prepare
 
     loaded = load(experiment, set or [])
@@ -141,7 +143,7 @@ def doctor_command(experiment: ExperimentPath, set: Set = None, json: Json = Fal
     if json:
         print_json([asdict(finding) for finding in findings])
     else:
-        for finding in findings:
+        for finding in merged([one for one in findings if one.level != "error"]):  # errors end on stderr
             console.print(f"{finding.level:8}{finding}", markup=False, soft_wrap=True)
     raise_errors(findings)
 
@@ -229,14 +231,17 @@ def main() -> None:
     # Own models (`module:function`) are looked up in the current folder, as with `python -m`.
     if "" not in sys.path and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
-    try:
-        app()
-    except ExperimentError as error:
-        say(f"fedistill: {error}")
-        sys.exit(2)
-    except FedistillError as error:
-        say(f"fedistill: {error}")
-        sys.exit(1)
+    with stop_requests() as requests:
+        try:
+            app()
+        except ExperimentError as error:
+            say(f"fedistill: {error}")
+            sys.exit(2)
+        except FedistillError as error:
+            say(f"fedistill: {error}")
+            sys.exit(1)
+        except SystemExit as end:
+            sys.exit(requests.exit_status(end.code) if isinstance(end.code, int) else end.code)
 
 
 def _quiet_libraries() -> None:

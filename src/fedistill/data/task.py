@@ -167,14 +167,15 @@ class Task:
         )
 
     def save(self, path: Path) -> None:
-        """Write the task for worker processes."""
-        write_file(path, self._bytes())
+        """Write the task to a file, for `open`."""
+        write_file(path, self.to_bytes())
 
     def fingerprint(self) -> str:
         """Return a digest of the complete task; equal tasks have equal digests."""
-        return hashlib.blake2b(self._bytes(), digest_size=16).hexdigest()
+        return hashlib.blake2b(self.to_bytes(), digest_size=16).hexdigest()
 
-    def _bytes(self) -> bytes:
+    def to_bytes(self) -> bytes:
+        """Return the complete task, private samples too, for `from_bytes`."""
         state: State = {
             "name": self.name,
             "kind": self.signature.kind,
@@ -205,7 +206,12 @@ class Task:
     @classmethod
     def open(cls, path: Path) -> "Task":
         """Read a task that `save` wrote."""
-        state = decode_state(path.read_bytes())
+        return cls.from_bytes(path.read_bytes())
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "Task":
+        """Return the task that `to_bytes` encoded."""
+        state = decode_state(data)
         sizes = state["sizes"]
         clients = zip(_samples(state, sizes), state["labels"].split(sizes), strict=True)
         public, elsewhere = state.get("public"), state.get("elsewhere")

@@ -42,6 +42,7 @@ _MOST_SHOWN = 20
 Level = Literal["error", "warning", "fact"]
 _MANY_CONFLICTS = 0.01
 """Share of samples with contradicting labels from which they are more than a few copies with wrong labels."""
+_ARM = "arm "
 _PROCESS_BYTES = 250_000_000
 """Memory of a Python process with torch before it has any data; measured with torch 2.13 on Linux."""
 
@@ -75,9 +76,25 @@ def examine(experiment: Experiment, task: Task, arms: Sequence[ReadyArm]) -> lis
 
 def raise_errors(findings: Sequence[Finding]) -> None:
     """Raise one `ExperimentError` with all errors among the findings, if there are any."""
-    errors = [str(finding) for finding in findings if finding.level == "error"]
+    errors = merged([finding for finding in findings if finding.level == "error"])
     if errors:
-        raise ExperimentError("\n".join(errors))
+        raise ExperimentError("\n".join(map(str, errors)))
+
+
+def merged(findings: Sequence[Finding]) -> list[Finding]:
+    """Return the findings with each thing that is wrong once; one about several arms names them all."""
+    places: dict[tuple[Level, str, str], list[str]] = {}
+    for finding in findings:
+        found = places.setdefault((finding.level, finding.what, finding.fix), [])
+        if finding.where not in found:
+            found.append(finding.where)
+    return [Finding(level, _named_together(found), what, fix) for (level, what, fix), found in places.items()]
+
+
+def _named_together(places: Sequence[str]) -> str:
+    if len(places) > 1 and all(place.startswith(_ARM) for place in places):
+        return f"arms {', '.join(place.removeprefix(_ARM) for place in places)}"
+    return "; ".join(places)
 
 
 def _labels(task: Task) -> list[Finding]:

@@ -2,19 +2,33 @@
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Protocol
 
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.measure import Measurement
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TimeRemainingColumn,
+)
 from rich.table import Column
+from rich.text import Text
 
-from fedistill.experiment.preflight import Finding
+from fedistill.experiment.preflight import Finding, merged
 from fedistill.federation.failures import list_reasons
 from fedistill.federation.history import RoundRecord
 
 logger = logging.getLogger(__name__)
+_LONGEST_NAME = 24
+_NARROWEST_WITH_BAR = 40
+_SPACE = "  "
 
 
 class Watcher(Protocol):
@@ -29,10 +43,13 @@ class Watcher(Protocol):
 class Logged:
     """Logs the progress of a run: warnings and failures as such, everything else as information."""
 
+    def __init__(self) -> None:
+        self._first_with: dict[str, str] = {}
+        """The first arm that failed with an error, by its text."""
+
     def findings(self, findings: Sequence[Finding]) -> None:
-        for finding in findings:
-            if finding.level == "warning":
-                logger.warning("%s", finding)
+        for warning in merged([finding for finding in findings if finding.level == "warning"]):
+            logger.warning("%s", warning)
 
     def arm(self, name: str, rounds: int, done: int) -> None:
         logger.info("arm %r: %d of %d rounds done", name, done, rounds)
@@ -44,21 +61,61 @@ class Logged:
             logger.warning("arm %r: round %d: left out: %s", name, record.round, reasons)
 
     def failed(self, name: str, error: str) -> None:
-        logger.error("arm %r failed: %s", name, error)
+        first = self._first_with.setdefault(error, name)
+        if first == name:
+            logger.error("arm %r failed: %s", name, error)
+        else:
+            logger.error("arm %r failed as arm %r did", name, first)
+
+
+class _Name(ProgressColumn):
+    """An arm's name, of which a narrow terminal shows the beginning."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(Column(no_wrap=True))
+        self._console = console
+
+    def render(self, task: Task) -> Text:
+        name = Text(task.description)
+        name.truncate(min(_LONGEST_NAME, self._console.width // 3), overflow="ellipsis")
+        return name
+
+
+@dataclass(frozen=True)
+class _Whole:
+    """As many of some texts as there is room for, the first first; none of them is cut."""
+
+    texts: Sequence[str]
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement(0, min(cell_len(_SPACE.join(self.texts)), options.max_width))
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        count = len(self.texts)
+        while count and cell_len(_SPACE.join(self.texts[:count])) > options.max_width:
+            count -= 1
+        yield Text(_SPACE.join(self.texts[:count]), no_wrap=True)
+
+
+class _Views(ProgressColumn):
+    """The accuracies of an arm's last round, without those that a narrow terminal has no room for."""
+
+    def render(self, task: Task) -> _Whole:
+        return _Whole(task.fields["views"])
 
 
 class Bars(Logged):
     """Shows one progress bar per arm as well."""
 
     def __init__(self, console: Console) -> None:
-        # On a narrow terminal the accuracies are cut, not the counts.
-        columns = (
-            TextColumn("{task.description}", table_column=Column(no_wrap=True)),
-            BarColumn(bar_width=16, table_column=Column(min_width=4)),
+        super().__init__()
+        columns: list[ProgressColumn] = [
+            _Name(console),
             MofNCompleteColumn(table_column=Column(no_wrap=True, min_width=5)),
-            TimeRemainingColumn(table_column=Column(no_wrap=True, min_width=7)),
-            TextColumn("{task.fields[views]}", table_column=Column(no_wrap=True, overflow="ellipsis")),
-        )
+        ]
+        if console.width >= _NARROWEST_WITH_BAR:
+            columns.insert(1, BarColumn(bar_width=16, table_column=Column(min_width=4)))
+            columns += [TimeRemainingColumn(table_column=Column(no_wrap=True, min_width=7)), _Views()]
         self._progress = Progress(*columns, console=console)
         self._bars: dict[str, TaskID] = {}
 
@@ -69,16 +126,16 @@ class Bars(Logged):
     def arm(self, name: str, rounds: int, done: int) -> None:
         super().arm(name, rounds, done)
         self._progress.start()
-        self._bars[name] = self._progress.add_task(escape(name), total=rounds, completed=done, views="")
+        self._bars[name] = self._progress.add_task(name, total=rounds, completed=done, views=())
 
     def round(self, name: str, record: RoundRecord) -> None:
         super().round(name, record)
         self._progress.update(self._bars[name], completed=record.round)
         if record.views:
-            self._progress.update(self._bars[name], views=_views(record))
+            self._progress.update(self._bars[name], views=_shares(record))
 
     def failed(self, name: str, error: str) -> None:
-        self._progress.update(self._bars[name], views="failed")
+        self._progress.update(self._bars[name], views=("failed",))
         super().failed(name, error)
 
 
@@ -109,7 +166,8 @@ def shown(console: Console, quiet: bool = False) -> Iterator[Watcher]:
         try:
             yield bars
         finally:
-            bars.stop()
+            with suppress(OSError):  # the terminal has closed
+                bars.stop()
     finally:
         package.removeHandler(handler)
 
@@ -124,5 +182,9 @@ def print_line(console: Console, text: str) -> None:
     console.print(text, markup=False, soft_wrap=True, highlight=False)
 
 
+def _shares(record: RoundRecord) -> list[str]:
+    return [f"{view} {value:.1%}" for view, value in record.views.items()]
+
+
 def _views(record: RoundRecord) -> str:
-    return "  ".join(f"{view} {value:.1%}" for view, value in record.views.items())
+    return "  ".join(_shares(record))

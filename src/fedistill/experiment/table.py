@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from rich import box
+from rich.cells import cell_len
 from rich.markup import escape
 from rich.table import Table
 
@@ -71,32 +72,85 @@ _HEADINGS = (
     "total",
     "total + public",
 )
-_LEFT_OUT = ("clients -> server", "up", "down", "transport")
-_WHOLE_TABLE = 160
-"""Width of the full table with the names of the examples."""
+_ALWAYS = ("arm", *VIEWS, "up", "down")
+_DISPENSABLE = ("clients -> server", "transport", "set-up", "public data", "total + public", "total")
+"""What a narrow terminal hides, the first first."""
+_NARROW = {"clients -> server": "clients\n-> server", "total + public": "total +\npublic"}
+_FOLDED_NAME = 24
+"""An arm's name is folded to this many columns before a column is hidden."""
 
 
 def rich_table(results: ResultsJson, width: int) -> Table:
-    """Return the table for a terminal; a narrow one leaves out models, best rounds and bytes by direction."""
+    """Return the table for a terminal of ``width`` columns.
+
+    What does not fit goes in this order: columns with nothing but zeros, best rounds, models, then those of
+    bytes that the sums hold. Accuracies, bytes up and bytes down always stay.
+    """
+    names, body = headings(results), rows(results)
+    empty = [
+        place
+        for place, name in enumerate(names)
+        if name not in _ALWAYS and all(row[place] in ("0 B", "-") for row in body)
+    ]
+    dispensable = [names.index(name) for name in _DISPENSABLE if name in names]
+    hidden: set[int] = set()
+    if _width(names, body, hidden, whole=True) <= width:
+        return _table(results, hidden, whole=True)
+    hidden.update(empty)
+    if _width(names, body, hidden, whole=True) <= width:
+        return _table(results, hidden, whole=True)
+    for place in dispensable:
+        if _width(names, body, hidden, whole=False) <= width:
+            break
+        hidden.add(place)
+    return _table(results, hidden, whole=False)
+
+
+def _width(names: Sequence[str], body: Sequence[Sequence[str]], hidden: set[int], whole: bool) -> int:
+    """Return the columns of a terminal that the table takes, with long names of arms folded."""
+    total = 1 if whole else 0
+    for place, name in enumerate(names):
+        if place not in hidden:
+            lines = _heading(name, whole).split("\n") + [_cell(row[place], whole) for row in body]
+            widest = max(map(cell_len, lines))
+            total += min(widest, _FOLDED_NAME) if place == 0 else widest
+            total += 3 if whole else 1
+    return total
+
+
+def _heading(name: str, whole: bool) -> str:
+    return name if whole else _NARROW.get(name, name.replace("@", "\n@").replace(" ", "\n"))
+
+
+def _cell(text: str, whole: bool) -> str:
+    return text if whole else text.split(" (")[0]
+
+
+def _table(results: ResultsJson, hidden: set[int], whole: bool) -> Table:
     task = results["task"]
     rounds = max((len(arm["rounds"]) for arm in results["arms"]), default=0)
-    whole = width >= _WHOLE_TABLE
+    caption = (
+        f"last round{' (best @round)' if whole else ''}; bytes summed over clients, up and down, all rounds"
+    )
     table = Table(
         title=escape(f"{task['name']}, {task['clients']} clients, {task['partition']}, {rounds} rounds"),
-        caption="last round (best @round); bytes summed over clients, up and down, all rounds"
-        if whole
-        else "last round; bytes summed over clients, up and down, all rounds; more in the report",
+        caption=f"{caption}; more in the report" if hidden or not whole else caption,
         box=box.HEAVY_HEAD if whole else box.SIMPLE_HEAD,
         padding=(0, 1) if whole else (0, 1, 0, 0),
+        pad_edge=whole,
     )
     names = headings(results)
-    shown = [place for place, heading in enumerate(names) if whole or heading not in _LEFT_OUT]
+    shown = [place for place in range(len(names)) if place not in hidden]
     for place in shown:
-        heading = names[place] if whole else names[place].replace("@", "\n@").replace(" ", "\n")
-        table.add_column(heading, justify="left" if place < 2 else "right", overflow="fold")
+        table.add_column(
+            _heading(names[place], whole),
+            justify="left" if place < 2 else "right",
+            overflow="fold",
+            no_wrap=place > 0,  # else a number may be broken
+        )
     for row in rows(results):
-        cells = [row[place] if whole else row[place].split(" (")[0] for place in shown]
-        table.add_row(*map(escape, cells))
+        name, *others = (row[place] for place in shown)
+        table.add_row(escape(name), *(escape(_cell(cell, whole)) for cell in others))
     return table
 
 

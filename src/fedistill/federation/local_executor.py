@@ -6,14 +6,14 @@ does it, and results are returned in client order, whichever came first.
 
 import contextlib
 import multiprocessing
+import os
 import signal
-import tempfile
+import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from fedistill.config.schema import Experiment
@@ -30,6 +30,7 @@ from fedistill.federation.executor import (
     prepare_process,
     worker_count,
 )
+from fedistill.stop_signals import STOP_SIGNALS
 
 if TYPE_CHECKING:
     from multiprocessing.context import ForkServerContext, SpawnContext
@@ -82,29 +83,47 @@ class ProcessExecutor(Executor):
 
     Workers are forked from a server process that has imported torch and done nothing else, so they start
     fast, share its memory, and inherit no threads or locks of the caller. Any worker can do any client's
-    work, since a client's state travels with its job.
+    work, since a client's state travels with its job. The task comes by the same pipe: private data are in no
+    file, so that nothing is left of them, however the run ends.
     """
 
     def __init__(self, worker_count: int, experiment: Experiment, task: Task) -> None:
         check_main_guard()
         self.quorum = experiment.flower.quorum
-        self._folder = tempfile.TemporaryDirectory(prefix="fedistill-")
-        path = Path(self._folder.name) / "task.safetensors"
-        task.save(path)
         context = _process_context()
         self._ticket = 0
         self._workers: list[_Worker] = []
-        for number in range(worker_count):
-            ours, theirs = context.Pipe()
-            process = context.Process(
-                target=_serve,
-                args=(theirs, experiment.model_dump_json(), str(path)),
-                name=f"{WORKER_NAME}{number}",
-                daemon=True,
-            )
-            process.start()
-            theirs.close()
-            self._workers.append(_Worker(process, ours))
+        try:
+            for number in range(worker_count):
+                self._start(context, number, experiment)
+            self._send_task(task)
+        except BaseException:
+            self.close()
+            raise
+
+    def _start(
+        self, context: "ForkServerContext | SpawnContext", number: int, experiment: Experiment
+    ) -> None:
+        ours, theirs = context.Pipe()
+        process = context.Process(
+            target=_serve,
+            args=(theirs, experiment.model_dump_json()),
+            name=f"{WORKER_NAME}{number}",
+            daemon=True,
+        )
+        process.start()
+        theirs.close()
+        self._workers.append(_Worker(process, ours))
+
+    def _send_task(self, task: Task) -> None:
+        data = task.to_bytes()
+        for worker in self._workers:
+            worker.busy = True  # until it has the task, it cannot see that the connection is closed
+            try:
+                worker.connection.send_bytes(data)
+            except OSError:
+                raise self._died(worker) from None
+            worker.busy = False
 
     def run_clients(self, arm: str, round: int, jobs: Sequence[Job]) -> Iterator[ClientResult]:
         for result in self._map("work", arm, round, jobs):
@@ -120,13 +139,12 @@ class ProcessExecutor(Executor):
         for worker in self._workers:
             worker.connection.close()
             if worker.busy:
-                worker.process.terminate()
+                worker.process.kill()
         for worker in self._workers:
             worker.process.join(timeout=5)
             if worker.process.is_alive():
                 worker.process.kill()
                 worker.process.join()
-        self._folder.cleanup()
 
     def _map(self, what: _What, arm: str, round: int, jobs: Sequence[Job]) -> Iterator[_Result]:
         self._ticket += 1
@@ -200,12 +218,18 @@ def _chunk(jobs: Sequence[Job]) -> _Chunk:
     return list(frames), packed
 
 
-def _serve(connection: Connection, experiment: str, task: str) -> None:
-    """Do jobs in a worker process until the other end of the connection is closed."""
-    # Ctrl-C reaches all processes of a terminal; the parent decides what it means.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _serve(connection: Connection, experiment: str) -> None:
+    """Take the task, then do jobs in a worker process until the other end of the connection is closed."""
+    # What asks a run to end may reach all processes of a terminal; the parent decides what it means.
+    for request in STOP_SIGNALS:
+        signal.signal(request, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     prepare_process()
-    arms = _ready_arms(Experiment.model_validate_json(experiment), Task.open(Path(task)))
+    try:
+        task = Task.from_bytes(connection.recv_bytes())
+    except (EOFError, OSError):
+        return
+    arms = _ready_arms(Experiment.model_validate_json(experiment), task)
     while True:
         try:
             ticket, start, what, arm, round, (frames, jobs) = connection.recv()
@@ -223,6 +247,14 @@ def _serve(connection: Connection, experiment: str, task: str) -> None:
                 break
         with contextlib.suppress(OSError):
             connection.send((ticket, start, results))
+
+
+def _end_with_parent() -> None:
+    """End this process at once when the parent has ended, killed perhaps, and the work is of no more use."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _ready_arms(experiment: Experiment, task: Task) -> dict[str, ReadyArm]:

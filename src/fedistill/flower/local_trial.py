@@ -1,11 +1,8 @@
 """A trial of the real thing: an experiment on a SuperLink and SuperNodes on this machine."""
 
-import contextlib
 import json
 import shutil
-import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 from fedistill.config.schema import Experiment
@@ -19,7 +16,7 @@ from fedistill.flower import app_template, keys
 from fedistill.flower.allowed_modules import modules_of
 from fedistill.flower.app_template import ended
 from fedistill.flower.event_tail import EventTail
-from fedistill.flower.processes import ENDINGS, TrialNetwork
+from fedistill.flower.processes import TrialNetwork
 
 _POLL_SECONDS = 0.5
 _ASK_SECONDS = 30.0
@@ -71,24 +68,13 @@ def resume_trial(out: Path, watcher: Watcher) -> ResultsJson:
 
 def _play(experiment: Experiment, nodes: int, out: Path, watcher: Watcher) -> ResultsJson:
     # The nodes are on the user's own machine, and so may import whatever the user's experiment names.
-    with _stopped_politely(), TrialNetwork(out, nodes, modules_of(experiment)) as network:
+    with TrialNetwork(out, nodes, modules_of(experiment)) as network:
         try:
             follow(network, experiment, out, watcher)
         except RuntimeFailure as failure:
             raise RuntimeFailure("; ".join([str(failure), *network.ended()])) from None
     results: ResultsJson = json.loads((out / "results.json").read_text(encoding="utf-8"))
     return results
-
-
-@contextlib.contextmanager
-def _stopped_politely() -> Iterator[None]:
-    """Take a request to end, or a terminal that closes, for Ctrl-C: what was started has to be stopped."""
-    before = {one: signal.signal(one, signal.default_int_handler) for one in ENDINGS[1:]}
-    try:
-        yield
-    finally:
-        for one, handler in before.items():
-            signal.signal(one, handler)
 
 
 def follow(network: TrialNetwork, experiment: Experiment, out: Path, watcher: Watcher) -> None:

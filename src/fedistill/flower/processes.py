@@ -16,11 +16,11 @@ import tomli_w
 
 from fedistill.errors import RuntimeFailure
 from fedistill.flower.allowed_modules import KEY
+from fedistill.flower.process_guard import ProcessGuard
 from fedistill.state import write_file
+from fedistill.stop_signals import STOP_SIGNALS
 
 HOST = "127.0.0.1"
-ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""What asks a run to end."""
 _LINK = "trial"
 _START_SECONDS, _STOP_SECONDS, _COMMAND_SECONDS = 60.0, 10.0, 120.0
 
@@ -51,6 +51,7 @@ class TrialNetwork:
         self.folder = out.absolute() / "flower"
         self._count = nodes
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._guard = ProcessGuard()
         self._ports = free_ports(nodes + 1)
         # Without telemetry, and without a look for updates, it works offline.
         self.environment = {
@@ -74,6 +75,7 @@ class TrialNetwork:
         # To an earlier SuperLink these nodes are still online, and would not be let in again.
         for path in self.folder.glob("superlink.db*"):
             path.unlink()
+        self._guard.__enter__()
         try:
             self.start_link()
             for node in range(self._count):
@@ -158,10 +160,11 @@ class TrialNetwork:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+        self._guard.forget(process.pid)
 
     def stop(self) -> None:
         """End all that was started, politely and then not; a second Ctrl-C waits until that is done."""
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDINGS)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         try:
             self._stop()
         finally:
@@ -177,6 +180,7 @@ class TrialNetwork:
                 process.wait(max(0.1, until - time.monotonic()))
         for name in list(self._processes):
             self.kill(name)
+        self._guard.__exit__()
 
     def _write_settings(self) -> None:
         link = {"address": self.address, "root-certificates": self._file("ca.crt")}
@@ -196,6 +200,7 @@ class TrialNetwork:
                 env=self.environment,
                 start_new_session=True,  # Ctrl-C is ours to hand on
             )
+        self._guard.watch(self._processes[name].pid)
 
     def _flwr(self, *arguments: str) -> _Said:
         """What a command of Flower says.
