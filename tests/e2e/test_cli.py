@@ -671,7 +671,7 @@ def test_what_asks_a_run_to_end_and_going_on(
 ) -> None:
     folder, status, said = stopped
     asked: Stop = request.node.callspec.params["stopped"]
-    assert status == {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}[asked.signal]
+    assert status == 1
     assert "Traceback" not in said
     (last,) = said.strip().splitlines()
     by = "" if asked.signal == signal.SIGINT else f" by {asked.signal.name}"
@@ -925,6 +925,6 @@ def test_what_ends_a_run_is_said_in_one_line(
         (tmp_path / "experiment.toml").touch()
     monkeypatch.setattr("fedistill.experiment.runner.resume_experiment", fail)
     ended = here("resume", tmp_path, cwd=tmp_path)
-    assert ended.returncode == (130 if isinstance(error, KeyboardInterrupt) else 1)
+    assert ended.returncode == 1
     folder = f" {shlex.quote(str(tmp_path))}" if begun else ""
     assert ended.stderr == f"fedistill: {said}{folder}\n"

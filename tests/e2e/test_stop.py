@@ -45,26 +45,22 @@ def _handlers() -> Iterator[None]:
 @pytest.mark.parametrize("asked", STOP_SIGNALS)
 def test_a_signal_is_taken_for_ctrl_c_inside_the_context_only(asked: signal.Signals) -> None:
     signal.signal(asked, signal.SIG_DFL)
-    with stop_requests() as requests, pytest.raises(KeyboardInterrupt):
+    with stop_requests(), pytest.raises(KeyboardInterrupt):
         signal.raise_signal(asked)
-    assert requests.first is asked
     assert signal.getsignal(asked) is signal.SIG_DFL
-    assert requests.exit_status(130) == 128 + asked
-    assert [requests.exit_status(status) for status in (0, 1, 2)] == [0, 1, 2]
 
 
 @pytest.mark.parametrize("asked", STOP_SIGNALS)
 def test_an_ignored_signal_stays_ignored(asked: signal.Signals) -> None:
     signal.signal(asked, signal.SIG_IGN)
-    with stop_requests() as requests:
+    with stop_requests():
         assert signal.getsignal(asked) is signal.SIG_IGN
         signal.raise_signal(asked)
-    assert requests.first is None
 
 
 def test_a_second_signal_does_not_cut_the_cleaning_up_short() -> None:
     cleaned = False
-    with stop_requests() as requests, pytest.raises(Stopped, match="stopped by SIGTERM"):  # noqa: PT012
+    with stop_requests(), pytest.raises(Stopped, match="stopped by SIGTERM"):  # noqa: PT012
         try:
             signal.raise_signal(signal.SIGTERM)
         finally:
@@ -72,7 +68,6 @@ def test_a_second_signal_does_not_cut_the_cleaning_up_short() -> None:
             signal.raise_signal(signal.SIGINT)
             cleaned = True
     assert cleaned
-    assert requests.first is signal.SIGTERM
 
 
 def test_a_signal_that_was_swallowed_can_be_sent_again() -> None:
@@ -134,7 +129,7 @@ def test_a_terminal_that_closes_stops_the_run_and_loses_nothing(tmp_path: Path) 
 
         wait_for(begun, "round 2", PATIENCE)
         os.close(ours)
-        assert process.wait(PATIENCE) == 129
+        assert process.wait(PATIENCE) == 1
     finally:
         process.kill()
         process.wait()

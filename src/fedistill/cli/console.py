@@ -12,7 +12,6 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from fedistill.cli.stop import INTERRUPTED
 from fedistill.errors import RuntimeFailure
 
 if TYPE_CHECKING:
@@ -54,7 +53,7 @@ def follow(
         with shown(aside, quiet) as watcher:
             results = play(watcher)
     except KeyboardInterrupt as stopped:
-        _give_up(str(stopped) or "stopped", folder, resume_command, INTERRUPTED)
+        _give_up(str(stopped) or "stopped", folder, resume_command)
     except (RuntimeFailure, OSError) as error:
         _give_up(str(error), folder, resume_command)
     print_results(results, folder, as_json)
@@ -62,12 +61,12 @@ def follow(
         sys.exit(1)
 
 
-def _give_up(what: str, folder: Path, resume_command: str, status: int = 1) -> NoReturn:
+def _give_up(what: str, folder: Path, resume_command: str) -> NoReturn:
     """End with what happened and how to resume."""
     started = (folder / "experiment.toml").exists()
     go_on = f"finished rounds are kept; resume with: fedistill {resume_command} {shlex.quote(str(folder))}"
     say(f"fedistill: {what}; {go_on if started else 'nothing was started yet'}")
-    sys.exit(status)
+    sys.exit(1)
 
 
 def say(text: str) -> None:

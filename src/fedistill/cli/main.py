@@ -1,7 +1,6 @@
 """The command line.
 
-Exit status: 0 done; 1 the run failed; 2 the experiment file or the command line is wrong. A run that a signal
-stopped has 128 and its number, as shells expect: 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP.
+Exit status: 0 done; 1 the run failed, or was stopped; 2 the experiment file or the command line is wrong.
 """
 
 import os
@@ -231,7 +230,7 @@ def main() -> None:
     # Own models (`module:function`) are looked up in the current folder, as with `python -m`.
     if "" not in sys.path and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
-    with stop_requests() as requests:
+    with stop_requests():
         try:
             app()
         except ExperimentError as error:
@@ -240,8 +239,6 @@ def main() -> None:
         except FedistillError as error:
             say(f"fedistill: {error}")
             sys.exit(1)
-        except SystemExit as end:
-            sys.exit(requests.exit_status(end.code) if isinstance(end.code, int) else end.code)
 
 
 def _quiet_libraries() -> None:

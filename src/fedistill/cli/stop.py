@@ -8,28 +8,16 @@ from types import FrameType
 
 from fedistill.stop_signals import STOP_SIGNALS
 
-INTERRUPTED = 128 + signal.SIGINT
-"""Exit status after Ctrl-C; shells expect 128 and the number of the signal that ended a program."""
-
 
 class Stopped(KeyboardInterrupt):
     """A signal asked the command to end; everything that handles Ctrl-C handles it."""
 
 
-class StopRequests:
-    """The signals that asked this command to end.
-
-    Attributes:
-        first: the first of them, or None.
-    """
+class _Requests:
+    """Raises `Stopped` for a signal that asks this command to end."""
 
     def __init__(self) -> None:
-        self.first: signal.Signals | None = None
         self._unwinding: weakref.ref[Stopped] | None = None
-
-    def exit_status(self, status: int) -> int:
-        """Return the exit status for shells, where that for Ctrl-C stands for any of the signals."""
-        return 128 + self.first if self.first is not None and status == INTERRUPTED else status
 
     def take(self, number: int, frame: FrameType | None) -> None:
         """Handle a signal.
@@ -39,8 +27,6 @@ class StopRequests:
         """
         if self._unwinding is not None and self._unwinding() is not None:
             return
-        if self.first is None:
-            self.first = signal.Signals(number)
         stopped = Stopped(
             "stopped" if number == signal.SIGINT else f"stopped by {signal.Signals(number).name}"
         )
@@ -52,15 +38,15 @@ class StopRequests:
 
 
 @contextlib.contextmanager
-def stop_requests() -> Iterator[StopRequests]:
+def stop_requests() -> Iterator[None]:
     """Take the signals for Ctrl-C inside the context, but not those that are ignored, as under ``nohup``."""
-    requests = StopRequests()
+    requests = _Requests()
     before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     taken = [number for number, handler in before.items() if handler not in (signal.SIG_IGN, None)]
     for number in taken:
         signal.signal(number, requests.take)
     try:
-        yield requests
+        yield
     finally:
         for number in taken:
             signal.signal(number, before[number])

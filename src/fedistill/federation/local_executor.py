@@ -107,7 +107,7 @@ class ProcessExecutor(Executor):
         ours, theirs = context.Pipe()
         process = context.Process(
             target=_serve,
-            args=(theirs, experiment.model_dump_json()),
+            args=(theirs, experiment.model_dump_json(exclude_none=True)),
             name=f"{WORKER_NAME}{number}",
             daemon=True,
         )
