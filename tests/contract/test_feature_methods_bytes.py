@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fedistill import parse
 from fedistill.experiment.preflight import examine
 from fedistill.experiment.runner import prepare
+from fedistill.models.signature import Signature
 from helpers.byte_formulas import CLASSES, CLIENTS, payloads, played
 
 FLAT = 8 * 8
@@ -82,8 +83,11 @@ def odd(monkeypatch: pytest.MonkeyPatch) -> None:
     module = types.ModuleType("odd_heads")
     flat = {"bias": True, "plain": False}
     for name, bias in flat.items():
-        layers = (nn.Flatten(), nn.Linear(FLAT, 5), nn.Linear(5, CLASSES, bias=bias))
-        setattr(module, name, lambda signature, layers=layers: nn.Sequential(*layers))
+
+        def net(signature: Signature, bias: bool = bias) -> nn.Module:
+            return nn.Sequential(nn.Flatten(), nn.Linear(FLAT, 5), nn.Linear(5, CLASSES, bias=bias))
+
+        setattr(module, name, net)
     module.soft = lambda signature: nn.Sequential(nn.Flatten(), nn.Linear(FLAT, CLASSES), nn.Softmax(1))  # type: ignore[attr-defined]  # made here
     monkeypatch.setitem(sys.modules, "odd_heads", module)
 

@@ -89,7 +89,9 @@ def test_a_separator_that_is_set_is_used_and_one_that_cannot_be_told_is_asked_fo
     )
     keys = {"format": "csv", "train": tie, "public": 4}
     assert refused(**keys, separator="~") == (
-        f"{tie}: cannot tell which column is the label; set task.label to one of text,label;x"
+        f"{tie}: cannot tell which column is the label; set task.label to one of text,label;x (private data"
+        " without labels, as for self-supervised learning or language modelling, are not supported: fedistill"
+        " learns to classify, with one label for each sample)"
     )
     chosen = make(**keys, separator=";", input="text,label", label="x")
     assert chosen.classes == ("0", "1")

@@ -38,7 +38,7 @@ def test_boxes(tmp_path: Path) -> None:
 def test_boxes_in_another_column(tmp_path: Path) -> None:
     boxes = [{"bbox": [[0.0, 0.0, 1.0, 1.0]], "id": [3]} for _ in TEXTS]
     said = refusal(tmp_path, {"text": [*TEXTS], "objects": [*boxes]})
-    assert f"cannot tell which column is the label; object detection is not supported: {ONLY}" in said
+    assert f"set task.label to one of text, objects (object detection is not supported: {ONLY})" in said
 
 
 def test_masks(tmp_path: Path) -> None:
@@ -57,6 +57,6 @@ def test_numbers(tmp_path: Path) -> None:
 def test_no_labels(tmp_path: Path) -> None:
     said = refusal(tmp_path, {"text": [*TEXTS]})
     assert (
-        "cannot tell which column is the label; private data without labels (self-supervised learning,"
-        f" language modelling) are not supported: {ONLY}" in said
+        "set task.label to one of text (private data without labels, as for self-supervised learning or"
+        f" language modelling, are not supported: {ONLY})" in said
     )

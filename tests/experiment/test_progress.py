@@ -22,7 +22,7 @@ def last_lines(width: int) -> list[str]:
     bars = Bars(console)
     bars.arm("dsfl", 1000, 0)
     bars.arm(LONG, 1000, 0)
-    record: Any = SimpleNamespace(round=998, views=VIEWS)
+    record: Any = SimpleNamespace(round=998, views=VIEWS, missing={})
     bars.round("dsfl", record)
     bars.round(LONG, record)
     bars.stop()

@@ -172,8 +172,10 @@ def _choose(given: str | None, columns: list[str], usual: Sequence[str], key: st
     if not found:
         what = key.rsplit(".", 1)[1]
         other = task_kinds.without_label(columns) if what == "label" else ""
-        choice = other or f"; set {key} to one of {', '.join(columns)}"
-        raise ExperimentError(f"{where}: cannot tell which column is the {what}{choice}")
+        raise ExperimentError(
+            f"{where}: cannot tell which column is the {what}; set {key} to one of"
+            f" {', '.join(columns)}{other}"
+        )
     return found[0]
 
 

@@ -33,10 +33,10 @@ def without_label(columns: Iterable[str]) -> str:
     """Return what data without a label column may be meant for, as the end of a sentence; or nothing."""
     names = {name.lower() for name in columns}
     if names & set(_BOXES):
-        return f"; object detection is not supported: {_ONLY}"
+        return f" (object detection is not supported: {_ONLY})"
     if len(names) == 1:
         return (
-            "; private data without labels (self-supervised learning, language modelling) are not supported:"
-            f" {_ONLY}"
+            " (private data without labels, as for self-supervised learning or language modelling, are not"
+            f" supported: {_ONLY})"
         )
     return ""

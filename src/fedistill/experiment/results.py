@@ -8,7 +8,7 @@ import contextlib
 import platform
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal, TypedDict
+from typing import Literal, NotRequired, TypedDict
 
 from fedistill.communication.codecs import registry as codecs
 from fedistill.config.link import PROFILES, Link, LinkUse, round_seconds
@@ -76,7 +76,7 @@ class VocabularyJson(TypedDict):
 class TaskJson(TypedDict):
     """The task; ``samples`` of each client, ``class_counts`` of each client by class.
 
-    ``client_names`` are the sites' names where the partition has sites, and otherwise None.
+    ``client_names`` are the sites' names; absent where the partition has no sites.
     """
 
     name: str
@@ -84,7 +84,7 @@ class TaskJson(TypedDict):
     classes: list[str]
     clients: int
     partition: str
-    client_names: list[str] | None
+    client_names: NotRequired[list[str]]
     samples: list[int]
     class_counts: list[list[int]]
     test: int
@@ -155,13 +155,12 @@ def task_json(task: Task) -> TaskJson:
     """Return samples by client and class, the public set and the vocabulary."""
     public = task.public
     words = task.signature.vocabulary
-    return {
+    found: TaskJson = {
         "name": task.name,
         "kind": task.signature.kind,
         "classes": list(task.classes),
         "clients": len(task.clients),
         "partition": task.partition,
-        "client_names": list(task.client_names) or None,
         "samples": [len(data) for data in task.clients],
         "class_counts": task.class_counts().tolist(),
         "test": len(task.test),
@@ -170,6 +169,9 @@ def task_json(task: Task) -> TaskJson:
         else {"samples": len(public), "bytes": public.bytes, "source": public.source},
         "vocabulary": {"size": words, "bytes": len(task.vocabulary_frame)} if words else None,
     }
+    if task.client_names:
+        found["client_names"] = list(task.client_names)
+    return found
 
 
 def arm_json(arm: ReadyArm, run: ArmRun, status: Status, error: str | None) -> ArmJson:
