@@ -9,13 +9,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
 
 from fedistill.config.schema import Arm, Experiment, RawTable
 from fedistill.data.build import build_task
 from fedistill.data.task import Task
 from fedistill.errors import ExperimentError, TrainingError, nearest
-from fedistill.experiment.preflight import examine, raise_errors
+from fedistill.experiment.preflight import examine, examine_arm, raise_errors
 from fedistill.experiment.progress import Watcher
 from fedistill.experiment.results import ArmJson, arm_json
 from fedistill.federation import local_executor
@@ -32,7 +31,6 @@ from fedistill.studies.tuning_folder import Trial, TuningFolder
 
 DEFAULT_TRIALS, DEFAULT_ROUNDS = 12, 8
 _PACKAGES = ("fedistill", "torch")
-_Data = Literal["image", "text"]
 
 
 @dataclass(frozen=True)
@@ -86,7 +84,7 @@ def tune(
     data, rounds = task.signature.kind, plan.rounds or min(DEFAULT_ROUNDS, experiment.rounds)
     short = experiment.model_copy(update={"rounds": rounds})
     spaces = {arm.name: search_space(arm, data, plan.vary) for arm in experiment.arms}
-    _check_spaces(chosen, spaces, data, plan.vary)
+    _check_vary(chosen, spaces, plan.vary, short, task)
     ready = [ReadyArm.of(arm, short, task) for arm in chosen]
     findings = examine(short, task, ready)
     watcher.findings(findings)
@@ -131,12 +129,16 @@ def _tuned(arm: Arm, plan: Plan, folder: TuningFolder) -> TunedArm:
 
 def _heading(plan: Plan, rounds: int, samples: int, command: str) -> tuple[str, str]:
     versions = " and ".join(f"{name} {version(name)}" for name in _PACKAGES)
+    budget = f"{_count(plan.trials, 'trial')} of {_count(rounds, 'round')} for each arm"
     return (
         f"Made by: {command}",
-        f"With {versions}: {plan.trials} trials of {rounds} rounds for each arm, or all that there are; search"
-        f" seed {plan.seed}. The best have {plan.goal}, on {samples:,} samples of the training set that no"
-        " client has.",
+        f"With {versions}: {budget}, search seed {plan.seed}. The best have {plan.goal}, on {samples:,} samples of"
+        " the training set that no client has.",
     )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _chosen(experiment: Experiment, names: Sequence[str]) -> list[Arm]:
@@ -147,12 +149,22 @@ def _chosen(experiment: Experiment, names: Sequence[str]) -> list[Arm]:
     return [arm for arm in experiment.arms if not names or arm.name in names]
 
 
-def _check_spaces(
-    chosen: Sequence[Arm], spaces: Mapping[str, Space], data: _Data, vary: Mapping[str, Values | None]
+def _check_vary(
+    chosen: Sequence[Arm],
+    spaces: Mapping[str, Space],
+    vary: Mapping[str, Values | None],
+    experiment: Experiment,
+    task: Task,
 ) -> None:
-    """Check that there is something to tune, and that each setting to vary is one of some arm."""
-    for key in vary:
-        if not any(key in spaces[arm.name] for arm in chosen):
+    """Check that each setting to vary is one of some arm, and that its arms can have its values."""
+    data = task.signature.kind
+    for key, values in vary.items():
+        having = [arm for arm in chosen if key in spaces[arm.name]]
+        for arm in having if values else []:
+            for value in spaces[arm.name][key][1:]:
+                ready = ReadyArm.of(changed(arm, {key: value}, data), experiment, task)
+                raise_errors(examine_arm(ready))
+        if not having:
             known = list(dict.fromkeys(key for arm in chosen for key in search_space(arm, data, {})))
             raise ExperimentError(
                 f"--vary {key}: no arm has a setting of this name with another value to try; by default,"
@@ -181,7 +193,7 @@ def _play(experiment: Experiment, arm: Arm, settings: Settings, task: Task) -> A
     try:
         tried = changed(arm, settings, task.signature.kind)
         ready = ReadyArm.of(tried, experiment, task)
-        ready.method.check(ready.federation)
+        raise_errors(examine_arm(ready))
     except ExperimentError as error:  # each value is valid, but not all of them together
         return arm_json(ready, run, "failed", str(error))
     alone = experiment.model_copy(update={"arms": [tried]})

@@ -55,7 +55,6 @@ class TuningFolder:
                 self._continue(json.loads((path / "tuning.json").read_text(encoding="utf-8")), asked)
             else:
                 write_file(path / "tuning.json", json.dumps(asked, indent=1).encode())
-                write_file(path / "trials.jsonl", b"")
         except (OSError, ValueError) as error:
             raise ExperimentError(
                 f"{path}: cannot be used ({error}); choose another folder with --out"
@@ -85,12 +84,17 @@ class TuningFolder:
                 f"{self.path} holds another tuning, which differs in {', '.join(changed)}: choose another"
                 " folder with --out"
             )
-        lines = (self.path / "trials.jsonl").read_text(encoding="utf-8").splitlines()
+        if not (self.path / "trials.jsonl").exists():
+            return
+        text = (self.path / "trials.jsonl").read_text(encoding="utf-8")
+        lines = text.splitlines()
         for number, line in enumerate(lines, start=1):
             try:
                 self._trials.append(json.loads(line))
             except ValueError:
                 if number < len(lines):
                     raise ValueError(f"line {number} of trials.jsonl is damaged") from None
-                # A crash cut it short: without it, the next line starts afresh.
-                write_file(self.path / "trials.jsonl", "".join(f"{one}\n" for one in lines[:-1]).encode())
+        if len(self._trials) < len(lines) or not text.endswith("\n"):
+            # A crash cut the last line short; the next one must not continue it.
+            whole = "".join(json.dumps(trial) + "\n" for trial in self._trials)
+            write_file(self.path / "trials.jsonl", whole.encode())
