@@ -19,7 +19,9 @@ from fedistill.studies import search_space as spaces
 from fedistill.studies.search_space import Settings, Space, changed, propose, search_space, size
 from helpers.method_rows import ROWS, Row
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "fashion-mnist.toml"
+ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "examples" / "fashion-mnist.toml"
+PAGE = ROOT / "docs" / "tuning.md"
 
 
 def arm_of(**keys: Any) -> Arm:
@@ -76,6 +78,25 @@ def test_the_tables_name_what_there_is() -> None:
     known = {key for method in KNOWN_METHODS.values() for key in method.Settings.model_fields}
     assert {key.split(".")[0] for key in spaces.METHODS} <= known
     assert {name for names in spaces.AGGREGATIONS.values() for name in names} <= KNOWN_AGGREGATIONS.keys()
+
+
+def test_the_page_has_all_values() -> None:
+    rows = [line.strip("| ").split(" | ") for line in PAGE.read_text(encoding="utf-8").splitlines()]
+    page = {tuple(part.split("` ")[0].strip("`") for part in row[:-1]): row[-1] for row in rows if row[1:]}
+
+    def written(candidates: spaces.Candidates) -> str:
+        if isinstance(candidates, spaces.Times):
+            return ", ".join(f"\N{MULTIPLICATION SIGN} {factor:.3g}" for factor in candidates.factors)
+        return ", ".join(str(value).lower() for value in candidates)
+
+    for key, candidates in {**spaces.TRAIN, **spaces.METHODS}.items():
+        assert page.pop((key,)) == written(candidates)
+    for name, strengths in spaces.CODECS.items():
+        for key, candidates in strengths.items():
+            assert page.pop((name, key)) == written(candidates)
+    aggregations = [row[-1] for row in rows if row[0].startswith("`aggregation`")]
+    assert aggregations == [", ".join(names) for names in spaces.AGGREGATIONS.values()]
+    assert [key for key in page if key[0] not in ("setting", "codec", "aggregation", "---")] == []
 
 
 def test_every_arm_of_the_example_has_a_space() -> None:

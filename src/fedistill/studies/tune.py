@@ -132,8 +132,8 @@ def _heading(plan: Plan, rounds: int, samples: int, command: str) -> tuple[str, 
     budget = f"{_count(plan.trials, 'trial')} of {_count(rounds, 'round')} for each arm"
     return (
         f"Made by: {command}",
-        f"With {versions}: {budget}, search seed {plan.seed}. The best have {plan.goal}, on {samples:,} samples of"
-        " the training set that no client has.",
+        f"With {versions}: {budget}, search seed {plan.seed}. The best have {plan.goal}, on"
+        f" {samples:,} samples of the training set that no client has.",
     )
 
 
