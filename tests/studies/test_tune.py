@@ -293,7 +293,7 @@ def test_a_folder_with_another_tuning_is_refused(experiment: Experiment, run: Tu
     run(experiment, arms=["local"], trials=1)
     for changes, what in (
         ({"seed": 1}, "seed"),
-        ({"rounds": 2}, "experiment"),
+        ({"rounds": 2}, "rounds"),
         ({"vary": {"train.loss": None}}, "search space"),
     ):
         with pytest.raises(ExperimentError, match=f"holds another tuning, which differs in {what}: choose"):

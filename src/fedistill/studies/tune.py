@@ -174,9 +174,12 @@ def _check_vary(
 
 def _asked(experiment: Experiment, task: Task, seed: int, spaces: Mapping[str, Space]) -> RawTable:
     """Return all that trials depend on."""
+    # How many processes work, and the link of the report, change no trial.
+    rest = {"rounds", "runtime", "link"}
     return {
-        "experiment": experiment.model_dump(mode="json", exclude_none=True, exclude={"runtime", "link"}),
+        "experiment": experiment.model_dump(mode="json", exclude_none=True, exclude=rest),
         "data": task.fingerprint(),
+        "rounds": experiment.rounds,
         "seed": seed,
         "search space": spaces,
         "versions": {name: version(name) for name in _PACKAGES},

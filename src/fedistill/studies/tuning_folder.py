@@ -2,7 +2,7 @@
 
 ::
 
-    tuning.json     what was asked: experiment, rounds, seed, search space, versions
+    tuning.json     what was asked: experiment, data, rounds, seed, search space, versions
     trials.jsonl    what was tried: one line for each finished trial (`Trial`)
     tuned.toml      the experiment, each arm with its best settings
 
