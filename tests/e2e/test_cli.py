@@ -817,7 +817,18 @@ def test_models_are_listed_with_their_sizes(place: Path) -> None:
 def test_help_names_every_command(place: Path) -> None:
     ended = here("--help", cwd=place)
     assert ended.returncode == 0
-    for name in ["compare", "run", "resume", "report", "doctor", "methods", "codecs", "tasks", "models"]:
+    for name in [
+        "compare",
+        "run",
+        "tune",
+        "resume",
+        "report",
+        "doctor",
+        "methods",
+        "codecs",
+        "tasks",
+        "models",
+    ]:
         assert f" {name} " in ended.stdout
 
 
@@ -830,7 +841,7 @@ def test_the_version_is_that_of_the_package(place: Path) -> None:
     assert ended.stdout == f"fedistill {version('fedistill')}\n"
 
 
-RUNS = (["compare"], ["run"], ["resume"], ["flower", "up"], ["flower", "resume"])
+RUNS = (["compare"], ["run"], ["tune"], ["resume"], ["flower", "up"], ["flower", "resume"])
 LISTS = (["report"], ["doctor"], ["methods"], ["codecs"], ["tasks"], ["models"])
 
 

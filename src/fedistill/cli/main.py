@@ -27,6 +27,7 @@ from fedistill.cli.console import (
 )
 from fedistill.cli.flower import app as flower
 from fedistill.cli.stop import stop_requests
+from fedistill.cli.tune import tune_command
 from fedistill.errors import ExperimentError, FedistillError, nearest
 
 app = typer.Typer(
@@ -36,6 +37,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(flower, name="flower")
+app.command("tune")(tune_command)
 
 
 def _print_version(wanted: bool) -> None:

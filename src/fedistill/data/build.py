@@ -32,13 +32,20 @@ from fedistill.models.signature import Signature
 from fedistill.rng import numpy_stream
 
 
-def build_task(config: TaskConfig, seed: int) -> Task:
+def build_task(config: TaskConfig, seed: int, *, validation: bool = False) -> Task:
     """Build a task; equal settings and seeds yield equal tasks.
+
+    Args:
+        validation: test on training samples in place of the test set, which is not read. They are
+            ``test_share`` of those that are neither test nor public samples; the first that are taken are
+            those beyond ``limit``, so that, if there are enough of them, private and public samples are those
+            of the task without validation.
 
     Raises:
         ExperimentError: the data cannot be found, read, or divided as asked.
     """
-    source = _without(sources.open_source(config, config.image_size), config.exclude_classes)
+    opened = sources.open_source(config, config.image_size, test=not validation)
+    source = _without(opened, config.exclude_classes)
     private, test_table, test_rows = _hold_out_test(source, config, seed)
     public_inputs, public_labels, where = None, None, ""
     if isinstance(config.public, PublicSource):
@@ -48,9 +55,10 @@ def build_task(config: TaskConfig, seed: int) -> Task:
         public_inputs = source.train.read(public_rows)
         public_labels = torch.from_numpy(source.train.labels[public_rows])
         where = "held out from the training data"
-    if config.limit is not None and config.limit < len(private):
-        drawn = numpy_stream(seed, "limit").permutation(len(private))[: config.limit]
-        private = private[np.sort(drawn)]
+    private, unused = _draw(private, config.limit, seed)
+    if validation:
+        private, test_rows = _hold_out_validation(private, unused, source.train, config, seed)
+        test_table = source.train
 
     kind = config.partition or (Natural() if source.by_file else Iid())
     if isinstance(kind, Natural | Listed):
@@ -162,20 +170,54 @@ def _without(source: Loaded, excluded: Sequence[str]) -> Loaded:
 
 
 def _hold_out_test(source: Loaded, config: TaskConfig, seed: int) -> tuple[Rows, Table, Rows]:
-    """Return the rows left for training, and the table and rows to test on."""
+    """Return the rows left for training, and the table and rows to test on; no rows if it is not read."""
     everything = np.flatnonzero(source.train.labels >= 0)
     if source.test is not None:
         return everything, source.test, np.flatnonzero(source.test.labels >= 0)
+    if source.own_test:
+        return everything, source.train, everything[:0]
     wanted = max(1, round(config.test_share * len(everything)))
-    # Equal inputs stay on one side: a copy in the training data would reveal the label.
-    _, group = np.unique(np.array(source.train.keys())[everything], return_inverse=True)
-    order = numpy_stream(seed, "test").permutation(int(group.max()) + 1)
+    rest, held = _hold_out(everything, wanted, source.train, config, numpy_stream(seed, "test"))
+    return rest, source.train, held
+
+
+def _hold_out(
+    rows: Rows, wanted: int, table: Table, config: TaskConfig, generator: np.random.Generator
+) -> tuple[Rows, Rows]:
+    """Return the rows that are left, and at least ``wanted`` rows to test on.
+
+    Equal inputs stay on one side: a copy in the training data would reveal the label.
+    """
+    _, group = np.unique(np.array(table.keys())[rows], return_inverse=True)
+    order = generator.permutation(int(group.max()) + 1)
     sizes = np.bincount(group)[order].cumsum()
     chosen = order[: int(np.searchsorted(sizes, wanted)) + 1]
     held = np.isin(group, chosen)
     if held.all():
         raise ExperimentError(f"task.test_share = {config.test_share} leaves nothing to train on")
-    return everything[~held], source.train, everything[held]
+    return rows[~held], rows[held]
+
+
+def _draw(private: Rows, limit: int | None, seed: int) -> tuple[Rows, Rows]:
+    """Return at most ``limit`` rows, and the others."""
+    if limit is None or limit >= len(private):
+        return private, private[:0]
+    order = numpy_stream(seed, "limit").permutation(len(private))
+    return private[np.sort(order[:limit])], private[np.sort(order[limit:])]
+
+
+def _hold_out_validation(
+    private: Rows, unused: Rows, table: Table, config: TaskConfig, seed: int
+) -> tuple[Rows, Rows]:
+    """Return the private rows that are left, and those to validate on: unused ones before private ones."""
+    size = max(1, round(config.test_share * (len(private) + len(unused))))
+    keys, generator = np.array(table.keys()), numpy_stream(seed, "validation")
+    free = unused[~np.isin(keys[unused], keys[private])]
+    drawn = np.sort(generator.permutation(free)[:size])
+    if len(drawn) == size:
+        return private, drawn
+    private, held = _hold_out(private, size - len(drawn), table, config, generator)
+    return private, np.concatenate([drawn, held])
 
 
 def _hold_out_public(private: Rows, size: int, table: Table, seed: int) -> tuple[Rows, Rows]:

@@ -42,20 +42,23 @@ _EMPTY = (
 )
 """Parts of the readers' error messages for a file without rows or a folder without files."""
 
+_TEST_SPLITS = ("test", "validation")
+"""What training folders are tested on, the first choice first."""
+
 _Parts = dict[str, Callable[[], Split]]
 """What reads each split of a path; under the empty name alone if the path has no splits."""
 _Opened = dict[str, tuple[str, _Parts]]
 """Paths of one setting with what reads them, by name."""
 
 
-def read_files(source: Source) -> tuple[Split, Split | None, tuple[str, str]]:
-    """Read the training and test data of a source with a ``format``.
+def read_files(source: Source, *, test: bool = True) -> tuple[Split, Split | None, tuple[str, str]]:
+    """Read the training data of a source with a ``format`` and, unless ``test`` is false, its test data.
 
     Returns both, and their names for messages. Several files of one split have the column `FILE_COLUMN`, with
     the name of each row's file.
 
     The test data are those of ``source.test``; if it is not given, they are the test splits of the training
-    folders, or else their validation splits. They are None if there are none of these.
+    folders, or else their validation splits. They are None if there are none of these, or not to be read.
 
     Raises:
         ExperimentError: a path does not exist, cannot be read, or lacks the split that is needed; or several
@@ -71,17 +74,30 @@ def read_files(source: Source) -> tuple[Split, Split | None, tuple[str, str]]:
             f"{place}.train = {title(source.train)}: its splits are {splits}, and none is for training: name"
             f" the training data with {place}.train and the test data with {place}.test"
         )
+    if not test:
+        return train[0], None, (train[1], "")
     if source.test is None:
-        test = _read(source, source.train, f"{place}.train", paths, ("test", "validation"))
+        found = _read(source, source.train, f"{place}.train", paths, _TEST_SPLITS)
     else:
         paths = _open(source, source.test, f"{place}.test")
-        test = _read(source, source.test, f"{place}.test", paths, ("", "test", "validation"))
-        if test is None:
+        found = _read(source, source.test, f"{place}.test", paths, ("", *_TEST_SPLITS))
+        if found is None:
             raise ExperimentError(
                 f"{place}.test = {title(source.test)}: it has a training split, but no test split"
             )
-    held, name = (None, "") if test is None else test
+    held, name = (None, "") if found is None else found
     return train[0], held, (train[1], name)
+
+
+def has_test_split(source: Source) -> bool:
+    """Return whether a source with a ``format`` has test data of its own, without reading any.
+
+    Raises:
+        ExperimentError: a path of the training data does not exist.
+    """
+    assert source.train is not None
+    opened = _open(source, source.train, f"{place_of(source)}.train").values()
+    return source.test is not None or any(_first(parts, _TEST_SPLITS) for _, parts in opened)
 
 
 def read_table(path: str, form: str, key: str) -> Split:

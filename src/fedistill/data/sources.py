@@ -21,7 +21,7 @@ from huggingface_hub import constants
 
 from fedistill.config.schema import Source
 from fedistill.data.columns import from_hugging_face, place_of
-from fedistill.data.files import read_files
+from fedistill.data.files import has_test_split, read_files
 from fedistill.data.quiet import first_line, quietly
 from fedistill.data.table import FILE_COLUMN, Loaded, Table, arrays, texts_table
 from fedistill.errors import ExperimentError, nearest
@@ -33,23 +33,23 @@ EMBEDDED = ("digits", "bbc-news")
 NAMES = (*EMBEDDED, *HUB_NAMES)
 
 
-def open_source(source: Source, image_size: tuple[int, int] | None = None) -> Loaded:
-    """Open a source.
+def open_source(source: Source, image_size: tuple[int, int] | None = None, *, test: bool = True) -> Loaded:
+    """Open a source; if ``test`` is false, its test split is not read.
 
     Raises:
         ExperimentError: the source is unknown, missing or unreadable, or a column cannot be guessed.
     """
     if source.format is not None:
-        return _files(source, image_size)
+        return _files(source, image_size, test)
     name = source.name or ""
     if name == "digits":
         return _digits(image_size)
     if name == "bbc-news":
         return _bbc_news()
     if name.startswith("hf:"):
-        return _hub(name.removeprefix("hf:"), source, image_size)
+        return _hub(name.removeprefix("hf:"), source, image_size, test)
     if name in HUB_NAMES:
-        return _named(name, source, image_size)
+        return _named(name, source, image_size, test)
     raise ExperimentError(
         f"{place_of(source)}.name = {name!r} is not one of {', '.join(NAMES)} or hf:OWNER/NAME."
         f"{nearest(name, NAMES)}"
@@ -86,20 +86,21 @@ def _bbc_news() -> Loaded:
     return Loaded("text", classes, texts_table(texts, np.array(labels, dtype=np.int64)), None)
 
 
-def _named(name: str, source: Source, image_size: tuple[int, int] | None) -> Loaded:
+def _named(name: str, source: Source, image_size: tuple[int, int] | None, test: bool) -> Loaded:
     """Open MNIST or Fashion-MNIST: from the user's folder, Debian's package, or else the hub."""
     folder = os.environ.get(DATA_VARIABLE)
     if folder:
         paths = {split: Path(folder) / f"{name}-{split}.parquet" for split in ("train", "test")}
         if all(path.is_file() for path in paths.values()):
             here = {split: str(path) for split, path in paths.items()}
-            return _files(source.model_copy(update={"name": None, "format": "parquet", **here}), image_size)
+            files = source.model_copy(update={"name": None, "format": "parquet", **here})
+            return _files(files, image_size, test)
     if name == "fashion-mnist" and DEBIAN_FASHION_MNIST.is_dir():
-        return _debian_fashion_mnist(image_size)
-    return _hub(HUB_NAMES[name], source, image_size, also_as=name)
+        return _debian_fashion_mnist(image_size, test)
+    return _hub(HUB_NAMES[name], source, image_size, test, also_as=name)
 
 
-def _debian_fashion_mnist(image_size: tuple[int, int] | None) -> Loaded:
+def _debian_fashion_mnist(image_size: tuple[int, int] | None, test: bool) -> Loaded:
     def read(prefix: str) -> Table:
         images = gzip.decompress((DEBIAN_FASHION_MNIST / f"{prefix}-images-idx3-ubyte.gz").read_bytes())
         labels = gzip.decompress((DEBIAN_FASHION_MNIST / f"{prefix}-labels-idx1-ubyte.gz").read_bytes())
@@ -111,20 +112,27 @@ def _debian_fashion_mnist(image_size: tuple[int, int] | None) -> Loaded:
         *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
         *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
     )
-    return Loaded("image", classes, read("train"), read("t10k"))
+    return Loaded("image", classes, read("train"), read("t10k") if test else None, own_test=True)
 
 
-def _hub(name: str, source: Source, image_size: tuple[int, int] | None, also_as: str | None = None) -> Loaded:
+def _hub(
+    name: str,
+    source: Source,
+    image_size: tuple[int, int] | None,
+    test: bool,
+    also_as: str | None = None,
+) -> Loaded:
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
         raise ExperimentError(f"{place_of(source)}.name = 'hf:{name}': write hf:OWNER/NAME")
     splits = {"train": str(source.train or "train"), "test": str(source.test or "test")}
     try:
         with quietly(), _offline_without_network():
             available = datasets.get_dataset_split_names(name, source.subset)
+            present = {split: wanted for split, wanted in splits.items() if wanted.split("[")[0] in available}
             found = {
                 split: datasets.load_dataset(name, source.subset, split=wanted)
-                for split, wanted in splits.items()
-                if wanted.split("[")[0] in available
+                for split, wanted in present.items()
+                if test or split == "train"
             }
     except Exception as error:  # the hub client's errors have no common base class
         place = (
@@ -143,18 +151,19 @@ def _hub(name: str, source: Source, image_size: tuple[int, int] | None, also_as:
             f"data set hf:{name} has no split {splits['train']!r}; it has {', '.join(available)}:"
             f" choose one with {place_of(source)}.train"
         )
-    if source.test and "test" not in found:
+    if source.test and "test" not in present:
         raise ExperimentError(
             f"data set hf:{name} has no split {source.test!r}; it has {', '.join(available)}"
         )
     wheres = (f"hf:{name}, split {splits['train']}", f"hf:{name}, split {splits['test']}")
-    return from_hugging_face(found["train"], found.get("test"), source, wheres, image_size)
+    loaded = from_hugging_face(found["train"], found.get("test"), source, wheres, image_size)
+    return replace(loaded, own_test="test" in present)
 
 
-def _files(source: Source, image_size: tuple[int, int] | None) -> Loaded:
-    train, test, wheres = read_files(source)
-    loaded = from_hugging_face(train, test, source, wheres, image_size)
-    return replace(loaded, by_file=FILE_COLUMN in train.column_names)
+def _files(source: Source, image_size: tuple[int, int] | None, test: bool) -> Loaded:
+    train, held, wheres = read_files(source, test=test)
+    loaded = from_hugging_face(train, held, source, wheres, image_size)
+    return replace(loaded, own_test=has_test_split(source), by_file=FILE_COLUMN in train.column_names)
 
 
 @contextlib.contextmanager

@@ -44,7 +44,9 @@ class Table:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A source's splits; ``test`` is None if the source has no test split.
+    """A source's splits; ``test`` is None if the source has no test split, or if it was not to be read.
+
+    ``own_test``: whether the source has a test split, read or not.
 
     If the training data are several files, ``by_file`` is true and the column `FILE_COLUMN` names each row's.
 
@@ -56,6 +58,7 @@ class Loaded:
     classes: tuple[str, ...]
     train: Table
     test: Table | None
+    own_test: bool = False
     by_file: bool = False
 
 

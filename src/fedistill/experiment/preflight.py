@@ -65,7 +65,7 @@ def examine(experiment: Experiment, task: Task, arms: Sequence[ReadyArm]) -> lis
     findings = [*_sites(task), *_labels(task), *_clients(task), *_words(task, arms), *_conflicts(task)]
     skew = label_skew(task)
     for arm in arms:
-        found = [*_arm(arm), *_skewed(arm, skew)]
+        found = [*examine_arm(arm), *_skewed(arm, skew)]
         findings += found
         if not any(finding.level == "error" for finding in found):
             findings += [*_norms(arm), _bytes(arm)]
@@ -242,8 +242,8 @@ def _clients(task: Task) -> list[Finding]:
     return [Finding("error", "task", f"clients without samples: {shown}", fix)]
 
 
-def _arm(arm: ReadyArm) -> list[Finding]:
-    """Find models that do not fit the task, and what the method refuses."""
+def examine_arm(arm: ReadyArm) -> list[Finding]:
+    """Return the errors of an arm: models that do not fit the task, and what its method or codecs refuse."""
     where = f"arm {arm.name!r}"
     findings = []
     names = dict.fromkeys([*arm.config.models.clients, arm.config.models.server])

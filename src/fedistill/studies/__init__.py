@@ -1,0 +1,1 @@
+"""What only drives runs: many of them, with settings that differ."""

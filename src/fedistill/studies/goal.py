@@ -1,0 +1,98 @@
+"""What makes a trial better than another, and the best trial of an arm."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fedistill.config.units import format_bytes
+from fedistill.experiment.results import ArmJson
+from fedistill.experiment.table import last_and_best, reached
+from fedistill.studies.tuning_folder import Trial
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What makes a trial better than another.
+
+    Without a target: the higher accuracy after the last round; if equal, the fewer bytes. With one: the fewer
+    bytes until the accuracy first reaches it, in both directions, set-up included and public data not; trials
+    that do not reach it come after these, the more accurate first. Failed trials come last; of equal ones,
+    the earlier is better.
+
+    Attributes:
+        target: accuracy, 0 to 1.
+        view: the view whose accuracy counts, if the arm has it; by default, and otherwise,
+            ``server@global``, or ``client@global`` if the arm has no model at the server.
+    """
+
+    target: float | None = None
+    view: str | None = None
+
+    def view_of(self, result: ArmJson) -> str | None:
+        """Return the view that counts, or None if an arm failed before it was evaluated."""
+        found = {view for entry in result["rounds"] for view in entry["views"]}
+        wanted = (self.view, "server@global", "client@global")
+        return next((view for view in wanted if view in found), None)
+
+    def accuracy(self, trial: Trial) -> float | None:
+        """Return the accuracy after the last round, or None if the trial failed."""
+        view = self.view_of(trial["result"])
+        if view is None or trial["result"]["status"] != "done":
+            return None
+        found = last_and_best(trial["result"], view)
+        return None if found is None else found[0]
+
+    def bytes_to_target(self, trial: Trial) -> int | None:
+        """Return the bytes until the target was first reached; None if it was not, or the trial failed."""
+        view = self.view_of(trial["result"])
+        if self.target is None or view is None or trial["result"]["status"] != "done":
+            return None
+        found = reached(trial["result"], view, self.target)
+        return None if found is None else found[0]
+
+    def rank(self, trial: Trial) -> tuple[float, float, float]:
+        """Return what is smaller for the better trial."""
+        accuracy, sent = self.accuracy(trial), self.bytes_to_target(trial)
+        if accuracy is None:
+            return 2, 0, 0
+        if sent is not None:
+            return 0, sent, -accuracy
+        return 1, -accuracy, trial["result"]["bytes_total"]
+
+    def best(self, trials: Sequence[Trial]) -> Trial | None:
+        """Return the best trial; None if all failed, or there are none."""
+        found = min(trials, key=self.rank, default=None)
+        return None if found is None or self.accuracy(found) is None else found
+
+    def describe(self, trial: Trial) -> str:
+        """Return what a trial reached, such as ``server@global 81.4%, 235 kB to 80.0%``."""
+        accuracy, sent = self.accuracy(trial), self.bytes_to_target(trial)
+        if accuracy is None:
+            return "failed"
+        total = format_bytes(trial["result"]["bytes_total"])
+        if self.target is not None:
+            total = (
+                f"{self.target:.1%} not reached"
+                if sent is None
+                else f"{format_bytes(sent)} to {self.target:.1%}"
+            )
+        return f"{self.view_of(trial['result'])} {accuracy:.1%}, {total}"
+
+    def __str__(self) -> str:
+        usual = "server@global, else client@global"
+        views = usual if self.view is None else f"{self.view}, else {usual}"
+        if self.target is None:
+            return f"the highest accuracy ({views}) after the last round"
+        return f"the fewest bytes to an accuracy ({views}) of {self.target:.1%}"
+
+
+@dataclass(frozen=True)
+class TunedArm:
+    """An arm with its finished trials, of which the first has its own settings.
+
+    Attributes:
+        best: None if all trials failed, or if there are none.
+    """
+
+    name: str
+    trials: list[Trial]
+    best: Trial | None
