@@ -51,6 +51,14 @@ ROWS = [
         settings={"samples": 200, "distill_epochs": 3},
     ),
     Row("voting", MIXED, True, ("server@global", 0.7), beats_local=0.1),
+    # Three rounds of a test must reach the merges, although clients are away.
+    Row(
+        "bridge",
+        MIXED,
+        True,
+        ("server@global", 0.7),
+        settings={"vote_epochs": 4, "distill_epochs": 8, "enough": 0.5},
+    ),
     Row("feddf", MIXED, True, ("server@global", 0.7)),
     Row("fd-plus", SAME, False, ("server@global", 0.8)),
     # Prototypes serve each client on its own classes: none beats `local` on those of the others.

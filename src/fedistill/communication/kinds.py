@@ -29,6 +29,8 @@ class Kind(IntEnum):
     CHOSEN_LABELS = 13
     PRIVATE_OUTPUTS = 14
     PRIVATE_LOGITS = 15
+    BRIDGE_REQUEST = 20
+    BRIDGE_REPLY = 21
 
     @property
     def label(self) -> str:

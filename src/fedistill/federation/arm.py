@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from fedistill.communication.codecs import registry as codecs
 from fedistill.communication.kinds import Direction
 from fedistill.communication.messages.base import Message, MessageContext
-from fedistill.communication.messages.weights import Weights
 from fedistill.communication.protocol import frame as frames
 from fedistill.communication.protocol.message_coder import MessageCoder
 from fedistill.communication.protocol.shared_state import SharedState
@@ -202,9 +201,8 @@ class ReadyArm:
     @cached_property
     def _initial_shared_states(self) -> dict[str, SharedState]:
         server = self.server(round=0)
-        travels = self.method.downlink is Weights
         names = dict.fromkeys(self._travelling(info.id) for info in self.federation.clients)
-        return {name: self.coder.start(server.initial_weights(name) if travels else None) for name in names}
+        return {name: self.coder.start(self.method.known_weights(server, name)) for name in names}
 
     def public_bytes(self) -> int:
         """One copy of the public set for each client that needs one."""

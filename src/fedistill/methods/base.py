@@ -11,10 +11,11 @@ from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from fedistill.communication.codecs.registry import Wanted
 from fedistill.communication.messages.base import Message, MessageContext
+from fedistill.communication.messages.weights import Weights
 from fedistill.config.schema import Section
 from fedistill.errors import FrameError, Refusal
 from fedistill.methods.participants import Client, ClientInfo, FederationInfo, Server, sample_public
@@ -172,6 +173,14 @@ class Method(ABC, Generic[Up, Down, ServerStateT, ClientStateT]):
             weights=federation.samples,
         )
         return layout.into(context)
+
+    def known_weights(self, server: Server, model: str) -> Tensor | None:
+        """Return the weights (P,) that both sides know before round 1, by the name of their model.
+
+        Relative codecs code the first weights down as a difference to these. By default they are the initial
+        ones if `downlink` is `Weights`, and None otherwise.
+        """
+        return server.initial_weights(model) if self.downlink is Weights else None
 
     def broadcast_group(self, state: ServerStateT, info: ClientInfo) -> Hashable:
         """Return the broadcast group of a client: `send` is called once per group, for all its clients."""

@@ -118,9 +118,10 @@ class Participant:
         name = model or self.model
         return ModelState.of(models.build_model(name, self.signature_of(name), self.seed, self.stream_client))
 
-    def common_model(self) -> ModelState:
-        """Return the initial state that all clients with this architecture share."""
-        return ModelState.of(models.build_model(self.model, self.signature, self.seed, SERVER))
+    def common_model(self, model: str | None = None) -> ModelState:
+        """Return the initial state that all who have this participant's architecture, or another, share."""
+        name = model or self.model
+        return ModelState.of(models.build_model(name, self.signature_of(name), self.seed, SERVER))
 
     def load(self, state: ModelState | Tensor, model: str | None = None, *, slot: int = 0) -> nn.Module:
         """Return a module with this state, or with these weights (P,) and otherwise freshly built.

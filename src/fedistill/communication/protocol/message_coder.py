@@ -122,6 +122,9 @@ class MessageCoder:
             if own is not None and not once:
                 weight = context.weights[context.client] if context.weights else 1.0
                 sender = Sender(own.get(name, {}), random, weight, context.weights or (1.0,))
+            if _is_absent(spec):
+                payloads[name] = b""
+                continue
             values = tensors[name].detach().to(torch.float32).contiguous().numpy()
             if message.caches:
                 values = values[spec.rows]
@@ -198,6 +201,11 @@ class MessageCoder:
         parts = dict(shared.parts)
         weights = None
         for name, spec in expected.specs(context, {**known_numbers, **arrays}).items():
+            if _is_absent(spec):
+                if payloads[name]:
+                    raise FrameError(f"{name}: it has bytes, but both sides expect no weights")
+                tensors[name] = torch.zeros(0)
+                continue
             known = SharedKnowledge() if name in once else self._known(way, name, spec, shared, sent)
             with _section(name):
                 decoded = decode_tensor(codec, payloads[name], spec, known)
@@ -265,6 +273,11 @@ class MessageCoder:
             reference=reference if codec.relative else None,
             other_labels=_last_labels(shared.value(_LAST_LABELS["down" if way == "up" else "up"]), spec),
         )
+
+
+def _is_absent(spec: TensorSpec) -> bool:
+    """Whether a message has no weights where another of its class has: nothing is coded or kept."""
+    return spec.content is Content.WEIGHTS and spec.count == 0
 
 
 def _held_turn(shared: SharedState) -> dict[str, int]:

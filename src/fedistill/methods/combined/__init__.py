@@ -1,0 +1,1 @@
+"""Methods that exchange labels and weights."""

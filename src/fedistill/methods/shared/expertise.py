@@ -1,0 +1,59 @@
+"""Shared by methods in which clients vote only for the classes that they know well.
+
+A client's *level* in a class says about how many private samples of it the client has, in half powers of two:
+``round(2 log2(1 + n_c))``. Server and clients compare levels; exact counts never leave a client.
+"""
+
+import torch
+from torch import Tensor
+
+
+def class_levels(labels: Tensor, classes: int) -> Tensor:
+    """Return the levels (C,) of a client with these private labels (n,), int64 from 0 to 63."""
+    counts = torch.bincount(labels, minlength=classes).double()
+    return (2 * (1 + counts).log2()).round().long().clamp(max=63)
+
+
+def sizes(levels: Tensor) -> Tensor:
+    """Return about how many samples levels stand for, as floats of the same shape."""
+    return torch.exp2(levels.double() / 2) - 1
+
+
+def thresholds(levels: Tensor, coverage: float) -> Tensor:
+    """Return for each class the level (C,) from which clients are its experts.
+
+    Experts are the clients with the most samples of a class, as many as are needed to hold the share
+    ``coverage`` of them, but at least two.
+
+    Args:
+        levels: (K, C), those of the clients that are known.
+    """
+    largest = levels.sort(dim=0, descending=True).values
+    held = sizes(largest).cumsum(dim=0)
+    needed = (held < coverage * held[-1]).sum(dim=0).clamp(min=1, max=len(levels) - 1)
+    return largest.gather(0, needed[None])[0].clamp(min=1)
+
+
+def expert_votes(predicted: Tensor, levels: Tensor, least: Tensor) -> Tensor:
+    """Return a client's votes (n,): its predicted class (n,) where it is an expert, else C, an abstention."""
+    expert = levels >= least
+    return torch.where(expert[predicted], predicted, len(levels))
+
+
+def pool_votes(votes: Tensor, levels: Tensor) -> Tensor:
+    """Return the class (n,) with the most support for each sample; C where all abstain.
+
+    A vote counts as many times as its client has samples of that class. Of equal classes the first wins.
+
+    Args:
+        votes: (K, n); C or a negative number for an abstention.
+        levels: (K, C).
+    """
+    classes = levels.shape[1]
+    weight = sizes(levels)
+    support = torch.zeros(votes.shape[1], classes + 1, dtype=torch.float64)
+    for row, own in zip(votes, weight, strict=True):
+        voted = ((row >= 0) & (row < classes)).nonzero().flatten()
+        support[voted, row[voted]] += own[row[voted]]
+    found = support[:, :classes].argmax(dim=1)
+    return torch.where(support.sum(dim=1) > 0, found, classes)

@@ -1,0 +1,209 @@
+"""The stages of `bridge`, and what happens if a client's start or votes are not what the server thinks."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from fedistill.communication.messages.bridge import (
+    LEVELS,
+    VOTES,
+    WEIGHTS,
+    BridgeRequest,
+    as_bytes,
+    from_bytes,
+)
+from fedistill.errors import ExperimentError
+from fedistill.experiment.preflight import examine
+from fedistill.federation.arm import ReadyArm
+from fedistill.federation.history import ArmRun
+from fedistill.methods.combined.bridge import Bridge
+from fedistill.methods.participants import Client, Server
+from fedistill.methods.shared.bridge_state import BridgeClient
+from fedistill.methods.shared.expertise import class_levels, pool_votes
+from fedistill.state import decode_state, from_plain
+from fedistill.training.model_state import ModelState
+from helpers.runs import finished, ready
+
+SETTINGS: dict[str, Any] = {"vote_epochs": 3, "distill_epochs": 3}
+NONE = torch.zeros(0, dtype=torch.int64)
+
+
+def played(method: str = "bridge", rounds: int = 4, **changes: Any) -> tuple[ReadyArm, ArmRun]:
+    models = changes.pop("models", {"clients": ["cnn-s"], "server": "cnn-s"})
+    return finished(
+        {
+            "rounds": rounds,
+            "task": {
+                "name": "digits",
+                "clients": 4,
+                "limit": 240,
+                "public": 60,
+                "partition": {"kind": "dirichlet", "alpha": 0.5},
+            },
+            "models": models,
+            "train": {"batch_size": 16, "optimizer": {"lr": 0.05, "momentum": 0.9}},
+            "evaluate": {"every": rounds},
+            "runtime": {"kind": "serial"},
+            "arms": [{"method": method, **SETTINGS, **changes.pop("arm", {})}],
+            **changes,
+        }
+    )
+
+
+def frames(run: ArmRun, way: str, round: int) -> list[int]:
+    return [e.payload for e in run.ledger.entries if e.direction == way and e.round == round]
+
+
+def client_state(run: ArmRun, client: int) -> BridgeClient:
+    return from_plain(BridgeClient, decode_state(run.clients[client])["method"])
+
+
+def test_the_first_two_rounds_bring_levels_and_votes() -> None:
+    arm, run = played(rounds=2)
+    levels = torch.stack([class_levels(data.labels, 10) for data in arm.task.clients])
+    assert torch.equal(run.server.levels, levels)
+    votes = torch.stack([client_state(run, client).votes for client in range(4)])
+    assert torch.equal(run.server.votes, votes)
+    assert torch.equal(run.server.labels, pool_votes(votes, levels))
+    # Ten levels below 64 and two flags; votes of one of eleven symbols each at most.
+    assert max(frames(run, "up", 1)) <= 12
+    assert max(frames(run, "up", 2)) <= 60 * 3.46 / 8 + 12
+
+
+def test_all_hold_one_start_and_the_merge_is_the_mean_of_what_clients_send() -> None:
+    _, run = played(rounds=3, arm={"codec": "fp32"})
+    start = run.server.starts["cnn-s"].weights
+    states = [client_state(run, client) for client in range(4)]
+    assert all(torch.equal(state.start, start) for state in states)
+    samples = torch.tensor([float(info) for info in _.federation.samples])
+    mean = (torch.stack([state.model.weights for state in states]) * samples[:, None]).sum(0) / samples.sum()
+    assert torch.allclose(run.server.merged["cnn-s"].weights, mean, atol=1e-6)
+    assert torch.equal(run.server.model.weights, run.server.merged["cnn-s"].weights)
+    assert run.server.informed.all()
+
+
+def test_labels_come_down_once() -> None:
+    _, run = played(rounds=5, arm={"codec": "stc(share=0.01)"})
+    third, fourth = frames(run, "down", 3), frames(run, "down", 4)
+    assert min(third) > 15
+    assert max(fourth) <= max(frames(run, "down", 5)) + 20
+    # 60 labels of at most 3.5 bits, and a first difference that is zero everywhere.
+    assert max(third) <= 60 * 3.5 / 8 + 110
+
+
+class Perturbed(Bridge):
+    """One client's machine computes other last bits."""
+
+    name = "perturbed"
+
+    def _learn(self, site: Client | Server, name: str, labels: Tensor) -> ModelState:
+        made = super()._learn(site, name, labels)
+        if isinstance(site, Client) and site.id == 1:
+            return replace(made, weights=made.weights + 1e-6)
+        return made
+
+
+def test_a_client_whose_start_differs_is_given_the_servers_once() -> None:
+    arm, run = played("test_bridge:Perturbed", rounds=6)
+    assert run.server.given.tolist() == [False, True, False, False]
+    assert run.server.informed.all()
+    size = arm.federation.clients[1].parameters
+    by_round = {
+        round: [
+            e.payload
+            for e in run.ledger.entries
+            if e.client == 1 and e.direction == "down" and e.round == round
+        ]
+        for round in range(3, 7)
+    }
+    # Its reply of round 3 is relative to another start; the start comes down in round 4, and only then.
+    assert by_round[4][0] > size
+    assert max(by_round[5][0], by_round[6][0]) < size
+    assert torch.equal(client_state(run, 1).start, from_bytes(as_bytes(run.server.starts["cnn-s"].weights)))
+    assert torch.equal(client_state(run, 0).start, run.server.starts["cnn-s"].weights)
+
+
+class Forgetful(Bridge):
+    """One client loses its votes after it has sent them."""
+
+    name = "forgetful"
+
+    def _with_start(self, state: BridgeClient, client: Client, received: BridgeRequest) -> BridgeClient:
+        if client.id == 2 and client.round == 3:
+            state = replace(state, votes=NONE)
+        return super()._with_start(state, client, received)
+
+
+def test_a_client_without_its_votes_gets_all_labels_in_the_next_round() -> None:
+    _, run = played("test_bridge:Forgetful", rounds=4)
+    assert run.server.informed.all()
+    assert not run.server.given.any()
+    assert torch.equal(client_state(run, 2).start, run.server.starts["cnn-s"].weights)
+
+
+def test_weights_wait_until_enough_clients_have_voted() -> None:
+    _, run = played(rounds=8, sampling={"fraction": 0.5}, arm={"enough": 1.0})
+    asked = [record.clients for record in run.records]
+    voted: set[int] = set()
+    for round, clients in enumerate(asked, 1):
+        merging = len(voted) == 4
+        assert (max(frames(run, "up", round), default=0) > 50) == merging
+        voted |= set(clients) if round > 1 else set()
+    assert run.server.starts
+
+
+def test_architectures_share_labels_and_the_server_learns_from_each_mean() -> None:
+    _, run = played(models={"clients": ["cnn-s", "mlp-s"], "server": "cnn-m"})
+    assert sorted(run.server.merged) == ["cnn-s", "mlp-s"]
+    assert all(
+        not torch.equal(run.server.merged[name].weights, run.server.starts[name].weights)
+        for name in run.server.merged
+    )
+
+
+def test_models_with_buffers_are_refused() -> None:
+    raw = {
+        "rounds": 1,
+        "task": {"name": "digits", "clients": 2, "limit": 60, "public": 20},
+        "models": {"clients": ["test_bridge:batch_norm"], "server": "cnn-s"},
+        "arms": [{"method": "bridge"}],
+    }
+    experiment, arm = ready(raw)
+    errors = [finding.what for finding in examine(experiment, arm.task, [arm]) if finding.level == "error"]
+    assert any("has buffers, such as the statistics of batch norm" in error for error in errors)
+
+
+def batch_norm(signature: Any) -> torch.nn.Module:
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.BatchNorm1d(64), torch.nn.Linear(64, 10))
+
+
+@pytest.mark.parametrize("setting", [{"coverage": 0}, {"enough": 1.1}, {"vote_epochs": 0}])
+def test_settings_out_of_range_are_refused(setting: dict[str, float]) -> None:
+    with pytest.raises(ExperimentError, match=next(iter(setting))):
+        played(arm=setting)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 30))
+def test_labels_coded_given_votes_come_back(seed: int, samples: int) -> None:
+    drawn = torch.Generator().manual_seed(seed)
+    votes = torch.randint(0, 4, (samples,), generator=drawn)
+    labels = torch.randint(0, 4, (samples,), generator=drawn)
+    named = votes < 3
+    agreement = torch.where(labels[named] == votes[named], 0, 1 + labels[named])
+    request = BridgeRequest(
+        torch.zeros(0), WEIGHTS, 1, int(named.sum()), 0, NONE, agreement, labels[~named], NONE
+    )
+    found = request.pooled(votes, 3)
+    assert found is not None
+    assert torch.equal(found, labels)
+    other = torch.full_like(votes, 3)
+    assert request.pooled(other, 3) is None or not named.any()
+
+
+def test_flags_are_distinct_bits() -> None:
+    assert LEVELS | VOTES | WEIGHTS == LEVELS + VOTES + WEIGHTS == 7
