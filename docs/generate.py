@@ -311,7 +311,7 @@ def _with_defaults(method: AnyMethod) -> Method[Any, Any, Any, Any]:
 @cache
 def _mixes(method: AnyMethod) -> str:
     """Asks the method itself, as `doctor` does before a run."""
-    if not _with_defaults(method).clients_work:
+    if not _with_defaults(method).clients_use_models:
         return "none"
     if _accepts(method, ("cnn-s", "mlp-s"), "cnn-m"):
         return "may differ"

@@ -43,6 +43,7 @@ from fedistill.communication.messages.labels import (
     Votes,
 )
 from fedistill.communication.messages.private_samples import PrivateLogits, PrivateOutputs
+from fedistill.communication.messages.statistics import StatisticsRequest, WordCounts
 from fedistill.communication.messages.weights import CountedWeights, GeneratorWeights, TrainedWeights, Weights
 from fedistill.communication.protocol import frame as frames
 from fedistill.communication.protocol.endpoints import ClientEndpoint, ServerEndpoint
@@ -258,6 +259,7 @@ _PAIRS: tuple[tuple[type[Message], type[Message]], ...] = (
     (CountedWeights, GeneratorWeights),
     (ChosenLabels, ChosenLabels),
     (PrivateOutputs, PrivateLogits),
+    (WordCounts, StatisticsRequest),
     (Described, Described),
     (WithBackbone, WithBackbone),
 )
@@ -283,6 +285,7 @@ def sizes_of(random: Random) -> MessageContext:
         width=5,
         generator=((3, 4), (4,)),
         private=samples // 2,
+        length=6,
     )
 
 

@@ -37,9 +37,10 @@ def test_it_works_on_texts(row: Row) -> None:
         up, down = (
             sum(entry.bytes for entry in record.traffic if entry.direction == way) for way in ("up", "down")
         )
-        assert (up > 0) == exchanges
+        due = exchanges and not (method.one_shot and record.round > 1)
+        assert (up > 0) == due
         # Before round 1 some have nothing to say.
-        assert (down > 0) == exchanges or record.round == 1
+        assert (down > 0) == due or record.round == 1
         assert set(record.views) == views(method)
     clients = {client: client_state(arm, client, saved) for client, saved in run.clients.items()}
     assert all(finite(to_plain(state)) for state in (run.server, *clients.values()))

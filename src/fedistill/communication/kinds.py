@@ -29,6 +29,8 @@ class Kind(IntEnum):
     CHOSEN_LABELS = 13
     PRIVATE_OUTPUTS = 14
     PRIVATE_LOGITS = 15
+    STATISTICS_REQUEST = 16
+    WORD_COUNTS = 17
 
     @property
     def label(self) -> str:
