@@ -301,7 +301,10 @@ def _needs(method: AnyMethod) -> str:
     if needs.public_labels:
         return "a public set with labels, at the server"
     places = " and ".join(f"the {place}" for place in needs.public)
-    return f"a public set, at {places}" if places else "-"
+    needed = [f"a public set, at {places}"] if places else []
+    if needs.inputs != "any":
+        needed.append(f"{needs.inputs}s")
+    return ", ".join(needed) or "-"
 
 
 def _with_defaults(method: AnyMethod) -> Method[Any, Any, Any, Any]:

@@ -26,14 +26,14 @@ class NaiveBayesSettings(Section):
         description="what is counted: words hashed to numbers, which needs no vocabulary, or the token ids of"
         " the arm's models",
     )
-    buckets: int = Field(default=8192, ge=2, le=1 << 20, description="numbers that hashed words may have")
+    buckets: int = Field(default=8192, ge=2, le=1_000_000, description="numbers that hashed words may have")
     length: int | None = Field(
-        default=None, ge=1, description="hashed words of a text that count; default: task.text.length"
+        default=None, ge=1, description="hashed words that count, from the start of each text; default: task.text.length"
     )
     least: int = Field(
         default=1,
         ge=1,
-        le=1 << 20,
+        le=1000,
         description="a client leaves out words that a class has less often; from 2 on, far fewer bytes",
     )
     alpha: Positive = Field(default=1.0, description="added to each count, so that no word is impossible")
@@ -55,8 +55,8 @@ class NaiveBayesServer:
 class NaiveBayes(SumsOfStatistics[WordCounts, NaiveBayesServer]):
     """Each client sends its counts of words by class once; the server is a multinomial naive Bayes.
 
-    Nobody trains. The server adds up the counts of texts ``N_c`` and of words ``T_cw``, and returns
-    ``log N_c / N + sum over words w of a text of log (T_cw + alpha) / sum over v of (T_cv + alpha)``. The
+    Nobody trains. The server adds up the counts of texts ``N_c`` and of words ``T_cw``, and returns for a
+    text ``log N_c / N + sum over its words w of log (T_cw + alpha) / sum over v of (T_cv + alpha)``. The
     sums are those of all texts pooled, so the result depends neither on how these are split nor on which
     client answers when, as long as all do. A client is asked in every round in which it takes part, until
     the server has its counts.
@@ -72,7 +72,7 @@ class NaiveBayes(SumsOfStatistics[WordCounts, NaiveBayesServer]):
     """
 
     name = "naive-bayes"
-    paper = "Manning, Raghavan and Schütze, Introduction to Information Retrieval, section 13.2"
+    paper = "Manning et al., 2008, Introduction to Information Retrieval, section 13.2"
     exchanges = "counts of words by class up, once"
     byte_formula = "up = CVH/8, H bits per count; down = 11; once"
     uplink = WordCounts
