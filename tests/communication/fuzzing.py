@@ -43,7 +43,7 @@ from fedistill.communication.messages.labels import (
     Votes,
 )
 from fedistill.communication.messages.private_samples import PrivateLogits, PrivateOutputs
-from fedistill.communication.messages.statistics import StatisticsRequest, WordCounts
+from fedistill.communication.messages.statistics import FeatureMoments, StatisticsRequest, WordCounts
 from fedistill.communication.messages.weights import CountedWeights, GeneratorWeights, TrainedWeights, Weights
 from fedistill.communication.protocol import frame as frames
 from fedistill.communication.protocol.endpoints import ClientEndpoint, ServerEndpoint
@@ -260,6 +260,7 @@ _PAIRS: tuple[tuple[type[Message], type[Message]], ...] = (
     (ChosenLabels, ChosenLabels),
     (PrivateOutputs, PrivateLogits),
     (WordCounts, StatisticsRequest),
+    (FeatureMoments, StatisticsRequest),
     (Described, Described),
     (WithBackbone, WithBackbone),
 )

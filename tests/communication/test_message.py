@@ -27,7 +27,7 @@ from fedistill.communication.messages.labels import (
     Votes,
 )
 from fedistill.communication.messages.private_samples import PrivateLogits, PrivateOutputs
-from fedistill.communication.messages.statistics import StatisticsRequest, WordCounts
+from fedistill.communication.messages.statistics import FeatureMoments, StatisticsRequest, WordCounts
 from fedistill.communication.messages.weights import CountedWeights, GeneratorWeights, TrainedWeights, Weights
 from fedistill.communication.protocol import frame as frames
 from fedistill.communication.protocol.endpoints import ClientEndpoint, ServerEndpoint
@@ -115,7 +115,7 @@ CASES = [
     Case(PrivateLogits, "scores", (5, 3), None, "private-logits"),
 ]
 SEVERAL = {WeightsAndOutputs, CountedWeights, GeneratorWeights, ChosenLabels, Prototypes, PrivateOutputs}
-LOSSLESS = {StatisticsRequest, WordCounts}
+LOSSLESS = {StatisticsRequest, WordCounts, FeatureMoments}
 """Without anything for a codec to code; tested in test_statistics_messages.py."""
 """Of more than one tensor; tested below and with the others in test_exchange.py."""
 each = pytest.mark.parametrize("case", CASES, ids=[case.type.__name__ for case in CASES])

@@ -1,12 +1,15 @@
 """Messages of statistics: the request is empty, and what a client counts comes back without loss."""
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
 from fedistill.communication.codecs.registry import create_codec
 from fedistill.communication.messages.base import MessageContext, example_message
-from fedistill.communication.messages.statistics import StatisticsRequest, WordCounts
+from fedistill.communication.messages.statistics import FeatureMoments, StatisticsRequest, WordCounts
 from fedistill.communication.protocol.message_coder import MessageCoder
 from fedistill.communication.protocol.shared_state import EMPTY
 from fedistill.communication.varint import varint
@@ -14,7 +17,7 @@ from fedistill.errors import FrameError
 
 CONTEXT = MessageContext(classes=3, width=5, private=4, length=6)
 CODER = MessageCoder(
-    create_codec("qsgd"), create_codec("fp16"), seed=0, messages=(WordCounts, StatisticsRequest)
+    create_codec("qsgd"), create_codec("fp16"), 0, (WordCounts, FeatureMoments, StatisticsRequest)
 )
 TEXTS = torch.tensor([3, 0, 1])
 WORDS = torch.tensor([9, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 4, 0, 2])
@@ -62,3 +65,52 @@ def test_an_example_has_all_words_of_all_texts() -> None:
     assert example.tensors()["words"].sum() == 24
     assert example.numbers() == {"skipped": 0}
     assert np.array_equal(example.tensors()["texts"].numpy(), [0, 1, 2])
+
+
+MOMENTS = FeatureMoments(
+    classes=torch.tensor([0, 2]),
+    samples=torch.tensor([3, 1]),
+    scales=torch.tensor([4, -2, 0, 9, 1]),
+    means=torch.tensor([8, 0, -3, 40, 2, 1, 1, 0, -9, 0]),
+    correlations=torch.tensor([0, 1, -2, 7, 0, 0, -7, 3, 0, 1]),
+    present=2,
+    levels=7,
+)
+
+
+def moments_sections(message: FeatureMoments) -> tuple[bytes, ...]:
+    return CODER.write("up", message, CONTEXT, EMPTY, sent=None, own={}, round=1, client=0).sections
+
+
+def read_moments(given: tuple[bytes, ...]) -> FeatureMoments:
+    found = CODER.read("up", FeatureMoments, given, CONTEXT, EMPTY, sent=None, round=1).message
+    found.check()
+    return found
+
+
+def test_moments_come_back() -> None:
+    came = read_moments(moments_sections(MOMENTS))
+    assert came.numbers() == MOMENTS.numbers()
+    assert all(torch.equal(value, MOMENTS.tensors()[name]) for name, value in came.tensors().items())
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"scales": torch.tensor([120, 8, 0, 0, 0])}, "a scale is beyond 2 to the power of 15"),
+        ({"samples": torch.tensor([4, 0])}, "a class without samples"),
+        ({"levels": 300}, "`levels` is 300; it must be 255 at most"),
+    ],
+)
+def test_moments_that_no_client_has_are_refused(change: dict[str, Any], said: str) -> None:
+    given = moments_sections(MOMENTS) if "levels" in change else moments_sections(replace(MOMENTS, **change))
+    if "levels" in change:
+        given = (*given[:-1], varint(300))
+    with pytest.raises(FrameError, match=said):
+        read_moments(given)
+
+
+def test_more_classes_than_there_are_are_refused() -> None:
+    *parts, _, levels = moments_sections(MOMENTS)
+    with pytest.raises(FrameError, match="`present` is 4; there are 3 classes"):
+        read_moments((*parts, varint(4), levels))

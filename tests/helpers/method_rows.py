@@ -87,5 +87,7 @@ ROWS = [
     # Of so few samples none may be clear at first.
     Row("selective-fd", MIXED, True, ("server@global", 0.6), settings={"ambiguity": 2.0}),
     Row("edge-fd", MIXED, True, ("server@global", 0.6)),
+    Row("ridge", MIXED, True, ("server@global", 0.6)),
+    Row("gaussian", MIXED, True, ("server@global", 0.6)),
     Row("naive-bayes", MIXED_FOR_TEXTS, True, ("server@global", 0.5)),
 ]

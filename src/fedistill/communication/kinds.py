@@ -31,6 +31,7 @@ class Kind(IntEnum):
     PRIVATE_LOGITS = 15
     STATISTICS_REQUEST = 16
     WORD_COUNTS = 17
+    FEATURE_MOMENTS = 18
 
     @property
     def label(self) -> str:

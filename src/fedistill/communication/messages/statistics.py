@@ -7,11 +7,16 @@ from torch import Tensor
 from fedistill.communication.kinds import Kind
 from fedistill.communication.messages.base import Message, MessageContext, Numbers
 from fedistill.communication.messages.count_matrix import CountMatrix
-from fedistill.communication.messages.integer_arrays import IntegerArray, Symbols
+from fedistill.communication.messages.integer_arrays import Fitted, IntegerArray, Subset, Symbols
 from fedistill.communication.tensor_specs import TensorSpec
 from fedistill.errors import FrameError
 
 _MOST_SKIPPED = 1 << 30
+MOST_LEVELS = 255
+SCALES_PER_OCTAVE = 8
+MOST_SCALE = 127
+MEAN_UNIT = 0.25
+MOST_MEAN = 511
 
 
 @dataclass(frozen=True)
@@ -52,3 +57,57 @@ class WordCounts(Message):
     @classmethod
     def longest(cls, context: MessageContext) -> Numbers:
         return {"skipped": 0}
+
+
+@dataclass(frozen=True)
+class FeatureMoments(Message):
+    """Counts, class means and the covariance within classes of a client's features, as integers.
+
+    Attributes:
+        classes: the classes (m,) that the client has, in ascending order; ``present`` is m.
+        samples: how many samples it has of each (m,).
+        scales: of each feature (d,), the standard deviation within classes as 8 times its binary logarithm;
+            the first value, then differences from one to the next.
+        means: class means (m d,) in units of `MEAN_UNIT` standard deviations: those of the first class, and
+            the differences of the others from these.
+        correlations: the triangle above the diagonal (d (d - 1) / 2,), in units of 1 / ``levels``.
+    """
+
+    kind = Kind.FEATURE_MOMENTS
+    varies = True
+    classes: Tensor
+    samples: Tensor
+    scales: Tensor
+    means: Tensor
+    correlations: Tensor
+    present: int
+    levels: int
+
+    @classmethod
+    def integer_arrays(cls, context: MessageContext, numbers: Numbers) -> dict[str, IntegerArray]:
+        present, levels, width = numbers["present"], numbers["levels"], context.width
+        if present > context.classes:
+            raise FrameError(f"`present` is {present}; there are {context.classes} classes")
+        if levels > MOST_LEVELS:
+            raise FrameError(f"`levels` is {levels}; it must be {MOST_LEVELS} at most")
+        return {
+            "classes": Subset(present, context.classes),
+            "samples": Symbols(present, context.private + 1),
+            "scales": Fitted(width, 2 * MOST_SCALE),
+            "means": Fitted(present * width, 2 * MOST_MEAN),
+            "correlations": Fitted(width * (width - 1) // 2, max(levels, 1)),
+        }
+
+    @classmethod
+    def specs(cls, context: MessageContext, numbers: Numbers) -> dict[str, TensorSpec]:
+        return {}
+
+    @classmethod
+    def longest(cls, context: MessageContext) -> Numbers:
+        return {"present": context.classes, "levels": MOST_LEVELS}
+
+    def check(self) -> None:
+        if self.scales.cumsum(dim=0).abs().max() > MOST_SCALE:
+            raise FrameError(f"a scale is beyond 2 to the power of {MOST_SCALE // SCALES_PER_OCTAVE}")
+        if self.levels < 1 or self.present < 1 or int(self.samples.min()) < 1:
+            raise FrameError("it has no levels, no classes, or a class without samples")

@@ -28,7 +28,7 @@ class NaiveBayesSettings(Section):
     )
     buckets: int = Field(default=8192, ge=2, le=1_000_000, description="numbers that hashed words may have")
     length: int | None = Field(
-        default=None, ge=1, description="hashed words that count, from the start of each text; default: task.text.length"
+        default=None, ge=1, description="hashed words that count per text; default: task.text.length"
     )
     least: int = Field(
         default=1,
