@@ -297,6 +297,8 @@ def message_of(random: Random, kind: type[Message], sizes: MessageContext, round
         numbers["present"] = random.randrange(sizes.classes + 1)
     if kind is ChosenLabels:
         numbers["chosen"] = random.randrange(sizes.samples + 1)
+    if kind is FeatureMoments:
+        numbers["present"] = random.randrange(sizes.classes + 1)
     if kind is PrivateOutputs:
         numbers["labelled"] = random.randrange(2)
     integer_arrays = {name: whole.example() for name, whole in kind.integer_arrays(sizes, numbers).items()}
@@ -430,7 +432,7 @@ def _damaged_frame(random: Random, valid: bytes, other: bytes) -> bytes:
     sections = list(frame.sections)
     for place in range(len(sections)):
         if random.random() < 0.7:
-            sections[place] = damaged(random, sections[place], list(stranger.sections))
+            sections[place] = damaged(random, sections[place], list(stranger.sections) or [other])
     if random.random() < 0.1:
         sections = random.choice((sections[:-1], [*sections, b"\0"], sections[::-1]))
     strange = {

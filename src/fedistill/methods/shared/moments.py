@@ -60,7 +60,9 @@ class Moments:
     @classmethod
     def of(cls, message: FeatureMoments, classes: int) -> "Moments":
         """Return what a message says, up to its rounding."""
-        deviations = torch.exp2(message.scales.cumsum(dim=0).double() / SCALES_PER_OCTAVE)
+        # A correct client has no scales beyond these, with which all sums are finite.
+        scales = message.scales.cumsum(dim=0).clamp(-MOST_SCALE, MOST_SCALE)
+        deviations = torch.exp2(scales.double() / SCALES_PER_OCTAVE)
         means = message.means.reshape(message.present, -1).double()
         means[1:] += means[:1].clone()
         means *= deviations * MEAN_UNIT
