@@ -301,7 +301,10 @@ def _needs(method: AnyMethod) -> str:
     if needs.public_labels:
         return "a public set with labels, at the server"
     places = " and ".join(f"the {place}" for place in needs.public)
-    return f"a public set, at {places}" if places else "-"
+    needed = [f"a public set, at {places}"] if places else []
+    if needs.inputs != "any":
+        needed.append(f"{needs.inputs}s")
+    return ", ".join(needed) or "-"
 
 
 def _with_defaults(method: AnyMethod) -> Method[Any, Any, Any, Any]:
@@ -311,7 +314,7 @@ def _with_defaults(method: AnyMethod) -> Method[Any, Any, Any, Any]:
 @cache
 def _mixes(method: AnyMethod) -> str:
     """Asks the method itself, as `doctor` does before a run."""
-    if not _with_defaults(method).clients_work:
+    if not _with_defaults(method).clients_use_models:
         return "none"
     if _accepts(method, ("cnn-s", "mlp-s"), "cnn-m"):
         return "may differ"

@@ -43,6 +43,7 @@ from fedistill.communication.messages.labels import (
     Votes,
 )
 from fedistill.communication.messages.private_samples import PrivateLogits, PrivateOutputs
+from fedistill.communication.messages.statistics import FeatureMoments, StatisticsRequest, WordCounts
 from fedistill.communication.messages.weights import CountedWeights, GeneratorWeights, TrainedWeights, Weights
 from fedistill.communication.protocol import frame as frames
 from fedistill.communication.protocol.endpoints import ClientEndpoint, ServerEndpoint
@@ -258,6 +259,8 @@ _PAIRS: tuple[tuple[type[Message], type[Message]], ...] = (
     (CountedWeights, GeneratorWeights),
     (ChosenLabels, ChosenLabels),
     (PrivateOutputs, PrivateLogits),
+    (WordCounts, StatisticsRequest),
+    (FeatureMoments, StatisticsRequest),
     (Described, Described),
     (WithBackbone, WithBackbone),
 )
@@ -283,6 +286,7 @@ def sizes_of(random: Random) -> MessageContext:
         width=5,
         generator=((3, 4), (4,)),
         private=samples // 2,
+        length=6,
     )
 
 
@@ -293,6 +297,8 @@ def message_of(random: Random, kind: type[Message], sizes: MessageContext, round
         numbers["present"] = random.randrange(sizes.classes + 1)
     if kind is ChosenLabels:
         numbers["chosen"] = random.randrange(sizes.samples + 1)
+    if kind is FeatureMoments:
+        numbers["present"] = random.randrange(sizes.classes + 1)
     if kind is PrivateOutputs:
         numbers["labelled"] = random.randrange(2)
     integer_arrays = {name: whole.example() for name, whole in kind.integer_arrays(sizes, numbers).items()}
@@ -426,7 +432,7 @@ def _damaged_frame(random: Random, valid: bytes, other: bytes) -> bytes:
     sections = list(frame.sections)
     for place in range(len(sections)):
         if random.random() < 0.7:
-            sections[place] = damaged(random, sections[place], list(stranger.sections))
+            sections[place] = damaged(random, sections[place], list(stranger.sections) or [other])
     if random.random() < 0.1:
         sections = random.choice((sections[:-1], [*sections, b"\0"], sections[::-1]))
     strange = {

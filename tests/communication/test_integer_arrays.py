@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedistill.communication.messages.integer_arrays import Subset, Symbols
+from fedistill.communication.messages.integer_arrays import Fitted, Subset, Symbols
 from fedistill.errors import FrameError
 
 
@@ -66,3 +66,18 @@ def test_any_bytes_are_values_or_refused(whole: Subset | Symbols) -> None:
         else:
             assert len(values) == whole.count
             assert all(0 <= value < whole.below for value in values)
+
+
+@settings(max_examples=60, deadline=None)
+@given(count=st.integers(0, 900), high=st.sampled_from([1, 7, 1022]), seed=st.integers(0, 99))
+def test_fitted_integers_come_back(count: int, high: int, seed: int) -> None:
+    values = np.random.default_rng(seed).normal(0, high / 4, count).round().clip(-high, high).astype(np.int64)
+    whole = Fitted(count, high)
+    assert whole.read(whole.write(values)).tolist() == values.tolist()
+
+
+def test_fitted_integers_that_were_not_declared_are_not_written() -> None:
+    with pytest.raises(ValueError, match="declares 3 integers from -7 to 7, but is to send 3 up to 8"):
+        Fitted(3, 7).write(np.array([0, -8, 1], np.int64))
+    with pytest.raises(ValueError, match="but is to send 2 up to 1"):
+        Fitted(3, 7).write(np.array([0, 1], np.int64))

@@ -12,7 +12,7 @@ from fedistill.experiment.preflight import examine
 from fedistill.federation.local_executor import ProcessExecutor
 from fedistill.methods.registry import METHODS
 from fedistill.testing.methods import METHOD_CHECKS, MethodCase
-from fedistill.testing.runs import MIXED, finish
+from fedistill.testing.runs import MIXED, MIXED_FOR_TEXTS, finish
 from helpers.method_rows import ROWS, Row
 
 CHANCE = 0.1
@@ -41,7 +41,8 @@ def test_the_contract(row: Row, check: Callable[[MethodCase], None]) -> None:
 
 @table
 def test_models_that_differ_are_accepted_or_refused_as_the_row_says(row: Row) -> None:
-    wanted, arm = case_of(row).ready(models=MIXED)
+    case = case_of(row)
+    wanted, arm = case.ready(models=MIXED_FOR_TEXTS if case.texts else MIXED)
     errors = [finding.what for finding in examine(wanted, arm.task, [arm]) if finding.level == "error"]
     assert (errors == []) == row.mixes
     assert all(row.refusal in error for error in errors)

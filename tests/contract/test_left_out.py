@@ -11,28 +11,32 @@ from fedistill.federation import round as round_module
 from fedistill.federation.arm import ReadyArm
 from fedistill.federation.history import ArmRun
 from fedistill.federation.local_executor import SerialExecutor
+from fedistill.methods.registry import METHODS
 from fedistill.state import encode_state, to_plain
-from fedistill.testing.runs import finish, ready, require_one_memory, small_experiment
+from fedistill.testing.methods import MethodCase
+from fedistill.testing.runs import finish, require_one_memory
 from helpers.bad_replies import Change, Changing, damaged, only
 from helpers.method_rows import ROWS, Row
 
 
 def played(row: Row, change: Change) -> tuple[ReadyArm, ArmRun]:
-    wanted = small_experiment({"models": row.models, "arms": [{"method": row.method, **row.settings}]})
-    arm = ready(wanted)
+    wanted, arm = MethodCase(row.method, row.models, row.settings).ready()
     with Changing(SerialExecutor(wanted, arm.task), change) as executor:
         return arm, finish(arm, executor)
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_a_reply_that_is_refused_is_as_good_as_lost(row: Row, monkeypatch: pytest.MonkeyPatch) -> None:
-    arm, run = played(row, only([2], [1, 3], damaged_if_any))
-    working = arm.method.uplink is not None
-    assert [list(record.missing) for record in run.records] == [[], ["1", "3"] if working else [], []]
+    bad = 1 if METHODS[row.method].one_shot else 2
+    arm, run = played(row, only([bad], [1, 3], damaged_if_any))
+    missing = ["1", "3"] if arm.method.uplink is not None else []
+    assert [list(record.missing) for record in run.records] == [
+        missing if at == bad else [] for at in (1, 2, 3)
+    ]
     require_one_memory(run, arm)
 
     def lost(settings: Sampling, clients: list[int], seed: int, round: int) -> list[int]:
-        return [client for client in clients if client in (1, 3) and round == 2]
+        return [client for client in clients if client in (1, 3) and round == bad]
 
     monkeypatch.setattr(round_module, "sample_dropouts", lost)
     _, expected = played(row, lambda round, client, reply: reply)

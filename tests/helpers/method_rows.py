@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from fedistill.testing.runs import MIXED, SAME, SAME_WIDTH
+from fedistill.testing.runs import MIXED, MIXED_FOR_TEXTS, SAME, SAME_WIDTH
 
 WIDTHS = "needs the same feature width in all clients' models, but they have cnn-s 128, mlp-s 64"
 
@@ -95,4 +95,7 @@ ROWS = [
     # Of so few samples none may be clear at first.
     Row("selective-fd", MIXED, True, ("server@global", 0.6), settings={"ambiguity": 2.0}),
     Row("edge-fd", MIXED, True, ("server@global", 0.6)),
+    Row("ridge", MIXED, True, ("server@global", 0.6)),
+    Row("gaussian", MIXED, True, ("server@global", 0.6)),
+    Row("naive-bayes", MIXED_FOR_TEXTS, True, ("server@global", 0.5)),
 ]

@@ -29,8 +29,11 @@ class Kind(IntEnum):
     CHOSEN_LABELS = 13
     PRIVATE_OUTPUTS = 14
     PRIVATE_LOGITS = 15
-    BRIDGE_REQUEST = 20
-    BRIDGE_REPLY = 21
+    STATISTICS_REQUEST = 16
+    WORD_COUNTS = 17
+    FEATURE_MOMENTS = 18
+    BRIDGE_REQUEST = 19
+    BRIDGE_REPLY = 20
 
     @property
     def label(self) -> str:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -109,6 +109,8 @@ class Task:
         """
         if self.signature.kind == "image" or wanted == Preprocessing():
             return self.signature
+        if wanted.buckets is not None:
+            return replace(self.signature, shape=(self._length(wanted),), vocabulary=wanted.buckets + 1)
         from fedistill.data.text import signature_of  # imports tokenizers, which images do not need
 
         return signature_of(self._tokenizer(wanted), len(self.classes))
@@ -129,10 +131,12 @@ class Task:
     def unknown_share(self, wanted: Preprocessing) -> float | None:
         """Return the share of unknown words among those of the private texts that models read, 0 to 1.
 
-        None if the tokenizer knows all words, such as one that works on bytes.
+        None if all words are known: to a tokenizer that works on bytes, or as hashed words.
         """
         from fedistill.data.text import unknown_id
 
+        if wanted.buckets is not None:
+            return None
         unknown = unknown_id(self._tokenizer(wanted))
         if unknown is None:
             return None
@@ -145,11 +149,18 @@ class Task:
             return samples
         key = whose, wanted
         if key not in self._encoded:
-            from fedistill.data.text import encode_texts
+            from fedistill.data.text import encode_texts, hash_texts
 
-            ids = encode_texts(self._tokenizer(wanted), list(samples))
+            texts = list(samples)
+            if wanted.buckets is None:
+                ids = encode_texts(self._tokenizer(wanted), texts)
+            else:
+                ids = hash_texts(texts, self._length(wanted), wanted.buckets)
             self._encoded[key] = torch.from_numpy(ids)
         return self._encoded[key]
+
+    def _length(self, wanted: Preprocessing) -> int:
+        return wanted.length or self.signature.shape[0]
 
     def _tokenizer(self, wanted: Preprocessing) -> "Tokenizer":
         from fedistill.data.text import tokenizer_for

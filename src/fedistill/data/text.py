@@ -106,6 +106,19 @@ def encode_texts(tokenizer: Tokenizer, texts: Sequence[str]) -> NDArray[np.int32
     return ids
 
 
+def hash_texts(texts: Sequence[str], length: int, buckets: int) -> NDArray[np.int32]:
+    """Return ids of hashed words, int32 (n, length), from 1 to ``buckets``, cut or padded with 0 at the end.
+
+    Equal words have equal ids on every machine, without a vocabulary. Texts without any word become one empty
+    word.
+    """
+    ids = np.zeros((len(texts), length), np.int32)
+    for row, text in zip(ids, texts, strict=True):
+        words = list(islice(words_of(text), length)) or [""]
+        row[: len(words)] = [zlib.crc32(word.encode()) % buckets + 1 for word in words]
+    return ids
+
+
 def unknown_id(tokenizer: Tokenizer) -> int | None:
     """Return the id that `encode_texts` returns for unknown words, or None if the tokenizer knows all."""
     known = [tokenizer.token_to_id(name) for name in (UNKNOWN, "<unk>")]

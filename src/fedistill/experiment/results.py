@@ -176,7 +176,6 @@ def task_json(task: Task) -> TaskJson:
 
 def arm_json(arm: ReadyArm, run: ArmRun, status: Status, error: str | None) -> ArmJson:
     """Return one arm: what it was, each round, and its bytes."""
-    works = arm.method.clients_work
     server = arm.server_model()
     return {
         "name": arm.name,
@@ -186,7 +185,7 @@ def arm_json(arm: ReadyArm, run: ArmRun, status: Status, error: str | None) -> A
         "status": status,
         "error": error,
         "server_model": None if server is None else server[0],
-        "client_models": list(arm.config.models.clients) if works else [],
+        "client_models": list(arm.config.models.clients) if arm.method.clients_use_models else [],
         "parameters": arm.parameters(),
         "rounds": [round_json(run, record) for record in run.records],
         "bytes_setup": run.ledger.setup,

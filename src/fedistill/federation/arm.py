@@ -129,7 +129,7 @@ class ReadyArm:
         """Trainable parameters: of the server's model, and of each architecture among the clients."""
         server = self.server_model()
         found = {} if server is None else {"server": models.count_parameters(server[1])}
-        if self.method.clients_work:
+        if self.method.clients_use_models:
             found |= {
                 name: models.count_parameters(self._module(name)) for name in self.config.models.clients
             }
@@ -214,12 +214,14 @@ class ReadyArm:
         """The frame that a client gets before round 1, or nothing.
 
         Clients that hold the public set build the vocabulary from it; others are sent it. A tokenizer of
-        the user's own is sent to all. One that a model declares comes with the model's code.
+        the user's own is sent to all. One that a model declares comes with the model's code, and hashed words
+        need none.
         """
         alone = self.method.uplink is None and self.method.downlink is None
         builds = "clients" in self.method.needs.public and self.task.vocabulary_from_public
         used = {self.federation.clients[client].model, self._travelling(client)}
-        brings = all(models.preprocessing(name).tokenizer is not None for name in used)
+        wanted = [models.preprocessing(self.method.inputs_of(name)) for name in used]
+        brings = all(one.tokenizer is not None or one.buckets is not None for one in wanted)
         return b"" if alone or builds or brings else self.task.vocabulary_frame
 
     def expected_bytes(self) -> tuple[int, int]:

@@ -44,6 +44,7 @@ class Needs:
     Attributes:
         public: who needs a copy of the public set.
         public_labels: whether the server needs the labels of the public set, which are otherwise withheld.
+        inputs: the kind of inputs without which the method has no meaning, if there is one.
         models: what the models of all clients, and of the server if it averages them, must have in common:
             nothing, the feature width, or the architecture.
         sums_alone: whether the server needs only the weighted sum of the replies.
@@ -52,6 +53,7 @@ class Needs:
 
     public: tuple[Literal["clients", "server"], ...] = ()
     public_labels: bool = False
+    inputs: Literal["any", "image", "text"] = "any"
     models: Literal["any", "one width", "one architecture"] = "any"
     sums_alone: bool = False
     evaluation_at_clients: bool = False
@@ -63,6 +65,8 @@ class Needs:
             "one width": ["features of the same width"],
             "any": [],
         }[self.models]
+        if self.inputs != "any":
+            found.append(f"{self.inputs}s")
         if self.public:
             what = "labelled public set" if self.public_labels else "public set"
             found.append(what if "clients" in self.public or self.public_labels else f"{what} at the server")
@@ -104,6 +108,9 @@ class Method(ABC, Generic[Up, Down, ServerStateT, ClientStateT]):
     prior correction as the aggregation, for methods whose clients label many samples per exchange that they
     did not choose, so that the client's class prior can be estimated."""
 
+    one_shot: ClassVar[bool] = False
+    """Each client sends one message in a run; once the server has it, nothing more crosses."""
+
     codec: ClassVar[Wanted] = "fp32"
     """Default codec, for experiments that name none."""
 
@@ -127,12 +134,27 @@ class Method(ABC, Generic[Up, Down, ServerStateT, ClientStateT]):
         """Whether clients keep models of their own, that is, their state has a ``model``."""
         return "model" in _fields(self.ClientState)
 
+    @property
+    def clients_use_models(self) -> bool:
+        """Whether clients have any use for `models.clients`."""
+        return self.clients_work
+
+    def inputs_of(self, model: str) -> str:
+        """Return the name of the model whose inputs the method takes where a participant has this one."""
+        return model
+
     def check(self, federation: FederationInfo) -> None:
         """Check, before round 1, that the experiment meets this method's needs.
 
         Raises:
             Refusal: it does not; the text states what to change.
         """
+        kind = federation.signatures[federation.server_model].kind
+        if self.needs.inputs not in ("any", kind):
+            raise Refusal(
+                f"method {self.name} needs {self.needs.inputs}s, but the samples of this task are {kind}s:"
+                " remove this arm"
+            )
         if self.needs.public and not federation.public:
             raise Refusal(
                 f"method {self.name} needs a public set: set task.public to a number of samples, or to"

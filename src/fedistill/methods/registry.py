@@ -48,7 +48,7 @@ METHODS: dict[str, type[AnyMethod]] = scan(
     "fedistill.methods",
     Method,  # type: ignore[type-abstract]  # the scan finds concrete classes
     _name,
-    first=("controls", "weights", "classwise", "labels", "combined", "features"),
+    first=("controls", "weights", "classwise", "labels", "combined", "features", "sufficient_statistics"),
 )
 """Built-in methods, by family; `registry` also has those of installed packages."""
 

@@ -27,6 +27,7 @@ from fedistill.rng import scoped
 FEATURES = "features"
 """Name of the layer whose output is a sample's feature vector."""
 WIDEST = 4096
+_HASHED = "hashed-words@"
 
 
 def _ladder() -> dict[str, dict[str, Build]]:
@@ -137,12 +138,23 @@ def _reused(name: str, signature: Signature, slot: int) -> ReusedModule:
     return ReusedModule(lambda: build_model(name, signature, seed=0, client=0), custom=":" in name)
 
 
+def hashed_words(buckets: int, length: int | None) -> str:
+    """Return a name that, in place of a model's, stands for texts as ids of hashed words.
+
+    The arguments are those of `Preprocessing`.
+    """
+    return f"{_HASHED}{buckets}" if length is None else f"{_HASHED}{buckets}x{length}"
+
+
 def preprocessing(name: str) -> Preprocessing:
     """Return the preprocessing of raw samples for a model: for a custom function, its attribute.
 
     Raises:
         ExperimentError: the function cannot be found, or its ``preprocessing`` is not a `Preprocessing`.
     """
+    if name.startswith(_HASHED):
+        buckets, _, length = name.removeprefix(_HASHED).partition("x")
+        return Preprocessing(buckets=int(buckets), length=int(length) if length else None)
     if ":" not in name:
         return Preprocessing()
     function = _own(name)
@@ -151,6 +163,11 @@ def preprocessing(name: str) -> Preprocessing:
         raise ExperimentError(
             f"model {name!r}: its attribute `preprocessing` must be a `Preprocessing` from"
             f" fedistill.models.signature, but is a {type(declared).__name__}"
+        )
+    if declared.buckets is not None and (declared.tokenizer is not None or declared.buckets < 1):
+        raise ExperimentError(
+            f"model {name!r}: its `preprocessing` must have either a tokenizer or buckets, at least one, but"
+            f" has tokenizer = {declared.tokenizer!r} and buckets = {declared.buckets}"
         )
     if declared.tokenizer is None:
         return declared

@@ -38,10 +38,12 @@ class Preprocessing:
     Attributes:
         tokenizer: path of a tokenizer.json, relative to the folder of the function's module, for texts.
         length: number of tokens kept per text.
+        buckets: in place of a tokenizer, words are hashed to ids from 1 to this number, which they may share.
     """
 
     tokenizer: str | None = None
     length: int | None = None
+    buckets: int | None = None
 
 
 Build = Callable[[Signature], nn.Module]

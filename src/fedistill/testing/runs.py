@@ -29,6 +29,9 @@ SAME = {"clients": ["cnn-s"], "server": "cnn-s"}
 MIXED = {"clients": ["cnn-s", "mlp-s"], "server": "cnn-m"}
 SAME_WIDTH = {"clients": ["cnn-s", "cnn-m"], "server": "cnn-s"}
 """Models of the same architecture; of two that share nothing; of two whose features have the same length."""
+MIXED_FOR_TEXTS = {"clients": ["bag", "textcnn"], "server": "bag"}
+TEXTS: TomlTable = {"task": {"name": "bbc-news", "text": {"length": 16, "vocabulary": 400}}}
+"""For methods that need texts: models that share nothing, and the task in place of digits."""
 SOME_AWAY = {"fraction": 0.75, "dropout": 0.2}
 """Three of four clients per round, and one reply in five is lost."""
 

@@ -34,7 +34,8 @@ class MessageContext:
         sampled: maps a round to the indices (n,) of its public samples.
         since: maps two turns to the indices of the samples that got a label after the first turn and not
             after the second.
-        width: d, the length of a feature vector.
+        width: d, the length of a feature vector, or the number of different words.
+        length: the most words of a text.
         generator: shapes of the tensors that a generator of features consists of.
         private: the number of samples in the client's private set.
         client: the client at this end of the link.
@@ -49,6 +50,7 @@ class MessageContext:
     sampled: Callable[[int], Classes] | None = None
     since: Callable[[int, int], Classes] | None = None
     width: int = 0
+    length: int = 0
     generator: tuple[tuple[int, ...], ...] = ()
     private: int = 0
     client: int = 0

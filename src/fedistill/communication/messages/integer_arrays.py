@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedistill.communication.entropy_coding.adaptive_model import Counts
-from fedistill.communication.entropy_coding.parametric_model import put_places, take_places
+from fedistill.communication.entropy_coding.parametric_model import put, put_places, take, take_places
 from fedistill.communication.entropy_coding.range_coder import Decoder, Encoder
 from fedistill.communication.entropy_coding.symbol_io import SymbolReader, SymbolWriter
 from fedistill.communication.tensor_specs import Classes
@@ -93,6 +93,33 @@ class Symbols(IntegerArray):
 
     def example(self) -> Classes:
         return np.arange(self.count) % self.below
+
+
+@dataclass(frozen=True)
+class Fitted(IntegerArray):
+    """``count`` integers from -``high`` to ``high``, most of them near 0 (`parametric_model`)."""
+
+    count: int
+    high: int
+
+    def write(self, values: Classes) -> bytes:
+        if len(values) != self.count or np.abs(values).max(initial=0) > self.high:
+            raise ValueError(
+                f"the message declares {self.count} integers from -{self.high} to {self.high}, but is to send"
+                f" {len(values)} up to {np.abs(values).max(initial=0)}"
+            )
+        encoder = Encoder()
+        put(encoder, values.astype(np.int32), -self.high, self.high)
+        return encoder.finish()
+
+    def read(self, payload: bytes) -> Classes:
+        decoder = Decoder(payload)
+        values = take(decoder, self.count, -self.high, self.high)
+        decoder.finish()
+        return values.astype(np.int64)
+
+    def example(self) -> Classes:
+        return np.random.default_rng(0).integers(-self.high, self.high + 1, self.count)
 
 
 _FARTHEST = 1 << 61

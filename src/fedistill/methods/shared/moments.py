@@ -1,0 +1,206 @@
+"""Shared by methods in which clients send counts, means and covariances of fixed features, once."""
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from fedistill.communication.messages.base import MessageContext
+from fedistill.communication.messages.statistics import (
+    MEAN_UNIT,
+    MOST_LEVELS,
+    MOST_MEAN,
+    MOST_SCALE,
+    SCALES_PER_OCTAVE,
+    FeatureMoments,
+    StatisticsRequest,
+)
+from fedistill.config.schema import Section
+from fedistill.errors import FrameError, Refusal
+from fedistill.methods.base import Needs, NoState, Reply
+from fedistill.methods.participants import Client, FederationInfo, Server
+from fedistill.methods.shared.statistics import SumsOfStatistics
+from fedistill.models.fixed_features import EdgeFrequencies, FixedFeaturesNet
+from fedistill.training.loop import predict
+from fedistill.training.model_state import ModelState
+
+
+class MomentsSettings(Section):
+    width: int = Field(default=64, ge=2, le=512, description="d, the number of features")
+    levels: int = Field(
+        default=15,
+        ge=1,
+        le=MOST_LEVELS,
+        description="correlations are rounded to 2 levels + 1 numbers; with more features, more are needed",
+    )
+    l2: float = Field(
+        default=0.03,
+        gt=0,
+        allow_inf_nan=False,
+        description="added to the diagonal of the correlation matrix; the coarser it is, the more",
+    )
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Samples (C,), sums of features (C, d), and sums of products of features (d, d), all float64."""
+
+    samples: Tensor
+    sums: Tensor
+    products: Tensor
+
+    @classmethod
+    def none(cls, classes: int, width: int) -> "Moments":
+        zeros = torch.zeros(classes, width + 1, dtype=torch.float64)
+        return cls(zeros[:, 0], zeros[:, 1:], torch.zeros(width, width, dtype=torch.float64))
+
+    @classmethod
+    def of(cls, message: FeatureMoments, classes: int) -> "Moments":
+        """Return what a message says, up to its rounding."""
+        # A correct client has no scales beyond these, with which all sums are finite.
+        scales = message.scales.cumsum(dim=0).clamp(-MOST_SCALE, MOST_SCALE)
+        deviations = torch.exp2(scales.double() / SCALES_PER_OCTAVE)
+        means = message.means.reshape(message.present, -1).double()
+        means[1:] += means[:1].clone()
+        means *= deviations * MEAN_UNIT
+        samples = message.samples.double()
+        within = torch.eye(len(deviations), dtype=torch.float64)
+        row, column = torch.triu_indices(len(deviations), len(deviations), offset=1)
+        within[row, column] = within[column, row] = message.correlations.double() / message.levels
+        within *= torch.outer(deviations, deviations) * samples.sum()
+        found = cls.none(classes, len(deviations))
+        found.samples[message.classes] = samples
+        found.sums[message.classes] = samples[:, None] * means
+        return replace(found, products=within + means.T @ (samples[:, None] * means))
+
+    def plus(self, other: "Moments") -> "Moments":
+        return Moments(self.samples + other.samples, self.sums + other.sums, self.products + other.products)
+
+
+def message_of(features: Tensor, labels: Tensor, levels: int) -> FeatureMoments:
+    """Return the moments of features (n, d) with these labels, rounded."""
+    features = features.double()
+    classes, places, samples = torch.unique(labels, return_inverse=True, return_counts=True)
+    means = torch.zeros(len(classes), features.shape[1], dtype=torch.float64)
+    means = means.index_add(0, places, features) / samples[:, None]
+    centred = features - means[places]
+    covariance = centred.T @ centred / len(features)
+    # No mean may be so many deviations away that its integer is out of range.
+    least = means.abs().amax(dim=0) * (1.01 / (MEAN_UNIT * MOST_MEAN))
+    exact = covariance.diag().sqrt().maximum(least).clamp(min=2.0 ** (-MOST_SCALE // SCALES_PER_OCTAVE))
+    scales = (SCALES_PER_OCTAVE * exact.log2()).round().long().clamp(-MOST_SCALE, MOST_SCALE)
+    units = torch.exp2(scales.double() / SCALES_PER_OCTAVE) * MEAN_UNIT
+    rounded = (means / units).round().long().clamp(-MOST_MEAN, MOST_MEAN)
+    rounded[1:] -= rounded[:1].clone()
+    row, column = torch.triu_indices(len(exact), len(exact), offset=1)
+    correlations = (covariance / torch.outer(exact, exact))[row, column]
+    return FeatureMoments(
+        classes=classes,
+        samples=samples,
+        scales=scales.diff(prepend=torch.zeros(1, dtype=torch.int64)),
+        means=rounded.flatten(),
+        correlations=(correlations * levels).round().long().clamp(-levels, levels),
+        present=len(classes),
+        levels=levels,
+    )
+
+
+def inverse(matrix: Tensor, l2: float) -> Tensor:
+    """Return the inverse of a covariance (d, d) that rounding may have made indefinite.
+
+    It is inverted as a correlation matrix, with its negative eigenvalues set to 0 and ``l2`` added to all.
+    """
+    deviations = matrix.diag().clamp(min=torch.finfo(torch.float64).tiny).sqrt()
+    scale = torch.outer(deviations, deviations)
+    values, vectors = torch.linalg.eigh(matrix / scale)
+    found: Tensor = (vectors / (values.clamp(min=0) + l2)) @ vectors.T / scale
+    return found
+
+
+@dataclass(frozen=True)
+class MomentsServer:
+    """The linear classifier, the sums of moments, and whose these are."""
+
+    model: ModelState
+    moments: Moments
+    clients: list[int]
+
+
+class MomentsMethod(SumsOfStatistics[FeatureMoments, MomentsServer]):
+    """Base of methods whose server solves for a linear classifier on fixed features of images."""
+
+    exchanges = "counts, means and covariance of fixed features, once"
+    byte_formula = "up = (d(d-1)/2 H + mdH')/8, H, H' bits per number, m classes; down = 11; once"
+    uplink = FeatureMoments
+    ServerState = MomentsServer
+    needs = Needs(inputs="image")
+    Settings = MomentsSettings
+    settings: MomentsSettings
+
+    @abstractmethod
+    def solve(self, moments: Moments) -> tuple[Tensor, Tensor]:
+        """Return weights (C, d) and biases (C,) of a linear classifier, float64."""
+
+    def check(self, federation: FederationInfo) -> None:
+        super().check(federation)
+        shape = federation.signatures[federation.server_model].shape
+        if self.settings.width > (most := EdgeFrequencies.most(shape)):
+            raise Refusal(
+                f"method {self.name}: images of {shape[1]} by {shape[2]} pixels have {most} features, fewer"
+                f" than width = {self.settings.width}"
+            )
+
+    def message_context(self, federation: FederationInfo, client: int) -> MessageContext:
+        return replace(super().message_context(federation, client), width=self.settings.width)
+
+    def start_server(self, server: Server) -> MomentsServer:
+        moments = Moments.none(server.classes, self.settings.width)
+        return MomentsServer(ModelState.of(self._net(server.federation)), moments, [])
+
+    def client_step(
+        self, state: NoState, client: Client, received: StatisticsRequest | None
+    ) -> tuple[NoState, FeatureMoments | None]:
+        if received is None:
+            return state, None
+        features = predict(self._net(client.federation).features, client.inputs())
+        return state, message_of(features, client.data.labels, self.settings.levels)
+
+    def check_reply(self, state: MomentsServer, server: Server, reply: Reply[FeatureMoments]) -> None:
+        count, samples = int(reply.message.samples.sum()), server.clients[reply.client].samples
+        if reply.client in state.clients:
+            raise FrameError("its moments came before, and it was not asked for them again")
+        if count != samples:
+            raise FrameError(f"it counts {count} samples, but has {samples}")
+        if reply.message.levels != self.settings.levels:
+            raise FrameError(f"it has {reply.message.levels} levels, not {self.settings.levels}")
+
+    def server_step(
+        self, state: MomentsServer, server: Server, replies: Iterable[Reply[FeatureMoments]]
+    ) -> MomentsServer:
+        moments, clients = state.moments, [*state.clients]
+        for reply in replies:
+            moments = moments.plus(Moments.of(reply.message, server.classes))
+            clients.append(reply.client)
+        if len(clients) == len(state.clients):
+            return state
+        net = self._net(server.federation)
+        weights, biases = self.solve(moments)
+        with torch.no_grad():
+            net.head.weight.copy_(weights)
+            net.head.bias.copy_(biases)
+        return MomentsServer(ModelState.of(net), moments, sorted(clients))
+
+    def server_net(self, federation: FederationInfo) -> tuple[str, nn.Module]:
+        return self.name, self._net(federation)
+
+    def server_eval_models(
+        self, state: MomentsServer, server: Server, clients: Callable[[int], NoState]
+    ) -> Iterator[tuple[str, nn.Module]]:
+        yield server.model, state.model.load_into(self._net(server.federation))
+
+    def _net(self, federation: FederationInfo) -> FixedFeaturesNet:
+        shape = federation.signatures[federation.server_model].shape
+        return FixedFeaturesNet(EdgeFrequencies(shape, self.settings.width), federation.classes)

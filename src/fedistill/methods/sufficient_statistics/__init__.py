@@ -1,0 +1,1 @@
+"""Methods that exchange sufficient statistics of private data: each client sends them once."""

@@ -1,0 +1,98 @@
+"""Features of images that are fixed by design: nobody trains them, and nothing of them is sent."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import conv2d
+
+_ORIENTATIONS = 4
+_SIZE = 5
+_WAVELENGTH = 6.0
+_DEVIATION = 1.5
+_HEAD_START = 2
+"""By so many steps of frequency, brightness comes before edges."""
+
+
+class EdgeFrequencies(nn.Module):
+    """Low frequencies of an image and of its edges in four directions, (n, d).
+
+    The image, averaged over channels, is filtered by odd Gabor filters of 5 by 5; the absolute values show
+    where it has edges of a direction. Brightness and these four maps are transformed by the two-dimensional
+    discrete cosine transform (type 2, orthonormal). The features are the d coefficients with the lowest sum
+    of row and column frequency, where brightness is ahead by 2.
+
+    Attributes:
+        width: d.
+    """
+
+    def __init__(self, shape: tuple[int, ...], width: int) -> None:
+        super().__init__()
+        _, height, across = shape
+        self.width = width
+        grown = height - _SIZE + 1, across - _SIZE + 1
+        sizes = [(height, across), *[grown] * _ORIENTATIONS]
+        order = sorted(
+            (row + column - (_HEAD_START if place == 0 else 0), place, row, column)
+            for place, (rows, columns) in enumerate(sizes)
+            for row in range(rows)
+            for column in range(columns)
+        )
+        kept = order[:width]
+        self._kept = [
+            torch.tensor([(row, column) for _, at, row, column in kept if at == place]).reshape(-1, 2)
+            for place in range(len(sizes))
+        ]
+        self._filters = torch.stack([_edge_filter(turn) for turn in range(_ORIENTATIONS)])[:, None]
+
+    @staticmethod
+    def most(shape: tuple[int, ...]) -> int:
+        """Return the largest width that images of this shape allow; 0 if they are too small."""
+        _, height, across = shape
+        grown = max(height - _SIZE + 1, 0) * max(across - _SIZE + 1, 0)
+        return height * across + _ORIENTATIONS * grown if grown else 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        brightness = images.mean(dim=1, keepdim=True)
+        edges = conv2d(brightness, self._filters).abs()
+        maps = [brightness[:, 0], *edges.unbind(dim=1)]
+        parts = [_frequencies(one, kept) for one, kept in zip(maps, self._kept, strict=True)]
+        return torch.cat(parts, dim=1)
+
+
+class FixedFeaturesNet(nn.Module):
+    """Fixed features, then a linear layer, which alone is the model's state."""
+
+    def __init__(self, features: EdgeFrequencies, classes: int) -> None:
+        super().__init__()
+        self.features = features
+        self.head = nn.Linear(features.width, classes)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.features(images))
+        return logits
+
+
+def _edge_filter(turn: int) -> Tensor:
+    """Return an odd Gabor filter of 5 by 5, whose sum is 0."""
+    places = torch.arange(_SIZE) - (_SIZE - 1) / 2
+    down, right = torch.meshgrid(places, places, indexing="ij")
+    angle = math.pi * turn / _ORIENTATIONS
+    along = right * math.cos(angle) + down * math.sin(angle)
+    wave = torch.sin(2 * math.pi * along / _WAVELENGTH)
+    return wave * torch.exp(-(right**2 + down**2) / (2 * _DEVIATION**2))
+
+
+def _frequencies(images: Tensor, kept: Tensor) -> Tensor:
+    """Return the coefficients (n, k) of images (n, height, width) at these frequencies (k, 2)."""
+    rows, columns = (_cosines(size, kept[:, axis]) for axis, size in enumerate(images.shape[1:]))
+    return torch.einsum("nij,ki,kj->nk", images, rows, columns)
+
+
+def _cosines(size: int, frequencies: Tensor) -> Tensor:
+    """Return cosines (k, size) of these frequencies (k,); those of different ones are orthonormal."""
+    places = (torch.arange(size) + 0.5) * (math.pi / size)
+    scale = torch.where(frequencies == 0, math.sqrt(1 / size), math.sqrt(2 / size))
+    return scale[:, None] * torch.cos(frequencies[:, None] * places)
