@@ -24,7 +24,7 @@ from fedistill.federation.history import ArmRun
 from fedistill.methods.combined.bridge import Bridge
 from fedistill.methods.participants import Client, Server
 from fedistill.methods.shared.bridge_state import BridgeClient
-from fedistill.methods.shared.expertise import class_levels, pool_votes
+from fedistill.methods.shared.expertise import class_levels, pool_votes, sizes
 from fedistill.state import decode_state, from_plain
 from fedistill.training.model_state import ModelState
 from helpers.runs import finished, ready
@@ -69,7 +69,7 @@ def test_the_first_two_rounds_bring_levels_and_votes() -> None:
     assert torch.equal(run.server.levels, levels)
     votes = torch.stack([client_state(run, client).votes for client in range(4)])
     assert torch.equal(run.server.votes, votes)
-    assert torch.equal(run.server.labels, pool_votes(votes, levels))
+    assert torch.equal(run.server.labels, pool_votes(votes, sizes(levels)))
     # Ten levels below 64 and two flags; votes of one of eleven symbols each at most.
     assert max(frames(run, "up", 1)) <= 12
     assert max(frames(run, "up", 2)) <= 60 * 3.46 / 8 + 12
@@ -85,6 +85,11 @@ def test_all_hold_one_start_and_the_merge_is_the_mean_of_what_clients_send() -> 
     assert torch.allclose(run.server.merged["cnn-s"].weights, mean, atol=1e-6)
     assert torch.equal(run.server.model.weights, run.server.merged["cnn-s"].weights)
     assert run.server.informed.all()
+
+
+def test_votes_may_count_equally() -> None:
+    _, run = played(rounds=2, arm={"weighting": "equal"})
+    assert torch.equal(run.server.labels, pool_votes(run.server.votes, torch.ones(4, 10)))
 
 
 def test_labels_come_down_once() -> None:

@@ -59,7 +59,7 @@ def test_a_vote_counts_as_many_times_as_its_client_has_samples_of_the_class() ->
         ]
     )
     # 31 against 15; 31 against 30; nobody; one vote.
-    assert pool_votes(votes, levels).tolist() == [0, 0, ABSTAIN, 2]
+    assert pool_votes(votes, sizes(levels)).tolist() == [0, 0, ABSTAIN, 2]
 
 
 @given(st.integers(0, 2**32 - 1))
@@ -76,4 +76,4 @@ def test_pooling_is_a_plain_count(seed: int) -> None:
                 support[label] += 2 ** (int(levels[client, label]) / 2) - 1
         best = max(support, key=lambda label: (support[label], -label))
         expected.append(best if support[best] > 0 else ABSTAIN)
-    assert pool_votes(votes, levels).tolist() == expected
+    assert pool_votes(votes, sizes(levels)).tolist() == expected

@@ -2,6 +2,7 @@
 
 from collections.abc import Hashable, Iterable
 from dataclasses import replace
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -20,13 +21,15 @@ from fedistill.errors import FrameError, Refusal
 from fedistill.methods.base import Method, Needs, Reply
 from fedistill.methods.participants import Client, ClientInfo, FederationInfo, Server
 from fedistill.methods.shared.bridge_state import NONE, BridgeClient, BridgeServer, digest, learn_start
-from fedistill.methods.shared.expertise import class_levels, expert_votes, pool_votes
+from fedistill.methods.shared.expertise import class_levels, expert_votes
 from fedistill.methods.shared.own_model import train_private
 from fedistill.methods.shared.private_loss import private_loss
 from fedistill.methods.shared.public_labels import DistillSettings, distil
 from fedistill.training.loop import predict
 from fedistill.training.model_state import ModelState
 from fedistill.training.optimizers import make_optimizer
+
+_Replies = Iterable[Reply[BridgeReply]]
 
 
 class BridgeSettings(DistillSettings):
@@ -43,6 +46,9 @@ class BridgeSettings(DistillSettings):
         gt=0,
         le=1,
         description="share of all private samples whose clients must have voted before weights are merged",
+    )
+    weighting: Literal["samples", "equal"] = Field(
+        default="samples", description="how much a vote counts: as the client's samples of that class, or 1"
     )
     smoothing: float = Field(default=0.1, ge=0, lt=1, description="label smoothing of the pooled labels")
 
@@ -132,9 +138,7 @@ class Bridge(Method[BridgeReply, BridgeRequest, BridgeServer, BridgeClient]):
         said = levels if received.asks & LEVELS else NONE
         return state, BridgeReply(torch.zeros(0), received.asks, 0, said, votes)
 
-    def server_step(
-        self, state: BridgeServer, server: Server, replies: Iterable[Reply[BridgeReply]]
-    ) -> BridgeServer:
+    def server_step(self, state: BridgeServer, server: Server, replies: _Replies) -> BridgeServer:
         return self._merge(state, server, replies) if state.starts else self._label(state, server, replies)
 
     def check_reply(self, state: BridgeServer, server: Server, reply: Reply[BridgeReply]) -> None:
@@ -164,32 +168,25 @@ class Bridge(Method[BridgeReply, BridgeRequest, BridgeServer, BridgeClient]):
         if not len(state.start):  # the labels were coded given votes that this client does not remember
             return state, BridgeReply(torch.zeros(0), 0, 0, NONE, NONE)
         model = self._train(client, ModelState(state.start + received.values), client.train.epochs)
-        moved = model.weights - state.start
-        return replace(state, model=model), BridgeReply(moved, WEIGHTS, digest(state.start), NONE, NONE)
+        reply = BridgeReply(model.weights - state.start, WEIGHTS, digest(state.start), NONE, NONE)
+        return replace(state, model=model), reply
 
-    def _label(
-        self, state: BridgeServer, server: Server, replies: Iterable[Reply[BridgeReply]]
-    ) -> BridgeServer:
+    def _label(self, state: BridgeServer, server: Server, replies: _Replies) -> BridgeServer:
         """Pool the votes, learn from them, and make all starts if enough clients have voted."""
-        state = state.with_votes(replies)
-        voted = state.votes[:, 0] >= 0
-        if not voted.any():
+        state = state.with_votes(replies, equal=self.settings.weighting == "equal")
+        if not (state.labels < server.classes).any():
             return state
-        labels = pool_votes(state.votes[voted], state.levels[voted])
-        samples = torch.tensor(server.federation.samples)
-        enough = samples[voted].sum() >= self.settings.enough * samples.sum()
+        enough = state.voted_share(server) >= self.settings.enough
         names = sorted({info.model for info in server.clients}) if enough else []
-        starts = {name: self._learn(server, name, labels) for name in names}
-        own = starts.get(server.model) or self._learn(server, server.model, labels)
-        return replace(state, model=own, labels=labels, starts=starts, merged=dict(starts))
+        starts = {name: self._learn(server, name, state.labels) for name in names}
+        own = starts.get(server.model) or self._learn(server, server.model, state.labels)
+        return replace(state, model=own, starts=starts, merged=dict(starts))
 
-    def _merge(
-        self, state: BridgeServer, server: Server, replies: Iterable[Reply[BridgeReply]]
-    ) -> BridgeServer:
+    def _merge(self, state: BridgeServer, server: Server, replies: _Replies) -> BridgeServer:
         """Average the weights of each architecture, and let the server's model learn from the averages."""
         state, came = state.with_weights(server, replies)
-        means = {name: weighted_mean(models) for name, models in came.items()}
-        merged = {**state.merged, **{n: ModelState(mean) for n, mean in means.items() if mean is not None}}
+        means = ((name, weighted_mean(models)) for name, models in came.items())
+        merged = state.merged | {name: ModelState(mean) for name, mean in means if mean is not None}
         if server.model in merged:
             return replace(state, merged=merged, model=merged[server.model])
         rows = [predict(server.load(held, name), server.public_inputs(name)) for name, held in merged.items()]

@@ -19,7 +19,7 @@ from fedistill.communication.messages.bridge import (
 )
 from fedistill.methods.base import Reply
 from fedistill.methods.participants import Participant, Server
-from fedistill.methods.shared.expertise import thresholds
+from fedistill.methods.shared.expertise import pool_votes, sizes, thresholds
 from fedistill.methods.shared.public_labels import DistillSettings
 from fedistill.rng import SERVER, scoped, stream
 from fedistill.training.loop import fit
@@ -49,7 +49,7 @@ class BridgeServer:
         votes: (K, n), C for an abstention, -1 for clients that have not voted.
         informed: (K,) whether a client has the pooled labels, or a start that it was given.
         given: (K,) whether a client is given the start, since the one that it made differs.
-        labels: (n,) pooled labels, C for none; (0,) before the first votes.
+        labels: (n,) pooled labels, C for none.
         starts: the model of each of the clients' architectures that was made from the labels, by name; none
             until enough clients have voted.
         merged: what these have become.
@@ -103,15 +103,25 @@ class BridgeServer:
         agreement, labels = self._labels_given_votes(client)
         return BridgeRequest(moved, asks, 1, len(agreement), 0, NONE, agreement, labels, NONE)
 
-    def with_votes(self, replies: Iterable[Reply[BridgeReply]]) -> "BridgeServer":
-        """Return the state with the levels and votes of these replies."""
+    def voted_share(self, server: Server) -> float:
+        """Return the share of all private samples that clients have who have voted, from 0 to 1."""
+        samples = torch.tensor(server.federation.samples).double()
+        return float(samples[self.votes[:, 0] >= 0].sum() / samples.sum())
+
+    def with_votes(self, replies: Iterable[Reply[BridgeReply]], equal: bool) -> "BridgeServer":
+        """Return the state with the levels and votes of these replies, and with new pooled labels.
+
+        Args:
+            equal: count each vote once, not as many times as its client has samples of the class.
+        """
         levels, votes = self.levels.clone(), self.votes.clone()
         for reply in replies:
             if reply.message.has & LEVELS:
                 levels[reply.client] = reply.message.levels
             if reply.message.has & VOTES:
                 votes[reply.client] = reply.message.votes
-        return replace(self, levels=levels, votes=votes)
+        weight = torch.ones(levels.shape) if equal else sizes(levels)
+        return replace(self, levels=levels, votes=votes, labels=pool_votes(votes, weight))
 
     def with_weights(
         self, server: Server, replies: Iterable[Reply[BridgeReply]]

@@ -40,17 +40,16 @@ def expert_votes(predicted: Tensor, levels: Tensor, least: Tensor) -> Tensor:
     return torch.where(expert[predicted], predicted, len(levels))
 
 
-def pool_votes(votes: Tensor, levels: Tensor) -> Tensor:
+def pool_votes(votes: Tensor, weight: Tensor) -> Tensor:
     """Return the class (n,) with the most support for each sample; C where all abstain.
 
-    A vote counts as many times as its client has samples of that class. Of equal classes the first wins.
+    Of equal classes the first wins.
 
     Args:
         votes: (K, n); C or a negative number for an abstention.
-        levels: (K, C).
+        weight: (K, C), how much a client's vote for a class counts.
     """
-    classes = levels.shape[1]
-    weight = sizes(levels)
+    classes = weight.shape[1]
     support = torch.zeros(votes.shape[1], classes + 1, dtype=torch.float64)
     for row, own in zip(votes, weight, strict=True):
         voted = ((row >= 0) & (row < classes)).nonzero().flatten()
