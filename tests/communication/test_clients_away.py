@@ -107,11 +107,13 @@ def test_qsgd_loses_no_more_than_its_bound(levels: int) -> None:
         assert np.square(lost).sum() > np.square(update).sum()
 
 
-def sent_behind(values: list[float], bound: float, shape: tuple[int, ...]) -> tuple[bytes, list[float]]:
+def sent_behind(
+    values: list[float], bound: float, shape: tuple[int, ...], bits: float = 0.01
+) -> tuple[bytes, list[float]]:
     """Return the bytes to a client that may have been away, and what it decodes."""
     spec = TensorSpec(Content.WEIGHTS, (len(values),), (shape,))
     known = SharedKnowledge(reference=np.zeros(len(values), np.float32))
-    codec = Qsgd(QsgdSettings(levels=1, bound=bound))
+    codec = Qsgd(QsgdSettings(levels=1, bound=bound, bits=bits))
     payload = codec.encode(np.array(values, np.float32), spec, known, Sender(None, behind=True)).payload
     return payload, codec.decode(payload, spec, known).values.tolist()
 
@@ -137,6 +139,19 @@ def test_the_largest_step_that_is_near_enough_is_taken() -> None:
     assert decoded == [5.6875 * (1 - 11 / 64)] * 3
 
 
+def test_as_many_bits_as_may_be_used_are_used() -> None:
+    """2,040 numbers in 1, 2 and 4 bits each: the message is at most so long, and barely shorter."""
+    spec = TensorSpec(Content.WEIGHTS, (COUNT,), SHAPES)
+    update = walk()[-1].numpy()
+    lost = []
+    for bits in (1, 2, 4):
+        body = write_nearest(update, spec, 0.9, bits)
+        assert 0.85 * bits * COUNT / 8 <= len(body) <= bits * COUNT / 8
+        lost.append(energy(read_nearest(body, spec) - update) / energy(update))
+    assert lost == sorted(lost, reverse=True)
+    assert lost[-1] < 0.02
+
+
 def test_the_sum_of_a_row_is_kept() -> None:
     """By hand: 31 of 32 numbers are too small for the step of 16; the mean of these, 2, is not lost."""
     row = [16.0] + [2.0] * 31
@@ -150,7 +165,7 @@ def test_rounding_to_the_nearest_never_loses_more_than_the_update(update: Floats
     spec = TensorSpec(Content.WEIGHTS, (120,), ((2, 40), (40,)))
     values = update.ravel()
     for bound in (0.01, 0.4, 0.99):
-        lost = read_nearest(write_nearest(values, spec, bound), spec) - values
+        lost = read_nearest(write_nearest(values, spec, bound, 0.01), spec) - values
         assert energy(lost) <= bound * energy(values) * (1 + 1e-5)
 
 

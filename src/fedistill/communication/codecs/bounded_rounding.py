@@ -1,4 +1,4 @@
-"""Rounding of updates to the nearest multiples of one step, as coarse as a bound on the error allows.
+"""Rounding of updates to the nearest multiples of one step, as fine as the bits allow, or a bound demands.
 
 Two corrections make up for what few levels lose. Few of the numbers are large, so that those which are
 rounded to q steps are smaller than that on average: the mean difference is sent for each tensor. And the
@@ -8,6 +8,7 @@ sent, and added to the row, as in the bias correction of quantised networks (Nag
 1906.04721, section 4.2), with the mean input taken as constant.
 """
 
+from bisect import bisect_left
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,29 +32,31 @@ _EACH_SHIFT = np.ones(2 * _SHIFTS + 1, np.int64)
 Symbols = NDArray[np.int32]
 
 
-def write_nearest(update: Floats, spec: TensorSpec, bound: float) -> bytes:
-    """Code an update (P,) so that the squared error is at most ``bound`` times its squared norm.
+def write_nearest(update: Floats, spec: TensorSpec, bound: float, bits: float) -> bytes:
+    """Code an update (P,) in ``bits`` bits per number, or more if the error would exceed the bound.
 
     Written as the step, and for each tensor its highest level, its shift, its levels and the means of its
-    rows. If no step from the largest number to its 1,023th is near enough, that is the step; neither rounding
-    to the nearest multiple nor a correction makes the error larger than the update.
+    rows. The step is the smallest that takes no more bits, or the largest whose squared error is at most
+    ``bound`` times the squared norm of the update, whichever is smaller; at least about the largest number
+    over `MOST_LEVELS`. Neither rounding to the nearest multiple nor a correction makes the error larger than
+    the update.
     """
-    limit = bound * energy(update)
     largest = np.abs(update).max(initial=0, keepdims=True)
-    coarse, fine = 0, _PER_OCTAVE * _OCTAVES
-    while coarse < fine:
-        tried = (coarse + fine) // 2
+    limit, size = bound * energy(update), bits * len(update) / 8
+
+    def is_near(tried: int) -> bool:
         step = _step(largest, tried)
-        if energy(_decoded([part.values(step) for part in _rounded(update, spec, step)]) - update) <= limit:
-            fine = tried
-        else:
-            coarse = tried + 1
-    step = _step(largest, fine)
-    encoder = Encoder()
-    if step[0]:
-        for part in _rounded(update, spec, step):
-            part.put(encoder)
-    return pack_scales(step) + encoder.finish()
+        return (
+            energy(_decoded([part.values(step) for part in _rounded(update, spec, step)]) - update) <= limit
+        )
+
+    def is_long(tried: int) -> bool:
+        return len(_coded(update, spec, _step(largest, tried))) > size
+
+    finest = _PER_OCTAVE * _OCTAVES
+    near = bisect_left(range(finest), True, key=is_near)
+    long = bisect_left(range(finest + 1), True, lo=near, key=is_long)
+    return _coded(update, spec, _step(largest, max(near, long - 1)))
 
 
 def read_nearest(body: bytes, spec: TensorSpec) -> Floats:
@@ -124,6 +127,14 @@ class _Part:
         if len(self.means):
             numbers += (self.means / np.float32(_MEANS)).astype(np.float32)[:, None]
         return numbers
+
+
+def _coded(update: Floats, spec: TensorSpec, step: Floats) -> bytes:
+    encoder = Encoder()
+    if step[0]:
+        for part in _rounded(update, spec, step):
+            part.put(encoder)
+    return pack_scales(step) + encoder.finish()
 
 
 def _has_means(sides: tuple[int, ...]) -> bool:

@@ -41,8 +41,9 @@ _UNSIGNED = 255
 _WIDTH = 4
 _BOUND = (
     "share of an update's squared norm that rounding may lose on the way to a client that may have been away;"
-    " it is rounded to the nearest of more levels where needed"
+    " where rounding at random loses more, numbers are rounded to the nearest multiple of one step"
 )
+_BITS = "bits per number to round to the nearest in; more are used where the error would exceed ``bound``"
 _NEAREST = 0
 _NOTHING = np.zeros(0, np.float32)
 
@@ -152,7 +153,8 @@ class QsgdSettings(Section):
         default=None, ge=1, description="numbers that share a scale; default: those of a tensor"
     )
     norm: Norm = Field(default="max", description="what the scale of a bucket is")
-    bound: float = Field(default=0.4, gt=0, lt=1, description=_BOUND)
+    bound: float = Field(default=0.6, gt=0, lt=1, description=_BOUND)
+    bits: float = Field(default=0.45, gt=0, le=16, description=_BITS)
 
 
 class Qsgd(UpdateCodec):
@@ -162,10 +164,11 @@ class Qsgd(UpdateCodec):
     codes, and the norm is rounded up to two bytes, which adds no bias.
 
     To clients that may have been away, random rounding to ``levels`` is replaced where it would lose more
-    than ``bound`` of the update's squared norm: by rounding to the nearest multiple of the largest step that
-    loses no more, with the mean errors of rows sent along (`bounded_rounding`). Otherwise the loss, which can
-    be many times that norm, would be part of the next difference, and grow. Contractions of the difference
-    are analysed as EF21-P (Gruntkowska et al., arXiv 2209.15218).
+    than ``bound`` of the update's squared norm: by rounding to the nearest multiple of one step, in ``bits``
+    bits per number, or as many as that bound takes, with the mean errors of rows sent along
+    (`bounded_rounding`). Otherwise the loss, which can be many times that norm, would be part of the next
+    difference, and grow. Contractions of the difference are analysed as EF21-P (Gruntkowska et al., arXiv
+    2209.15218).
     """
 
     name = "qsgd"
@@ -203,7 +206,8 @@ class DAdaQuantSettings(Section):
     client_adaptive: bool = Field(
         default=True, description="more levels for clients with more samples, fewer for the others"
     )
-    bound: float = Field(default=0.4, gt=0, lt=1, description=_BOUND)
+    bound: float = Field(default=0.6, gt=0, lt=1, description=_BOUND)
+    bits: float = Field(default=0.45, gt=0, le=16, description=_BITS)
 
     @model_validator(mode="after")
     def _first_is_not_above_last(self) -> Self:
@@ -282,7 +286,7 @@ def _write_bounded(
     lost = energy(read_levels(body, spec, levels, settings.bucket) - update)
     if lost <= settings.bound * energy(update):
         return varint(levels) + body
-    return varint(_NEAREST) + write_nearest(update, spec, settings.bound)
+    return varint(_NEAREST) + write_nearest(update, spec, settings.bound, settings.bits)
 
 
 def _read_bounded(body: bytes, spec: TensorSpec, bucket: int | None) -> Floats:
