@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from fedistill.communication.codecs.base import Codec, Decoded, Encoded, Sender
+from fedistill.communication.codecs.bounded_rounding import energy, read_nearest, write_nearest
 from fedistill.communication.codecs.stochastic_rounding import (
     MOST_LEVELS,
     Norm,
     read_levels,
-    write_bounded,
     write_levels,
 )
 from fedistill.communication.codecs.updates import (
@@ -41,8 +41,10 @@ _UNSIGNED = 255
 _WIDTH = 4
 _BOUND = (
     "share of an update's squared norm that rounding may lose on the way to a client that may have been away;"
-    " more levels are used where needed"
+    " where rounding at random loses more, numbers are rounded to the nearest multiple of one step"
 )
+_BITS = "bits per number to round to the nearest in; more are used where the error would exceed ``bound``"
+_NEAREST = 0
 _NOTHING = np.zeros(0, np.float32)
 
 
@@ -151,7 +153,8 @@ class QsgdSettings(Section):
         default=None, ge=1, description="numbers that share a scale; default: those of a tensor"
     )
     norm: Norm = Field(default="max", description="what the scale of a bucket is")
-    bound: float = Field(default=0.4, gt=0, lt=1, description=_BOUND)
+    bound: float = Field(default=0.6, gt=0, lt=1, description=_BOUND)
+    bits: float = Field(default=0.45, gt=0, le=16, description=_BITS)
 
 
 class Qsgd(UpdateCodec):
@@ -160,10 +163,12 @@ class Qsgd(UpdateCodec):
     A bucket is written as its norm and integers from -s to s. Departures: the range coder replaces Elias
     codes, and the norm is rounded up to two bytes, which adds no bias.
 
-    To clients that may have been away, random rounding to ``levels`` is replaced by rounding to the nearest
-    of more levels where it would lose more than ``bound`` of the update's squared norm; such a message states
-    its levels. Otherwise the loss, which can be many times that norm, would be part of the next difference,
-    and grow. Contractions of the difference are analysed as EF21-P (Gruntkowska et al., arXiv 2209.15218).
+    To clients that may have been away, random rounding to ``levels`` is replaced where it would lose more
+    than ``bound`` of the update's squared norm: by rounding to the nearest multiple of one step, in ``bits``
+    bits per number, or as many as that bound takes, with the mean errors of rows sent along
+    (`bounded_rounding`). Otherwise the loss, which can be many times that norm, would be part of the next
+    difference, and grow. Contractions of the difference are analysed as EF21-P (Gruntkowska et al., arXiv
+    2209.15218).
     """
 
     name = "qsgd"
@@ -178,17 +183,13 @@ class Qsgd(UpdateCodec):
         return body, sender.own or {}
 
     def write_behind(self, update: Floats, spec: TensorSpec, sender: Sender) -> bytes:
-        settings = self.settings
-        levels, body = write_bounded(
-            update, spec, settings.levels, settings.bucket, settings.norm, sender.random, settings.bound
-        )
-        return varint(levels) + body
+        return _write_bounded(update, spec, self.settings, self.settings.levels, sender.random)
 
     def read(self, body: bytes, spec: TensorSpec) -> Floats:
         return read_levels(body, spec, self.settings.levels, self.settings.bucket)
 
     def read_behind(self, body: bytes, spec: TensorSpec) -> Floats:
-        return _read_stated(body, spec, self.settings.bucket)
+        return _read_bounded(body, spec, self.settings.bucket)
 
 
 class DAdaQuantSettings(Section):
@@ -205,7 +206,8 @@ class DAdaQuantSettings(Section):
     client_adaptive: bool = Field(
         default=True, description="more levels for clients with more samples, fewer for the others"
     )
-    bound: float = Field(default=0.4, gt=0, lt=1, description=_BOUND)
+    bound: float = Field(default=0.6, gt=0, lt=1, description=_BOUND)
+    bits: float = Field(default=0.45, gt=0, le=16, description=_BITS)
 
     @model_validator(mode="after")
     def _first_is_not_above_last(self) -> Self:
@@ -244,17 +246,13 @@ class DAdaQuant(UpdateCodec):
         return varint(levels) + body, own
 
     def write_behind(self, update: Floats, spec: TensorSpec, sender: Sender) -> bytes:
-        settings = self.settings
-        levels, body = write_bounded(
-            update, spec, settings.last, settings.bucket, settings.norm, sender.random, settings.bound
-        )
-        return varint(levels) + body
+        return _write_bounded(update, spec, self.settings, self.settings.last, sender.random)
 
     def read(self, body: bytes, spec: TensorSpec) -> Floats:
         return _read_stated(body, spec, self.settings.bucket)
 
     def read_behind(self, body: bytes, spec: TensorSpec) -> Floats:
-        return self.read(body, spec)
+        return _read_bounded(body, spec, self.settings.bucket)
 
     @property
     def _most(self) -> int:
@@ -274,6 +272,27 @@ class DAdaQuant(UpdateCodec):
         if len(means) == self.settings.patience and means[-1] >= means[0] and doubled < self._most:
             doubled, means = doubled + 1, means[-1:]
         return {"doubled": doubled, "means": means}
+
+
+def _write_bounded(
+    update: Floats,
+    spec: TensorSpec,
+    settings: "QsgdSettings | DAdaQuantSettings",
+    levels: int,
+    random: np.random.Generator,
+) -> bytes:
+    """Return an update (P,) after its number of levels; 0 stands for rounding to the nearest."""
+    body = write_levels(update, spec, levels, settings.bucket, settings.norm, random)
+    lost = energy(read_levels(body, spec, levels, settings.bucket) - update)
+    if lost <= settings.bound * energy(update):
+        return varint(levels) + body
+    return varint(_NEAREST) + write_nearest(update, spec, settings.bound, settings.bits)
+
+
+def _read_bounded(body: bytes, spec: TensorSpec, bucket: int | None) -> Floats:
+    """Return the update (P,) that `_write_bounded` wrote."""
+    levels, start = read_varint(body, 0)
+    return read_nearest(body[start:], spec) if levels == _NEAREST else _read_stated(body, spec, bucket)
 
 
 def _read_stated(body: bytes, spec: TensorSpec, bucket: int | None) -> Floats:

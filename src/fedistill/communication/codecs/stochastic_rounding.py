@@ -29,11 +29,11 @@ def write_levels(
     levels: int,
     bucket: int | None,
     norm: Norm,
-    random: np.random.Generator | None,
+    random: np.random.Generator,
 ) -> bytes:
     """Code an update (P,) as a scale for each bucket, and integers from -levels to levels.
 
-    Numbers are rounded up or down at random, or to the nearest level if ``random`` is None.
+    Numbers are rounded up or down at random.
     """
     encoder = Encoder()
     scales = [np.zeros(0, np.float32)]
@@ -44,32 +44,6 @@ def write_levels(
         symbols = _round(values, steps, levels, random)
         put_matrix(encoder, symbols.reshape(sides_of(shape)), -levels, levels)
     return pack_scales(np.concatenate(scales)) + encoder.finish()
-
-
-def write_bounded(
-    update: Floats,
-    spec: TensorSpec,
-    levels: int,
-    bucket: int | None,
-    norm: Norm,
-    random: np.random.Generator,
-    bound: float,
-) -> tuple[int, bytes]:
-    """Code an update (P,) so that the squared error is at most ``bound`` times its squared norm.
-
-    It is rounded at random to ``levels`` if that is near enough. Else it is rounded to the nearest level, of
-    the fewest levels from ``levels`` on that are near enough, or of `MOST_LEVELS` if none are: the nearest
-    level is never further from a number than zero is, so that the error never exceeds the update.
-
-    Returns:
-        The number of levels, and what `write_levels` returns for it.
-    """
-    limit = bound * _energy(update)
-    for tried, chance in ((levels, random), *((tried, None) for tried in range(levels, MOST_LEVELS + 1))):
-        body = write_levels(update, spec, tried, bucket, norm, chance)
-        if _energy(read_levels(body, spec, tried, bucket) - update) <= limit:
-            break
-    return tried, body
 
 
 def read_levels(body: bytes, spec: TensorSpec, levels: int, bucket: int | None) -> Floats:
@@ -112,16 +86,9 @@ def _steps(scales: Scales, levels: int, count: int, bucket: int | None) -> Scale
     return steps if len(steps) < 2 or bucket is None else np.repeat(steps, bucket)[:count]
 
 
-def _round(values: Floats, steps: Scales, levels: int, random: np.random.Generator | None) -> Integers:
-    """Return the nearest multiples of the steps; or up or down at random, so that the mean is the number."""
+def _round(values: Floats, steps: Scales, levels: int, random: np.random.Generator) -> Integers:
+    """Return multiples of the steps, up or down at random so that the mean is the number."""
     multiples = np.divide(values, steps, where=steps > 0, out=np.zeros_like(values))
-    if random is None:
-        np.rint(multiples, out=multiples)
-    else:
-        np.add(multiples, random.random(len(values), dtype=np.float32), out=multiples)
-        np.floor(multiples, out=multiples)
+    np.add(multiples, random.random(len(values), dtype=np.float32), out=multiples)
+    np.floor(multiples, out=multiples)
     return np.clip(multiples, -levels, levels, out=multiples).astype(np.int32)
-
-
-def _energy(values: Floats) -> float:
-    return float(np.square(values, dtype=np.float64).sum())
