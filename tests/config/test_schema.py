@@ -68,7 +68,7 @@ def refusal(path: Path, *overrides: str) -> list[str]:
         (
             "zzz=1",
             "unknown key `zzz`. Known: arms, evaluate, flower, link, models, rounds, runtime, sampling, seed,"
-            " task, train",
+            " seeds, task, train",
         ),
         # Named like one of the kinds that pydantic puts into the path of an error.
         ("task.dirichlet.alpha=1", "unknown key `task.dirichlet`."),

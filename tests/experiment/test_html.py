@@ -131,8 +131,8 @@ def _link(title: str, rate: float) -> dict[str, Any]:
 
 LINKS = {"4g": _link("4G", 13.6e6), "lora": _link("LoRa", 54.7)}
 TIMES = {
-    "4g": {"dsfl": [1, 2, 3, 4], HOSTILE: [60, 120], "server-alone": [5, 10], "boom": [1]},
-    "lora": {"dsfl": [3600, 7200, 10800, 14400], HOSTILE: [9e5, 18e5], "server-alone": [5, 10]},
+    "4g": {"dsfl": [[1, 2, 3, 4]], HOSTILE: [[60, 120]], "server-alone": [[5, 10]], "boom": [[1]]},
+    "lora": {"dsfl": [[3600, 7200, 10800, 14400]], HOSTILE: [[9e5, 18e5]], "server-alone": [[5, 10]]},
 }
 
 

@@ -448,8 +448,8 @@ class Experiment(Section):
         for arm in self.arms:
             if arm.seed is not None:
                 raise ValueError(
-                    f"arm {arm.name!r} has a `seed` of its own, but `seeds` gives all arms the same: take one of"
-                    " the two out"
+                    f"arm {arm.name!r} has a `seed` of its own, but `seeds` gives all arms the same: take one"
+                    " of the two out"
                 )
         return self
 

@@ -229,8 +229,8 @@ def reach_markdown(results: AnyResultsJson, view: str, accuracies: Sequence[floa
     if "seeds" in results:
         lines += [
             "",
-            f"Median (smallest to largest) of seeds {_listed(results['seeds'])}; a seed that does not reach an"
-            " accuracy counts as more than any number, shown as `-`.",
+            f"Median (smallest to largest) of seeds {_listed(results['seeds'])}; a seed that does not reach"
+            " an accuracy counts as more than any number, shown as `-`.",
         ]
     return "\n".join(lines)
 
@@ -263,7 +263,7 @@ def _median_and_range(found: MedianAndRange) -> str:
         "-" if value is None else format_bytes(round(value))
         for value in (found.median, found.smallest, found.largest)
     )
-    return f"{median} ({smallest} to {largest})"
+    return median if smallest == largest else f"{median} ({smallest} to {largest})"
 
 
 def markdown(results: AnyResultsJson) -> str:
