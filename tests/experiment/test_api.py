@@ -15,7 +15,7 @@ from rich.console import Console
 
 import fedistill
 from fedistill.errors import ExperimentError, RuntimeFailure
-from fedistill.experiment import api, runner
+from fedistill.experiment import runner
 from fedistill.experiment.progress import shown
 from fedistill.experiment.table import markdown
 from fedistill.federation.history import RoundRecord

@@ -429,6 +429,14 @@ class Experiment(Section):
             arms.append(arm)
         return {**raw, "arms": arms}
 
+    @model_validator(mode="before")
+    @classmethod
+    def _seed_is_the_first_of_a_list(cls, raw: Raw) -> Raw:
+        seeds = raw.get("seeds") if isinstance(raw, dict) else None
+        if isinstance(seeds, list) and seeds and type(seeds[0]) is int and seeds[0] >= 0:
+            return {"seed": seeds[0], **raw}
+        return raw
+
     @model_validator(mode="after")
     def _names_differ(self) -> Self:
         names = [arm.name for arm in self.arms]
@@ -441,7 +449,7 @@ class Experiment(Section):
     def _seeds_take_the_place_of_others(self) -> Self:
         if self.seeds is None:
             return self
-        if "seed" in self.model_fields_set and self.seed != self.all_seeds[0]:
+        if self.seed != self.all_seeds[0]:
             raise ValueError(
                 f"`seed` = {self.seed} is not the first of `seeds`, which takes its place: take `seed` out"
             )
