@@ -600,7 +600,7 @@ def test_tables_of_several_seeds(page_of_seeds: Any) -> None:
     # 0.75 is reached by seeds 1 and 2, with 8 and 6 kB.
     assert rows == [
         ["dsfl", "8.00 kB6.00 kB to -", "22 to -", "0.8500.800 to 0.900", "6.00 s4.00 s to -"],
-        ["fedavg2 of 3 seeds, 1 failed", "-8.00 kB to -", "-2 to -", "0.900", "-4.00 s to -"],
+        ["fedavg 2 of 3 seeds, 1 failed", "-8.00 kB to -", "-2 to -", "0.900", "-4.00 s to -"],
     ]
     _, _, dsfl, fedavg = _table(page_of_seeds, "table-summary")
     assert dsfl[:3] == [
@@ -608,7 +608,7 @@ def test_tables_of_several_seeds(page_of_seeds: Any) -> None:
         "0.800 ± 0.1000.800 ± 0.100",
         "3.00 kB± 1.00 kB",
     ]
-    assert dsfl[7] == "4.00 s± 2.00 s"
+    assert dsfl[8] == "4.00 s± 2.00 s"
     # 0.7 and 0.9: a distance of 0.2, divided by the square root of 2.
     assert fedavg[1] == "0.800 ± 0.1410.800 ± 0.141"
     assert "fedavg, seed 2 failed" in page_of_seeds.id("failures").text
