@@ -188,6 +188,17 @@ def test_ctrl_c_in_the_second_seed_leaves_results_of_what_was_done(tmp_path: Pat
     assert [[one["seed"] for one in counted(arm)] for arm in results["arms"]] == [[0], [0]]
     assert "| dsfl [1 of 2 seeds] |" in markdown(results)
     assert (tmp_path / "run" / "report.html").stat().st_size > 10_000
+    run = fedistill.Run(tmp_path / "run")
+    assert (run["dsfl"].status, run["fedavg"].status) == ("stopped", "stopped")
+
+
+def test_a_seed_that_has_not_begun_is_missed(both: Path, tmp_path: Path) -> None:
+    path = shutil.copytree(both, tmp_path / "run")
+    results = json.loads((path / "results.json").read_text())
+    (path / "results.json").write_text(json.dumps({**results, "seeds": [0, 1, 2]}))
+    run = fedistill.Run(path)
+    assert [run[name].status for name in ARMS] == ["stopped", "stopped"]
+    assert "| dsfl [2 of 3 seeds] |" in run.table(markdown=True)
 
 
 def test_resuming_what_is_done_plays_nothing_and_changes_nothing(both: Path, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -96,6 +96,8 @@ class ArmSummary:
     """One arm of a run; without `seeds` in the experiment, what it did with its one seed.
 
     Attributes:
+        status: ``failed`` if it is with any seed, ``done`` if it is with all of them, else ``stopped``.
+        error: why the first seed that failed did.
         seeds: what it did with each seed, in order; with several, those that have begun.
         counted: those that the figures below are about: all that are done; or, if none is, all that have
             played a round.
@@ -109,6 +111,8 @@ class ArmSummary:
     name: str
     method: str
     codec: str
+    status: Status
+    error: str | None
     seeds: list[SeedSummary]
     counted: list[SeedSummary]
     views: dict[str, float]
@@ -116,17 +120,6 @@ class ArmSummary:
     bytes_total: float
     bytes_total_deviation: float | None
     bytes_public: float
-
-    @property
-    def status(self) -> Status:
-        """``failed`` if it is with any seed, ``done`` if it is with all that have begun, else ``stopped``."""
-        states = {one.status for one in self.seeds}
-        return "failed" if "failed" in states else "stopped" if "stopped" in states else "done"
-
-    @property
-    def error(self) -> str | None:
-        """Why the first seed that failed did."""
-        return next((one.error for one in self.seeds if one.error is not None), None)
 
     @property
     def rounds(self) -> list[RoundJson]:
@@ -142,7 +135,8 @@ class ArmSummary:
         return self.seeds[0].rounds
 
 
-def _arm_summary(arm: AnyArmJson) -> ArmSummary:
+def _arm_summary(arm: AnyArmJson, asked: int) -> ArmSummary:
+    """Return the summary of an arm that was asked to run with so many seeds."""
     seeds = [_seed_summary(one) for one in of_seeds(arm)]
     numbers = [one["seed"] for one in counted(arm)]
     known = [one for one in seeds if one.seed in numbers]
@@ -155,6 +149,8 @@ def _arm_summary(arm: AnyArmJson) -> ArmSummary:
         name=arm["name"],
         method=arm["method"],
         codec=arm["codec"],
+        status=_status([one.status for one in seeds], asked),
+        error=next((one.error for one in seeds if one.error is not None), None),
         seeds=seeds,
         counted=known,
         views={view: spread.mean for view, spread in views.items()},
@@ -163,6 +159,12 @@ def _arm_summary(arm: AnyArmJson) -> ArmSummary:
         bytes_total_deviation=total.deviation,
         bytes_public=Spread.of([one.bytes_public for one in known]).mean,
     )
+
+
+def _status(states: Sequence[Status], asked: int) -> Status:
+    if "failed" in states:
+        return "failed"
+    return "done" if states.count("done") == asked else "stopped"
 
 
 def _seed_summary(one: SeedJson) -> SeedSummary:
@@ -205,7 +207,7 @@ class Run:
     def __getitem__(self, name: str) -> ArmSummary:
         for arm in self.results["arms"]:
             if arm["name"] == name:
-                return _arm_summary(arm)
+                return _arm_summary(arm, len(self.results["seeds"]) if "seeds" in self.results else 1)
         raise KeyError(f"no arm {name!r}; the arms are {', '.join(self.arms)}.{nearest(name, self.arms)}")
 
     def table(self, markdown: bool = False) -> str:
