@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from fedistill.experiment.results import of_seeds
+
 DOCS = Path(__file__).parents[1] / "docs"
 PATIENCE = 300  # seconds until a test gives up on a process; says nothing about how long one should take
 
@@ -34,7 +36,7 @@ def follow(guide: str, folder: Path) -> dict[str, list[dict[str, Any]]]:
     written = (folder / "runs").glob("*/results.json")
     results = {path.parent.name: json.loads(path.read_text(encoding="utf-8")) for path in written}
     for result in results.values():
-        assert all(arm["status"] == "done" for arm in result["arms"])
+        assert all(one["status"] == "done" for arm in result["arms"] for one in of_seeds(arm))
     return {name: result["arms"] for name, result in results.items()}
 
 
@@ -44,7 +46,8 @@ def last(arm: dict[str, Any], view: str) -> float:
 
 def test_tutorial(tmp_path: Path) -> None:
     runs = follow("tutorial.md", tmp_path)
-    assert runs.keys() == {"first", "even", "python", "wide"}
+    assert runs.keys() == {"first", "even", "seeds", "python", "wide"}
+    assert [[one["seed"] for one in arm["seeds"]] for arm in runs["seeds"]] == [[0, 1, 2]] * 3
     assert [len(arm["rounds"]) for arm in runs["python"]] == [2, 2, 2]
     skewed, even = (last(runs[name][0], "client@global") for name in ("first", "even"))
     assert even > skewed + 0.15, "clients with even shares reach far more alone"

@@ -68,7 +68,7 @@ def refusal(path: Path, *overrides: str) -> list[str]:
         (
             "zzz=1",
             "unknown key `zzz`. Known: arms, evaluate, flower, link, models, rounds, runtime, sampling, seed,"
-            " task, train",
+            " seeds, task, train",
         ),
         # Named like one of the kinds that pydantic puts into the path of an error.
         ("task.dirichlet.alpha=1", "unknown key `task.dirichlet`."),
@@ -507,3 +507,45 @@ def test_what_is_written_out_is_the_experiment_that_was_read(raw: dict[str, Any]
 @given(experiments)
 def test_a_file_says_the_same_as_a_dictionary(raw: dict[str, Any]) -> None:
     assert parse(tomllib.loads(tomli_w.dumps(raw)), "file") == Experiment.model_validate(raw)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "seeds"),
+    [
+        ([], [0]),
+        (["seed=4"], [4]),
+        (["seeds=3"], [0, 1, 2]),
+        (["seed=4", "seeds=2"], [4, 5]),
+        (["seeds=[7, 3]"], [7, 3]),
+        (["seed=7", "seeds=[7, 3]"], [7, 3]),
+    ],
+)
+def test_seeds_are_a_number_from_seed_on_or_a_list(
+    path: Path, overrides: list[str], seeds: list[int]
+) -> None:
+    found = load(path, overrides)
+    assert found.all_seeds == seeds
+    alone = found.with_seed(seeds[-1])
+    assert alone == load(path, [f"seed={seeds[-1]}"])
+    assert parse(tomllib.loads(to_toml(found)), "again") == found
+
+
+@pytest.mark.parametrize(
+    "value", ["0", "-1", "1001", "1.5", "true", "'3'", "[]", "[1, 1]", "[-1]", "[0, true]"]
+)
+def test_wrong_seeds_are_refused_with_an_example(path: Path, value: str) -> None:
+    (line,) = refusal(path, f"seeds={value}")
+    given = tomllib.loads(f"value = {value}")["value"]
+    assert line == (
+        f"`seeds`: {given!r} must be a number of seeds from 1 to 1000, or a list of different seeds such as"
+        " [0, 1, 2]"
+    )
+
+
+def test_seeds_take_the_place_of_other_seeds(path: Path) -> None:
+    assert refusal(path, "seed=5", "seeds=[0, 1]") == [
+        "`seed` = 5 is not the first of `seeds`, which takes its place: take `seed` out"
+    ]
+    assert refusal(path, "seeds=2", "arms.1.seed=5") == [
+        "arm 'dsfl' has a `seed` of its own, but `seeds` gives all arms the same: take one of the two out"
+    ]

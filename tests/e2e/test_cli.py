@@ -937,7 +937,7 @@ def test_what_ends_a_run_is_said_in_one_line(
 
     if begun:
         (tmp_path / "experiment.toml").touch()
-    monkeypatch.setattr("fedistill.experiment.runner.resume_experiment", fail)
+    monkeypatch.setattr("fedistill.experiment.seeds.resume_seeds", fail)
     ended = here("resume", tmp_path, cwd=tmp_path)
     assert ended.returncode == 1
     folder = f" {shlex.quote(str(tmp_path))}" if begun else ""

@@ -15,7 +15,7 @@ from rich.console import Console
 
 import fedistill
 from fedistill.errors import ExperimentError, RuntimeFailure
-from fedistill.experiment import api
+from fedistill.experiment import runner
 from fedistill.experiment.progress import shown
 from fedistill.experiment.table import markdown
 from fedistill.federation.history import RoundRecord
@@ -113,7 +113,7 @@ def test_a_run_without_a_folder_gets_a_new_one(
 def test_a_run_that_the_machine_stopped_says_how_to_go_on(
     file: Path, run: fedistill.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    played = api.run_experiment.__globals__["play_round"]
+    played = runner.play_round
     rounds = iter(range(10))
 
     def fail_in_the_third(*args: Any) -> RoundRecord:
@@ -123,7 +123,7 @@ def test_a_run_that_the_machine_stopped_says_how_to_go_on(
         return record
 
     with monkeypatch.context() as patched:
-        patched.setitem(api.run_experiment.__globals__, "play_round", fail_in_the_third)
+        patched.setattr(runner, "play_round", fail_in_the_third)
         with pytest.raises(RuntimeFailure) as caught:
             fedistill.compare(fedistill.load(file), tmp_path / "run")
     note = f"Finished rounds are kept; resume with: fedistill.resume({str(tmp_path / 'run')!r})"

@@ -16,8 +16,9 @@ from fedistill import parse
 from fedistill.config.schema import Experiment
 from fedistill.errors import ExperimentError
 from fedistill.experiment import run_folder
+from fedistill.experiment.report import rewrite_report
 from fedistill.experiment.run_folder import RunFolder
-from fedistill.experiment.runner import prepare, resume_experiment, rewrite_report, run_experiment
+from fedistill.experiment.runner import prepare, resume_experiment, run_experiment
 from fedistill.federation.history import RoundRecord
 from fedistill.federation.ledger import Entry
 from fedistill.models.registry import build_model

@@ -262,3 +262,114 @@ def test_a_long_name_is_folded_and_hides_no_number(width: int) -> None:
     for number in (*VIEWED, "4 kB", "6 kB"):
         assert number in row
     assert "…" not in "".join(lines)
+
+
+# --- several seeds ---
+
+
+def seed(number: int, *rounds: dict[str, Any], status: str = "done", public: int = 0) -> dict[str, Any]:
+    return {
+        "seed": number,
+        "status": status,
+        "rounds": list(rounds),
+        "bytes_setup": 100,
+        "bytes_public": public,
+        "bytes_total": 100 + sum(entry["bytes_up"] + entry["bytes_down"] for entry in rounds),
+        "bytes_transport": 0,
+    }
+
+
+SEEDS: dict[str, Any] = {
+    "schema": 2,
+    "task": RESULTS["task"],
+    "seeds": [3, 4, 5],
+    "arms": [
+        {
+            "name": "dsfl",
+            "codec": "fp32",
+            "server_model": "cnn-m",
+            "client_models": ["cnn-s"],
+            "seeds": [
+                # Last 0.5, 0.6 and 0.7: mean 0.6, deviation 0.1. Best 0.6, 0.6 and 0.9: mean 0.7, squared
+                # distances 0.01, 0.01 and 0.04, deviation the root of 0.03. Up 2, 4 and 6 kB, down 1 kB.
+                seed(3, played(1, 1000, 500, server_global=0.6), played(2, 1000, 500, server_global=0.5)),
+                seed(4, played(1, 2000, 500, server_global=0.1), played(2, 2000, 500, server_global=0.6)),
+                seed(5, played(1, 3000, 500, server_global=0.9), played(2, 3000, 500, server_global=0.7)),
+            ],
+        },
+        {
+            "name": "part|ly",
+            "codec": "fp16",
+            "server_model": "cnn-m",
+            "client_models": [],
+            "seeds": [
+                seed(3, played(1, 900, 0, server_global=0.5), public=1000),
+                seed(4, played(1, 700, 0, server_global=0.7), public=3000),
+                seed(5, played(1, 9, 9, server_global=0.99), status="failed"),
+            ],
+        },
+        {
+            "name": "only begun",
+            "codec": "fp16",
+            "server_model": "cnn-m",
+            "client_models": [],
+            "seeds": [seed(3, played(1, 900, 0, server_global=0.25), status="stopped")],
+        },
+    ],
+}
+
+
+def test_rows_of_several_seeds_are_means_and_deviations() -> None:
+    dsfl, partly, begun = rows(SEEDS)
+    assert dsfl == [
+        *("dsfl", "cnn-s -> cnn-m", "60.0% ± 10.0% (70.0% ± 17.3%)", "-", "-"),
+        # Total 3.1, 5.1 and 7.1 kB.
+        *("4 kB ± 2 kB", "1 kB", "100 B", "0 B", "5.1 kB ± 2 kB", "5.1 kB ± 2 kB"),
+    ]
+    # A seed that failed is not among those that count: 0.5 and 0.7, 900 and 700 B, 1 and 3 kB; with the
+    # public set, 2 and 3.8 kB.
+    assert partly == [
+        *("part|ly [2 of 3 seeds, 1 failed]", "- -> cnn-m", "60.0% ± 14.1% (60.0% ± 14.1%)", "-", "-"),
+        *("800 B ± 141 B", "0 B", "100 B", "2 kB ± 1.41 kB", "900 B ± 141 B", "2.9 kB ± 1.27 kB"),
+    ]
+    # Where none is done, it is shown how far the arm came.
+    assert begun[:3] == ["only begun [0 of 3 seeds]", "- -> cnn-m", "25.0% (25.0%)"]
+    lines = markdown(SEEDS).splitlines()
+    assert lines[3].startswith(r"| part\|ly [2 of 3 seeds, 1 failed] |")
+    assert lines[5:] == [
+        "",
+        "Mean ± standard deviation (n - 1) over seeds 3, 4, 5: last round (best round).",
+    ]
+
+
+def test_bytes_to_reach_an_accuracy_are_medians_with_their_ranges() -> None:
+    lines = reach_markdown(SEEDS, "server@global", [0.1, 0.6, 0.65, 0.8]).splitlines()
+    assert [line.split(" | ", 2)[2] for line in lines[2:5]] == [
+        # 0.6 is reached with 1.6, 5.1 and 3.6 kB, in rounds 1, 2 and 1; 0.65 by one seed of three.
+        "2.6 kB (1.6 kB to 3.6 kB) @1 | 3.6 kB (1.6 kB to 5.1 kB) @1 | - (3.6 kB to -) | - (3.6 kB to -) |",
+        "900 B (800 B to 1 kB) / 2.9 kB (2 kB to 3.8 kB) @1 | - (800 B to -) / - (3.8 kB to -)"
+        " | - (800 B to -) / - (3.8 kB to -) | - |",
+        "1 kB @1 | - | - | - |",
+    ]
+    assert [line.split(" | ")[0] for line in lines[2:5]] == [
+        "| dsfl",
+        r"| part\|ly [2 of 3 seeds, 1 failed]",
+        "| only begun [0 of 3 seeds]",
+    ]
+    assert lines[5:] == [
+        "",
+        "Median (smallest to largest) of seeds 3, 4, 5; a seed that does not reach an accuracy counts as more"
+        " than any number, shown as `-`.",
+    ]
+
+
+def test_a_narrow_table_of_several_seeds_keeps_the_deviations_of_accuracies() -> None:
+    console = Console(width=70, file=io.StringIO())
+    with console.capture() as captured:
+        console.print(rich_table(SEEDS, 70))
+    text = captured.get()
+    assert max(map(len, text.splitlines())) <= 70
+    assert "60.0% ± 10.0%" in text
+    assert "4 kB ± 2 kB" not in text
+    assert "dsfl" in text
+    assert "seeds 3, 4, 5" in " ".join(text.split())

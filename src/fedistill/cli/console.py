@@ -16,7 +16,7 @@ from fedistill.errors import RuntimeFailure
 
 if TYPE_CHECKING:
     from fedistill.experiment.progress import Watcher
-    from fedistill.experiment.results import ResultsJson
+    from fedistill.experiment.results import AnyResultsJson
 
 # Tables, paths and JSON go to stdout, all that is said on the way to stderr.
 console = Console()
@@ -35,7 +35,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON in place of table
 
 def follow(
     folder: Path,
-    play: "Callable[[Watcher], ResultsJson]",
+    play: "Callable[[Watcher], AnyResultsJson]",
     quiet: bool,
     as_json: bool,
     resume_command: str = "resume",
@@ -48,6 +48,7 @@ def follow(
         resume_command: the command that resumes the run.
     """
     from fedistill.experiment.progress import shown
+    from fedistill.experiment.results import has_failed
 
     try:
         with shown(aside, quiet) as watcher:
@@ -57,7 +58,7 @@ def follow(
     except (RuntimeFailure, OSError) as error:
         _give_up(str(error), folder, resume_command)
     print_results(results, folder, as_json)
-    if any(arm["status"] == "failed" for arm in results["arms"]):  # why was said when it happened
+    if has_failed(results):  # why was said when it happened
         sys.exit(1)
 
 
@@ -80,7 +81,7 @@ def say(text: str) -> None:
             os.dup2(nowhere, stream)
 
 
-def print_results(results: "ResultsJson", folder: Path, as_json: bool) -> None:
+def print_results(results: "AnyResultsJson", folder: Path, as_json: bool) -> None:
     """Print the table of a run and where its report is; as JSON, results.json with the key ``folder``."""
     from fedistill.experiment.table import rich_table
 

@@ -62,14 +62,14 @@ def common_options(
 def compare_command(
     experiment: ExperimentPath, set: Set = None, out: Out = None, quiet: Quiet = False, json: Json = False
 ) -> None:
-    """Run every arm of an experiment and compare them."""
+    """Run every arm of an experiment, with each of its seeds, and compare them."""
     from fedistill.config.toml import load
     from fedistill.experiment.run_folder import default_folder
-    from fedistill.experiment.runner import run_experiment
+    from fedistill.experiment.seeds import run_seeds
 
     loaded = load(experiment, set or [])
     folder = out or default_folder(experiment.stem)
-    follow(folder, lambda watcher: run_experiment(loaded, folder, typed_command(), watcher), quiet, json)
+    follow(folder, lambda watcher: run_seeds(loaded, folder, typed_command(), watcher), quiet, json)
 
 
 @app.command("run")
@@ -84,19 +84,20 @@ def run_command(
     """Run one arm of an experiment."""
     from fedistill.config.toml import load
     from fedistill.experiment.run_folder import default_folder
-    from fedistill.experiment.runner import run_experiment, select_arm
+    from fedistill.experiment.runner import select_arm
+    from fedistill.experiment.seeds import run_seeds
 
     loaded = select_arm(load(experiment, set or []), arm)
     folder = out or default_folder(experiment.stem)
-    follow(folder, lambda watcher: run_experiment(loaded, folder, typed_command(), watcher), quiet, json)
+    follow(folder, lambda watcher: run_seeds(loaded, folder, typed_command(), watcher), quiet, json)
 
 
 @app.command("resume")
 def resume_command(folder: Folder, quiet: Quiet = False, json: Json = False) -> None:
     """Resume a run that was stopped, after its last complete round."""
-    from fedistill.experiment.runner import resume_experiment
+    from fedistill.experiment.seeds import resume_seeds
 
-    follow(folder, lambda watcher: resume_experiment(folder, watcher), quiet, json)
+    follow(folder, lambda watcher: resume_seeds(folder, watcher), quiet, json)
 
 
 @app.command("report")
@@ -114,7 +115,7 @@ def report_command(
 ) -> None:
     """Print the table of a run and write its report.html again."""
     from fedistill.experiment import table
-    from fedistill.experiment.runner import rewrite_report
+    from fedistill.experiment.report import rewrite_report
 
     if view not in table.VIEWS:
         raise ExperimentError(
@@ -135,12 +136,10 @@ def report_command(
 def doctor_command(experiment: ExperimentPath, set: Set = None, json: Json = False) -> None:
     """Check an experiment without running it."""
     from fedistill.config.toml import load
-    from fedistill.experiment.preflight import examine, merged, raise_errors
-    from fedistill.experiment.runner import prepare
+    from fedistill.experiment.preflight import merged, raise_errors
+    from fedistill.experiment.seeds import examine_seeds
 
-    loaded = load(experiment, set or [])
-    task, arms = prepare(loaded)
-    findings = examine(loaded, task, arms)
+    _, findings = examine_seeds(load(experiment, set or []))
     if json:
         print_json([asdict(finding) for finding in findings])
     else:

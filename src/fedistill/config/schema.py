@@ -378,8 +378,27 @@ class Arm(BaseModel):
         return dict(self.model_extra or {})
 
 
+MOST_SEEDS = 1000
+
+
+def _number_or_list(value: Raw) -> int | list[int] | None:
+    if value is None or (type(value) is int and 1 <= value <= MOST_SEEDS):
+        return value
+    seeds = value if isinstance(value, list) and all(type(item) is int for item in value) else []
+    if 1 <= len(seeds) <= MOST_SEEDS and min(seeds) >= 0 and len(set(seeds)) == len(seeds):
+        return seeds
+    raise ValueError(
+        f"{value!r} must be a number of seeds from 1 to {MOST_SEEDS}, or a list of different seeds such as"
+        " [0, 1, 2]"
+    )
+
+
 class Experiment(Section):
     seed: int = Field(default=0, ge=0)
+    seeds: Annotated[int | list[int] | None, BeforeValidator(_number_or_list)] = Field(
+        default=None,
+        description="run everything with so many seeds, from `seed` on, or with each of a list in its place",
+    )
     rounds: int = Field(ge=1)
     task: TaskConfig
     models: ModelsConfig
@@ -410,6 +429,14 @@ class Experiment(Section):
             arms.append(arm)
         return {**raw, "arms": arms}
 
+    @model_validator(mode="before")
+    @classmethod
+    def _seed_is_the_first_of_a_list(cls, raw: Raw) -> Raw:
+        seeds = raw.get("seeds") if isinstance(raw, dict) else None
+        if isinstance(seeds, list) and seeds and type(seeds[0]) is int and seeds[0] >= 0:
+            return {"seed": seeds[0], **raw}
+        return raw
+
     @model_validator(mode="after")
     def _names_differ(self) -> Self:
         names = [arm.name for arm in self.arms]
@@ -417,6 +444,33 @@ class Experiment(Section):
             if names.count(name) > 1:
                 raise ValueError(f"two arms are called {name!r}; give one of them another `name`")
         return self
+
+    @model_validator(mode="after")
+    def _seeds_take_the_place_of_others(self) -> Self:
+        if self.seeds is None:
+            return self
+        if self.seed != self.all_seeds[0]:
+            raise ValueError(
+                f"`seed` = {self.seed} is not the first of `seeds`, which takes its place: take `seed` out"
+            )
+        for arm in self.arms:
+            if arm.seed is not None:
+                raise ValueError(
+                    f"arm {arm.name!r} has a `seed` of its own, but `seeds` gives all arms the same: take one"
+                    " of the two out"
+                )
+        return self
+
+    @property
+    def all_seeds(self) -> list[int]:
+        """The seeds that everything is run with; one if `seeds` is absent."""
+        if isinstance(self.seeds, list):
+            return self.seeds
+        return list(range(self.seed, self.seed + (self.seeds or 1)))
+
+    def with_seed(self, seed: int) -> Self:
+        """Return the experiment with one seed in place of all."""
+        return self.model_copy(update={"seed": seed, "seeds": None})
 
     @model_validator(mode="after")
     def _link_is_known(self) -> Self:

@@ -2,7 +2,7 @@
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -14,9 +14,18 @@ from fedistill.config.schema import Experiment
 from fedistill.errors import MissingMainGuard, RuntimeFailure, nearest
 from fedistill.experiment import table
 from fedistill.experiment.progress import Logged, Watcher, is_interactive, shown
-from fedistill.experiment.results import ResultsJson, RoundJson, Status
+from fedistill.experiment.results import (
+    AnyArmJson,
+    AnyResultsJson,
+    RoundJson,
+    SeedJson,
+    Status,
+    counted,
+    of_seeds,
+)
 from fedistill.experiment.run_folder import default_folder, read_results
-from fedistill.experiment.runner import resume_experiment, run_experiment
+from fedistill.experiment.seeds import resume_seeds, run_seeds
+from fedistill.experiment.spread import Spread
 
 
 def compare(experiment: Experiment, out: str | Path | None = None, *, quiet: bool = False) -> "Run":
@@ -39,7 +48,7 @@ def compare(experiment: Experiment, out: str | Path | None = None, *, quiet: boo
         RuntimeFailure: the machine failed; `resume` continues the run.
     """
     folder = default_folder("experiment") if out is None else Path(out)
-    return _followed(folder, quiet, lambda watcher: run_experiment(experiment, folder, _COMMAND, watcher))
+    return _followed(folder, quiet, lambda watcher: run_seeds(experiment, folder, _COMMAND, watcher))
 
 
 def resume(folder: str | Path, *, quiet: bool = False) -> "Run":
@@ -54,7 +63,7 @@ def resume(folder: str | Path, *, quiet: bool = False) -> "Run":
         RuntimeFailure: the machine failed again.
     """
     path = Path(folder)
-    return _followed(path, quiet, lambda watcher: resume_experiment(path, watcher))
+    return _followed(path, quiet, lambda watcher: resume_seeds(path, watcher))
 
 
 _COMMAND = "fedistill.compare()"
@@ -62,8 +71,8 @@ _COMMAND = "fedistill.compare()"
 
 
 @dataclass(frozen=True)
-class ArmSummary:
-    """One arm of a run.
+class SeedSummary:
+    """What an arm of a run did with one seed.
 
     Attributes:
         status: ``done``, ``stopped`` or ``failed``; of the last, ``error`` says why.
@@ -73,15 +82,104 @@ class ArmSummary:
             set, one copy for each client that needs one.
     """
 
-    name: str
-    method: str
-    codec: str
+    seed: int
     status: Status
     error: str | None
     rounds: list[RoundJson]
     views: dict[str, float]
     bytes_total: int
     bytes_public: int
+
+
+@dataclass(frozen=True)
+class ArmSummary:
+    """One arm of a run; without `seeds` in the experiment, what it did with its one seed.
+
+    Attributes:
+        status: ``failed`` if it is with any seed, ``done`` if it is with all of them, else ``stopped``.
+        error: why the first seed that failed did.
+        seeds: what it did with each seed, in order; with several, those that have begun.
+        counted: those that the figures below are about: all that are done; or, if none is, all that have
+            played a round.
+        views: accuracy (0 to 1) by view when it was last evaluated, the mean over seeds.
+        views_deviation: their sample standard deviation (n - 1) over seeds; empty if fewer than two count.
+        bytes_total: of all frames, set-up included, summed over clients; ``bytes_public``: of the public
+            set, one copy for each client that needs one. Means over seeds.
+        bytes_total_deviation: the sample standard deviation of ``bytes_total``; None if fewer than two count.
+    """
+
+    name: str
+    method: str
+    codec: str
+    status: Status
+    error: str | None
+    seeds: list[SeedSummary]
+    counted: list[SeedSummary]
+    views: dict[str, float]
+    views_deviation: dict[str, float]
+    bytes_total: float
+    bytes_total_deviation: float | None
+    bytes_public: float
+
+    @property
+    def rounds(self) -> list[RoundJson]:
+        """As in results.json, the first is round 1.
+
+        Raises:
+            AttributeError: there are several seeds, each of which has rounds of its own.
+        """
+        if len(self.seeds) != 1:
+            raise AttributeError(
+                f"arm {self.name!r} has {len(self.seeds)} seeds: take the rounds of one, `seeds[0].rounds`"
+            )
+        return self.seeds[0].rounds
+
+
+def _arm_summary(arm: AnyArmJson, asked: int) -> ArmSummary:
+    """Return the summary of an arm that was asked to run with so many seeds."""
+    seeds = [_seed_summary(one) for one in of_seeds(arm)]
+    numbers = [one["seed"] for one in counted(arm)]
+    known = [one for one in seeds if one.seed in numbers]
+    views = {
+        view: Spread.of([one.views[view] for one in known if view in one.views])
+        for view in dict.fromkeys(view for one in known for view in one.views)
+    }
+    total = Spread.of([one.bytes_total for one in known])
+    return ArmSummary(
+        name=arm["name"],
+        method=arm["method"],
+        codec=arm["codec"],
+        status=_status([one.status for one in seeds], asked),
+        error=next((one.error for one in seeds if one.error is not None), None),
+        seeds=seeds,
+        counted=known,
+        views={view: spread.mean for view, spread in views.items()},
+        views_deviation={v: spread.deviation for v, spread in views.items() if spread.deviation is not None},
+        bytes_total=total.mean,
+        bytes_total_deviation=total.deviation,
+        bytes_public=Spread.of([one.bytes_public for one in known]).mean,
+    )
+
+
+def _status(states: Sequence[Status], asked: int) -> Status:
+    if "failed" in states:
+        return "failed"
+    return "done" if states.count("done") == asked else "stopped"
+
+
+def _seed_summary(one: SeedJson) -> SeedSummary:
+    last: dict[str, float] = {}
+    for entry in one["rounds"]:
+        last |= entry["views"]
+    return SeedSummary(
+        seed=one["seed"],
+        status=one["status"],
+        error=one["error"],
+        rounds=one["rounds"],
+        views=last,
+        bytes_total=one["bytes_total"],
+        bytes_public=one["bytes_public"],
+    )
 
 
 class Run:
@@ -99,7 +197,7 @@ class Run:
             ExperimentError: there are no results in the folder.
         """
         self.path = Path(path)
-        self.results: ResultsJson = read_results(self.path)
+        self.results: AnyResultsJson = read_results(self.path)
 
     @property
     def arms(self) -> list[str]:
@@ -109,20 +207,7 @@ class Run:
     def __getitem__(self, name: str) -> ArmSummary:
         for arm in self.results["arms"]:
             if arm["name"] == name:
-                last: dict[str, float] = {}
-                for entry in arm["rounds"]:
-                    last |= entry["views"]
-                return ArmSummary(
-                    name=name,
-                    method=arm["method"],
-                    codec=arm["codec"],
-                    status=arm["status"],
-                    error=arm["error"],
-                    rounds=arm["rounds"],
-                    views=last,
-                    bytes_total=arm["bytes_total"],
-                    bytes_public=arm["bytes_public"],
-                )
+                return _arm_summary(arm, len(self.results["seeds"]) if "seeds" in self.results else 1)
         raise KeyError(f"no arm {name!r}; the arms are {', '.join(self.arms)}.{nearest(name, self.arms)}")
 
     def table(self, markdown: bool = False) -> str:
@@ -135,7 +220,7 @@ class Run:
         return "\n".join(line.rstrip() for line in captured.get().splitlines())
 
     def __repr__(self) -> str:
-        arms = ", ".join(f"{arm['name']} ({arm['status']})" for arm in self.results["arms"])
+        arms = ", ".join(f"{name} ({self[name].status})" for name in self.arms)
         return f"<Run {str(self.path)!r}: {arms}>"
 
 
@@ -143,7 +228,7 @@ _TEXT_WIDTH = 100
 """Columns of a table as text; the narrow form of it fits most places."""
 
 
-def _followed(folder: Path, quiet: bool, play: Callable[[Watcher], ResultsJson]) -> Run:
+def _followed(folder: Path, quiet: bool, play: Callable[[Watcher], AnyResultsJson]) -> Run:
     """Run something, shown to whoever looks on."""
     with _watched(quiet) as watcher:
         try:

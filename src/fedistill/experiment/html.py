@@ -13,7 +13,7 @@ from typing import TypedDict
 
 from plotly.offline import get_plotlyjs
 
-from fedistill.experiment.results import ResultsJson
+from fedistill.experiment.results import AnyResultsJson
 
 _SLOT = re.compile(r"@@(TITLE|PLOTLY|DATA)@@")
 
@@ -24,16 +24,16 @@ LinkJson = dict[str, str | float | dict[str, str]]
 class _Data(TypedDict):
     """What the page computes from; `render` says what each is."""
 
-    results: ResultsJson
-    times: dict[str, dict[str, list[float]]]
+    results: AnyResultsJson
+    times: dict[str, dict[str, list[list[float]]]]
     links: dict[str, LinkJson]
     settings: str
     link: str
 
 
 def render(
-    results: ResultsJson,
-    times: dict[str, dict[str, list[float]]],
+    results: AnyResultsJson,
+    times: dict[str, dict[str, list[list[float]]]],
     links: dict[str, LinkJson],
     settings: str,
     link: str,
@@ -44,7 +44,8 @@ def render(
 
     Args:
         results: the content of ``results.json``; bytes are integers, accuracies are 0 to 1.
-        times: link name -> arm name -> simulated seconds from the start to the end of each round.
+        times: link name -> arm name -> for each of its seeds, simulated seconds from the start to the end of
+            each round.
         links: link name -> title, up and down (bits per second), latency (seconds), loss (share),
             compute (factor) and sources (field -> text).
         settings: the resolved experiment as TOML.

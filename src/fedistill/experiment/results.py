@@ -2,13 +2,17 @@
 
 Bytes are integers summed over clients. ``bytes_total`` is all rounds and set-up, without public data;
 ``bytes_public`` is one copy of the public set for each client that needs one.
+
+A run of an experiment without ``seeds`` has schema 1, in which an arm has its rounds; one with ``seeds`` has
+schema 2, in which an arm has a list of seeds, each with its rounds.
 """
 
 import contextlib
 import platform
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal, NotRequired, TypedDict
+from typing import Literal, NotRequired, TypedDict, final
 
 from fedistill.communication.codecs import registry as codecs
 from fedistill.config.link import PROFILES, Link, LinkUse, round_seconds
@@ -18,6 +22,7 @@ from fedistill.federation.executor import TORCH_THREADS, cores
 from fedistill.federation.history import ArmRun, RoundRecord
 
 SCHEMA = 1
+SCHEMA_OF_SEEDS = 2
 _PACKAGES = ("torch", "numpy", "datasets", "flwr-datasets", "constriction")
 """Dependencies whose version may change what a run's bits are."""
 
@@ -39,23 +44,48 @@ class RoundJson(TypedDict):
     views: dict[str, float]
 
 
-class ArmJson(TypedDict):
-    """An arm; a view that its method does not have is absent from its rounds."""
+class SeedJson(TypedDict):
+    """What an arm did with one seed; a view that its method does not have is absent from its rounds."""
 
-    name: str
-    method: str
-    codec: str
     seed: int
     status: Status
     error: str | None
-    server_model: str | None
-    client_models: list[str]
     parameters: dict[str, int]
     rounds: list[RoundJson]
     bytes_setup: int
     bytes_public: int
     bytes_total: int
     bytes_transport: int
+
+
+class _ArmName(TypedDict):
+    """What an arm is, whatever the seed."""
+
+    name: str
+    method: str
+    codec: str
+    server_model: str | None
+    client_models: list[str]
+
+
+@final
+class ArmJson(_ArmName, SeedJson):
+    """An arm of a run with one seed."""
+
+
+@final
+class ArmOfSeedsJson(_ArmName):
+    """An arm of a run with several seeds: those that have begun, in order; ``parameters`` with the first.
+
+    How many parameters a model has may depend on the seed: the vocabulary of texts comes from public texts,
+    which are drawn.
+    """
+
+    parameters: dict[str, int]
+    seeds: list[SeedJson]
+
+
+AnyArmJson = ArmJson | ArmOfSeedsJson
 
 
 class PublicJson(TypedDict):
@@ -92,6 +122,12 @@ class TaskJson(TypedDict):
     vocabulary: VocabularyJson | None
 
 
+class TaskOfSeedJson(TaskJson):
+    """The task with one of several seeds, which public and private samples and the vocabulary depend on."""
+
+    seed: int
+
+
 class HardwareJson(TypedDict):
     """The machine that ended the run; of a run on a network, the server's."""
 
@@ -102,16 +138,107 @@ class HardwareJson(TypedDict):
     platform: str
 
 
-class ResultsJson(TypedDict):
-    """The complete file."""
+class _Origin(TypedDict):
+    """Which program made the file, where, and how it was called."""
 
     schema: int
     version: str
     versions: dict[str, str]
     hardware: HardwareJson
     command: str
+
+
+@final
+class ResultsJson(_Origin):
+    """The complete file of a run with one seed (schema 1)."""
+
     task: TaskJson
     arms: list[ArmJson]
+
+
+@final
+class ResultsOfSeedsJson(_Origin):
+    """The complete file of a run with several seeds (schema 2).
+
+    ``seeds`` are those that the experiment asks for; ``tasks`` and each arm have those that have begun.
+    ``task`` is that of the first.
+    """
+
+    task: TaskJson
+    tasks: list[TaskOfSeedJson]
+    seeds: list[int]
+    arms: list[ArmOfSeedsJson]
+
+
+AnyResultsJson = ResultsJson | ResultsOfSeedsJson
+
+
+def of_seeds(arm: AnyArmJson) -> Sequence[SeedJson]:
+    """Return what an arm did with each seed, whichever schema it is of."""
+    if "seeds" in arm:
+        return arm["seeds"]
+    return [arm]
+
+
+def counted(arm: AnyArmJson) -> Sequence[SeedJson]:
+    """Return the seeds that figures of the arm are about: those that are done.
+
+    Where none is, they are those that have played a round, so that it is seen how far the arm came.
+    """
+    every = of_seeds(arm)
+    done = [one for one in every if one["status"] == "done"]
+    return done or [one for one in every if one["rounds"]] or every
+
+
+def has_failed(results: AnyResultsJson) -> bool:
+    """Whether an arm has failed, with any of its seeds."""
+    return any(one["status"] == "failed" for arm in results["arms"] for one in of_seeds(arm))
+
+
+def results_of_seeds(
+    command: str, seeds: Sequence[int], found: Mapping[int, ResultsJson]
+) -> ResultsOfSeedsJson:
+    """Return the results of several seeds from those of each that has any; at least one."""
+    first, *_ = found.values()
+    arms: list[ArmOfSeedsJson] = []
+    for place, arm in enumerate(first["arms"]):
+        arms.append(
+            {
+                "name": arm["name"],
+                "method": arm["method"],
+                "codec": arm["codec"],
+                "server_model": arm["server_model"],
+                "client_models": arm["client_models"],
+                "parameters": arm["parameters"],
+                "seeds": [_of_seed(seed, one["arms"][place]) for seed, one in found.items()],
+            }
+        )
+    tasks: list[TaskOfSeedJson] = [{"seed": seed, **one["task"]} for seed, one in found.items()]
+    return {
+        "schema": SCHEMA_OF_SEEDS,
+        "version": first["version"],
+        "versions": first["versions"],
+        "hardware": first["hardware"],
+        "command": command,
+        "task": first["task"],
+        "tasks": tasks,
+        "seeds": list(seeds),
+        "arms": arms,
+    }
+
+
+def _of_seed(seed: int, arm: ArmJson) -> SeedJson:
+    return {
+        "seed": seed,
+        "status": arm["status"],
+        "error": arm["error"],
+        "parameters": arm["parameters"],
+        "rounds": arm["rounds"],
+        "bytes_setup": arm["bytes_setup"],
+        "bytes_public": arm["bytes_public"],
+        "bytes_total": arm["bytes_total"],
+        "bytes_transport": arm["bytes_transport"],
+    }
 
 
 def results_json(command: str, task: Task, arms: list[ArmJson]) -> ResultsJson:

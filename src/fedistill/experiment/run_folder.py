@@ -10,6 +10,9 @@
     checkpoint/ARM/     the last complete round of each arm
     session             only of a run on a network: the name under which its nodes keep their states
 
+A run with several seeds has a folder ``seed-N/`` for each of them, which is the complete folder of a run with
+that seed; beside these, only the first four files. ``events.jsonl`` says when they were started.
+
 A round is first written to ``events.jsonl``, then its state, then the manifest that names both. A crash
 between any two of these loses only the round in which it happened.
 """
@@ -30,7 +33,7 @@ from fedistill.communication.protocol.shared_state import dump_states, load_stat
 from fedistill.config.schema import Experiment
 from fedistill.config.toml import load, to_toml
 from fedistill.errors import ExperimentError
-from fedistill.experiment.results import ResultsJson
+from fedistill.experiment.results import SCHEMA, SCHEMA_OF_SEEDS, AnyResultsJson
 from fedistill.federation.arm import ReadyArm, start_run
 from fedistill.federation.history import ArmRun, Event, RoundRecord
 from fedistill.federation.ledger import Entry
@@ -78,7 +81,8 @@ class RunFolder:
     @staticmethod
     def check_free(path: Path) -> None:
         """Raise `ExperimentError` if a folder already holds a run."""
-        if any((path / name).exists() for name in ("experiment.toml", "events.jsonl", "checkpoint")):
+        names = ("experiment.toml", "events.jsonl", "checkpoint", "seed-*/experiment.toml")
+        if any(any(path.glob(name)) for name in names):
             raise ExperimentError(
                 f"{path} already holds a run: choose another folder with --out, or resume that run with:"
                 f" {RunFolder(path).resume_command()}"
@@ -91,7 +95,7 @@ class RunFolder:
         Raises:
             ExperimentError: there is no run in it.
         """
-        if not (path / "experiment.toml").is_file():
+        if not cls(path).begun:
             raise ExperimentError(
                 f"{path} holds no run: there is no experiment.toml in it; name the folder that --out named"
             )
@@ -110,14 +114,36 @@ class RunFolder:
         """The file that only a run on a network has."""
         return self.path / "session"
 
+    def of_seed(self, seed: int) -> "RunFolder":
+        """Return the folder of one of several seeds, which may not be there yet."""
+        return RunFolder(self.path / f"seed-{seed}")
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is a run in the folder."""
+        return (self.path / "experiment.toml").is_file()
+
+    @property
+    def has_results(self) -> bool:
+        return (self.path / "results.json").is_file()
+
+    def _any_has(self, name: str) -> bool:
+        """Whether this folder, or that of one of its seeds, has a file or folder."""
+        return (self.path / name).exists() or any(self.path.glob(f"seed-*/{name}"))
+
     @property
     def on_network(self) -> bool:
         """Whether clients keep their own states, which are not in this folder."""
-        return self.session.exists()
+        return self._any_has(self.session.name)
+
+    @property
+    def on_trial(self) -> bool:
+        """Whether it is on a network of this machine, which `fedistill flower` has started."""
+        return self._any_has("flower/app")
 
     def resume_command(self) -> str:
         """Return the command that resumes this run."""
-        if self.on_network and not (self.path / "flower" / "app").is_dir():
+        if self.on_network and not self.on_trial:
             return "flwr run with the same app and the same SuperNodes"
         return shlex.join(["fedistill", *(["flower"] if self.on_network else []), "resume", str(self.path)])
 
@@ -274,7 +300,7 @@ def default_folder(name: str) -> Path:
     return next(path for path in (Path("runs") / name for name in names) if not path.exists())
 
 
-def read_results(path: Path) -> ResultsJson:
+def read_results(path: Path) -> AnyResultsJson:
     """Return the content of a run's results.json.
 
     Raises:
@@ -282,12 +308,18 @@ def read_results(path: Path) -> ResultsJson:
     """
     RunFolder.open(path)
     try:
-        content: ResultsJson = json.loads((path / "results.json").read_text(encoding="utf-8"))
+        content: AnyResultsJson = json.loads((path / "results.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ExperimentError(
             f"{path}: results.json cannot be read ({error}); write it by: fedistill resume"
             f" {shlex.quote(str(path))}"
         ) from None
+    schema = content.get("schema") if isinstance(content, dict) else None
+    if schema not in (SCHEMA, SCHEMA_OF_SEEDS):
+        raise ExperimentError(
+            f"{path}: results.json has schema {schema!r}, which this version does not know ({SCHEMA} and"
+            f" {SCHEMA_OF_SEEDS} are known); another version of fedistill may have written it"
+        )
     return content
 
 

@@ -1,28 +1,21 @@
-"""Runs all arms of an experiment and writes the folder of the run, as ``fedistill compare`` does."""
+"""Runs all arms of an experiment with one seed and writes the folder of the run.
 
-import json
+`fedistill.experiment.seeds` runs an experiment of one seed or of several.
+"""
+
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 from fedistill.config.schema import Experiment, Iid, Natural, Partition
-from fedistill.config.toml import to_toml
 from fedistill.data.build import build_task
 from fedistill.data.task import Task
 from fedistill.errors import ExperimentError, MissingMainGuard, RuntimeFailure, TrainingError, nearest
-from fedistill.experiment.html import render
 from fedistill.experiment.preflight import examine, raise_errors
 from fedistill.experiment.progress import Watcher
-from fedistill.experiment.results import (
-    ArmJson,
-    ResultsJson,
-    Status,
-    arm_json,
-    link_times,
-    report_links,
-    results_json,
-)
-from fedistill.experiment.run_folder import RunFolder, read_results
+from fedistill.experiment.report import write_results
+from fedistill.experiment.results import ArmJson, ResultsJson, Status, arm_json, results_json
+from fedistill.experiment.run_folder import RunFolder
 from fedistill.federation import local_executor
 from fedistill.federation.arm import ReadyArm, resolve_arm, resolve_train
 from fedistill.federation.client import client_state
@@ -31,7 +24,6 @@ from fedistill.federation.history import ArmRun
 from fedistill.federation.ledger import Ledger
 from fedistill.federation.round import play_round
 from fedistill.models import registry as models
-from fedistill.state import write_file
 from fedistill.training.model_state import save_model
 
 
@@ -92,13 +84,14 @@ def run_experiment(
     watcher: Watcher,
     start: StartExecutor = local_executor.start_executor,
 ) -> ResultsJson:
-    """Run every arm from the start; return the results.
+    """Run every arm of an experiment with one seed from the start; return the results.
 
     Raises:
         ExperimentError: the experiment or the folder is wrong; nothing was written.
         RuntimeFailure: the machine failed; the run can be resumed.
         KeyboardInterrupt: the user stopped it; the run can be resumed.
     """
+    assert experiment.seeds is None
     check_main_guard()
     RunFolder.check_free(out)
     task, arms = prepare(experiment)
@@ -127,11 +120,8 @@ def resume_experiment(
     """
     check_main_guard()
     folder = RunFolder.open(path)
-    if folder.on_network and start is local_executor.start_executor:
-        raise ExperimentError(
-            f"{path} was run on a network, whose clients keep their own states: resume it with:"
-            f" {folder.resume_command()}"
-        )
+    if start is local_executor.start_executor:
+        check_local(folder)
     experiment = folder.experiment()
     task, arms = prepare(experiment)
     before = [event["fingerprint"] for event in folder.events() if event["event"] == "task"]
@@ -145,16 +135,13 @@ def resume_experiment(
     return _play(folder, experiment, task, arms, watcher, start)
 
 
-def rewrite_report(path: Path) -> ResultsJson:
-    """Write ``report.html`` of a finished run again from its results and events.
-
-    Raises:
-        ExperimentError: there are no results in the folder.
-    """
-    content = read_results(path)
-    folder = RunFolder(path)
-    _write_report(folder, folder.experiment(), content)
-    return content
+def check_local(folder: RunFolder) -> None:
+    """Raise `ExperimentError` if the clients' states are not in the folder, but at nodes of a network."""
+    if folder.on_network:
+        raise ExperimentError(
+            f"{folder.path} was run on a network, whose clients keep their own states: resume it with:"
+            f" {folder.resume_command()}"
+        )
 
 
 def _play(
@@ -213,21 +200,8 @@ def _finish(
             status = "failed"
         described.append(arm_json(arm, run, status, errors.get(arm.name)))
     content = results_json(folder.command(), task, described)
-    write_file(folder.path / "results.json", json.dumps(content, indent=1).encode())
-    _write_report(folder, experiment, content)
+    write_results(folder, experiment, content)
     return content
-
-
-def _write_report(folder: RunFolder, experiment: Experiment, content: ResultsJson) -> None:
-    first, links = report_links(experiment.link)
-    records = {arm["name"]: folder.records(arm["name"]) for arm in content["arms"]}
-    times = {
-        name: {arm: link_times(link, rounds) for arm, rounds in records.items()}
-        for name, link in links.items()
-    }
-    described = {name: link.model_dump() for name, link in links.items()}
-    page = render(content, times, described, to_toml(experiment), first)
-    write_file(folder.path / "report.html", page.encode())
 
 
 def _save_models(folder: RunFolder, arm: ReadyArm, run: ArmRun) -> None:

@@ -1,4 +1,8 @@
-"""The table that ends a run: accuracy beside bytes, with and without public data."""
+"""The table that ends a run: accuracy beside bytes, with and without public data.
+
+With several seeds, accuracies and bytes are means ± sample standard deviations (n - 1) over the seeds that
+are done, and bytes to reach an accuracy are medians with their ranges.
+"""
 
 from collections.abc import Sequence
 
@@ -8,12 +12,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from fedistill.config.units import format_bytes
-from fedistill.experiment.results import ArmJson, ResultsJson
+from fedistill.experiment.results import AnyArmJson, AnyResultsJson, SeedJson, counted, of_seeds
+from fedistill.experiment.spread import MedianAndRange, Spread
 
 VIEWS = ("server@global", "client@global", "client@own")
 
 
-def last_and_best(arm: ArmJson, view: str) -> tuple[float, float, int] | None:
+def last_and_best(arm: SeedJson, view: str) -> tuple[float, float, int] | None:
     """Return the last accuracy of a view, the best one and its round, or None if the arm has no such view."""
     found = [(r["views"][view], r["round"]) for r in arm["rounds"] if view in r["views"]]
     if not found:
@@ -22,43 +27,72 @@ def last_and_best(arm: ArmJson, view: str) -> tuple[float, float, int] | None:
     return found[-1][0], best[0], best[1]
 
 
-def rows(results: ResultsJson) -> list[list[str]]:
+def rows(results: AnyResultsJson) -> list[list[str]]:
     """Return one row of texts per arm, under `headings`."""
     table = []
     on_network = _on_network(results)
     for arm in results["arms"]:
-        views = []
-        for view in VIEWS:
-            found = last_and_best(arm, view)
-            views.append("-" if found is None else f"{found[0]:.1%} ({found[1]:.1%} @{found[2]})")
-        up = sum(r["bytes_up"] for r in arm["rounds"])
-        down = sum(r["bytes_down"] for r in arm["rounds"])
-        total = arm["bytes_total"]
+        seeds = counted(arm)
+        public = [one["bytes_public"] for one in seeds]
+        total = [one["bytes_total"] for one in seeds]
         models = ", ".join(dict.fromkeys(arm["client_models"])) or "-"
         table.append(
             [
-                arm["name"] if arm["status"] == "done" else f"{arm['name']} [{arm['status']}]",
+                _name(results, arm),
                 f"{models} -> {arm['server_model'] or '-'}",
-                *views,
-                format_bytes(up),
-                format_bytes(down),
-                format_bytes(arm["bytes_setup"]),
-                format_bytes(arm["bytes_public"]),
-                format_bytes(total),
-                format_bytes(total + arm["bytes_public"]),
-                *([format_bytes(arm["bytes_transport"])] if on_network else []),
+                *(_view(arm, view) for view in VIEWS),
+                _bytes([sum(r["bytes_up"] for r in one["rounds"]) for one in seeds]),
+                _bytes([sum(r["bytes_down"] for r in one["rounds"]) for one in seeds]),
+                _bytes([one["bytes_setup"] for one in seeds]),
+                _bytes(public),
+                _bytes(total),
+                _bytes(list(map(sum, zip(total, public, strict=True)))),
+                *([_bytes([one["bytes_transport"] for one in seeds])] if on_network else []),
             ]
         )
     return table
 
 
-def headings(results: ResultsJson) -> tuple[str, ...]:
+def _name(results: AnyResultsJson, arm: AnyArmJson) -> str:
+    """Return an arm's name, with its status, or how many of its seeds are done, unless all is well."""
+    states = [one["status"] for one in of_seeds(arm)]
+    if "seeds" not in results:
+        return arm["name"] if states == ["done"] else f"{arm['name']} [{states[0]}]"
+    done, failed, asked = states.count("done"), states.count("failed"), len(results["seeds"])
+    if done == asked:
+        return arm["name"]
+    return f"{arm['name']} [{done} of {asked} seeds{f', {failed} failed' if failed else ''}]"
+
+
+def _view(arm: AnyArmJson, view: str) -> str:
+    found = [one for one in (last_and_best(one, view) for one in counted(arm)) if one is not None]
+    if not found:
+        return "-"
+    if "seeds" not in arm:
+        ((last, best, number),) = found
+        return f"{last:.1%} ({best:.1%} @{number})"
+    return f"{_shares([last for last, _, _ in found])} ({_shares([best for _, best, _ in found])})"
+
+
+def _shares(values: Sequence[float]) -> str:
+    spread = Spread.of(values)
+    return f"{spread.mean:.1%}" + ("" if spread.deviation is None else f" ± {spread.deviation:.1%}")
+
+
+def _bytes(values: Sequence[int]) -> str:
+    """Return the mean, and the standard deviation unless all values are the same."""
+    spread = Spread.of(values)
+    deviation = f" ± {format_bytes(round(spread.deviation))}" if spread.deviation else ""
+    return format_bytes(round(spread.mean)) + deviation
+
+
+def headings(results: AnyResultsJson) -> tuple[str, ...]:
     """Return the names of the columns; only a run on a network has one for transport overhead."""
     return (*_HEADINGS, "transport") if _on_network(results) else _HEADINGS
 
 
-def _on_network(results: ResultsJson) -> bool:
-    return any(arm["bytes_transport"] for arm in results["arms"])
+def _on_network(results: AnyResultsJson) -> bool:
+    return any(one["bytes_transport"] for arm in results["arms"] for one in of_seeds(arm))
 
 
 _HEADINGS = (
@@ -80,11 +114,11 @@ _FOLDED_NAME = 24
 """An arm's name is folded to this many columns before a column is hidden."""
 
 
-def rich_table(results: ResultsJson, width: int) -> Table:
+def rich_table(results: AnyResultsJson, width: int) -> Table:
     """Return the table for a terminal of ``width`` columns.
 
-    What does not fit goes in this order: columns with nothing but zeros, best rounds, models, then those of
-    bytes that the sums hold. Accuracies, bytes up and bytes down always stay.
+    What does not fit goes in this order: columns with nothing but zeros, best rounds and deviations of bytes,
+    models, then those of bytes that the sums hold. Accuracies, bytes up and bytes down always stay.
     """
     names, body = headings(results), rows(results)
     empty = [
@@ -111,7 +145,7 @@ def _width(names: Sequence[str], body: Sequence[Sequence[str]], hidden: set[int]
     total = 1 if whole else 0
     for place, name in enumerate(names):
         if place not in hidden:
-            lines = _heading(name, whole).split("\n") + [_cell(row[place], whole) for row in body]
+            lines = _heading(name, whole).split("\n") + [_cell(name, row[place], whole) for row in body]
             widest = max(map(cell_len, lines))
             total += min(widest, _FOLDED_NAME) if place == 0 else widest
             total += 3 if whole else 1
@@ -122,18 +156,26 @@ def _heading(name: str, whole: bool) -> str:
     return name if whole else _NARROW.get(name, name.replace("@", "\n@").replace(" ", "\n"))
 
 
-def _cell(text: str, whole: bool) -> str:
-    return text if whole else text.split(" (")[0]
+def _cell(name: str, text: str, whole: bool) -> str:
+    if whole:
+        return text
+    last = text.split(" (")[0]
+    return last if name == "arm" or name in VIEWS else last.split(" ± ")[0]
 
 
-def _table(results: ResultsJson, hidden: set[int], whole: bool) -> Table:
+def _table(results: AnyResultsJson, hidden: set[int], whole: bool) -> Table:
     task = results["task"]
-    rounds = max((len(arm["rounds"]) for arm in results["arms"]), default=0)
-    caption = (
-        f"last round{' (best @round)' if whole else ''}; bytes summed over clients, up and down, all rounds"
-    )
+    rounds = max((len(one["rounds"]) for arm in results["arms"] for one in of_seeds(arm)), default=0)
+    title = f"{task['name']}, {task['clients']} clients, {task['partition']}, {rounds} rounds"
+    caption = "bytes summed over clients, up and down, all rounds"
+    if "seeds" in results:
+        title += f", seeds {_listed(results['seeds'])}"
+        last = f"last round{' (best round)' if whole else ''}"
+        caption = f"mean ± standard deviation over seeds; {last}; {caption}"
+    else:
+        caption = f"last round{' (best @round)' if whole else ''}; {caption}"
     table = Table(
-        title=escape(f"{task['name']}, {task['clients']} clients, {task['partition']}, {rounds} rounds"),
+        title=escape(title),
         caption=f"{caption}; more in the report" if hidden or not whole else caption,
         box=box.HEAVY_HEAD if whole else box.SIMPLE_HEAD,
         padding=(0, 1) if whole else (0, 1, 0, 0),
@@ -149,12 +191,12 @@ def _table(results: ResultsJson, hidden: set[int], whole: bool) -> Table:
             no_wrap=place > 0,  # else a number may be broken
         )
     for row in rows(results):
-        name, *others = (row[place] for place in shown)
-        table.add_row(escape(name), *(escape(_cell(cell, whole)) for cell in others))
+        cells = [_cell(names[place], row[place], whole or place == 0) for place in shown]
+        table.add_row(*map(escape, cells))
     return table
 
 
-def reached(arm: ArmJson, view: str, accuracy: float) -> tuple[int, int] | None:
+def reached(arm: SeedJson, view: str, accuracy: float) -> tuple[int, int] | None:
     """Return the bytes until a view first reached an accuracy, and the round; None if it never did.
 
     Set-up is included, public data is not.
@@ -167,32 +209,64 @@ def reached(arm: ArmJson, view: str, accuracy: float) -> tuple[int, int] | None:
     return None
 
 
-def reach_markdown(results: ResultsJson, view: str, accuracies: Sequence[float]) -> str:
+def reach_markdown(results: AnyResultsJson, view: str, accuracies: Sequence[float]) -> str:
     """Return the bytes that an arm needs to reach accuracies in a view; with public data after the slash."""
     lines = [
         f"| arm | codec | {' | '.join(f'{view} {accuracy:.0%}' for accuracy in accuracies)} |",
         f"|---|---|{'|'.join('---:' for _ in accuracies)}|",
     ]
     for arm in results["arms"]:
-        if not any(view in entry["views"] for entry in arm["rounds"]):
+        seeds = counted(arm)
+        if not any(view in entry["views"] for one in seeds for entry in one["rounds"]):
             continue
         cells = []
         for accuracy in accuracies:
-            found = reached(arm, view, accuracy)
-            if found is None:
-                cells.append("-")
-                continue
-            sent, number = found
-            public = arm["bytes_public"]
-            cells.append(
-                f"{format_bytes(sent)}{f' / {format_bytes(sent + public)}' if public else ''} @{number}"
-            )
-        names = (arm["name"].replace("|", r"\|"), arm["codec"])
+            found = [reached(one, view, accuracy) for one in seeds]
+            cells.append(_reached_by_all(seeds, found) if "seeds" in arm else _reached(seeds[0], found[0]))
+        name = _name(results, arm) if "seeds" in arm else arm["name"]
+        names = (name.replace("|", r"\|"), arm["codec"])
         lines.append(f"| {' | '.join([*names, *cells])} |")
+    if "seeds" in results:
+        lines += [
+            "",
+            f"Median (smallest to largest) of seeds {_listed(results['seeds'])}; a seed that does not reach"
+            " an accuracy counts as more than any number, shown as `-`.",
+        ]
     return "\n".join(lines)
 
 
-def markdown(results: ResultsJson) -> str:
+def _reached(seed: SeedJson, found: tuple[int, int] | None) -> str:
+    if found is None:
+        return "-"
+    sent, number = found
+    public = seed["bytes_public"]
+    return f"{format_bytes(sent)}{f' / {format_bytes(sent + public)}' if public else ''} @{number}"
+
+
+def _reached_by_all(seeds: Sequence[SeedJson], found: Sequence[tuple[int, int] | None]) -> str:
+    sent = MedianAndRange.of([None if one is None else one[0] for one in found])
+    if sent.smallest is None:
+        return "-"
+    text = _median_and_range(sent)
+    if any(one["bytes_public"] for one in seeds):
+        with_public = [
+            None if one is None else one[0] + seed["bytes_public"]
+            for seed, one in zip(seeds, found, strict=True)
+        ]
+        text += f" / {_median_and_range(MedianAndRange.of(with_public))}"
+    number = MedianAndRange.of([None if one is None else one[1] for one in found]).median
+    return text if number is None else f"{text} @{number:g}"
+
+
+def _median_and_range(found: MedianAndRange) -> str:
+    median, smallest, largest = (
+        "-" if value is None else format_bytes(round(value))
+        for value in (found.median, found.smallest, found.largest)
+    )
+    return median if smallest == largest else f"{median} ({smallest} to {largest})"
+
+
+def markdown(results: AnyResultsJson) -> str:
     """Return the table as Markdown."""
     names = headings(results)
     lines = [
@@ -202,4 +276,11 @@ def markdown(results: ResultsJson) -> str:
     for row in rows(results):
         cells = [cell.replace("|", r"\|") for cell in row]  # a bar in a name would start a new cell
         lines.append(f"| {' | '.join(cells)} |")
+    if "seeds" in results:
+        seeds = _listed(results["seeds"])
+        lines += ["", f"Mean ± standard deviation (n - 1) over seeds {seeds}: last round (best round)."]
     return "\n".join(lines)
+
+
+def _listed(seeds: Sequence[int]) -> str:
+    return ", ".join(map(str, seeds))

@@ -86,6 +86,7 @@ def write_app(experiment: Experiment, folder: Path, out: Path, command: str) -> 
     """
     if (folder / "pyproject.toml").exists():
         raise ExperimentError(f"{folder} has an app already; name another folder")
+    _check_one_seed(experiment, "`seeds`")
     modules = ",".join(modules_of(experiment))
     package = folder / "fedistill_app"
     package.mkdir(parents=True, exist_ok=True)
@@ -138,9 +139,19 @@ def asked_for(run: Config) -> Experiment:
     if not isinstance(text, str):
         raise ExperimentError("run config: `experiment` must be the text of an experiment file")
     try:
-        return parse(tomllib.loads(text), "run config")
+        experiment = parse(tomllib.loads(text), "run config")
     except tomllib.TOMLDecodeError as error:
         raise ExperimentError(f"run config: `experiment` is not valid TOML: {error}") from None
+    _check_one_seed(experiment, "run config: `seeds` of `experiment`")
+    return experiment
+
+
+def _check_one_seed(experiment: Experiment, where: str) -> None:
+    if experiment.seeds is not None:
+        raise ExperimentError(
+            f"{where}: a Flower app runs one seed; take `seeds` out, and write an app for each seed with"
+            " --set seed=NUMBER"
+        )
 
 
 def ended(out: Path, run: int) -> Path:

@@ -9,9 +9,10 @@ from fedistill.config.schema import Experiment
 from fedistill.errors import ExperimentError, RuntimeFailure
 from fedistill.experiment.preflight import examine, raise_errors
 from fedistill.experiment.progress import Watcher
-from fedistill.experiment.results import ResultsJson
+from fedistill.experiment.results import AnyResultsJson, ResultsJson
 from fedistill.experiment.run_folder import RunFolder
 from fedistill.experiment.runner import prepare, resolve
+from fedistill.experiment.seeds import resume_seeds, run_seeds
 from fedistill.flower import app_template, keys
 from fedistill.flower.allowed_modules import modules_of
 from fedistill.flower.app_template import ended
@@ -23,13 +24,19 @@ _ASK_SECONDS = 30.0
 """Between questions to Flower, each a process of two seconds; a run that ends says so itself."""
 
 
-def run_trial(experiment: Experiment, out: Path, command: str, watcher: Watcher) -> ResultsJson:
+def run_trial(experiment: Experiment, out: Path, command: str, watcher: Watcher) -> AnyResultsJson:
     """Run an experiment with a SuperNode for each client; return the results.
+
+    Each of several seeds has a network of its own, one after the other.
 
     Raises:
         ExperimentError: the experiment or the folder is wrong; nothing was started.
         RuntimeFailure: the run failed.
     """
+    return run_seeds(experiment, out, command, watcher, _run_one)
+
+
+def _run_one(experiment: Experiment, out: Path, command: str, watcher: Watcher) -> ResultsJson:
     RunFolder.check_free(out)
     if (out / "flower").exists():
         raise ExperimentError(
@@ -46,7 +53,7 @@ def run_trial(experiment: Experiment, out: Path, command: str, watcher: Watcher)
     return _play(experiment, nodes, out, watcher)
 
 
-def resume_trial(out: Path, watcher: Watcher) -> ResultsJson:
+def resume_trial(out: Path, watcher: Watcher) -> AnyResultsJson:
     """Resume a run that `up` began; return the results.
 
     Raises:
@@ -54,11 +61,16 @@ def resume_trial(out: Path, watcher: Watcher) -> ResultsJson:
         RuntimeFailure: the run failed.
     """
     folder = RunFolder.open(out)
-    experiment, app = folder.experiment(), out / "flower" / "app"
-    if not app.is_dir():
+    if not folder.on_trial:
         raise ExperimentError(
             f"{out} was not run by `fedistill flower up`; continue with: {folder.resume_command()}"
         )
+    return resume_seeds(out, watcher, _run_one, _resume_one)
+
+
+def _resume_one(out: Path, watcher: Watcher) -> ResultsJson:
+    folder = RunFolder(out)
+    experiment, app = folder.experiment(), out / "flower" / "app"
     # The folder may have been moved, and its settings for the network changed.
     shutil.rmtree(app)
     app_template.write_app(experiment, app, out.absolute(), folder.command())

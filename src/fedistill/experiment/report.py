@@ -1,0 +1,44 @@
+"""Writes what a run leaves to be read: ``results.json`` and ``report.html``."""
+
+import json
+from pathlib import Path
+
+from fedistill.config.schema import Experiment
+from fedistill.config.toml import to_toml
+from fedistill.experiment.html import render
+from fedistill.experiment.results import AnyResultsJson, link_times, report_links
+from fedistill.experiment.run_folder import RunFolder, read_results
+from fedistill.state import write_file
+
+
+def write_results(folder: RunFolder, experiment: Experiment, content: AnyResultsJson) -> None:
+    """Write both files."""
+    write_file(folder.path / "results.json", json.dumps(content, indent=1).encode())
+    _write_report(folder, experiment, content)
+
+
+def rewrite_report(path: Path) -> AnyResultsJson:
+    """Write ``report.html`` of a finished run again from its results and events.
+
+    Raises:
+        ExperimentError: there are no results in the folder.
+    """
+    content = read_results(path)
+    folder = RunFolder(path)
+    _write_report(folder, folder.experiment(), content)
+    return content
+
+
+def _write_report(folder: RunFolder, experiment: Experiment, content: AnyResultsJson) -> None:
+    first, links = report_links(experiment.link)
+    records = {}
+    for arm in content["arms"]:
+        folders = [folder.of_seed(one["seed"]) for one in arm["seeds"]] if "seeds" in arm else [folder]
+        records[arm["name"]] = [one.records(arm["name"]) for one in folders]
+    times = {
+        name: {arm: [link_times(link, rounds) for rounds in seeds] for arm, seeds in records.items()}
+        for name, link in links.items()
+    }
+    described = {name: link.model_dump() for name, link in links.items()}
+    page = render(content, times, described, to_toml(experiment), first)
+    write_file(folder.path / "report.html", page.encode())

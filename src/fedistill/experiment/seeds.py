@@ -1,0 +1,190 @@
+"""Runs an experiment as ``fedistill compare`` does: once, or with each of several seeds.
+
+With several, each seed is a complete run of its own, in a folder of its own (`run_folder`): what it does is
+what the experiment with that ``seed`` alone does, bit for bit.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from fedistill.config.schema import Experiment
+from fedistill.config.toml import to_toml
+from fedistill.errors import ExperimentError, MissingMainGuard, RuntimeFailure
+from fedistill.experiment.preflight import Finding, examine, raise_errors
+from fedistill.experiment.progress import Watcher
+from fedistill.experiment.report import write_results
+from fedistill.experiment.results import AnyResultsJson, ResultsJson, ResultsOfSeedsJson, results_of_seeds
+from fedistill.experiment.run_folder import RunFolder, read_results
+from fedistill.experiment.runner import check_local, prepare, resolve, resume_experiment, run_experiment
+from fedistill.federation.executor import check_main_guard
+from fedistill.federation.history import RoundRecord
+from fedistill.state import write_file
+
+RunOne = Callable[[Experiment, Path, str, Watcher], ResultsJson]
+"""Runs an experiment with one seed from the start."""
+ResumeOne = Callable[[Path, Watcher], ResultsJson]
+"""Resumes such a run."""
+
+
+def run_seeds(
+    experiment: Experiment,
+    out: Path,
+    command: str,
+    watcher: Watcher,
+    run: RunOne = run_experiment,
+) -> AnyResultsJson:
+    """Run every arm with every seed from the start; return the results.
+
+    Raises:
+        ExperimentError: the experiment or the folder is wrong; nothing was written.
+        RuntimeFailure: the machine failed; the run can be resumed.
+        KeyboardInterrupt: the user stopped it; the run can be resumed.
+    """
+    if experiment.seeds is None:
+        return run(experiment, out, command, watcher)
+    check_main_guard()
+    RunFolder.check_free(out)
+    experiment, findings = examine_seeds(experiment)
+    watcher.findings(findings)
+    raise_errors(findings)
+    return _play(RunFolder.create(out, experiment, command), experiment, watcher, run, None)
+
+
+def resume_seeds(
+    path: Path,
+    watcher: Watcher,
+    run: RunOne = run_experiment,
+    resume: ResumeOne = resume_experiment,
+) -> AnyResultsJson:
+    """Resume a run after its last complete round, bit-identically; return the results.
+
+    Seeds that are done are left as they are.
+
+    Raises:
+        ExperimentError, RuntimeFailure, KeyboardInterrupt: as `runner.resume_experiment`.
+    """
+    folder = RunFolder.open(path)
+    experiment = folder.experiment()
+    if experiment.seeds is None:
+        return resume(path, watcher)
+    check_main_guard()
+    if resume is resume_experiment:
+        check_local(folder)
+    folder.append({"event": "resumed"})
+    return _play(folder, experiment, watcher, run, resume)
+
+
+def examine_seeds(experiment: Experiment) -> tuple[Experiment, list[Finding]]:
+    """Check an experiment with each of its seeds.
+
+    Returns:
+        The experiment with what it leaves open written out, and the findings. One that not all seeds have
+        names those that have it.
+
+    Raises:
+        ExperimentError: the data cannot be loaded, or an arm does not fit them.
+    """
+    seeds = experiment.all_seeds
+    seeds_by_finding: dict[Finding, list[int]] = {}
+    resolved: list[Experiment] = []
+    for seed in seeds:
+        one = experiment.with_seed(seed)
+        try:
+            task, arms = prepare(one)
+        except ExperimentError as error:
+            raise ExperimentError(str(error) if seed == seeds[0] else f"seed {seed}: {error}") from None
+        for finding in examine(one, task, arms):
+            seeds_by_finding.setdefault(finding, []).append(seed)
+        resolved.append(resolve(one, task))
+    findings = [
+        finding if having == seeds else replace(finding, where=f"{finding.where}, {_named(having)}")
+        for finding, having in seeds_by_finding.items()
+    ]
+    return _resolved_alike(experiment, resolved), findings
+
+
+def _resolved_alike(asked: Experiment, resolved: Sequence[Experiment]) -> Experiment:
+    """Return what seeds share of what is written out for each: how many sites have samples may differ."""
+    first, task = resolved[0], resolved[0].task
+    if any(one.task.clients != task.clients for one in resolved):
+        task = task.model_copy(update={"clients": asked.task.clients})
+    seeds = None if asked.seeds is None else asked.all_seeds
+    return first.model_copy(update={"seeds": seeds, "task": task})
+
+
+def _named(seeds: Sequence[int]) -> str:
+    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+
+
+def _play(
+    folder: RunFolder, experiment: Experiment, watcher: Watcher, run: RunOne, resume: ResumeOne | None
+) -> ResultsOfSeedsJson:
+    """Run the seeds one after the other, or resume those that have begun."""
+    command = folder.command()
+    for seed in experiment.all_seeds:
+        one, place, named = experiment.with_seed(seed), folder.of_seed(seed), _OfSeed(watcher, seed)
+        try:
+            if resume is None or not place.begun:
+                folder.append({"event": "seed", "seed": seed, "folder": place.path.name})
+                run(one, place.path, command, named)
+            elif not _is_done(place, one):
+                # What may be changed before a run is resumed is changed in the file above.
+                write_file(place.path / "experiment.toml", to_toml(one).encode())
+                resume(place.path, named)
+        except MissingMainGuard:
+            folder.discard()
+            raise
+        except (KeyboardInterrupt, RuntimeFailure):
+            _write(folder, experiment)
+            raise
+    content = _write(folder, experiment)
+    assert content is not None
+    return content
+
+
+def _write(folder: RunFolder, experiment: Experiment) -> ResultsOfSeedsJson | None:
+    """Write the results of all seeds that have any, and return them."""
+    places = {seed: folder.of_seed(seed) for seed in experiment.all_seeds}
+    found = {seed: _results(place) for seed, place in places.items() if place.has_results}
+    if not found:
+        return None
+    content = results_of_seeds(folder.command(), experiment.all_seeds, found)
+    write_results(folder, experiment, content)
+    return content
+
+
+def _results(folder: RunFolder) -> ResultsJson:
+    content = read_results(folder.path)
+    assert "tasks" not in content
+    return content
+
+
+def _is_done(folder: RunFolder, experiment: Experiment) -> bool:
+    """Whether there is nothing to resume."""
+    return folder.has_results and all(
+        arm["status"] == "done" and len(arm["rounds"]) == experiment.rounds
+        for arm in _results(folder)["arms"]
+    )
+
+
+class _OfSeed:
+    """Hands on how one of several seeds goes on; what was found before they began has been told."""
+
+    def __init__(self, watcher: Watcher, seed: int) -> None:
+        self._watcher, self._seed = watcher, seed
+
+    def findings(self, findings: Sequence[Finding]) -> None:
+        pass
+
+    def arm(self, name: str, rounds: int, done: int) -> None:
+        self._watcher.arm(self._named(name), rounds, done)
+
+    def round(self, name: str, record: RoundRecord) -> None:
+        self._watcher.round(self._named(name), record)
+
+    def failed(self, name: str, error: str) -> None:
+        self._watcher.failed(self._named(name), error)
+
+    def _named(self, arm: str) -> str:
+        return f"seed {self._seed}: {arm}"  # a narrow terminal cuts the end off
