@@ -7,7 +7,7 @@ from pydantic import BeforeValidator, Field, PlainSerializer, SerializationInfo,
 from fedistill.aggregation.labels import Aggregation
 from fedistill.config.messages import explain_errors
 from fedistill.config.plugins import Registry, field_faults, scan
-from fedistill.config.schema import Raw, RawTable
+from fedistill.config.section import Raw, RawTable
 from fedistill.config.spelling import read_spelling
 from fedistill.errors import ExperimentError
 

@@ -271,7 +271,7 @@ def _skewed(arm: ReadyArm, skew: float) -> list[Finding]:
     Others are not warned about: for averaged weights balanced softmax is better in the first rounds and worse
     after twenty, and where nothing is aggregated it costs accuracy on the clients' own classes.
     """
-    train, aggregation = arm.config.train, getattr(arm.method.settings, "aggregation", None)
+    train, aggregation = arm.train, getattr(arm.method.settings, "aggregation", None)
     if skew < STRONG_SKEW or aggregation is None:
         return []
     missing = []
@@ -337,7 +337,7 @@ def _batches_of_one(arm: ReadyArm, name: str) -> Iterator[tuple[str, str]]:
     """
     servers = arm.method.travels == "server" and name == arm.config.models.server
     trained = [info.id for info in arm.federation.clients if servers or info.model == name]
-    if trained and arm.config.train.batch_size == 1:
+    if trained and arm.train.batch_size == 1:
         yield "its clients train on batches of one sample", "raise train.batch_size"
     if alone := [client for client in trained if len(arm.task.clients[client]) == 1]:
         yield f"client {alone[0]} has one sample", "set task.partition.min_samples"

@@ -5,7 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from fedistill.config.schema import Experiment, Iid, Natural, Partition
+from fedistill.config.partitions import Iid, Natural, Partition
+from fedistill.config.schema import Experiment
 from fedistill.config.toml import to_toml
 from fedistill.data.build import build_task
 from fedistill.data.task import Task
@@ -24,7 +25,7 @@ from fedistill.experiment.results import (
 )
 from fedistill.experiment.run_folder import RunFolder, read_results
 from fedistill.federation import local_executor
-from fedistill.federation.arm import ReadyArm, resolve_arm, resolve_train
+from fedistill.federation.arm import ReadyArm, resolve_arm
 from fedistill.federation.client import client_state
 from fedistill.federation.executor import Executor, check_main_guard
 from fedistill.federation.history import ArmRun
@@ -64,7 +65,9 @@ def settle(
     task = experiment.task.model_copy(
         update={"clients": clients, "partition": experiment.task.partition or partition}
     )
-    arms = [resolve_train(resolve_arm(arm), data) for arm in experiment.arms]
+    arms = [
+        resolve_arm(arm).model_copy(update={"train": arm.train.resolved(data)}) for arm in experiment.arms
+    ]
     train = experiment.train.resolved(data)
     return experiment.model_copy(update={"task": task, "train": train, "arms": arms})
 
