@@ -21,8 +21,8 @@ from kept import keep
 from torch import nn
 
 from fedistill import parse
-from fedistill.experiment.preflight import label_skew
 from fedistill.experiment.runner import prepare
+from fedistill.experiment.task_checks import label_skew
 from fedistill.federation import local_executor
 from fedistill.federation.arm import start_run
 from fedistill.federation.round import play_round

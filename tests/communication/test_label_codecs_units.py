@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from fedistill.communication.codecs.base import Codec, Sender
 from fedistill.communication.codecs.label_formats import Coder
-from fedistill.communication.codecs.label_rows import quantize
+from fedistill.communication.codecs.label_rounding import quantize
 from fedistill.communication.codecs.labels import (
     OneHot,
     OneHotSettings,

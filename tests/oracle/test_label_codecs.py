@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from fedistill.communication.codecs.base import Sender
 from fedistill.communication.codecs.label_predictor import Predictor
-from fedistill.communication.codecs.label_rows import quantize, quantize_top
+from fedistill.communication.codecs.label_rounding import quantize, quantize_top
 from fedistill.communication.codecs.labels import Simplex, SimplexSettings, TopClasses, TopClassesSettings
 from fedistill.communication.entropy_coding.adaptive_model import Counts, _tables
 from fedistill.communication.entropy_coding.range_coder import Integers

@@ -18,7 +18,7 @@ from fedistill.config.partitions import Iid
 from fedistill.config.schema import Experiment
 from fedistill.config.toml import load
 from fedistill.errors import ExperimentError
-from fedistill.experiment.preflight import Finding
+from fedistill.experiment.findings import Finding
 from fedistill.experiment.runner import resume_experiment, run_experiment, settle
 from fedistill.federation.arm import resolve_arm
 from fedistill.methods.registry import METHODS, create_method

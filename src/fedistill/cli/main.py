@@ -133,7 +133,8 @@ def report_command(
 def doctor_command(experiment: ExperimentPath, set: Set = None, json: Json = False) -> None:
     """Check an experiment without running it."""
     from fedistill.config.toml import load
-    from fedistill.experiment.preflight import examine, merged, raise_errors
+    from fedistill.experiment.findings import merged, raise_errors
+    from fedistill.experiment.preflight import examine
     from fedistill.experiment.runner import prepare
 
     loaded = load(experiment, set or [])

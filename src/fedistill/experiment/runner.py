@@ -11,8 +11,9 @@ from fedistill.config.toml import to_toml
 from fedistill.data.build import build_task
 from fedistill.data.task import Task
 from fedistill.errors import ExperimentError, MissingMainGuard, RuntimeFailure, TrainingError, nearest
+from fedistill.experiment.findings import raise_errors
 from fedistill.experiment.html import render
-from fedistill.experiment.preflight import examine, raise_errors
+from fedistill.experiment.preflight import examine
 from fedistill.experiment.progress import Watcher
 from fedistill.experiment.results import (
     ArmJson,

@@ -7,7 +7,8 @@ import torch
 
 from fedistill.communication.codecs.label_history import recall, remember
 from fedistill.communication.codecs.label_predictor import Predictor
-from fedistill.communication.codecs.label_rows import Masses, PlainRows, Random, Tops, quantize, quantize_top
+from fedistill.communication.codecs.label_rounding import Random, quantize, quantize_top
+from fedistill.communication.codecs.label_rows import Masses, PlainRows, Tops
 from fedistill.communication.entropy_coding.adaptive_model import Counts
 from fedistill.communication.entropy_coding.symbol_io import SymbolIO
 from fedistill.communication.tensor_specs import Classes, Floats, SharedKnowledge, TensorSpec
