@@ -8,6 +8,7 @@ from typing import Literal
 from fedistill.config.partitions import Iid, Natural, Partition
 from fedistill.config.schema import Experiment
 from fedistill.config.toml import to_toml
+from fedistill.config.training import Train
 from fedistill.data.build import build_task
 from fedistill.data.task import Task
 from fedistill.errors import ExperimentError, MissingMainGuard, RuntimeFailure, TrainingError, nearest
@@ -67,10 +68,16 @@ def settle(
         update={"clients": clients, "partition": experiment.task.partition or partition}
     )
     arms = [
-        resolve_arm(arm).model_copy(update={"train": arm.train.resolved(data)}) for arm in experiment.arms
+        resolve_arm(arm).model_copy(update={"train": _written_out(arm.train, data)})
+        for arm in experiment.arms
     ]
-    train = experiment.train.resolved(data)
+    train = _written_out(experiment.train, data)
     return experiment.model_copy(update={"task": task, "train": train, "arms": arms})
+
+
+def _written_out(train: Train, data: Literal["image", "text"]) -> Train:
+    """Return the settings with nothing left open, of the type that a file of theirs is read as."""
+    return Train.model_validate(train.resolved(data).model_dump())
 
 
 def select_arm(experiment: Experiment, name: str) -> Experiment:
