@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from kept import keep
 from torch import nn
 
 from fedistill import parse
@@ -73,7 +74,7 @@ def main() -> None:
             found = measure(name, seed, arguments.model, arguments.split)
             setting = f"{arguments.model}, {arguments.split}, seed {seed}"
             print(f"{setting}, {name}: {json.dumps(found)}", flush=True)
-            keep(setting, name, found)
+            keep(RESULTS, setting, name, found)
 
 
 def measure(name: str, seed: int, model: str, split: str) -> dict[str, Any]:
@@ -116,12 +117,6 @@ def measure(name: str, seed: int, model: str, split: str) -> dict[str, Any]:
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
-
-
-def keep(setting: str, name: str, found: dict[str, Any]) -> None:
-    kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    kept.setdefault(setting, {})[name] = found
-    RESULTS.write_text(json.dumps(kept, indent=1) + "\n")
 
 
 if __name__ == "__main__":

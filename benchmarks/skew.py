@@ -11,18 +11,18 @@ of the clients'. docs/label-skew.md shows what is kept.
 """
 
 import argparse
-import json
 import platform
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
+from kept import keep
 from torch import nn
 
 from fedistill import parse
-from fedistill.experiment.preflight import label_skew
 from fedistill.experiment.runner import prepare
+from fedistill.experiment.task_checks import label_skew
 from fedistill.federation import local_executor
 from fedistill.federation.arm import start_run
 from fedistill.federation.round import play_round
@@ -119,6 +119,7 @@ def main() -> None:
         curve = [round(record.views[view], 4) for record in run.records]
         print(f"{prepared.name}: {curve}", flush=True)
         keep(
+            RESULTS,
             f"{arguments.scale}, alpha {arguments.alpha}, seed {arguments.seed}",
             prepared.name,
             {
@@ -148,12 +149,6 @@ def arm(name: str) -> dict[str, Any]:
     if pool in VOTES:
         method = {"method": "voting", "aggregation": VOTES[pool]}
     return {"name": name, **method, "train": {**TRAIN, **LOSSES[loss]}}
-
-
-def keep(setting: str, name: str, found: dict[str, Any]) -> None:
-    kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    kept.setdefault(setting, {})[name] = found
-    RESULTS.write_text(json.dumps(kept, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ def digests(path: Path) -> str:
     except FedistillError as error:
         return f"{name}: {type(error).__name__}: {error}"
     finally:
-        Ledger.count = count  # type: ignore[method-assign]
+        Ledger.count = count  # type: ignore[method-assign]  # a spy was in its place
         sys.path.remove(str(EXAMPLES.parent))
     outcome = _digest(json.dumps(_timeless(results), sort_keys=True).encode())
     return f"{name}: results {outcome} frames {frames.hexdigest()} models {models} checkpoint {checkpoint}"

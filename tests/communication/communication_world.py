@@ -21,9 +21,11 @@ from fedistill.communication.messages.weights import Weights
 from fedistill.communication.protocol.endpoints import ClientEndpoint, ServerEndpoint, StaleState
 from fedistill.communication.protocol.message_coder import MessageCoder
 from fedistill.communication.protocol.shared_state import EMPTY, SharedState, dump_states, load_states
+from fedistill.communication.tensor_specs import Content
 from fedistill.state import decode_state, encode_state
 
 CLIENTS = 3
+COUNT = SIZES.parameters
 
 
 class Fate(Enum):
@@ -147,10 +149,11 @@ class World:
             return
         read = server.receive(client, self.talk.up, reply, SIZES)
         assert read is not None
-        # Weights are read as though the client had started from those that the server meant to send.
-        exact = not self.coder.down.relative or down.tensors().keys() != up.tensors().keys()
-        if exact or all(torch.equal(values, came.tensors()[name]) for name, values in down.tensors().items()):
-            self.arrived(up, read, self.coder.up)
+        # Where references differ, weights are read as though the client had started from what was meant.
+        shift = _weights(down) - _weights(came) if self.behind(client) else None
+        self.arrived(up, read, self.coder.up, shift)
+        if shift is not None and shift.any():
+            self.happened["shift"] += 1
         self.at_server[client] = number
         self.happened["exchange"] += 1
         if fate.saves and self.coder.remembers:
@@ -158,13 +161,39 @@ class World:
             assert server.shared_states[client].state_id == theirs.state_id
             assert digests(server.shared_states[client]) == digests(theirs)
 
-    def arrived(self, sent: Message, came: Message, codec: Codec) -> None:
+    def behind(self, client: int) -> bool:
+        """Whether, for all that the server knows, another client holds other weights of this model."""
+        own = _reference(self.shared_states.get(client, self.start))
+        others = [_reference(shared) for shared in self.shared_states.values()]
+        return own is not None and any(
+            other is not None and len(other) == len(own) and not torch.equal(other, own) for other in others
+        )
+
+    def arrived(self, sent: Message, came: Message, codec: Codec, shift: Tensor | None = None) -> None:
+        """``shift``: what is added to the weights (P,) on the way."""
         assert type(came) is type(sent)
         assert came.numbers() == sent.numbers()
+        moves = () if shift is None else _weight_names(sent)
         for name, values in came.tensors().items():
             assert values.isfinite().all()
             if codec.lossiness == "nothing":
-                assert torch.equal(values, expected(sent.tensors()[name], sent))
+                wanted = expected(sent.tensors()[name], sent)
+                assert torch.equal(values, wanted if name not in moves else wanted + shift)
+
+
+def _weight_names(what: Message) -> list[str]:
+    specs = type(what).specs(SIZES, {**what.numbers(), "held": 0})
+    weights = [name for name, spec in specs.items() if spec.content is Content.WEIGHTS]
+    return [name for name in weights if name not in what.once and what.tensors()[name].shape == (COUNT,)]
+
+
+def _weights(what: Message) -> Tensor:
+    (name,) = _weight_names(what)
+    return what.tensors()[name]
+
+
+def _reference(shared: SharedState) -> Tensor | None:
+    return shared.value("reference").get("weights")
 
 
 def expected(values: Tensor, sent: Message) -> Tensor:

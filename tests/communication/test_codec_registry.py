@@ -214,6 +214,7 @@ SPELLED: dict[str, dict[str, Any]] = {
     "low-rank(energy=0.5, levels=7)": {"name": "low-rank", "energy": 0.5, "levels": 7},
     "onehot(coder=delta)": {"name": "onehot", "coder": "delta"},
     "simplex(bits=3)": {"name": "simplex", "bits": 3},
+    "log-probs(bits=6)": {"name": "log-probs", "bits": 6},
     "top-classes(k=5)": {"name": "top-classes", "k": 5},
 }
 

@@ -137,6 +137,14 @@ def test_every_pair_of_registered_codecs_through_a_rough_run(talk: str, up: str,
 REFRESHES, WHOLE = 4, 13
 
 
+@pytest.mark.parametrize("down", [name for name, codec in CODECS.items() if codec.relative])
+def test_replies_of_clients_that_were_away_are_shifted_by_what_was_lost_on_the_way(down: str) -> None:
+    played = world(WEIGHTS, create_codec("fp32"), create_codec(down))
+    for round, fates in enumerate(ROUGH, start=1):
+        played.play(round, fates)  # asserts the exact shift, which is nothing before somebody is away
+        assert (played.happened["shift"] > 0) == (round > 1)
+
+
 # The parts of the protocol, one by one
 
 

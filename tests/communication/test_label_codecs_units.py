@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from fedistill.communication.codecs.base import Codec, Sender
 from fedistill.communication.codecs.label_formats import Coder
-from fedistill.communication.codecs.label_rows import quantize
+from fedistill.communication.codecs.label_rounding import quantize
 from fedistill.communication.codecs.labels import (
     OneHot,
     OneHotSettings,
@@ -82,7 +82,7 @@ def meant(codec: Codec, values: Floats) -> Floats | None:
         return np.eye(values.shape[1], dtype=np.float32)[np.argmax(values, axis=1)]
     if isinstance(codec, Simplex):
         levels = 2**codec.settings.bits - 1
-        return quantize(values, levels).astype(np.float32) / np.float32(levels)
+        return quantize(values, levels, Sender().random).astype(np.float32) / np.float32(levels)
     return None
 
 
@@ -491,10 +491,10 @@ GOLDEN: dict[str, tuple[str, str]] = {
 
 
 def golden_values(message: int) -> Floats:
-    """24 rows of 5 classes from integers alone; some change from the first message to the second."""
+    """24 rows of 5 classes from integers alone, no two of a row equal; some change in the second message."""
     place = np.arange(24 * 5).reshape(24, 5)
     numbers = (place * place * 7 + place * (3 + message * (place % 3 == 0))) % 101 + 1
-    return (numbers**3).astype(np.float32)
+    return (8 * numbers**3 - np.arange(5)).astype(np.float32)
 
 
 def golden(codec: Codec) -> tuple[str, str]:

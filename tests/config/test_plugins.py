@@ -1,5 +1,6 @@
 """Classes by name: what a scan of folders finds, and in which order."""
 
+import importlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,9 +67,8 @@ def toys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def found(*first: str) -> dict[str, type]:
-    from toys.base import Base  # type: ignore[import-not-found]
-
-    return scan("toys", Base, lambda kind: getattr(kind, "name", None), first)
+    base = importlib.import_module("toys.base").Base
+    return scan("toys", base, lambda kind: getattr(kind, "name", None), first)
 
 
 @pytest.mark.usefixtures("toys")

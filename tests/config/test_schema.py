@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedistill.config.link import PROFILES
-from fedistill.config.schema import Experiment, OptimizerConfig
+from fedistill.config.schema import Experiment
 from fedistill.config.toml import load, parse, to_toml
+from fedistill.config.training import OptimizerConfig
 from fedistill.errors import ExperimentError
 
 FILE = """
@@ -98,7 +99,7 @@ def test_an_unknown_key_is_named_with_the_nearest_one(path: Path, override: str,
         ("task.image_size=[0, 8]", "`task.image_size.0` = 0: must be at least 1"),
         ("task.image_size=[8]", "`task.image_size` has too few values"),
         ("task.image_size=8", "`task.image_size` = 8: must be a list in [ ]"),
-        ("task.partition=iid", "`task.partition` = 'iid': must be a table, for example { kind = \"iid\" }"),
+        ("task.partition=5", '`task.partition` = 5: must be a table, for example { kind = "iid" }'),
         ("task.partition.alpha=0", "`task.partition.alpha` = 0: must be greater than 0"),
         ("task.partition.alpha=inf", "`task.partition.alpha` = inf: must be a finite number"),
         ("task.partition.min_samples=0", "`task.partition.min_samples` = 0: must be at least 1"),
@@ -154,6 +155,16 @@ def test_an_unknown_key_is_named_with_the_nearest_one(path: Path, override: str,
         ("train.optimizer.lr=nan", "`train.optimizer.lr` = nan: must be a finite number"),
         ("train.optimizer.momentum=1", "`train.optimizer.momentum` = 1: must be less than 1"),
         ("train.optimizer.weight_decay=inf", "`train.optimizer.weight_decay` = inf: must be a finite number"),
+        (
+            "train.optimizer.name=adam",
+            "`train.optimizer`: `momentum` = 0.9 is for sgd, and adam has none: leave it out, set it to 0, or"
+            ' choose name = "sgd"',
+        ),
+        (
+            "arms.1.train.optimizer={name='adam', momentum=0.5}",
+            "`arms.1.train.optimizer`: `momentum` = 0.5 is for sgd, and adam has none: leave it out, set it"
+            ' to 0, or choose name = "sgd"',
+        ),
         ("train.optimizer.name=sdg", "`train.optimizer.name` = 'sdg': must be 'sgd' or 'adam'"),
         ("train=3", "`train` = 3: must be a table of keys and values"),
         ("arms.0.train.epochs=0", "`arms.0.train.epochs` = 0: must be at least 1"),
@@ -289,6 +300,30 @@ mu = 0.25
         "weight_decay": 0.0,
     }
     assert (mine.seed, mine.settings) == (7, {"mu": 0.25})
+
+
+@pytest.mark.parametrize(
+    ("given", "arm", "found"),
+    [
+        ("name = 'sgd', lr = 0.1, momentum = 0.9", "name = 'adam'", ("adam", None, 0.0)),
+        ("name = 'sgd', lr = 0.1, momentum = 0.9", "name = 'adam', lr = 0.002", ("adam", 0.002, 0.0)),
+        ("name = 'adam', lr = 0.001", "name = 'sgd', momentum = 0.5", ("sgd", None, 0.5)),
+        # Momentum makes it sgd, whatever the data.
+        ("lr = 0.1, momentum = 0.9", "name = 'adam'", ("adam", None, 0.0)),
+        ("name = 'sgd', lr = 0.1, momentum = 0.9", "name = 'sgd'", ("sgd", 0.1, 0.9)),
+        # A rate for whichever optimizer suits the data.
+        ("lr = 0.1", "name = 'adam'", ("adam", 0.1, 0.0)),
+    ],
+)
+def test_an_arm_with_another_optimizer_inherits_nothing_of_the_first(
+    path: Path, given: str, arm: str, found: tuple[str, float | None, float]
+) -> None:
+    text = FILE.replace('name = "sgd", lr = 0.1, momentum = 0.9', given)
+    path.write_text(text + f"train = {{ optimizer = {{ {arm} }} }}\n")
+    first, second = load(path).arms
+    assert (second.train.epochs, first.train.optimizer) == (3, load(path).train.optimizer)
+    chosen = second.train.optimizer
+    assert (chosen.name, chosen.lr, chosen.momentum) == found
 
 
 def test_without_a_train_table_all_arms_train_by_default(path: Path) -> None:
@@ -440,8 +475,9 @@ share = st.floats(min_value=0, max_value=0.99)
 count = st.integers(min_value=1, max_value=10**6)
 word = st.text(max_size=8)
 models = st.fixed_dictionaries({"clients": st.lists(word, min_size=1, max_size=3), "server": word})
-optimizer = st.fixed_dictionaries(
-    {}, optional={"name": st.sampled_from(["sgd", "adam"]), "lr": positive, "momentum": share}
+optimizer = st.one_of(
+    st.fixed_dictionaries({"name": st.just("sgd")}, optional={"lr": positive, "momentum": share}),
+    st.fixed_dictionaries({}, optional={"name": st.just("adam"), "lr": positive}),
 )
 train = st.fixed_dictionaries({}, optional={"epochs": count, "batch_size": count, "optimizer": optimizer})
 partitions = st.one_of(

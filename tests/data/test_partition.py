@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
-from fedistill.config.schema import Partition
+from fedistill.config.partitions import Partition
 from fedistill.data.partition import partition, partition_title
 from fedistill.errors import ExperimentError
 

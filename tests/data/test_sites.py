@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
+from torch import Tensor
 
 from fedistill.config.schema import TaskConfig
 from fedistill.data.build import build_task
@@ -76,7 +77,9 @@ def test_fewer_clients_than_sites_leave_out_the_smallest_by_name(hospitals: dict
 
 def test_a_site_whose_samples_were_all_held_out_is_named(hospitals: dict[str, object]) -> None:
     task = build(**hospitals | {"public": 5}, partition=COLUMN)
-    public = set(task.public.samples)  # type: ignore[union-attr]
+    assert task.public is not None
+    assert isinstance(task.public.samples, Texts)
+    public = set(task.public.samples)
     sizes = {"b": {"x0", "x2", "x4", "x6"}, "c": {"x1", "x5"}, "a": {"x3"}, "d": {"x7"}}
     gone = {name for name, texts in sizes.items() if texts <= public}
     assert gone, "five of eight samples are public: the seed has to be another one"
@@ -248,7 +251,10 @@ def test_a_column_in_a_file_of_its_own_divides_any_data_set(files: Files) -> Non
     lists = {"east": list(range(1000)), "west": list(range(1000, 1797))}
     same = build(name="digits", partition={"kind": "indices", "clients": lists})
     assert task.client_names == same.client_names == ("east", "west")
-    assert all(a.samples.equal(b.samples) for a, b in zip(task.clients, same.clients, strict=True))  # type: ignore[union-attr,arg-type]
+    for one, other in zip(task.clients, same.clients, strict=True):
+        assert isinstance(one.samples, Tensor)
+        assert isinstance(other.samples, Tensor)
+        assert one.samples.equal(other.samples)
     short = files.csv("short.csv", site=["east"] * 5)
     assert refused(name="digits", partition=partition | {"file": short}) == (
         f"task.partition.file = {short} has 5 rows, but the training data have 1797: it needs one row for"

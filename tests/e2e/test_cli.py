@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from fedistill.communication.codecs.registry import CODECS
-from fedistill.config.schema import Iid
+from fedistill.config.partitions import Iid
 from fedistill.config.toml import load
 from fedistill.errors import RuntimeFailure
 from fedistill.experiment.runner import settle

@@ -5,28 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from helpers.nan_model import write_nan_model
 from helpers.program import fedistill
 
-MODELS = """
-from torch import nn
-
-
-class Net(nn.Module):
-    def __init__(self, signature):
-        super().__init__()
-        self.head = nn.Linear(64, signature.classes)
-
-    def forward(self, x):
-        outputs = self.head(x.flatten(1))
-        return outputs if self.training else outputs * SCALE
-
-
-SCALE = 1.0
-
-
-def fine(signature):
-    return nn.Sequential(nn.Flatten(), nn.Linear(64, signature.classes))
-"""
 EXPERIMENT = """
 rounds = 2
 task = { name = "digits", clients = 4, limit = 80, public = 30 }
@@ -59,7 +40,7 @@ def test_nan_in_evaluation_ends_its_arms_alone_and_resume_tries_them_again(
 ) -> None:
     (tmp_path / "exp.toml").write_text(EXPERIMENT)
     models = tmp_path / "eval_models.py"
-    models.write_text(MODELS.replace("1.0", 'float("nan")'))
+    write_nan_model(models)
     set_runtime = ("--set", f"runtime.kind={runtime}", "--set", "runtime.workers=2")
     commands = [("compare", "exp.toml", "--out", "run", *set_runtime), ("resume", "run")]
     for command in commands:
@@ -73,7 +54,7 @@ def test_nan_in_evaluation_ends_its_arms_alone_and_resume_tries_them_again(
         for method, error in ERRORS.items():
             assert error is None or f"fedistill: arm {method!r} failed: {error}\n" in ended.stderr
             assert (f"{method} [failed]" in ended.stdout) == (error is not None)
-    models.write_text(MODELS)
+    write_nan_model(models, mended=True)
     ended = fedistill("resume", "run", cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr
     arms = json.loads((tmp_path / "run" / "results.json").read_text())["arms"]

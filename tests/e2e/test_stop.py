@@ -9,6 +9,7 @@ import subprocess
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -60,7 +61,7 @@ def test_an_ignored_signal_stays_ignored(asked: signal.Signals) -> None:
 
 def test_a_second_signal_does_not_cut_the_cleaning_up_short() -> None:
     cleaned = False
-    with stop_requests(), pytest.raises(Stopped, match="stopped by SIGTERM"):  # noqa: PT012
+    with stop_requests(), pytest.raises(Stopped, match="stopped by SIGTERM"):  # noqa: PT012  # `finally` is part of it
         try:
             signal.raise_signal(signal.SIGTERM)
         finally:
@@ -96,10 +97,10 @@ def test_the_python_api_leaves_the_handlers_of_its_host_alone(
 
     played = runner.play_round
 
-    def play(*arguments: object) -> object:
+    def play(*arguments: Any) -> Any:
         for one in STOP_SIGNALS:
             signal.raise_signal(one)
-        return played(*arguments)  # type: ignore[arg-type]
+        return played(*arguments)
 
     monkeypatch.setattr(runner, "play_round", play)
     compare(parse(tomllib.loads(EXPERIMENT.format(rounds=1)), "test"), tmp_path / "run", quiet=True)

@@ -17,8 +17,10 @@ from fedistill.config.toml import load
 from fedistill.config.units import format_bytes
 from fedistill.data.task import Labelled
 from fedistill.errors import ExperimentError
-from fedistill.experiment.preflight import STRONG_SKEW, Finding, examine, label_skew, raise_errors
+from fedistill.experiment.findings import Finding, raise_errors
+from fedistill.experiment.preflight import STRONG_SKEW, examine
 from fedistill.experiment.runner import prepare
+from fedistill.experiment.task_checks import label_skew
 from fedistill.federation.arm import ReadyArm, start_run
 from fedistill.federation.local_executor import SerialExecutor
 from fedistill.federation.round import play_round

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from fedistill.errors import ExperimentError
-from fedistill.experiment.preflight import Finding, merged, raise_errors
+from fedistill.experiment.findings import Finding, merged, raise_errors
 from fedistill.experiment.progress import Bars, Logged, shown
 
 VIEWS = {"server@global": 0.8123, "client@global": 0.7, "client@own": 1.0}

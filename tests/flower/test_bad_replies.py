@@ -13,24 +13,18 @@ from fedistill.experiment.run_folder import RunFolder
 from fedistill.experiment.runner import run_experiment
 from helpers.bad_replies import Change, changing, damaged, only, with_section
 from helpers.flower_trial import CLIENTS, Watch, at_sites, experiment, frames, what_is_kept
+from helpers.nan_model import write_nan_model
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # Flower uses what its libraries will drop
     from flwr.app import Message, RecordDict
-    from flwr.supercore.task_identity import TaskIdentity
 
     from fedistill.communication.varint import varint
-    from fedistill.flower import executor
     from fedistill.flower.serde import Answer, Order, open_answer, seal_answer
     from helpers.flower_desk import Desk, play
 
 
-@pytest.fixture(autouse=True)
-def app(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Messages are made within a run of an app."""
-    for name in ("task_id", "run_id", "node_id"):
-        monkeypatch.setattr(TaskIdentity, f"_{name}", 1)
-    monkeypatch.setattr(executor, "_POLL_SECONDS", 0.02)
+pytestmark = pytest.mark.usefixtures("app")
 
 
 def replies(change: Change) -> Callable[[int, Order, Message], Message]:
@@ -100,30 +94,9 @@ def test_too_few_valid_replies_end_the_arm_and_the_others_go_on(tmp_path: Path) 
     assert (dsfl["status"], dsfl["rounds"][1]["dropped"]) == ("done", [1])
 
 
-MODULE = '''
-from torch import nn
-
-
-class Net(nn.Module):
-    """Trains well; its outputs in evaluation are NaN."""
-
-    def __init__(self, signature):
-        super().__init__()
-        self.head = nn.Linear(64, signature.classes)
-
-    def forward(self, x):
-        outputs = self.head(x.flatten(1))
-        return outputs if self.training else outputs * float("nan")
-
-
-def fine(signature):
-    return nn.Sequential(nn.Flatten(), nn.Linear(64, signature.classes))
-'''
-
-
 @pytest.fixture
 def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    (tmp_path / "site_nan.py").write_text(MODULE)
+    write_nan_model(tmp_path / "site_nan.py")
     monkeypatch.syspath_prepend(str(tmp_path))
     yield
     sys.modules.pop("site_nan", None)

@@ -43,19 +43,13 @@ with warnings.catch_warnings():
     from flwr.app import Array, Message, RecordDict
     from flwr.app.message.arraychunk import ArrayChunk
     from flwr.supercore.inflatable.inflatable_object import add_header_to_object_body
-    from flwr.supercore.task_identity import TaskIdentity
 
     from fedistill.flower import client_app, executor, node_registry
     from fedistill.flower.serde import Answer, Order, seal_answer
     from helpers.flower_desk import Desk, play
 
 
-@pytest.fixture(autouse=True)
-def app(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Messages are made within a run of an app."""
-    for name in ("task_id", "run_id", "node_id"):
-        monkeypatch.setattr(TaskIdentity, f"_{name}", 1)
-    monkeypatch.setattr(executor, "_POLL_SECONDS", 0.02)
+pytestmark = pytest.mark.usefixtures("app")
 
 
 def watched(desk: Desk, asked: Experiment, out: Path, watch: Watch) -> None:
@@ -257,9 +251,7 @@ def test_a_reply_whose_parts_do_not_come_is_not_waited_for(tmp_path: Path) -> No
     assert sum(record.carried["late"] for record in records) == 1
 
 
-@pytest.mark.skipif(
-    not Path("/proc/self/status").exists(), reason="needs Linux, which tells what a process holds"
-)
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux tells what a process holds")
 def test_a_reply_that_names_a_part_a_thousand_times_takes_no_memory(tmp_path: Path) -> None:
     """A megabyte that is named 40,000 times in an array would be 40 GB."""
     asked = experiment(rounds=1, flower={"wait": 60, "deadline": 60, "quorum": 0.6})

@@ -19,9 +19,7 @@ from helpers.installed import Installer, installed
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # Flower uses what its libraries will drop
-    from flwr.supercore.task_identity import TaskIdentity
 
-    from fedistill.flower import executor
     from fedistill.flower.serde import Order, open_answer, seal_order
     from helpers.flower_desk import Desk, play
 
@@ -45,12 +43,7 @@ def other(signature):
 """
 
 
-@pytest.fixture(autouse=True)
-def app(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Messages are made within a run of an app."""
-    for name in ("task_id", "run_id", "node_id"):
-        monkeypatch.setattr(TaskIdentity, f"_{name}", 1)
-    monkeypatch.setattr(executor, "_POLL_SECONDS", 0.02)
+pytestmark = pytest.mark.usefixtures("app")
 
 
 @pytest.fixture

@@ -9,21 +9,12 @@ import torch
 from safetensors.torch import load_file
 
 from fedistill.experiment.runner import resume_experiment, run_experiment
-from fedistill.flower import executor
 from helpers.flower_desk import Desk, play
 from helpers.flower_trial import CLIENTS, Watch, experiment, frames
 from helpers.odd_models import CARRIED_OR_ANEW
 from helpers.watchers import Watcher
 
-
-@pytest.fixture(autouse=True)
-def app(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Messages are made within a run of an app."""
-    from flwr.supercore.task_identity import TaskIdentity
-
-    for name in ("task_id", "run_id", "node_id"):
-        monkeypatch.setattr(TaskIdentity, f"_{name}", 1)
-    monkeypatch.setattr(executor, "_POLL_SECONDS", 0.02)
+pytestmark = pytest.mark.usefixtures("app")
 
 
 def asked(name: str, **changes: Any) -> Any:

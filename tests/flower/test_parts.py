@@ -30,7 +30,6 @@ from helpers.flower_trial import experiment, site_file
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # Flower uses what its libraries will drop
     from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
-    from flwr.supercore.task_identity import TaskIdentity
 
     from fedistill.flower.client_app import Node
     from fedistill.flower.serde import (
@@ -44,11 +43,7 @@ with warnings.catch_warnings():
     )
 
 
-@pytest.fixture(autouse=True)
-def app(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Messages are made within a run of an app."""
-    for name in ("task_id", "run_id", "node_id"):
-        monkeypatch.setattr(TaskIdentity, f"_{name}", 1)
+pytestmark = pytest.mark.usefixtures("app")
 
 
 def test_the_server_is_known_by_the_authority_and_by_its_hosts(tmp_path: Path) -> None:

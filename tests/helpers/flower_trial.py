@@ -11,7 +11,7 @@ from PIL import Image
 from fedistill import parse
 from fedistill.communication.protocol.shared_state import dump_states
 from fedistill.config.schema import Experiment
-from fedistill.experiment.preflight import Finding
+from fedistill.experiment.findings import Finding
 from fedistill.experiment.results import ResultsJson
 from fedistill.experiment.run_folder import RunFolder
 from fedistill.experiment.runner import prepare, run_experiment

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from fedistill.config.schema import Experiment, NotTrue, Train
+from fedistill.config.schema import Experiment
+from fedistill.config.training import NotTrue, Train
 from fedistill.federation.arm import ReadyArm
 from fedistill.federation.client import client_state
 from fedistill.methods.registry import METHODS

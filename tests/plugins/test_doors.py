@@ -14,10 +14,11 @@ import pytest
 from fedistill import parse
 from fedistill.aggregation.registry import registry as aggregations
 from fedistill.communication.codecs import registry as codecs
-from fedistill.config.schema import Experiment, Iid
+from fedistill.config.partitions import Iid
+from fedistill.config.schema import Experiment
 from fedistill.config.toml import load
 from fedistill.errors import ExperimentError
-from fedistill.experiment.preflight import Finding
+from fedistill.experiment.findings import Finding
 from fedistill.experiment.runner import resume_experiment, run_experiment, settle
 from fedistill.federation.arm import resolve_arm
 from fedistill.methods.registry import METHODS, create_method

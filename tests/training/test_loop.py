@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from fedistill.config.schema import OptimizerConfig
+from fedistill.config.training import OptimizerConfig
 from fedistill.errors import TrainingError
 from fedistill.models import registry as models
 from fedistill.models.signature import Signature
@@ -186,7 +186,7 @@ import sys
 import torch
 from fedistill import Signature
 from fedistill.models import registry as models
-from fedistill.config.schema import OptimizerConfig
+from fedistill.config.training import OptimizerConfig
 from fedistill.training.optimizers import make_optimizer
 from fedistill.training.loop import fit
 

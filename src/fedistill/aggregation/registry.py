@@ -5,9 +5,10 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field, PlainSerializer, SerializationInfo, ValidationError
 
 from fedistill.aggregation.labels import Aggregation
+from fedistill.config.declarations import field_faults
 from fedistill.config.messages import explain_errors
-from fedistill.config.plugins import Registry, field_faults, scan
-from fedistill.config.schema import Raw, RawTable
+from fedistill.config.plugins import Registry, scan
+from fedistill.config.section import Raw, RawTable
 from fedistill.config.spelling import read_spelling
 from fedistill.errors import ExperimentError
 

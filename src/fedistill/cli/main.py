@@ -136,7 +136,7 @@ def report_command(
 def doctor_command(experiment: ExperimentPath, set: Set = None, json: Json = False) -> None:
     """Check an experiment without running it."""
     from fedistill.config.toml import load
-    from fedistill.experiment.preflight import merged, raise_errors
+    from fedistill.experiment.findings import merged, raise_errors
     from fedistill.experiment.seeds import examine_seeds
 
     _, findings = examine_seeds(load(experiment, set or []))

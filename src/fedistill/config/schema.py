@@ -5,7 +5,7 @@ where they are defined; whether a method can work with them is checked by the me
 """
 
 import codecs
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 import PIL.ImageColor
 from pydantic import (
@@ -19,85 +19,15 @@ from pydantic import (
 )
 
 from fedistill.config.link import PROFILES, Link
+from fedistill.config.partitions import Listed, Partition
+from fedistill.config.section import Positive as Positive
+from fedistill.config.section import Raw, RawTable, Share
+from fedistill.config.section import Section as Section
+from fedistill.config.training import Train, own_optimizer
 from fedistill.errors import nearest
 
-Raw = Any
-"""A value as TOML has it, before validation."""
-RawTable = dict[str, Raw]
-
-
-class Section(BaseModel):
-    """A table of the experiment file; unknown keys are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-"""A finite number above 0."""
-Share = Annotated[float, Field(ge=0, lt=1)]
 DEFAULT_CLIENTS, MOST_CLIENTS = 10, 100_000
 Side = Annotated[int, Field(ge=1, le=4096)]
-
-
-class Iid(Section):
-    kind: Literal["iid"] = "iid"
-
-
-class Dirichlet(Section):
-    kind: Literal["dirichlet"]
-    alpha: Positive = Field(description="concentration; smaller values are more skewed")
-    min_samples: int = Field(default=2, ge=1, description="minimum number of samples per client")
-
-
-class Pathological(Section):
-    kind: Literal["pathological"]
-    classes_per_client: int = Field(ge=1)
-
-
-class Quantity(Section):
-    kind: Literal["quantity"]
-    alpha: Positive = Field(description="concentration of the clients' sizes; smaller values are more skewed")
-    min_samples: int = Field(default=2, ge=1, description="minimum number of samples per client")
-
-
-class Natural(Section):
-    kind: Literal["natural"] = "natural"
-    column: str | None = Field(
-        default=None,
-        description="column that names the client of each sample; default: the file that the sample is in",
-    )
-    file: str | None = Field(
-        default=None,
-        description="CSV, JSON or Parquet file that has the column, one row per training sample in order",
-    )
-
-    @model_validator(mode="after")
-    def _file_needs_a_column(self) -> Self:
-        if self.file is not None and self.column is None:
-            raise ValueError("`file` needs `column`, the column of that file that names the clients")
-        return self
-
-
-Indices = Annotated[int, Field(ge=0, strict=True)]
-
-
-class Listed(Section):
-    kind: Literal["indices"]
-    clients: list[list[Indices]] | dict[str, list[Indices]] | None = Field(
-        default=None, description="positions of each client's training samples (the first is 0), or by name"
-    )
-    file: str | None = Field(default=None, description="JSON file that has them, in place of `clients`")
-
-    @model_validator(mode="after")
-    def _one_list(self) -> Self:
-        if (self.clients is None) == (self.file is None):
-            raise ValueError("set either `clients`, the positions of each client's samples, or `file`")
-        return self
-
-
-Partition = Annotated[
-    Iid | Dirichlet | Pathological | Quantity | Natural | Listed, Field(discriminator="kind")
-]
 
 
 def _path_or_paths(value: Raw) -> str | list[str] | None:
@@ -242,67 +172,6 @@ class ModelsConfig(Section):
     server: str
 
 
-class OptimizerConfig(Section):
-    name: Literal["sgd", "adam"] | None = Field(
-        default=None, description="default: adam for texts without momentum, else sgd"
-    )
-    lr: Positive | None = Field(default=None, description="default: 0.05 for sgd, 0.01 for adam")
-    momentum: Share = Field(default=0.0, description="of sgd")
-    weight_decay: float = Field(default=0.0, ge=0, allow_inf_nan=False)
-
-    def resolved(self, data: Literal["image", "text"]) -> Self:
-        """Return the settings with the defaults for this kind of data."""
-        name = self.name or ("adam" if data == "text" and not self.momentum else "sgd")
-        lr = self.lr or _LEARNING_RATES[name]
-        return self.model_copy(update={"name": name, "lr": lr})
-
-
-_LEARNING_RATES = {"sgd": 0.05, "adam": 0.01}
-
-
-class NotTrue(Section):
-    """FedNTD: stay close to the starting model's outputs on all classes but the true one."""
-
-    beta: float = Field(
-        default=1.0, ge=0, allow_inf_nan=False, description="weight of the term; 0 turns it off"
-    )
-    temperature: Positive = Field(default=1.0, description="temperature of both softmaxes")
-
-
-_BY_DATA: Raw = None
-"""A default that depends on the kind of data: None until `Train.resolved`, before which nothing reads it."""
-
-
-class Train(Section):
-    epochs: int = Field(default=_BY_DATA, ge=1, description="default: 1 for images, 4 for texts")
-    steps: int | None = Field(default=None, ge=1, description="batches per round, in place of epochs")
-    batch_size: int = Field(default=_BY_DATA, ge=1, description="default: 32 for images, 16 for texts")
-    optimizer: OptimizerConfig = OptimizerConfig()
-    loss: Literal["cross-entropy", "balanced-softmax"] = Field(
-        default="cross-entropy",
-        description="loss on private labels; balanced-softmax adjusts for the client's class counts",
-    )
-    label_smoothing: Share = Field(default=0.0, description="share of each label spread over all classes")
-    not_true: NotTrue | None = Field(
-        default=None, description="stay close to the starting model on the other classes (FedNTD)"
-    )
-
-    def resolved(self, data: Literal["image", "text"]) -> Self:
-        """Return the settings with the defaults for this kind of data.
-
-        SGD at 0.05 leaves text models at chance for many rounds, since a word's vector moves only with the
-        samples that have the word. docs/tutorial.md says how those for texts were chosen.
-        """
-        epochs, batch_size = (1, 32) if data == "image" else (4, 16)
-        return self.model_copy(
-            update={
-                "epochs": self.epochs or epochs,
-                "batch_size": self.batch_size or batch_size,
-                "optimizer": self.optimizer.resolved(data),
-            }
-        )
-
-
 class Sampling(Section):
     fraction: float = Field(default=1.0, gt=0, le=1, description="share of clients that take part in a round")
     dropout: Share = Field(default=0.0, description="probability that a client's reply is lost in a round")
@@ -423,7 +292,7 @@ class Experiment(Section):
         for arm in raw["arms"]:
             if isinstance(arm, dict):
                 inherited = {key: raw[key] for key in ("models", "train") if key in raw}
-                arm = _merge({"train": {}, **inherited}, arm)
+                arm = _merge(own_optimizer({"train": {}, **inherited}, arm), arm)
                 if isinstance(arm.get("method"), str):
                     arm.setdefault("name", arm["method"])
             arms.append(arm)

@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Mapping
 
-from fedistill.config.schema import Raw, RawTable
+from fedistill.config.section import Raw, RawTable
 from fedistill.errors import ExperimentError
 
 _CALL = re.compile(r"\s*(?P<name>[^\s(),=]+)\s*\((?P<inside>.*)\)\s*", re.DOTALL)

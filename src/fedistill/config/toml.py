@@ -2,13 +2,16 @@
 
 import tomllib
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import tomli_w
 from pydantic import ValidationError
 
 from fedistill.config.messages import explain_errors
-from fedistill.config.schema import Experiment, Raw, RawTable
+from fedistill.config.partitions import partition_table
+from fedistill.config.schema import Experiment
+from fedistill.config.section import Raw, RawTable
 from fedistill.errors import ExperimentError, nearest
 
 
@@ -29,6 +32,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
         raise ExperimentError(f"{path}: cannot be read ({error})") from None
     except tomllib.TOMLDecodeError as error:
         raise ExperimentError(f"{path}: not valid TOML: {error}") from None
+    raw = _with_partition_table(raw)  # so that overrides can change one setting of it
     for override in overrides:
         _override(raw, override)
     return parse(raw, str(path), base=path.parent)
@@ -94,8 +98,18 @@ def _item(items: list[Raw], part: str, text: str) -> Raw:
     raise ExperimentError(f"--set {text}: there is no arm {part!r}; the arms are {known}.{guess}")
 
 
+def _with_partition_table(raw: RawTable) -> RawTable:
+    task = raw.get("task")
+    if not isinstance(task, dict) or not isinstance(task.get("partition"), str):
+        return raw
+    with suppress(ExperimentError):  # the validation says what is wrong, and where
+        return {**raw, "task": {**task, "partition": partition_table(task["partition"])}}
+    return raw
+
+
 def _anchor(raw: RawTable, base: Path) -> RawTable:
     """Make the paths of local files absolute, so that a run can be resumed from any folder."""
+    raw = _with_partition_table(raw)
     task = raw.get("task")
     if not isinstance(task, dict):
         return raw

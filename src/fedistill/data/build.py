@@ -10,15 +10,8 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
-from fedistill.config.schema import (
-    DEFAULT_CLIENTS,
-    Iid,
-    Listed,
-    Natural,
-    PublicSource,
-    Source,
-    TaskConfig,
-)
+from fedistill.config.partitions import Iid, Listed, Natural
+from fedistill.config.schema import DEFAULT_CLIENTS, PublicSource, Source, TaskConfig
 from fedistill.data import image, sources, text
 from fedistill.data.columns import place_of
 from fedistill.data.partition import partition, partition_title

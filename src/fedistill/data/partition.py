@@ -11,7 +11,8 @@ from datasets import Dataset
 from flwr_datasets import partitioner as flwr
 from numpy.typing import NDArray
 
-from fedistill.config.schema import Dirichlet, Iid, Listed, Natural, Partition, Pathological, Quantity
+from fedistill.config.partitions import Dirichlet, Iid, Listed, Natural, Partition, Pathological, Quantity
+from fedistill.config.spelling import spell
 from fedistill.data.table import Rows
 from fedistill.errors import ExperimentError
 from fedistill.rng import derive, numpy_stream
@@ -60,10 +61,8 @@ def partition_title(kind: Partition) -> str:
     if isinstance(kind, Listed):
         return kind.kind
     if isinstance(kind, Natural):
-        return f"natural(column={kind.column})" if kind.column else "natural(one file per client)"
-    settings = kind.model_dump(exclude={"kind"}, exclude_defaults=True)
-    inside = ", ".join(f"{key}={value}" for key, value in settings.items())
-    return f"{kind.kind}({inside})" if inside else kind.kind
+        return spell("natural", {"column": kind.column}) if kind.column else "natural(one file per client)"
+    return spell(kind.kind, kind.model_dump(exclude={"kind"}, exclude_defaults=True))
 
 
 def _dirichlet(kind: Dirichlet, labels: Rows, clients: int, seed: int) -> list[Rows]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fedistill.config.schema import Listed, Natural
+from fedistill.config.partitions import Listed, Natural
 from fedistill.data.files import read_table
 from fedistill.data.table import FILE_COLUMN, Column, Loaded, Rows
 from fedistill.data.task import AbsentSite

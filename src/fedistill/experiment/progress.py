@@ -21,7 +21,7 @@ from rich.progress import (
 from rich.table import Column
 from rich.text import Text
 
-from fedistill.experiment.preflight import Finding, merged
+from fedistill.experiment.findings import Finding, merged
 from fedistill.federation.failures import list_reasons
 from fedistill.federation.history import RoundRecord
 

@@ -7,17 +7,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from fedistill.config.schema import Experiment, Iid, Natural, Partition
+from fedistill.config.partitions import Iid, Natural, Partition
+from fedistill.config.schema import Experiment
+from fedistill.config.training import Train
 from fedistill.data.build import build_task
 from fedistill.data.task import Task
 from fedistill.errors import ExperimentError, MissingMainGuard, RuntimeFailure, TrainingError, nearest
-from fedistill.experiment.preflight import examine, raise_errors
+from fedistill.experiment.findings import raise_errors
+from fedistill.experiment.preflight import examine
 from fedistill.experiment.progress import Watcher
 from fedistill.experiment.report import write_results
 from fedistill.experiment.results import ArmJson, ResultsJson, Status, arm_json, results_json
 from fedistill.experiment.run_folder import RunFolder
 from fedistill.federation import local_executor
-from fedistill.federation.arm import ReadyArm, resolve_arm, resolve_train
+from fedistill.federation.arm import ReadyArm, resolve_arm
 from fedistill.federation.client import client_state
 from fedistill.federation.executor import Executor, check_main_guard
 from fedistill.federation.history import ArmRun
@@ -56,9 +59,17 @@ def settle(
     task = experiment.task.model_copy(
         update={"clients": clients, "partition": experiment.task.partition or partition}
     )
-    arms = [resolve_train(resolve_arm(arm), data) for arm in experiment.arms]
-    train = experiment.train.resolved(data)
+    arms = [
+        resolve_arm(arm).model_copy(update={"train": _written_out(arm.train, data)})
+        for arm in experiment.arms
+    ]
+    train = _written_out(experiment.train, data)
     return experiment.model_copy(update={"task": task, "train": train, "arms": arms})
+
+
+def _written_out(train: Train, data: Literal["image", "text"]) -> Train:
+    """Return the settings with nothing left open, of the type that a file of theirs is read as."""
+    return Train.model_validate(train.resolved(data).model_dump())
 
 
 def select_arm(experiment: Experiment, name: str) -> Experiment:

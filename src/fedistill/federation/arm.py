@@ -14,6 +14,7 @@ from fedistill.communication.protocol import frame as frames
 from fedistill.communication.protocol.message_coder import MessageCoder
 from fedistill.communication.protocol.shared_state import SharedState
 from fedistill.config.schema import Arm, Evaluate, Experiment, Sampling
+from fedistill.config.training import ResolvedTrain
 from fedistill.data.task import Task
 from fedistill.errors import ExperimentError, FrameError
 from fedistill.federation.client_sampling import sample_clients
@@ -45,16 +46,12 @@ def resolve_arm(config: Arm) -> Arm:
     return config.model_copy(update={"codec": codec, **method.settings.model_dump(exclude_none=True)})
 
 
-def resolve_train(config: Arm, data: Literal["image", "text"]) -> Arm:
-    """Return the arm with settings of training that suit its kind of data, where it leaves them open."""
-    return config.model_copy(update={"train": config.train.resolved(data)})
-
-
 @dataclass(frozen=True)
 class ReadyArm:
     """One arm on one task."""
 
     config: Arm
+    train: ResolvedTrain
     task: Task
     method: AnyMethod
     coder: MessageCoder
@@ -70,13 +67,14 @@ class ReadyArm:
         Raises:
             ExperimentError: the method, a codec, or a setting of one is unknown.
         """
-        config = resolve_train(resolve_arm(config), task.signature.kind)
+        config = resolve_arm(config)
         assert config.codec is not None
         seed = experiment.seed if config.seed is None else config.seed
         method = create_method(config)
         up, down = codecs.pair(config.codec)
         return cls(
             config=config,
+            train=config.train.resolved(task.signature.kind),
             task=task,
             method=method,
             coder=MessageCoder(up, down, seed, [kind for kind in (method.uplink, method.downlink) if kind]),
@@ -171,7 +169,7 @@ class ReadyArm:
 
     def client(self, client: int, round: int, local: int = 1) -> Client:
         """What a client has to work with in a round; ``local``: rounds that it trains for."""
-        train = self.config.train
+        train = self.train
         steps = None if train.steps is None else train.steps * local
         return Client(
             seed=self.seed,
@@ -193,7 +191,7 @@ class ReadyArm:
             round=round,
             federation=self.federation,
             model=self.config.models.server,
-            train=self.config.train,
+            train=self.train,
             public=self._public("server"),
             public_labels=self.task.public_labels if self.method.needs.public_labels else None,
         )

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from fedistill.config.schema import Experiment
 from fedistill.errors import ExperimentError, RuntimeFailure
-from fedistill.experiment.preflight import examine, raise_errors
+from fedistill.experiment.findings import raise_errors
+from fedistill.experiment.preflight import examine
 from fedistill.experiment.progress import Watcher
 from fedistill.experiment.results import AnyResultsJson, ResultsJson
 from fedistill.experiment.run_folder import RunFolder

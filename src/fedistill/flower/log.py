@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from fedistill.experiment.preflight import Finding
+from fedistill.experiment.findings import Finding
 from fedistill.federation.history import RoundRecord
 
 

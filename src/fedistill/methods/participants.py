@@ -7,7 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from fedistill.config.schema import Train
+from fedistill.config.training import ResolvedTrain
 from fedistill.data.task import Labelled
 from fedistill.errors import TrainingError
 from fedistill.models import registry as models
@@ -89,7 +89,7 @@ class Participant:
     round: int
     federation: FederationInfo
     model: str
-    train: Train
+    train: ResolvedTrain
     public: Callable[[str], Tensor] | None
 
     @property

@@ -5,8 +5,9 @@ from dataclasses import is_dataclass
 from pydantic import ValidationError
 
 from fedistill.communication.messages.base import Message, check_message
+from fedistill.config.declarations import settings_faults, text_faults
 from fedistill.config.messages import explain_errors
-from fedistill.config.plugins import Registry, scan, settings_faults, text_faults
+from fedistill.config.plugins import Registry, scan
 from fedistill.config.schema import Arm
 from fedistill.errors import ExperimentError, nearest
 from fedistill.methods.base import AnyState, Method

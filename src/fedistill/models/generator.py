@@ -7,7 +7,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear, one_hot
 
-from fedistill.config.schema import OptimizerConfig, Section
+from fedistill.config.schema import Section
+from fedistill.config.training import OptimizerConfig
 from fedistill.training import optimizers
 
 Predictor = tuple[Tensor, Tensor | None]

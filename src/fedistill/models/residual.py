@@ -4,7 +4,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from fedistill.config.schema import OptimizerConfig, Section
+from fedistill.config.schema import Section
+from fedistill.config.training import OptimizerConfig
 from fedistill.models.features import Split
 from fedistill.training import optimizers
 from fedistill.training.loop import Loss, fit, predict

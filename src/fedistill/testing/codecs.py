@@ -12,7 +12,8 @@ import numpy as np
 from fedistill.communication.codecs.base import Codec
 from fedistill.communication.codecs.registry import Wanted, create_codec, registry
 from fedistill.communication.tensor_specs import Content, SharedKnowledge, TensorSpec
-from fedistill.config.schema import Experiment, Raw
+from fedistill.config.schema import Experiment
+from fedistill.config.section import Raw
 from fedistill.errors import FrameError
 from fedistill.experiment.run_folder import RunFolder
 from fedistill.federation.arm import ReadyArm, start_run

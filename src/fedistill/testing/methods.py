@@ -12,7 +12,8 @@ from typing import Any
 from fedistill.communication.kinds import Direction
 from fedistill.communication.messages.base import Message, MessageContext, example_message
 from fedistill.communication.protocol.message_coder import MessageCoder
-from fedistill.config.schema import Experiment, Raw, Sampling
+from fedistill.config.schema import Experiment, Sampling
+from fedistill.config.section import Raw
 from fedistill.errors import FrameError
 from fedistill.experiment.preflight import examine
 from fedistill.experiment.run_folder import RunFolder

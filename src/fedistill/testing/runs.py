@@ -4,7 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 
 from fedistill.communication.protocol.shared_state import SharedState, dump_states
-from fedistill.config.schema import Experiment, Raw, RawTable, TaskConfig
+from fedistill.config.schema import Experiment, TaskConfig
+from fedistill.config.section import Raw, RawTable
 from fedistill.config.toml import parse
 from fedistill.data.build import build_task
 from fedistill.data.task import Task

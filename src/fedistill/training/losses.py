@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
-from fedistill.config.schema import NotTrue, Train
+from fedistill.config.training import NotTrue, Train
 from fedistill.training.loop import Loss
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
-from fedistill.config import schema
+from fedistill.config.training import OptimizerConfig
 from fedistill.state import State
 
 Moved = list[tuple[Tensor, Tensor, dict[str, Tensor]]]
@@ -23,12 +23,10 @@ Moved = list[tuple[Tensor, Tensor, dict[str, Tensor]]]
 class Optimizer(ABC):
     """Base of all optimizers; subclasses are final. Steps are bit-identical to those of `torch.optim`."""
 
-    def __init__(self, parameters: Iterable[nn.Parameter], settings: schema.OptimizerConfig) -> None:
+    def __init__(self, parameters: Iterable[nn.Parameter], settings: OptimizerConfig) -> None:
         self._parameters = list(parameters)
         self._buffers: list[dict[str, Tensor]] = [{} for _ in self._parameters]
         self._settings = settings.resolved("image")  # an arm has resolved its own for its kind of data
-        assert self._settings.lr is not None
-        self._lr = self._settings.lr
 
     def zero_grad(self) -> None:
         """Discard all gradients."""
@@ -73,7 +71,7 @@ class Sgd(Optimizer):
             before,  # updated in place
             foreach=False,
             fused=False,
-            lr=self._lr,
+            lr=self._settings.lr,
             momentum=self._settings.momentum,
             weight_decay=self._settings.weight_decay,
             dampening=0.0,
@@ -106,7 +104,7 @@ class Adam(Optimizer):
             amsgrad=False,
             beta1=0.9,
             beta2=0.999,
-            lr=self._lr,
+            lr=self._settings.lr,
             weight_decay=self._settings.weight_decay,
             eps=1e-8,
             maximize=False,
@@ -118,7 +116,7 @@ def _dense(gradient: Tensor) -> Tensor:
     return gradient.to_dense() if gradient.is_sparse else gradient
 
 
-def make_optimizer(settings: schema.OptimizerConfig, model: nn.Module) -> Optimizer:
+def make_optimizer(settings: OptimizerConfig, model: nn.Module) -> Optimizer:
     """Return a fresh optimizer over all parameters of a model."""
     kind = Adam if settings.name == "adam" else Sgd
     return kind(model.parameters(), settings)

@@ -7,7 +7,8 @@ import torch
 
 from fedistill.communication.codecs.label_history import recall, remember
 from fedistill.communication.codecs.label_predictor import Predictor
-from fedistill.communication.codecs.label_rows import Masses, PlainRows, Tops, quantize, quantize_top
+from fedistill.communication.codecs.label_rounding import Random, quantize, quantize_top
+from fedistill.communication.codecs.label_rows import Masses, PlainRows, Tops
 from fedistill.communication.entropy_coding.adaptive_model import Counts
 from fedistill.communication.entropy_coding.symbol_io import SymbolIO
 from fedistill.communication.tensor_specs import Classes, Floats, SharedKnowledge, TensorSpec
@@ -20,8 +21,8 @@ Coder = Literal["predictive", "delta", "order0", "plain"]
 class LabelFormat(Protocol):
     """What is kept of labels, as an array of integers."""
 
-    def reduce(self, values: Floats) -> Classes:
-        """Return what is kept of values (n, C)."""
+    def reduce(self, values: Floats, random: Random) -> Classes:
+        """Return what is kept of values (n, C); ``random`` breaks ties."""
 
     def blank(self, spec: TensorSpec) -> Classes:
         """Return an array of the same shape, to read into."""
@@ -44,13 +45,13 @@ class PackableFormat(LabelFormat, Protocol):
 
 
 class HardFormat:
-    """Classes (n,)."""
+    """Classes (n,); of equally likely ones the first, or one at random."""
 
-    def __init__(self, coder: Coder) -> None:
-        self._coder = coder
+    def __init__(self, coder: Coder, random_ties: bool = False) -> None:
+        self._coder, self._random_ties = coder, random_ties
 
-    def reduce(self, values: Floats) -> Classes:
-        found: Classes = np.argmax(values, axis=1)
+    def reduce(self, values: Floats, random: Random) -> Classes:
+        found: Classes = np.argmax(quantize(values, 1, random) if self._random_ties else values, axis=1)
         return found
 
     def blank(self, spec: TensorSpec) -> Classes:
@@ -100,8 +101,8 @@ class SimplexFormat:
     def __init__(self, coder: Coder, bits: int) -> None:
         self._coder, self._bits, self._levels = coder, bits, 2**bits - 1
 
-    def reduce(self, values: Floats) -> Classes:
-        return quantize(values, self._levels)
+    def reduce(self, values: Floats, random: Random) -> Classes:
+        return quantize(values, self._levels, random)
 
     def blank(self, spec: TensorSpec) -> Classes:
         return np.zeros(spec.shape, np.int64)
@@ -157,8 +158,8 @@ class TopFormat:
     def __init__(self, k: int, levels: int) -> None:
         self._k, self._levels = k, levels
 
-    def reduce(self, values: Floats) -> Classes:
-        return quantize_top(values, self._k, self._levels)
+    def reduce(self, values: Floats, random: Random) -> Classes:
+        return quantize_top(values, self._k, self._levels, random)
 
     def blank(self, spec: TensorSpec) -> Classes:
         return np.zeros((spec.shape[0], 2 * self._k), np.int64)

@@ -1,76 +1,23 @@
-"""Class probabilities as integers whose sum is 2**b - 1, and models of such rows."""
+"""Models of rows of integers whose sum is 2**b - 1, the class probabilities of a sample."""
 
 from functools import lru_cache
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from fedistill.communication.codecs.label_history import recall, remember
 from fedistill.communication.codecs.label_predictor import MOST_COUNTED
 from fedistill.communication.entropy_coding.adaptive_model import Counts, Question, Table
 from fedistill.communication.entropy_coding.range_coder import Integers
 from fedistill.communication.entropy_coding.symbol_io import SymbolIO
-from fedistill.communication.tensor_specs import Classes, Floats, SharedKnowledge, TensorSpec
+from fedistill.communication.tensor_specs import Classes, SharedKnowledge, TensorSpec
 from fedistill.errors import FrameError
 from fedistill.state import State
 
-_CHUNK = 1 << 18
 _BUCKETS = 16
 _SEEN = 4 * 2 * _BUCKETS * (_BUCKETS + 1)
 _PAIRS = MOST_COUNTED**2
 _EXPERTS = ((_SEEN, 255), (_PAIRS, 60), (8 * _BUCKETS, 20))
-
-
-def distributions(values: Floats) -> NDArray[np.float64]:
-    """Return rows (n, C) scaled to a sum of 1, whatever they are; a row without any mass becomes uniform."""
-    positive = np.where(np.isfinite(values), values, 0).clip(0).astype(np.float64)
-    totals = positive.sum(axis=1, keepdims=True)
-    uniform = np.full_like(positive, 1 / max(1, values.shape[1]))
-    probs: NDArray[np.float64] = np.divide(positive, totals, out=uniform, where=totals > 0)
-    return probs
-
-
-def quantize(values: Floats, levels: int) -> Classes:
-    """Return the nearest (L1) rows (n, C) of integers whose sum is ``levels``: CFD's quantizer, eq. 10-11.
-
-    Every entry is rounded down, and the entries with the largest remainders are then raised by 1 until the
-    sum is right. The paper breaks ties at random; here the first class wins.
-    """
-    rows = np.empty(values.shape, np.int64)
-    step = max(1, _CHUNK // max(1, values.shape[1]))
-    for start in range(0, len(values), step):
-        rows[start : start + step] = _quantize(distributions(values[start : start + step]), levels)
-    return rows
-
-
-def quantize_top(values: Floats, k: int, levels: int) -> Table:
-    """Return (n, 2k): the k most likely classes of each row (n, C), followed by their probabilities.
-
-    The probabilities become integers, rounded together with the rest by largest remainder. A class whose
-    probability becomes 0 is written as 0, unless it is the first.
-    """
-    found = np.empty((len(values), 2 * k), np.int64)
-    step = max(1, _CHUNK // max(1, values.shape[1]))
-    for start in range(0, len(values), step):
-        probs = distributions(values[start : start + step])
-        classes = np.argsort(-probs, axis=1, kind="stable")[:, :k]
-        best = np.take_along_axis(probs, classes, axis=1)
-        rest = (1 - best.sum(axis=1, keepdims=True)).clip(0) if k < values.shape[1] else best[:, :0]
-        masses = _quantize(np.concatenate([best, rest], axis=1), levels)[:, :k]
-        classes[:, 1:][masses[:, 1:] == 0] = 0
-        found[start : start + step] = np.concatenate([classes, masses], axis=1)
-    return found
-
-
-def _quantize(probs: NDArray[np.float64], levels: int) -> Table:
-    shares = probs * levels
-    rows = np.floor(shares).astype(np.int64)
-    missing = levels - rows.sum(axis=1, keepdims=True)
-    by_remainder = np.argsort(rows - shares, axis=1, kind="stable")
-    up = np.arange(probs.shape[1]) < missing
-    np.put_along_axis(rows, by_remainder, np.take_along_axis(rows, by_remainder, axis=1) + up, axis=1)
-    return rows
 
 
 class PlainRows:

@@ -52,7 +52,7 @@ class _LabelCodec(Codec):
 
     def encode(self, values: Floats, spec: TensorSpec, known: SharedKnowledge, sender: Sender) -> Encoded:
         label_format = self.label_format(spec)
-        found = label_format.reduce(values)
+        found = label_format.reduce(values, sender.random)
         writer = SymbolWriter()
         memory = label_format.code(writer, found, spec, known)
         return Encoded(writer.finish(), memory)
@@ -82,7 +82,7 @@ class _Fixed(_LabelCodec):
         if self.coder != "plain":
             return super().encode(values, spec, known, sender)
         label_format = self.label_format(spec)
-        return Encoded(pack(label_format.reduce(values).ravel(), label_format.width(spec)))
+        return Encoded(pack(label_format.reduce(values, sender.random).ravel(), label_format.width(spec)))
 
     def decode(self, payload: bytes, spec: TensorSpec, known: SharedKnowledge) -> Decoded:
         if self.coder != "plain":
@@ -116,10 +116,7 @@ class OneHot(_Fixed):
 
 
 class Simplex(_Fixed):
-    """The nearest row of multiples of 1 / (2**b - 1) whose sum is 1.
-
-    Departure from the paper: ties go to the first class, not to a random one, so that a run can be repeated.
-    """
+    """The nearest row of multiples of 1 / (2**b - 1) whose sum is 1; ties are broken by a seeded draw."""
 
     name = "simplex"
     lossiness = "all but b bits of each probability"
@@ -133,7 +130,7 @@ class Simplex(_Fixed):
 
     def label_format(self, spec: TensorSpec) -> PackableFormat:
         if self.settings.bits == 1:
-            return HardFormat(self.coder)
+            return HardFormat(self.coder, random_ties=True)
         return SimplexFormat(self.coder, self.settings.bits)
 
 
@@ -141,7 +138,7 @@ class TopClasses(_LabelCodec):
     """The k most likely classes with their probabilities; the rest is spread evenly over the other classes.
 
     The probabilities and the rest are rounded together, by largest remainder; classes whose probability
-    becomes 0 count among the others.
+    becomes 0 count among the others. Which of equally likely classes come first is drawn by the seed.
     """
 
     name = "top-classes"

@@ -7,9 +7,10 @@ from pydantic import ValidationError
 
 from fedistill.communication.codecs.base import Codec
 from fedistill.communication.tensor_specs import Content
+from fedistill.config.declarations import settings_faults, text_faults
 from fedistill.config.messages import explain_errors as explain
-from fedistill.config.plugins import Registry, scan, settings_faults, text_faults
-from fedistill.config.schema import Raw, RawTable
+from fedistill.config.plugins import Registry, scan
+from fedistill.config.section import Raw, RawTable
 from fedistill.config.spelling import read_spelling, spell
 from fedistill.errors import ExperimentError, nearest
 

@@ -11,11 +11,14 @@ frame names replies with a refresh, and is sent everything again when it next ta
 from collections.abc import Callable, Hashable, Mapping
 from typing import TypeVar
 
+import torch
+
+from fedistill.communication.codecs.updates import finite
 from fedistill.communication.kinds import Kind, kind_label
 from fedistill.communication.messages.base import Message, MessageContext
 from fedistill.communication.protocol import frame as frames
 from fedistill.communication.protocol.frame import EVERYONE, Frame
-from fedistill.communication.protocol.message_coder import EncodedMessage, MessageCoder
+from fedistill.communication.protocol.message_coder import DecodedMessage, EncodedMessage, MessageCoder
 from fedistill.communication.protocol.shared_state import EMPTY, SharedState
 from fedistill.communication.tensor_specs import Floats
 from fedistill.errors import FrameError
@@ -126,14 +129,14 @@ class ServerEndpoint:
             context,
             shared,
             sent=down.weights if down else None,
-            meant=down.meant if down and behind else None,
             round=self._round,
         )
-        read.message.check()
+        message = _from_meant(read, down) if down and behind else read.message
+        message.check()
         if check is not None:
-            check(read.message)
+            check(message)
         self.shared_states[client] = read.shared
-        return read.message
+        return message
 
     def _differs(self, shared: SharedState) -> bool:
         """Whether a client's reference differs from another client's for the same kind of model.
@@ -221,6 +224,18 @@ class ClientEndpoint:
             if shared.state_id == frame.state_id:
                 return shared, own
         raise _stale(frame, [shared for shared, _ in self._held])
+
+
+def _from_meant(read: DecodedMessage[M], down: EncodedMessage) -> M:
+    """Return a reply as though the client had started from the weights that the server meant to send."""
+    if down.meant is None or down.weights is None:
+        return read.message
+    shift = down.meant - down.weights
+    tensors = read.message.tensors()
+    for name in read.moves:
+        if len(tensors[name]) == len(shift):
+            tensors[name] = torch.from_numpy(finite(tensors[name].numpy() + shift))
+    return type(read.message)(**read.message.numbers(), **tensors)
 
 
 def _reference(shared: SharedState) -> tuple[int, bytes] | None:

@@ -11,11 +11,22 @@ import torch
 from torch import Tensor
 
 from fedistill.communication.codecs.base import Codec, Sender
-from fedistill.communication.codecs.updates import finite
 from fedistill.communication.kinds import Direction
 from fedistill.communication.messages.base import Message, MessageContext, check_message, example_message
 from fedistill.communication.protocol import frame as frames
 from fedistill.communication.protocol.plain_end import decode_tensor, encode_tensor
+from fedistill.communication.protocol.shared_parts import (
+    LAST_LABELS,
+    SENT_ONCE,
+    held_payloads,
+    held_turn,
+    last_labels,
+    read_once,
+    with_labels,
+    with_payloads,
+    with_rows,
+    write_once,
+)
 from fedistill.communication.protocol.shared_state import EMPTY, SharedState, StatePart
 from fedistill.communication.tensor_specs import Classes, Content, Floats, SharedKnowledge, TensorSpec
 from fedistill.communication.varint import read_varint, varint
@@ -25,6 +36,8 @@ from fedistill.state import State
 
 M = TypeVar("M", bound=Message)
 Sections = tuple[bytes, ...]
+_NO_ROUND = 0
+"""Stands for the round where every round must draw the same, so that equal values have equal bytes."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +60,18 @@ class EncodedMessage:
 
 @dataclass(frozen=True)
 class DecodedMessage(Generic[M]):
-    """A decoded message, the state that both sides share from now on, and its weights (P,), if it has any."""
+    """A decoded message.
+
+    Attributes:
+        shared: the state that both sides share from now on.
+        weights: its weights (P,), or None if it has none.
+        moves: names of the tensors that are weights, except those that are sent once.
+    """
 
     message: M
     shared: SharedState
     weights: Floats | None
+    moves: tuple[str, ...] = ()
 
 
 class MessageCoder:
@@ -108,7 +128,7 @@ class MessageCoder:
         codec = self._codec(way)
         kept: State = {}
         meant = None
-        known_numbers = {**message.numbers(), **_held_turn(shared)}
+        known_numbers = {**message.numbers(), **held_turn(shared)}
         tensors = message.tensors()
         payloads = {name: varint(number) for name, number in message.numbers().items()}
         arrays: dict[str, Classes] = {}
@@ -144,9 +164,9 @@ class MessageCoder:
             payloads[name] = encoded.payload
             if encoded.own:
                 kept[name] = encoded.own
-        held = _held_payloads(shared, way)
+        held = held_payloads(shared, way)
         for name in message.once:
-            payloads[name] = _AS_HELD if payloads[name] == held.get(name) else _ANEW + payloads[name]
+            payloads[name] = write_once(payloads[name], held.get(name))
         sections = _without_empty_ends(type(message), payloads)
         if not self._reads_back(way, message):
             return EncodedMessage(sections, self._counted(way, shared), kept)
@@ -164,14 +184,11 @@ class MessageCoder:
         *,
         sent: Floats | None,
         round: int,
-        meant: Floats | None = None,
     ) -> DecodedMessage[M]:
         """Read the message that the receiver expects.
 
         Args:
             sent: as in `write`.
-            meant: on the uplink at the server, the weights (P,) of which ``sent`` is what the client got. The
-                reply's weights are returned as though the client had started from these.
 
         Raises:
             FrameError: it has other sections, or tensors of another size, or numbers that are not finite.
@@ -181,16 +198,16 @@ class MessageCoder:
             needed = expected.needed_names()
             raise FrameError(f"frame has {len(sections)} sections, not {len(needed)} ({', '.join(needed)})")
         payloads = dict(zip_longest(names, sections, fillvalue=b""))
-        held = _held_payloads(shared, way)
+        held = held_payloads(shared, way)
         once = [name for name in names if name in expected.once]
         for name in once:
             with _section(name):
-                payloads[name] = _payload(payloads[name], held.get(name))
+                payloads[name] = read_once(payloads[name], held.get(name))
         numbers = {name: _number(name, payloads[name]) for name in expected.number_names()}
         for name, number in numbers.items():
             if name in ("sampled_round", "turn") and number > round:
                 raise FrameError(f"public samples of {name} {number} came in round {round}")
-        known_numbers = {**numbers, **_held_turn(shared)}
+        known_numbers = {**numbers, **held_turn(shared)}
         arrays: dict[str, Classes] = {}
         for name, array in expected.integer_arrays(context, known_numbers).items():
             with _section(name):
@@ -200,6 +217,7 @@ class MessageCoder:
         codec_states: State = {}
         parts = dict(shared.parts)
         weights = None
+        moves: list[str] = []
         for name, spec in expected.specs(context, {**known_numbers, **arrays}).items():
             if _is_absent(spec):
                 if payloads[name]:
@@ -211,31 +229,28 @@ class MessageCoder:
                 decoded = decode_tensor(codec, payloads[name], spec, known)
                 if not np.isfinite(decoded.values).all():
                     raise FrameError("it has numbers that are NaN or infinite")
-            values = decoded.values
-            moves = spec.content is Content.WEIGHTS and name not in once
-            if moves and meant is not None and sent is not None and len(meant) == len(values):
-                values = finite(values + (meant - sent))
-            tensors[name] = torch.from_numpy(values)
+            tensors[name] = torch.from_numpy(decoded.values)
             if name in once:
                 continue
             codec_states[name] = decoded.memory
             if expected.caches:
-                parts["cache"] = _with_rows(shared.value("cache"), spec, tensors[name], numbers["turn"])
+                parts["cache"] = with_rows(shared.value("cache"), spec, tensors[name], numbers["turn"])
                 tensors[name] = parts["cache"].value["probs"]
             if spec.content is Content.WEIGHTS:
                 weights = decoded.values
+                moves.append(name)
             other = self._codec("down" if way == "up" else "up")
             if spec.rows is not None and other.remembers:
-                table = _LAST_LABELS[way]
-                parts[table] = _with_classes(shared.value(table), spec, decoded.values)
+                table = LAST_LABELS[way]
+                parts[table] = with_labels(shared.value(table), spec, decoded.values)
         if codec.remembers:
             parts[way] = StatePart(codec_states)
         if any(payloads[name] != held.get(name) for name in once):
-            parts[_SENT_ONCE[way]] = StatePart({name: _bytes_tensor(payloads[name]) for name in once})
+            parts[SENT_ONCE[way]] = with_payloads({name: payloads[name] for name in once})
         if way == "down" and codec.relative and weights is not None:
             parts["reference"] = StatePart({"weights": torch.from_numpy(weights)})
         after = self._counted(way, SharedState(shared.version, parts))
-        return DecodedMessage(expected(**numbers, **tensors), after, weights)
+        return DecodedMessage(expected(**numbers, **tensors), after, weights, tuple(moves))
 
     def length(self, way: Direction, kind: type[Message], context: MessageContext) -> int:
         """Estimate the bytes of a first frame: exact for codecs of fixed width, else for random numbers."""
@@ -271,7 +286,7 @@ class MessageCoder:
         return SharedKnowledge(
             memory=shared.value(way).get(name, {}) if codec.remembers else {},
             reference=reference if codec.relative else None,
-            other_labels=_last_labels(shared.value(_LAST_LABELS["down" if way == "up" else "up"]), spec),
+            other_labels=last_labels(shared, "down" if way == "up" else "up", spec),
         )
 
 
@@ -280,71 +295,12 @@ def _is_absent(spec: TensorSpec) -> bool:
     return spec.content is Content.WEIGHTS and spec.count == 0
 
 
-def _held_turn(shared: SharedState) -> dict[str, int]:
-    """The turn that the labels in the cache are of."""
-    return {"held": shared.value("cache").get("turn", 0)}
-
-
-def _with_rows(cache: State, spec: TensorSpec, probs: Tensor, turn: int) -> StatePart:
-    assert spec.rows is not None
-    whole = cache["probs"].clone() if cache else torch.zeros(spec.population, spec.shape[1])
-    whole[torch.from_numpy(spec.rows)] = probs
-    return StatePart({"probs": whole, "turn": turn})
-
-
-_SENT_ONCE = {"down": "once-down", "up": "once-up"}
-_AS_HELD, _ANEW = b"\0", b"\1"
-_NO_ROUND = 0
-"""Stands for the round where every round must draw the same, so that equal values have equal bytes."""
-
-
-def _held_payloads(shared: SharedState, way: Direction) -> dict[str, bytes]:
-    """Return the payloads of the fields that are sent once, as they came last."""
-    return {name: payload.numpy().tobytes() for name, payload in shared.value(_SENT_ONCE[way]).items()}
-
-
-def _payload(section: bytes, held: bytes | None) -> bytes:
-    """Return the payload of a field that is sent once: the value in the section, or the one already held."""
-    if section[:1] == _ANEW:
-        return section[1:]
-    if section != _AS_HELD:
-        raise FrameError("it neither contains a value nor states that the value is held")
-    if held is None:
-        raise FrameError("it states that its value is held, but none is")
-    return held
-
-
-def _bytes_tensor(payload: bytes) -> Tensor:
-    return torch.from_numpy(np.frombuffer(payload, np.uint8).copy())
-
-
 def _without_empty_ends(kind: type[Message], payloads: dict[str, bytes]) -> Sections:
     """Return the sections of a message; fields that it need not have are left out at its end if empty."""
     names = kind.names()
     while len(names) > len(kind.needed_names()) and not payloads[names[-1]]:
         names.pop()
     return tuple(payloads[name] for name in names)
-
-
-_LAST_LABELS = {"down": "told", "up": "said"}
-_UNKNOWN = -1
-
-
-def _last_labels(table: State, spec: TensorSpec) -> Classes | None:
-    """Return the class that was last sent for each row of a tensor, or None if none was."""
-    if not table or spec.rows is None:
-        return None
-    classes: Classes = table["classes"].numpy()[spec.rows].astype(np.int64)
-    return classes
-
-
-def _with_classes(table: State, spec: TensorSpec, values: Floats) -> StatePart:
-    assert spec.rows is not None
-    classes = (
-        table["classes"].clone() if table else torch.full((spec.population,), _UNKNOWN, dtype=torch.int16)
-    )
-    classes[torch.from_numpy(spec.rows)] = torch.from_numpy(values.argmax(axis=1).astype(np.int16))
-    return StatePart({"classes": classes})
 
 
 def _number(name: str, payload: bytes) -> int:

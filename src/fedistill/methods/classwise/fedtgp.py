@@ -7,7 +7,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 
-from fedistill.config.schema import OptimizerConfig, Positive
+from fedistill.config.schema import Positive
+from fedistill.config.training import OptimizerConfig
 from fedistill.methods.participants import Server
 from fedistill.methods.shared.prototypes import (
     PrototypeMethod,

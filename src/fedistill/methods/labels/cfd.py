@@ -48,9 +48,8 @@ class Cfd(Method[SoftLabels, SoftLabels, LabelServer, CfdClient]):
     public set, by default at one bit with delta coding (CFD_delta-1-1); ``codec`` sets bits and coder of each
     direction. Bytes: ``n (H + eta) / 8`` each way, H bits per sample under the codec's model.
 
-    Departs from the paper: rounding ties go to the lower class; the optimizer is that of the arm. Restarting
-    from the initial weights is needed if clients are absent; with ``afresh = false`` they continue from their
-    own models.
+    Departs from the paper: the optimizer is that of the arm. Restarting from the initial weights is needed if
+    clients are absent; with ``afresh = false`` they continue from their own models.
 
     A server that has learned little predicts one class for nearly all samples. At one bit its labels carry
     nothing else, and clients follow them. Therefore both sides distil for several epochs. If that is not

@@ -9,7 +9,8 @@ from torch.nn.functional import cross_entropy, kl_div
 
 from fedistill.aggregation.functional import weighted_mean
 from fedistill.communication.messages.weights import TrainedWeights
-from fedistill.config.schema import OptimizerConfig, Section
+from fedistill.config.schema import Section
+from fedistill.config.training import OptimizerConfig
 from fedistill.errors import TrainingError
 from fedistill.methods.base import Reply
 from fedistill.methods.participants import FederationInfo, Server

@@ -7,7 +7,8 @@ from pydantic import Field
 from torch import Tensor
 
 from fedistill.communication.messages.weights import TrainedWeights
-from fedistill.config.schema import OptimizerConfig, Section
+from fedistill.config.schema import Section
+from fedistill.config.training import OptimizerConfig
 from fedistill.methods.base import Reply
 from fedistill.methods.participants import Server
 from fedistill.methods.shared.weight_averaging import (

@@ -1,0 +1,174 @@
+"""Checks of a task before a run: its sites, its classes, the words of its texts, and contradicting labels."""
+
+from collections.abc import Sequence
+from hashlib import blake2b
+
+import torch
+from torch import Tensor
+
+from fedistill.data.partition import leave_out_setting
+from fedistill.data.task import Task
+from fedistill.experiment.findings import Finding, Level
+from fedistill.federation.arm import ReadyArm
+from fedistill.models import registry as models
+from fedistill.models.signature import Preprocessing
+
+MANY_UNKNOWN = 0.5
+"""Share of unknown words from which a warning is due.
+
+A vocabulary from 400 BBC articles does not know 8 % of the words in others; one from texts of another
+language hardly knows any.
+"""
+_MOST_SHOWN = 20
+_MANY_CONFLICTS = 0.01
+"""Share of samples with contradicting labels from which they are more than a few copies with wrong labels."""
+
+
+def check_task(task: Task, arms: Sequence[ReadyArm]) -> list[Finding]:
+    """Return what is to be known of the data, as the models of these arms take them."""
+    return [*_sites(task), *_labels(task), *_clients(task), *_words(task, arms), *_conflicts(task)]
+
+
+def _labels(task: Task) -> list[Finding]:
+    """Find classes that are only in private data, only in the test set, or in neither."""
+    private = task.class_counts().sum(dim=0)
+    tested = torch.bincount(task.test.labels, minlength=len(task.classes))
+    public = torch.zeros_like(tested)
+    if task.public_labels is not None:
+        public = torch.bincount(task.public_labels, minlength=len(task.classes))
+    single = (private + tested + public) == 1
+    findings = []
+    for mask, what, fix in (
+        (
+            (private == 0) & (tested > 0),
+            "no client holds any sample of {}, but the test set does",
+            "make task.partition more even, or raise task.limit",
+        ),
+        (
+            (private > 0) & (tested == 0),
+            "clients hold samples of {}, but the test set has none",
+            "give task.test data of all classes, or raise task.test_share",
+        ),
+        (
+            (private == 0) & (tested == 0),
+            "neither the clients nor the test set have any sample of {}",
+            "add samples",
+        ),
+    ):
+        if several := _named(task, mask & ~single):
+            findings.append(
+                Finding(
+                    "warning", "task", what.format(several), f"{fix}, or {_leave_out(task, mask & ~single)}"
+                )
+            )
+        if one := _named(task, mask & single):
+            rare = f"{what.format(one)}; one sample cannot be on both sides"
+            findings.append(
+                Finding("warning", "task", rare, f"add samples, or {_leave_out(task, mask & single)}")
+            )
+    return findings
+
+
+def _leave_out(task: Task, mask: Tensor) -> str:
+    names = [task.classes[place] for place in mask.nonzero().flatten().tolist()]
+    return f"leave them out: {leave_out_setting(names)}"
+
+
+def _sites(task: Task) -> list[Finding]:
+    """Name the clients of a partition by sites, and the sites that take no part."""
+    findings = []
+    if task.client_names:
+        sizes = zip(task.client_names, task.samples(), strict=True)
+        what = f"{len(task.client_names)} clients: " + _shown([f"{name!r} ({size})" for name, size in sizes])
+        findings.append(Finding("fact", "task.partition", what))
+    if beyond := [site for site in task.absent if site.private]:
+        names = _shown([f"{site.name!r} ({site.private} samples)" for site in beyond])
+        fix = f"raise task.clients to {len(task.client_names) + len(beyond)}, or leave it out"
+        findings.append(Finding("warning", "task.clients", f"these sites take no part: {names}", fix))
+    if gone := [site for site in task.absent if not site.private]:
+        names = _shown([f"{site.name!r} ({site.samples} samples)" for site in gone])
+        what = f"these sites take no part, since no sample of theirs is private: {names}"
+        fix = "lower task.public or task.test_share, raise task.limit, or give task.test data of its own"
+        findings.append(Finding("warning", "task.partition", what, fix))
+    if task.unused:
+        what = f"{task.unused} private samples belong to no client"
+        findings.append(Finding("fact", "task.partition", what))
+    return findings
+
+
+def _shown(items: Sequence[str]) -> str:
+    more = len(items) - _MOST_SHOWN
+    return ", ".join(items[:_MOST_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _words(task: Task, arms: Sequence[ReadyArm]) -> list[Finding]:
+    """Say which share of the words that models read is unknown to their tokenizers."""
+    if task.signature.kind != "text":
+        return []
+    names = [name for arm in arms for name in (*arm.config.models.clients, arm.config.models.server)]
+    by_tokenizer = {models.preprocessing(name): name for name in reversed(names)}
+    findings = []
+    for wanted, name in by_tokenizer.items():
+        share = task.unknown_share(wanted)
+        if share is None:
+            continue
+        where = "task.text" if wanted == Preprocessing() else f"model {name!r}"
+        what = f"{share:.1%} of the words in private texts are unknown to the tokenizer"
+        if share < MANY_UNKNOWN:
+            findings.append(Finding("fact", where, what))
+            continue
+        fix = "take public texts of the same language and kind, more of them, or a tokenizer.json"
+        findings.append(Finding("warning", where, what, fix))
+    return findings
+
+
+def _conflicts(task: Task) -> list[Finding]:
+    """Find inputs that are equal, as models see them, while their labels differ: nobody can learn both.
+
+    Equal texts are those with equal token ids of the task's own tokenizer, cut at `task.text.length`.
+    """
+    parts = [
+        *(
+            (task.client_inputs(client, Preprocessing()), data.labels)
+            for client, data in enumerate(task.clients)
+        ),
+        (task.test_inputs(Preprocessing()), task.test.labels),
+    ]
+    labels_by_input: dict[bytes, dict[int, int]] = {}
+    for inputs, labels in parts:
+        for row, label in zip(inputs.numpy(), labels.tolist(), strict=True):
+            counts = labels_by_input.setdefault(blake2b(row.tobytes(), digest_size=16).digest(), {})
+            counts[label] = counts.get(label, 0) + 1
+    count = sum(sum(counts.values()) for counts in labels_by_input.values() if len(counts) > 1)
+    if not count:
+        return []
+    total = sum(len(labels) for _, labels in parts)
+    what = f"{count} of {total} samples ({count / total:.1%}) have the same input as one with another label"
+    fix = "look for copies with wrong labels, or inputs that differ only in what is cut off or not told apart"
+    level: Level = "warning" if count >= _MANY_CONFLICTS * total else "fact"
+    return [Finding(level, "task", what, fix)]
+
+
+def label_skew(task: Task) -> float:
+    """Return how far the clients' label shares are from those of all samples, 0 to 1.
+
+    It is the mean over clients of the total variation distance, half the sum of absolute differences: the
+    share of a client's samples that would need another label to be distributed like everyone's.
+    """
+    counts = task.class_counts().double()
+    shares = counts / counts.sum(dim=1, keepdim=True).clamp(min=1)
+    overall = counts.sum(dim=0) / counts.sum().clamp(min=1)
+    return float((shares - overall).abs().sum(dim=1).mean() / 2)
+
+
+def _named(task: Task, mask: Tensor) -> str:
+    return ", ".join(repr(task.classes[place]) for place in mask.nonzero().flatten().tolist())
+
+
+def _clients(task: Task) -> list[Finding]:
+    empty = [client for client, data in enumerate(task.clients) if len(data) == 0]
+    if not empty:
+        return []
+    shown = ", ".join(map(str, empty[:5])) + (" …" if len(empty) > 5 else "")
+    fix = "lower task.clients, or set task.partition.min_samples"
+    return [Finding("error", "task", f"clients without samples: {shown}", fix)]
