@@ -87,7 +87,15 @@ def test_two_classes_of_one_name_are_both_named(toys: Path) -> None:
 
 def test_ours_come_by_family_and_plain_codecs_first() -> None:
     families = [method.__module__.split(".")[2] for method in METHODS.values()]
-    assert list(dict.fromkeys(families)) == ["controls", "weights", "classwise", "labels", "features"]
+    assert list(dict.fromkeys(families)) == [
+        "controls",
+        "weights",
+        "classwise",
+        "labels",
+        "combined",
+        "features",
+        "sufficient_statistics",
+    ]
     for family in set(families):
         names = [name for name, place in zip(METHODS, families, strict=True) if place == family]
         assert names == sorted(names)

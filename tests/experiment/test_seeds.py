@@ -14,7 +14,7 @@ from fedistill.config.schema import Experiment
 from fedistill.config.toml import parse
 from fedistill.errors import ExperimentError, TrainingError
 from fedistill.experiment import runner
-from fedistill.experiment.preflight import Finding
+from fedistill.experiment.findings import Finding
 from fedistill.experiment.report import rewrite_report
 from fedistill.experiment.results import counted
 from fedistill.experiment.run_folder import RunFolder, read_results

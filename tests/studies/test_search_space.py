@@ -12,7 +12,7 @@ from fedistill import ExperimentError, load, parse
 from fedistill.aggregation.registry import AGGREGATIONS as KNOWN_AGGREGATIONS
 from fedistill.communication.codecs import registry as codecs
 from fedistill.config.schema import Arm
-from fedistill.federation.arm import resolve_arm, resolve_train
+from fedistill.federation.arm import settle_arm
 from fedistill.methods.registry import METHODS as KNOWN_METHODS
 from fedistill.methods.registry import create_method
 from fedistill.studies import search_space as spaces
@@ -44,7 +44,7 @@ def check_all_values(arm: Arm) -> Space:
     space = search_space(arm, "image", {})
     trials = [{key: value} for key, (_, *others) in space.items() for value in others]
     for tried in [*trials, {key: values[-1] for key, values in space.items()}]:
-        found = resolve_train(resolve_arm(changed(arm, tried, "image")), "image")
+        found = settle_arm(changed(arm, tried, "image"), "image")
         full = {**found.model_dump(), **create_method(found).settings.model_dump()}
         codecs.pair(found.codec or "")
         for key, value in tried.items():

@@ -83,6 +83,10 @@ class Train(Section):
             }
         )
 
+    def written_out(self, data: Literal["image", "text"]) -> "Train":
+        """Return `resolved` as the type that a file with these settings is read as."""
+        return Train.model_validate(self.resolved(data).model_dump())
+
 
 class ResolvedTrain(Train):
     """Settings of training, none of them open; what methods work with."""

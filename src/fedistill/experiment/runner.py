@@ -9,7 +9,6 @@ from typing import Literal
 
 from fedistill.config.partitions import Iid, Natural, Partition
 from fedistill.config.schema import Experiment
-from fedistill.config.training import Train
 from fedistill.data.build import build_task
 from fedistill.data.task import Task
 from fedistill.errors import ExperimentError, MissingMainGuard, RuntimeFailure, TrainingError, nearest
@@ -20,7 +19,7 @@ from fedistill.experiment.report import write_results
 from fedistill.experiment.results import ArmJson, ResultsJson, Status, arm_json, results_json
 from fedistill.experiment.run_folder import RunFolder
 from fedistill.federation import local_executor
-from fedistill.federation.arm import ReadyArm, resolve_arm
+from fedistill.federation.arm import ReadyArm, resolve_arm, settle_arm
 from fedistill.federation.client import client_state
 from fedistill.federation.executor import Executor, check_main_guard
 from fedistill.federation.history import ArmRun
@@ -59,17 +58,9 @@ def settle(
     task = experiment.task.model_copy(
         update={"clients": clients, "partition": experiment.task.partition or partition}
     )
-    arms = [
-        resolve_arm(arm).model_copy(update={"train": _written_out(arm.train, data)})
-        for arm in experiment.arms
-    ]
-    train = _written_out(experiment.train, data)
+    arms = [settle_arm(arm, data) for arm in experiment.arms]
+    train = experiment.train.written_out(data)
     return experiment.model_copy(update={"task": task, "train": train, "arms": arms})
-
-
-def _written_out(train: Train, data: Literal["image", "text"]) -> Train:
-    """Return the settings with nothing left open, of the type that a file of theirs is read as."""
-    return Train.model_validate(train.resolved(data).model_dump())
 
 
 def select_arm(experiment: Experiment, name: str) -> Experiment:

@@ -11,7 +11,8 @@ from pathlib import Path
 from fedistill.config.schema import Experiment
 from fedistill.config.toml import to_toml
 from fedistill.errors import ExperimentError, MissingMainGuard, RuntimeFailure
-from fedistill.experiment.preflight import Finding, examine, raise_errors
+from fedistill.experiment.findings import Finding, raise_errors
+from fedistill.experiment.preflight import examine
 from fedistill.experiment.progress import Watcher
 from fedistill.experiment.report import write_results
 from fedistill.experiment.results import AnyResultsJson, ResultsJson, ResultsOfSeedsJson, results_of_seeds

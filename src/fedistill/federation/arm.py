@@ -46,6 +46,15 @@ def resolve_arm(config: Arm) -> Arm:
     return config.model_copy(update={"codec": codec, **method.settings.model_dump(exclude_none=True)})
 
 
+def settle_arm(config: Arm, data: Literal["image", "text"]) -> Arm:
+    """Return the arm as `resolve_arm` does, with training settings that suit its kind of data written out.
+
+    Raises:
+        ExperimentError: as `resolve_arm`.
+    """
+    return resolve_arm(config).model_copy(update={"train": config.train.written_out(data)})
+
+
 @dataclass(frozen=True)
 class ReadyArm:
     """One arm on one task."""

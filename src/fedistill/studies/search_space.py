@@ -14,9 +14,10 @@ from pydantic import ValidationError
 
 from fedistill.communication.messages.labels import Votes
 from fedistill.config.messages import explain_errors
-from fedistill.config.schema import Arm, Raw, RawTable
+from fedistill.config.schema import Arm
+from fedistill.config.section import Raw, RawTable
 from fedistill.errors import ExperimentError
-from fedistill.federation.arm import resolve_arm, resolve_train
+from fedistill.federation.arm import resolve_arm, settle_arm
 from fedistill.methods.registry import create_method
 from fedistill.rng import numpy_stream
 
@@ -188,7 +189,7 @@ def _neighbours(space: Space, settings: Settings) -> Iterator[Settings]:
 
 def _written_out(arm: Arm, data: Literal["image", "text"]) -> RawTable:
     """Return all settings of an arm as tables, with what it leaves open."""
-    settled = resolve_train(resolve_arm(arm), data)
+    settled = settle_arm(arm, data)
     return {**create_method(settled).settings.model_dump(), **settled.model_dump()}
 
 

@@ -10,11 +10,13 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
-from fedistill.config.schema import Arm, Experiment, RawTable
+from fedistill.config.schema import Arm, Experiment
+from fedistill.config.section import RawTable
 from fedistill.data.build import build_task
 from fedistill.data.task import Task
 from fedistill.errors import ExperimentError, TrainingError, nearest
-from fedistill.experiment.preflight import examine, examine_arm, raise_errors
+from fedistill.experiment.findings import raise_errors
+from fedistill.experiment.preflight import examine, examine_arm
 from fedistill.experiment.progress import Watcher
 from fedistill.experiment.results import ArmJson, arm_json
 from fedistill.federation import local_executor

@@ -7,7 +7,8 @@ from typing import Literal
 
 import tomli_w
 
-from fedistill.config.schema import Experiment, RawTable
+from fedistill.config.schema import Experiment
+from fedistill.config.section import RawTable
 from fedistill.studies.goal import Goal, TunedArm
 from fedistill.studies.search_space import changed
 

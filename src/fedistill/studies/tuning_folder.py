@@ -14,7 +14,7 @@ import os
 from pathlib import Path
 from typing import TypedDict
 
-from fedistill.config.schema import Raw, RawTable
+from fedistill.config.section import Raw, RawTable
 from fedistill.errors import ExperimentError
 from fedistill.experiment.results import ArmJson
 from fedistill.experiment.run_folder import RunFolder

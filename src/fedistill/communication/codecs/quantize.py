@@ -154,7 +154,7 @@ class QsgdSettings(Section):
     )
     norm: Norm = Field(default="max", description="what the scale of a bucket is")
     bound: float = Field(default=0.6, gt=0, lt=1, description=_BOUND)
-    bits: float = Field(default=0.45, gt=0, le=16, description=_BITS)
+    bits: float = Field(default=0.48, gt=0, le=16, description=_BITS)
 
 
 class Qsgd(UpdateCodec):
@@ -207,7 +207,7 @@ class DAdaQuantSettings(Section):
         default=True, description="more levels for clients with more samples, fewer for the others"
     )
     bound: float = Field(default=0.6, gt=0, lt=1, description=_BOUND)
-    bits: float = Field(default=0.45, gt=0, le=16, description=_BITS)
+    bits: float = Field(default=0.48, gt=0, le=16, description=_BITS)
 
     @model_validator(mode="after")
     def _first_is_not_above_last(self) -> Self:

@@ -73,12 +73,12 @@ class Bridge(Method[BridgeReply, BridgeRequest, BridgeServer, BridgeClient]):
     A start is a result of training, and may differ in its last bits between machines. So a reply names a
     digest of the start that it is relative to; a client whose start differs is given the server's, as fp16.
 
-    Ours. Votes followed by sparse merges of weights are as in TallyTrain; experts, votes weighted by the
-    samples of a class, and the common start are not from there. Balanced softmax as the loss is advised.
+    Ours. Votes followed by sparse merges of weights are as in TallyTrain (arXiv 2607.00173); experts, votes
+    weighted by the samples of a class, and the common start are not. Balanced softmax is advised as the loss.
     """
 
     name = "bridge"
-    paper = "ours; merges after votes as in TallyTrain (see `voting`)"
+    paper = "ours"
     exchanges = "votes and pooled labels once, then differences of weights"
     byte_formula = "up = down = nH/8 once, then b|θ_client|/8"
     uplink = BridgeReply
