@@ -136,10 +136,11 @@ def report_command(
 def doctor_command(experiment: ExperimentPath, set: Set = None, json: Json = False) -> None:
     """Check an experiment without running it."""
     from fedistill.config.toml import load
+    from fedistill.experiment.advice import examine_and_advise
     from fedistill.experiment.findings import merged, raise_errors
     from fedistill.experiment.seeds import examine_seeds
 
-    _, findings = examine_seeds(load(experiment, set or []))
+    _, findings = examine_seeds(load(experiment, set or []), examine_and_advise)
     if json:
         print_json([asdict(finding) for finding in findings])
     else:

@@ -159,10 +159,12 @@ def _bytes(arm: ReadyArm) -> Finding:
     fixed = (
         arm.coder.up.fixed and arm.coder.down.fixed and not any(kind.varies or kind.once for kind in kinds)
     )
-    what = (
-        f"{'about' if fixed else 'at most'} {format_bytes(up)} up and {format_bytes(down)} down per round,"
-        f" {format_bytes((up + down) * exchanges)} in {exchanges} {'rounds' if step == 1 else 'exchanges'}"
-    )
+    what = f"{'about' if fixed else 'at most'} {format_bytes(up)} up and {format_bytes(down)} down"
+    if arm.method.one_shot:
+        what += ", once"
+    else:
+        total, unit = format_bytes((up + down) * exchanges), "rounds" if step == 1 else "exchanges"
+        what += f" per round, {total} in {exchanges} {unit}"
     if up == down == 0:
         what = "exchanges nothing"
     if public := arm.public_bytes():

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from fedistill.config.schema import Experiment
 from fedistill.config.toml import to_toml
+from fedistill.data.task import Task
 from fedistill.errors import ExperimentError, MissingMainGuard, RuntimeFailure
 from fedistill.experiment.findings import Finding, raise_errors
 from fedistill.experiment.preflight import examine
@@ -18,6 +19,7 @@ from fedistill.experiment.report import write_results
 from fedistill.experiment.results import AnyResultsJson, ResultsJson, ResultsOfSeedsJson, results_of_seeds
 from fedistill.experiment.run_folder import RunFolder, read_results
 from fedistill.experiment.runner import check_local, prepare, resolve, resume_experiment, run_experiment
+from fedistill.federation.arm import ReadyArm
 from fedistill.federation.executor import check_main_guard
 from fedistill.federation.history import RoundRecord
 from fedistill.state import write_file
@@ -76,7 +78,10 @@ def resume_seeds(
     return _play(folder, experiment, watcher, run, resume)
 
 
-def examine_seeds(experiment: Experiment) -> tuple[Experiment, list[Finding]]:
+Check = Callable[[Experiment, Task, Sequence[ReadyArm]], list[Finding]]
+
+
+def examine_seeds(experiment: Experiment, check: Check = examine) -> tuple[Experiment, list[Finding]]:
     """Check an experiment with each of its seeds.
 
     Returns:
@@ -95,7 +100,7 @@ def examine_seeds(experiment: Experiment) -> tuple[Experiment, list[Finding]]:
             task, arms = prepare(one)
         except ExperimentError as error:
             raise ExperimentError(str(error) if seed == seeds[0] else f"seed {seed}: {error}") from None
-        for finding in examine(one, task, arms):
+        for finding in check(one, task, arms):
             seeds_by_finding.setdefault(finding, []).append(seed)
         resolved.append(resolve(one, task))
     findings = [

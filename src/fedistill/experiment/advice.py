@@ -1,0 +1,50 @@
+"""What `doctor` says of arms that a comparison lacks: rivals that cost little, and a method that fits."""
+
+from collections.abc import Iterator, Sequence
+
+from fedistill.config.schema import Arm, Experiment
+from fedistill.config.units import format_bytes
+from fedistill.data.task import Task
+from fedistill.errors import ExperimentError
+from fedistill.experiment.findings import Finding
+from fedistill.experiment.preflight import examine, examine_arm
+from fedistill.federation.arm import ReadyArm
+
+_STATISTICS = {"text": "naive-bayes", "image": "gaussian"}
+"""A method of one message for each kind of data."""
+
+
+def examine_and_advise(experiment: Experiment, task: Task, arms: Sequence[ReadyArm]) -> list[Finding]:
+    """Return the findings of `examine` and, if there are no errors, facts about arms that are missing."""
+    findings = examine(experiment, task, arms)
+    if any(finding.level == "error" for finding in findings):
+        return findings
+    return [*findings, *_advice(experiment, task, arms)]
+
+
+def _advice(experiment: Experiment, task: Task, arms: Sequence[ReadyArm]) -> Iterator[Finding]:
+    named = {arm.method.name for arm in arms}
+    statistics = _STATISTICS[task.signature.kind]
+    if not any(arm.method.one_shot for arm in arms):
+        once = _ready(statistics, experiment, task)
+        if once is not None:
+            cost = f"about {format_bytes(sum(once.expected_bytes()))} or less"
+            what = f"no arm sends statistics once; {statistics} would cost {cost} in all, and nobody trains"
+            yield Finding("fact", "arms", what, f'compare with it: add [[arms]] with method = "{statistics}"')
+    trained = any(arm.method.uplink is not None and not arm.method.one_shot for arm in arms)
+    if task.public is not None and trained and "bridge" not in named:
+        if _ready("bridge", experiment, task) is None:
+            return
+        what = "with a public set and these models, bridge is often the cheapest way to an accuracy"
+        fix = 'add [[arms]] with method = "bridge" and train = { loss = "balanced-softmax" }'
+        yield Finding("fact", "arms", what, fix)
+
+
+def _ready(method: str, experiment: Experiment, task: Task) -> ReadyArm | None:
+    """Return an arm of this method with the experiment's models, or None if it could not be run."""
+    arm = Arm(method=method, name=method, models=experiment.models, train=experiment.train)
+    try:
+        ready = ReadyArm.of(arm, experiment, task)
+    except ExperimentError:
+        return None
+    return None if examine_arm(ready) else ready

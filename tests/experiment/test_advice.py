@@ -1,0 +1,79 @@
+from typing import Any
+
+import pytest
+
+from fedistill.experiment.advice import examine_and_advise
+from fedistill.experiment.preflight import examine
+from helpers.runs import ready
+
+STATISTICS = "no arm sends statistics once"
+BRIDGE = "bridge is often the cheapest way"
+
+
+def advice(arm: dict[str, Any], **changes: Any) -> list[str]:
+    """What is said besides the findings of a run."""
+    experiment, one = ready(
+        {
+            "rounds": 2,
+            "task": {"name": "digits", "clients": 3, "limit": 120, "public": 40} | changes.pop("task", {}),
+            "models": {"clients": ["cnn-s"], "server": "cnn-s"},
+            "arms": [arm],
+            **changes,
+        }
+    )
+    found = examine_and_advise(experiment, one.task, [one])
+    before = examine(experiment, one.task, [one])
+    assert found[: len(before)] == before
+    return [str(finding) for finding in found[len(before) :]]
+
+
+def test_missing_rivals_are_named_with_what_they_cost() -> None:
+    statistics, bridge = advice({"method": "dsfl"})
+    assert STATISTICS in statistics
+    assert "gaussian would cost about" in statistics
+    assert 'method = "gaussian"' in statistics
+    assert BRIDGE in bridge
+    assert 'method = "bridge"' in bridge
+
+
+@pytest.mark.parametrize(
+    ("arm", "said"),
+    [
+        ({"method": "ridge"}, []),
+        ({"method": "bridge"}, [STATISTICS]),
+        ({"method": "local"}, [STATISTICS]),
+    ],
+)
+def test_what_is_there_is_not_advised(arm: dict[str, Any], said: list[str]) -> None:
+    assert [any(part in text for text in advice(arm)) for part in said] == [True] * len(said)
+    assert len(advice(arm)) == len(said)
+
+
+def test_bridge_is_not_advised_where_it_cannot_run() -> None:
+    assert not any(BRIDGE in text for text in advice({"method": "fedavg"}, task={"public": 0}))
+
+
+def test_texts_are_compared_with_naive_bayes() -> None:
+    statistics, *_ = advice(
+        {"method": "dsfl"},
+        task={"name": "bbc-news", "limit": 60, "text": {"length": 16, "vocabulary": 200}},
+        models={"clients": ["bag"], "server": "bag"},
+    )
+    assert "naive-bayes would cost about" in statistics
+
+
+def test_what_is_sent_once_is_not_counted_in_every_round() -> None:
+    experiment, one = ready(
+        {
+            "rounds": 9,
+            "task": {"name": "digits", "clients": 3, "limit": 120},
+            "models": {"clients": ["cnn-s"], "server": "cnn-s"},
+            "arms": [{"method": "gaussian"}],
+        }
+    )
+    (said,) = [str(one) for one in examine(experiment, one.task, [one]) if "gaussian" in one.where]
+    assert said.endswith("down, once")
+
+
+def test_nothing_is_advised_beside_an_error() -> None:
+    assert advice({"method": "dsfl"}, task={"public": 0}) == []
