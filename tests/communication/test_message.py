@@ -16,6 +16,7 @@ from fedistill.communication.codecs.base import Codec, Sender
 from fedistill.communication.codecs.registry import create_codec
 from fedistill.communication.kinds import Kind
 from fedistill.communication.messages.base import Message, MessageContext, contents, example_message
+from fedistill.communication.messages.bridge import BridgeReply, BridgeRequest
 from fedistill.communication.messages.classwise import ClassOutputs, Prototypes, WeightsAndOutputs
 from fedistill.communication.messages.integer_arrays import Subset
 from fedistill.communication.messages.labels import (
@@ -115,9 +116,11 @@ CASES = [
     Case(PrivateLogits, "scores", (5, 3), None, "private-logits"),
 ]
 SEVERAL = {WeightsAndOutputs, CountedWeights, GeneratorWeights, ChosenLabels, Prototypes, PrivateOutputs}
+"""Of more than one tensor; tested below and with the others in test_exchange.py."""
 LOSSLESS = {StatisticsRequest, WordCounts, FeatureMoments}
 """Without anything for a codec to code; tested in test_statistics_messages.py."""
-"""Of more than one tensor; tested below and with the others in test_exchange.py."""
+STAGED = {BridgeRequest, BridgeReply}
+"""What they have depends on the stage of a run; tested in test_bridge_messages.py."""
 each = pytest.mark.parametrize("case", CASES, ids=[case.type.__name__ for case in CASES])
 both = pytest.mark.parametrize("codec", [FP32, FP16], ids=["fp32", "fp16"])
 
@@ -126,7 +129,7 @@ def test_every_message_type_is_tested() -> None:
     ours = {
         kind for kind in Message.__subclasses__() if kind.__module__.startswith("fedistill.communication.")
     }
-    assert ours == {case.type for case in CASES} | SEVERAL | LOSSLESS
+    assert ours == {case.type for case in CASES} | SEVERAL | LOSSLESS | STAGED
 
 
 def exchange(codec: Codec, kind: type[Message]) -> MessageCoder:

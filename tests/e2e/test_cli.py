@@ -736,7 +736,11 @@ def test_doctor_of_a_sound_experiment(place: Path) -> None:
     ended = fedistill("doctor", "exp.toml", cwd=place)
     assert (ended.returncode, ended.stderr) == (0, "")
     found = [line.split(None, 1) for line in ended.stdout.splitlines()]
-    assert [level for level, _ in found] == ["fact"] * 4
+    assert [level for level, _ in found] == ["fact"] * 6
+    assert [text.split(",")[0] for _, text in found[4:]] == [
+        "arms: no arm sends statistics once; gaussian would cost about 6.74 kB or less in all",
+        "arms: with a public set and these models",
+    ]
     # Two clients a round, two rounds.
     assert found[0][1] == "arm 'fedavg': about 38.5 kB up and 38.5 kB down per round, 154 kB in 2 rounds"
 

@@ -119,7 +119,8 @@ class Fitted(IntegerArray):
         return values.astype(np.int64)
 
     def example(self) -> Classes:
-        return np.random.default_rng(0).integers(-self.high, self.high + 1, self.count)
+        generator = np.random.default_rng(0)
+        return generator.integers(-self.high, self.high + 1, self.count)
 
 
 _FARTHEST = 1 << 61

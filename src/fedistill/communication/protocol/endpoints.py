@@ -163,6 +163,7 @@ class ClientEndpoint:
             start: the shared state before the first exchange.
         """
         self._coder, self._round, self._client = coder, round, client
+        self._kept, self._received = kept, False
         held = [kept["after"], kept["before"]] if kept else []
         self._held = [(SharedState.of(pair["memory"]), pair["own"]) for pair in held] or [(start, {})]
         self._before: tuple[SharedState, State] = (EMPTY, self._held[0][1])
@@ -181,6 +182,7 @@ class ClientEndpoint:
         frame = frames.decode(data)
         _check(frame, self._round, self._client)
         _check_kind(frame, expected)
+        self._received = True
         self._before = self._find(frame)
         shared, self._own = self._before
         read = self._coder.read(
@@ -213,6 +215,8 @@ class ClientEndpoint:
         """Return what the client must keep until it takes part again; empty if both sides share no state."""
         if not self._coder.remembers:
             return {}
+        if not self._received and self._after is None:
+            return self._kept  # nothing crossed in this round
         after = self._after or (self._shared, self._own)
         pairs = {"before": self._before, "after": after}
         return {name: {"memory": shared.plain(), "own": own} for name, (shared, own) in pairs.items()}
