@@ -1,5 +1,5 @@
 """Makes the pages of docs/methods/ from the methods themselves, their examples and their measured rows, and
-docs/label-skew.md (`label_skew.py`).
+docs/label-skew.md (`label_skew.py`) and docs/flagship.md (`flagship.py`).
 
     python docs/generate.py            # writes the pages
     python docs/generate.py --check    # writes nothing; names the pages that are not what this would make
@@ -21,6 +21,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+import flagship
 import label_skew
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -137,7 +138,7 @@ def missing() -> list[str]:
 
 
 def _kept() -> set[Path]:
-    return {*(DOCS / "methods").glob("*.md"), DOCS / "label-skew.md", NAVIGATION}
+    return {*(DOCS / "methods").glob("*.md"), DOCS / "label-skew.md", DOCS / "flagship.md", NAVIGATION}
 
 
 @cache
@@ -163,6 +164,7 @@ def pages() -> dict[Path, str]:
     made = {folder / f"{name}.md": _page(method) for name, method in _described().items()}
     return {
         DOCS / "label-skew.md": label_skew.page(COMMAND),
+        DOCS / "flagship.md": flagship.page(COMMAND),
         folder / "README.md": _index(),
         NAVIGATION: _navigation(),
         **made,
