@@ -59,13 +59,14 @@ held equal for all: `fedistill tune examples/flagship.toml` does that, and was n
 
 FOUND = """\
 **One round of experts' votes is worth many rounds of weights.** After it, at 5 to 6 kB in all, the server's
-model is at 81 to 83 %, for which coded FedAvg sends about ten times as much. Three things make the votes
-good: clients train long before they vote (20 epochs with balanced softmax; that costs no byte), they vote
-only for classes of which they have many samples, and a vote counts as its client's samples of that class. In
-a trial outside of the library (seed 0), the majority of all clients' votes was right for 81.0 % of the public
-images; weighted by samples, for 84.9 %; the votes of experts alone (`coverage` 0.8), for 84.1 % at little
-more than half of the bytes (seed 1: 85.0 and 84.9 %). A model trained on the *class* with the most votes,
-with label smoothing, was 2 points better than one trained on the shares of votes.
+model is at 81 to 83 %, for which coded FedAvg sends about ten times as much, and votes in many rounds
+(`voting`) three times. Three things make the votes good: clients train long before they vote (20 epochs with
+balanced softmax; that costs no byte), they vote only for classes of which they have many samples, and a vote
+counts as its client's samples of that class. In a trial outside of the library (seed 0), the majority of all
+clients' votes was right for 81.0 % of the public images; weighted by samples, for 84.9 %; the votes of
+experts alone (`coverage` 0.8), for 84.1 % at little more than half of the bytes (seed 1: 85.0 and 84.9 %). A
+model trained on the *class* with the most votes, with label smoothing, was 2 points better than one trained
+on the shares of votes.
 
 **Weights take it on from there, slowly.** Merges add 2 to 3 points for 50 to 200 kB; accuracy moves by up to
 a point from one round to the next, so that bytes to 84 % differ by a factor of two between seeds. 86 % was
