@@ -122,14 +122,11 @@ def _costs(arms: dict[str, Any]) -> str:
 def _lead(arms: dict[str, Any]) -> str:
     """One sentence: the bytes of the best of ours and of the best rival to 95 % of the best accuracy.
 
-    Arms are compared that have been run with all seeds.
+    Arms are compared on the seeds that all of them have.
     """
-    most = max(len(seeds) for seeds in arms.values())
-    curves = {
-        name: [one["curve"] for one in seeds.values()]
-        for name, seeds in arms.items()
-        if name not in ("local", "server-alone") and len(seeds) == most
-    }
+    rivals = {name: seeds for name, seeds in arms.items() if name not in ("local", "server-alone")}
+    common = sorted(set.intersection(*(set(seeds) for seeds in rivals.values())))
+    curves = {name: [seeds[one]["curve"] for one in common] for name, seeds in rivals.items()}
     best = max(mean(max(acc for _, acc in points) for points in found) for found in curves.values())
     costs = {
         name: median(_cost(points, 0.95 * best) or float("inf") for points in found)
@@ -137,7 +134,7 @@ def _lead(arms: dict[str, Any]) -> str:
     }
     own = min((cost, name) for name, cost in costs.items() if name.startswith(OWN))
     rival = min((cost, name) for name, cost in costs.items() if not name.startswith(OWN))
-    goal = f"To {0.95 * best:.1%}, 95 % of the best accuracy"
+    goal = f"On the seeds that all arms have ({', '.join(common)}): to {0.95 * best:.1%}, 95 % of the best accuracy"
     if max(own[0], rival[0]) == float("inf"):
         return f"{goal}, most seeds of ours or of all rivals did not come."
     sent, theirs = format_bytes(int(own[0])), format_bytes(int(rival[0]))
