@@ -134,7 +134,8 @@ def _lead(arms: dict[str, Any]) -> str:
     }
     own = min((cost, name) for name, cost in costs.items() if name.startswith(OWN))
     rival = min((cost, name) for name, cost in costs.items() if not name.startswith(OWN))
-    goal = f"On the seeds that all arms have ({', '.join(common)}): to {0.95 * best:.1%}, 95 % of the best accuracy"
+    seeds = ", ".join(common)
+    goal = f"On the seeds that all arms have ({seeds}): to {0.95 * best:.1%}, 95 % of the best accuracy"
     if max(own[0], rival[0]) == float("inf"):
         return f"{goal}, most seeds of ours or of all rivals did not come."
     sent, theirs = format_bytes(int(own[0])), format_bytes(int(rival[0]))
