@@ -1,22 +1,28 @@
-"""What does an accuracy cost? `bridge`, rivals and controls on several tasks, with three seeds each.
+"""What does an accuracy cost? `bridge`, tuned rivals, statistics and controls on several tasks.
 
     FEDISTILL_DATA=FOLDER python benchmarks/flagship.py [--tasks NAME ...] [--seeds 0 1 2] [--arms NAME ...]
         [--runs FOLDER] [--validation]
+    FEDISTILL_DATA=FOLDER python benchmarks/flagship.py --tune KIND ... [--runs FOLDER]
 
 Each task, seed and arm is a run of its own in ``--runs``: what is finished is kept, what was stopped
 is resumed. Results are gathered in results/flagship.json, of which `python docs/generate.py` makes
-docs/flagship.md. Bytes are those of all frames, both directions and all clients, set-up included, without
-public data. ``--validation`` measures on a part of the training set instead, and is for choosing settings: it
-keeps nothing in results/.
+docs/flagship.md. Bytes are those of all frames, both directions and all clients, set-up included; public data
+are kept beside them. ``--validation`` measures on a part of the training set instead, and keeps nothing in
+results/.
 
-Arms have the settings that were best among those tried for Fashion-MNIST with 10 clients (docs/flagship.md);
-they are carried over to the other image tasks.
+Arms have the settings in results/flagship-KIND.toml, which ``--tune`` makes of flagship-KIND.toml: the same
+number of trials for each, on one task and seed of its kind. They are carried over to the other tasks.
 """
 
 import argparse
 import json
 import os
 import platform
+import shutil
+import subprocess
+import sys
+import tomllib
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,95 +32,60 @@ import fedistill
 from fedistill.config.units import format_bytes
 from fedistill.experiment.results import ArmJson
 
-RESULTS = Path(__file__).parent / "results" / "flagship.json"
+HERE = Path(__file__).parent
+RESULTS = HERE / "results" / "flagship.json"
 VIEW = "server@global"
 ROUNDS = 15
+TRIALS, TRIAL_ROUNDS = 12, 8
+KINDS = {"images": 0.82, "texts": 0.92}
+"""What is tuned together, and the accuracy that should cost as few bytes as possible."""
 
 
-def images(clients: int, partition: dict[str, Any], **more: Any) -> dict[str, Any]:
-    return {"limit": 10_000, "public": 2_000, "clients": clients, "partition": partition, **more}
+def images(clients: int, partition: str, name: str = "fashion-mnist") -> dict[str, Any]:
+    return {"name": name, "limit": 10_000, "public": 2_000, "clients": clients, "partition": partition}
 
 
-SKEWED = {"kind": "dirichlet", "alpha": 0.3}
-TASKS: dict[str, dict[str, Any]] = {
-    "fashion-10": images(10, SKEWED, name="fashion-mnist"),
-    "fashion-10-strong": images(10, {"kind": "dirichlet", "alpha": 0.1}, name="fashion-mnist"),
-    "fashion-10-two-classes": images(
-        10, {"kind": "pathological", "classes_per_client": 2}, name="fashion-mnist"
+SKEWED = "dirichlet(alpha=0.3)"
+TASKS: dict[str, tuple[str, dict[str, Any]]] = {
+    "fashion-10": ("images", images(10, SKEWED)),
+    "fashion-10-strong": ("images", images(10, "dirichlet(alpha=0.1)")),
+    "fashion-10-two-classes": ("images", images(10, "pathological(classes_per_client=2)")),
+    "fashion-50": ("images", images(50, SKEWED)),
+    "fashion-10-a-third": ("images", images(10, SKEWED)),
+    "mnist-10": ("images", images(10, SKEWED, "mnist")),
+    "digits-10": ("images", {"name": "digits", "clients": 10, "partition": SKEWED, "public": 400}),
+    "bbc-5": (
+        "texts",
+        {
+            "name": "bbc-news",
+            "public": 500,
+            "clients": 5,
+            "partition": "dirichlet(alpha=0.5)",
+            "text": {"length": 64, "vocabulary": 4000},
+        },
     ),
-    "fashion-50": images(50, SKEWED, name="fashion-mnist"),
-    "mnist-10": images(10, SKEWED, name="mnist"),
 }
-SMALL = {"clients": ["cnn-s"], "server": "cnn-s"}
-LARGER = {"clients": ["cnn-s"], "server": "cnn-m"}
-UNLIKE = {"clients": ["cnn-s", "mlp-s"], "server": "cnn-m"}
+SAMPLING = {"fashion-10-a-third": {"fraction": 0.34}}
+"""What a task changes in the experiment beside the task."""
 
-
-def trained(epochs: int, balanced: bool = True) -> dict[str, Any]:
-    return {"epochs": epochs, "loss": "balanced-softmax" if balanced else "cross-entropy"}
-
-
-ARMS: dict[str, dict[str, Any]] = {
-    "local": {"method": "local", "models": SMALL, "train": trained(5)},
-    "server-alone": {"method": "server-alone", "models": LARGER},
-    "fedavg-qsgd-3": {
-        "method": "fedavg",
-        "codec": "qsgd(levels=1)",
-        "models": SMALL,
-        "train": trained(3, balanced=False),
-    },
-    "fedavg-qsgd-8": {
-        "method": "fedavg",
-        "codec": "qsgd(levels=1)",
-        "models": SMALL,
-        "train": trained(8, balanced=False),
-    },
-    "fedavg-stc-2": {
-        "method": "fedavg",
-        "codec": "stc(share=0.02)",
-        "models": SMALL,
-        "train": trained(5),
-    },
-    "fedavg-stc-5": {
-        "method": "fedavg",
-        "codec": "stc(share=0.05)",
-        "models": SMALL,
-        "train": trained(5),
-    },
-    "voting": {
-        "method": "voting",
-        "aggregation": "prior-corrected",
-        "distill_epochs": 3,
-        "models": LARGER,
-        "train": trained(5),
-    },
-    "bridge": {"method": "bridge", "codec": "stc(share=0.02)", "models": SMALL, "train": trained(5)},
-    "bridge-dense": {"method": "bridge", "codec": "stc(share=0.05)", "models": SMALL, "train": trained(10)},
-    "bridge-larger": {"method": "bridge", "codec": "stc(share=0.02)", "models": LARGER, "train": trained(5)},
-    "bridge-unlike": {"method": "bridge", "codec": "stc(share=0.02)", "models": UNLIKE, "train": trained(5)},
-    "bridge-all-vote": {
-        "method": "bridge",
-        "codec": "stc(share=0.02)",
-        "coverage": 1.0,
-        "models": SMALL,
-        "train": trained(5),
-    },
-    "bridge-equal-votes": {
-        "method": "bridge",
-        "codec": "stc(share=0.02)",
-        "weighting": "equal",
-        "coverage": 1.0,
-        "models": SMALL,
-        "train": trained(5),
-    },
-    "bridge-5-epochs": {
-        "method": "bridge",
-        "codec": "stc(share=0.02)",
-        "vote_epochs": 5,
-        "models": SMALL,
-        "train": trained(5),
-    },
+PARTS: dict[str, dict[str, Any]] = {
+    "bridge-all-vote": {"coverage": 1.0},
+    "bridge-equal-votes": {"weighting": "equal", "coverage": 1.0},
+    "bridge-5-epochs": {"vote_epochs": 5},
+    "bridge-larger": {"models": {"clients": ["cnn-s"], "server": "cnn-m"}},
+    "bridge-unlike": {"models": {"clients": ["cnn-s", "mlp-s"], "server": "cnn-m"}},
 }
+"""`bridge` as it was tuned, but for one thing."""
+CONTROLS: dict[str, dict[str, Any]] = {
+    "local": {"method": "local"},
+    "server-alone": {
+        "method": "server-alone",
+        "models": {"clients": ["cnn-s"], "server": "cnn-m"},
+        "train": {"epochs": 1, "loss": "cross-entropy"},
+    },
+    "gaussian-32": {"method": "gaussian", "name": "gaussian-32", "width": 32},
+}
+"""Arms for images that are not tuned: controls, and the cheapest statistics."""
 TARGETS = (0.70, 0.75, 0.78, 0.80, 0.82, 0.84, 0.86)
 
 
@@ -122,33 +93,68 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), metavar="NAME")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), metavar="NAME")
+    parser.add_argument("--arms", nargs="+", metavar="NAME", help="by default, all of the task's kind")
     parser.add_argument("--runs", type=Path, default=Path("runs") / "flagship")
     parser.add_argument("--validation", action="store_true", help="measure on training data set apart")
+    parser.add_argument("--tune", nargs="+", choices=KINDS, metavar="KIND", help="choose settings, and stop")
     arguments = parser.parse_args()
+    for kind in arguments.tune or ():
+        tune(kind, arguments.runs)
+    if arguments.tune:
+        return
     for seed in arguments.seeds:
         for task in arguments.tasks:
-            for name in arguments.arms:
+            known = arms_of(TASKS[task][0])
+            for name in arguments.arms or known:
+                if name not in known:
+                    parser.error(f"--arms {name}: {task} has {', '.join(known)}")
                 arm = measure(task, seed, name, arguments.runs, arguments.validation)
                 print(task, seed, line(name, arm), flush=True)
                 if not arguments.validation:
-                    keep(task, seed, name, arm)
+                    keep(task, seed, name, arm, known[name])
+
+
+def tune(kind: str, runs: Path) -> None:
+    """Tune all arms of a kind with the same budget, and keep the experiment file that comes of it."""
+    out = runs / f"tuning-{kind}"
+    budget = ["--trials", str(TRIALS), "--rounds", str(TRIAL_ROUNDS), "--target", str(KINDS[kind])]
+    # With a relative path, since the tuned file names the command.
+    command = [str(Path(sys.executable).with_name("fedistill")), "tune", f"flagship-{kind}.toml", *budget]
+    subprocess.run([*command, "--out", os.path.relpath(out, HERE)], cwd=HERE, check=True)
+    shutil.copy(out / "tuned.toml", tuned(kind))
+
+
+def tuned(kind: str) -> Path:
+    return HERE / "results" / f"flagship-{kind}.toml"
+
+
+@cache
+def experiment(kind: str) -> dict[str, Any]:
+    return tomllib.loads(tuned(kind).read_text(encoding="utf-8"))
+
+
+def arms_of(kind: str) -> dict[str, dict[str, Any]]:
+    """Return the arms of a kind by name: as they were tuned, then others."""
+    arms = {arm.get("name", arm["method"]): arm for arm in experiment(kind)["arms"]}
+    parts = {name: {**arms["bridge"], "name": name, **part} for name, part in PARTS.items()}
+    return arms | (parts | CONTROLS if kind == "images" else {})
 
 
 def measure(task: str, seed: int, name: str, runs: Path, validation: bool) -> ArmJson:
     """Run an arm, or what is left of it, and return its part of results.json."""
-    asked = dict(TASKS[task])
+    kind, setting = TASKS[task]
+    asked = dict(setting)
     if validation:
         data = Path(os.environ["FEDISTILL_DATA"])
         train = data / f"{asked.pop('name')}-train.parquet"
         asked |= {"format": "parquet", "train": str(train), "test_share": 0.05}
     raw = {
+        **experiment(kind),
+        **SAMPLING.get(task, {}),
         "seed": seed,
         "rounds": ROUNDS,
         "task": asked,
-        "models": LARGER,
-        "train": {"batch_size": 32, "optimizer": {"name": "sgd", "lr": 0.02, "momentum": 0.9}},
-        "arms": [{"name": name, **ARMS[name]}],
+        "arms": [arms_of(kind)[name]],
     }
     out = runs / f"{task}-{seed}-{name}{'-validation' if validation else ''}"
     if not (out / "experiment.toml").exists():
@@ -185,13 +191,14 @@ def cost(points: list[Any], accuracy: float) -> int | None:
     return next((sent for sent, reached in points if reached >= accuracy), None)
 
 
-def keep(task: str, seed: int, name: str, arm: ArmJson) -> None:
+def keep(task: str, seed: int, name: str, arm: ArmJson, settings: dict[str, Any]) -> None:
     kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     kept.setdefault(task, {}).setdefault(name, {})[str(seed)] = {
         "curve": curve(arm),
+        "clients": arm["rounds"][-1]["views"].get("client@global") if arm["rounds"] else None,
         "public": arm["bytes_public"],
         "status": arm["status"],
-        "arm": ARMS[name],
+        "arm": settings,
         "torch": torch.__version__,
         "python": platform.python_version(),
     }

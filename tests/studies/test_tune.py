@@ -138,6 +138,21 @@ def test_the_view_that_counts() -> None:
     assert Goal().accuracy(one) == 0.9
 
 
+def test_a_trial_is_decided_at_the_target_or_beyond_the_bytes_of_the_best() -> None:
+    goal, held = Goal(target=0.7), trial(1, [0.5, 0.8], 100)  # needed 210 bytes
+
+    def decided(accuracies: list[float], sent: int, before: Trial | None = None, goal: Goal = goal) -> bool:
+        return goal.decided(trial(2, accuracies, sent)["result"], before)
+
+    assert not decided([], 1)
+    assert decided([0.7], 1)
+    assert not decided([0.69, 0.5], 10**6)
+    assert not decided([0.5], 200, held)  # 210 bytes: an equal is still possible
+    assert decided([0.5], 201, held)
+    assert not decided([0.5], 10**6, trial(1, [0.6], 1))  # none has reached it
+    assert not decided([0.9], 1, held, Goal())
+
+
 # --- what it leaves ---
 
 
@@ -271,6 +286,23 @@ def test_finished_trials_are_not_run_again(
     assert len(weights.trials) == len(local.trials) == 2
     assert lines(tmp_path / "out") == before
     assert "99.0% not reached" in (tmp_path / "out" / "tuned.toml").read_text().replace("\n#   ", " ")
+
+
+def test_trials_with_a_target_end_when_they_are_decided(
+    experiment: Experiment, run: Tune, tmp_path: Path
+) -> None:
+    # Any accuracy will do: all trials end after a round of three.
+    (found,) = run(experiment, arms=["weights"], rounds=3, trials=2, goal=Goal(target=0.0))
+    assert [len(one["result"]["rounds"]) for one in found.trials] == [1, 1]
+    assert [one["result"]["status"] for one in found.trials] == ["done", "done"]
+    # The first cannot reach the target, so that nothing is known to be enough.
+    (found,) = run(experiment, "never", arms=["weights"], rounds=3, trials=2, goal=Goal(target=1.0))
+    assert [len(one["result"]["rounds"]) for one in found.trials] == [3, 3]
+    # What ended early says nothing about another goal, and nothing about none.
+    for goal in (Goal(target=0.5), Goal(), Goal(target=0.0, view="client@global")):
+        with pytest.raises(ExperimentError, match="holds another tuning, which differs in trials stop at"):
+            run(experiment, arms=["weights"], rounds=3, trials=2, goal=goal)
+    run(experiment, arms=["weights"], rounds=3, trials=2, goal=Goal(target=0.0))
 
 
 def test_a_line_that_a_crash_cut_short_is_a_trial_that_never_was(

@@ -49,6 +49,22 @@ class Goal:
         found = reached(trial["result"], view, self.target)
         return None if found is None else found[0]
 
+    def decided(self, result: ArmJson, best: Trial | None) -> bool:
+        """Return whether further rounds of a trial cannot change what is best.
+
+        So it is when a trial has reached the target, or has sent more than the best one needed for that.
+
+        Args:
+            result: of the rounds so far.
+            best: the best of the arm's earlier trials.
+        """
+        view = self.view_of(result)
+        if self.target is None or view is None:
+            return False
+        least = None if best is None else self.bytes_to_target(best)
+        spent = least is not None and result["bytes_total"] > least
+        return spent or reached(result, view, self.target) is not None
+
     def rank(self, trial: Trial) -> tuple[float, float, float]:
         """Return what is smaller for the better trial."""
         accuracy, sent = self.accuracy(trial), self.bytes_to_target(trial)

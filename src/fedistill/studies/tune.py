@@ -7,6 +7,7 @@ rounds in the round loop of every run. The best trial of an arm is chosen by `Go
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -91,7 +92,9 @@ def tune(
     findings = examine(short, task, ready)
     watcher.findings(findings)
     raise_errors(findings)
-    folder = TuningFolder(path, _asked(short, task, plan.seed, spaces))
+    goal = plan.goal
+    stops_at: RawTable | None = None if goal.target is None else {"target": goal.target, "view": goal.view}
+    folder = TuningFolder(path, _asked(short, task, plan.seed, spaces), stops_at)
     heading = _heading(plan, rounds, len(task.test), command)
     for arm in chosen:
         for trial in _new_trials(short, arm, spaces[arm.name], plan, task, folder):
@@ -111,7 +114,8 @@ def _new_trials(
         if settings is None:
             return
         started = time.perf_counter()
-        result = _play(experiment, arm, settings, task)
+        goal = plan.goal if folder.stops_at else Goal()  # without a target, all rounds are run
+        result = _play(experiment, arm, settings, task, partial(goal.decided, best=best))
         trial: Trial = {
             "arm": arm.name,
             "trial": len(before) + 1,
@@ -188,8 +192,17 @@ def _asked(experiment: Experiment, task: Task, seed: int, spaces: Mapping[str, S
     }
 
 
-def _play(experiment: Experiment, arm: Arm, settings: Settings, task: Task) -> ArmJson:
-    """Run a trial; one that cannot start, or ends early, has the status ``failed``.
+def _play(
+    experiment: Experiment,
+    arm: Arm,
+    settings: Settings,
+    task: Task,
+    decided: Callable[[ArmJson], bool],
+) -> ArmJson:
+    """Run a trial; one that cannot start, or breaks off, has the status ``failed``.
+
+    Args:
+        decided: receives the result so far; if true, the rounds that are left are not run.
 
     Raises:
         RuntimeFailure: the machine failed.
@@ -205,7 +218,7 @@ def _play(experiment: Experiment, arm: Arm, settings: Settings, task: Task) -> A
     try:
         run = start_run(ready)
         with local_executor.start_executor(alone, task) as executor:
-            while run.round < ready.rounds:
+            while run.round < ready.rounds and not decided(arm_json(ready, run, "done", None)):
                 play_round(run, ready, executor)
     except TrainingError as error:
         return arm_json(ready, run, "failed", str(error))

@@ -2,7 +2,7 @@
 
 ::
 
-    tuning.json     what was asked: experiment, data, rounds, seed, search space, versions
+    tuning.json     what was asked: experiment, data, rounds, seed, search space, versions, where trials stop
     trials.jsonl    what was tried: one line for each finished trial (`Trial`)
     tuned.toml      the experiment, each arm with its best settings
 
@@ -20,6 +20,8 @@ from fedistill.experiment.results import ArmJson
 from fedistill.experiment.run_folder import RunFolder
 from fedistill.state import write_file
 
+_STOPS_AT = "trials stop at"
+
 
 class Trial(TypedDict):
     """One trial of an arm.
@@ -36,25 +38,32 @@ class Trial(TypedDict):
 
 
 class TuningFolder:
-    """A tuning's folder on disk."""
+    """A tuning's folder on disk.
 
-    def __init__(self, path: Path, asked: RawTable) -> None:
+    Attributes:
+        stops_at: where the trials of this tuning end early; None if all have all their rounds.
+    """
+
+    def __init__(self, path: Path, asked: RawTable, stops_at: RawTable | None) -> None:
         """Start or continue a tuning.
 
         Args:
             asked: all that results depend on, as JSON has it; must be the same when a tuning is continued.
+            stops_at: where trials end early, if they do; must be the same for a tuning whose trials did.
 
         Raises:
             ExperimentError: the folder holds a run or another tuning, is damaged, or cannot be written.
         """
         RunFolder.check_free(path)
         self.path = path
+        self.stops_at = stops_at
         self._trials: list[Trial] = []
         try:
             if (path / "tuning.json").exists():
                 self._continue(json.loads((path / "tuning.json").read_text(encoding="utf-8")), asked)
             else:
-                write_file(path / "tuning.json", json.dumps(asked, indent=1).encode())
+                whole = json.dumps({**asked, _STOPS_AT: stops_at}, indent=1)
+                write_file(path / "tuning.json", whole.encode())
         except (OSError, ValueError) as error:
             raise ExperimentError(
                 f"{path}: cannot be used ({error}); choose another folder with --out"
@@ -78,6 +87,10 @@ class TuningFolder:
 
     def _continue(self, before: RawTable, asked: RawTable) -> None:
         asked = json.loads(json.dumps(asked))  # numbers and lists as they come from a file
+        stopped_at = before.get(_STOPS_AT)
+        if stopped_at is not None:  # a trial that ended early says nothing about another target
+            asked[_STOPS_AT] = self.stops_at
+        self.stops_at = stopped_at
         changed = [key for key in asked if before.get(key) != asked[key]]
         if changed:
             raise ExperimentError(
