@@ -1,10 +1,13 @@
 """``results.json``: the outcome of a run, in the shape that other programs rely on.
 
 Bytes are integers summed over clients. ``bytes_total`` is all rounds and set-up, without public data;
-``bytes_public`` is one copy of the public set for each client that needs one.
+``bytes_public`` is one copy of the public set for each client that needs one. ``multiply_adds`` are those of
+the clients' work, summed over clients; ``memory`` is the bytes that training takes, at the client where it
+takes most (`fedistill.training.cost`).
 
 A run of an experiment without ``seeds`` has schema 1, in which an arm has its rounds; one with ``seeds`` has
-schema 2, in which an arm has a list of seeds, each with its rounds.
+schema 2, in which an arm has a list of seeds, each with its rounds. A new key does not raise the schema: a
+program should ignore keys that it does not know, and do without those that older files do not have.
 """
 
 import contextlib
@@ -30,7 +33,10 @@ Status = Literal["done", "stopped", "failed"]
 
 
 class RoundJson(TypedDict):
-    """A round; ``kinds`` has bytes by direction and kind of message, ``missing`` reasons by client."""
+    """A round; ``kinds`` has bytes by direction and kind of message, ``missing`` reasons by client.
+
+    ``multiply_adds`` and ``memory`` are absent from a round that version 0.2 or earlier has played.
+    """
 
     round: int
     bytes_up: int
@@ -42,10 +48,15 @@ class RoundJson(TypedDict):
     missing: dict[str, str]
     transport: dict[str, int]
     views: dict[str, float]
+    multiply_adds: NotRequired[int]
+    memory: NotRequired[int]
 
 
 class SeedJson(TypedDict):
-    """What an arm did with one seed; a view that its method does not have is absent from its rounds."""
+    """What an arm did with one seed; a view that its method does not have is absent from its rounds.
+
+    ``multiply_adds`` and ``memory`` are absent if they are from any of the rounds.
+    """
 
     seed: int
     status: Status
@@ -56,6 +67,8 @@ class SeedJson(TypedDict):
     bytes_public: int
     bytes_total: int
     bytes_transport: int
+    multiply_adds: NotRequired[int]
+    memory: NotRequired[int]
 
 
 class _ArmName(TypedDict):
@@ -228,7 +241,7 @@ def results_of_seeds(
 
 
 def _of_seed(seed: int, arm: ArmJson) -> SeedJson:
-    return {
+    found: SeedJson = {
         "seed": seed,
         "status": arm["status"],
         "error": arm["error"],
@@ -239,6 +252,9 @@ def _of_seed(seed: int, arm: ArmJson) -> SeedJson:
         "bytes_total": arm["bytes_total"],
         "bytes_transport": arm["bytes_transport"],
     }
+    if "multiply_adds" in arm and "memory" in arm:
+        found["multiply_adds"], found["memory"] = arm["multiply_adds"], arm["memory"]
+    return found
 
 
 def results_json(command: str, task: Task, arms: list[ArmJson]) -> ResultsJson:
@@ -304,7 +320,8 @@ def task_json(task: Task) -> TaskJson:
 def arm_json(arm: ReadyArm, run: ArmRun, status: Status, error: str | None) -> ArmJson:
     """Return one arm: what it was, each round, and its bytes."""
     server = arm.server_model()
-    return {
+    rounds = [round_json(run, record) for record in run.records]
+    found: ArmJson = {
         "name": arm.name,
         "method": arm.config.method,
         "codec": codecs.title(arm.config.codec or arm.method.codec),
@@ -314,21 +331,25 @@ def arm_json(arm: ReadyArm, run: ArmRun, status: Status, error: str | None) -> A
         "server_model": None if server is None else server[0],
         "client_models": list(arm.config.models.clients) if arm.method.clients_use_models else [],
         "parameters": arm.parameters(),
-        "rounds": [round_json(run, record) for record in run.records],
+        "rounds": rounds,
         "bytes_setup": run.ledger.setup,
         "bytes_public": run.ledger.public,
         "bytes_total": run.ledger.total,
         "bytes_transport": sum(one.carried.get(way, 0) for one in run.records for way in ("up", "down")),
     }
+    if all("multiply_adds" in one for one in rounds):
+        found["multiply_adds"] = sum(one["multiply_adds"] for one in rounds)
+        found["memory"] = max((one["memory"] for one in rounds), default=0)
+    return found
 
 
 def round_json(run: ArmRun, record: RoundRecord) -> RoundJson:
-    """Return one round, its bytes summed over clients."""
+    """Return one round, its bytes and multiply-adds summed over clients."""
     kinds = {
         "up": run.ledger.kinds(record.round, "up"),
         "down": run.ledger.kinds(record.round, "down"),
     }
-    return {
+    found: RoundJson = {
         "round": record.round,
         "bytes_up": sum(kinds["up"].values()),
         "bytes_down": sum(kinds["down"].values()),
@@ -340,6 +361,9 @@ def round_json(run: ArmRun, record: RoundRecord) -> RoundJson:
         "transport": record.carried,
         "views": record.views,
     }
+    if record.multiply_adds is not None and record.memory is not None:
+        found["multiply_adds"], found["memory"] = sum(record.multiply_adds), max(record.memory, default=0)
+    return found
 
 
 def link_times(link: Link, records: list[RoundRecord]) -> list[float]:
