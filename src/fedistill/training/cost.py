@@ -113,12 +113,11 @@ class BatchCosts:
     def batch(self, size: int) -> Iterator[None]:
         """Count one batch that runs inside; does nothing where nobody counts."""
         counter = _active.get()
-        # A counter below a mode of somebody else cannot be paused, and counts each batch.
-        if counter is None or _get_current_dispatch_mode() is not counter:
+        if counter is None or not _can_pause(counter):
             yield
         elif size in self._by_size:
             counter.add(self._by_size[size])
-            with _paused(counter):
+            with uncounted():
                 yield
         else:
             before = counter.cost.multiply_adds
@@ -142,7 +141,12 @@ class BatchCosts:
 
 
 @contextmanager
-def _paused(counter: CostCounter) -> Iterator[None]:
+def uncounted() -> Iterator[None]:
+    """Run at full speed what is not counted."""
+    counter = _active.get()
+    if counter is None or not _can_pause(counter):
+        yield
+        return
     before = _active.set(None)
     counter.__exit__(None, None, None)  # type: ignore[no-untyped-call]  # torch leaves it untyped
     try:
@@ -150,6 +154,11 @@ def _paused(counter: CostCounter) -> Iterator[None]:
     finally:
         counter.__enter__()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         _active.reset(before)
+
+
+def _can_pause(counter: CostCounter) -> bool:
+    """Return whether no mode of somebody else has begun since."""
+    return _get_current_dispatch_mode() is counter
 
 
 @contextmanager
@@ -166,7 +175,7 @@ def _saved(held: list[Tensor]) -> Iterator[dict[int, int]]:
                 found[storage.data_ptr()] = storage.nbytes()
                 kept.append(storage)  # as long as it is there, no other has its address
         # Kept as it is, an output of an operation would keep itself alive.
-        return value.detach()
+        return value if value.grad_fn is None else value.detach()
 
     with saved_tensors_hooks(save, lambda value: value):
         yield found

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedistill.errors import TrainingError
-from fedistill.training.cost import BatchCosts
+from fedistill.training.cost import BatchCosts, uncounted
 from fedistill.training.optimizers import Optimizer
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -53,7 +53,8 @@ def fit(
                 optimizer.zero_grad()
                 value = loss(model(batch(inputs, index)), index)
                 value.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-                optimizer.step()
+                with uncounted():
+                    optimizer.step()
             first = value.detach() if first is None else first
             total += value.detach()
         if not torch.isfinite(total):
