@@ -323,7 +323,7 @@ def markdown(results: AnyResultsJson) -> str:
     if _counts_work(results):
         lines += [
             "",
-            "Bytes are summed over clients. Multiply-adds are those of one client in the whole run, the mean"
+            "Bytes are summed over clients. Multiply-adds are those of one client in all rounds, the mean"
             " over clients; memory is what a training step takes, at the client where it takes most.",
         ]
     return "\n".join(lines)
