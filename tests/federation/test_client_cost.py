@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from fedistill.experiment.results import ResultsJson, arm_json
+from fedistill.experiment.results import ResultsJson
 from fedistill.experiment.run_folder import RunFolder
 from fedistill.experiment.runner import resume_experiment, run_experiment
 from fedistill.experiment.seeds import run_seeds
+from fedistill.experiment.summary import arm_json
 from fedistill.federation.history import RoundRecord
 from helpers.bad_replies import changing, damaged, only
 from helpers.runs import finished, on_digits
