@@ -487,7 +487,8 @@ def _row(title: str, row: dict[str, Any]) -> tuple[str, ...]:
     views = [f"{row['views'][view]:.1%}" if view in row["views"] else "-" for view in VIEWS]
     ways = [format_bytes(row[f"bytes_{key}"]) for key in ("up", "down", "setup", "public")]
     clients = [name for name in row["models"]["clients"] if name in row["parameters"]]
-    server = row["models"]["server"] if "server" in row["parameters"] else "-"
+    # Some methods have a server model of their own; rows that were measured before it was noted do not.
+    server = row.get("server_model", row["models"]["server"]) if "server" in row["parameters"] else "-"
     return title, f"{', '.join(clients) or '-'} → {server}", *views, *ways
 
 

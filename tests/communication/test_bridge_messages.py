@@ -1,5 +1,6 @@
 """The messages of `bridge`: what each stage has crosses whole, and nothing else is accepted."""
 
+from itertools import combinations
 from typing import Any
 
 import pytest
@@ -26,6 +27,7 @@ from fedistill.errors import FrameError
 SIZES = MessageContext(classes=3, parameters=5, samples=7, parts=((5,),))
 NONE, NO_WEIGHTS = torch.zeros(0, dtype=torch.int64), torch.zeros(0)
 VALUES = torch.tensor([0.5, -1.0, 0.0, 2.0, 3.0])
+PARTS = {"levels": LEVELS, "votes": VOTES, "values": WEIGHTS}
 CODER = MessageCoder(*pair("fp32"), seed=0, messages=[BridgeReply, BridgeRequest])
 
 
@@ -68,6 +70,21 @@ def test_replies_cross_whole(message: BridgeReply) -> None:
 )
 def test_requests_cross_whole(message: BridgeRequest) -> None:
     assert same(crossed("down", message), message)
+
+
+@pytest.mark.parametrize("parts", [set(some) for size in range(4) for some in combinations(PARTS, size)])
+def test_each_flag_is_about_its_own_part_alone(parts: set[str]) -> None:
+    """In any combination, a reply has the parts that are flagged, and a request what its flags go with."""
+    flags = sum(PARTS[part] for part in parts)
+    full = {"values": VALUES, "levels": ints(0, 63, 7), "votes": ints(0, 1, 2, 3, 3, 3, 0)}
+    reply = BridgeReply(
+        **{part: full[part] if part in parts else full[part][:0] for part in full}, has=flags, digest=9
+    )
+    assert same(crossed("up", reply), reply)
+    request = BridgeRequest(
+        reply.values, flags, 0, 0, 0, ints(1, 40, 9) if "votes" in parts else NONE, NONE, NONE, NONE
+    )
+    assert same(crossed("down", request), request)
 
 
 def refusal(kind: type[Message], sections: list[bytes]) -> str:

@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 
 from fedistill import compare, parse
-from fedistill.cli.stop import Stopped, stop_requests
-from fedistill.stop_signals import STOP_SIGNALS
+from fedistill.stop_signals import STOP_SIGNALS, Stopped, stop_requests
 from helpers.processes import wait_for
 from helpers.program import PATIENCE, PROGRAM
 

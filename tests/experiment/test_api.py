@@ -3,8 +3,10 @@
 import json
 import logging
 import re
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +21,7 @@ from fedistill.experiment import runner
 from fedistill.experiment.progress import shown
 from fedistill.experiment.table import markdown
 from fedistill.federation.history import RoundRecord
+from helpers.processes import wait_for
 
 EXPERIMENT = """
 rounds = 2
@@ -261,3 +264,39 @@ def test_a_script_without_a_main_guard_runs_in_one_process(tmp_path: Path) -> No
     )
     assert (ended.returncode, ended.stderr) == (0, "")
     assert ended.stdout == "<Run 'run': fedavg (done), dsfl (done)>\n"
+
+
+@pytest.mark.parametrize("asked", [signal.SIGTERM, signal.SIGHUP])
+def test_a_script_that_is_asked_to_end_leaves_its_results(tmp_path: Path, asked: signal.Signals) -> None:
+    (tmp_path / "exp.toml").write_text(EXPERIMENT.replace("rounds = 2", "rounds = 100_000"))
+    (tmp_path / "script.py").write_text(
+        'import fedistill\n\nfedistill.compare(fedistill.load("exp.toml"), "run")\n'
+    )
+    process = subprocess.Popen(
+        [sys.executable, "script.py"],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(asked, signal.SIG_DFL),
+    )
+    events = tmp_path / "run" / "events.jsonl"
+    wait_for(lambda: events.exists() and '"round": 2' in events.read_text(), "round 2", PATIENCE)
+    process.send_signal(asked)
+    _, said = process.communicate(timeout=PATIENCE)
+    assert process.returncode != 0
+    assert f"Stopped: stopped by {asked.name}" in said
+    assert "Finished rounds are kept; resume with: fedistill.resume('run')" in said
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert [arm["status"] for arm in results["arms"]] == ["stopped", "stopped"]
+    assert len(results["arms"][0]["rounds"]) >= 2
+    assert (tmp_path / "run" / "report.html").exists()
+
+
+def test_a_thread_runs_an_experiment_too(file: Path, tmp_path: Path) -> None:
+    """Only the main thread may set handlers of signals."""
+    found: list[fedistill.Run] = []
+    short = fedistill.load(file, ["rounds=1"])
+    thread = threading.Thread(target=lambda: found.append(fedistill.compare(short, tmp_path / "run")))
+    thread.start()
+    thread.join(PATIENCE)
+    assert [found[0][name].status for name in found[0].arms] == ["done", "done"]

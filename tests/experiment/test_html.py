@@ -449,6 +449,26 @@ def test_what_a_network_adds_has_a_column_where_there_was_one(browse: Any) -> No
 
 
 @needs_chromium
+def test_what_clients_compute_has_columns_where_it_was_counted(browse: Any) -> None:
+    results = _results()
+    # Four rounds with three clients in each; then a client that predicts alone.
+    results["arms"][0] |= {"multiply_adds": 36_000_000_000, "memory": 4_321_000}
+    results["arms"][1] |= {"multiply_adds": 600_000, "memory": 0}
+    head, columns, *rows = _table(browse(page=_page(results)), "table-summary")
+    assert "Work of a client" in head
+    assert columns[-2:] == ["multiply-adds", "memory"]
+    assert [row[9:11] for row in rows] == [
+        ["12 G3 G a round", "4.32 MB"],
+        ["200 k100 k a round", "-"],
+        ["-", "-"],
+        ["-", "-"],
+    ]
+    head, columns, *_ = _table(browse(), "table-summary")
+    assert "Work of a client" not in head
+    assert "memory" not in columns
+
+
+@needs_chromium
 def test_an_arm_without_the_view_is_named_and_left_out(browse: Any) -> None:
     page = browse("#view=client@own&target=0.42")
     assert f"No client@own: {HOSTILE}, server-alone." in page.id("notes").text

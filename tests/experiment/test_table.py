@@ -185,6 +185,50 @@ def shown(results: dict[str, Any]) -> str:
     return sink.getvalue()
 
 
+WORKED: dict[str, Any] = {
+    **RESULTS,
+    "arms": [
+        # Of three clients: 4 G each, and 0.
+        {**RESULTS["arms"][0], "multiply_adds": 12_000_000_000, "memory": 4_321_000},
+        {**RESULTS["arms"][1], "multiply_adds": 0, "memory": 0},
+        RESULTS["arms"][2],  # of an earlier version
+    ],
+}
+
+
+def test_what_clients_compute_has_columns_where_it_was_counted() -> None:
+    assert headings(WORKED) == (*headings(RESULTS), "multiply-adds", "memory")
+    assert [row[-2:] for row in rows(WORKED)] == [["4 G", "4.32 MB"], ["0", "-"], ["-", "-"]]
+    assert [row[:-2] for row in rows(WORKED)] == rows(RESULTS)
+    lines = markdown(WORKED).splitlines()
+    assert lines[0].endswith("| total + public | multiply-adds | memory |")
+    assert lines[-1].startswith("Bytes are summed over clients. Multiply-adds are those of one client")
+    assert "multiply-adds and memory of a client" in shown(WORKED)
+    assert "multiply-adds" not in shown(RESULTS) + markdown(RESULTS)
+
+
+def test_work_of_several_seeds_is_a_mean_with_its_deviation() -> None:
+    first, *others = SEEDS["arms"]
+    # Means of three clients: 1, 2 and 3 G.
+    worked = [
+        {**one, "multiply_adds": sum_of_clients, "memory": 2_000}
+        for one, sum_of_clients in zip(first["seeds"], (3 * 10**9, 6 * 10**9, 9 * 10**9), strict=True)
+    ]
+    results = {**SEEDS, "arms": [{**first, "seeds": worked}, *others]}
+    assert [row[-2:] for row in rows(results)] == [["2 G ± 1 G", "2 kB"], ["-", "-"], ["-", "-"]]
+
+
+def test_work_goes_from_a_narrow_terminal_before_best_rounds_and_bytes_do() -> None:
+    at = {width: "\n".join(at_width(WORKED, width)) for width in (80, 150, 177, 200)}
+    assert "multiply" not in at[80]
+    assert all(text in at[80] for text in ("10.5 kB", "17.5 kB"))
+    assert "multiply" not in at[177]
+    assert "62.5% (75.0% @3)" in at[177]
+    assert "multiply-adds" in at[200]
+    assert "4 G" in at[150]
+    assert "75.0%" not in at[150]
+
+
 def test_rich_table_shows_all_cells_as_they_are() -> None:
     lines = shown(RESULTS).splitlines()
     assert lines[0].strip() == "digits, 3 clients, dirichlet(alpha=0.3), 4 rounds"

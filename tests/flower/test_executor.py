@@ -102,6 +102,11 @@ def test_methods_end_in_the_same_bits_as_in_one_process(tmp_path: Path, method: 
         assert expected_model.exists() == bool(saved)
         for path in saved:
             same_tensors(path, expected_model)
+    costs = [
+        [(record.multiply_adds, record.memory) for record in RunFolder(tmp_path / name).records(method)]
+        for name in ("run", "expected")
+    ]
+    assert costs[0] == costs[1]
     found = [record.views for record in RunFolder(tmp_path / "run").records(method)]
     expected = [record["views"] for record in results["arms"][0]["rounds"]]
     if method == "fedgkt":  # the edge models that its view is made of stay at their sites
@@ -198,6 +203,19 @@ def test_right_answers_beyond_the_test_set_are_not_counted(tmp_path: Path, count
     # Asked for by itself, the node says the truth.
     assert record.views == expected
     assert [kind for node, kind, _ in desk.taken if node == 11] == ["query", "train", "evaluate"]
+
+
+@pytest.mark.parametrize("cost", [[-1, 5], [5], [1.5, 2.5], [True, True], "little", 7])
+def test_a_cost_that_is_none_counts_as_nothing(tmp_path: Path, cost: Any) -> None:
+    asked = experiment(rounds=1, arms=[{"method": "fedavg"}])
+    desk = Desk(asked, tmp_path)
+    desk.change = answered(lambda answer: Answer(answer.frame, {**answer.words, "cost": cost}))
+    play(desk, asked, tmp_path / "run")
+    (record,) = RunFolder(tmp_path / "run").records("fedavg")
+    assert record.multiply_adds is not None
+    assert record.memory is not None
+    assert [bool(count) for count in record.multiply_adds] == [True, False, True]
+    assert [bool(count) for count in record.memory] == [True, False, True]
 
 
 @pytest.mark.parametrize("error", [KeyError("no such class"), DecodeError("no such class"), RecursionError()])

@@ -10,8 +10,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fedistill.communication.messages.bridge import (
-    LEVELS,
-    VOTES,
     WEIGHTS,
     BridgeRequest,
     as_bytes,
@@ -208,7 +206,3 @@ def test_labels_coded_given_votes_come_back(seed: int, samples: int) -> None:
     assert torch.equal(found, labels)
     other = torch.full_like(votes, 3)
     assert request.pooled(other, 3) is None or not named.any()
-
-
-def test_flags_are_distinct_bits() -> None:
-    assert LEVELS | VOTES | WEIGHTS == LEVELS + VOTES + WEIGHTS == 7

@@ -58,7 +58,7 @@ def test_more_words_are_read_than_models_take() -> None:
 
 
 def test_nothing_of_the_models_is_in_the_results() -> None:
-    from fedistill.experiment.results import arm_json
+    from fedistill.experiment.summary import arm_json
 
     arm, run = finished(raw())
     found = arm_json(arm, run, "done", None)

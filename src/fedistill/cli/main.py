@@ -26,9 +26,9 @@ from fedistill.cli.console import (
     typed_command,
 )
 from fedistill.cli.flower import app as flower
-from fedistill.cli.stop import stop_requests
 from fedistill.cli.tune import tune_command
 from fedistill.errors import ExperimentError, FedistillError, nearest
+from fedistill.stop_signals import stop_requests
 
 app = typer.Typer(
     help="Federated distillation: train together by exchanging knowledge, and count every byte.",

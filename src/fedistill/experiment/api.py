@@ -26,6 +26,7 @@ from fedistill.experiment.results import (
 from fedistill.experiment.run_folder import default_folder, read_results
 from fedistill.experiment.seeds import resume_seeds, run_seeds
 from fedistill.experiment.spread import Spread
+from fedistill.stop_signals import stop_requests_of_guest
 
 
 def compare(experiment: Experiment, out: str | Path | None = None, *, quiet: bool = False) -> "Run":
@@ -46,6 +47,8 @@ def compare(experiment: Experiment, out: str | Path | None = None, *, quiet: boo
         ExperimentError: the experiment or the folder is wrong, and nothing was run; or the call is not
             under ``if __name__ == "__main__":`` in a script that needs it.
         RuntimeFailure: the machine failed; `resume` continues the run.
+        KeyboardInterrupt: Ctrl-C, or SIGTERM or SIGHUP where the script has no handler of its own, which
+            would have ended it on the spot; finished rounds are in results.json, and `resume` continues.
     """
     folder = default_folder("experiment") if out is None else Path(out)
     return _followed(folder, quiet, lambda watcher: run_seeds(experiment, folder, _COMMAND, watcher))
@@ -61,6 +64,7 @@ def resume(folder: str | Path, *, quiet: bool = False) -> "Run":
     Raises:
         ExperimentError: there is no run in the folder that could be resumed here, or its data have changed.
         RuntimeFailure: the machine failed again.
+        KeyboardInterrupt: as `compare`.
     """
     path = Path(folder)
     return _followed(path, quiet, lambda watcher: resume_seeds(path, watcher))
@@ -232,7 +236,8 @@ def _followed(folder: Path, quiet: bool, play: Callable[[Watcher], AnyResultsJso
     """Run something, shown to whoever looks on."""
     with _watched(quiet) as watcher:
         try:
-            play(watcher)
+            with stop_requests_of_guest():
+                play(watcher)
         except MissingMainGuard:
             _hide_traceback_of_missing_guard()
             raise

@@ -1,36 +1,29 @@
 """``results.json``: the outcome of a run, in the shape that other programs rely on.
 
 Bytes are integers summed over clients. ``bytes_total`` is all rounds and set-up, without public data;
-``bytes_public`` is one copy of the public set for each client that needs one.
+``bytes_public`` is one copy of the public set for each client that needs one. ``multiply_adds`` are those of
+the clients' work, summed over clients; ``memory`` is the bytes that training takes, at the client where it
+takes most (`fedistill.training.cost`).
 
 A run of an experiment without ``seeds`` has schema 1, in which an arm has its rounds; one with ``seeds`` has
-schema 2, in which an arm has a list of seeds, each with its rounds.
+schema 2, in which an arm has a list of seeds, each with its rounds. A new key does not raise the schema: a
+program should ignore keys that it does not know, and do without those that older files do not have.
 """
 
-import contextlib
-import platform
-from collections.abc import Mapping, Sequence
-from importlib.metadata import version
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Literal, NotRequired, TypedDict, final
-
-from fedistill.communication.codecs import registry as codecs
-from fedistill.config.link import PROFILES, Link, LinkUse, round_seconds
-from fedistill.data.task import Task
-from fedistill.federation.arm import ReadyArm
-from fedistill.federation.executor import TORCH_THREADS, cores
-from fedistill.federation.history import ArmRun, RoundRecord
 
 SCHEMA = 1
 SCHEMA_OF_SEEDS = 2
-_PACKAGES = ("torch", "numpy", "datasets", "flwr-datasets", "constriction")
-"""Dependencies whose version may change what a run's bits are."""
 
 Status = Literal["done", "stopped", "failed"]
 
 
 class RoundJson(TypedDict):
-    """A round; ``kinds`` has bytes by direction and kind of message, ``missing`` reasons by client."""
+    """A round; ``kinds`` has bytes by direction and kind of message, ``missing`` reasons by client.
+
+    ``multiply_adds`` and ``memory`` are absent from a round that version 0.2 or earlier has played.
+    """
 
     round: int
     bytes_up: int
@@ -42,10 +35,15 @@ class RoundJson(TypedDict):
     missing: dict[str, str]
     transport: dict[str, int]
     views: dict[str, float]
+    multiply_adds: NotRequired[int]
+    memory: NotRequired[int]
 
 
 class SeedJson(TypedDict):
-    """What an arm did with one seed; a view that its method does not have is absent from its rounds."""
+    """What an arm did with one seed; a view that its method does not have is absent from its rounds.
+
+    ``multiply_adds`` and ``memory`` are absent if they are from any of the rounds.
+    """
 
     seed: int
     status: Status
@@ -56,6 +54,8 @@ class SeedJson(TypedDict):
     bytes_public: int
     bytes_total: int
     bytes_transport: int
+    multiply_adds: NotRequired[int]
+    memory: NotRequired[int]
 
 
 class _ArmName(TypedDict):
@@ -193,172 +193,3 @@ def counted(arm: AnyArmJson) -> Sequence[SeedJson]:
 def has_failed(results: AnyResultsJson) -> bool:
     """Whether an arm has failed, with any of its seeds."""
     return any(one["status"] == "failed" for arm in results["arms"] for one in of_seeds(arm))
-
-
-def results_of_seeds(
-    command: str, seeds: Sequence[int], found: Mapping[int, ResultsJson]
-) -> ResultsOfSeedsJson:
-    """Return the results of several seeds from those of each that has any; at least one."""
-    first, *_ = found.values()
-    arms: list[ArmOfSeedsJson] = []
-    for place, arm in enumerate(first["arms"]):
-        arms.append(
-            {
-                "name": arm["name"],
-                "method": arm["method"],
-                "codec": arm["codec"],
-                "server_model": arm["server_model"],
-                "client_models": arm["client_models"],
-                "parameters": arm["parameters"],
-                "seeds": [_of_seed(seed, one["arms"][place]) for seed, one in found.items()],
-            }
-        )
-    tasks: list[TaskOfSeedJson] = [{"seed": seed, **one["task"]} for seed, one in found.items()]
-    return {
-        "schema": SCHEMA_OF_SEEDS,
-        "version": first["version"],
-        "versions": first["versions"],
-        "hardware": first["hardware"],
-        "command": command,
-        "task": first["task"],
-        "tasks": tasks,
-        "seeds": list(seeds),
-        "arms": arms,
-    }
-
-
-def _of_seed(seed: int, arm: ArmJson) -> SeedJson:
-    return {
-        "seed": seed,
-        "status": arm["status"],
-        "error": arm["error"],
-        "parameters": arm["parameters"],
-        "rounds": arm["rounds"],
-        "bytes_setup": arm["bytes_setup"],
-        "bytes_public": arm["bytes_public"],
-        "bytes_total": arm["bytes_total"],
-        "bytes_transport": arm["bytes_transport"],
-    }
-
-
-def results_json(command: str, task: Task, arms: list[ArmJson]) -> ResultsJson:
-    """Return the content of ``results.json``."""
-    return {
-        "schema": SCHEMA,
-        "version": version("fedistill"),
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in _PACKAGES},
-        },
-        "hardware": hardware_json(),
-        "command": command,
-        "task": task_json(task),
-        "arms": arms,
-    }
-
-
-def hardware_json() -> HardwareJson:
-    """Return what may explain a difference in time or bits; nothing in it says whose machine it is."""
-    return {
-        "machine": platform.machine(),
-        "processor": _processor(),
-        "cores": cores(),
-        "torch_threads": TORCH_THREADS,
-        "platform": platform.platform(),
-    }
-
-
-def _processor() -> str:
-    """The processor's model where the system says it, or else its family."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
-            name, _, value = line.partition(":")
-            if name.strip() == "model name":
-                return value.strip()
-    return platform.processor() or platform.machine()
-
-
-def task_json(task: Task) -> TaskJson:
-    """Return samples by client and class, the public set and the vocabulary."""
-    public = task.public
-    words = task.signature.vocabulary
-    found: TaskJson = {
-        "name": task.name,
-        "kind": task.signature.kind,
-        "classes": list(task.classes),
-        "clients": len(task.clients),
-        "partition": task.partition,
-        "samples": [len(data) for data in task.clients],
-        "class_counts": task.class_counts().tolist(),
-        "test": len(task.test),
-        "public": None
-        if public is None
-        else {"samples": len(public), "bytes": public.bytes, "source": public.source},
-        "vocabulary": {"size": words, "bytes": len(task.vocabulary_frame)} if words else None,
-    }
-    if task.client_names:
-        found["client_names"] = list(task.client_names)
-    return found
-
-
-def arm_json(arm: ReadyArm, run: ArmRun, status: Status, error: str | None) -> ArmJson:
-    """Return one arm: what it was, each round, and its bytes."""
-    server = arm.server_model()
-    return {
-        "name": arm.name,
-        "method": arm.config.method,
-        "codec": codecs.title(arm.config.codec or arm.method.codec),
-        "seed": arm.seed,
-        "status": status,
-        "error": error,
-        "server_model": None if server is None else server[0],
-        "client_models": list(arm.config.models.clients) if arm.method.clients_use_models else [],
-        "parameters": arm.parameters(),
-        "rounds": [round_json(run, record) for record in run.records],
-        "bytes_setup": run.ledger.setup,
-        "bytes_public": run.ledger.public,
-        "bytes_total": run.ledger.total,
-        "bytes_transport": sum(one.carried.get(way, 0) for one in run.records for way in ("up", "down")),
-    }
-
-
-def round_json(run: ArmRun, record: RoundRecord) -> RoundJson:
-    """Return one round, its bytes summed over clients."""
-    kinds = {
-        "up": run.ledger.kinds(record.round, "up"),
-        "down": run.ledger.kinds(record.round, "down"),
-    }
-    return {
-        "round": record.round,
-        "bytes_up": sum(kinds["up"].values()),
-        "bytes_down": sum(kinds["down"].values()),
-        "seconds": round(record.seconds, 4),
-        "kinds": kinds,
-        "clients": record.clients,
-        "dropped": record.dropped,
-        "missing": record.missing,
-        "transport": record.carried,
-        "views": record.views,
-    }
-
-
-def link_times(link: Link, records: list[RoundRecord]) -> list[float]:
-    """Return simulated seconds from the start to the end of each round, every client behind its own link."""
-    total, times = 0.0, []
-    for record in records:
-        sent = {client: [0, 0] for client in record.clients}
-        for entry in record.traffic:
-            sent[entry.client][entry.direction == "up"] += entry.bytes
-        exchanges = [
-            LinkUse(down, work, up) for (down, up), work in zip(sent.values(), record.work, strict=True)
-        ]
-        total += round_seconds(link, exchanges, record.server_seconds)
-        times.append(total)
-    return times
-
-
-def report_links(link: str | Link) -> tuple[str, dict[str, Link]]:
-    """Return the report's first choice of link by name, and all links that it offers."""
-    if isinstance(link, str):
-        return link, dict(PROFILES)
-    return link.title, {link.title: link, **PROFILES}

@@ -16,8 +16,9 @@ from fedistill.experiment.findings import raise_errors
 from fedistill.experiment.preflight import examine
 from fedistill.experiment.progress import Watcher
 from fedistill.experiment.report import write_results
-from fedistill.experiment.results import ArmJson, ResultsJson, Status, arm_json, results_json
+from fedistill.experiment.results import ArmJson, ResultsJson, Status
 from fedistill.experiment.run_folder import RunFolder
+from fedistill.experiment.summary import arm_json, results_json
 from fedistill.federation import local_executor
 from fedistill.federation.arm import ReadyArm, resolve_arm, settle_arm
 from fedistill.federation.client import client_state

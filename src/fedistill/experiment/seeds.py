@@ -16,9 +16,10 @@ from fedistill.experiment.findings import Finding, raise_errors
 from fedistill.experiment.preflight import examine
 from fedistill.experiment.progress import Watcher
 from fedistill.experiment.report import write_results
-from fedistill.experiment.results import AnyResultsJson, ResultsJson, ResultsOfSeedsJson, results_of_seeds
+from fedistill.experiment.results import AnyResultsJson, ResultsJson, ResultsOfSeedsJson
 from fedistill.experiment.run_folder import RunFolder, read_results
 from fedistill.experiment.runner import check_local, prepare, resolve, resume_experiment, run_experiment
+from fedistill.experiment.summary import results_of_seeds
 from fedistill.federation.arm import ReadyArm
 from fedistill.federation.executor import check_main_guard
 from fedistill.federation.history import RoundRecord

@@ -1,17 +1,17 @@
-"""The table that ends a run: accuracy beside bytes, with and without public data.
+"""The table that ends a run: accuracy beside bytes, with and without public data, and beside clients' work.
 
-With several seeds, accuracies and bytes are means ± sample standard deviations (n - 1) over the seeds that
-are done, and bytes to reach an accuracy are medians with their ranges.
+With several seeds, accuracies, bytes and work are means ± sample standard deviations (n - 1) over the seeds
+that are done, and bytes to reach an accuracy are medians with their ranges.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from rich import box
 from rich.cells import cell_len
 from rich.markup import escape
 from rich.table import Table
 
-from fedistill.config.units import format_bytes
+from fedistill.config.units import format_bytes, format_count
 from fedistill.experiment.results import AnyArmJson, AnyResultsJson, SeedJson, counted, of_seeds
 from fedistill.experiment.spread import MedianAndRange, Spread
 
@@ -30,7 +30,7 @@ def last_and_best(arm: SeedJson, view: str) -> tuple[float, float, int] | None:
 def rows(results: AnyResultsJson) -> list[list[str]]:
     """Return one row of texts per arm, under `headings`."""
     table = []
-    on_network = _on_network(results)
+    on_network, counts_work = _on_network(results), _counts_work(results)
     for arm in results["arms"]:
         seeds = counted(arm)
         public = [one["bytes_public"] for one in seeds]
@@ -48,6 +48,7 @@ def rows(results: AnyResultsJson) -> list[list[str]]:
                 _bytes(total),
                 _bytes(list(map(sum, zip(total, public, strict=True)))),
                 *([_bytes([one["bytes_transport"] for one in seeds])] if on_network else []),
+                *(_work(seeds, results["task"]["clients"]) if counts_work else []),
             ]
         )
     return table
@@ -79,20 +80,41 @@ def _shares(values: Sequence[float]) -> str:
     return f"{spread.mean:.1%}" + ("" if spread.deviation is None else f" ± {spread.deviation:.1%}")
 
 
-def _bytes(values: Sequence[int]) -> str:
+def _bytes(values: Sequence[float], write: Callable[[int], str] = format_bytes) -> str:
     """Return the mean, and the standard deviation unless all values are the same."""
     spread = Spread.of(values)
-    deviation = f" ± {format_bytes(round(spread.deviation))}" if spread.deviation else ""
-    return format_bytes(round(spread.mean)) + deviation
+    deviation = f" ± {write(round(spread.deviation))}" if spread.deviation else ""
+    return write(round(spread.mean)) + deviation
+
+
+def _work(seeds: Sequence[SeedJson], clients: int) -> list[str]:
+    """Return the mean multiply-adds of a client, and the memory of the one whose training takes most."""
+    counted = [one for one in seeds if "multiply_adds" in one]
+    if len(counted) < len(seeds):
+        return ["-", "-"]
+    memory = [one["memory"] for one in counted]
+    return [
+        _bytes([one["multiply_adds"] / clients for one in counted], format_count),
+        _bytes(memory) if any(memory) else "-",
+    ]
 
 
 def headings(results: AnyResultsJson) -> tuple[str, ...]:
-    """Return the names of the columns; only a run on a network has one for transport overhead."""
-    return (*_HEADINGS, "transport") if _on_network(results) else _HEADINGS
+    """Return the names of the columns.
+
+    Only a run on a network has one for transport overhead, and only one in which it was counted has those of
+    the clients' work.
+    """
+    transport = ("transport",) if _on_network(results) else ()
+    return (*_HEADINGS, *transport, *(_WORK if _counts_work(results) else ()))
 
 
 def _on_network(results: AnyResultsJson) -> bool:
     return any(one["bytes_transport"] for arm in results["arms"] for one in of_seeds(arm))
+
+
+def _counts_work(results: AnyResultsJson) -> bool:
+    return any("multiply_adds" in one for arm in results["arms"] for one in of_seeds(arm))
 
 
 _HEADINGS = (
@@ -106,10 +128,24 @@ _HEADINGS = (
     "total",
     "total + public",
 )
+_WORK = ("multiply-adds", "memory")
 _ALWAYS = ("arm", *VIEWS, "up", "down")
-_DISPENSABLE = ("clients -> server", "transport", "set-up", "public data", "total + public", "total")
+_DISPENSABLE = (
+    "clients -> server",
+    "transport",
+    "memory",
+    "multiply-adds",
+    "set-up",
+    "public data",
+    "total + public",
+    "total",
+)
 """What a narrow terminal hides, the first first."""
-_NARROW = {"clients -> server": "clients\n-> server", "total + public": "total +\npublic"}
+_NARROW = {
+    "clients -> server": "clients\n-> server",
+    "total + public": "total +\npublic",
+    "multiply-adds": "multiply-\nadds",
+}
 _FOLDED_NAME = 24
 """An arm's name is folded to this many columns before a column is hidden."""
 
@@ -117,8 +153,9 @@ _FOLDED_NAME = 24
 def rich_table(results: AnyResultsJson, width: int) -> Table:
     """Return the table for a terminal of ``width`` columns.
 
-    What does not fit goes in this order: columns with nothing but zeros, best rounds and deviations of bytes,
-    models, then those of bytes that the sums hold. Accuracies, bytes up and bytes down always stay.
+    What does not fit goes in this order: columns with nothing but zeros, clients' work, best rounds and
+    deviations of bytes, models, then those of bytes that the sums hold. Accuracies, bytes up and bytes down
+    always stay.
     """
     names, body = headings(results), rows(results)
     empty = [
@@ -131,8 +168,10 @@ def rich_table(results: AnyResultsJson, width: int) -> Table:
     if _width(names, body, hidden, whole=True) <= width:
         return _table(results, hidden, whole=True)
     hidden.update(empty)
-    if _width(names, body, hidden, whole=True) <= width:
-        return _table(results, hidden, whole=True)
+    work = {place for place, name in enumerate(names) if name in _WORK}
+    for less in (hidden, hidden | work):
+        if _width(names, body, less, whole=True) <= width:
+            return _table(results, less, whole=True)
     for place in dispensable:
         if _width(names, body, hidden, whole=False) <= width:
             break
@@ -167,7 +206,11 @@ def _table(results: AnyResultsJson, hidden: set[int], whole: bool) -> Table:
     task = results["task"]
     rounds = max((len(one["rounds"]) for arm in results["arms"] for one in of_seeds(arm)), default=0)
     title = f"{task['name']}, {task['clients']} clients, {task['partition']}, {rounds} rounds"
+    names = headings(results)
+    shown = [place for place in range(len(names)) if place not in hidden]
     caption = "bytes summed over clients, up and down, all rounds"
+    if any(names[place] in _WORK for place in shown):
+        caption += "; multiply-adds and memory of a client"
     if "seeds" in results:
         title += f", seeds {_listed(results['seeds'])}"
         last = f"last round{' (best round)' if whole else ''}"
@@ -181,8 +224,6 @@ def _table(results: AnyResultsJson, hidden: set[int], whole: bool) -> Table:
         padding=(0, 1) if whole else (0, 1, 0, 0),
         pad_edge=whole,
     )
-    names = headings(results)
-    shown = [place for place in range(len(names)) if place not in hidden]
     for place in shown:
         table.add_column(
             _heading(names[place], whole),
@@ -279,6 +320,12 @@ def markdown(results: AnyResultsJson) -> str:
     if "seeds" in results:
         seeds = _listed(results["seeds"])
         lines += ["", f"Mean ± standard deviation (n - 1) over seeds {seeds}: last round (best round)."]
+    if _counts_work(results):
+        lines += [
+            "",
+            "Bytes are summed over clients. Multiply-adds are those of one client in all rounds, the mean"
+            " over clients; memory is what a training step takes, at the client where it takes most.",
+        ]
     return "\n".join(lines)
 
 

@@ -16,6 +16,7 @@ from fedistill.federation.failures import failing_at
 from fedistill.methods.base import AnyState
 from fedistill.rng import scoped
 from fedistill.state import State, decode_state, encode_state, from_plain, to_plain
+from fedistill.training.cost import Cost, counting
 from fedistill.training.model_state import ModelState
 
 _METHOD, _LINK = "method", "link"
@@ -24,11 +25,19 @@ _METHOD, _LINK = "method", "link"
 
 @dataclass(frozen=True, slots=True)
 class ClientResult:
-    """What a client's work gives: its new state, its reply (empty if there is none) and the seconds taken."""
+    """What a client's work gives.
+
+    Attributes:
+        state: what the client keeps.
+        frame: its reply, empty if there is none.
+        seconds: of the whole work.
+        cost: of the method's step; messages and their coding are not in it.
+    """
 
     state: bytes
     frame: bytes
     seconds: float
+    cost: Cost
 
 
 def run_client(arm: ReadyArm, client: int, round: int, state: bytes, frame: bytes) -> ClientResult:
@@ -58,13 +67,14 @@ def run_client(arm: ReadyArm, client: int, round: int, state: bytes, frame: byte
                 received = end.receive(arm.method.downlink, frame, context)
             except StaleState:
                 # What the link kept, a residual too, belongs to a memory that is given up.
-                return ClientResult(_kept(before, {}), end.refresh(), time.perf_counter() - started)
+                return ClientResult(_kept(before, {}), end.refresh(), time.perf_counter() - started, Cost())
         # Dropout layers know only torch's global generator.
-        with scoped(arm.seed, "layers", client, round):
+        with scoped(arm.seed, "layers", client, round), counting() as counter:
             after, message = arm.method.client_step(before, own, received)
         check_finite(after)
         reply = b"" if message is None else end.reply(message, context)
-        return ClientResult(_kept(after, end.kept()), reply, time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        return ClientResult(_kept(after, end.kept()), reply, seconds, counter.cost)
 
 
 def count_correct(arm: ReadyArm, client: int, state: bytes) -> list[int]:

@@ -26,6 +26,8 @@ class RoundRecord:
             (`local_rounds`).
         seconds: wall-clock time without evaluation; ``server_seconds``: of the server step alone.
         work: seconds of each client's work, in the order of ``clients``.
+        multiply_adds, memory: the `Cost` of each client's work, in the same order; None in a round that an
+            earlier version played, which did not count it.
         views: accuracy (0 to 1) by view, empty if nothing was evaluated.
         traffic: every frame.
     """
@@ -42,6 +44,8 @@ class RoundRecord:
     change: float | None
     missing: dict[str, str]
     carried: dict[str, int]
+    multiply_adds: list[int] | None = None
+    memory: list[int] | None = None
 
     def to_json(self) -> Event:
         """Return it for JSON; a frame is [client, direction, kind, bytes, payload]."""
@@ -55,7 +59,8 @@ class RoundRecord:
         Raises:
             KeyError: a key is missing.
         """
-        fields = {name: event[name] for name in cls.__dataclass_fields__}
+        uncounted: Event = {"multiply_adds": None, "memory": None}
+        fields = {name: (uncounted | event)[name] for name in cls.__dataclass_fields__}
         fields["traffic"] = [Entry(event["round"], *frame) for frame in event["traffic"]]
         return cls(**fields)
 

@@ -12,6 +12,7 @@ from fedistill.federation.client import ClientResult
 from fedistill.federation.failures import ClientFailure, check_quorum
 from fedistill.federation.ledger import Entry, Ledger
 from fedistill.methods.base import Reply
+from fedistill.training.cost import Cost
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Replies(Iterator[Reply[Message]]):
     Attributes:
         plan: of the round; ``endpoint``: of the server, with what it and the clients now remember.
         states: the new state of each client that has worked, those that are left out among them.
-        work: seconds of each client's work, 0 for one that failed.
+        work: seconds of each client's work, 0 for one that failed; ``costs``: what it took, likewise.
         failures: the clients that are left out.
         heard: the clients whose message the server has decoded.
         waited: seconds of waiting for replies and decoding them.
@@ -67,6 +68,7 @@ class Replies(Iterator[Reply[Message]]):
         self.plan, self.endpoint = plan, endpoint
         self.states: dict[int, bytes] = {}
         self.work: list[float] = []
+        self.costs: list[Cost] = []
         self.failures: dict[int, ClientFailure] = {}
         self.heard: list[int] = []
         self._traffic = Ledger()
@@ -102,9 +104,11 @@ class Replies(Iterator[Reply[Message]]):
         if isinstance(result, ClientFailure):
             self.failures[client] = result
             self.work.append(0.0)
+            self.costs.append(Cost())
             return None
         self.states[client] = result.state
         self.work.append(result.seconds)
+        self.costs.append(result.cost)
         if not result.frame:
             return None
         self._traffic.count(self.plan.number, client, "up", result.frame)

@@ -66,6 +66,8 @@ def play_round(run: ArmRun, arm: ReadyArm, executor: Executor) -> RoundRecord:
         change=change,
         missing={str(client): failure.reason for client, failure in sorted(replies.failures.items())},
         carried=asdict(executor.transport_overhead()),
+        multiply_adds=[cost.multiply_adds for cost in replies.costs],
+        memory=[cost.memory for cost in replies.costs],
     )
     _record(run, record, server, replies, evaluation)
     return record
@@ -209,7 +211,22 @@ def _record(
 
 def _record_idle(run: ArmRun, number: int) -> RoundRecord:
     """Record a round in which nothing crosses; clients make up for its training at the next exchange."""
-    record = RoundRecord(number, [], [], 0.0, 0.0, [], {}, [], local=0, change=None, missing={}, carried={})
+    record = RoundRecord(
+        number,
+        clients=[],
+        dropped=[],
+        seconds=0.0,
+        server_seconds=0.0,
+        work=[],
+        views={},
+        traffic=[],
+        local=0,
+        change=None,
+        missing={},
+        carried={},
+        multiply_adds=[],
+        memory=[],
+    )
     run.round = number
     run.records.append(record)
     return record

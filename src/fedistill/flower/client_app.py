@@ -174,7 +174,10 @@ class Node:
         for _, path in self._kept(arm)[:-_KEPT]:
             path.unlink()
         self._save_model(arm, outcome.state)
-        words: dict[str, float | list[int]] = {"seconds": outcome.seconds}
+        words: dict[str, float | list[int]] = {
+            "seconds": outcome.seconds,
+            "cost": [outcome.cost.multiply_adds, outcome.cost.memory],
+        }
         if arm.method.has_client_models and arm.evaluates(
             order.round, arm.local_rounds(order.round, order.frame)
         ):

@@ -19,6 +19,7 @@ from fedistill.flower.log import say
 from fedistill.flower.node_registry import NodeRegistry
 from fedistill.flower.serde import Answer, Order
 from fedistill.flower.transport import Transport, bounded, brief
+from fedistill.training.cost import Cost
 
 _POLL_SECONDS = 0.5
 """Between looks for replies. Each is a request for each node, which costs the SuperLink 10 ms and more."""
@@ -79,7 +80,7 @@ class FlowerExecutor(Executor):
                 yield answer
             else:
                 self._note(arm, client, answer)
-                yield ClientResult(b"", answer.frame, _seconds(answer))
+                yield ClientResult(b"", answer.frame, _seconds(answer), _cost(answer))
 
     def count_correct(self, arm: str, jobs: Sequence[Job]) -> Iterator[list[int] | None]:
         # Who has just worked has said it already: a message of its own would start one more process.
@@ -159,6 +160,14 @@ def _longest(arm: ReadyArm) -> int:
     plain = MessageCoder(*codecs.pair("fp32"), arm.seed)
     sizes = [arm.message_context(client) for client in range(len(arm.task.clients))]
     return 2 * max(plain.length("up", kind, one) for one in sizes) + 65_536
+
+
+def _cost(answer: Answer) -> Cost:
+    """What a node says that its work took; nothing where it does not say two numbers."""
+    said = answer.words.get("cost")
+    if isinstance(said, list) and len(said) == 2 and all(type(one) is int and one >= 0 for one in said):
+        return Cost(*said)
+    return Cost()
 
 
 def _seconds(answer: Answer) -> float:

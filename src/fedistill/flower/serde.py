@@ -39,7 +39,8 @@ class Answer:
 
     Attributes:
         frame: of the method; may be empty.
-        words: named values: ``seconds`` of the work, ``counts`` of an evaluation, ``error`` where it failed.
+        words: named values: ``seconds`` and ``cost`` of the work, ``counts`` of an evaluation, ``error``
+            where it failed.
     """
 
     frame: bytes = b""

@@ -120,7 +120,7 @@ def naming(what: str) -> Iterator[None]:
     """Report any error of a custom model as an `ExperimentError` that begins with these words."""
     try:
         yield
-    except Exception as error:
+    except Exception as error:  # a custom model may raise anything
         raise ExperimentError(f"{what} {type(error).__name__}: {error}") from error
 
 

@@ -19,7 +19,8 @@ from fedistill.errors import ExperimentError, TrainingError, nearest
 from fedistill.experiment.findings import raise_errors
 from fedistill.experiment.preflight import examine, examine_arm
 from fedistill.experiment.progress import Watcher
-from fedistill.experiment.results import ArmJson, arm_json
+from fedistill.experiment.results import ArmJson
+from fedistill.experiment.summary import arm_json
 from fedistill.federation import local_executor
 from fedistill.federation.arm import ReadyArm, resolve_arm, start_run
 from fedistill.federation.executor import check_main_guard

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedistill.errors import TrainingError
+from fedistill.training.cost import BatchCosts, uncounted
 from fedistill.training.optimizers import Optimizer
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -38,7 +39,7 @@ def fit(
     """
     joins = _last_joins(model, inputs, batch_size)
     model.train()
-    left, first = steps, None
+    left, first, costs = steps, None, BatchCosts()
     for epoch in range(epochs if steps is None else steps):
         if left == 0:
             break
@@ -48,10 +49,12 @@ def fit(
             left -= len(batches)
         total = torch.zeros(())
         for index in batches:
-            optimizer.zero_grad()
-            value = loss(model(batch(inputs, index)), index)
-            value.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-            optimizer.step()
+            with costs.step(len(index), model, optimizer):
+                optimizer.zero_grad()
+                value = loss(model(batch(inputs, index)), index)
+                value.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+                with uncounted():
+                    optimizer.step()
             first = value.detach() if first is None else first
             total += value.detach()
         if not torch.isfinite(total):
@@ -119,8 +122,11 @@ def predict(model: nn.Module, inputs: Tensor, batch_size: int = 500) -> Tensor:
         TrainingError: an output is NaN or infinite; its most likely class would be class 0 without a word.
     """
     model.eval()
-    places = torch.split(torch.arange(len(inputs)), batch_size)
-    outputs = torch.cat([model(batch(inputs, index)) for index in places])
+    costs, parts = BatchCosts(), []
+    for index in torch.split(torch.arange(len(inputs)), batch_size):
+        with costs.batch(len(index)):
+            parts.append(model(batch(inputs, index)))
+    outputs = torch.cat(parts)
     finite = torch.isfinite(outputs).flatten(1).all(dim=1)
     if not finite.all():
         raise TrainingError(

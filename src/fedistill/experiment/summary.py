@@ -1,0 +1,188 @@
+"""What ``results.json`` says, made of the task and the state of each arm; `results` has its shape."""
+
+import contextlib
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from fedistill.communication.codecs import registry as codecs
+from fedistill.data.task import Task
+from fedistill.experiment.results import (
+    SCHEMA,
+    SCHEMA_OF_SEEDS,
+    ArmJson,
+    ArmOfSeedsJson,
+    HardwareJson,
+    ResultsJson,
+    ResultsOfSeedsJson,
+    RoundJson,
+    SeedJson,
+    Status,
+    TaskJson,
+    TaskOfSeedJson,
+)
+from fedistill.federation.arm import ReadyArm
+from fedistill.federation.executor import TORCH_THREADS, cores
+from fedistill.federation.history import ArmRun, RoundRecord
+
+_PACKAGES = ("torch", "numpy", "datasets", "flwr-datasets", "constriction")
+"""Dependencies whose version may change what a run's bits are."""
+
+
+def results_of_seeds(
+    command: str, seeds: Sequence[int], found: Mapping[int, ResultsJson]
+) -> ResultsOfSeedsJson:
+    """Return the results of several seeds from those of each that has any; at least one."""
+    first, *_ = found.values()
+    arms: list[ArmOfSeedsJson] = []
+    for place, arm in enumerate(first["arms"]):
+        arms.append(
+            {
+                "name": arm["name"],
+                "method": arm["method"],
+                "codec": arm["codec"],
+                "server_model": arm["server_model"],
+                "client_models": arm["client_models"],
+                "parameters": arm["parameters"],
+                "seeds": [_of_seed(seed, one["arms"][place]) for seed, one in found.items()],
+            }
+        )
+    tasks: list[TaskOfSeedJson] = [{"seed": seed, **one["task"]} for seed, one in found.items()]
+    return {
+        "schema": SCHEMA_OF_SEEDS,
+        "version": first["version"],
+        "versions": first["versions"],
+        "hardware": first["hardware"],
+        "command": command,
+        "task": first["task"],
+        "tasks": tasks,
+        "seeds": list(seeds),
+        "arms": arms,
+    }
+
+
+def _of_seed(seed: int, arm: ArmJson) -> SeedJson:
+    found: SeedJson = {
+        "seed": seed,
+        "status": arm["status"],
+        "error": arm["error"],
+        "parameters": arm["parameters"],
+        "rounds": arm["rounds"],
+        "bytes_setup": arm["bytes_setup"],
+        "bytes_public": arm["bytes_public"],
+        "bytes_total": arm["bytes_total"],
+        "bytes_transport": arm["bytes_transport"],
+    }
+    if "multiply_adds" in arm and "memory" in arm:
+        found["multiply_adds"], found["memory"] = arm["multiply_adds"], arm["memory"]
+    return found
+
+
+def results_json(command: str, task: Task, arms: list[ArmJson]) -> ResultsJson:
+    """Return the content of ``results.json``."""
+    return {
+        "schema": SCHEMA,
+        "version": version("fedistill"),
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in _PACKAGES},
+        },
+        "hardware": hardware_json(),
+        "command": command,
+        "task": task_json(task),
+        "arms": arms,
+    }
+
+
+def hardware_json() -> HardwareJson:
+    """Return what may explain a difference in time or bits; nothing in it says whose machine it is."""
+    return {
+        "machine": platform.machine(),
+        "processor": _processor(),
+        "cores": cores(),
+        "torch_threads": TORCH_THREADS,
+        "platform": platform.platform(),
+    }
+
+
+def _processor() -> str:
+    """The processor's model where the system says it, or else its family."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == "model name":
+                return value.strip()
+    return platform.processor() or platform.machine()
+
+
+def task_json(task: Task) -> TaskJson:
+    """Return samples by client and class, the public set and the vocabulary."""
+    public = task.public
+    words = task.signature.vocabulary
+    found: TaskJson = {
+        "name": task.name,
+        "kind": task.signature.kind,
+        "classes": list(task.classes),
+        "clients": len(task.clients),
+        "partition": task.partition,
+        "samples": [len(data) for data in task.clients],
+        "class_counts": task.class_counts().tolist(),
+        "test": len(task.test),
+        "public": None
+        if public is None
+        else {"samples": len(public), "bytes": public.bytes, "source": public.source},
+        "vocabulary": {"size": words, "bytes": len(task.vocabulary_frame)} if words else None,
+    }
+    if task.client_names:
+        found["client_names"] = list(task.client_names)
+    return found
+
+
+def arm_json(arm: ReadyArm, run: ArmRun, status: Status, error: str | None) -> ArmJson:
+    """Return one arm: what it was, each round, and its bytes."""
+    server = arm.server_model()
+    rounds = [round_json(run, record) for record in run.records]
+    found: ArmJson = {
+        "name": arm.name,
+        "method": arm.config.method,
+        "codec": codecs.title(arm.config.codec or arm.method.codec),
+        "seed": arm.seed,
+        "status": status,
+        "error": error,
+        "server_model": None if server is None else server[0],
+        "client_models": list(arm.config.models.clients) if arm.method.clients_use_models else [],
+        "parameters": arm.parameters(),
+        "rounds": rounds,
+        "bytes_setup": run.ledger.setup,
+        "bytes_public": run.ledger.public,
+        "bytes_total": run.ledger.total,
+        "bytes_transport": sum(one.carried.get(way, 0) for one in run.records for way in ("up", "down")),
+    }
+    if all("multiply_adds" in one for one in rounds):
+        found["multiply_adds"] = sum(one["multiply_adds"] for one in rounds)
+        found["memory"] = max((one["memory"] for one in rounds), default=0)
+    return found
+
+
+def round_json(run: ArmRun, record: RoundRecord) -> RoundJson:
+    """Return one round, its bytes and multiply-adds summed over clients."""
+    kinds = {
+        "up": run.ledger.kinds(record.round, "up"),
+        "down": run.ledger.kinds(record.round, "down"),
+    }
+    found: RoundJson = {
+        "round": record.round,
+        "bytes_up": sum(kinds["up"].values()),
+        "bytes_down": sum(kinds["down"].values()),
+        "seconds": round(record.seconds, 4),
+        "kinds": kinds,
+        "clients": record.clients,
+        "dropped": record.dropped,
+        "missing": record.missing,
+        "transport": record.carried,
+        "views": record.views,
+    }
+    if record.multiply_adds is not None and record.memory is not None:
+        found["multiply_adds"], found["memory"] = sum(record.multiply_adds), max(record.memory, default=0)
+    return found

@@ -1,0 +1,181 @@
+"""What a client's computation costs: multiply-adds, and the memory of its training.
+
+Both are counted, not timed: they follow from the shapes of tensors alone.
+
+- *Multiply-adds* are those of the operations in `fedistill.training.multiply_adds`, forwards and backwards.
+  What others call FLOPs is twice as many.
+- *Memory* is what the largest training step holds: the model's parameters and buffers, a gradient of each
+  parameter that gets one, the optimizer's buffers, and all tensors that autograd saves for the backward
+  pass, the batch among them, each storage once. Samples that wait for their batch, messages and work space
+  inside an operation are not in it. Prediction needs less, since it can take samples one by one.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode
+
+from fedistill.training.multiply_adds import Operand, multiply_adds
+from fedistill.training.optimizers import Optimizer
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What some work costs.
+
+    Attributes:
+        multiply_adds: see the module.
+        memory: bytes of the largest training step; 0 where nothing is trained.
+    """
+
+    multiply_adds: int = 0
+    memory: int = 0
+
+
+class CostCounter(TorchDispatchMode):
+    """Adds up the cost of what runs inside it; `counting` makes one."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        self._multiply_adds = self._memory = 0
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # to leave torch's compiler out takes an import of it, three seconds in each process
+
+    @property
+    def cost(self) -> Cost:
+        """What has been counted so far."""
+        return Cost(self._multiply_adds, self._memory)
+
+    def add(self, more: int) -> None:
+        """Add multiply-adds that are known."""
+        self._multiply_adds += more
+
+    def hold(self, memory: int) -> None:
+        """Note what a training step holds, in bytes."""
+        self._memory = max(self._memory, memory)
+
+    def __torch_dispatch__(
+        self,
+        func: Operand,
+        types: Operand,
+        args: tuple[Operand, ...] = (),
+        kwargs: dict[str, Operand] | None = None,
+    ) -> Operand:
+        given = kwargs or {}
+        if torch.is_inference_mode_enabled():
+            # There a linear layer arrives whole, not as the product that it consists of.
+            with self:
+                parts = func.decompose(*args, **given)
+            if parts is not NotImplemented:
+                return parts
+        out = func(*args, **given)
+        self._multiply_adds += multiply_adds(func, out, args)
+        return out
+
+
+_active: ContextVar[CostCounter | None] = ContextVar("active", default=None)
+
+
+@contextmanager
+def counting() -> Iterator[CostCounter]:
+    """Count what runs inside, in this thread; results keep their bits.
+
+    The loops of `fedistill.training.loop` and all others that use `BatchCosts` take hardly longer for it; any
+    other code is counted operation by operation, at some 20 microseconds for each.
+    """
+    counter = CostCounter()
+    before = _active.set(counter)
+    try:
+        with counter:
+            yield counter
+    finally:
+        _active.reset(before)
+
+
+class BatchCosts:
+    """Counts the batches of one loop: the first of each size stands for the others of that size.
+
+    So most batches run at full speed. Where what a batch computes depends on more than its size, the sum is
+    an estimate.
+    """
+
+    def __init__(self) -> None:
+        self._by_size: dict[int, int] = {}
+
+    @contextmanager
+    def batch(self, size: int) -> Iterator[None]:
+        """Count one batch that runs inside; does nothing where nobody counts."""
+        counter = _active.get()
+        if counter is None or not _can_pause(counter):
+            yield
+        elif size in self._by_size:
+            counter.add(self._by_size[size])
+            with uncounted():
+                yield
+        else:
+            before = counter.cost.multiply_adds
+            yield
+            self._by_size[size] = counter.cost.multiply_adds - before
+
+    @contextmanager
+    def step(self, size: int, model: nn.Module, optimizer: Optimizer) -> Iterator[None]:
+        """Count one training step, from its forward pass to that of the optimizer, and its memory."""
+        counter = _active.get()
+        if counter is None or size in self._by_size:
+            with self.batch(size):
+                yield
+            return
+        held = [*model.parameters(), *model.buffers()]
+        with self.batch(size), _saved(held) as saved:
+            yield
+        gradients = [value for value in model.parameters() if value.grad is not None]
+        buffers = [value for entry in optimizer.state().values() for value in entry.values()]
+        counter.hold(sum(value.nbytes for value in (*held, *gradients, *buffers)) + sum(saved.values()))
+
+
+@contextmanager
+def uncounted() -> Iterator[None]:
+    """Run at full speed what is not counted."""
+    counter = _active.get()
+    if counter is None or not _can_pause(counter):
+        yield
+        return
+    before = _active.set(None)
+    counter.__exit__(None, None, None)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    try:
+        yield
+    finally:
+        counter.__enter__()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        _active.reset(before)
+
+
+def _can_pause(counter: CostCounter) -> bool:
+    """Return whether no mode of somebody else has begun since."""
+    return _get_current_dispatch_mode() is counter
+
+
+@contextmanager
+def _saved(held: list[Tensor]) -> Iterator[dict[int, int]]:
+    """Collect the bytes of each storage that autograd saves inside, besides those that are held anyway."""
+    apart = {value.untyped_storage().data_ptr() for value in held}
+    found: dict[int, int] = {}
+    kept: list[torch.UntypedStorage] = []
+
+    def save(value: Tensor) -> Tensor:
+        if value.layout is torch.strided:
+            storage = value.untyped_storage()
+            if storage.data_ptr() not in apart:
+                found[storage.data_ptr()] = storage.nbytes()
+                kept.append(storage)  # as long as it is there, no other has its address
+        # Kept as it is, an output of an operation would keep itself alive.
+        return value if value.grad_fn is None else value.detach()
+
+    with saved_tensors_hooks(save, lambda value: value):
+        yield found
