@@ -1,5 +1,6 @@
 """Image models, from small to large, for any number of channels and any height and width."""
 
+import torch
 from torch import Tensor, nn
 
 from fedistill.models.signature import Build, Signature
@@ -18,6 +19,36 @@ class _Classifier(nn.Module):
         return logits
 
 
+class _Convolutions(nn.Sequential):
+    """Convolutions, pools and ReLUs, then `nn.Flatten`.
+
+    On a CPU with oneDNN, tensors between the layers are in its own layout: converting them around each layer
+    takes a fifth of a training step and half of a prediction.
+    """
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if not _onednn_computes(inputs):
+            flat: Tensor = super().forward(inputs)
+            return flat
+        *layers, flatten = self
+        hidden = inputs.to_mkldnn()
+        for layer in layers:
+            hidden = layer(hidden)
+        vectors: Tensor = flatten(hidden.to_dense())
+        return vectors
+
+
+def _onednn_computes(inputs: Tensor) -> bool:
+    return (
+        inputs.device.type == "cpu"
+        and inputs.dtype == torch.float32
+        and torch.backends.mkldnn.is_available()
+        and torch.backends.mkldnn.enabled
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+    )
+
+
 def mlp_s(signature: Signature) -> nn.Module:
     """One hidden layer of 64 units."""
     channels, height, width = signature.shape
@@ -28,7 +59,7 @@ def mlp_s(signature: Signature) -> nn.Module:
 def cnn_s(signature: Signature) -> nn.Module:
     """Two convolutions of 16 and 32 channels, each pooled, and one linear layer."""
     channels, height, width = signature.shape
-    features = nn.Sequential(*_pooled(channels, 16), *_pooled(16, 32), nn.Flatten())
+    features = _Convolutions(*_pooled(channels, 16), *_pooled(16, 32), nn.Flatten())
     return _Classifier(features, 32 * _halved(height, 2) * _halved(width, 2), signature.classes)
 
 
