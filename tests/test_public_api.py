@@ -33,6 +33,25 @@ def test_errors_can_be_caught_without_loading_anything_heavy() -> None:
     assert not HEAVY & loaded_by("import fedistill; fedistill.ExperimentError")
 
 
+def test_a_signature_needs_no_torch() -> None:
+    """A file with an own model may name one before it needs a layer."""
+    found = loaded_by("import fedistill; fedistill.Signature('image', (1, 8, 8), 10, 0)")
+    assert not HEAVY & found
+
+
+def test_data_libraries_are_loaded_for_the_data_that_need_them() -> None:
+    build = """
+from fedistill.config.schema import TaskConfig
+from fedistill.data.build import build_task
+import fedistill.experiment.runner
+build_task(TaskConfig(name="digits", clients=4, public=100{more}), seed=0)
+"""
+    heavy = {"datasets", "flwr_datasets", "sklearn", "matplotlib"}
+    assert not heavy & loaded_by(build.format(more=""))
+    found = loaded_by(build.format(more=", partition={'kind': 'dirichlet', 'alpha': 0.5}"))
+    assert {"datasets", "flwr_datasets"} <= found
+
+
 def test_what_is_used_is_loaded() -> None:
     """Else the tests above would pass for nothing."""
     found = loaded_by("import fedistill; fedistill.Method; assert 'Method' in vars(fedistill)")

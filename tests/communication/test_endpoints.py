@@ -279,6 +279,15 @@ def test_audiences_do_not_share_a_coding() -> None:
     assert codec.coded == 3
 
 
+def test_a_broadcast_is_one_frame_and_others_are_each_clients_own() -> None:
+    played = world(LABELS, create_codec("fp32"), create_codec("fp32"))
+    server = ServerEndpoint(played.coder, {}, lambda client: EMPTY, 1)
+    first, second = (server.send(client, "everyone", message(SoftLabels, 1, 0), SIZES) for client in (0, 1))
+    assert first is second
+    own = [server.send(client, client, message(SoftLabels, 1, 0), SIZES) for client in (0, 1)]
+    assert [frames.decode(one).peer for one in (first, *own)] == [0, 1, 2]
+
+
 # Real runs
 
 RUNS: list[dict[str, Any]] = [

@@ -2,6 +2,7 @@
 
 import contextlib
 import tracemalloc
+import zlib
 from dataclasses import replace
 from typing import Any
 
@@ -136,6 +137,38 @@ def test_round_trip(frame: Frame) -> None:
     data = encode(frame)
     assert decode(data) == frame
     assert data[-4:] == crc32(data[:-4])
+
+
+def test_the_same_bytes_are_read_once_whatever_is_read_in_between(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a broadcast and the replies to it are, in one process."""
+    down, *up = (encode(replace(MEANING, round=round)) for round in range(1, 5))
+    checked: list[int] = []
+    crc32 = zlib.crc32
+
+    def counted(body: memoryview) -> int:
+        checked.append(len(body))
+        return crc32(body)
+
+    monkeypatch.setattr(zlib, "crc32", counted)
+    for reply in up:
+        for data in (down, reply, reply):
+            assert decode(data) == replace(MEANING, round=1 + [down, *up].index(data))
+    assert len(checked) == 1 + len(up)
+
+
+def test_what_has_changed_since_is_read_again() -> None:
+    data = bytearray(GOLDEN)
+    assert decode(data) == MEANING
+    data[-1] ^= 1
+    with pytest.raises(FrameError, match="damaged"):
+        decode(data)
+
+
+def test_a_damaged_frame_is_refused_each_time() -> None:
+    damaged = GOLDEN[:-1] + b"\0"
+    for _ in range(2):
+        with pytest.raises(FrameError, match="damaged"):
+            decode(damaged)
 
 
 @given(frames)

@@ -4,7 +4,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import assume, example, given
+from datasets import Dataset
+from flwr_datasets import partitioner as flwr
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
@@ -12,6 +14,7 @@ from pydantic import TypeAdapter
 from fedistill.config.partitions import Partition
 from fedistill.data.partition import partition, partition_title
 from fedistill.errors import ExperimentError
+from fedistill.rng import numpy_stream
 
 Kind = dict[str, Any]
 Rows = NDArray[np.int64]
@@ -52,6 +55,39 @@ def test_iid_gives_everyone_the_same_number(labels: list[int], clients: int, see
     check_disjoint(parts, len(labels))
     assert len(parts) == clients
     assert {len(part) for part in parts} <= {len(labels) // clients, -(-len(labels) // clients)}
+
+
+def dealt(dealer: flwr.Partitioner, order: Rows) -> list[list[int]]:
+    """What a partitioner of flwr-datasets makes of samples in this order."""
+    dealer.dataset = Dataset.from_dict({"row": order})
+    return [list(dealer.load_partition(client)["row"]) for client in range(dealer.num_partitions)]
+
+
+@given(st.integers(1, 60), clients, seeds)
+@example(total=10, clients=4, seed=1)
+@settings(max_examples=20)
+def test_iid_is_that_of_flwr_datasets(total: int, clients: int, seed: int) -> None:
+    assume(clients <= total)
+    order = numpy_stream(seed, "partition").permutation(total)
+    ours = [part.tolist() for part in deal({"kind": "iid"}, [0] * total, clients, seed)]
+    assert ours == dealt(flwr.IidPartitioner(clients), order)
+
+
+@given(st.integers(1, 60), clients, seeds, st.floats(min_value=0.01, max_value=100), minimum)
+@settings(max_examples=20)
+def test_quantity_is_that_of_flwr_datasets_for_the_drawn_sizes(
+    total: int, clients: int, seed: int, alpha: float, minimum: int
+) -> None:
+    assume(clients * minimum <= total)
+    rng = numpy_stream(seed, "partition")
+    order = rng.permutation(total)
+    spare = total - clients * minimum
+    ends = [int(end) for end in np.cumsum(rng.dirichlet([alpha] * clients)) * spare]
+    ends[-1] = spare
+    sizes = [minimum + end - start for start, end in zip([0, *ends], ends, strict=False)]
+    kind = {"kind": "quantity", "alpha": alpha, "min_samples": minimum}
+    ours = [part.tolist() for part in deal(kind, [0] * total, clients, seed)]
+    assert ours == dealt(flwr.SizePartitioner(sizes), order)
 
 
 def test_iid_takes_no_heed_of_the_order_of_the_data() -> None:

@@ -23,7 +23,7 @@ from fedistill.config.partitions import Listed, Partition
 from fedistill.config.section import Positive as Positive
 from fedistill.config.section import Raw, RawTable, Share
 from fedistill.config.section import Section as Section
-from fedistill.config.training import Train, own_optimizer
+from fedistill.config.training import PREDICTION_BATCH, Train, own_optimizer
 from fedistill.errors import nearest
 
 DEFAULT_CLIENTS, MOST_CLIENTS = 10, 100_000
@@ -196,7 +196,7 @@ class Evaluate(Section):
     every: int = Field(
         default=1, ge=1, description="rounds between evaluations; the last round is always evaluated"
     )
-    batch_size: int = Field(default=500, ge=1)
+    batch_size: int = Field(default=PREDICTION_BATCH, ge=1, description="samples per forward pass")
 
 
 class RuntimeConfig(Section):

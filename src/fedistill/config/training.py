@@ -7,6 +7,8 @@ from pydantic import Field, model_validator
 from fedistill.config.section import Positive, Raw, RawTable, Section, Share
 
 OptimizerName = Literal["sgd", "adam"]
+PREDICTION_BATCH = 128
+"""Samples per forward pass of evaluation and prediction: a network's activations then fit in the caches."""
 _LEARNING_RATES: dict[OptimizerName, float] = {"sgd": 0.05, "adam": 0.01}
 
 

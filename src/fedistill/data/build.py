@@ -13,12 +13,11 @@ from numpy.typing import NDArray
 from fedistill.config.partitions import Iid, Listed, Natural
 from fedistill.config.schema import DEFAULT_CLIENTS, PublicSource, Source, TaskConfig
 from fedistill.data import image, sources, text
-from fedistill.data.columns import place_of
 from fedistill.data.partition import partition, partition_title
 from fedistill.data.samples import Samples, Texts
 from fedistill.data.several_files import find_files, title
 from fedistill.data.sites import Sites, divide_by_site
-from fedistill.data.table import Inputs, Loaded, Rows, Table
+from fedistill.data.table import Inputs, Loaded, Rows, Table, place_of
 from fedistill.data.task import Labelled, PublicSet, Task
 from fedistill.errors import ExperimentError, nearest
 from fedistill.models.signature import Signature

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from fedistill.config.schema import PublicSource, Source, TaskConfig
 from fedistill.data import image, task_kinds
-from fedistill.data.missing import Content, complete, encoded_images
-from fedistill.data.table import Column, Inputs, Loaded, Rows, Split, Table, digest, texts_table
+from fedistill.data.missing import Content, complete, encoded_images, image_cells
+from fedistill.data.table import Column, Inputs, Loaded, Rows, Split, Table, digest, place_of, texts_table
 from fedistill.errors import ExperimentError, nearest
 
 _Feature = Any
@@ -24,11 +24,6 @@ _NUMBER = re.compile(r"[-+]?[0-9]+([.,][0-9]+)?([eE][-+]?[0-9]+)?")
 _IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp")
 _INPUT_NAMES = ("image", "img", "text", "sentence", "content", "document", "article")
 _LABEL_NAMES = ("label", "labels", "class", "category", "target", "coarse_label", "fine_label")
-
-
-def place_of(source: Source) -> str:
-    """Return the table of the experiment file that names this source."""
-    return "task.public" if isinstance(source, PublicSource) else "task"
 
 
 def from_hugging_face(
@@ -125,8 +120,7 @@ def _rendering(source: Source, inputs: str, parts: Sequence[_Part]) -> Callable[
     @functools.cache
     def rendering() -> image.Rendering:
         splits = [
-            ((cell[inputs] for cell in encoded_images(split, inputs)), numbers, where)
-            for split, numbers, where in parts
+            (image_cells(encoded_images(split, inputs)), numbers, where) for split, numbers, where in parts
         ]
         return image.choose_rendering(splits, source.background, source.white_level)
 
@@ -237,11 +231,10 @@ def _columns(
     encoded = encoded_images(split, inputs)
 
     def read(rows: Rows) -> Inputs:
-        cells = (cell[inputs] for cell in encoded.select(rows))
-        return image.decode(cells, numbers[rows], where, image_size, rendering)
+        return image.decode(image_cells(encoded.select(rows)), numbers[rows], where, image_size, rendering)
 
     def keys() -> list[bytes]:
-        cells = zip(numbers, encoded, strict=True)
-        return [digest(image.content(cell[inputs], row, where)) for row, cell in cells]
+        cells = zip(numbers, image_cells(encoded), strict=True)
+        return [digest(image.content(cell, row, where)) for row, cell in cells]
 
     return Table(labels, read, keys, column)

@@ -15,10 +15,9 @@ import datasets
 from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 
 from fedistill.config.schema import Source
-from fedistill.data.columns import place_of
 from fedistill.data.quiet import first_line, quietly
 from fedistill.data.several_files import find_files, join_files, title
-from fedistill.data.table import Split
+from fedistill.data.table import Split, place_of
 from fedistill.data.tables import read_csv, read_json
 from fedistill.errors import ExperimentError
 

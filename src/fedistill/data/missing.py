@@ -1,7 +1,7 @@
 """Missing values: which rows lack an input or a label, and what is done about them."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import datasets
@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from fedistill.data.image import Cell
 from fedistill.data.table import Rows, Split
 from fedistill.errors import ExperimentError
 
@@ -23,6 +24,13 @@ def encoded_images(split: Split, inputs: str) -> Split:
     if getattr(column.features[inputs], "dtype", None) in ("large_binary", "binary_view"):
         column = column.cast_column(inputs, datasets.Value("binary"))
     return column.cast_column(inputs, datasets.Image(decode=False))
+
+
+def image_cells(encoded: Split) -> Iterator[Cell | None]:
+    """Yield the cells of a column that `encoded_images` returned, read in batches."""
+    (inputs,) = encoded.column_names
+    for batch in encoded.with_format("arrow").iter(_BATCH):
+        yield from batch[inputs].to_pylist()
 
 
 def _is_missing(split: Split, column: str, kind: Content) -> NDArray[np.bool_]:

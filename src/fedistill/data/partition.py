@@ -1,14 +1,16 @@
-"""Divides private samples among clients by flwr-datasets' partitioners; refuses impossible ones at once."""
+"""Divides private samples among clients; refuses impossible partitions at once.
+
+Partitions by label are those of flwr-datasets, which takes longer to import than torch: only they do.
+"""
 
 import contextlib
 import io
 import json
 import warnings
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from datasets import Dataset
-from flwr_datasets import partitioner as flwr
 from numpy.typing import NDArray
 
 from fedistill.config.partitions import Dirichlet, Iid, Listed, Natural, Partition, Pathological, Quantity
@@ -16,6 +18,9 @@ from fedistill.config.spelling import spell
 from fedistill.data.table import Rows
 from fedistill.errors import ExperimentError
 from fedistill.rng import derive, numpy_stream
+
+if TYPE_CHECKING:
+    from flwr_datasets import partitioner as flwr
 
 _TRIES = 20
 
@@ -47,7 +52,7 @@ def partition(
     match kind:
         case Iid():
             order = numpy_stream(seed, "partition").permutation(len(labels))
-            return [order[rows] for rows in _load(flwr.IidPartitioner(clients), labels)]
+            return np.array_split(order, clients)
         case Dirichlet():
             return _dirichlet(kind, labels, clients, seed)
         case Pathological():
@@ -66,6 +71,8 @@ def partition_title(kind: Partition) -> str:
 
 
 def _dirichlet(kind: Dirichlet, labels: Rows, clients: int, seed: int) -> list[Rows]:
+    from flwr_datasets import partitioner as flwr
+
     need = clients * kind.min_samples
     if need > len(labels):
         raise ExperimentError(
@@ -125,6 +132,8 @@ def leave_out_setting(classes: Sequence[str]) -> str:
 
 def _deal_classes(kind: Pathological, labels: Rows, clients: int, seed: int) -> list[Rows] | None:
     """Return the samples of each client, or None if a class has too few for all that should have it."""
+    from flwr_datasets import partitioner as flwr
+
     dealer = flwr.PathologicalPartitioner(
         num_partitions=clients,
         partition_by="label",
@@ -156,12 +165,13 @@ def _quantity(kind: Quantity, labels: Rows, clients: int, seed: int) -> list[Row
     rng = numpy_stream(seed, "partition")
     order = rng.permutation(len(labels))
     cuts = np.floor(np.cumsum(rng.dirichlet(np.full(clients, kind.alpha))) * spare).astype(np.int64)
-    cuts[-1] = spare
-    sizes = np.diff(cuts, prepend=0) + kind.min_samples
-    return [order[rows] for rows in _load(flwr.SizePartitioner(sizes.tolist()), labels)]
+    ends = cuts[:-1] + kind.min_samples * np.arange(1, clients)
+    return np.split(order, ends)
 
 
-def _load(dealer: flwr.Partitioner, labels: Rows) -> list[Rows]:
+def _load(dealer: "flwr.Partitioner", labels: Rows) -> list[Rows]:
+    from datasets import Dataset
+
     dealer.dataset = Dataset.from_dict({"label": labels, "row": np.arange(len(labels))})
     with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")  # `doctor` shows classes that no client has

@@ -5,12 +5,12 @@ import logging
 import warnings
 from collections.abc import Iterator
 
-import datasets
-
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
     """Silence the readers, which log errors that they also raise, and warnings of files not closed yet."""
+    import datasets  # takes as long as torch, and only some sources need it
+
     before = datasets.logging.get_verbosity()
     datasets.logging.set_verbosity(logging.CRITICAL + 1)
     try:

@@ -5,8 +5,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-import datasets
-
 from fedistill.data.table import FILE_COLUMN
 from fedistill.errors import ExperimentError
 
@@ -58,6 +56,8 @@ def join_files(splits: dict[str, _Split], place: str) -> _Split:
     Raises:
         ExperimentError: the files have no column in common, or a column of another type.
     """
+    import datasets  # takes as long as torch, and other users of this file need none
+
     kept = [name for name in next(iter(splits.values())).column_names if _everywhere(name, splits)]
     if not kept:
         raise ExperimentError(f"{place}: {', '.join(splits)} have no column in common")
@@ -81,6 +81,8 @@ def _everywhere(column: str, splits: dict[str, _Split]) -> bool:
 
 def _with_names(split: _Split, column: str) -> _Split:
     """Return a split whose class labels are texts; other columns stay as they are."""
+    import datasets
+
     feature = split.features[column]
     if not isinstance(feature, datasets.ClassLabel):
         return split

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 
 from fedistill.config.partitions import Listed, Natural
-from fedistill.data.files import read_table
 from fedistill.data.table import FILE_COLUMN, Column, Loaded, Rows
 from fedistill.data.task import AbsentSite
 from fedistill.errors import ExperimentError, nearest
@@ -94,6 +93,8 @@ def _column_of(file: str, column: str, rows: int) -> Column:
     kind = _FORMATS.get(Path(file).suffix.lower())
     if kind is None:
         raise ExperimentError(f"task.partition.file = {file}: must end in one of {', '.join(_FORMATS)}")
+    from fedistill.data.files import read_table  # imports more than other partitions need
+
     split = read_table(file, kind, "task.partition.file")
     if column not in split.column_names:
         raise ExperimentError(

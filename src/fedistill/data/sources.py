@@ -1,6 +1,7 @@
 """Where samples come from: installed packages, Parquet files, the Hugging Face hub, local files.
 
-A source is read lazily: labels at once, inputs only for the rows that a task keeps.
+A source is read lazily: labels at once, inputs only for the rows that a task keeps. What reads files and the
+hub is imported where it is used: its libraries take as long to import as torch.
 """
 
 import contextlib
@@ -15,15 +16,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import datasets
 import numpy as np
-from huggingface_hub import constants
 
 from fedistill.config.schema import Source
-from fedistill.data.columns import from_hugging_face, place_of
-from fedistill.data.files import has_test_split, read_files
-from fedistill.data.quiet import first_line, quietly
-from fedistill.data.table import FILE_COLUMN, Loaded, Table, arrays, texts_table
+from fedistill.data.table import FILE_COLUMN, Loaded, Table, arrays, place_of, texts_table
 from fedistill.errors import ExperimentError, nearest
 
 DATA_VARIABLE = "FEDISTILL_DATA"
@@ -62,11 +58,14 @@ def hub_name(name: str | None) -> str | None:
 
 
 def _digits(image_size: tuple[int, int] | None) -> Loaded:
-    from sklearn.datasets import load_digits  # its import takes longer than most commands
-
-    data = load_digits()
-    pixels = np.round(data.images * (255 / 16)).astype(np.uint8)[:, None]
-    table = arrays(pixels, data.target.astype(np.int64), image_size)
+    # Only the package's file is read: to import it takes longer than most commands.
+    spec = importlib.util.find_spec("sklearn")
+    assert spec is not None
+    assert spec.submodule_search_locations
+    folder = Path(spec.submodule_search_locations[0]) / "datasets" / "data"
+    rows = np.loadtxt(folder / "digits.csv.gz", delimiter=",")
+    pixels = np.round(rows[:, :-1].reshape(-1, 1, 8, 8) * (255 / 16)).astype(np.uint8)
+    table = arrays(pixels, rows[:, -1].astype(np.int64), image_size)
     return Loaded("image", tuple(str(digit) for digit in range(10)), table, None)
 
 
@@ -122,6 +121,11 @@ def _hub(
     test: bool,
     also_as: str | None = None,
 ) -> Loaded:
+    import datasets
+
+    from fedistill.data.columns import from_hugging_face
+    from fedistill.data.quiet import first_line, quietly
+
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
         raise ExperimentError(f"{place_of(source)}.name = 'hf:{name}': write hf:OWNER/NAME")
     splits = {"train": str(source.train or "train"), "test": str(source.test or "test")}
@@ -161,6 +165,9 @@ def _hub(
 
 
 def _files(source: Source, image_size: tuple[int, int] | None, test: bool) -> Loaded:
+    from fedistill.data.columns import from_hugging_face
+    from fedistill.data.files import has_test_split, read_files
+
     train, held, wheres = read_files(source, test=test)
     loaded = from_hugging_face(train, held, source, wheres, image_size)
     return replace(loaded, own_test=has_test_split(source), by_file=FILE_COLUMN in train.column_names)
@@ -172,6 +179,9 @@ def _offline_without_network() -> Iterator[None]:
 
     The hub client would do the same, but only after half a minute of retries.
     """
+    import datasets
+    from huggingface_hub import constants
+
     before = constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE
     host = urllib.parse.urlsplit(constants.ENDPOINT).hostname or ""
     if not urllib.request.getproxies():

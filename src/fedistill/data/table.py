@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from fedistill.config.schema import PublicSource, Source
 from fedistill.data import image
 from fedistill.errors import ExperimentError
 
@@ -60,6 +61,11 @@ class Loaded:
     test: Table | None
     own_test: bool = False
     by_file: bool = False
+
+
+def place_of(source: Source) -> str:
+    """Return the table of the experiment file that names this source."""
+    return "task.public" if isinstance(source, PublicSource) else "task"
 
 
 def no_columns(name: str) -> Column:

@@ -11,8 +11,7 @@ import pyarrow as pa
 from pyarrow import csv as arrow_csv
 
 from fedistill.config.schema import Source
-from fedistill.data.columns import place_of
-from fedistill.data.table import Split
+from fedistill.data.table import Split, place_of
 from fedistill.errors import ExperimentError
 
 SEPARATORS = (",", ";", "\t", "|")

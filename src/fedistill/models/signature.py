@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from torch import nn
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -46,4 +47,4 @@ class Preprocessing:
     buckets: int | None = None
 
 
-Build = Callable[[Signature], nn.Module]
+Build = Callable[[Signature], "nn.Module"]

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from fedistill.config.training import PREDICTION_BATCH
 from fedistill.errors import TrainingError
 from fedistill.training.cost import BatchCosts, uncounted
 from fedistill.training.optimizers import Optimizer
@@ -115,7 +116,7 @@ def has_one_value_per_channel(model: nn.Module, sample: Tensor) -> bool:
 
 
 @torch.no_grad()
-def predict(model: nn.Module, inputs: Tensor, batch_size: int = 500) -> Tensor:
+def predict(model: nn.Module, inputs: Tensor, batch_size: int = PREDICTION_BATCH) -> Tensor:
     """Return logits (n, C) in evaluation mode.
 
     Raises:

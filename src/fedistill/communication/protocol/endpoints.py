@@ -56,6 +56,7 @@ class ServerEndpoint:
         self.shared_states = dict(shared_states)
         self._open: dict[int, tuple[SharedState, EncodedMessage, bool]] = {}
         self._written: dict[Hashable, EncodedMessage] = {}
+        self._broadcast: dict[Frame, bytes] = {}
         self._references = {_reference(shared) for shared in shared_states.values()}
 
     def send(
@@ -87,7 +88,11 @@ class ServerEndpoint:
         self._open[client] = (SharedState(before.version, {**before.parts, **changed}), written, behind)
         peer = client + 1 if broadcast_group == client else EVERYONE
         frame = Frame(message.kind, self._round, peer, written.sections, before.state_id, self._local)
-        return frames.encode(frame)
+        if peer != EVERYONE:
+            return frames.encode(frame)
+        if frame not in self._broadcast:
+            self._broadcast[frame] = frames.encode(frame)
+        return self._broadcast[frame]
 
     def receive(
         self,

@@ -80,14 +80,29 @@ def encode(frame: Frame) -> bytes:
     return body + zlib.crc32(body).to_bytes(_CHECKSUM, "little")
 
 
+_read: tuple[tuple[bytes, Frame], ...] = ()
+"""The frames that were read last, the latest one first: one that came down, and one that went up."""
+_READ = 2
+
+
 def decode(data: bytes) -> Frame:
     """Read a frame.
 
-    Never allocates more than the length of ``data``, whatever the bytes say.
+    Never allocates more than the length of ``data``, whatever the bytes say. The ledger, the endpoint and, in
+    one process, all clients of a broadcast read the same `bytes`, so the last ones are read once.
 
     Raises:
         FrameError: the bytes are not exactly one frame of this version, or the checksum differs.
     """
+    global _read
+    frame = next((frame for known, frame in _read if known is data), None) or _decode(data)
+    if isinstance(data, bytes):  # which cannot change
+        others = [pair for pair in _read if pair[0] is not data]
+        _read = ((data, frame), *others[: _READ - 1])
+    return frame
+
+
+def _decode(data: bytes) -> Frame:
     if len(data) < _SHORTEST:
         raise FrameError(f"frame of {len(data)} bytes is too short to be one")
     if data[:2] != MAGIC:

@@ -12,6 +12,7 @@ from torch import Tensor
 from fedistill.communication.messages.base import MessageContext
 from fedistill.communication.messages.classwise import Prototypes
 from fedistill.config.schema import Section
+from fedistill.config.training import PREDICTION_BATCH
 from fedistill.methods.base import Method, Needs, Reply
 from fedistill.methods.participants import Client, FederationInfo, Server
 from fedistill.methods.shared.own_model import Learner, train_private
@@ -110,7 +111,7 @@ def class_sums(split: Split, inputs: Tensor, labels: Tensor, classes: int) -> tu
     """Return the sum of features (C, d), in evaluation mode, and the number of samples (C,) per class."""
     split.eval()
     sums = torch.zeros(classes, split.head.in_features)
-    for index in torch.split(torch.arange(len(inputs)), 500):
+    for index in torch.split(torch.arange(len(inputs)), PREDICTION_BATCH):
         split(batch(inputs, index))
         sums.index_add_(0, labels[index], split.features)
     return sums, torch.bincount(labels, minlength=classes)
