@@ -1,12 +1,12 @@
 """Shared by methods in which clients send counts, means and covariances of fixed features, once."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from fedistill.communication.messages.base import MessageContext
 from fedistill.communication.messages.statistics import (
@@ -18,17 +18,15 @@ from fedistill.communication.messages.statistics import (
     FeatureMoments,
     StatisticsRequest,
 )
-from fedistill.config.schema import Section
 from fedistill.errors import FrameError, Refusal
 from fedistill.methods.base import Needs, NoState, Reply
 from fedistill.methods.participants import Client, FederationInfo, Server
-from fedistill.methods.shared.statistics import SumsOfStatistics
+from fedistill.methods.shared.statistics import StatisticsServer, StatisticsSettings, SumsOfStatistics
 from fedistill.models.fixed_features import EdgeFrequencies, FixedFeaturesNet
 from fedistill.training.loop import predict
-from fedistill.training.model_state import ModelState
 
 
-class MomentsSettings(Section):
+class MomentsSettings(StatisticsSettings):
     width: int = Field(default=64, ge=2, le=512, description="d, the number of features")
     levels: int = Field(
         default=15,
@@ -121,12 +119,10 @@ def inverse(matrix: Tensor, l2: float) -> Tensor:
 
 
 @dataclass(frozen=True)
-class MomentsServer:
-    """The linear classifier, the sums of moments, and whose these are."""
+class MomentsServer(StatisticsServer):
+    """What answers for the server, whose moments it has, and their sum."""
 
-    model: ModelState
     moments: Moments
-    clients: list[int]
 
 
 class MomentsMethod(SumsOfStatistics[FeatureMoments, MomentsServer]):
@@ -141,7 +137,7 @@ class MomentsMethod(SumsOfStatistics[FeatureMoments, MomentsServer]):
     settings: MomentsSettings
 
     @abstractmethod
-    def solve(self, moments: Moments) -> tuple[Tensor, Tensor]:
+    def classifier(self, moments: Moments) -> tuple[Tensor, Tensor]:
         """Return weights (C, d) and biases (C,) of a linear classifier, float64."""
 
     def check(self, federation: FederationInfo) -> None:
@@ -154,18 +150,19 @@ class MomentsMethod(SumsOfStatistics[FeatureMoments, MomentsServer]):
             )
 
     def message_context(self, federation: FederationInfo, client: int) -> MessageContext:
-        return replace(super().message_context(federation, client), width=self.settings.width)
+        context = super().message_context(federation, client)
+        return replace(context, width=self.settings.width, settings={"levels": self.settings.levels})
 
     def start_server(self, server: Server) -> MomentsServer:
         moments = Moments.none(server.classes, self.settings.width)
-        return MomentsServer(ModelState.of(self._net(server.federation)), moments, [])
+        return MomentsServer(self.start_model(server), [], moments)
 
     def client_step(
         self, state: NoState, client: Client, received: StatisticsRequest | None
     ) -> tuple[NoState, FeatureMoments | None]:
         if received is None:
             return state, None
-        features = predict(self._net(client.federation).features, client.inputs())
+        features = predict(self.blank(client.federation).features, client.inputs())
         return state, message_of(features, client.data.labels, self.settings.levels)
 
     def check_reply(self, state: MomentsServer, server: Server, reply: Reply[FeatureMoments]) -> None:
@@ -177,30 +174,23 @@ class MomentsMethod(SumsOfStatistics[FeatureMoments, MomentsServer]):
         if reply.message.levels != self.settings.levels:
             raise FrameError(f"it has {reply.message.levels} levels, not {self.settings.levels}")
 
-    def server_step(
+    def add(
         self, state: MomentsServer, server: Server, replies: Iterable[Reply[FeatureMoments]]
     ) -> MomentsServer:
         moments, clients = state.moments, [*state.clients]
         for reply in replies:
             moments = moments.plus(Moments.of(reply.message, server.classes))
             clients.append(reply.client)
-        if len(clients) == len(state.clients):
-            return state
-        net = self._net(server.federation)
-        weights, biases = self.solve(moments)
+        return replace(state, clients=clients, moments=moments)
+
+    def solve(self, state: MomentsServer, federation: FederationInfo) -> FixedFeaturesNet:
+        net = self.blank(federation)
+        weights, biases = self.classifier(state.moments)
         with torch.no_grad():
             net.head.weight.copy_(weights)
             net.head.bias.copy_(biases)
-        return MomentsServer(ModelState.of(net), moments, sorted(clients))
+        return net
 
-    def server_net(self, federation: FederationInfo) -> tuple[str, nn.Module]:
-        return self.name, self._net(federation)
-
-    def server_eval_models(
-        self, state: MomentsServer, server: Server, clients: Callable[[int], NoState]
-    ) -> Iterator[tuple[str, nn.Module]]:
-        yield server.model, state.model.load_into(self._net(server.federation))
-
-    def _net(self, federation: FederationInfo) -> FixedFeaturesNet:
+    def blank(self, federation: FederationInfo) -> FixedFeaturesNet:
         shape = federation.signatures[federation.server_model].shape
         return FixedFeaturesNet(EdgeFrequencies(shape, self.settings.width), federation.classes)

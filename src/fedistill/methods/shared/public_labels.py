@@ -7,6 +7,7 @@ from typing import ClassVar, TypeVar, cast
 
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from fedistill.aggregation.registry import AnyAggregation
 from fedistill.communication.messages.labels import ChosenLabels, SoftLabels, Votes
@@ -15,10 +16,12 @@ from fedistill.methods.base import ClientStateT, Down, Method, Needs, Reply, Ser
 from fedistill.methods.participants import Client, Participant, Server
 from fedistill.methods.shared.own_model import Learner, train_private
 from fedistill.methods.shared.private_loss import private_loss
+from fedistill.rng import SERVER, scoped, stream
 from fedistill.state import State
 from fedistill.training.loop import fit, predict
 from fedistill.training.losses import kl
-from fedistill.training.optimizers import Optimizer
+from fedistill.training.model_state import ModelState
+from fedistill.training.optimizers import Optimizer, make_optimizer
 
 UpLabels = TypeVar("UpLabels", SoftLabels, Votes)
 DownLabels = TypeVar("DownLabels", SoftLabels, Votes)
@@ -57,6 +60,30 @@ def distil_server(
     model, optimizer = state.restore(server)
     distil(server, model, optimizer, inputs, probs, settings)
     return state.after(model, optimizer)
+
+
+def learn_labels(
+    site: Participant, name: str, labels: Tensor, *, epochs: int, batch_size: int, smoothing: float
+) -> ModelState:
+    """Return a model of this architecture trained on classes (n,) of the public samples, smoothed.
+
+    Classes of C or more stand for none. All that is random comes from streams that do not depend on the
+    participant or the round, so all participants get the same model.
+    """
+    labelled = (labels < site.classes).nonzero().flatten()
+    targets = labels[labelled]
+    with scoped(site.seed, "start"):
+        module = site.load(site.common_model(name), name)
+        fit(
+            module,
+            make_optimizer(site.train.optimizer, module),
+            site.public_inputs(name)[labelled],
+            lambda logits, at: cross_entropy(logits, targets[at], label_smoothing=smoothing),
+            epochs=epochs,
+            batch_size=batch_size,
+            generator=stream(site.seed, "start", SERVER),
+        )
+    return ModelState.of(module)
 
 
 def select_labels(probs: Tensor, mask: Tensor, drawn: int) -> ChosenLabels:

@@ -11,7 +11,8 @@ class Gaussian(MomentsMethod):
     The messages are those of `ridge`, with the same settings and bytes. The Gaussians have the means of the
     classes and one covariance W, that within classes, so the logits are linear in the features x:
     ``m_c W^-1 x - m_c W^-1 m_c / 2 + log N_c / N``, the linear discriminant. Classes without samples are
-    impossible. ``models`` has no meaning here.
+    impossible. With ``distill_epochs``, the server's network learns the classes that they give to the public
+    samples, which only the server needs; else ``models`` has no meaning here.
 
     Exchanged: a request down, counts, class means and the covariance within classes up, once; 11 bytes down,
     ``(d (d - 1) H / 2 + m d H') / 8`` up.
@@ -23,7 +24,7 @@ class Gaussian(MomentsMethod):
     name = "gaussian"
     paper = "Turazza et al., 2026, arXiv 2602.01186 (abstract)"
 
-    def solve(self, moments: Moments) -> tuple[Tensor, Tensor]:
+    def classifier(self, moments: Moments) -> tuple[Tensor, Tensor]:
         total = moments.samples.sum()
         means = moments.sums / moments.samples.clamp(min=1)[:, None]
         weights = means @ inverse((moments.products - means.T @ moments.sums) / total, self.settings.l2)

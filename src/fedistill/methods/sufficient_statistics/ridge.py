@@ -19,7 +19,8 @@ class Ridge(MomentsMethod):
     quarters of a standard deviation, correlations to ``levels``, and all are range-coded. Bytes: 11 down,
     ``(d (d - 1) H / 2 + m d H') / 8`` up for the m classes that a client has; with 15 levels, H is about 4
     bits. Rounding may make the sum indefinite: its negative eigenvalues are set to 0, and ``l2`` outweighs
-    what is left of the noise. ``models`` has no meaning here.
+    what is left of the noise. With ``distill_epochs``, the server's network learns the classes that this
+    model gives to the public samples, which only the server needs; else ``models`` has no meaning here.
 
     Departs from the paper, which takes the features of a large pretrained network and sends them unrounded:
     the features here are fixed by design, the covariance is that within classes, whose numbers are smaller,
@@ -29,7 +30,7 @@ class Ridge(MomentsMethod):
     name = "ridge"
     paper = "He et al., 2024, arXiv 2405.16240 (AFL)"
 
-    def solve(self, moments: Moments) -> tuple[Tensor, Tensor]:
+    def classifier(self, moments: Moments) -> tuple[Tensor, Tensor]:
         total = moments.samples.sum()
         mean, shares = moments.sums.sum(dim=0) / total, moments.samples / total
         covariance = moments.products / total - mean.outer(mean)
