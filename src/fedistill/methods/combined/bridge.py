@@ -22,9 +22,10 @@ from fedistill.methods.base import Method, Needs, Reply
 from fedistill.methods.participants import Client, ClientInfo, FederationInfo, Server
 from fedistill.methods.shared.bridge_state import NONE, BridgeClient, BridgeServer, digest
 from fedistill.methods.shared.expertise import class_levels, expert_votes
+from fedistill.methods.shared.label_student import learn_labels
 from fedistill.methods.shared.own_model import train_private
 from fedistill.methods.shared.private_loss import private_loss
-from fedistill.methods.shared.public_labels import DistillSettings, distil, learn_labels
+from fedistill.methods.shared.public_labels import DistillSettings, distil
 from fedistill.training.loop import predict
 from fedistill.training.model_state import ModelState
 from fedistill.training.optimizers import make_optimizer
@@ -153,14 +154,8 @@ class Bridge(Method[BridgeReply, BridgeRequest, BridgeServer, BridgeClient]):
         return ModelState.of(module)
 
     def _learn(self, site: Client | Server, name: str, labels: Tensor) -> ModelState:
-        return learn_labels(
-            site,
-            name,
-            labels,
-            epochs=self.settings.distill_epochs,
-            batch_size=self.settings.distill_batch_size,
-            smoothing=self.settings.smoothing,
-        )
+        own = self.settings
+        return learn_labels(site, name, labels, own.distill_epochs, own.distill_batch_size, own.smoothing)
 
     def _improve(
         self, state: BridgeClient, client: Client, received: BridgeRequest

@@ -13,7 +13,7 @@ from fedistill.communication.messages.statistics import StatisticsRequest
 from fedistill.config.schema import Section
 from fedistill.methods.base import Method, NoState, Reply
 from fedistill.methods.participants import Client, ClientInfo, FederationInfo, Server
-from fedistill.methods.shared.public_labels import learn_labels
+from fedistill.methods.shared.label_student import learn_labels
 from fedistill.training.loop import predict
 from fedistill.training.model_state import ModelState
 
@@ -46,8 +46,8 @@ class SumsOfStatistics(Method[StatisticsT, StatisticsRequest, CollectedT, NoStat
 
     So a client whose reply was lost is asked again, and one that joins late is asked then. What answers for
     the server is the model that is solved for, or, with ``distill_epochs``, `models.server`, trained on the
-    classes that this model gives to the public samples. It starts anew with each new sum, so that it depends
-    on the sum alone.
+    classes that this model gives to the public samples. Each new sum trains it from scratch, so that it
+    depends on the sum alone.
     """
 
     downlink = StatisticsRequest
