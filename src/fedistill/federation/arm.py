@@ -106,7 +106,7 @@ class ReadyArm:
         names = [dealt[client % len(dealt)] for client in range(len(samples))]
         return FederationInfo(
             seed=self.seed,
-            signatures={name: self.signature(name) for name in layouts},
+            signatures={name: self.signature(name) for name in (*layouts, *self.method.frozen_models)},
             server_model=server,
             clients=tuple(
                 ClientInfo(client, name, layouts[name].size, samples[client])

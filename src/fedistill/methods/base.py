@@ -100,6 +100,9 @@ class Method(ABC, Generic[Up, Down, ServerStateT, ClientStateT]):
     """Types of messages that may cross in place of `uplink` and `downlink`; the kind of a frame tells which.
     They may depend on the settings."""
 
+    frozen_models: tuple[str, ...] = ()
+    """Names of models besides those of the arm, which nobody trains; they may depend on the settings."""
+
     ServerState: ClassVar[type] = NoState
     ClientState: ClassVar[type] = NoState
     """Dataclasses; see `fedistill.state` for the types allowed in their fields."""

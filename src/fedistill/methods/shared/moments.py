@@ -18,16 +18,32 @@ from fedistill.communication.messages.statistics import (
     FeatureMoments,
     StatisticsRequest,
 )
-from fedistill.errors import FrameError, Refusal
+from fedistill.errors import ExperimentError, FrameError, Refusal
 from fedistill.methods.base import Needs, NoState, Reply
 from fedistill.methods.participants import Client, FederationInfo, Server
 from fedistill.methods.shared.statistics import StatisticsServer, StatisticsSettings, SumsOfStatistics
 from fedistill.models.fixed_features import EdgeFrequencies, FixedFeaturesNet
+from fedistill.models.frozen_features import FrozenFeatures
 from fedistill.training.loop import predict
+
+MOST_FEATURES = 512
+_WIDTH = 64
 
 
 class MomentsSettings(StatisticsSettings):
-    width: int = Field(default=64, ge=2, le=512, description="d, the number of features")
+    features: str | None = Field(
+        default=None,
+        description="frozen model whose features are taken: a name as in `models`, with weights from the"
+        " seed, or module:function, which returns them; default: frequencies of brightness and edges, for"
+        " images",
+    )
+    width: int | None = Field(
+        default=None,
+        ge=2,
+        le=MOST_FEATURES,
+        description="d, the number of features, or of random projections of a frozen model's; default: 64, or"
+        " all that the model has",
+    )
     levels: int = Field(
         default=15,
         ge=1,
@@ -126,7 +142,7 @@ class MomentsServer(StatisticsServer):
 
 
 class MomentsMethod(SumsOfStatistics[FeatureMoments, MomentsServer]):
-    """Base of methods whose server solves for a linear classifier on fixed features of images."""
+    """Base of methods whose server solves for a linear classifier on features that nobody trains."""
 
     exchanges = "counts, means and covariance of fixed features, once"
     byte_formula = "up = (d(d-1)/2 H + mdH')/8, H, H' bits per number, m classes; down = 11; once"
@@ -140,21 +156,48 @@ class MomentsMethod(SumsOfStatistics[FeatureMoments, MomentsServer]):
     def classifier(self, moments: Moments) -> tuple[Tensor, Tensor]:
         """Return weights (C, d) and biases (C,) of a linear classifier, float64."""
 
+    def __init__(self, settings: MomentsSettings) -> None:
+        super().__init__(settings)
+        if settings.features is not None:
+            self.needs = replace(self.needs, inputs="any")
+            self.frozen_models = (settings.features,)
+
+    def inputs_of(self, model: str) -> str:
+        return self.settings.features or model
+
     def check(self, federation: FederationInfo) -> None:
-        super().check(federation)
-        shape = federation.signatures[federation.server_model].shape
-        if self.settings.width > (most := EdgeFrequencies.most(shape)):
+        own = federation.signatures[federation.server_model]
+        if self.settings.features is None and own.kind == "text":
             raise Refusal(
-                f"method {self.name}: images of {shape[1]} by {shape[2]} pixels have {most} features, fewer"
-                f" than width = {self.settings.width}"
+                f"method {self.name} needs images, but the samples of this task are texts: set features to a"
+                " frozen model of texts, or take naive-bayes"
+            )
+        super().check(federation)
+        if self.settings.features is not None:
+            try:
+                width = self._features(federation).width
+            except ExperimentError as error:
+                raise Refusal(f"method {self.name}: {error}") from None
+            if width > MOST_FEATURES:
+                raise Refusal(
+                    f"method {self.name}: model {self.settings.features!r} has {width} features, more than"
+                    f" {MOST_FEATURES}: set width, the number of random projections of these"
+                )
+            return
+        width = self.settings.width or _WIDTH
+        if width > (most := EdgeFrequencies.most(own.shape)):
+            raise Refusal(
+                f"method {self.name}: images of {own.shape[1]} by {own.shape[2]} pixels have {most} features, fewer"
+                f" than width = {width}"
             )
 
     def message_context(self, federation: FederationInfo, client: int) -> MessageContext:
         context = super().message_context(federation, client)
-        return replace(context, width=self.settings.width, settings={"levels": self.settings.levels})
+        width = self._features(federation).width
+        return replace(context, width=width, settings={"levels": self.settings.levels})
 
     def start_server(self, server: Server) -> MomentsServer:
-        moments = Moments.none(server.classes, self.settings.width)
+        moments = Moments.none(server.classes, self._features(server.federation).width)
         return MomentsServer(self.start_model(server), [], moments)
 
     def client_step(
@@ -162,7 +205,8 @@ class MomentsMethod(SumsOfStatistics[FeatureMoments, MomentsServer]):
     ) -> tuple[NoState, FeatureMoments | None]:
         if received is None:
             return state, None
-        features = predict(self.blank(client.federation).features, client.inputs())
+        inputs = client.inputs(self.inputs_of(client.model))
+        features = predict(self._features(client.federation), inputs)
         return state, message_of(features, client.data.labels, self.settings.levels)
 
     def check_reply(self, state: MomentsServer, server: Server, reply: Reply[FeatureMoments]) -> None:
@@ -192,5 +236,11 @@ class MomentsMethod(SumsOfStatistics[FeatureMoments, MomentsServer]):
         return net
 
     def blank(self, federation: FederationInfo) -> FixedFeaturesNet:
-        shape = federation.signatures[federation.server_model].shape
-        return FixedFeaturesNet(EdgeFrequencies(shape, self.settings.width), federation.classes)
+        return FixedFeaturesNet(self._features(federation), federation.classes)
+
+    def _features(self, federation: FederationInfo) -> EdgeFrequencies | FrozenFeatures:
+        name, width = self.settings.features, self.settings.width
+        if name is None:
+            shape = federation.signatures[federation.server_model].shape
+            return EdgeFrequencies(shape, width or _WIDTH)
+        return FrozenFeatures(name, federation.signatures[name], federation.seed, width)

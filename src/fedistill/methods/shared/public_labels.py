@@ -144,6 +144,7 @@ class DrawnLabels(
         self._first = first_statistics(settings)
         if self._first is not None:
             self.also_up, self.also_down = (self._first.uplink,), (StatisticsRequest,)
+            self.frozen_models = self._first.method.frozen_models
 
     @abstractmethod
     def labels(self, logits: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ class Gaussian(MomentsMethod):
     ``(d (d - 1) H / 2 + m d H') / 8`` up.
 
     Departs from the paper, which takes the features of a pretrained network and has other heads besides:
-    features are fixed by design, and there is this head alone.
+    features are fixed by design unless a model is named, and there is this head alone.
     """
 
     name = "gaussian"
