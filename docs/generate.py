@@ -38,6 +38,7 @@ from fedistill.experiment.table import VIEWS
 from fedistill.methods.base import Method
 from fedistill.methods.participants import ClientInfo, FederationInfo
 from fedistill.methods.registry import METHODS
+from fedistill.methods.shared.statistics import StatisticsSettings
 from fedistill.models.signature import Signature
 from fedistill.training.model_state import WeightLayout
 
@@ -384,6 +385,9 @@ def _type(annotation: Any) -> str:
         return " or ".join(f"`{_toml(value)}`" for value in get_args(annotation))
     if issubclass(annotation, Aggregation):
         return "[aggregation](README.md#aggregations)"
+    if issubclass(annotation, StatisticsSettings):
+        (name,) = get_args(annotation.model_fields["name"].annotation)
+        return f"[{name}]({name}.md)"
     if issubclass(annotation, BaseModel):
         return f"table of {', '.join(f'`{key}`' for key in annotation.model_fields)}"
     return {bool: "true or false", int: "whole number", float: "number", str: "text"}[annotation]

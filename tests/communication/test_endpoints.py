@@ -26,7 +26,8 @@ from fedistill.communication.codecs.registry import CODECS, create_codec
 from fedistill.communication.kinds import Kind
 from fedistill.communication.messages.base import Message, contents
 from fedistill.communication.messages.classwise import ClassOutputs
-from fedistill.communication.messages.labels import ChosenLabels, DueLabels, FreshLabels, SoftLabels
+from fedistill.communication.messages.labels import ChosenLabels, DueLabels, FreshLabels, Logits, SoftLabels
+from fedistill.communication.messages.statistics import StatisticsRequest
 from fedistill.communication.messages.weights import TrainedWeights, Weights
 from fedistill.communication.protocol import frame as frames
 from fedistill.communication.protocol.endpoints import ClientEndpoint, ServerEndpoint, StaleState
@@ -499,3 +500,15 @@ def test_a_sender_may_always_begin_anew(met: Any) -> None:
     assert server.receive(1, SoftLabels, data, SIZES) is not None
     assert server.shared_states[1].version == 1
     assert server.shared_states[1].state_id == SharedState.of(client.kept()["after"]["memory"]).state_id
+
+
+def test_the_kind_of_a_frame_tells_which_of_several_messages_it_has() -> None:
+    coder = MessageCoder(Plain(), Plain(), seed=0)
+    server = ServerEndpoint(coder, {}, lambda client: EMPTY, round=1)
+    both = (SoftLabels, StatisticsRequest)
+    for sent in (SoftLabels(torch.full((SIZES.samples, SIZES.classes), 0.5), 1), StatisticsRequest()):
+        frame = server.send(2, "everyone " + type(sent).__name__, sent, SIZES)
+        client = ClientEndpoint(coder, {}, EMPTY, 1, 2)
+        assert type(client.receive(both, frame, SIZES)) is type(sent)
+        with pytest.raises(FrameError, match="came where weights or logits belong"):
+            client.receive((Weights, Logits), frame, SIZES)

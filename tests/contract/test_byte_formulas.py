@@ -1,6 +1,7 @@
 """Byte formulas of methods against the ledger of a real run, worked out here without the package's help."""
 
 import math
+from typing import Any
 
 import pytest
 
@@ -106,3 +107,25 @@ def test_a_coder_without_memory_pays_for_no_base() -> None:
         _, run = played({"method": "voting", "codec": {"name": "onehot", "coder": coder}}, rounds=3)
         overhead = {e.bytes - e.payload for e in run.ledger.entries if e.round == 3}
         assert overhead == {13 + 4 * names}
+
+
+@pytest.mark.parametrize(
+    "arm",
+    [
+        {"method": "gaussian", "width": 32},
+        {"method": "ridge", "width": 24, "levels": 63},
+        {"method": "naive-bayes"},
+        {"method": "naive-bayes", "length": 200, "least": 8},
+    ],
+    ids=str,
+)
+def test_statistics_cost_what_doctor_says_or_somewhat_less(arm: dict[str, Any]) -> None:
+    """The settings decide how fine moments are, and which counts are left out."""
+    texts = {
+        "task": {"name": "bbc-news", "clients": CLIENTS, "public": PUBLIC},
+        "models": {"clients": ["bag"], "server": "bag"},
+    }
+    ready, run = played(arm, rounds=1, **(texts if arm["method"] == "naive-bayes" else {}))
+    expected, _ = ready.expected_bytes()
+    sent = sum(entry.bytes for entry in run.ledger.entries if entry.direction == "up")
+    assert 0.5 * expected < sent < expected

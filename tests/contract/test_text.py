@@ -87,7 +87,7 @@ def ready(experiment: Experiment) -> ReadyArm:
 def test_it_learns_from_texts(row: Row) -> None:
     """Unlike small models, of the same width, in the view that each method is held to on digits."""
     chosen = SMALL if row.mixes or row.refusal == WIDTHS else ONE
-    arms = [{"method": row.method, **row.settings}]
+    arms = [{"method": row.method, **row.settings_for_texts}]
     experiment = parse({**LEARNING, "models": chosen, "arms": arms}, "test")
     arm = ready(experiment)
     run = run_serially(experiment, arm)
@@ -108,7 +108,7 @@ def played(row: Row) -> tuple[ReadyArm, AnyState, ArmRun, dict[int, Tensor]]:
             },
             "models": models(row),
             "train": {"batch_size": 8, "optimizer": {"name": "adam", "lr": 0.003}},
-            "arms": [{"method": row.method, **row.settings}],
+            "arms": [{"method": row.method, **row.settings_for_texts}],
         },
         "test",
     )

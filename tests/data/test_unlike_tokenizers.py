@@ -172,7 +172,7 @@ MIXING = [
 @pytest.mark.parametrize("row", MIXING, ids=lambda row: row.name)
 def test_every_method_that_mixes_models_mixes_tokenizers(row: Any, path: str) -> None:
     """The nets refuse ids of another length than their own; one reads the task's own words, shorter."""
-    settings = {name: value for name, value in row.settings.items() if name != "samples"}
+    settings = {name: value for name, value in row.settings_for_texts.items() if name != "samples"}
     clients = ["my_models:words", NET, "my_models:short"]
     arm, run = finished(raw(path, row.method, clients, NET, **settings))
     assert arm.federation.signatures["my_models:short"].shape == (SHORT_KEPT,)

@@ -90,6 +90,7 @@ def test_change_of_weights() -> None:
     assert relative_change(before, after, SIZES) == pytest.approx(4 / 3)
     assert relative_change(before, before, SIZES) == 0
     assert relative_change(before, Weights(torch.zeros(2)), SIZES) is None
+    assert relative_change(before, SoftLabels(torch.ones(2, 2), 1), SIZES) is None
 
 
 def test_change_of_labels_is_that_of_the_samples_both_speak_of() -> None:

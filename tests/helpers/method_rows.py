@@ -30,6 +30,12 @@ class Row:
     def name(self) -> str:
         return self.method + self.variant
 
+    @property
+    def settings_for_texts(self) -> dict[str, Any]:
+        """The settings, with statistics of words first where there are statistics of images."""
+        words = {"name": "naive-bayes", "buckets": 500}
+        return self.settings | ({"start": words} if "start" in self.settings else {})
+
 
 ROWS = [
     Row("local", MIXED, True, ("client@global", 0.4)),
@@ -51,6 +57,23 @@ ROWS = [
         settings={"samples": 200, "distill_epochs": 3},
     ),
     Row("voting", MIXED, True, ("server@global", 0.7), beats_local=0.1),
+    Row(
+        "dsfl",
+        MIXED,
+        True,
+        ("server@global", 0.7),
+        beats_local=0.1,
+        settings={"start": {"name": "gaussian", "width": 16}, "enough": 0.5},
+        variant="-started",
+    ),
+    Row(
+        "voting",
+        MIXED,
+        True,
+        ("server@global", 0.6),
+        settings={"start": {"name": "ridge", "width": 16}, "enough": 0.5, "samples": 100},
+        variant="-started",
+    ),
     # Three rounds of a test must reach the merges, although clients are away.
     Row(
         "bridge",
@@ -98,4 +121,21 @@ ROWS = [
     Row("ridge", MIXED, True, ("server@global", 0.6)),
     Row("gaussian", MIXED, True, ("server@global", 0.6)),
     Row("naive-bayes", MIXED_FOR_TEXTS, True, ("server@global", 0.5)),
+    # A network learns what the statistics say of the public samples; with this optimizer, words take long.
+    Row(
+        "gaussian",
+        MIXED,
+        True,
+        ("server@global", 0.6),
+        settings={"distill_epochs": 10},
+        variant="-student",
+    ),
+    Row(
+        "naive-bayes",
+        MIXED_FOR_TEXTS,
+        True,
+        ("server@global", 0.1),
+        settings={"distill_epochs": 30},
+        variant="-student",
+    ),
 ]

@@ -46,7 +46,7 @@ def solver(method: str, **own: Any) -> MomentsMethod:
 @pytest.mark.parametrize("l2", [1e-3, 0.1])
 def test_ridge_is_scikit_learns_on_features_of_one_variance(l2: float) -> None:
     features, labels = samples(0)
-    weights, biases = solver("ridge", l2=l2).solve(exact(features, labels))
+    weights, biases = solver("ridge", l2=l2).classifier(exact(features, labels))
     deviations = features.std(dim=0, correction=0)
     targets = torch.nn.functional.one_hot(labels, CLASSES).numpy()
     theirs = Ridge(alpha=l2 * len(labels)).fit((features / deviations).numpy(), targets)
@@ -56,7 +56,7 @@ def test_ridge_is_scikit_learns_on_features_of_one_variance(l2: float) -> None:
 
 def test_gaussian_is_scikit_learns_discriminant() -> None:
     features, labels = samples(1)
-    weights, biases = solver("gaussian", l2=1e-12).solve(exact(features, labels))
+    weights, biases = solver("gaussian", l2=1e-12).classifier(exact(features, labels))
     theirs = LinearDiscriminantAnalysis(solver="lsqr").fit(features.numpy(), labels.numpy())
     found = (features @ weights.T + biases).softmax(dim=1)
     np.testing.assert_allclose(found.numpy(), theirs.predict_proba(features.numpy()), atol=1e-6)
@@ -107,7 +107,7 @@ def test_features_that_never_change_are_sent_all_the_same(value: float) -> None:
     found = Moments.of(message, CLASSES)
     means = found.sums / found.samples[:, None]
     np.testing.assert_allclose(means[:, 3].numpy(), value, rtol=0.01, atol=1e-5)
-    weights, biases = solver("ridge").solve(found)
+    weights, biases = solver("ridge").classifier(found)
     assert torch.isfinite(weights).all()
     assert torch.isfinite(biases).all()
 

@@ -92,11 +92,11 @@ def _skewed(arm: ReadyArm, skew: float) -> list[Finding]:
 def _codecs(arm: ReadyArm) -> list[Finding]:
     """Find codecs that cannot code what the method sends, such as weights with a codec of probabilities."""
     wrong_by_codec: dict[tuple[str, str, str], list[str]] = {}
-    for direction, codec, kind in (
-        ("up", arm.coder.up, arm.method.uplink),
-        ("down", arm.coder.down, arm.method.downlink),
+    for direction, codec, kinds in (
+        ("up", arm.coder.up, arm.method.uplinks),
+        ("down", arm.coder.down, arm.method.downlinks),
     ):
-        sent = set() if kind is None else contents(kind)
+        sent = {content for kind in kinds for content in contents(kind)}
         wrong = sorted(content.value for content in sent - codec.codes)
         if wrong:
             fitting = ", ".join(name for name, other in CODECS.items() if sent <= other.codes)
@@ -165,6 +165,8 @@ def _bytes(arm: ReadyArm) -> Finding:
     else:
         total, unit = format_bytes((up + down) * exchanges), "rounds" if step == 1 else "exchanges"
         what += f" per round, {total} in {exchanges} {unit}"
+    if others := arm.expected_bytes_of_others():
+        what += f"; before that about {format_bytes(others)} or less, once"
     if up == down == 0:
         what = "exchanges nothing"
     if public := arm.public_bytes():

@@ -86,7 +86,7 @@ class ReadyArm:
             train=config.train.resolved(task.signature.kind),
             task=task,
             method=method,
-            coder=MessageCoder(up, down, seed, [kind for kind in (method.uplink, method.downlink) if kind]),
+            coder=MessageCoder(up, down, seed, method.uplinks + method.downlinks),
             seed=seed,
             rounds=experiment.rounds,
             sampling=experiment.sampling,
@@ -106,7 +106,7 @@ class ReadyArm:
         names = [dealt[client % len(dealt)] for client in range(len(samples))]
         return FederationInfo(
             seed=self.seed,
-            signatures={name: self.signature(name) for name in layouts},
+            signatures={name: self.signature(name) for name in (*layouts, *self.method.frozen_models)},
             server_model=server,
             clients=tuple(
                 ClientInfo(client, name, layouts[name].size, samples[client])
@@ -232,24 +232,38 @@ class ReadyArm:
         return b"" if alone or builds or brings else self.task.vocabulary_frame
 
     def expected_bytes(self) -> tuple[int, int]:
-        """Return the bytes up and down of a full round, an upper bound where a codec has no fixed width."""
-        participants = len(sample_clients(self.sampling, len(self.task.clients), self.seed, round=1))
-        totals = []
-        ways: tuple[tuple[Direction, type[Message] | None], ...] = (
-            ("up", self.method.uplink),
-            ("down", self.method.downlink),
+        """Return the bytes up and down of a full round, an upper bound where a codec has no fixed width.
+
+        Messages that cross in place of the usual ones are not counted.
+        """
+        clients = len(self.task.clients)
+        participants = len(sample_clients(self.sampling, clients, self.seed, round=1))
+        up, down = (
+            self._all_clients("up", self.method.uplink),
+            self._all_clients("down", self.method.downlink),
         )
-        for way, kind in ways:
-            # Of clients that differ in neither, messages are equally long.
-            alike = [(info.model, self.message_context(info.id).private) for info in self.federation.clients]
-            by_kind = {
-                key: 0 if kind is None else self.coder.length(way, kind, self.message_context(client))
-                for client, key in enumerate(alike)
-                if key not in alike[:client]
-            }
-            lengths = [by_kind[key] for key in alike]
-            totals.append(sum(lengths) * participants // len(lengths))
-        return totals[0], totals[1]
+        return up * participants // clients, down * participants // clients
+
+    def expected_bytes_of_others(self) -> int:
+        """Return the bytes of messages in place of the usual ones, one of each type with each client."""
+        others: list[tuple[Direction, type[Message]]] = [
+            *(("up", kind) for kind in self.method.also_up),
+            *(("down", kind) for kind in self.method.also_down),
+        ]
+        return sum(self._all_clients(way, kind) for way, kind in others)
+
+    def _all_clients(self, way: Direction, kind: type[Message] | None) -> int:
+        """Return the expected bytes of a message of this type with each client."""
+        if kind is None:
+            return 0
+        # Of clients that differ in neither, messages are equally long.
+        alike = [(info.model, self.message_context(info.id).private) for info in self.federation.clients]
+        by_kind = {
+            key: self.coder.length(way, kind, self.message_context(client))
+            for client, key in enumerate(alike)
+            if key not in alike[:client]
+        }
+        return sum(by_kind[key] for key in alike)
 
     def _public(self, side: Literal["clients", "server"]) -> Callable[[str], Tensor] | None:
         if side not in self.method.needs.public or self.task.public is None:

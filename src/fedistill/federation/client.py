@@ -62,9 +62,8 @@ def run_client(arm: ReadyArm, client: int, round: int, state: bytes, frame: byte
         end = ClientEndpoint(arm.coder, kept.get(_LINK, {}), arm.initial_shared_state(client), round, client)
         received: Message | None = None
         if frame:
-            assert arm.method.downlink is not None
             try:
-                received = end.receive(arm.method.downlink, frame, context)
+                received = end.receive(arm.method.downlinks, frame, context)
             except StaleState:
                 # What the link kept, a residual too, belongs to a memory that is given up.
                 return ClientResult(_kept(before, {}), end.refresh(), time.perf_counter() - started, Cost())

@@ -71,8 +71,11 @@ def worthwhile_rounds(settings: WhenWorth, before: Sequence[PastExchange]) -> in
 def relative_change(before: Message, after: Message, context: MessageContext) -> float | None:
     """Return how far one message is from another, ``|after - before| / |after|`` over all tensors.
 
-    Rows of public samples are compared where both messages have them; None if nothing can be compared.
+    Rows of public samples are compared where both messages have them; None if nothing can be compared, as
+    between messages of two types.
     """
+    if type(before) is not type(after):
+        return None
     moved = size = 0.0
     for name, places in _rows(after, context).items():
         old, new, held = before.tensors()[name], after.tensors()[name], _rows(before, context)[name]

@@ -126,9 +126,7 @@ class Replies(Iterator[Reply[Message]]):
 
     def _decode(self, client: int, frame: bytes) -> Message | None:
         """Return the client's message, or None if it asks to be sent everything again."""
-        expected = self._arm.method.uplink
-        assert expected is not None
         context = self._arm.message_context(client)
         return self.endpoint.receive(
-            client, expected, frame, context, lambda message: self._check(client, message)
+            client, self._arm.method.uplinks, frame, context, lambda message: self._check(client, message)
         )

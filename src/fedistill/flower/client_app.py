@@ -143,9 +143,7 @@ class Node:
         arm = ReadyArm.of(found[0], self.experiment, self.task)
         if self._model is None:
             return arm
-        sent = {
-            content for kind in (arm.method.uplink, arm.method.downlink) if kind for content in contents(kind)
-        }
+        sent = {content for kind in arm.method.uplinks + arm.method.downlinks for content in contents(kind)}
         if Content.WEIGHTS in sent and arm.method.travels != "server":
             raise ExperimentError(
                 f"node config: model = {self._model!r}, but method {arm.method.name} sends the weights of the"

@@ -154,12 +154,12 @@ class FlowerExecutor(Executor):
 
 def _longest(arm: ReadyArm) -> int:
     """Bytes that no reply of an arm reaches: numbers of 8 bytes, and room for what is not numbers."""
-    kind = arm.method.uplink
-    if kind is None:
+    kinds = arm.method.uplinks
+    if not kinds:
         return 0
     plain = MessageCoder(*codecs.pair("fp32"), arm.seed)
     sizes = [arm.message_context(client) for client in range(len(arm.task.clients))]
-    return 2 * max(plain.length("up", kind, one) for one in sizes) + 65_536
+    return 2 * max(plain.length("up", kind, one) for kind in kinds for one in sizes) + 65_536
 
 
 def _cost(answer: Answer) -> Cost:

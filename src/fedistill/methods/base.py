@@ -95,6 +95,14 @@ class Method(ABC, Generic[Up, Down, ServerStateT, ClientStateT]):
 
     uplink: ClassVar[type[Message] | None] = None
     downlink: ClassVar[type[Message] | None] = None
+    also_up: tuple[type[Message], ...] = ()
+    also_down: tuple[type[Message], ...] = ()
+    """Types of messages that may cross in place of `uplink` and `downlink`; the kind of a frame tells which.
+    They may depend on the settings."""
+
+    frozen_models: tuple[str, ...] = ()
+    """Names of models besides those of the arm, which nobody trains; they may depend on the settings."""
+
     ServerState: ClassVar[type] = NoState
     ClientState: ClassVar[type] = NoState
     """Dataclasses; see `fedistill.state` for the types allowed in their fields."""
@@ -123,6 +131,16 @@ class Method(ABC, Generic[Up, Down, ServerStateT, ClientStateT]):
     def clients_work(self) -> bool:
         """Whether clients do anything, that is, keep a state or send messages."""
         return self.uplink is not None or self.ClientState is not NoState
+
+    @property
+    def uplinks(self) -> tuple[type[Message], ...]:
+        """All types of messages from a client to the server."""
+        return (() if self.uplink is None else (self.uplink,)) + self.also_up
+
+    @property
+    def downlinks(self) -> tuple[type[Message], ...]:
+        """All types of messages from the server to a client."""
+        return (() if self.downlink is None else (self.downlink,)) + self.also_down
 
     @property
     def has_server_model(self) -> bool:

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
+from fedistill.models.frozen_features import FrozenFeatures
+
 _ORIENTATIONS = 4
 _SIZE = 5
 _WAVELENGTH = 6.0
@@ -63,15 +65,15 @@ class EdgeFrequencies(nn.Module):
 class FixedFeaturesNet(nn.Module):
     """Fixed features, then a linear layer, which alone is the model's state."""
 
-    def __init__(self, features: EdgeFrequencies, classes: int) -> None:
+    def __init__(self, features: EdgeFrequencies | FrozenFeatures, classes: int) -> None:
         super().__init__()
         self.features = features
         self.head = nn.Linear(features.width, classes)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
-    def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.head(self.features(images))
+    def forward(self, inputs: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.features(inputs))
         return logits
 
 

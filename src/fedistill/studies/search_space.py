@@ -202,7 +202,7 @@ def _usual(full: RawTable, votes: bool) -> Iterator[tuple[str, Candidates]]:
         for setting, candidates in CODECS.get(name, {}).items():
             yield f"{place}.{setting}", candidates
     for key, candidates in METHODS.items():
-        if _has(full, key):
+        if _has(full, key) and _value(full, key) is not None:
             yield key, candidates
     if isinstance(full.get("aggregation"), dict):
         yield (

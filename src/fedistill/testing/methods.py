@@ -9,7 +9,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from fedistill.communication.kinds import Direction
+from fedistill.communication.kinds import Direction, kind_label
 from fedistill.communication.messages.base import Message, MessageContext, example_message
 from fedistill.communication.protocol.message_coder import MessageCoder
 from fedistill.config.schema import Experiment, Sampling
@@ -201,7 +201,8 @@ def no_frame_is_longer_than_foretold(case: MethodCase) -> None:
     """In numbers of four bytes, no frame is longer than `doctor` predicts."""
     arm, run = case.run({"codec": "fp32"})
     for entry in run.ledger.entries:
-        message = arm.method.uplink if entry.direction == "up" else arm.method.downlink
+        types = arm.method.uplinks if entry.direction == "up" else arm.method.downlinks
+        message = next((one for one in types if kind_label(one.kind) == entry.kind), None)
         if entry.round == 0 or message is None:
             continue
         most = arm.coder.length(entry.direction, message, arm.message_context(entry.client)) + _NUMBERS
@@ -296,13 +297,11 @@ def models_that_differ_run_or_are_refused_with_a_fix(case: MethodCase) -> None:
 def damaged_messages_are_refused(case: MethodCase) -> None:
     """Bytes that nobody meant end in a message or in `FrameError`, and in nothing else."""
     _, arm = case.ready({"codec": "fp32"})
-    ways: tuple[tuple[Direction, type[Message] | None], ...] = (
-        ("up", arm.method.uplink),
-        ("down", arm.method.downlink),
-    )
+    ways: list[tuple[Direction, type[Message]]] = [
+        *(("up", message) for message in arm.method.uplinks),
+        *(("down", message) for message in arm.method.downlinks),
+    ]
     for way, message in ways:
-        if message is None:
-            continue
         coder, context = MessageCoder(arm.coder.up, arm.coder.down, 0, [message]), arm.message_context(0)
         for sections in _damaged_sections(coder, way, message, context):
             memory = arm.initial_shared_state(0)

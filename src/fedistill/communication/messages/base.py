@@ -6,7 +6,7 @@ arrays of integers without loss (`integer_arrays`). The receiver knows beforehan
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, ClassVar
 
 import numpy as np
@@ -40,6 +40,7 @@ class MessageContext:
         private: the number of samples in the client's private set.
         client: the client at this end of the link.
         weights: the number of private samples of each client, by which the server may weight what they send.
+        settings: integers of the message, by name, that the arm's settings determine.
     """
 
     classes: int
@@ -57,6 +58,7 @@ class MessageContext:
     weights: tuple[int, ...] = ()
     buffers: int = 0
     integers: StartIntegers = NO_INTEGERS
+    settings: Mapping[str, int] = field(default_factory=dict)
 
 
 Numbers = Mapping[str, Any]
@@ -114,18 +116,18 @@ class Message:
     @classmethod
     def names(cls) -> list[str]:
         """Return the names of the fields, in the order in which they are sent."""
-        return [field.name for field in fields(cls)]
+        return [one.name for one in fields(cls)]
 
     @classmethod
     def needed_names(cls) -> list[str]:
         """Return the names of the fields without a default, which come first; others may be left out."""
-        defaults = (field.default is MISSING and field.default_factory is MISSING for field in fields(cls))
+        defaults = (one.default is MISSING and one.default_factory is MISSING for one in fields(cls))
         return [name for name, needed in zip(cls.names(), defaults, strict=True) if needed]
 
     @classmethod
     def number_names(cls) -> list[str]:
         """Return the names of the fields that are integers."""
-        return [field.name for field in fields(cls) if field.type in (int, "int")]
+        return [one.name for one in fields(cls) if one.type in (int, "int")]
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors, those of integers among them."""

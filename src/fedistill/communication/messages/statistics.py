@@ -58,7 +58,7 @@ class WordCounts(Message):
 
     @classmethod
     def longest(cls, context: MessageContext) -> Numbers:
-        return {"skipped": 0}
+        return {"skipped": context.settings.get("skipped", 0)}
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class FeatureMoments(Message):
 
     @classmethod
     def longest(cls, context: MessageContext) -> Numbers:
-        return {"present": context.classes, "levels": MOST_LEVELS}
+        return {"present": context.classes, "levels": context.settings.get("levels", MOST_LEVELS)}
 
     def check(self) -> None:
         if self.levels < 1:

@@ -97,7 +97,7 @@ class ServerEndpoint:
     def receive(
         self,
         client: int,
-        expected: type[M],
+        expected: type[M] | tuple[type[M], ...],
         data: bytes,
         context: MessageContext,
         check: Callable[[M], None] | None = None,
@@ -105,6 +105,7 @@ class ServerEndpoint:
         """Read a reply and commit the exchange; return None if the client asks to be sent everything again.
 
         Args:
+            expected: the type of the message, or the types that it may have.
             check: refuses the message by raising `FrameError`, as `Message.check` does before it.
 
         Raises:
@@ -121,7 +122,7 @@ class ServerEndpoint:
                 raise FrameError("a refresh frame has sections, but must have none")
             self.shared_states[client] = EMPTY
             return None
-        _check_kind(frame, expected)
+        kind = _type_of(frame, expected)
         shared, down, behind = self._open.get(client, (self._shared_state(client), None, False))
         if frame.state_id is None:
             shared = EMPTY
@@ -129,7 +130,7 @@ class ServerEndpoint:
             raise _stale(frame, [shared])
         read = self._coder.read(
             "up",
-            expected,
+            kind,
             frame.sections,
             context,
             shared,
@@ -176,8 +177,11 @@ class ClientEndpoint:
         self._sent: Floats | None = None
         self._after: tuple[SharedState, State] | None = None
 
-    def receive(self, expected: type[M], data: bytes, context: MessageContext) -> M:
+    def receive(self, expected: type[M] | tuple[type[M], ...], data: bytes, context: MessageContext) -> M:
         """Read what the server sent.
+
+        Args:
+            expected: the type of the message, or the types that it may have.
 
         Raises:
             FrameError: the frame is damaged or not the one that was expected.
@@ -186,13 +190,11 @@ class ClientEndpoint:
         """
         frame = frames.decode(data)
         _check(frame, self._round, self._client)
-        _check_kind(frame, expected)
+        kind = _type_of(frame, expected)
         self._received = True
         self._before = self._find(frame)
         shared, self._own = self._before
-        read = self._coder.read(
-            "down", expected, frame.sections, context, shared, sent=None, round=self._round
-        )
+        read = self._coder.read("down", kind, frame.sections, context, shared, sent=None, round=self._round)
         self._shared, self._sent = read.shared, read.weights
         return read.message
 
@@ -267,7 +269,11 @@ def _check(frame: Frame, round: int, client: int) -> None:
         raise FrameError(f"a frame of client {frame.peer - 1} came where client {client}'s belongs")
 
 
-def _check_kind(frame: Frame, expected: type[Message]) -> None:
-    if frame.kind != expected.kind:
-        came, belongs = kind_label(frame.kind), kind_label(expected.kind)
-        raise FrameError(f"a frame of {came} came where {belongs} belong")
+def _type_of(frame: Frame, expected: type[M] | tuple[type[M], ...]) -> type[M]:
+    """Return the type, among those expected, of the message in a frame."""
+    types = expected if isinstance(expected, tuple) else (expected,)
+    for one in types:
+        if frame.kind == one.kind:
+            return one
+    belong = " or ".join(kind_label(one.kind) for one in types)
+    raise FrameError(f"a frame of {kind_label(frame.kind)} came where {belong} belong")

@@ -20,8 +20,9 @@ from fedistill.communication.messages.bridge import (
 from fedistill.errors import FrameError, Refusal
 from fedistill.methods.base import Method, Needs, Reply
 from fedistill.methods.participants import Client, ClientInfo, FederationInfo, Server
-from fedistill.methods.shared.bridge_state import NONE, BridgeClient, BridgeServer, digest, learn_start
+from fedistill.methods.shared.bridge_state import NONE, BridgeClient, BridgeServer, digest
 from fedistill.methods.shared.expertise import class_levels, expert_votes
+from fedistill.methods.shared.label_student import learn_labels
 from fedistill.methods.shared.own_model import train_private
 from fedistill.methods.shared.private_loss import private_loss
 from fedistill.methods.shared.public_labels import DistillSettings, distil
@@ -153,7 +154,8 @@ class Bridge(Method[BridgeReply, BridgeRequest, BridgeServer, BridgeClient]):
         return ModelState.of(module)
 
     def _learn(self, site: Client | Server, name: str, labels: Tensor) -> ModelState:
-        return learn_start(site, name, labels, self.settings, self.settings.smoothing)
+        own = self.settings
+        return learn_labels(site, name, labels, own.distill_epochs, own.distill_batch_size, own.smoothing)
 
     def _improve(
         self, state: BridgeClient, client: Client, received: BridgeRequest

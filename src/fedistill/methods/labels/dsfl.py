@@ -21,6 +21,9 @@ class DsFl(DrawnLabels[SoftLabels, SoftLabels]):
     Exchanged: (n, C) probabilities each way; the samples are drawn from a shared seed. Bytes: ``b n C / 8``
     each way, b bits per number.
 
+    With ``start``, clients send one-shot statistics first (see `gaussian`, `ridge` and `naive-bayes`); what
+    these say of the public samples are the first labels.
+
     A client that was absent learns only from the newest global labels, not from those it missed.
     """
 

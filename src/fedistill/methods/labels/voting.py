@@ -25,6 +25,10 @@ class Voting(DrawnLabels[Votes, Votes]):
     If each client holds only one or two classes, the first majority is the same class for most samples; all
     learn it and vote for it again. Balanced softmax and prior correction (see ``doctor``) prevent this.
 
+    With ``start``, clients send one-shot statistics first (see `gaussian`, `ridge` and `naive-bayes`). What
+    these say of the public samples are the first labels, and the server's model learns them for long; votes
+    then cost less, since both sides know these labels.
+
     Departs from the paper, which has no server and no server model: here the server counts votes and has a
     model of its own. The order of steps is that of `dsfl`. A tie goes to the previous majority class if it
     is among the tied classes; otherwise it is broken at random. With another ``aggregation``, the most

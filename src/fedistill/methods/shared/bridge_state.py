@@ -6,7 +6,6 @@ from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from fedistill.communication.messages.bridge import (
     LEVELS,
@@ -18,13 +17,9 @@ from fedistill.communication.messages.bridge import (
     from_bytes,
 )
 from fedistill.methods.base import Reply
-from fedistill.methods.participants import Participant, Server
+from fedistill.methods.participants import Server
 from fedistill.methods.shared.expertise import pool_votes, sizes, thresholds
-from fedistill.methods.shared.public_labels import DistillSettings
-from fedistill.rng import SERVER, scoped, stream
-from fedistill.training.loop import fit
 from fedistill.training.model_state import ModelState
-from fedistill.training.optimizers import make_optimizer
 
 NONE = torch.zeros(0, dtype=torch.int64)
 """An array of integers that a message does not have."""
@@ -151,30 +146,6 @@ class BridgeServer:
         named = (own >= 0) & (own < classes)
         pooled = self.labels[named]
         return torch.where(pooled == own[named], 0, 1 + pooled), self.labels[~named]
-
-
-def learn_start(
-    site: Participant, name: str, labels: Tensor, settings: DistillSettings, smoothing: float
-) -> ModelState:
-    """Return a model of this architecture trained on pooled labels (n,), the same at all participants.
-
-    Labels of C or more stand for none. All that is random comes from streams that do not depend on the
-    participant or the round.
-    """
-    labelled = (labels < site.classes).nonzero().flatten()
-    targets = labels[labelled]
-    with scoped(site.seed, "start"):
-        module = site.load(site.common_model(name), name)
-        fit(
-            module,
-            make_optimizer(site.train.optimizer, module),
-            site.public_inputs(name)[labelled],
-            lambda logits, at: cross_entropy(logits, targets[at], label_smoothing=smoothing),
-            epochs=settings.distill_epochs,
-            batch_size=settings.distill_batch_size,
-            generator=stream(site.seed, "start", SERVER),
-        )
-    return ModelState.of(module)
 
 
 def digest(start: Tensor) -> int:

@@ -1,12 +1,12 @@
 """Shared by methods in which clients send counts, means and covariances of fixed features, once."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from fedistill.communication.messages.base import MessageContext
 from fedistill.communication.messages.statistics import (
@@ -18,18 +18,32 @@ from fedistill.communication.messages.statistics import (
     FeatureMoments,
     StatisticsRequest,
 )
-from fedistill.config.schema import Section
-from fedistill.errors import FrameError, Refusal
+from fedistill.errors import ExperimentError, FrameError, Refusal
 from fedistill.methods.base import Needs, NoState, Reply
 from fedistill.methods.participants import Client, FederationInfo, Server
-from fedistill.methods.shared.statistics import SumsOfStatistics
+from fedistill.methods.shared.statistics import StatisticsServer, StatisticsSettings, SumsOfStatistics
 from fedistill.models.fixed_features import EdgeFrequencies, FixedFeaturesNet
+from fedistill.models.frozen_features import FrozenFeatures
 from fedistill.training.loop import predict
-from fedistill.training.model_state import ModelState
+
+MOST_FEATURES = 512
+_WIDTH = 64
 
 
-class MomentsSettings(Section):
-    width: int = Field(default=64, ge=2, le=512, description="d, the number of features")
+class MomentsSettings(StatisticsSettings):
+    features: str | None = Field(
+        default=None,
+        description="frozen model whose features are taken: a name as in `models`, with weights from the"
+        " seed, or module:function, which returns them; default: frequencies of brightness and edges, for"
+        " images",
+    )
+    width: int | None = Field(
+        default=None,
+        ge=2,
+        le=MOST_FEATURES,
+        description="d, the number of features, or of random projections of a frozen model's; default: 64, or"
+        " all that the model has",
+    )
     levels: int = Field(
         default=15,
         ge=1,
@@ -121,16 +135,14 @@ def inverse(matrix: Tensor, l2: float) -> Tensor:
 
 
 @dataclass(frozen=True)
-class MomentsServer:
-    """The linear classifier, the sums of moments, and whose these are."""
+class MomentsServer(StatisticsServer):
+    """What answers for the server, whose moments it has, and their sum."""
 
-    model: ModelState
     moments: Moments
-    clients: list[int]
 
 
 class MomentsMethod(SumsOfStatistics[FeatureMoments, MomentsServer]):
-    """Base of methods whose server solves for a linear classifier on fixed features of images."""
+    """Base of methods whose server solves for a linear classifier on features that nobody trains."""
 
     exchanges = "counts, means and covariance of fixed features, once"
     byte_formula = "up = (d(d-1)/2 H + mdH')/8, H, H' bits per number, m classes; down = 11; once"
@@ -141,31 +153,60 @@ class MomentsMethod(SumsOfStatistics[FeatureMoments, MomentsServer]):
     settings: MomentsSettings
 
     @abstractmethod
-    def solve(self, moments: Moments) -> tuple[Tensor, Tensor]:
+    def classifier(self, moments: Moments) -> tuple[Tensor, Tensor]:
         """Return weights (C, d) and biases (C,) of a linear classifier, float64."""
 
+    def __init__(self, settings: MomentsSettings) -> None:
+        super().__init__(settings)
+        if settings.features is not None:
+            self.needs = replace(self.needs, inputs="any")
+            self.frozen_models = (settings.features,)
+
+    def inputs_of(self, model: str) -> str:
+        return self.settings.features or model
+
     def check(self, federation: FederationInfo) -> None:
-        super().check(federation)
-        shape = federation.signatures[federation.server_model].shape
-        if self.settings.width > (most := EdgeFrequencies.most(shape)):
+        own = federation.signatures[federation.server_model]
+        if self.settings.features is None and own.kind == "text":
             raise Refusal(
-                f"method {self.name}: images of {shape[1]} by {shape[2]} pixels have {most} features, fewer"
-                f" than width = {self.settings.width}"
+                f"method {self.name} needs images, but the samples of this task are texts: set features to a"
+                " frozen model of texts, or take naive-bayes"
+            )
+        super().check(federation)
+        if self.settings.features is not None:
+            try:
+                width = self._features(federation).width
+            except ExperimentError as error:
+                raise Refusal(f"method {self.name}: {error}") from None
+            if width > MOST_FEATURES:
+                raise Refusal(
+                    f"method {self.name}: model {self.settings.features!r} has {width} features, more than"
+                    f" {MOST_FEATURES}: set width, the number of random projections of these"
+                )
+            return
+        width = self.settings.width or _WIDTH
+        if width > (most := EdgeFrequencies.most(own.shape)):
+            raise Refusal(
+                f"method {self.name}: images of {own.shape[1]} by {own.shape[2]} pixels have {most} features, fewer"
+                f" than width = {width}"
             )
 
     def message_context(self, federation: FederationInfo, client: int) -> MessageContext:
-        return replace(super().message_context(federation, client), width=self.settings.width)
+        context = super().message_context(federation, client)
+        width = self._features(federation).width
+        return replace(context, width=width, settings={"levels": self.settings.levels})
 
     def start_server(self, server: Server) -> MomentsServer:
-        moments = Moments.none(server.classes, self.settings.width)
-        return MomentsServer(ModelState.of(self._net(server.federation)), moments, [])
+        moments = Moments.none(server.classes, self._features(server.federation).width)
+        return MomentsServer(self.start_model(server), [], moments)
 
     def client_step(
         self, state: NoState, client: Client, received: StatisticsRequest | None
     ) -> tuple[NoState, FeatureMoments | None]:
         if received is None:
             return state, None
-        features = predict(self._net(client.federation).features, client.inputs())
+        inputs = client.inputs(self.inputs_of(client.model))
+        features = predict(self._features(client.federation), inputs)
         return state, message_of(features, client.data.labels, self.settings.levels)
 
     def check_reply(self, state: MomentsServer, server: Server, reply: Reply[FeatureMoments]) -> None:
@@ -177,30 +218,29 @@ class MomentsMethod(SumsOfStatistics[FeatureMoments, MomentsServer]):
         if reply.message.levels != self.settings.levels:
             raise FrameError(f"it has {reply.message.levels} levels, not {self.settings.levels}")
 
-    def server_step(
+    def add(
         self, state: MomentsServer, server: Server, replies: Iterable[Reply[FeatureMoments]]
     ) -> MomentsServer:
         moments, clients = state.moments, [*state.clients]
         for reply in replies:
             moments = moments.plus(Moments.of(reply.message, server.classes))
             clients.append(reply.client)
-        if len(clients) == len(state.clients):
-            return state
-        net = self._net(server.federation)
-        weights, biases = self.solve(moments)
+        return replace(state, clients=clients, moments=moments)
+
+    def solve(self, state: MomentsServer, federation: FederationInfo) -> FixedFeaturesNet:
+        net = self.blank(federation)
+        weights, biases = self.classifier(state.moments)
         with torch.no_grad():
             net.head.weight.copy_(weights)
             net.head.bias.copy_(biases)
-        return MomentsServer(ModelState.of(net), moments, sorted(clients))
+        return net
 
-    def server_net(self, federation: FederationInfo) -> tuple[str, nn.Module]:
-        return self.name, self._net(federation)
+    def blank(self, federation: FederationInfo) -> FixedFeaturesNet:
+        return FixedFeaturesNet(self._features(federation), federation.classes)
 
-    def server_eval_models(
-        self, state: MomentsServer, server: Server, clients: Callable[[int], NoState]
-    ) -> Iterator[tuple[str, nn.Module]]:
-        yield server.model, state.model.load_into(self._net(server.federation))
-
-    def _net(self, federation: FederationInfo) -> FixedFeaturesNet:
-        shape = federation.signatures[federation.server_model].shape
-        return FixedFeaturesNet(EdgeFrequencies(shape, self.settings.width), federation.classes)
+    def _features(self, federation: FederationInfo) -> EdgeFrequencies | FrozenFeatures:
+        name, width = self.settings.features, self.settings.width
+        if name is None:
+            shape = federation.signatures[federation.server_model].shape
+            return EdgeFrequencies(shape, width or _WIDTH)
+        return FrozenFeatures(name, federation.signatures[name], federation.seed, width)

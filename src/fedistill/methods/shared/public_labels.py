@@ -1,20 +1,32 @@
 """Shared by methods that learn from labels on public samples."""
 
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, TypeVar, cast
+from typing import ClassVar, Generic, TypeVar, cast
 
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn.functional import one_hot
 
 from fedistill.aggregation.registry import AnyAggregation
+from fedistill.communication.messages.base import Message, MessageContext
 from fedistill.communication.messages.labels import ChosenLabels, SoftLabels, Votes
+from fedistill.communication.messages.statistics import StatisticsRequest
 from fedistill.config.schema import Section
+from fedistill.errors import FrameError
 from fedistill.methods.base import ClientStateT, Down, Method, Needs, Reply, ServerStateT, Up
-from fedistill.methods.participants import Client, Participant, Server
+from fedistill.methods.participants import (
+    Client,
+    ClientInfo,
+    FederationInfo,
+    Participant,
+    Server,
+    sample_public,
+)
 from fedistill.methods.shared.own_model import Learner, train_private
 from fedistill.methods.shared.private_loss import private_loss
+from fedistill.methods.shared.start import FirstStatistics, StartSettings, first_statistics
 from fedistill.state import State
 from fedistill.training.loop import fit, predict
 from fedistill.training.losses import kl
@@ -86,25 +98,35 @@ class SampledPublic(Method[Up, Down, ServerStateT, ClientStateT]):
         return min(public, self.settings.samples or public)
 
 
-class DrawnSettings(DistillSettings, SampledSettings):
+class DrawnSettings(DistillSettings, SampledSettings, StartSettings):
     aggregation: AnyAggregation
 
 
 @dataclass(frozen=True)
 class LabelServer(Learner):
-    """The server's model, the last global labels (n, C), their samples' round, and aggregation state."""
+    """The server's model, the last global labels (n, C), their samples' round, and aggregation state.
+
+    ``start`` is the state of the method that comes first (`shared.start`), as plain data.
+    """
 
     labels: Tensor | None = None
     sampled_round: int = 0
     aggregation: State = field(default_factory=dict)
+    start: State = field(default_factory=dict)
 
 
-class DrawnLabels(SampledPublic[UpLabels, DownLabels, LabelServer, Learner]):
+class DrawnLabels(
+    SampledPublic[Message, DownLabels | StatisticsRequest, LabelServer, Learner],
+    Generic[UpLabels, DownLabels],
+):
     """Labels of public samples up, aggregated labels down; clients and server distil the latter.
 
     A round: a client distils the last global labels, trains on private data and labels the next public
     samples. A client that was absent learns only from the newest global labels, not from those it missed.
     Messages up and down may be of different types.
+
+    With ``start``, clients first send statistics, and nothing else until enough have. The classes that these
+    give to the public samples are the first global labels; the server's model learns them as a student.
     """
 
     uplink: ClassVar[type[SoftLabels] | type[Votes]]
@@ -117,6 +139,13 @@ class DrawnLabels(SampledPublic[UpLabels, DownLabels, LabelServer, Learner]):
     """Whether a tie between classes goes to the previous global label."""
     settings: DrawnSettings
 
+    def __init__(self, settings: DrawnSettings) -> None:
+        super().__init__(settings)
+        self._first = first_statistics(settings)
+        if self._first is not None:
+            self.also_up, self.also_down = (self._first.uplink,), (StatisticsRequest,)
+            self.frozen_models = self._first.method.frozen_models
+
     @abstractmethod
     def labels(self, logits: Tensor) -> Tensor:
         """Return the labels (n, C) that a client sends, from its logits (n, C)."""
@@ -125,35 +154,67 @@ class DrawnLabels(SampledPublic[UpLabels, DownLabels, LabelServer, Learner]):
         """Return the labels (n, C) that the server sends and distils, from the aggregated ones (n, C)."""
         return aggregated
 
+    def check(self, federation: FederationInfo) -> None:
+        super().check(federation)
+        if self._first is not None:
+            self._first.method.check(federation)
+
+    def message_context(self, federation: FederationInfo, client: int) -> MessageContext:
+        context = super().message_context(federation, client)
+        return context if self._first is None else self._first.context(context, federation, client)
+
+    def broadcast_group(self, state: LabelServer, info: ClientInfo) -> Hashable:
+        first = self._collecting(state)
+        return first is not None and first.asks(state.start, info.id)
+
     def start_server(self, server: Server) -> LabelServer:
-        return LabelServer(server.initial_model())
+        start = {} if self._first is None else self._first.start(server)
+        return LabelServer(server.initial_model(), start=start)
 
     def start_client(self, client: Client) -> Learner:
         return Learner(client.initial_model())
 
-    def send(self, state: LabelServer, server: Server, client: int) -> DownLabels | None:
+    def send(self, state: LabelServer, server: Server, client: int) -> DownLabels | StatisticsRequest | None:
+        first = self._collecting(state)
+        if first is not None:
+            return StatisticsRequest() if first.asks(state.start, client) else None
         if state.labels is None:
             return None
         return cast(DownLabels, self.downlink(state.labels, state.sampled_round))
 
     def client_step(
-        self, state: Learner, client: Client, received: DownLabels | None
-    ) -> tuple[Learner, UpLabels]:
+        self, state: Learner, client: Client, received: DownLabels | StatisticsRequest | None
+    ) -> tuple[Learner, Message | None]:
+        if self._first is not None and received is None:
+            return state, None  # its statistics have arrived, but not yet enough of the others'
+        if isinstance(received, StatisticsRequest):
+            assert self._first is not None
+            return state, self._first.reply(client)
         model, optimizer = state.restore(client)
         if received is not None:
             inputs = client.sampled_public(self.settings.samples, received.sampled_round)
             distil(client, model, optimizer, inputs, received.probs, self.settings)
         train_private(model, optimizer, client, private_loss(client, model))
         logits = predict(model, client.sampled_public(self.settings.samples, client.round))
-        message = cast(UpLabels, self.uplink(self.labels(logits), client.round))
-        return state.after(model, optimizer), message
+        return state.after(model, optimizer), self.uplink(self.labels(logits), client.round)
+
+    def check_reply(self, state: LabelServer, server: Server, reply: Reply[Message]) -> None:
+        first = self._collecting(state)
+        if first is not None:
+            first.check_reply(state.start, server, reply)
+        elif not isinstance(reply.message, self.uplink):
+            raise FrameError("it was asked for labels, and sends statistics")
+        super().check_reply(state, server, reply)
 
     def server_step(
-        self, state: LabelServer, server: Server, replies: Iterable[Reply[UpLabels]]
+        self, state: LabelServer, server: Server, replies: Iterable[Reply[Message]]
     ) -> LabelServer:
+        first = self._collecting(state)
+        if first is not None:
+            return self._begin(first, state, server, replies)
         # The last labels are for the same samples only if every round uses all of them.
         before = state.labels if self.ties_to_last and self.settings.samples is None else None
-        rows = ((reply.client, reply.message.probs) for reply in replies)
+        rows = ((reply.client, cast(UpLabels, reply.message).probs) for reply in replies)
         found = self.settings.aggregation.aggregate(rows, server.stream("ties"), before, state.aggregation)
         if found is None:
             return state
@@ -161,3 +222,18 @@ class DrawnLabels(SampledPublic[UpLabels, DownLabels, LabelServer, Learner]):
         inputs = server.sampled_public(self.settings.samples, server.round)
         learned = distil_server(state, server, inputs, labels, self.settings)
         return replace(learned, labels=labels, sampled_round=server.round, aggregation=found.state)
+
+    def _collecting(self, state: LabelServer) -> FirstStatistics | None:
+        """Return the statistics that clients are asked for in this round, if they are."""
+        return self._first if state.labels is None else None
+
+    def _begin(
+        self, first: FirstStatistics, state: LabelServer, server: Server, replies: Iterable[Reply[Message]]
+    ) -> LabelServer:
+        """Collect statistics; once there are enough, what they say of the round's samples are its labels."""
+        start, model, classes = first.collect(state.start, server, replies)
+        if classes is None:
+            return replace(state, model=model, start=start)
+        drawn = sample_public(server.seed, len(classes), self.samples(len(classes)), server.round)
+        labels = one_hot(classes[drawn], server.classes).float()
+        return replace(state, model=model, start=start, labels=labels, sampled_round=server.round)

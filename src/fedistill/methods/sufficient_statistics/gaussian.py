@@ -11,19 +11,20 @@ class Gaussian(MomentsMethod):
     The messages are those of `ridge`, with the same settings and bytes. The Gaussians have the means of the
     classes and one covariance W, that within classes, so the logits are linear in the features x:
     ``m_c W^-1 x - m_c W^-1 m_c / 2 + log N_c / N``, the linear discriminant. Classes without samples are
-    impossible. ``models`` has no meaning here.
+    impossible. With ``distill_epochs``, the server's network learns the classes that they give to the public
+    samples, which only the server needs; else ``models`` has no meaning here.
 
     Exchanged: a request down, counts, class means and the covariance within classes up, once; 11 bytes down,
     ``(d (d - 1) H / 2 + m d H') / 8`` up.
 
     Departs from the paper, which takes the features of a pretrained network and has other heads besides:
-    features are fixed by design, and there is this head alone.
+    features are fixed by design unless a model is named, and there is this head alone.
     """
 
     name = "gaussian"
     paper = "Turazza et al., 2026, arXiv 2602.01186 (abstract)"
 
-    def solve(self, moments: Moments) -> tuple[Tensor, Tensor]:
+    def classifier(self, moments: Moments) -> tuple[Tensor, Tensor]:
         total = moments.samples.sum()
         means = moments.sums / moments.samples.clamp(min=1)[:, None]
         weights = means @ inverse((moments.products - means.T @ moments.sums) / total, self.settings.l2)

@@ -1,26 +1,25 @@
 """Naive Bayes: each client counts its words by class, once, and the server is the classifier of the sums."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from fedistill.communication.messages.base import MessageContext
 from fedistill.communication.messages.statistics import StatisticsRequest, WordCounts
-from fedistill.config.schema import Positive, Section
+from fedistill.config.schema import Positive
 from fedistill.errors import FrameError, Refusal
 from fedistill.methods.base import Needs, NoState, Reply
 from fedistill.methods.participants import Client, FederationInfo, Server
-from fedistill.methods.shared.statistics import SumsOfStatistics
+from fedistill.methods.shared.statistics import StatisticsServer, StatisticsSettings, SumsOfStatistics
 from fedistill.models import registry as models
 from fedistill.models.naive_bayes import NaiveBayes as Net
-from fedistill.training.model_state import ModelState
 
 
-class NaiveBayesSettings(Section):
+class NaiveBayesSettings(StatisticsSettings):
     words: Literal["hashed", "tokens"] = Field(
         default="hashed",
         description="what is counted: words hashed to numbers, which needs no vocabulary, or the token ids of"
@@ -43,13 +42,11 @@ class NaiveBayesSettings(Section):
 
 
 @dataclass(frozen=True)
-class NaiveBayesServer:
-    """The classifier, the sums of texts (C,) and words (C, V) by class, and whose these are."""
+class NaiveBayesServer(StatisticsServer):
+    """What answers for the server, whose counts it has, and the sums of texts (C,) and words (C, V)."""
 
-    model: ModelState
     texts: Tensor
     words: Tensor
-    clients: list[int]
 
 
 class NaiveBayes(SumsOfStatistics[WordCounts, NaiveBayesServer]):
@@ -61,7 +58,8 @@ class NaiveBayes(SumsOfStatistics[WordCounts, NaiveBayesServer]):
     client answers when, as long as all do. A client is asked in every round in which it takes part, until
     the server has its counts.
 
-    Hashed words need no vocabulary, so nothing is sent before round 1, and ``models`` has no meaning. With
+    Hashed words need no vocabulary, so nothing is sent before round 1, and ``models`` has no meaning, but
+    that with ``distill_epochs`` the server's network learns the classes given to the public texts. With
     ``words = "tokens"``, all models must have the same tokenizer. Most words of a client are rare: ``least =
     2`` leaves out those that occur once in a class and nearly halves the bytes; the result then depends on
     how texts are split. Fewer rare words of longer texts are worth more than all words of short ones.
@@ -96,12 +94,17 @@ class NaiveBayes(SumsOfStatistics[WordCounts, NaiveBayesServer]):
 
     def message_context(self, federation: FederationInfo, client: int) -> MessageContext:
         context = super().message_context(federation, client)
-        return replace(context, width=self._vocabulary(federation), length=self._length(federation))
+        return replace(
+            context,
+            width=self._vocabulary(federation),
+            length=self._length(federation),
+            settings={"skipped": self.settings.least - 1},
+        )
 
     def start_server(self, server: Server) -> NaiveBayesServer:
         texts = torch.zeros(server.classes, dtype=torch.int64)
         words = torch.zeros(server.classes, self._vocabulary(server.federation), dtype=torch.int64)
-        return NaiveBayesServer(ModelState.of(self._net(server.federation)), texts, words, [])
+        return NaiveBayesServer(self.start_model(server), [], texts, words)
 
     def client_step(
         self, state: NoState, client: Client, received: StatisticsRequest | None
@@ -129,7 +132,7 @@ class NaiveBayes(SumsOfStatistics[WordCounts, NaiveBayesServer]):
             wrong = int(many.nonzero()[0])
             raise FrameError(f"it counts more words of class {wrong} than its texts can have")
 
-    def server_step(
+    def add(
         self, state: NaiveBayesServer, server: Server, replies: Iterable[Reply[WordCounts]]
     ) -> NaiveBayesServer:
         texts, words, clients = state.texts, state.words, [*state.clients]
@@ -137,20 +140,13 @@ class NaiveBayes(SumsOfStatistics[WordCounts, NaiveBayesServer]):
             texts = texts + reply.message.texts
             words = words + reply.message.words.reshape(words.shape)
             clients.append(reply.client)
-        if len(clients) == len(state.clients):
-            return state
-        net = Net.of(words, texts, self.settings.alpha, self.settings.prior == "uniform")
-        return NaiveBayesServer(ModelState.of(net), texts, words, sorted(clients))
+        return replace(state, clients=clients, texts=texts, words=words)
 
-    def server_net(self, federation: FederationInfo) -> tuple[str, nn.Module]:
-        return self.name, self._net(federation)
+    def solve(self, state: NaiveBayesServer, federation: FederationInfo) -> Net:
+        uniform = self.settings.prior == "uniform"
+        return Net.of(state.words, state.texts, self.settings.alpha, uniform)
 
-    def server_eval_models(
-        self, state: NaiveBayesServer, server: Server, clients: Callable[[int], NoState]
-    ) -> Iterator[tuple[str, nn.Module]]:
-        yield self.inputs_of(server.model), state.model.load_into(self._net(server.federation))
-
-    def _net(self, federation: FederationInfo) -> Net:
+    def blank(self, federation: FederationInfo) -> Net:
         return Net(self._vocabulary(federation), federation.classes)
 
     def _length(self, federation: FederationInfo) -> int:

@@ -1,0 +1,34 @@
+"""Shared by methods in which a model is trained from scratch on classes of public samples."""
+
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from fedistill.methods.participants import Participant
+from fedistill.rng import SERVER, scoped, stream
+from fedistill.training.loop import fit
+from fedistill.training.model_state import ModelState
+from fedistill.training.optimizers import make_optimizer
+
+
+def learn_labels(
+    site: Participant, name: str, labels: Tensor, epochs: int, batch_size: int, smoothing: float
+) -> ModelState:
+    """Return a model of this architecture trained on classes (n,) of the public samples, smoothed.
+
+    Classes of C or more stand for none. All that is random comes from streams that do not depend on the
+    participant or the round, so all participants get the same model.
+    """
+    labelled = (labels < site.classes).nonzero().flatten()
+    targets = labels[labelled]
+    with scoped(site.seed, "start"):
+        module = site.load(site.common_model(name), name)
+        fit(
+            module,
+            make_optimizer(site.train.optimizer, module),
+            site.public_inputs(name)[labelled],
+            lambda logits, at: cross_entropy(logits, targets[at], label_smoothing=smoothing),
+            epochs=epochs,
+            batch_size=batch_size,
+            generator=stream(site.seed, "start", SERVER),
+        )
+    return ModelState.of(module)
