@@ -357,6 +357,8 @@ def test_kinds_keep_their_numbers() -> None:
         "feature-moments": 18,
         "bridge-request": 19,
         "bridge-reply": 20,
+        "tally-request": 21,
+        "tally-reply": 22,
     }
 
 

@@ -29,6 +29,7 @@ from fedistill.communication.messages.labels import (
 )
 from fedistill.communication.messages.private_samples import PrivateLogits, PrivateOutputs
 from fedistill.communication.messages.statistics import FeatureMoments, StatisticsRequest, WordCounts
+from fedistill.communication.messages.tally import TallyReply, TallyRequest
 from fedistill.communication.messages.weights import CountedWeights, GeneratorWeights, TrainedWeights, Weights
 from fedistill.communication.protocol import frame as frames
 from fedistill.communication.protocol.endpoints import ClientEndpoint, ServerEndpoint
@@ -119,8 +120,9 @@ SEVERAL = {WeightsAndOutputs, CountedWeights, GeneratorWeights, ChosenLabels, Pr
 """Of more than one tensor; tested below and with the others in test_exchange.py."""
 LOSSLESS = {StatisticsRequest, WordCounts, FeatureMoments}
 """Without anything for a codec to code; tested in test_statistics_messages.py."""
-STAGED = {BridgeRequest, BridgeReply}
-"""What they have depends on the stage of a run; tested in test_bridge_messages.py."""
+STAGED = {BridgeRequest, BridgeReply, TallyRequest, TallyReply}
+"""What they have depends on the stage of a run; tested in test_bridge_messages.py and
+test_tally_messages.py."""
 each = pytest.mark.parametrize("case", CASES, ids=[case.type.__name__ for case in CASES])
 both = pytest.mark.parametrize("codec", [FP32, FP16], ids=["fp32", "fp16"])
 

@@ -59,6 +59,8 @@ ROWS = [
         ("server@global", 0.7),
         settings={"vote_epochs": 4, "distill_epochs": 8, "enough": 0.5},
     ),
+    # Three rounds of a test must reach a merge.
+    Row("tally-like", MIXED, True, ("server@global", 0.5), settings={"merge_every": 2}),
     Row("feddf", MIXED, True, ("server@global", 0.7)),
     Row("fd-plus", SAME, False, ("server@global", 0.8)),
     # Prototypes serve each client on its own classes: none beats `local` on those of the others.

@@ -34,6 +34,8 @@ class Kind(IntEnum):
     FEATURE_MOMENTS = 18
     BRIDGE_REQUEST = 19
     BRIDGE_REPLY = 20
+    TALLY_REQUEST = 21
+    TALLY_REPLY = 22
 
     @property
     def label(self) -> str:

@@ -222,7 +222,8 @@ def _change(run: ArmRun, arm: ReadyArm, server: AnyState, replies: Replies) -> f
         return None
     number, client = replies.plan.number, replies.heard[0]
     with failing_at(f"round {number}, server"):
-        before, after = (arm.method.send(state, arm.server(number), client) for state in (run.server, server))
+        states = run.server, server
+        before, after = (arm.method.compared(state, arm.server(number), client) for state in states)
         if before is None or after is None:
             return None
         return relative_change(before, after, arm.message_context(client))
