@@ -359,6 +359,8 @@ def test_kinds_keep_their_numbers() -> None:
         "bridge-reply": 20,
         "tally-request": 21,
         "tally-reply": 22,
+        "scored-labels": 23,
+        "scored-weights": 24,
     }
 
 

@@ -36,6 +36,8 @@ class Kind(IntEnum):
     BRIDGE_REPLY = 20
     TALLY_REQUEST = 21
     TALLY_REPLY = 22
+    SCORED_LABELS = 23
+    SCORED_WEIGHTS = 24
 
     @property
     def label(self) -> str:
