@@ -81,6 +81,7 @@ ROWS = [
     # A client's own model meets the others' knowledge on its own samples only: on classes that it lacks
     # neither beats `local`.
     Row("fml", MIXED, True, ("server@global", 0.7)),
+    Row("fedekd-like", MIXED, True, ("server@global", 0.7)),
     Row("fedkd", MIXED, True, ("server@global", 0.7)),
     Row("fed-et", MIXED, True, ("server@global", 0.6)),
     # The net sees of each client's features those of its own classes, and knows whose they are.
