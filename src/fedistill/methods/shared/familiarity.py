@@ -1,5 +1,7 @@
 """How well a client knows each public sample, as scores that are sent once (`messages.scored`)."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -23,8 +25,10 @@ def density_scores(client: Client) -> Tensor:
     """
     own, public = _vectors(client)
     width = _nearest(public).median()
-    apart = torch.cdist(public.double(), own.double())
-    unlikely = -torch.logsumexp(-apart.square() / (2 * width**2), dim=1) + torch.tensor(len(own)).log()
+    mass = torch.cat(
+        [torch.logsumexp(-apart.square() / (2 * width**2), dim=1) for apart in _distances(public, own)]
+    )
+    unlikely = torch.tensor(len(own)).log() - mass
     return (_STEPS * unlikely).round().long().clamp(0, LEVELS - 1)
 
 
@@ -69,6 +73,12 @@ def _vectors(client: Client) -> tuple[Tensor, Tensor]:
 
 def _nearest(points: Tensor) -> Tensor:
     """Return the distance from each point (N, d) to the nearest at another place; 1 if there is none."""
-    apart = torch.cdist(points.double(), points.double())
-    nearest = torch.where(apart > _SAME, apart, torch.inf).amin(dim=1)
+    others = (torch.where(apart > _SAME, apart, torch.inf) for apart in _distances(points, points))
+    nearest = torch.cat([apart.amin(dim=1) for apart in others])
     return torch.where(nearest.isfinite(), nearest, 1.0)
+
+
+def _distances(points: Tensor, others: Tensor) -> Iterator[Tensor]:
+    """Yield the distances from points (n, d) to others (m, d), a thousand points at a time."""
+    for part in torch.split(points, 1000):
+        yield torch.cdist(part.double(), others.double())
