@@ -390,6 +390,10 @@ def test_kinds_keep_their_numbers() -> None:
         "feature-moments": 18,
         "bridge-request": 19,
         "bridge-reply": 20,
+        "tally-request": 21,
+        "tally-reply": 22,
+        "scored-labels": 23,
+        "scored-weights": 24,
     }
 
 

@@ -28,7 +28,9 @@ from fedistill.communication.messages.labels import (
     Votes,
 )
 from fedistill.communication.messages.private_samples import PrivateLogits, PrivateOutputs
+from fedistill.communication.messages.scored import ScoredLabels, ScoredWeights
 from fedistill.communication.messages.statistics import FeatureMoments, StatisticsRequest, WordCounts
+from fedistill.communication.messages.tally import TallyReply, TallyRequest
 from fedistill.communication.messages.weights import CountedWeights, GeneratorWeights, TrainedWeights, Weights
 from fedistill.communication.protocol import frame as frames
 from fedistill.communication.protocol.endpoints import ClientEndpoint, ServerEndpoint
@@ -115,12 +117,22 @@ CASES = [
     Case(DueLabels, "probs", (3, 3), "turn", "due-labels"),
     Case(PrivateLogits, "scores", (5, 3), None, "private-logits"),
 ]
-SEVERAL = {WeightsAndOutputs, CountedWeights, GeneratorWeights, ChosenLabels, Prototypes, PrivateOutputs}
+SEVERAL = {
+    ScoredLabels,
+    ScoredWeights,
+    WeightsAndOutputs,
+    CountedWeights,
+    GeneratorWeights,
+    ChosenLabels,
+    Prototypes,
+    PrivateOutputs,
+}
 """Of more than one tensor; tested below and with the others in test_exchange.py."""
 LOSSLESS = {StatisticsRequest, WordCounts, FeatureMoments}
 """Without anything for a codec to code; tested in test_statistics_messages.py."""
-STAGED = {BridgeRequest, BridgeReply}
-"""What they have depends on the stage of a run; tested in test_bridge_messages.py."""
+STAGED = {BridgeRequest, BridgeReply, TallyRequest, TallyReply}
+"""What they have depends on the stage of a run; tested in test_bridge_messages.py and
+test_tally_messages.py."""
 each = pytest.mark.parametrize("case", CASES, ids=[case.type.__name__ for case in CASES])
 both = pytest.mark.parametrize("codec", [FP32, FP16], ids=["fp32", "fp16"])
 
@@ -347,9 +359,10 @@ def test_contents() -> None:
     scores = {ClassOutputs, Logits, PrivateLogits}
     assert {case.type for case in CASES if contents(case.type) == {Content.SCORES}} == scores
     several = {Content.WEIGHTS, Content.SCORES}
-    alike = {ChosenLabels, Prototypes, PrivateOutputs}
+    alike = {ChosenLabels, Prototypes, PrivateOutputs, ScoredLabels, ScoredWeights}
     assert {kind for kind in SEVERAL if contents(kind) == several} == SEVERAL - alike
     assert contents(PrivateOutputs) == {Content.SCORES}
+    assert (contents(ScoredLabels), contents(ScoredWeights)) == ({Content.PROBS}, {Content.WEIGHTS})
     assert (contents(ChosenLabels), contents(Prototypes)) == ({Content.PROBS}, {Content.SCORES})
     assert {case.type for case in CASES if contents(case.type) == {Content.WEIGHTS}} == {
         Weights,
@@ -410,6 +423,8 @@ def test_messages_of_several_tensors() -> None:
         ChosenLabels: {"probs": (4, 3), "places": (4,)},
         Prototypes: {"vectors": (3, 4), "classes": (3,)},
         PrivateOutputs: {"features": (5, 4), "scores": (5, 3), "labels": (5,)},
+        ScoredLabels: {"probs": (4, 3), "scores": (20,)},
+        ScoredWeights: {"values": (7,), "scores": (20,), "integers": (0,)},
     }
     assert set(expected) == SEVERAL
     for kind, shapes in expected.items():

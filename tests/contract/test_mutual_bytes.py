@@ -13,7 +13,7 @@ MLP = (64 * 64 + 64) + (64 * CLASSES + CLASSES)
 UNLIKE = {"clients": ["cnn-s", "cnn-m"], "server": "mlp-s"}
 
 
-@pytest.mark.parametrize("method", ["fml", "fedkd"])
+@pytest.mark.parametrize("method", ["fml", "fedkd", "fedekd-like"])
 @pytest.mark.parametrize(("codec", "number"), [("fp32", 4), ("fp16", 2)])
 def test_what_travels_is_of_the_size_of_the_servers_model(method: str, codec: str, number: int) -> None:
     arm, run = played({"method": method, "codec": codec}, rounds=2, models=UNLIKE)

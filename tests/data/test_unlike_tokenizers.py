@@ -165,7 +165,9 @@ def test_serial_or_processes_and_again(path: str) -> None:
 MIXING = [
     row
     for row in ROWS
-    if row.mixes and row.method not in ("fml", "fedkd") and METHODS[row.method].needs.inputs != "image"
+    if row.mixes
+    and row.method not in ("fml", "fedkd", "fedekd-like")
+    and METHODS[row.method].needs.inputs != "image"
 ]
 
 
@@ -179,7 +181,7 @@ def test_every_method_that_mixes_models_mixes_tokenizers(row: Any, path: str) ->
     assert run.records[-1].views
 
 
-@pytest.mark.parametrize("method", ["fml", "fedkd"])
+@pytest.mark.parametrize("method", ["fml", "fedkd", "fedekd-like"])
 @pytest.mark.parametrize(("client", "errors"), [(NET, 0), ("bag", 1), ("my_models:twin", 1)])
 def test_models_that_train_on_the_same_batches_need_one_tokenizer(
     method: str, client: str, errors: int, path: str

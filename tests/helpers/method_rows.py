@@ -82,7 +82,10 @@ ROWS = [
         ("server@global", 0.7),
         settings={"vote_epochs": 4, "distill_epochs": 8, "enough": 0.5},
     ),
+    # Three rounds of a test must reach a merge.
+    Row("tally-like", MIXED, True, ("server@global", 0.5), settings={"merge_every": 2}),
     Row("feddf", MIXED, True, ("server@global", 0.7)),
+    Row("fedaux", MIXED, True, ("server@global", 0.7)),
     Row("fd-plus", SAME, False, ("server@global", 0.8)),
     # Prototypes serve each client on its own classes: none beats `local` on those of the others.
     Row("fedproto", SAME_WIDTH, False, ("client@own", 0.7), refusal=WIDTHS),
@@ -101,6 +104,7 @@ ROWS = [
     # A client's own model meets the others' knowledge on its own samples only: on classes that it lacks
     # neither beats `local`.
     Row("fml", MIXED, True, ("server@global", 0.7)),
+    Row("fedekd-like", MIXED, True, ("server@global", 0.7)),
     Row("fedkd", MIXED, True, ("server@global", 0.7)),
     Row("fed-et", MIXED, True, ("server@global", 0.6)),
     # The net sees of each client's features those of its own classes, and knows whose they are.
@@ -118,6 +122,7 @@ ROWS = [
     # Of so few samples none may be clear at first.
     Row("selective-fd", MIXED, True, ("server@global", 0.6), settings={"ambiguity": 2.0}),
     Row("edge-fd", MIXED, True, ("server@global", 0.6)),
+    Row("uwa-like", MIXED, True, ("server@global", 0.6), beats_local=0.05),
     Row("ridge", MIXED, True, ("server@global", 0.6)),
     Row("gaussian", MIXED, True, ("server@global", 0.6)),
     Row("naive-bayes", MIXED_FOR_TEXTS, True, ("server@global", 0.5)),

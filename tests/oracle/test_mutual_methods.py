@@ -1,4 +1,4 @@
-"""FML and FedKD against plain loops, in which each model has its own loss, optimiser and step."""
+"""FML and those akin to it against plain loops, in which each model has its own loss, optimiser and step."""
 
 import copy
 import math
@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from fedistill.federation.client import client_state
+from fedistill.methods.weights.fedekd_like import FedeKdLike, FedeKdLikeSettings
 from fedistill.methods.weights.fedkd import FedKd, FedKdSettings
 from fedistill.methods.weights.fml import Fml, FmlSettings
 from fedistill.rng import SERVER, stream
@@ -32,9 +33,22 @@ def fedkd(own: Tensor, other: Tensor, labels: Tensor, floor: float) -> Tensor:
     return cross_entropy(own, labels) + divergence(other, own.softmax(dim=1)) / both
 
 
+def gated(own: Tensor, other: Tensor, labels: Tensor, share: float, sharpness: float) -> Tensor:
+    """The loss of a personal model in FedeKD-like, sample by sample."""
+    guides = other.detach().softmax(dim=1)
+    energies = [
+        divergence(guide[None], row.softmax(dim=0)[None]) for guide, row in zip(guides, own, strict=True)
+    ]
+    mean = sum(energy.item() for energy in energies) / len(energies)
+    taught = [energy * math.exp(-sharpness * energy.item() / mean) for energy in energies]
+    return share * cross_entropy(own, labels) + (1 - share) * torch.stack(taught).mean()
+
+
 @pytest.mark.parametrize(
     ("method", "settings"),
     [
+        ("fedekd-like", {}),
+        ("fedekd-like", {"alpha": 0.2, "beta": 0.9, "sharpness": 3.0}),
         ("fml", {}),
         ("fml", {"alpha": 0.2, "beta": 0.9}),
         ("fml", {"alpha": 1.0}),
@@ -57,6 +71,9 @@ def test_the_run_is_the_plain_loop(method: str, settings: dict[str, Any]) -> Non
                 own, other = client.model(inputs), model(inputs)
                 if method == "fml":
                     first = fml(own, other, y, settings.get("alpha", 0.5))
+                    second = fml(other, own, y, settings.get("beta", 0.5))
+                elif method == "fedekd-like":
+                    first = gated(own, other, y, settings.get("alpha", 0.5), settings.get("sharpness", 1.0))
                     second = fml(other, own, y, settings.get("beta", 0.5))
                 else:
                     floor = settings.get("floor", 0.0)
@@ -93,6 +110,23 @@ def test_fml_by_hand() -> None:
     second = 0.6 * math.log(2) + 0.4 * (0.75 * math.log(1.5) + 0.25 * math.log(0.5))
     found = Fml(FmlSettings(alpha=0.2, beta=0.6)).loss(own, other, *tasks(own, other, 0))
     assert float(found) == pytest.approx(first + second, abs=1e-6)
+
+
+def test_fedekd_trusts_the_proxy_less_where_both_disagree() -> None:
+    """Energies 1, 1 and 4 have the mean 2."""
+    trust = FedeKdLike(FedeKdLikeSettings(sharpness=2.0)).trust(torch.tensor([1.0, 1.0, 4.0]))
+    assert trust.tolist() == pytest.approx([math.exp(-1), math.exp(-1), math.exp(-4)])
+    same = FedeKdLike(FedeKdLikeSettings()).trust(torch.zeros(2))
+    assert same.tolist() == [1.0, 1.0]
+
+
+def test_fedekd_without_a_gate_is_fml() -> None:
+    generator = torch.Generator().manual_seed(0)
+    own, other = torch.randn(2, 6, 4, generator=generator)
+    y = torch.arange(6) % 4
+    losses = cross_entropy(own, y), cross_entropy(other, y)
+    found = FedeKdLike(FedeKdLikeSettings(alpha=0.3, beta=0.7, sharpness=0.0)).loss(own, other, *losses)
+    torch.testing.assert_close(found, Fml(FmlSettings(alpha=0.3, beta=0.7)).loss(own, other, *losses))
 
 
 def test_fedkd_teaches_less_where_labels_are_learned_badly() -> None:

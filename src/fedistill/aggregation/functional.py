@@ -39,6 +39,24 @@ def mean(values: Iterable[Tensor]) -> Tensor | None:
     return weighted_mean((value, 1.0) for value in values)
 
 
+def mean_by_sample(values: Iterable[tuple[Tensor, Tensor]]) -> Tensor | None:
+    """Return the mean of rows (n, C) by weights (n,) > 0 of each row, or None if there are none.
+
+    Examples:
+        >>> rows = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+        >>> mean_by_sample([(rows, torch.tensor([3.0, 1.0])), (1 - rows, torch.tensor([1.0, 1.0]))])
+        tensor([[0.7500, 0.2500],
+                [0.5000, 0.5000]])
+    """
+    total: Tensor | None = None
+    weights = torch.zeros(())
+    for rows, weight in values:
+        weighted = rows.double() * weight.double()[:, None]
+        total = weighted if total is None else total.add_(weighted)
+        weights = weights + weight.double()
+    return None if total is None else (total / weights[:, None]).float()
+
+
 def mean_of_answers(answers: Answers) -> Tensor | None:
     """Return the mean of rows (n, C) over the clients that answered each sample, or None if there are none.
 

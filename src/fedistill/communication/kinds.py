@@ -34,6 +34,10 @@ class Kind(IntEnum):
     FEATURE_MOMENTS = 18
     BRIDGE_REQUEST = 19
     BRIDGE_REPLY = 20
+    TALLY_REQUEST = 21
+    TALLY_REPLY = 22
+    SCORED_LABELS = 23
+    SCORED_WEIGHTS = 24
 
     @property
     def label(self) -> str:

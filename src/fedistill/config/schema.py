@@ -238,6 +238,12 @@ class Arm(BaseModel):
     accumulate: AnyAccumulate = Field(
         default=1, description="rounds of local training before an exchange, or { worth, most }"
     )
+    ema: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="share of the past in a running mean of the server's model, which is measured and saved",
+    )
     seed: int | None = Field(default=None, ge=0, description="default: the experiment's seed")
     models: ModelsConfig
     train: Train

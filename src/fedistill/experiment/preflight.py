@@ -60,6 +60,9 @@ def examine_arm(arm: ReadyArm) -> list[Finding]:
     if arm.method.uplink is None and arm.config.accumulate != 1:
         what = f"method {arm.method.name} exchanges nothing, so there is nothing to wait for"
         findings.append(Finding("error", where, what, "take `accumulate` out of this arm"))
+    if arm.config.ema is not None and not arm.method.has_server_model:
+        what = f"method {arm.method.name} has no model at the server, so there is none to average"
+        findings.append(Finding("error", where, what, "take `ema` out of this arm"))
     try:
         arm.method.check(arm.federation)
     except Refusal as error:

@@ -39,6 +39,7 @@ from fedistill.federation.history import ArmRun, Event, RoundRecord
 from fedistill.federation.ledger import Entry
 from fedistill.methods.base import AnyState
 from fedistill.state import decode_state, encode_state, from_plain, to_plain, write_file
+from fedistill.training.model_state import ModelState
 
 _MANIFEST = "manifest.json"
 _LONGEST_NAME = 100
@@ -197,10 +198,9 @@ class RunFolder:
                 write_file(folder / name, run.clients[client])
                 files[str(client)] = name
         server = f"server-{run.round}.safetensors"
-        write_file(
-            folder / server,
-            encode_state({"method": to_plain(run.server), "links": dump_states(run.shared_states)}),
-        )
+        mean = {} if run.mean is None else {"mean": to_plain(run.mean)}
+        links = dump_states(run.shared_states)
+        write_file(folder / server, encode_state({"method": to_plain(run.server), "links": links, **mean}))
         manifest: _Manifest = {
             "round": run.round,
             "server": server,
@@ -229,6 +229,7 @@ class RunFolder:
             saved = decode_state((folder / manifest["server"]).read_bytes())
             shared_states = load_states(saved["links"])
             server: AnyState = from_plain(arm.method.ServerState, saved["method"])
+            mean = from_plain(ModelState, saved["mean"]) if "mean" in saved else None
             clients = {
                 int(client): (folder / name).read_bytes() for client, name in manifest["clients"].items()
             }
@@ -243,6 +244,7 @@ class RunFolder:
             ledger=start_run(arm).ledger,
             shared_states=shared_states,
             correct={int(client): right for client, right in manifest["correct"].items()},
+            mean=mean,
         )
         run.ledger.entries = [Entry(**entry) for entry in manifest["setup"]]
         run.records = [record for record in self.records(arm.name) if record.round <= manifest["round"]]

@@ -210,7 +210,7 @@ def _finish(
 def _save_models(folder: RunFolder, arm: ReadyArm, run: ArmRun) -> None:
     """Leave the final models, under PyTorch's own names of their weights."""
     server = arm.server_model()
-    found = {} if server is None else {"server": (*server, run.server.model)}
+    found = {} if server is None else {"server": (*server, run.mean or run.server.model)}
     if arm.method.has_client_models:
         for client, kept in run.clients.items():
             model = arm.federation.clients[client].model

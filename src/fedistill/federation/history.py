@@ -7,6 +7,7 @@ from fedistill.communication.protocol.shared_state import SharedState
 from fedistill.federation.ledger import Entry, Ledger
 from fedistill.federation.local_rounds import PastExchange
 from fedistill.methods.base import AnyState
+from fedistill.training.model_state import ModelState
 
 Event = dict[str, Any]
 """A line of ``events.jsonl``: ``event`` says what happened, and the other keys depend on it."""
@@ -73,6 +74,7 @@ class ArmRun:
         round: the last complete round, 0 before the first.
         server: the server's state; ``clients``: the saved state of each client that has worked.
         shared_states: what the server shares with each client that has replied.
+        mean: the running mean of the server's model (`running_mean`), if the arm has one.
         correct: correct answers by class of each client's model, as last evaluated.
     """
 
@@ -83,6 +85,7 @@ class ArmRun:
     shared_states: dict[int, SharedState] = field(default_factory=dict)
     records: list[RoundRecord] = field(default_factory=list)
     correct: dict[int, list[int]] = field(default_factory=dict)
+    mean: ModelState | None = None
 
     def exchanges(self) -> list[PastExchange]:
         """Return the exchanges so far."""

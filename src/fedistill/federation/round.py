@@ -24,9 +24,11 @@ from fedistill.federation.history import ArmRun, RoundRecord
 from fedistill.federation.ledger import SETUP_ROUND
 from fedistill.federation.local_rounds import relative_change, scheduled_rounds
 from fedistill.federation.replies import Replies, RoundPlan
+from fedistill.federation.running_mean import as_measured, running_mean
 from fedistill.methods.base import AnyState, Reply
 from fedistill.rng import SERVER, scoped
 from fedistill.state import from_plain, ordered, to_plain
+from fedistill.training.model_state import ModelState
 
 
 def play_round(run: ArmRun, arm: ReadyArm, executor: Executor) -> RoundRecord:
@@ -51,7 +53,8 @@ def play_round(run: ArmRun, arm: ReadyArm, executor: Executor) -> RoundRecord:
     replies = Replies(arm, executor.quorum, _reply_check(run, arm, number), endpoint, plan, frames, results)
     server, server_seconds = _aggregate(run, arm, number, replies)
     seconds = time.perf_counter() - started
-    evaluation = _evaluate(run, arm, executor, server, replies)
+    mean = None if arm.config.ema is None else running_mean(run.mean, run.server, server, arm.config.ema)
+    evaluation = _evaluate(run, arm, executor, as_measured(server, mean), replies)
     change = _change(run, arm, server, replies)
     record = RoundRecord(
         round=number,
@@ -69,7 +72,7 @@ def play_round(run: ArmRun, arm: ReadyArm, executor: Executor) -> RoundRecord:
         multiply_adds=[cost.multiply_adds for cost in replies.costs],
         memory=[cost.memory for cost in replies.costs],
     )
-    _record(run, record, server, replies, evaluation)
+    _record(run, record, server, mean, replies, evaluation)
     return record
 
 
@@ -199,11 +202,16 @@ def _client_correct(
 
 
 def _record(
-    run: ArmRun, record: RoundRecord, server: AnyState, replies: Replies, evaluation: _Evaluation
+    run: ArmRun,
+    record: RoundRecord,
+    server: AnyState,
+    mean: ModelState | None,
+    replies: Replies,
+    evaluation: _Evaluation,
 ) -> None:
     """Move the run on by a round that has happened whole."""
     run.clients = _client_states(run, replies)
-    run.round, run.server, run.correct = record.round, server, evaluation.correct
+    run.round, run.server, run.mean, run.correct = record.round, server, mean, evaluation.correct
     run.shared_states = replies.endpoint.shared_states
     run.ledger.entries += record.traffic
     run.records.append(record)
@@ -239,7 +247,8 @@ def _change(run: ArmRun, arm: ReadyArm, server: AnyState, replies: Replies) -> f
         return None
     number, client = replies.plan.number, replies.heard[0]
     with failing_at(f"round {number}, server"):
-        before, after = (arm.method.send(state, arm.server(number), client) for state in (run.server, server))
+        states = run.server, server
+        before, after = (arm.method.compared(state, arm.server(number), client) for state in states)
         if before is None or after is None:
             return None
         return relative_change(before, after, arm.message_context(client))

@@ -238,6 +238,13 @@ class Method(ABC, Generic[Up, Down, ServerStateT, ClientStateT]):
     def send(self, state: ServerStateT, server: Server, client: int) -> Down | None:
         """Return the message, or None, to a client's broadcast group at the start of a round."""
 
+    def compared(self, state: ServerStateT, server: Server, client: int) -> Message | None:
+        """Return the message by whose change an adaptive ``accumulate`` measures an exchange.
+
+        By default what `send` returns. Methods whose messages alternate between kinds return one kind here.
+        """
+        return self.send(state, server, client)
+
     @abstractmethod
     def client_step(
         self, state: ClientStateT, client: Client, received: Down | None

@@ -13,6 +13,7 @@ from typing import Literal
 from pydantic import ValidationError
 
 from fedistill.communication.messages.labels import Votes
+from fedistill.communication.messages.tally import TallyReply
 from fedistill.config.messages import explain_errors
 from fedistill.config.schema import Arm
 from fedistill.config.section import Raw, RawTable
@@ -70,11 +71,14 @@ METHODS: Mapping[str, Candidates] = {
     "l2": Times((0.1, 10)),
     "least": (1, 2, 4, 8),
     "levels": (7, 15, 31),
+    "merge_every": (1, 2, 4, 8),
     "mu": (0.001, 0.01, 0.1, 1.0),
     "optimizer.lr": Times((1 / 3, 3)),
+    "penalty": Times((0.1, 10)),
     "quantile": (0.1, 0.25, 0.5),
     "server_epochs": Times((0.3, 3)),
     "server_lr": Times((1 / 3, 3)),
+    "sharpness": (0.0, 0.3, 1.0, 3.0),
     "steps": Times((0.3, 3)),
     "temperature": (1.0, 3.0, 5.0),
     "vote_epochs": (5, 10, 20, 40),
@@ -100,7 +104,7 @@ def search_space(arm: Arm, data: Literal["image", "text"], vary: Mapping[str, Va
         ExperimentError: a value in ``vary`` is not valid for the arm.
     """
     full = _written_out(arm, data)
-    usual = dict(_usual(full, votes=create_method(arm).uplink is Votes))
+    usual = dict(_usual(full, votes=create_method(arm).uplink in (Votes, TallyReply)))
     space: Space = {}
     for key in vary or usual:
         if not _has(full, key):

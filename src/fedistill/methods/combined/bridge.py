@@ -23,9 +23,10 @@ from fedistill.methods.participants import Client, ClientInfo, FederationInfo, S
 from fedistill.methods.shared.bridge_state import NONE, BridgeClient, BridgeServer, digest
 from fedistill.methods.shared.expertise import class_levels, expert_votes
 from fedistill.methods.shared.label_student import learn_labels
+from fedistill.methods.shared.merging import learn_from_merged
 from fedistill.methods.shared.own_model import train_private
 from fedistill.methods.shared.private_loss import private_loss
-from fedistill.methods.shared.public_labels import DistillSettings, distil
+from fedistill.methods.shared.public_labels import DistillSettings
 from fedistill.training.loop import predict
 from fedistill.training.model_state import ModelState
 from fedistill.training.optimizers import make_optimizer
@@ -189,11 +190,5 @@ class Bridge(Method[BridgeReply, BridgeRequest, BridgeServer, BridgeClient]):
         state, came = state.with_weights(server, replies)
         means = ((name, weighted_mean(models)) for name, models in came.items())
         merged = state.merged | {name: ModelState(mean) for name, mean in means if mean is not None}
-        if server.model in merged:
-            return replace(state, merged=merged, model=merged[server.model])
-        rows = [predict(server.load(held, name), server.public_inputs(name)) for name, held in merged.items()]
-        teacher = torch.stack([logits.softmax(dim=1) for logits in rows]).mean(dim=0)
-        module = server.load(state.model)
-        optimizer = make_optimizer(server.train.optimizer, module)
-        distil(server, module, optimizer, server.public_inputs(), teacher, self.settings)
-        return replace(state, merged=merged, model=ModelState.of(module))
+        model = learn_from_merged(server, state.model, merged, self.settings)
+        return replace(state, merged=merged, model=model)

@@ -3,11 +3,13 @@
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from fedistill.aggregation.functional import weighted_mean
+from fedistill.communication.messages.scored import ScoredWeights
 from fedistill.communication.messages.weights import CarriesWeights, TrainedWeights, Weights
 from fedistill.errors import TrainingError
 from fedistill.methods.base import Method, Needs, NoState, Reply
@@ -19,6 +21,7 @@ from fedistill.training.model_state import ModelState
 from fedistill.training.optimizers import make_optimizer
 
 Penalty = Callable[[nn.Module], Tensor]
+Trained = TypeVar("Trained", TrainedWeights, ScoredWeights)
 
 
 def train_received(client: Client, received: Weights, penalty: Penalty | None = None) -> TrainedWeights:
@@ -129,7 +132,7 @@ class SmallModels(Method[TrainedWeights, Weights, SmallModelsServer, NoState]):
         return state, train_received(client, received)
 
 
-def public_logits(server: Server, replies: Iterable[Reply[TrainedWeights]]) -> list[Tensor]:
+def public_logits(server: Server, replies: Iterable[Reply[Trained]]) -> list[Tensor]:
     """Return the logits (n, C) of each client's model on the public samples.
 
     Raises:
@@ -151,9 +154,7 @@ def initial_by_model(server: Server) -> dict[str, ModelState]:
     return {name: server.initial_model(name) for name in sorted({info.model for info in server.clients})}
 
 
-def means_by_model(
-    held: dict[str, ModelState], came: Sequence[tuple[str, TrainedWeights]]
-) -> dict[str, ModelState]:
+def means_by_model(held: dict[str, ModelState], came: Sequence[tuple[str, Trained]]) -> dict[str, ModelState]:
     """Return the sample-weighted mean of received models per architecture, or the held one if none came."""
     means = {name: mean_model((sent, sent.samples) for model, sent in came if model == name) for name in held}
     return {name: held[name] if mean is None else mean for name, mean in means.items()}

@@ -4,13 +4,11 @@ from collections.abc import Iterable
 
 import torch
 from pydantic import Field
-from torch import Tensor
 
 from fedistill.communication.messages.weights import TrainedWeights
-from fedistill.config.schema import Section
-from fedistill.config.training import OptimizerConfig
 from fedistill.methods.base import Reply
 from fedistill.methods.participants import Server
+from fedistill.methods.shared.ensemble import EnsembleSettings, learn_from_ensemble
 from fedistill.methods.shared.weight_averaging import (
     SmallModels,
     SmallModelsServer,
@@ -18,16 +16,9 @@ from fedistill.methods.shared.weight_averaging import (
     means_by_model,
     public_logits,
 )
-from fedistill.training.loop import fit
-from fedistill.training.losses import kl
-from fedistill.training.model_state import ModelState
-from fedistill.training.optimizers import make_optimizer
 
 
-class FedDfSettings(Section):
-    epochs: int = Field(default=5, ge=1, description="epochs of distillation on the public set")
-    batch_size: int = Field(default=128, ge=1, description="samples per step of distillation")
-    optimizer: OptimizerConfig = OptimizerConfig(name="adam", lr=1e-3)
+class FedDfSettings(EnsembleSettings):
     fuse: bool = Field(default=True, description="distil the travelling models too, not only average them")
 
 
@@ -63,24 +54,6 @@ class FedDf(SmallModels):
         came = [(server.clients[reply.client].model, reply.message) for reply in received]
         teacher = torch.stack(public_logits(server, received)).mean(dim=0).softmax(dim=1)
         travelling = means_by_model(state.travelling, came)
-        if self.settings.fuse:
-            travelling = {
-                name: self._distil(server, name, mean, teacher) for name, mean in travelling.items()
-            }
-        own = travelling.get(server.model)
-        if own is None:
-            own = self._distil(server, server.model, state.model, teacher)
-        return SmallModelsServer(own, travelling)
-
-    def _distil(self, server: Server, name: str, state: ModelState, teacher: Tensor) -> ModelState:
-        model = server.load(state, name)
-        fit(
-            model,
-            make_optimizer(self.settings.optimizer, model),
-            server.public_inputs(name),
-            lambda logits, at: kl(logits, teacher[at]),
-            epochs=self.settings.epochs,
-            batch_size=self.settings.batch_size,
-            generator=server.stream(f"distil {name}"),
+        return learn_from_ensemble(
+            server, state.model, travelling, teacher, self.settings, self.settings.fuse
         )
-        return ModelState.of(model)
