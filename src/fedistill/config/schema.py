@@ -142,10 +142,12 @@ class PublicSource(Source):
             self._check_source()
             if self.images == 0:
                 raise ValueError("`images` = 0 takes no image of a data set: leave the data set out")
-        elif keys := sorted(self.model_fields_set - {"samples", "images", "quality"}):
+            return self
+        fields = Source.model_fields
+        if given := [key for key, field in fields.items() if getattr(self, key) != field.default]:
             raise ValueError(
-                f"`{keys[0]}` is for another data set, which needs a `name`, or `format` and `train`; without"
-                " them, samples are held out of the training data"
+                f"`{given[0]}` is for another data set, which needs a `name`, or `format` and `train`;"
+                " without them, samples are held out of the training data"
             )
         if self.images == 0 and self.quality is not None:
             raise ValueError("`quality` has no meaning with `images` = 0: no image is stored")
