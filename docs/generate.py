@@ -1,5 +1,6 @@
 """Makes the pages of docs/methods/ from the methods themselves, their examples and their measured rows, and
-docs/label-skew.md (`label_skew.py`) and docs/flagship.md (`flagship.py`).
+docs/label-skew.md (`label_skew.py`), docs/flagship.md (`flagship.py`) and docs/public-data.md
+(`public_data.py`).
 
     python docs/generate.py            # writes the pages
     python docs/generate.py --check    # writes nothing; names the pages that are not what this would make
@@ -23,6 +24,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import flagship
 import label_skew
+import public_data
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from writing import made_by, table
@@ -139,7 +141,8 @@ def missing() -> list[str]:
 
 
 def _kept() -> set[Path]:
-    return {*(DOCS / "methods").glob("*.md"), DOCS / "label-skew.md", DOCS / "flagship.md", NAVIGATION}
+    made = ("label-skew.md", "flagship.md", "public-data.md")
+    return {*(DOCS / "methods").glob("*.md"), *(DOCS / name for name in made), NAVIGATION}
 
 
 @cache
@@ -166,6 +169,7 @@ def pages() -> dict[Path, str]:
     return {
         DOCS / "label-skew.md": label_skew.page(COMMAND),
         DOCS / "flagship.md": flagship.page(COMMAND),
+        DOCS / "public-data.md": public_data.page(COMMAND),
         folder / "README.md": _index(),
         NAVIGATION: _navigation(),
         **made,

@@ -147,6 +147,26 @@ def test_an_unknown_key_is_named_with_the_nearest_one(path: Path, override: str,
         ),
         ("task.public={name='mnist'}", "`task.public.samples` is missing"),
         ("task.public={name='mnist', samples=0}", "`task.public.samples` = 0: must be at least 1"),
+        ("task.public={images=3}", "`task.public.samples` is missing"),
+        ("task.public={samples=3, images=-1}", "`task.public.images` = -1: must be at least 0"),
+        ("task.public={samples=3, quality=101}", "`task.public.quality` = 101: must be at most 100"),
+        (
+            "task.public={samples=3, label='x'}",
+            "`task.public`: `label` is for another data set, which needs a `name`, or `format` and `train`;"
+            " without them, samples are held out of the training data",
+        ),
+        (
+            "task.public={name='mnist', samples=3, images=0}",
+            "`task.public`: `images` = 0 takes no image of a data set: leave the data set out",
+        ),
+        (
+            "task.public={samples=3, images=0, quality=5}",
+            "`task.public`: `quality` has no meaning with `images` = 0: no image is stored",
+        ),
+        (
+            "task.public={format='csv', samples=3}",
+            "`task.public`: `format` needs `train`, the path of the training data",
+        ),
         (
             "task.format=csv",
             "`task`: `name` and `format` exclude each other: `format` is for your own files",
@@ -376,6 +396,7 @@ def test_what_is_left_open_of_an_optimizer_follows_from_the_rest(
         ("task.name=hf:a/b=c", lambda e: e.task.name, "hf:a/b=c"),
         ("task.partition={kind='iid'}", lambda e: e.task.partition.kind, "iid"),
         ("task.public={name='mnist', samples=9}", lambda e: e.task.public_size, 9),
+        ("task.public={samples=9, images=2}", lambda e: e.task.public_size, 9),
         ("models.clients=['mlp-s']", lambda e: e.arms[0].models.clients, ["mlp-s"]),
         ("sampling.fraction=0.5", lambda e: e.sampling.fraction, 0.5),
         ("arms.1.codec=fp32", lambda e: [a.codec for a in e.arms], [None, "fp32"]),
@@ -494,6 +515,8 @@ publics = st.one_of(
     st.integers(min_value=0, max_value=99),
     st.fixed_dictionaries({"name": word, "samples": count}, optional={"input": word, "subset": word}),
     st.fixed_dictionaries({"format": st.just("csv"), "train": st.just("p.csv"), "samples": count}),
+    st.fixed_dictionaries({"samples": count}, optional={"images": count, "quality": st.integers(0, 100)}),
+    st.fixed_dictionaries({"samples": count, "images": st.just(0)}),
 )
 tasks = st.fixed_dictionaries(
     {"name": word},

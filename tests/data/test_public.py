@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedistill.config.schema import TaskConfig
-from fedistill.data.build import build_task, stored_bytes
+from fedistill.data.build import build_task
+from fedistill.data.public import stored_bytes
 from fedistill.data.task import Task
 from fedistill.errors import ExperimentError
 from helpers.files import Files

@@ -84,6 +84,10 @@ class Source(Section):
 
     @model_validator(mode="after")
     def _one_kind_of_source(self) -> Self:
+        self._check_source()
+        return self
+
+    def _check_source(self) -> None:
         if self.name is None and self.format is None:
             raise ValueError('set `name`, for example "digits", or, for your own files, `format` and `train`')
         if self.name is not None and self.format is not None:
@@ -92,7 +96,6 @@ class Source(Section):
             raise ValueError("`format` needs `train`, the path of the training data")
         if self.format is None and (isinstance(self.train, list) or isinstance(self.test, list)):
             raise ValueError("lists of files need `format`; a data set by `name` has one split for each use")
-        return self
 
     @model_validator(mode="after")
     def _encoding_and_background_are_known(self) -> Self:
@@ -113,9 +116,42 @@ class Source(Section):
 
 
 class PublicSource(Source):
-    """Another data set used as the public set; its labels are never read."""
+    """A public set of another data set, whose labels are never read, or held out of the training data.
 
-    samples: int = Field(ge=1, description="number of samples to take, drawn with the seed")
+    Its images may be stored lossily (``quality``), and samples may be made of a few of them (``images``).
+    """
+
+    samples: int = Field(ge=1, description="number of public samples, drawn or made with the seed")
+    images: int | None = Field(
+        default=None,
+        ge=0,
+        description="make the samples of so many images, which alone are sent; 0: draw them, of shapes",
+    )
+    quality: int | None = Field(
+        default=None, ge=0, le=100, description="store images as WebP of this quality; default: as they are"
+    )
+
+    @property
+    def is_held_out(self) -> bool:
+        """Whether its samples are taken from the training data, if any are taken."""
+        return self.name is None and self.format is None
+
+    @model_validator(mode="after")
+    def _one_kind_of_source(self) -> Self:
+        if not self.is_held_out:
+            self._check_source()
+            if self.images == 0:
+                raise ValueError("`images` = 0 takes no image of a data set: leave the data set out")
+            return self
+        fields = Source.model_fields
+        if given := [key for key, field in fields.items() if getattr(self, key) != field.default]:
+            raise ValueError(
+                f"`{given[0]}` is for another data set, which needs a `name`, or `format` and `train`;"
+                " without them, samples are held out of the training data"
+            )
+        if self.images == 0 and self.quality is not None:
+            raise ValueError("`quality` has no meaning with `images` = 0: no image is stored")
+        return self
 
 
 class Text(Section):
@@ -142,7 +178,7 @@ class TaskConfig(Source):
     public: Annotated[
         Annotated[int, Field(ge=0, strict=True), Tag("int")] | Annotated[PublicSource, Tag("PublicSource")],
         Discriminator(lambda value: "PublicSource" if isinstance(value, dict | PublicSource) else "int"),
-    ] = Field(default=0, description="size of the held-out public set, or another data set")
+    ] = Field(default=0, description="size of the held-out public set, or a table of its own")
     test_share: float = Field(
         default=0.2, gt=0, lt=1, description="share held out for testing if there is no test set"
     )

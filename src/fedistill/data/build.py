@@ -1,24 +1,21 @@
 """Builds a `Task` from an experiment's ``[task]``: loads, holds out, divides among clients and encodes."""
 
-import io
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
 from fedistill.config.partitions import Iid, Listed, Natural
-from fedistill.config.schema import DEFAULT_CLIENTS, PublicSource, Source, TaskConfig
+from fedistill.config.schema import DEFAULT_CLIENTS, Source, TaskConfig
 from fedistill.data import image, sources, text
 from fedistill.data.partition import partition, partition_title
-from fedistill.data.samples import Samples, Texts
-from fedistill.data.several_files import find_files, title
+from fedistill.data.public import public_set, take_public
+from fedistill.data.several_files import title
 from fedistill.data.sites import Sites, divide_by_site
-from fedistill.data.table import Inputs, Loaded, Rows, Table, place_of
-from fedistill.data.task import Labelled, PublicSet, Task
+from fedistill.data.table import Inputs, Loaded, Rows, Table, samples_of
+from fedistill.data.task import Labelled, Task
 from fedistill.errors import ExperimentError, nearest
 from fedistill.models.signature import Signature
 from fedistill.rng import numpy_stream
@@ -39,15 +36,8 @@ def build_task(config: TaskConfig, seed: int, *, validation: bool = False) -> Ta
     opened = sources.open_source(config, config.image_size, test=not validation)
     source = _without(opened, config.exclude_classes)
     private, test_table, test_rows = _hold_out_test(source, config, seed)
-    public_inputs, public_labels, where = None, None, ""
-    if isinstance(config.public, PublicSource):
-        public_inputs, where = _other_public(config.public, config, source, seed)
-    elif config.public:
-        private, public_rows = _hold_out_public(private, config.public, source.train, seed)
-        public_inputs = source.train.read(public_rows)
-        public_labels = torch.from_numpy(source.train.labels[public_rows])
-        where = "held out from the training data"
-    private, unused = _draw(private, config.limit, seed)
+    taken = take_public(config, source, private, seed)
+    private, unused = _draw(taken.private, config.limit, seed)
     if validation:
         private, test_rows = _hold_out_validation(private, unused, source.train, config, seed)
         test_table = source.train
@@ -61,26 +51,25 @@ def build_task(config: TaskConfig, seed: int, *, validation: bool = False) -> Ta
 
     private_inputs = source.train.read(private)
     test_inputs = test_table.read(test_rows)
-    signature, frame = _signature(source, private_inputs, public_inputs, config)
+    signature, frame = _signature(source, private_inputs, taken.inputs, config)
     labels = torch.from_numpy(source.train.labels[private])
     if isinstance(test_inputs, np.ndarray):
         _check_size("test", test_inputs, signature)
         test_inputs = image.fit_to(test_inputs, signature.shape)
-    if isinstance(public_inputs, np.ndarray):
-        if not isinstance(config.public, PublicSource):
-            _check_size("public", public_inputs, signature)
-        public_inputs = image.fit_to(public_inputs, signature.shape)
+    if isinstance(taken.inputs, np.ndarray):
+        if taken.labels is not None:
+            _check_size("public", taken.inputs, signature)
+        taken = replace(taken, inputs=image.fit_to(taken.inputs, signature.shape))
+    public, public_labels = public_set(config.public, taken, signature.shape, seed)
     return Task(
         name=config.name or title(config.train),
         signature=signature,
         classes=source.classes,
         clients=tuple(
-            Labelled(_samples(_picked(private_inputs, rows)), labels[rows]) for rows in sites.parts
+            Labelled(samples_of(_picked(private_inputs, rows)), labels[rows]) for rows in sites.parts
         ),
-        test=Labelled(_samples(test_inputs), torch.from_numpy(test_table.labels[test_rows])),
-        public=None
-        if public_inputs is None
-        else PublicSet(_samples(public_inputs), stored_bytes(public_inputs), where),
+        test=Labelled(samples_of(test_inputs), torch.from_numpy(test_table.labels[test_rows])),
+        public=public,
         public_labels=public_labels,
         partition=partition_title(kind),
         vocabulary_frame=frame,
@@ -120,23 +109,7 @@ def build_at_site(config: TaskConfig, seed: int, own: Source) -> tuple[Task, Lab
     if isinstance(inputs, np.ndarray):
         _check_size("the site's", inputs, task.signature)
         inputs = image.fit_to(inputs, task.signature.shape)
-    return task, Labelled(_samples(inputs), places[torch.from_numpy(found.train.labels[rows])])
-
-
-def stored_bytes(inputs: Inputs) -> int:
-    """Return the bytes of one copy of unlabelled samples as a Parquet file (zstd; pixels or UTF-8 text)."""
-    if isinstance(inputs, np.ndarray):
-        flat = inputs.reshape(len(inputs), -1)
-        column = pa.array([row.tobytes() for row in flat], type=pa.binary(flat.shape[1]))
-    else:
-        column = pa.array(inputs, type=pa.string())
-    sink = io.BytesIO()
-    table = pa.table({"input": column})
-    # Column statistics would store two samples a second time without being used.
-    pq.write_table(
-        table, sink, write_statistics=False, compression="zstd", compression_level=19, use_dictionary=False
-    )
-    return len(sink.getvalue())
+    return task, Labelled(samples_of(inputs), places[torch.from_numpy(found.train.labels[rows])])
 
 
 def _without(source: Loaded, excluded: Sequence[str]) -> Loaded:
@@ -212,59 +185,6 @@ def _hold_out_validation(
     return private, np.concatenate([drawn, held])
 
 
-def _hold_out_public(private: Rows, size: int, table: Table, seed: int) -> tuple[Rows, Rows]:
-    """Return the rows left for the clients, and ``size`` public rows in random order.
-
-    Data are often sorted by class, and the position of a public sample must not reveal its class.
-    """
-    if size >= len(private):
-        raise ExperimentError(
-            f"task.public = {size}, but there are {len(private)} training samples: nothing would be left"
-            " for the clients"
-        )
-    order = numpy_stream(seed, "public").permutation(len(private))
-    rest, public = private[np.sort(order[size:])], private[order[:size]]
-    # Public samples are not private: clients must not hold copies of them.
-    keys = np.array(table.keys())
-    rest = rest[~np.isin(keys[rest], keys[public])]
-    if len(rest) == 0:
-        raise ExperimentError(
-            f"task.public = {size}: all other training samples are copies of public ones; nothing would be"
-            " left for the clients"
-        )
-    return rest, public
-
-
-def _other_public(public: PublicSource, config: TaskConfig, source: Loaded, seed: int) -> tuple[Inputs, str]:
-    taken = _data(config, config.train or "train") | _data(config, config.test or "test")
-    if taken & _data(public, public.train or "train"):
-        raise ExperimentError(
-            "task.public names the task's own data, which would put private or test samples into the public"
-            f" set: hold a part out instead, with task.public = {public.samples}"
-        )
-    other = sources.open_source(public, config.image_size)
-    if other.kind != source.kind:
-        raise ExperimentError(f"task.public holds {other.kind}s, but the task holds {source.kind}s")
-    # Compared by content: samples that the task holds itself are private or used for testing.
-    own = {*source.train.keys(), *(source.test.keys() if source.test else ())}
-    free = np.array([row for row, key in enumerate(other.train.keys()) if key not in own], dtype=np.int64)
-    if public.samples > len(free):
-        raise ExperimentError(
-            f"task.public.samples = {public.samples}, but there are {len(free)} samples"
-            + (" that the task does not hold itself" if len(free) < len(other.train) else "")
-        )
-    rows = free[numpy_stream(seed, "public").permutation(len(free))[: public.samples]]
-    return other.train.read(rows), public.name or title(public.train)
-
-
-def _data(source: Source, split: str | list[str]) -> set[tuple[str | None, ...]]:
-    """Return keys that identify the split of a source, or the files of one."""
-    parts = [str(split)]
-    if source.format is not None:
-        parts = list(find_files(split, f"{place_of(source)}.train").values())
-    return {(sources.hub_name(source.name), source.format, source.subset, part) for part in parts}
-
-
 def _check_size(what: str, images: NDArray[np.uint8], signature: Signature) -> None:
     if images.shape[2:] != signature.shape[1:]:
         height, width = images.shape[2:]
@@ -284,10 +204,6 @@ def _signature(
     words = public if isinstance(public, list) else []
     tokenizer = text.build_tokenizer(words, config.text)
     return text.signature_of(tokenizer, classes), text.vocabulary_frame(tokenizer)
-
-
-def _samples(inputs: Inputs) -> Samples:
-    return torch.from_numpy(inputs.copy(order="C")) if isinstance(inputs, np.ndarray) else Texts.of(inputs)
 
 
 def _picked(inputs: Inputs, rows: Rows) -> Inputs:

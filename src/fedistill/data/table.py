@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from fedistill.config.schema import PublicSource, Source
 from fedistill.data import image
+from fedistill.data.samples import Samples, Texts
 from fedistill.errors import ExperimentError
 
 Rows = NDArray[np.int64]
@@ -101,6 +103,11 @@ def texts_table(
         lambda: [digest(text.encode()) for text in texts],
         column,
     )
+
+
+def samples_of(inputs: Inputs) -> Samples:
+    """Return inputs as a task holds them."""
+    return torch.from_numpy(inputs.copy(order="C")) if isinstance(inputs, np.ndarray) else Texts.of(inputs)
 
 
 def digest(content: bytes) -> bytes:
