@@ -38,6 +38,8 @@ class Kind(IntEnum):
     TALLY_REPLY = 22
     SCORED_LABELS = 23
     SCORED_WEIGHTS = 24
+    MASKED_REQUEST = 25
+    MASKED_REPLY = 26
 
     @property
     def label(self) -> str:

@@ -40,6 +40,7 @@ class MessageContext:
         private: the number of samples in the client's private set.
         client: the client at this end of the link.
         weights: the number of private samples of each client, by which the server may weight what they send.
+        trained: maps the number of a merge to flags (P,) of the weights that are trained for it.
         settings: integers of the message, by name, that the arm's settings determine.
     """
 
@@ -50,6 +51,7 @@ class MessageContext:
     population: int = 0
     sampled: Callable[[int], Classes] | None = None
     since: Callable[[int, int], Classes] | None = None
+    trained: Callable[[int], Tensor] | None = None
     width: int = 0
     length: int = 0
     generator: tuple[tuple[int, ...], ...] = ()

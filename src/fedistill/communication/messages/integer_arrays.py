@@ -97,10 +97,15 @@ class Symbols(IntegerArray):
 
 @dataclass(frozen=True)
 class Fitted(IntegerArray):
-    """``count`` integers from -``high`` to ``high``, most of them near 0 (`parametric_model`)."""
+    """``count`` integers from -``high`` to ``high``, most of them near 0 (`parametric_model`).
+
+    Attributes:
+        typical: few are further from 0; for an estimate of the bytes.
+    """
 
     count: int
     high: int
+    typical: int | None = None
 
     def write(self, values: Classes) -> bytes:
         if len(values) != self.count or np.abs(values).max(initial=0) > self.high:
@@ -120,7 +125,8 @@ class Fitted(IntegerArray):
 
     def example(self) -> Classes:
         generator = np.random.default_rng(0)
-        return generator.integers(-self.high, self.high + 1, self.count)
+        most = self.high if self.typical is None else self.typical
+        return generator.integers(-most, most + 1, self.count)
 
 
 _FARTHEST = 1 << 61

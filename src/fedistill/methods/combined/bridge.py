@@ -2,13 +2,11 @@
 
 from collections.abc import Hashable, Iterable
 from dataclasses import replace
-from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from fedistill.aggregation.functional import weighted_mean
+from fedistill.communication.messages.base import MessageContext
 from fedistill.communication.messages.bridge import (
     LEVELS,
     VOTES,
@@ -17,42 +15,29 @@ from fedistill.communication.messages.bridge import (
     BridgeRequest,
     from_bytes,
 )
-from fedistill.errors import FrameError, Refusal
+from fedistill.errors import FrameError
 from fedistill.methods.base import Method, Needs, Reply
 from fedistill.methods.participants import Client, ClientInfo, FederationInfo, Server
-from fedistill.methods.shared.bridge_state import NONE, BridgeClient, BridgeServer, digest
+from fedistill.methods.shared.bridge_state import NONE, BridgeClient, BridgeServer, BridgeSettings
 from fedistill.methods.shared.expertise import class_levels, expert_votes
 from fedistill.methods.shared.label_student import learn_labels
+from fedistill.methods.shared.masked_merges import (
+    Changes,
+    catch_up,
+    check_parameters,
+    check_turn,
+    masks_of,
+    merge,
+    train_part,
+)
 from fedistill.methods.shared.merging import learn_from_merged
 from fedistill.methods.shared.own_model import train_private
 from fedistill.methods.shared.private_loss import private_loss
-from fedistill.methods.shared.public_labels import DistillSettings
 from fedistill.training.loop import predict
 from fedistill.training.model_state import ModelState
 from fedistill.training.optimizers import make_optimizer
 
 _Replies = Iterable[Reply[BridgeReply]]
-
-
-class BridgeSettings(DistillSettings):
-    distill_epochs: int = Field(default=15, ge=1, description="epochs on the pooled labels")
-    vote_epochs: int = Field(default=20, ge=1, description="epochs on private data before a client votes")
-    coverage: float = Field(
-        default=0.8,
-        gt=0,
-        le=1,
-        description="share of each class that the clients who vote for it hold; 1: all who have any of it",
-    )
-    enough: float = Field(
-        default=0.8,
-        gt=0,
-        le=1,
-        description="share of all private samples whose clients must have voted before weights are merged",
-    )
-    weighting: Literal["samples", "equal"] = Field(
-        default="samples", description="how much a vote counts: as the client's samples of that class, or 1"
-    )
-    smoothing: float = Field(default=0.1, ge=0, lt=1, description="label smoothing of the pooled labels")
 
 
 class Bridge(Method[BridgeReply, BridgeRequest, BridgeServer, BridgeClient]):
@@ -62,64 +47,60 @@ class Bridge(Method[BridgeReply, BridgeRequest, BridgeServer, BridgeClient]):
     data for ``vote_epochs``, then vote for the class of each public sample, but only for classes of which
     they hold many samples (``coverage``). A vote counts as many times as its client has samples of that
     class. The server trains its own model on the pooled labels. From round 3 on: clients get the labels,
-    once, and train the same start as the server does, from the same seed. Then weights are averaged as in
-    `fedavg`; what crosses are differences to the start, coded by the arm's codec. If the server's model is
-    of another architecture than the clients', it is distilled from the averages. Clients of several
+    once, and train the same start as the server does, from the same seed. Then weights are merged as in
+    `random-mask`: a random part of them at a time, which alone is trained and sent. If the server's model is
+    of another architecture than the clients', it is distilled from the merged models. Clients of several
     architectures form a group each; all groups share the labels.
-    Exchanged: votes, labels, differences of weights. Bytes: about ``n H / 8`` up and down once, H bits per
-    label, then ``b |θ_client| / 8`` each way and round, b bits per weight.
+    Exchanged: votes, labels, changes of weights. Bytes: about ``n H / 8`` up and down once, H bits per
+    label, then ``s |θ_client| H' / 8`` each way and round, s the share, H' about 1.2 bits.
 
     Clients that come later vote as long as weights are not merged, which begins when the clients of the share
-    ``enough`` of all private samples have voted. Clients with nothing to do in a round are not sent anything.
+    ``enough`` of all private samples have voted. Clients with nothing to do in a round are not sent anything;
+    those that were away are sent the changes of all merges that they have missed.
 
-    A start is a result of training, and may differ in its last bits between machines. So a reply names a
-    digest of the start that it is relative to; a client whose start differs is given the server's, as fp16.
+    A start is a result of training, and may differ in its last bits between machines. So the first reply
+    names a digest of the client's start; a client whose start differs is given the server's weights, as fp16.
 
-    Ours. Votes followed by sparse merges of weights are as in TallyTrain (arXiv 2607.00173); experts, votes
-    weighted by the samples of a class, and the common start are not. Balanced softmax is advised as the loss.
+    Ours. Votes followed by sparse merges of weights are as in TallyTrain (arXiv 2607.00173), random masks as
+    in Konečný et al. (2016, arXiv 1610.05492); experts, votes weighted by the samples of a class, and the
+    common start are not. Balanced softmax is advised as the loss. The arm's codec codes nothing here.
     """
 
     name = "bridge"
     paper = "ours"
-    exchanges = "votes and pooled labels once, then differences of weights"
-    byte_formula = "up = down = nH/8 once, then b|θ_client|/8"
+    exchanges = "votes and pooled labels once, then changes of a part of the weights"
+    byte_formula = "up = down = nH/8 once, then s|θ_client|H'/8"
     uplink = BridgeReply
     downlink = BridgeRequest
     ServerState = BridgeServer
     ClientState = BridgeClient
     needs = Needs(public=("clients", "server"))
     under_skew = ("loss",)
-    codec = "stc"
     Settings = BridgeSettings
     settings: BridgeSettings
 
     def check(self, federation: FederationInfo) -> None:
         super().check(federation)
-        for name in sorted({info.model for info in federation.clients}):
-            layout = federation.layouts[name]
-            if layout.buffers or layout.integers.values:
-                raise Refusal(
-                    f"method {self.name} sends differences of weights, but {name} has buffers, such as the"
-                    " statistics of batch norm: choose a client model without them (group or layer norm)"
-                )
+        check_parameters(self.name, federation)
+
+    def message_context(self, federation: FederationInfo, client: int) -> MessageContext:
+        trained = masks_of(federation, federation.clients[client].model, self.settings.share)
+        return replace(super().message_context(federation, client), trained=trained)
 
     def samples(self, public: int) -> int:
         return public
 
-    def known_weights(self, server: Server, model: str) -> Tensor:
-        return torch.zeros_like(server.initial_weights(model))  # no weight has moved from the start
-
     def broadcast_group(self, state: BridgeServer, info: ClientInfo) -> Hashable:
         if state.starts and not state.informed[info.id]:
             return info.id
-        return info.model, bool(state.given[info.id]), state.asks(info.id)
+        return info.model, int(state.known[info.id]), state.asks(info.id)
 
     def start_server(self, server: Server) -> BridgeServer:
         model = server.initial_model()
         return BridgeServer.before_round_1(model, len(server.clients), server.public_size, server.classes)
 
     def start_client(self, client: Client) -> BridgeClient:
-        return BridgeClient(client.initial_model(), NONE, torch.zeros(0))
+        return BridgeClient(client.initial_model())
 
     def send(self, state: BridgeServer, server: Server, client: int) -> BridgeRequest | None:
         return state.request(client, server.clients[client].model, self.settings.coverage)
@@ -133,12 +114,12 @@ class Bridge(Method[BridgeReply, BridgeRequest, BridgeServer, BridgeClient]):
             return self._improve(state, client, received)
         levels, votes = class_levels(client.data.labels, client.classes), NONE
         if received.asks & VOTES:
-            model = self._train(client, client.initial_model(), self.settings.vote_epochs)
+            model = self._train(client)
             predicted = predict(client.load(model), client.public_inputs()).argmax(dim=1)
             votes = expert_votes(predicted, levels, received.thresholds)
             state = replace(state, model=model, votes=votes)
         said = levels if received.asks & LEVELS else NONE
-        return state, BridgeReply(torch.zeros(0), received.asks, 0, said, votes)
+        return state, BridgeReply.telling(received.asks, said, votes)
 
     def server_step(self, state: BridgeServer, server: Server, replies: _Replies) -> BridgeServer:
         return self._merge(state, server, replies) if state.starts else self._label(state, server, replies)
@@ -147,11 +128,14 @@ class Bridge(Method[BridgeReply, BridgeRequest, BridgeServer, BridgeClient]):
         asked, has = state.asks(reply.client), reply.message.has
         if has != asked and (has or not asked & WEIGHTS):
             raise FrameError(f"a reply has {has} where {asked} was asked for")
+        if has & WEIGHTS:
+            check_turn(reply.message.turn, state.trails[server.clients[reply.client].model])
 
-    def _train(self, client: Client, model: ModelState, epochs: int) -> ModelState:
-        module = client.load(model)
-        loss = private_loss(client, module)
-        train_private(module, make_optimizer(client.train.optimizer, module), client, loss, epochs)
+    def _train(self, client: Client) -> ModelState:
+        """Return a client's own model, before it votes."""
+        module = client.load(client.initial_model())
+        optimizer = make_optimizer(client.train.optimizer, module)
+        train_private(module, optimizer, client, private_loss(client, module), self.settings.vote_epochs)
         return ModelState.of(module)
 
     def _learn(self, site: Client | Server, name: str, labels: Tensor) -> ModelState:
@@ -162,17 +146,23 @@ class Bridge(Method[BridgeReply, BridgeRequest, BridgeServer, BridgeClient]):
         self, state: BridgeClient, client: Client, received: BridgeRequest
     ) -> tuple[BridgeClient, BridgeReply]:
         if received.given:
-            state = replace(state, start=from_bytes(received.start))
+            state = state.starting(from_bytes(received.start), received.known)
         elif received.labelled:
             votes = state.votes if len(state.votes) else torch.full((client.public_size,), client.classes)
             labels = received.pooled(votes, client.classes)
-            made = None if labels is None else self._learn(client, client.model, labels)
-            state = replace(state, start=torch.zeros(0) if made is None else made.weights)
-        if not len(state.start):  # the labels were coded given votes that this client does not remember
-            return state, BridgeReply(torch.zeros(0), 0, 0, NONE, NONE)
-        model = self._train(client, ModelState(state.start + received.values), client.train.epochs)
-        reply = BridgeReply(model.weights - state.start, WEIGHTS, digest(state.start), NONE, NONE)
-        return replace(state, model=model), reply
+            made = None if labels is None else self._learn(client, client.model, labels).weights
+            state = state.starting(torch.zeros(0) if made is None else made)
+        mask = masks_of(client.federation, client.model, self.settings.share)
+        followed = catch_up(state.weights, state.merges, received, mask) if len(state.weights) else None
+        if (
+            followed is None
+        ):  # the labels were coded given votes that it does not remember, or it lost a merge
+            return replace(state, weights=torch.zeros(0)), BridgeReply.telling(0, NONE, NONE)
+        turn, trained = received.turn, mask(received.turn)
+        model = train_part(client, followed, trained, self.settings)
+        changes = Changes.rounded((model.weights - followed)[trained], self.settings.up_step)
+        reply = BridgeReply(WEIGHTS, state.digest, turn, changes.step, NONE, NONE, changes.multiples)
+        return replace(state, model=model, weights=followed, merges=turn - 1), reply
 
     def _label(self, state: BridgeServer, server: Server, replies: _Replies) -> BridgeServer:
         """Pool the votes, learn from them, and make all starts if enough clients have voted."""
@@ -183,12 +173,16 @@ class Bridge(Method[BridgeReply, BridgeRequest, BridgeServer, BridgeClient]):
         names = sorted({info.model for info in server.clients}) if enough else []
         starts = {name: self._learn(server, name, state.labels) for name in names}
         own = starts.get(server.model) or self._learn(server, server.model, state.labels)
-        return replace(state, model=own, starts=starts, merged=dict(starts))
+        return replace(state.starting(starts), model=own)
 
     def _merge(self, state: BridgeServer, server: Server, replies: _Replies) -> BridgeServer:
-        """Average the weights of each architecture, and let the server's model learn from the averages."""
-        state, came = state.with_weights(server, replies)
-        means = ((name, weighted_mean(models)) for name, models in came.items())
-        merged = state.merged | {name: ModelState(mean) for name, mean in means if mean is not None}
+        """Average the changes of each architecture, and let the server's model learn from the results."""
+        state, came = state.with_changes(server, replies)
+        trails, merged = dict(state.trails), dict(state.merged)
+        for name, changes in came.items():
+            trained = masks_of(server.federation, name, self.settings.share)(trails[name].merges + 1)
+            after = merge(trails[name], changes, trained, self.settings.down_step)
+            if after is not None:
+                trails[name], merged[name] = after[0], ModelState(after[1])
         model = learn_from_merged(server, state.model, merged, self.settings)
-        return replace(state, merged=merged, model=model)
+        return replace(state, trails=trails, merged=merged, model=model)

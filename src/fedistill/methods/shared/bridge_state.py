@@ -1,10 +1,12 @@
-"""What the two sides of `bridge` keep, and the model that they have in common."""
+"""What the two sides of `bridge` keep, its settings, and the digest of the model that they have in common."""
 
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from fedistill.communication.messages.bridge import (
@@ -14,24 +16,61 @@ from fedistill.communication.messages.bridge import (
     BridgeReply,
     BridgeRequest,
     as_bytes,
-    from_bytes,
 )
+from fedistill.communication.messages.masked import steps_as_bytes
 from fedistill.methods.base import Reply
 from fedistill.methods.participants import Server
 from fedistill.methods.shared.expertise import pool_votes, sizes, thresholds
+from fedistill.methods.shared.masked_merges import Changes, MaskSettings, Trail
+from fedistill.methods.shared.public_labels import DistillSettings
 from fedistill.training.model_state import ModelState
 
 NONE = torch.zeros(0, dtype=torch.int64)
 """An array of integers that a message does not have."""
 
 
+class BridgeSettings(MaskSettings, DistillSettings):
+    distill_epochs: int = Field(default=15, ge=1, description="epochs on the pooled labels")
+    vote_epochs: int = Field(default=20, ge=1, description="epochs on private data before a client votes")
+    coverage: float = Field(
+        default=0.8,
+        gt=0,
+        le=1,
+        description="share of each class that the clients who vote for it hold; 1: all who have any of it",
+    )
+    enough: float = Field(
+        default=0.8,
+        gt=0,
+        le=1,
+        description="share of all private samples whose clients must have voted before weights are merged",
+    )
+    weighting: Literal["samples", "equal"] = Field(
+        default="samples", description="how much a vote counts: as the client's samples of that class, or 1"
+    )
+    smoothing: float = Field(default=0.1, ge=0, lt=1, description="label smoothing of the pooled labels")
+
+
 @dataclass(frozen=True)
 class BridgeClient:
-    """A client's last model, its votes (n,) and its start (P,); the latter are (0,) before it has them."""
+    """What a client keeps.
+
+    Attributes:
+        model: its last model.
+        votes: (n,), or (0,) before it has voted.
+        weights: (P,) what all clients follow, or (0,) before it has a start.
+        merges: the number of the last merge in these.
+        digest: of the start, 0 without one.
+    """
 
     model: ModelState
-    votes: Tensor
-    start: Tensor
+    votes: Tensor = NONE
+    weights: Tensor = field(default_factory=lambda: torch.zeros(0))
+    merges: int = 0
+    digest: int = 0
+
+    def starting(self, weights: Tensor, merges: int = 0) -> "BridgeClient":
+        """Return the state of a client that follows from these weights (P,), or from none (0,), on."""
+        return replace(self, weights=weights, merges=merges, digest=digest(weights))
 
 
 @dataclass(frozen=True)
@@ -42,12 +81,13 @@ class BridgeServer:
         model: the server's own model.
         levels: (K, C) of each client (`class_levels`), -1 for clients that have not said theirs.
         votes: (K, n), C for an abstention, -1 for clients that have not voted.
-        informed: (K,) whether a client has the pooled labels, or a start that it was given.
-        given: (K,) whether a client is given the start, since the one that it made differs.
+        informed: (K,) whether a client has the pooled labels, or weights that it was given.
+        given: (K,) whether a client is given weights, since the start that it made differs.
+        known: (K,) the number of the last merge that each client has.
         labels: (n,) pooled labels, C for none.
-        starts: the model of each of the clients' architectures that was made from the labels, by name; none
-            until enough clients have voted.
-        merged: what these have become.
+        starts: digests of the starts by architecture; none until enough clients have voted.
+        trails: what the starts have become, as all clients follow it.
+        merged: the last means of each architecture, before they were rounded.
     """
 
     model: ModelState
@@ -55,8 +95,10 @@ class BridgeServer:
     votes: Tensor
     informed: Tensor
     given: Tensor
+    known: Tensor
     labels: Tensor
-    starts: dict[str, ModelState] = field(default_factory=dict)
+    starts: dict[str, int] = field(default_factory=dict)
+    trails: dict[str, Trail] = field(default_factory=dict)
     merged: dict[str, ModelState] = field(default_factory=dict)
 
     @classmethod
@@ -64,7 +106,7 @@ class BridgeServer:
         """Return a state in which the server knows nothing of its clients."""
         nobody = torch.zeros(clients, dtype=torch.bool)
         unknown = torch.full((clients, classes), -1), torch.full((clients, samples), -1)
-        return cls(model, *unknown, nobody, nobody, NONE)
+        return cls(model, *unknown, nobody, nobody, nobody.long(), NONE)
 
     def asks(self, client: int) -> int:
         """Return what to ask of a client, as bits: levels first, then votes, then weights; 0 for nothing."""
@@ -75,10 +117,11 @@ class BridgeServer:
             return LEVELS
         return (LEVELS if unknown else 0) | (VOTES if int(self.votes[client, 0]) < 0 else 0)
 
-    def start_of(self, client: int, name: str) -> Tensor:
-        """Return the start (P,) that a client's weights are relative to."""
-        start = self.starts[name].weights
-        return from_bytes(as_bytes(start)) if self.given[client] else start
+    def starting(self, starts: dict[str, ModelState]) -> "BridgeServer":
+        """Return the state once the starts of all architectures have been made."""
+        digests = {name: digest(start.weights) for name, start in starts.items()}
+        trails = {name: Trail.at(start.weights) for name, start in starts.items()}
+        return replace(self, starts=digests, trails=trails, merged=starts)
 
     def request(self, client: int, name: str, coverage: float) -> BridgeRequest | None:
         """Return what to send to a client with this model; None if nothing is asked of it."""
@@ -87,16 +130,28 @@ class BridgeServer:
             return None
         if not asks & WEIGHTS:
             known = self.levels[self.levels[:, 0] >= 0]
-            least = thresholds(known, coverage) if asks & VOTES else NONE
-            return BridgeRequest(torch.zeros(0), asks, 0, 0, 0, least, NONE, NONE, NONE)
-        moved = self.merged[name].weights - self.start_of(client, name)
-        if self.informed[client]:
-            return BridgeRequest(moved, asks, 0, 0, 0, NONE, NONE, NONE, NONE)
-        if self.given[client]:
-            start = as_bytes(self.starts[name].weights)
-            return BridgeRequest(moved, asks, 0, 0, 1, NONE, NONE, NONE, start)
-        agreement, labels = self._labels_given_votes(client)
-        return BridgeRequest(moved, asks, 1, len(agreement), 0, NONE, agreement, labels, NONE)
+            return BridgeRequest.asking(asks, thresholds(known, coverage) if asks & VOTES else NONE)
+        trail, known_merges = self.trails[name], int(self.known[client])
+        whole = self.given[client] and not self.informed[client]
+        if whole:
+            known_merges = trail.merges
+        steps, changes = trail.since(known_merges)
+        labelled = not (whole or self.informed[client])
+        agreement, labels = self._labels_given_votes(client) if labelled else (NONE, NONE)
+        return BridgeRequest(
+            asks=asks,
+            labelled=int(labelled),
+            voted=len(agreement),
+            given=int(whole),
+            turn=trail.merges + 1,
+            known=known_merges,
+            thresholds=NONE,
+            agreement=agreement,
+            labels=labels,
+            start=as_bytes(trail.weights) if whole else NONE,
+            steps=steps_as_bytes(steps),
+            changes=changes,
+        )
 
     def voted_share(self, server: Server) -> float:
         """Return the share of all private samples that clients have who have voted, from 0 to 1."""
@@ -118,27 +173,29 @@ class BridgeServer:
         weight = torch.ones(levels.shape) if equal else sizes(levels)
         return replace(self, levels=levels, votes=votes, labels=pool_votes(votes, weight))
 
-    def with_weights(
+    def with_changes(
         self, server: Server, replies: Iterable[Reply[BridgeReply]]
-    ) -> tuple["BridgeServer", dict[str, list[tuple[Tensor, float]]]]:
-        """Return the state after these replies, and by model the weights (P,) that came, with their samples.
+    ) -> tuple["BridgeServer", dict[str, list[tuple[Changes, float]]]]:
+        """Return the state after these replies, and by model the changes that came, with their samples.
 
         A client whose start differs from the server's, or who could not make one, does not count.
         """
         votes, informed, given = self.votes.clone(), self.informed.clone(), self.given.clone()
-        came: dict[str, list[tuple[Tensor, float]]] = {}
+        known = self.known.clone()
+        came: dict[str, list[tuple[Changes, float]]] = {}
         for reply in replies:
             client, message, name = reply.client, reply.message, server.clients[reply.client].model
-            start = self.start_of(client, name)
-            informed[client] = message.has and message.digest == digest(start)
+            alike = message.has and (given[client] or message.digest == self.starts[name])
+            informed[client] = alike
+            known[client] = message.turn - 1 if alike else 0
             if not message.has:
                 votes[client] = -1
-            elif not informed[client]:
+            elif not alike:
                 given[client] = True
             else:
                 samples = max(server.clients[client].samples, 1)
-                came.setdefault(name, []).append((start + message.values, samples))
-        return replace(self, votes=votes, informed=informed, given=given), came
+                came.setdefault(name, []).append((Changes(message.step, message.changes), samples))
+        return replace(self, votes=votes, informed=informed, given=given, known=known), came
 
     def _labels_given_votes(self, client: int) -> tuple[Tensor, Tensor]:
         """Return the fields ``agreement`` and ``labels`` of a `BridgeRequest` to this client."""

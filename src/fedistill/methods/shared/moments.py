@@ -187,8 +187,8 @@ class MomentsMethod(SumsOfStatistics[FeatureMoments, MomentsServer]):
         width = self.settings.width or _WIDTH
         if width > (most := EdgeFrequencies.most(own.shape)):
             raise Refusal(
-                f"method {self.name}: images of {own.shape[1]} by {own.shape[2]} pixels have {most} features, fewer"
-                f" than width = {width}"
+                f"method {self.name}: images of {own.shape[1]} by {own.shape[2]} pixels have {most} features,"
+                f" fewer than width = {width}"
             )
 
     def message_context(self, federation: FederationInfo, client: int) -> MessageContext:

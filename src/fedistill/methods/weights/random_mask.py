@@ -1,0 +1,137 @@
+"""Random mask: a part of the weights, drawn anew for each merge, is trained and sent."""
+
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from fedistill.communication.messages.base import MessageContext
+from fedistill.communication.messages.masked import (
+    MaskedReply,
+    MaskedRequest,
+    steps_as_bytes,
+)
+from fedistill.methods.base import Method, Needs, Reply
+from fedistill.methods.participants import Client, ClientInfo, FederationInfo, Server
+from fedistill.methods.shared.masked_merges import (
+    Changes,
+    MaskSettings,
+    Trail,
+    catch_up,
+    check_parameters,
+    check_turn,
+    masks_of,
+    merge,
+    train_part,
+)
+from fedistill.training.model_state import ModelState
+
+_NONE = torch.zeros(0, dtype=torch.int64)
+
+
+@dataclass(frozen=True)
+class MaskClient:
+    """A client's last model, the weights (P,) that all clients follow, and the last merge in these."""
+
+    model: ModelState
+    weights: Tensor
+    merges: int = 0
+
+
+@dataclass(frozen=True)
+class MaskServer:
+    """The mean before it was rounded, what clients follow, and the last merge that each (K,) has."""
+
+    model: ModelState
+    trail: Trail
+    known: Tensor
+
+
+class RandomMask(Method[MaskedReply, MaskedRequest, MaskServer, MaskClient]):
+    """Clients train and send the same random part of the weights; the server averages by number of samples.
+
+    The part is drawn anew for each merge: ``share`` of the weights of matrices and kernels, and all others.
+    It follows from the seed, so no places are sent. Changes are rounded to a whole number of steps, without
+    error feedback: what is not sent has not been trained. Exchanged: rounded changes, both ways. Bytes: about
+    ``s|θ|H/8`` each way per client and merge, s the share, H about 1.2 bits at steps of twice the root mean
+    square. A client that was away is sent the changes of all merges that it has missed.
+
+    Departures from the paper: one mask for all clients in a merge, so that the mean is of the same weights,
+    and goes down as a change of these; changes are entropy-coded; a larger learning rate (``lr_factor``),
+    since few weights move. The arm's codec codes nothing here.
+    """
+
+    name = "random-mask"
+    paper = "Konečný et al., 2016, arXiv 1610.05492, section 2 (random mask)"
+    exchanges = "changes of a random part of the weights"
+    byte_formula = "up = down = s|θ|H/8, H about 1.2 bits"
+    uplink = MaskedReply
+    downlink = MaskedRequest
+    ServerState = MaskServer
+    ClientState = MaskClient
+    needs = Needs(models="one architecture", sums_alone=True)
+    under_skew = ("loss",)
+    Settings = MaskSettings
+    settings: MaskSettings
+
+    def check(self, federation: FederationInfo) -> None:
+        super().check(federation)
+        check_parameters(self.name, federation)
+
+    def message_context(self, federation: FederationInfo, client: int) -> MessageContext:
+        trained = masks_of(federation, federation.clients[client].model, self.settings.share)
+        return replace(super().message_context(federation, client), trained=trained)
+
+    def broadcast_group(self, state: MaskServer, info: ClientInfo) -> Hashable:
+        return int(state.known[info.id])
+
+    def start_server(self, server: Server) -> MaskServer:
+        model = server.initial_model()
+        known = torch.zeros(len(server.clients), dtype=torch.int64)
+        return MaskServer(model, Trail.at(model.weights), known)
+
+    def start_client(self, client: Client) -> MaskClient:
+        model = client.common_model()
+        return MaskClient(model, model.weights)
+
+    def send(self, state: MaskServer, server: Server, client: int) -> MaskedRequest:
+        known = int(state.known[client])
+        steps, changes = state.trail.since(known)
+        return MaskedRequest(state.trail.merges + 1, known, steps_as_bytes(steps), changes)
+
+    def client_step(
+        self, state: MaskClient, client: Client, received: MaskedRequest | None
+    ) -> tuple[MaskClient, MaskedReply]:
+        assert received is not None
+        mask = masks_of(client.federation, client.model, self.settings.share)
+        weights = catch_up(state.weights, state.merges, received, mask)
+        if weights is None:  # it begins again, and is told all merges in the next round
+            initial = client.common_model()
+            return MaskClient(initial, initial.weights), MaskedReply(0, 0, _NONE)
+        trained = mask(received.turn)
+        model = train_part(client, weights, trained, self.settings)
+        changes = Changes.rounded((model.weights - weights)[trained], self.settings.up_step)
+        reply = MaskedReply(received.turn, changes.step, changes.multiples)
+        return MaskClient(model, weights, received.turn - 1), reply
+
+    def server_step(
+        self, state: MaskServer, server: Server, replies: Iterable[Reply[MaskedReply]]
+    ) -> MaskServer:
+        turn, known = state.trail.merges + 1, state.known.clone()
+        came: list[tuple[Changes, float]] = []
+        for reply in replies:
+            message = reply.message
+            known[reply.client] = turn - 1 if message.turn else 0
+            if message.turn:
+                samples = max(server.clients[reply.client].samples, 1)
+                came.append((Changes(message.step, message.changes), samples))
+        trained = masks_of(server.federation, server.model, self.settings.share)(turn)
+        merged = merge(state.trail, came, trained, self.settings.down_step)
+        if merged is None:
+            return replace(state, known=known)
+        return MaskServer(ModelState(merged[1]), merged[0], known)
+
+    def check_reply(self, state: MaskServer, server: Server, reply: Reply[MaskedReply]) -> None:
+        if reply.message.turn:
+            check_turn(reply.message.turn, state.trail)
