@@ -42,7 +42,9 @@ ROWS = [
     Row("server-alone", MIXED, True, ("server@global", 0.5)),
     Row("fedavg", SAME, False, ("server@global", 0.8)),
     Row("fedprox", SAME, False, ("server@global", 0.8)),
-    Row("random-mask", SAME, False, ("server@global", 0.6), settings={"share": 0.5, "lr_factor": 2.0}),
+    Row(
+        "random-mask", SAME, False, ("server@global", 0.6), settings={"trained_share": 0.5, "lr_factor": 2.0}
+    ),
     # FD moves accuracy little (published: well below FedAvg), so its bar is chance and not `local`.
     Row("fd", MIXED, True, ("client@global", 0.4)),
     Row("fedmd", MIXED, True, ("client@global", 0.4), beats_local=0.02),

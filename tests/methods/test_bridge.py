@@ -70,7 +70,7 @@ def test_the_first_two_rounds_bring_levels_and_votes() -> None:
 
 
 def test_all_hold_one_start_and_the_merge_is_the_mean_of_what_clients_send() -> None:
-    arm, run = played(rounds=3, arm={"share": 0.5, "up_step": 0.5, "down_step": 1.5})
+    arm, run = played(rounds=3, arm={"trained_share": 0.5, "up_step": 0.5, "down_step": 1.5})
     states = [client_state(run, client) for client in range(4)]
     assert {state.digest for state in states} == {run.server.starts["cnn-s"]}
     start = states[0].weights
@@ -172,7 +172,7 @@ def test_a_client_without_its_votes_gets_all_labels_in_the_next_round() -> None:
 
 
 def test_weights_wait_until_enough_clients_have_voted() -> None:
-    _, run = played(rounds=8, sampling={"fraction": 0.5}, arm={"enough": 1.0, "share": 0.5})
+    _, run = played(rounds=8, sampling={"fraction": 0.5}, arm={"enough": 1.0, "trained_share": 0.5})
     asked = [record.clients for record in run.records]
     voted: set[int] = set()
     for round, clients in enumerate(asked, 1):

@@ -33,7 +33,7 @@ RAW: dict[str, Any] = {
     "models": {"clients": ["mlp-s"], "server": "mlp-s"},
     "train": {"batch_size": 16, "optimizer": {"lr": 0.02, "momentum": 0.9}},
     "runtime": {"kind": "serial"},
-    "arms": [{"method": "random-mask", "share": 0.2}],
+    "arms": [{"method": "random-mask", "trained_share": 0.2}],
 }
 
 

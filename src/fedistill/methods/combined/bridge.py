@@ -84,7 +84,7 @@ class Bridge(Method[BridgeReply, BridgeRequest, BridgeServer, BridgeClient]):
         check_parameters(self.name, federation)
 
     def message_context(self, federation: FederationInfo, client: int) -> MessageContext:
-        trained = masks_of(federation, federation.clients[client].model, self.settings.share)
+        trained = masks_of(federation, federation.clients[client].model, self.settings.trained_share)
         return replace(super().message_context(federation, client), trained=trained)
 
     def samples(self, public: int) -> int:
@@ -152,7 +152,7 @@ class Bridge(Method[BridgeReply, BridgeRequest, BridgeServer, BridgeClient]):
             labels = received.pooled(votes, client.classes)
             made = None if labels is None else self._learn(client, client.model, labels).weights
             state = state.starting(torch.zeros(0) if made is None else made)
-        mask = masks_of(client.federation, client.model, self.settings.share)
+        mask = masks_of(client.federation, client.model, self.settings.trained_share)
         followed = catch_up(state.weights, state.merges, received, mask) if len(state.weights) else None
         if (
             followed is None
@@ -180,7 +180,7 @@ class Bridge(Method[BridgeReply, BridgeRequest, BridgeServer, BridgeClient]):
         state, came = state.with_changes(server, replies)
         trails, merged = dict(state.trails), dict(state.merged)
         for name, changes in came.items():
-            trained = masks_of(server.federation, name, self.settings.share)(trails[name].merges + 1)
+            trained = masks_of(server.federation, name, self.settings.trained_share)(trails[name].merges + 1)
             after = merge(trails[name], changes, trained, self.settings.down_step)
             if after is not None:
                 trails[name], merged[name] = after[0], ModelState(after[1])

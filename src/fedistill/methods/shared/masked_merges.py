@@ -37,7 +37,7 @@ from fedistill.training.optimizers import make_optimizer
 class MaskSettings(Section):
     """How much of the weights is trained and sent for a merge, and how."""
 
-    share: float = Field(
+    trained_share: float = Field(
         default=0.05, gt=0, le=1, description="share of the weights of matrices and kernels per merge"
     )
     lr_factor: float = Field(

@@ -51,7 +51,7 @@ class MaskServer:
 class RandomMask(Method[MaskedReply, MaskedRequest, MaskServer, MaskClient]):
     """Clients train and send the same random part of the weights; the server averages by number of samples.
 
-    The part is drawn anew for each merge: ``share`` of the weights of matrices and kernels, and all others.
+    The part is drawn anew for each merge: ``trained_share`` of the weights of matrices and kernels, and all others.
     It follows from the seed, so no places are sent. Changes are rounded to a whole number of steps, without
     error feedback: what is not sent has not been trained. Exchanged: rounded changes, both ways. Bytes: about
     ``s|θ|H/8`` each way per client and merge, s the share, H about 1.2 bits at steps of twice the root mean
@@ -80,7 +80,7 @@ class RandomMask(Method[MaskedReply, MaskedRequest, MaskServer, MaskClient]):
         check_parameters(self.name, federation)
 
     def message_context(self, federation: FederationInfo, client: int) -> MessageContext:
-        trained = masks_of(federation, federation.clients[client].model, self.settings.share)
+        trained = masks_of(federation, federation.clients[client].model, self.settings.trained_share)
         return replace(super().message_context(federation, client), trained=trained)
 
     def broadcast_group(self, state: MaskServer, info: ClientInfo) -> Hashable:
@@ -104,7 +104,7 @@ class RandomMask(Method[MaskedReply, MaskedRequest, MaskServer, MaskClient]):
         self, state: MaskClient, client: Client, received: MaskedRequest | None
     ) -> tuple[MaskClient, MaskedReply]:
         assert received is not None
-        mask = masks_of(client.federation, client.model, self.settings.share)
+        mask = masks_of(client.federation, client.model, self.settings.trained_share)
         weights = catch_up(state.weights, state.merges, received, mask)
         if weights is None:  # it begins again, and is told all merges in the next round
             initial = client.common_model()
@@ -126,7 +126,7 @@ class RandomMask(Method[MaskedReply, MaskedRequest, MaskServer, MaskClient]):
             if message.turn:
                 samples = max(server.clients[reply.client].samples, 1)
                 came.append((Changes(message.step, message.changes), samples))
-        trained = masks_of(server.federation, server.model, self.settings.share)(turn)
+        trained = masks_of(server.federation, server.model, self.settings.trained_share)(turn)
         merged = merge(state.trail, came, trained, self.settings.down_step)
         if merged is None:
             return replace(state, known=known)
