@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from fedistill.config.partitions import Iid, Listed, Natural
-from fedistill.config.schema import DEFAULT_CLIENTS, PublicSource, Source, TaskConfig
+from fedistill.config.task import DEFAULT_CLIENTS, PublicSource, Source, TaskConfig
 from fedistill.data import image, sources, text
 from fedistill.data.columns import place_of
 from fedistill.data.partition import partition, partition_title

@@ -19,7 +19,7 @@ import datasets
 import numpy as np
 from huggingface_hub import constants
 
-from fedistill.config.schema import Source
+from fedistill.config.task import Source
 from fedistill.data.columns import from_hugging_face, place_of
 from fedistill.data.files import has_test_split, read_files
 from fedistill.data.quiet import first_line, quietly
