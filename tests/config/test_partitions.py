@@ -7,7 +7,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from fedistill.config.partitions import Partition
-from fedistill.config.schema import TaskConfig
+from fedistill.config.task import TaskConfig
 from fedistill.config.toml import load
 from fedistill.data.partition import partition_title
 from fedistill.errors import ExperimentError

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from fedistill import parse
-from fedistill.config.schema import Experiment, TaskConfig
+from fedistill.config.schema import Experiment
+from fedistill.config.task import TaskConfig
 from fedistill.data.build import build_task
 from fedistill.data.task import Task
 from fedistill.federation.arm import ReadyArm, start_run

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from fedistill.config.schema import TaskConfig
+from fedistill.config.task import TaskConfig
 from fedistill.data.build import build_task
 from fedistill.data.task import Task
 from fedistill.errors import ExperimentError

@@ -119,7 +119,7 @@ def test_byte_order_marks_say_the_encoding(make: Make, files: Files, encoding: s
 def test_settings_that_are_unknown_are_refused_by_name() -> None:
     from pydantic import ValidationError
 
-    from fedistill.config.schema import Source
+    from fedistill.config.task import Source
 
     for key, value in (("encoding", "latin-99"), ("background", "whitish"), ("separator", ",,")):
         with pytest.raises(ValidationError, match=key):

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedistill.config.schema import TaskConfig
+from fedistill.config.task import TaskConfig
 from fedistill.data.build import build_task
 from fedistill.data.public import stored_bytes
 from fedistill.data.task import Task

@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 from torch import Tensor
 
-from fedistill.config.schema import TaskConfig
+from fedistill.config.task import TaskConfig
 from fedistill.data.build import build_task
 from fedistill.data.samples import Texts
 from fedistill.data.task import AbsentSite, Task

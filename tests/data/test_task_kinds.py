@@ -6,7 +6,7 @@ import datasets
 import numpy as np
 import pytest
 
-from fedistill.config.schema import TaskConfig
+from fedistill.config.task import TaskConfig
 from fedistill.data.build import build_task
 from fedistill.errors import ExperimentError
 

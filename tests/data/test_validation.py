@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedistill.config.schema import TaskConfig
+from fedistill.config.task import TaskConfig
 from fedistill.data import sources
 from fedistill.data.build import build_task
 from fedistill.data.task import Labelled, Task

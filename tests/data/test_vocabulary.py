@@ -14,7 +14,7 @@ from tokenizers.models import WordLevel
 
 from fedistill.communication.kinds import Kind
 from fedistill.communication.protocol.frame import EVERYONE, decode
-from fedistill.config.schema import Text
+from fedistill.config.task import Text
 from fedistill.data.task import Task
 from fedistill.data.text import build_tokenizer, encode_texts, vocabulary_size, words_of
 from fedistill.errors import ExperimentError

@@ -215,6 +215,8 @@ ARM = {
     "bytes_public": is_count,
     "bytes_total": is_count,
     "bytes_transport": is_count,
+    "multiply_adds": is_count,
+    "memory": is_count,
 }
 HARDWARE = {
     "machine": one_of(platform.machine()),
@@ -234,6 +236,8 @@ ROUND = {
     "missing": one_of({}),
     "transport": one_of({"up": 0, "down": 0, "late": 0}),
     "views": mapping(one_of(*VIEWS), is_share),
+    "multiply_adds": is_count,
+    "memory": is_count,
 }
 
 
@@ -352,7 +356,8 @@ def test_report_prints_markdown_and_writes_the_page_again(done: Path) -> None:
     ended = here("report", "a [b] c", "--markdown", cwd=done.parent)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert ended.stdout == markdown(read(done / "results.json")) + "\n"
-    assert ended.stdout.count("\n") == 2 + 3
+    about_work = 2
+    assert ended.stdout.count("\n") == 2 + 3 + about_work
     assert (done / "report.html").read_bytes() == before
 
 

@@ -7,33 +7,14 @@ from pathlib import Path
 import pytest
 
 from fedistill.experiment.table import markdown, reach_markdown
-from helpers.processes import wait_for
-from helpers.program import PATIENCE, here, start
-
-EXPERIMENT = """
-seeds = 2
-rounds = {rounds}
-[task]
-name = "digits"
-clients = 2
-limit = 100
-public = 20
-[models]
-clients = ["mlp-s"]
-server = "mlp-s"
-[runtime]
-kind = "serial"
-[[arms]]
-method = "fedavg"
-[[arms]]
-method = "voting"
-"""
+from helpers.program import here, start
+from helpers.small import second_round_of, stop_once, write_small
 
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("seeds")
-    (folder / "exp.toml").write_text(EXPERIMENT.format(rounds=2))
+    write_small(folder, "fedavg", "voting", seeds=2)
     ended = here("compare", "exp.toml", "--out", "run", cwd=folder)
     assert ended.returncode == 0, ended.stderr
     assert "digits, 2 clients, iid, 2 rounds, seeds 0, 1" in ended.stdout
@@ -88,16 +69,9 @@ def test_doctor_checks_each_seed(done: Path) -> None:
 
 
 def test_ctrl_c_in_the_second_seed_and_resume(tmp_path: Path) -> None:
-    (tmp_path / "exp.toml").write_text(EXPERIMENT.format(rounds=30))
+    write_small(tmp_path, "fedavg", "voting", seeds=2, rounds=30)
     process = start("compare", "exp.toml", "--out", "run", cwd=tmp_path)
-    try:
-        events = tmp_path / "run" / "seed-1" / "events.jsonl"
-        wait_for(lambda: events.exists() and '"round": 2' in events.read_text(), "round 2", PATIENCE)
-        process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=PATIENCE)
-    finally:
-        process.kill()
-        process.wait()
+    said = stop_once(process, signal.SIGINT, lambda: second_round_of(tmp_path / "run" / "seed-1"))
     assert process.returncode == 1
     assert "finished rounds are kept; resume with: fedistill resume run\n" in said
     stopped = json.loads((tmp_path / "run" / "results.json").read_text())["arms"][1]["seeds"]

@@ -9,38 +9,13 @@ import pytest
 
 from fedistill.config.toml import load
 from fedistill.studies import tune as tuning
-from helpers.processes import wait_for
-from helpers.program import PATIENCE, here, start
-
-EXPERIMENT = """
-rounds = 2
-
-[task]
-name = "digits"
-clients = 2
-limit = 60
-public = 20
-
-[models]
-clients = ["mlp-s"]
-server = "mlp-s"
-
-[runtime]
-kind = "serial"
-
-[[arms]]
-method = "fedavg"
-codec = "qsgd"
-
-[[arms]]
-method = "voting"
-name = "votes"
-"""
+from helpers.program import here, start
+from helpers.small import stop_once, write_small
 
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    (tmp_path / "exp.toml").write_text(EXPERIMENT)
+    write_small(tmp_path, 'method = "fedavg"\ncodec = "qsgd"', 'method = "voting"\nname = "votes"')
     return tmp_path
 
 
@@ -156,13 +131,7 @@ def test_sigterm_keeps_finished_trials(place: Path) -> None:
     command = ("tune", "exp.toml", "--set", "rounds=2", "--out", "out", "--trials")
     process = start(*command, "1000", cwd=place)
     trials = place / "out" / "trials.jsonl"
-    try:
-        wait_for(lambda: trials.exists() and trials.read_text().count("\n") >= 2, "two trials", PATIENCE)
-        process.send_signal(signal.SIGTERM)
-        _, said = process.communicate(timeout=PATIENCE)
-    finally:
-        process.kill()
-        process.wait()
+    said = stop_once(process, signal.SIGTERM, lambda: trials.exists() and trials.read_text().count("\n") >= 2)
     assert process.returncode == 1
     last = said.splitlines()[-1]
     assert last == (

@@ -21,35 +21,13 @@ from fedistill.experiment import runner
 from fedistill.experiment.progress import shown
 from fedistill.experiment.table import markdown
 from fedistill.federation.history import RoundRecord
-from helpers.processes import wait_for
-
-EXPERIMENT = """
-rounds = 2
-[task]
-name = "digits"
-clients = 2
-limit = 60
-public = 20
-[models]
-clients = ["mlp-s"]
-server = "mlp-s"
-[evaluate]
-every = 2
-[runtime]
-kind = "serial"
-[[arms]]
-method = "fedavg"
-[[arms]]
-method = "dsfl"
-"""
-PATIENCE = 120
+from helpers.program import PATIENCE
+from helpers.small import second_round_of, stop_once, write_small
 
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("api") / "exp.toml"
-    path.write_text(EXPERIMENT)
-    return path
+    return write_small(tmp_path_factory.mktemp("api"), "fedavg", "dsfl", evaluate="{ every = 2 }")
 
 
 @pytest.fixture(scope="module")
@@ -223,7 +201,7 @@ def test_a_quiet_terminal_shows_errors_alone(terminal: Terminal) -> None:
 
 
 def script(folder: Path, body: str) -> "subprocess.CompletedProcess[str]":
-    (folder / "exp.toml").write_text(EXPERIMENT.replace('kind = "serial"', 'kind = "processes"\nworkers = 2'))
+    write_small(folder, "fedavg", "dsfl", workers=2)
     (folder / "script.py").write_text(f'import fedistill\n\nexperiment = fedistill.load("exp.toml")\n{body}')
     return subprocess.run(
         [sys.executable, "script.py"],
@@ -268,7 +246,7 @@ def test_a_script_without_a_main_guard_runs_in_one_process(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("asked", [signal.SIGTERM, signal.SIGHUP])
 def test_a_script_that_is_asked_to_end_leaves_its_results(tmp_path: Path, asked: signal.Signals) -> None:
-    (tmp_path / "exp.toml").write_text(EXPERIMENT.replace("rounds = 2", "rounds = 100_000"))
+    write_small(tmp_path, "fedavg", "dsfl", rounds=100_000)
     (tmp_path / "script.py").write_text(
         'import fedistill\n\nfedistill.compare(fedistill.load("exp.toml"), "run")\n'
     )
@@ -279,10 +257,7 @@ def test_a_script_that_is_asked_to_end_leaves_its_results(tmp_path: Path, asked:
         text=True,
         preexec_fn=lambda: signal.signal(asked, signal.SIG_DFL),
     )
-    events = tmp_path / "run" / "events.jsonl"
-    wait_for(lambda: events.exists() and '"round": 2' in events.read_text(), "round 2", PATIENCE)
-    process.send_signal(asked)
-    _, said = process.communicate(timeout=PATIENCE)
+    said = stop_once(process, asked, lambda: second_round_of(tmp_path / "run"))
     assert process.returncode != 0
     assert f"Stopped: stopped by {asked.name}" in said
     assert "Finished rounds are kept; resume with: fedistill.resume('run')" in said

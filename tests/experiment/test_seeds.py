@@ -123,6 +123,7 @@ def test_the_results_of_both(both: Path) -> None:
             assert list(one) == [
                 *("seed", "status", "error", "parameters", "rounds"),
                 *("bytes_setup", "bytes_public", "bytes_total", "bytes_transport"),
+                *("multiply_adds", "memory"),
             ]
             assert (one["seed"], one["status"], len(one["rounds"])) == (seed, "done", 2)
 

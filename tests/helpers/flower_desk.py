@@ -7,7 +7,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from fedistill.config.schema import DEFAULT_CLIENTS, Experiment
+from fedistill.config.schema import Experiment
+from fedistill.config.task import DEFAULT_CLIENTS
 from fedistill.config.toml import to_toml
 
 with warnings.catch_warnings():

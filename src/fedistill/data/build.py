@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from fedistill.config.partitions import Iid, Listed, Natural
-from fedistill.config.schema import DEFAULT_CLIENTS, Source, TaskConfig
+from fedistill.config.task import DEFAULT_CLIENTS, Source, TaskConfig
 from fedistill.data import image, sources, text
 from fedistill.data.partition import partition, partition_title
 from fedistill.data.public import public_set, take_public

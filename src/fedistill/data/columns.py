@@ -9,7 +9,7 @@ import datasets
 import numpy as np
 from numpy.typing import NDArray
 
-from fedistill.config.schema import PublicSource, Source, TaskConfig
+from fedistill.config.task import PublicSource, Source, TaskConfig
 from fedistill.data import image, task_kinds
 from fedistill.data.missing import Content, complete, encoded_images, image_cells
 from fedistill.data.table import Column, Inputs, Loaded, Rows, Split, Table, digest, place_of, texts_table

@@ -14,7 +14,7 @@ from typing import Any
 import datasets
 from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 
-from fedistill.config.schema import Source
+from fedistill.config.task import Source
 from fedistill.data.quiet import first_line, quietly
 from fedistill.data.several_files import find_files, join_files, title
 from fedistill.data.table import Split, place_of

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from fedistill.config.schema import PublicSource, Source, TaskConfig
+from fedistill.config.task import PublicSource, Source, TaskConfig
 from fedistill.data import sources
 from fedistill.data.image_sheet import decode_sheet, encode_sheet
 from fedistill.data.made_images import images_of, shapes

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fedistill.config.schema import Source
+from fedistill.config.task import Source
 from fedistill.data.table import FILE_COLUMN, Loaded, Table, arrays, place_of, texts_table
 from fedistill.errors import ExperimentError, nearest
 

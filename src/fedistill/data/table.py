@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedistill.config.schema import PublicSource, Source
+from fedistill.config.task import PublicSource, Source
 from fedistill.data import image
 from fedistill.data.samples import Samples, Texts
 from fedistill.errors import ExperimentError

@@ -10,7 +10,7 @@ import datasets
 import pyarrow as pa
 from pyarrow import csv as arrow_csv
 
-from fedistill.config.schema import Source
+from fedistill.config.task import Source
 from fedistill.data.table import Split, place_of
 from fedistill.errors import ExperimentError
 

@@ -25,7 +25,7 @@ from tokenizers.trainers import WordLevelTrainer
 
 from fedistill.communication.kinds import Kind
 from fedistill.communication.protocol.frame import EVERYONE, Frame, decode, encode
-from fedistill.config.schema import Text
+from fedistill.config.task import Text
 from fedistill.errors import ExperimentError
 from fedistill.models.signature import Preprocessing, Signature
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import tomli_w
 
 from fedistill.config.partitions import Listed, Natural
-from fedistill.config.schema import DEFAULT_CLIENTS, Experiment
+from fedistill.config.schema import Experiment
 from fedistill.config.section import RawTable
+from fedistill.config.task import DEFAULT_CLIENTS
 from fedistill.config.toml import parse, to_toml
 from fedistill.errors import ExperimentError
 from fedistill.flower.allowed_modules import Config, modules_of

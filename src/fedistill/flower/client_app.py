@@ -22,8 +22,8 @@ from fedistill.communication.messages.base import contents
 from fedistill.communication.tensor_specs import Content
 from fedistill.config.messages import explain_errors
 from fedistill.config.plugins import before_import
-from fedistill.config.schema import MOST_CLIENTS, Source
 from fedistill.config.section import RawTable
+from fedistill.config.task import MOST_CLIENTS, Source
 from fedistill.data.samples import none_of
 from fedistill.data.task import Labelled, Task
 from fedistill.errors import ExperimentError, FedistillError, TrainingError

@@ -4,8 +4,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 
 from fedistill.communication.protocol.shared_state import SharedState, dump_states
-from fedistill.config.schema import Experiment, TaskConfig
+from fedistill.config.schema import Experiment
 from fedistill.config.section import Raw, RawTable
+from fedistill.config.task import TaskConfig
 from fedistill.config.toml import parse
 from fedistill.data.build import build_task
 from fedistill.data.task import Task

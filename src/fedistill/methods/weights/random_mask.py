@@ -51,8 +51,8 @@ class MaskServer:
 class RandomMask(Method[MaskedReply, MaskedRequest, MaskServer, MaskClient]):
     """Clients train and send the same random part of the weights; the server averages by number of samples.
 
-    Each merge has another part: ``trained_share`` of the weights of matrices and kernels, and all
-    others. It follows from the seed, so no places are sent. Changes are rounded to a whole number of steps, without
+    Each merge has another part: ``trained_share`` of the weights of matrices and kernels, and all others. It
+    follows from the seed, so no places are sent. Changes are rounded to a whole number of steps, without
     error feedback: what is not sent has not been trained. Exchanged: rounded changes, both ways. Bytes: about
     ``s|θ|H/8`` each way per client and merge, s the share, H about 1.2 bits at steps of twice the root mean
     square. A client that was away is sent the changes of all merges that it has missed.

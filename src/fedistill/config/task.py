@@ -1,0 +1,186 @@
+"""The settings of a task: where its samples come from, and how they are shared out."""
+
+import codecs
+from typing import Annotated, Literal, Self
+
+import PIL.ImageColor
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
+
+from fedistill.config.partitions import Listed, Partition
+from fedistill.config.section import Raw, Section
+
+DEFAULT_CLIENTS, MOST_CLIENTS = 10, 100_000
+Side = Annotated[int, Field(ge=1, le=4096)]
+
+
+def _path_or_paths(value: Raw) -> str | list[str] | None:
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
+        return value
+    raise ValueError(f'{value!r} must be a path, or a list of paths such as ["a.csv", "b.csv"]')
+
+
+Paths = Annotated[str | list[str] | None, BeforeValidator(_path_or_paths)]
+
+
+class Source(Section):
+    """Where samples come from: a named data set, or files of one format."""
+
+    name: str | None = Field(
+        default=None, description="digits, bbc-news, mnist, fashion-mnist or hf:OWNER/NAME"
+    )
+    format: Literal["parquet", "csv", "json", "imagefolder", "save_to_disk"] | None = Field(
+        default=None, description="format of your own files; save_to_disk: folders that `datasets` has saved"
+    )
+    train: Paths = Field(
+        default=None,
+        description="file or folder, or several: a list, or a pattern such as sites/*.csv; for hf: a split",
+    )
+    test: Paths = Field(
+        default=None, description="as train; if absent, part of the training data is held out"
+    )
+    input: str | None = Field(default=None, description="column of images or texts")
+    label: str | None = Field(default=None, description="column of labels")
+    subset: str | None = Field(default=None, description="configuration of an hf: data set")
+    separator: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=1,
+        description="of CSV fields; default: comma, semicolon, tab or bar, found by the first rows",
+    )
+    encoding: str = Field(default="utf-8", description="of CSV and JSON files, such as latin-1 or cp1252")
+    drop_missing: bool = Field(
+        default=False, description="leave out rows without input or label; default: they are an error"
+    )
+    background: str | None = Field(
+        default=None,
+        description="colour behind transparent pixels; default: white, or black for bright pictures",
+    )
+    white_level: float | None = Field(
+        default=None,
+        gt=0,
+        le=65535,
+        description="value of white in images of more than 8 bits; default: the largest value, rounded up to"
+        " 1 or to all of 8, 10, 12, 14 or 16 bits",
+    )
+
+    @model_validator(mode="after")
+    def _one_kind_of_source(self) -> Self:
+        self._check_source()
+        return self
+
+    def _check_source(self) -> None:
+        if self.name is None and self.format is None:
+            raise ValueError('set `name`, for example "digits", or, for your own files, `format` and `train`')
+        if self.name is not None and self.format is not None:
+            raise ValueError("`name` and `format` exclude each other: `format` is for your own files")
+        if self.format is not None and self.train is None:
+            raise ValueError("`format` needs `train`, the path of the training data")
+        if self.format is None and (isinstance(self.train, list) or isinstance(self.test, list)):
+            raise ValueError("lists of files need `format`; a data set by `name` has one split for each use")
+
+    @model_validator(mode="after")
+    def _encoding_and_background_are_known(self) -> Self:
+        try:
+            codecs.lookup(self.encoding)
+        except LookupError:
+            raise ValueError(
+                f"`encoding` = {self.encoding!r} is not known; write utf-8, latin-1 or cp1252"
+            ) from None
+        if self.background is not None:
+            try:
+                PIL.ImageColor.getrgb(self.background)
+            except ValueError:
+                raise ValueError(
+                    f'`background` = {self.background!r} is not a colour; write "white" or "#808080"'
+                ) from None
+        return self
+
+
+class PublicSource(Source):
+    """A public set of another data set, whose labels are never read, or held out of the training data.
+
+    Its images may be stored lossily (``quality``), and samples may be made of a few of them (``images``).
+    """
+
+    samples: int = Field(ge=1, description="number of public samples, drawn or made with the seed")
+    images: int | None = Field(
+        default=None,
+        ge=0,
+        description="make the samples of so many images, which alone are sent; 0: draw them, of shapes",
+    )
+    quality: int | None = Field(
+        default=None, ge=0, le=100, description="store images as WebP of this quality; default: as they are"
+    )
+
+    @property
+    def is_held_out(self) -> bool:
+        """Whether its samples are taken from the training data, if any are taken."""
+        return self.name is None and self.format is None
+
+    @model_validator(mode="after")
+    def _one_kind_of_source(self) -> Self:
+        if not self.is_held_out:
+            self._check_source()
+            if self.images == 0:
+                raise ValueError("`images` = 0 takes no image of a data set: leave the data set out")
+            return self
+        fields = Source.model_fields
+        if given := [key for key, field in fields.items() if getattr(self, key) != field.default]:
+            raise ValueError(
+                f"`{given[0]}` is for another data set, which needs a `name`, or `format` and `train`;"
+                " without them, samples are held out of the training data"
+            )
+        if self.images == 0 and self.quality is not None:
+            raise ValueError("`quality` has no meaning with `images` = 0: no image is stored")
+        return self
+
+
+class Text(Section):
+    length: int = Field(default=128, ge=4, le=4096, description="tokens kept per text")
+    vocabulary: int = Field(
+        default=8000, ge=16, description="maximum number of words kept, from the public set"
+    )
+    tokenizer: str | None = Field(
+        default=None, description="path of a tokenizer.json to use in place of a vocabulary"
+    )
+
+
+class TaskConfig(Source):
+    limit: int | None = Field(default=None, ge=1, description="maximum number of training samples")
+    clients: int | None = Field(
+        default=None,
+        ge=1,
+        le=MOST_CLIENTS,
+        description="default: all sites of a natural or listed one, else 10",
+    )
+    partition: Partition | None = Field(
+        default=None, description="default: natural if `train` is several files, else iid"
+    )
+    public: Annotated[
+        Annotated[int, Field(ge=0, strict=True), Tag("int")] | Annotated[PublicSource, Tag("PublicSource")],
+        Discriminator(lambda value: "PublicSource" if isinstance(value, dict | PublicSource) else "int"),
+    ] = Field(default=0, description="size of the held-out public set, or a table of its own")
+    test_share: float = Field(
+        default=0.2, gt=0, lt=1, description="share held out for testing if there is no test set"
+    )
+    exclude_classes: list[str] = Field(default=[], description="classes whose samples are left out")
+    image_size: tuple[Side, Side] | None = Field(
+        default=None, description="height and width that images are scaled to"
+    )
+    text: Text = Text()
+
+    @model_validator(mode="after")
+    def _positions_are_those_of_the_file(self) -> Self:
+        by_position = isinstance(self.partition, Listed) or getattr(self.partition, "file", None)
+        if by_position and self.drop_missing:
+            raise ValueError(
+                "`drop_missing` would change the positions that `partition` counts: remove the rows with"
+                " missing values from the data and from the partition, and leave `drop_missing` out"
+            )
+        return self
+
+    @property
+    def public_size(self) -> int:
+        return self.public if isinstance(self.public, int) else self.public.samples
