@@ -179,6 +179,17 @@ def test_serial_and_processes_have_equal_outcomes_in_the_order_of_the_jobs(clien
         assert again == expected[::-1]
 
 
+def test_images_large_enough_for_onednns_layout_have_equal_outcomes() -> None:
+    task = {"name": "digits", "clients": 2, "limit": 120, "public": 40, "image_size": [28, 28]}
+    cnn = {"clients": ["cnn-s"], "server": "cnn-s"}
+    wanted = experiment({"method": "dsfl"}, task=task, models=cnn)
+    built, _ = prepare(wanted)
+    with SerialExecutor(wanted, built) as executor:
+        expected = bytes_of(executor.run_clients("dsfl", 1, jobs([0, 1])))
+    with ProcessExecutor(2, wanted, built) as executor:
+        assert bytes_of(executor.run_clients("dsfl", 1, jobs([0, 1]))) == expected
+
+
 def test_outcomes_are_handed_on_in_order_though_the_first_is_last_to_end(models: Path) -> None:
     wanted = experiment(arm("a", "Waits", "Frees", method="dsfl"), clients=2)
     task, _ = prepare(wanted)

@@ -90,11 +90,16 @@ WHAT = (
     " train.optimizer.lr, or look for extreme inputs or for statistics that a normalisation layer cannot use"
 )
 TESTED = 359
+BATCHES = 3
+"""Of 128 test samples, and each has one that is odd."""
 NAN: dict[str, tuple[dict[str, Any], str]] = {
-    "evaluation": (odd("local", "Nan"), "round 1, evaluation, client 1: " + WHAT.format(1, TESTED)),
-    "infinite": (odd("local", "Infinite"), "round 1, evaluation, client 1: " + WHAT.format(1, TESTED)),
+    "evaluation": (odd("local", "Nan"), "round 1, evaluation, client 1: " + WHAT.format(BATCHES, TESTED)),
+    "infinite": (odd("local", "Infinite"), "round 1, evaluation, client 1: " + WHAT.format(BATCHES, TESTED)),
     "batch norm": (odd("local", "Variance"), "round 1, evaluation, client 1: " + WHAT.format(TESTED, TESTED)),
-    "server": (odd("server-alone", "Net", "Nan"), "round 1, evaluation, server: " + WHAT.format(1, TESTED)),
+    "server": (
+        odd("server-alone", "Net", "Nan"),
+        "round 1, evaluation, server: " + WHAT.format(BATCHES, TESTED),
+    ),
     "votes": (odd("voting", "Nan"), "round 1, client 1: " + WHAT.format(1, 40)),
     "labels": (odd("dsfl", "Variance"), "round 1, client 1: " + WHAT.format(40, 40)),
     "labels, in few bits": (odd("cfd", "Variance"), "round 1, client 1: " + WHAT.format(40, 40)),

@@ -83,6 +83,16 @@ ARMS: dict[str, dict[str, Any]] = {
 }
 
 
+def test_images_large_enough_for_onednns_layout_end_in_the_same_bits(tmp_path: Path) -> None:
+    task = {"name": "digits", "clients": CLIENTS, "limit": 240, "image_size": [28, 28]}
+    cnn = {"clients": ["cnn-s"], "server": "cnn-s"}
+    asked = experiment(rounds=1, task=task, models=cnn, arms=[{"method": "fedavg"}])
+    in_process(asked, tmp_path / "expected")
+    play(Desk(asked, tmp_path), asked, tmp_path / "run")
+    assert frames(tmp_path / "run") == frames(tmp_path / "expected")
+    assert models_of(tmp_path / "run") == models_of(tmp_path / "expected")
+
+
 @pytest.mark.parametrize("method", ARMS)
 def test_methods_end_in_the_same_bits_as_in_one_process(tmp_path: Path, method: str) -> None:
     task = {"name": "digits", "clients": CLIENTS, "limit": 240, "public": 60}

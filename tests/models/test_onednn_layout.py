@@ -122,6 +122,10 @@ def test_where_onednn_does_not_compute_the_layers_are_plain() -> None:
     torch.backends.mkldnn.enabled = False
     try:
         assert layouts(model, inputs) == {False}
+        weights = list(model.parameters())
+        first = torch.autograd.grad(model(inputs).square().sum(), weights, create_graph=True)
+        second = torch.autograd.grad(torch.stack([one.square().sum() for one in first]).sum(), weights)
+        assert all(one.isfinite().all() for one in second)
     finally:
         torch.backends.mkldnn.enabled = True
     with torch.autocast("cpu", dtype=torch.bfloat16):
