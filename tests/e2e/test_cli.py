@@ -743,7 +743,7 @@ def test_doctor_of_a_sound_experiment(place: Path) -> None:
     found = [line.split(None, 1) for line in ended.stdout.splitlines()]
     assert [level for level, _ in found] == ["fact"] * 6
     assert [text.split(",")[0] for _, text in found[4:]] == [
-        "arms: no arm sends statistics once; gaussian would cost about 4.32 kB or less in all",
+        "arms: no arm sends statistics once; gaussian would cost about 3.23 kB or less in all",
         "arms: with a public set and these models",
     ]
     # Two clients a round, two rounds.

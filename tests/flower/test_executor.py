@@ -80,6 +80,8 @@ ARMS: dict[str, dict[str, Any]] = {
     "fed-et": {},
     "fedkd": {},
     "local": {},
+    "voting": {"start": "gaussian(width=16)"},
+    "ridge": {"features": "cnn-s", "width": 12, "distill_epochs": 2},
 }
 
 

@@ -14,7 +14,7 @@ from sklearn.linear_model import Ridge
 from torch import Tensor
 
 from fedistill.methods.registry import METHODS
-from fedistill.methods.shared.moments import Moments, MomentsMethod, inverse, message_of
+from fedistill.methods.shared.moments import Moments, MomentsMethod, inverse, l2_of_rounding, message_of
 from fedistill.models.fixed_features import EdgeFrequencies
 from fedistill.training.loop import predict
 from helpers.runs import finished
@@ -46,7 +46,7 @@ def solver(method: str, **own: Any) -> MomentsMethod:
 @pytest.mark.parametrize("l2", [1e-3, 0.1])
 def test_ridge_is_scikit_learns_on_features_of_one_variance(l2: float) -> None:
     features, labels = samples(0)
-    weights, biases = solver("ridge", l2=l2).classifier(exact(features, labels))
+    weights, biases = solver("ridge").classifier(exact(features, labels), l2)
     deviations = features.std(dim=0, correction=0)
     targets = torch.nn.functional.one_hot(labels, CLASSES).numpy()
     theirs = Ridge(alpha=l2 * len(labels)).fit((features / deviations).numpy(), targets)
@@ -56,7 +56,7 @@ def test_ridge_is_scikit_learns_on_features_of_one_variance(l2: float) -> None:
 
 def test_gaussian_is_scikit_learns_discriminant() -> None:
     features, labels = samples(1)
-    weights, biases = solver("gaussian", l2=1e-12).classifier(exact(features, labels))
+    weights, biases = solver("gaussian").classifier(exact(features, labels), 1e-12)
     theirs = LinearDiscriminantAnalysis(solver="lsqr").fit(features.numpy(), labels.numpy())
     found = (features @ weights.T + biases).softmax(dim=1)
     np.testing.assert_allclose(found.numpy(), theirs.predict_proba(features.numpy()), atol=1e-6)
@@ -107,9 +107,33 @@ def test_features_that_never_change_are_sent_all_the_same(value: float) -> None:
     found = Moments.of(message, CLASSES)
     means = found.sums / found.samples[:, None]
     np.testing.assert_allclose(means[:, 3].numpy(), value, rtol=0.01, atol=1e-5)
-    weights, biases = solver("ridge").classifier(found)
+    weights, biases = solver("ridge").classifier(found, 0.03)
     assert torch.isfinite(weights).all()
     assert torch.isfinite(biases).all()
+
+
+def test_coarser_rounding_asks_for_more_ridge_and_more_clients_for_less() -> None:
+    """Four equal clients halve the error of one: 0.01 + 0.35 * sqrt(48 / 12) / 7 / 2."""
+    assert l2_of_rounding([50], 48, 7) == pytest.approx(0.01 + 0.35 * 2 / 7)
+    assert l2_of_rounding([50] * 4, 48, 7) == pytest.approx(0.01 + 0.35 * 2 / 7 / 2)
+    assert l2_of_rounding([30, 40], 12, 1) == pytest.approx(0.01 + 0.35 * 50 / 70)
+
+
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 100), levels=st.sampled_from([1, 3, 15]))
+def test_errors_of_rounding_have_the_eigenvalues_that_the_ridge_is_made_for(seed: int, levels: int) -> None:
+    """Of the largest, the ridge less 0.01 is about a sixth."""
+    generator = torch.Generator().manual_seed(seed)
+    errors = torch.zeros(60, 60, dtype=torch.float64)
+    for _ in range(5):
+        noise = torch.randn(3000, 60, generator=generator, dtype=torch.float64) @ torch.randn(
+            60, 60, generator=generator, dtype=torch.float64
+        )
+        correlations = torch.corrcoef(noise.T)
+        errors += ((correlations * levels).round() / levels - correlations) / 5
+    largest = float(torch.linalg.eigvalsh(errors).abs().max())
+    ridge = l2_of_rounding([1] * 5, 60, levels) - 0.01
+    assert 1 / 9 < ridge / largest < (1 if levels == 1 else 1 / 4)
 
 
 def test_an_indefinite_matrix_has_a_positive_inverse() -> None:

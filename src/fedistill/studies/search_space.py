@@ -71,7 +71,7 @@ METHODS: Mapping[str, Candidates] = {
     "gamma": (0.03, 0.1, 0.3, 1.0),
     "l2": Times((0.1, 10)),
     "least": (1, 2, 4, 8),
-    "levels": (7, 15, 31),
+    "levels": (2, 3, 5, 15),
     "lr_factor": (2.0, 5.0, 10.0),
     "merge_every": (1, 2, 4, 8),
     "mu": (0.001, 0.01, 0.1, 1.0),

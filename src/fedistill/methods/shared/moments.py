@@ -1,7 +1,8 @@
 """Shared by methods in which clients send counts, means and covariances of fixed features, once."""
 
+import math
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -18,6 +19,7 @@ from fedistill.communication.messages.statistics import (
     FeatureMoments,
     StatisticsRequest,
 )
+from fedistill.config.schema import Positive
 from fedistill.errors import ExperimentError, FrameError, Refusal
 from fedistill.methods.base import Needs, NoState, Reply
 from fedistill.methods.participants import Client, FederationInfo, Server
@@ -45,16 +47,14 @@ class MomentsSettings(StatisticsSettings):
         " all that the model has",
     )
     levels: int = Field(
-        default=15,
+        default=3,
         ge=1,
         le=MOST_LEVELS,
-        description="correlations are rounded to 2 levels + 1 numbers; with more features, more are needed",
+        description="correlations are rounded to 2 levels + 1 numbers",
     )
-    l2: float = Field(
-        default=0.03,
-        gt=0,
-        allow_inf_nan=False,
-        description="added to the diagonal of the correlation matrix; the coarser it is, the more",
+    l2: Positive | None = Field(
+        default=None,
+        description="added to the diagonal of the correlation matrix; default: what its rounding asks for",
     )
 
 
@@ -122,6 +122,22 @@ def message_of(features: Tensor, labels: Tensor, levels: int) -> FeatureMoments:
     )
 
 
+def l2_of_rounding(samples: Sequence[int], width: int, levels: int) -> float:
+    """Return the ridge that suits a mean of rounded correlation matrices.
+
+    Rounding errors are nearly independent, and uniform in steps of 1 / ``levels``. The eigenvalues of a
+    symmetric matrix of such errors reach 2 s sqrt(d), where s is their standard deviation in the mean. About
+    a sixth of that, and 0.01 besides, was mostly within 0.2 points, and always within 0.9, of the best of
+    0.03, 0.1, 0.2 and 0.4, on held-out training images of Fashion-MNIST and MNIST (1 to 15 levels; 32 to 128
+    features; 10 and 50 clients; seeds 0 and 1).
+
+    Args:
+        samples: of each client; ``width``: d.
+    """
+    shares = math.hypot(*samples) / max(sum(samples), 1)
+    return 0.01 + 0.35 * shares * math.sqrt(width / 12) / levels
+
+
 def inverse(matrix: Tensor, l2: float) -> Tensor:
     """Return the inverse of a covariance (d, d) that rounding may have made indefinite.
 
@@ -153,7 +169,7 @@ class MomentsMethod(SumsOfStatistics[FeatureMoments, MomentsServer]):
     settings: MomentsSettings
 
     @abstractmethod
-    def classifier(self, moments: Moments) -> tuple[Tensor, Tensor]:
+    def classifier(self, moments: Moments, l2: float) -> tuple[Tensor, Tensor]:
         """Return weights (C, d) and biases (C,) of a linear classifier, float64."""
 
     def __init__(self, settings: MomentsSettings) -> None:
@@ -229,7 +245,11 @@ class MomentsMethod(SumsOfStatistics[FeatureMoments, MomentsServer]):
 
     def solve(self, state: MomentsServer, federation: FederationInfo) -> FixedFeaturesNet:
         net = self.blank(federation)
-        weights, biases = self.classifier(state.moments)
+        l2 = self.settings.l2
+        if l2 is None:
+            samples = [federation.samples[client] for client in state.clients]
+            l2 = l2_of_rounding(samples, net.features.width, self.settings.levels)
+        weights, biases = self.classifier(state.moments, l2)
         with torch.no_grad():
             net.head.weight.copy_(weights)
             net.head.bias.copy_(biases)

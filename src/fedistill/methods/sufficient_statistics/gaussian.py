@@ -24,10 +24,10 @@ class Gaussian(MomentsMethod):
     name = "gaussian"
     paper = "Turazza et al., 2026, arXiv 2602.01186 (abstract)"
 
-    def classifier(self, moments: Moments) -> tuple[Tensor, Tensor]:
+    def classifier(self, moments: Moments, l2: float) -> tuple[Tensor, Tensor]:
         total = moments.samples.sum()
         means = moments.sums / moments.samples.clamp(min=1)[:, None]
-        weights = means @ inverse((moments.products - means.T @ moments.sums) / total, self.settings.l2)
+        weights = means @ inverse((moments.products - means.T @ moments.sums) / total, l2)
         prior = (moments.samples / total).log().clamp(min=_IMPOSSIBLE)
         return weights, prior - (weights * means).sum(dim=1) / 2
 
