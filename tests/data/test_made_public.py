@@ -90,12 +90,12 @@ def test_only_what_is_sent_is_counted(make: Make) -> None:
         (
             {"samples": 99, "images": 12},
             stored_bytes(images),
-            "made of 12 images held out from the training data",
+            "made of 12 images: held out from the training data",
         ),
         (
             {"samples": 99, "images": 12, "quality": 30},
             len(sheet),
-            "made of 12 images held out from the training data, as WebP of quality 30",
+            "made of 12 images: held out from the training data, as WebP of quality 30",
         ),
         ({"samples": 99, "images": 0}, 0, "shapes, drawn by the seed"),
     ]
@@ -135,7 +135,7 @@ def test_samples_may_be_made_of_another_data_set(make: Make, files: Files) -> No
     assert public(task).shape == (25, 3, 8, 8)
     assert len(private(task)) == len(private(make(format="parquet", train=train)))
     assert task.public is not None
-    assert task.public.source == "made of 4 images digits, as WebP of quality 50"
+    assert task.public.source == "made of 4 images: digits, as WebP of quality 50"
 
 
 # Refusals.

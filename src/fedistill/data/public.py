@@ -1,7 +1,7 @@
 """The public set: held out or of another data set, as it is, stored lossily, or made of few images."""
 
 import io
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -70,22 +70,22 @@ def public_set(
     Raises:
         ExperimentError: there are too many images to store them lossily.
     """
-    inputs, where = taken.inputs, taken.where
-    size = 0 if inputs is None else stored_bytes(inputs)
-    if isinstance(public, PublicSource):
-        if isinstance(inputs, np.ndarray) and public.quality is not None:
-            sheet = encode_sheet(inputs, public.quality)
-            inputs, size = decode_sheet(sheet, inputs.shape), len(sheet)
-            where += f", as WebP of quality {public.quality}"
-        if public.images is not None:
-            generator = numpy_stream(seed, "made")
-            if isinstance(inputs, np.ndarray):
-                inputs = images_of(inputs, public.samples, generator)
-                where = f"made of {public.images} images {where}"
-            else:
-                inputs, where = shapes(shape, public.samples, generator), "shapes, drawn by the seed"
-            taken = replace(taken, labels=None)
-    return None if inputs is None else PublicSet(samples_of(inputs), size, where), taken.labels
+    inputs, labels, where, size = taken.inputs, taken.labels, taken.where, 0
+    quality = public.quality if isinstance(public, PublicSource) else None
+    if isinstance(inputs, np.ndarray) and quality is not None:
+        sheet = encode_sheet(inputs, quality)
+        inputs, size = decode_sheet(sheet, inputs.shape), len(sheet)
+        where += f", as WebP of quality {quality}"
+    elif inputs is not None:
+        size = stored_bytes(inputs)
+    if isinstance(public, PublicSource) and public.images is not None:
+        generator, labels = numpy_stream(seed, "made"), None
+        if isinstance(inputs, np.ndarray):
+            inputs = images_of(inputs, public.samples, generator)
+            where = f"made of {public.images} images: {where}"
+        else:
+            inputs, where = shapes(shape, public.samples, generator), "shapes, drawn by the seed"
+    return None if inputs is None else PublicSet(samples_of(inputs), size, where), labels
 
 
 def stored_bytes(inputs: Inputs) -> int:
