@@ -27,6 +27,7 @@ from fedistill.communication.messages.labels import (
     SoftLabels,
     Votes,
 )
+from fedistill.communication.messages.masked import MaskedReply, MaskedRequest
 from fedistill.communication.messages.private_samples import PrivateLogits, PrivateOutputs
 from fedistill.communication.messages.scored import ScoredLabels, ScoredWeights
 from fedistill.communication.messages.statistics import FeatureMoments, StatisticsRequest, WordCounts
@@ -130,7 +131,7 @@ SEVERAL = {
 """Of more than one tensor; tested below and with the others in test_exchange.py."""
 LOSSLESS = {StatisticsRequest, WordCounts, FeatureMoments}
 """Without anything for a codec to code; tested in test_statistics_messages.py."""
-STAGED = {BridgeRequest, BridgeReply, TallyRequest, TallyReply}
+STAGED = {BridgeRequest, BridgeReply, MaskedRequest, MaskedReply, TallyRequest, TallyReply}
 """What they have depends on the stage of a run; tested in test_bridge_messages.py and
 test_tally_messages.py."""
 each = pytest.mark.parametrize("case", CASES, ids=[case.type.__name__ for case in CASES])

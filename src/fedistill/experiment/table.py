@@ -187,7 +187,7 @@ def _width(names: Sequence[str], body: Sequence[Sequence[str]], hidden: set[int]
             lines = _heading(name, whole).split("\n") + [_cell(name, row[place], whole) for row in body]
             widest = max(map(cell_len, lines))
             total += min(widest, _FOLDED_NAME) if place == 0 else widest
-            total += 3 if whole else 1
+            total += 3 if whole else 2
     return total
 
 

@@ -15,6 +15,7 @@ from fedistill.communication.messages.bridge import (
     BridgeRequest,
     from_bytes,
 )
+from fedistill.communication.messages.weights import Weights
 from fedistill.errors import FrameError
 from fedistill.methods.base import Method, Needs, Reply
 from fedistill.methods.participants import Client, ClientInfo, FederationInfo, Server
@@ -33,6 +34,7 @@ from fedistill.methods.shared.masked_merges import (
 from fedistill.methods.shared.merging import learn_from_merged
 from fedistill.methods.shared.own_model import train_private
 from fedistill.methods.shared.private_loss import private_loss
+from fedistill.methods.shared.weight_averaging import weights_message
 from fedistill.training.loop import predict
 from fedistill.training.model_state import ModelState
 from fedistill.training.optimizers import make_optimizer
@@ -104,6 +106,10 @@ class Bridge(Method[BridgeReply, BridgeRequest, BridgeServer, BridgeClient]):
 
     def send(self, state: BridgeServer, server: Server, client: int) -> BridgeRequest | None:
         return state.request(client, server.clients[client].model, self.settings.coverage)
+
+    def compared(self, state: BridgeServer, server: Server, client: int) -> Weights | None:
+        trail = state.trails.get(server.clients[client].model)
+        return None if trail is None else weights_message(ModelState(trail.weights))
 
     def client_step(
         self, state: BridgeClient, client: Client, received: BridgeRequest | None

@@ -12,6 +12,7 @@ from fedistill.communication.messages.masked import (
     MaskedRequest,
     steps_as_bytes,
 )
+from fedistill.communication.messages.weights import Weights
 from fedistill.methods.base import Method, Needs, Reply
 from fedistill.methods.participants import Client, ClientInfo, FederationInfo, Server
 from fedistill.methods.shared.masked_merges import (
@@ -25,6 +26,7 @@ from fedistill.methods.shared.masked_merges import (
     merge,
     train_part,
 )
+from fedistill.methods.shared.weight_averaging import weights_message
 from fedistill.training.model_state import ModelState
 
 _NONE = torch.zeros(0, dtype=torch.int64)
@@ -32,9 +34,8 @@ _NONE = torch.zeros(0, dtype=torch.int64)
 
 @dataclass(frozen=True)
 class MaskClient:
-    """A client's last model, the weights (P,) that all clients follow, and the last merge in these."""
+    """The weights (P,) that all clients follow, and the last merge in these."""
 
-    model: ModelState
     weights: Tensor
     merges: int = 0
 
@@ -92,13 +93,15 @@ class RandomMask(Method[MaskedReply, MaskedRequest, MaskServer, MaskClient]):
         return MaskServer(model, Trail.at(model.weights), known)
 
     def start_client(self, client: Client) -> MaskClient:
-        model = client.common_model()
-        return MaskClient(model, model.weights)
+        return MaskClient(client.common_model().weights)
 
     def send(self, state: MaskServer, server: Server, client: int) -> MaskedRequest:
         known = int(state.known[client])
         steps, changes = state.trail.since(known)
         return MaskedRequest(state.trail.merges + 1, known, steps_as_bytes(steps), changes)
+
+    def compared(self, state: MaskServer, server: Server, client: int) -> Weights:
+        return weights_message(ModelState(state.trail.weights))
 
     def client_step(
         self, state: MaskClient, client: Client, received: MaskedRequest | None
@@ -107,13 +110,12 @@ class RandomMask(Method[MaskedReply, MaskedRequest, MaskServer, MaskClient]):
         mask = masks_of(client.federation, client.model, self.settings.trained_share)
         weights = catch_up(state.weights, state.merges, received, mask)
         if weights is None:  # it begins again, and is told all merges in the next round
-            initial = client.common_model()
-            return MaskClient(initial, initial.weights), MaskedReply(0, 0, _NONE)
+            return self.start_client(client), MaskedReply(0, 0, _NONE)
         trained = mask(received.turn)
         model = train_part(client, weights, trained, self.settings)
         changes = Changes.rounded((model.weights - weights)[trained], self.settings.up_step)
         reply = MaskedReply(received.turn, changes.step, changes.multiples)
-        return MaskClient(model, weights, received.turn - 1), reply
+        return MaskClient(weights, received.turn - 1), reply
 
     def server_step(
         self, state: MaskServer, server: Server, replies: Iterable[Reply[MaskedReply]]
