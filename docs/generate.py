@@ -141,7 +141,7 @@ def missing() -> list[str]:
 
 
 def _kept() -> set[Path]:
-    made = ("label-skew.md", "flagship.md", "public-data.md")
+    made = ("label-skew.md", "flagship.md", flagship.PLOT, "public-data.md")
     return {*(DOCS / "methods").glob("*.md"), *(DOCS / name for name in made), NAVIGATION}
 
 
@@ -169,6 +169,7 @@ def pages() -> dict[Path, str]:
     return {
         DOCS / "label-skew.md": label_skew.page(COMMAND),
         DOCS / "flagship.md": flagship.page(COMMAND),
+        DOCS / flagship.PLOT: flagship.plot(),
         DOCS / "public-data.md": public_data.page(COMMAND),
         folder / "README.md": _index(),
         NAVIGATION: _navigation(),
