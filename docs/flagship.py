@@ -1,4 +1,4 @@
-"""Makes docs/flagship.md and its plot from what benchmarks/flagship.py has measured; for `docs/generate.py`."""
+"""Makes docs/flagship.md and its plot of what benchmarks/flagship.py has measured; for `docs/generate.py`."""
 
 import json
 import tomllib
@@ -29,8 +29,8 @@ budget, and what each part of `bridge` brings. A cell has the bytes of all frame
 clients, until the server's model first reaches the accuracy on the test set: the median over seeds and, in
 brackets, the range; *never* means that a seed did not get there."""
 TASKS = {
-    "fashion-10": "Fashion-MNIST: 10 clients with skewed shares of 10,000 images (Dirichlet 0.3), 2,000 public"
-    " images without labels, 15 rounds, batches of 32.",
+    "fashion-10": "Fashion-MNIST: 10 clients with skewed shares of 10,000 images (Dirichlet 0.3), 2,000"
+    " public images without labels, 15 rounds, batches of 32.",
     "fashion-10-strong": "The same with more skew: Dirichlet 0.1.",
     "fashion-10-two-classes": "The same with two classes per client.",
     "fashion-50": "The same images divided among 50 clients.",
@@ -118,6 +118,9 @@ def _lead(arms: Arms) -> str:
     )
 
 
+_ELSEWHERE = ("name", "method", "codec", "train", "models")
+
+
 def _settings(kind: str) -> str:
     """What tuning chose for each arm."""
     tuned = tomllib.loads((BENCHMARKS / "results" / f"flagship-{kind}.toml").read_text(encoding="utf-8"))
@@ -125,9 +128,7 @@ def _settings(kind: str) -> str:
     for arm in tuned["arms"]:
         train = {**tuned["train"], **arm.get("train", {})}
         rate = train["optimizer"]["lr"]
-        own = {
-            key: value for key, value in arm.items() if key not in ("name", "method", "codec", "train", "models")
-        }
+        own = {key: value for key, value in arm.items() if key not in _ELSEWHERE}
         rows.append(
             (
                 arm.get("name", arm["method"]),
@@ -172,10 +173,10 @@ def _spread(found: Sequence[int | None]) -> str:
 FOUND = """\
 (to be written)"""
 TUNED = """\
-`python benchmarks/flagship.py --tune images` gave each arm 12 trials of up to 8 rounds on `fashion-10`, seed 0,
-with training images that no client has in place of the test set; the best trial sends the fewest bytes until
-82 % ([tuning](tuning.md)). All other tasks and seeds have the same settings. `gaussian-32`, the controls and
-the parts of `bridge` were not tuned."""
+`python benchmarks/flagship.py --tune images` gave each arm 12 trials of up to 8 rounds on `fashion-10`, seed
+0, with training images that no client has in place of the test set; the best trial sends the fewest bytes
+until 82 % ([tuning](tuning.md)). All other tasks and seeds have the same settings. `gaussian-32`, the
+controls and the parts of `bridge` were not tuned."""
 MADE = """\
 Made by `FEDISTILL_DATA=FOLDER python benchmarks/flagship.py`; rows are kept in
 `benchmarks/results/flagship.json`."""

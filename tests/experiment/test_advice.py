@@ -49,8 +49,14 @@ def test_what_is_there_is_not_advised(arm: dict[str, Any], said: list[str]) -> N
     assert len(advice(arm)) == len(said)
 
 
-def test_bridge_is_not_advised_where_it_cannot_run() -> None:
-    assert not any(BRIDGE in text for text in advice({"method": "fedavg"}, task={"public": 0}))
+def test_weights_are_compared_with_a_part_of_them_where_bridge_cannot_run() -> None:
+    _, masked = advice({"method": "fedavg"}, task={"public": 0})
+    assert "random-mask, which trains and sends a small part of the weights, would cost about" in masked
+    assert 'method = "random-mask"' in masked
+    assert len(advice({"method": "random-mask"}, task={"public": 0})) == 1
+    # Neither runs with models that have buffers, or that differ.
+    unlike = {"clients": ["cnn-s", "mlp-s"], "server": "cnn-m"}
+    assert len(advice({"method": "fml"}, task={"public": 0}, models=unlike)) == 1
 
 
 def test_texts_are_compared_with_naive_bayes() -> None:

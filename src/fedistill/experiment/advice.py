@@ -32,12 +32,19 @@ def _advice(experiment: Experiment, task: Task, arms: Sequence[ReadyArm]) -> Ite
             what = f"no arm sends statistics once; {statistics} would cost {cost} in all, and nobody trains"
             yield Finding("fact", "arms", what, f'compare with it: add [[arms]] with method = "{statistics}"')
     trained = any(arm.method.uplink is not None and not arm.method.one_shot for arm in arms)
-    if task.public is not None and trained and "bridge" not in named:
-        if _ready("bridge", experiment, task) is None:
-            return
+    if not trained or "bridge" in named:
+        return
+    if task.public is not None and _ready("bridge", experiment, task) is not None:
         what = "with a public set and these models, bridge is often the cheapest way to an accuracy"
         fix = 'add [[arms]] with method = "bridge" and train = { loss = "balanced-softmax" }'
         yield Finding("fact", "arms", what, fix)
+    elif "random-mask" not in named:
+        masked = _ready("random-mask", experiment, task)
+        if masked is not None:
+            cost = format_bytes(sum(masked.expected_bytes()))
+            what = f"random-mask, which trains and sends a small part of the weights, would cost about {cost}"
+            fix = 'compare with it: add [[arms]] with method = "random-mask"'
+            yield Finding("fact", "arms", what, fix)
 
 
 def _ready(method: str, experiment: Experiment, task: Task) -> ReadyArm | None:
