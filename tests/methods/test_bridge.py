@@ -109,6 +109,17 @@ def test_votes_may_count_equally() -> None:
     assert torch.equal(run.server.labels, pool_votes(run.server.votes, torch.ones(4, 10)))
 
 
+def test_fewer_samples_may_be_voted_on() -> None:
+    _, run = played(rounds=3, arm={"samples": 20})
+    _, whole = played(rounds=3)
+    assert run.server.votes.shape == (4, 20)
+    assert torch.equal(run.server.votes, whole.server.votes[:, :20])
+    assert run.server.informed.all()
+    assert max(frames(run, "up", 2)) < max(frames(whole, "up", 2))
+    assert max(frames(run, "down", 3)) < max(frames(whole, "down", 3))
+    assert played(rounds=2, arm={"samples": 1000})[1].server.votes.shape == (4, 60)
+
+
 def test_labels_come_down_once() -> None:
     _, run = played(rounds=5)
     third, fourth = frames(run, "down", 3), frames(run, "down", 4)

@@ -90,7 +90,7 @@ class Bridge(Method[BridgeReply, BridgeRequest, BridgeServer, BridgeClient]):
         return replace(super().message_context(federation, client), trained=trained)
 
     def samples(self, public: int) -> int:
-        return public
+        return min(self.settings.samples or public, public)
 
     def broadcast_group(self, state: BridgeServer, info: ClientInfo) -> Hashable:
         if state.starts and not state.informed[info.id]:
@@ -99,7 +99,8 @@ class Bridge(Method[BridgeReply, BridgeRequest, BridgeServer, BridgeClient]):
 
     def start_server(self, server: Server) -> BridgeServer:
         model = server.initial_model()
-        return BridgeServer.before_round_1(model, len(server.clients), server.public_size, server.classes)
+        samples = self.samples(server.public_size)
+        return BridgeServer.before_round_1(model, len(server.clients), samples, server.classes)
 
     def start_client(self, client: Client) -> BridgeClient:
         return BridgeClient(client.initial_model())
@@ -121,7 +122,8 @@ class Bridge(Method[BridgeReply, BridgeRequest, BridgeServer, BridgeClient]):
         levels, votes = class_levels(client.data.labels, client.classes), NONE
         if received.asks & VOTES:
             model = self._train(client)
-            predicted = predict(client.load(model), client.public_inputs()).argmax(dim=1)
+            inputs = client.public_inputs()[: self.samples(client.public_size)]
+            predicted = predict(client.load(model), inputs).argmax(dim=1)
             votes = expert_votes(predicted, levels, received.thresholds)
             state = replace(state, model=model, votes=votes)
         said = levels if received.asks & LEVELS else NONE
@@ -154,7 +156,8 @@ class Bridge(Method[BridgeReply, BridgeRequest, BridgeServer, BridgeClient]):
         if received.given:
             state = state.starting(from_bytes(received.start), received.known)
         elif received.labelled:
-            votes = state.votes if len(state.votes) else torch.full((client.public_size,), client.classes)
+            samples = self.samples(client.public_size)
+            votes = state.votes if len(state.votes) else torch.full((samples,), client.classes)
             labels = received.pooled(votes, client.classes)
             made = None if labels is None else self._learn(client, client.model, labels).weights
             state = state.starting(torch.zeros(0) if made is None else made)

@@ -31,6 +31,9 @@ NONE = torch.zeros(0, dtype=torch.int64)
 
 class BridgeSettings(MaskSettings, DistillSettings):
     distill_epochs: int = Field(default=15, ge=1, description="epochs on the pooled labels")
+    samples: int | None = Field(
+        default=None, ge=1, description="public samples that are voted on, the first ones; default: all"
+    )
     vote_epochs: int = Field(default=20, ge=1, description="epochs on private data before a client votes")
     coverage: float = Field(
         default=0.8,
