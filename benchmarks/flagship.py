@@ -153,6 +153,7 @@ def measure(task: str, seed: int, name: str, runs: Path, validation: bool) -> Ar
         **SAMPLING.get(task, {}),
         "seed": seed,
         "rounds": ROUNDS,
+        "evaluate": {"clients": ROUNDS},  # the page has one figure of clients' models
         "task": asked,
         "arms": [arms_of(kind)[name]],
     }

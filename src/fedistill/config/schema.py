@@ -54,6 +54,11 @@ class Evaluate(Section):
     every: int = Field(
         default=1, ge=1, description="rounds between evaluations; the last round is always evaluated"
     )
+    clients: int | None = Field(
+        default=None,
+        ge=1,
+        description="rounds between evaluations of clients' models, which take longest; default: as every",
+    )
     batch_size: int = Field(default=PREDICTION_BATCH, ge=1, description="samples per forward pass")
 
 

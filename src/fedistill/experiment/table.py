@@ -146,7 +146,7 @@ _NARROW = {
     "total + public": "total +\npublic",
     "multiply-adds": "multiply-\nadds",
 }
-_FOLDED_NAME = 24
+_FOLDED_NAME = 14
 """An arm's name is folded to this many columns before a column is hidden."""
 
 

@@ -173,7 +173,14 @@ class ReadyArm:
 
     def evaluates(self, round: int, local: int) -> bool:
         """Whether to evaluate after an exchange in this round, behind which are ``local`` local rounds."""
-        every = self.evaluate.every
+        return self._due(self.evaluate.every, round, local)
+
+    def evaluates_clients(self, round: int, local: int) -> bool:
+        """Whether to evaluate clients' models, if there are any, where `evaluates` says to evaluate."""
+        every = self.evaluate.clients or self.evaluate.every
+        return self.method.has_client_models and self._due(every, round, local)
+
+    def _due(self, every: int, round: int, local: int) -> bool:
         return round // every > (round - local) // every or round == self.rounds
 
     def client(self, client: int, round: int, local: int = 1) -> Client:

@@ -149,16 +149,19 @@ def _evaluate(
 ) -> _Evaluation:
     """Take the views if they are due, or else pass on the answers of models that have not changed."""
     known = {client: right for client, right in run.correct.items() if client not in replies.states}
-    if not arm.evaluates(replies.plan.number, replies.plan.local):
+    due = replies.plan.number, replies.plan.local
+    if not arm.evaluates(*due):
         return _Evaluation({}, known)
     clients = _client_states(run, replies)
+    asked = arm.evaluates_clients(*due)
     try:
         answers = _server_correct(arm, executor, server, clients)
-        known |= _client_correct(arm, executor, clients, known)
+        if asked:
+            known |= _client_correct(arm, executor, clients, known)
     except TrainingError as error:
         raise TrainingError(error.what, f"round {replies.plan.number}, {error.place}") from error
     test = torch.bincount(arm.task.test.labels, minlength=arm.task.signature.classes)
-    order = sorted(known)
+    order = sorted(known) if asked else []
     by_client = [torch.tensor(known[client]) for client in order]
     found = views(answers, by_client, test, arm.task.class_counts()[order])
     if not executor.private_counts_known:
@@ -194,8 +197,6 @@ def _client_correct(
     arm: ReadyArm, executor: Executor, clients: dict[int, bytes], known: dict[int, list[int]]
 ) -> dict[int, list[int]]:
     """Return correct answers by class of the clients' models that are not known yet and can be reached."""
-    if not arm.method.has_client_models:
-        return {}
     asked = [info.id for info in arm.federation.clients if info.id not in known]
     counts = executor.count_correct(arm.name, [(client, clients.get(client, b""), b"") for client in asked])
     return {client: right for client, right in zip(asked, counts, strict=True) if right is not None}

@@ -176,9 +176,8 @@ class Node:
             "seconds": outcome.seconds,
             "cost": [outcome.cost.multiply_adds, outcome.cost.memory],
         }
-        if arm.method.has_client_models and arm.evaluates(
-            order.round, arm.local_rounds(order.round, order.frame)
-        ):
+        due = order.round, arm.local_rounds(order.round, order.frame)
+        if arm.evaluates(*due) and arm.evaluates_clients(*due):
             words["counts"] = count_correct(arm, self.client, outcome.state)
         return Answer(outcome.frame, words)
 

@@ -206,7 +206,7 @@ class MessageCoder:
         numbers = {name: _number(name, payloads[name]) for name in expected.number_names()}
         for name, number in numbers.items():
             if name in ("sampled_round", "turn") and number > round:
-                raise FrameError(f"public samples of {name} {number} came in round {round}")
+                raise FrameError(f"{name.replace('_', ' ')} {number} came in round {round}")
         known_numbers = {**numbers, **held_turn(shared)}
         arrays: dict[str, Classes] = {}
         for name, array in expected.integer_arrays(context, known_numbers).items():
@@ -257,7 +257,7 @@ class MessageCoder:
         sent = np.zeros(context.parameters, np.float32)
         shared = self.start(torch.from_numpy(sent))
         message = example_message(kind, context)
-        written = self.write(way, message, context, shared, sent=sent, own={}, round=1, client=0)
+        written = self.write(way, message, context, shared, sent=sent, own={}, round=2, client=0)
         state_id = frames.StateId(1, bytes(4)) if self.remembers else None
         return len(frames.encode(frames.Frame(kind.kind, 1, 1, written.sections, state_id)))
 
