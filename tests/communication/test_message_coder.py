@@ -172,7 +172,7 @@ def test_samples_of_a_later_round_are_refused_before_they_are_drawn(kind: type[M
     sections = tuple(varint(number) if field == name else b"\0" for field in kind.names())
     with pytest.raises(FrameError) as caught:
         plain().read("up", kind, sections, sizes, EMPTY, sent=None, round=4)
-    assert str(caught.value) == f"public samples of {name} {number} came in round 4"
+    assert str(caught.value) == f"{name.replace('_', ' ')} {number} came in round 4"
 
 
 # What is remembered

@@ -193,7 +193,7 @@ INVALID: dict[str, tuple[dict[str, Any], Callable[[bytes], bytes], str]] = {
     "labels of samples to come": (
         {**DSFL, "samples": 20},
         with_section(1, varint(3)),
-        "public samples of sampled_round 3 came in round 2",
+        "sampled round 3 came in round 2",
     ),
     "a turn that is over": (
         SCARLET,
