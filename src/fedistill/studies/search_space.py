@@ -87,6 +87,7 @@ METHODS: Mapping[str, Candidates] = {
     "up_step": (1.0, 2.0, 3.0),
     "vote_epochs": (5, 10, 20, 40),
     "weight": Times((0.3, 3)),
+    "width": (32, 64, 96, 128),
 }
 """Settings of methods, whichever method has them; besides, the aggregation of those that have one."""
 AGGREGATIONS: Mapping[bool, tuple[str, ...]] = {
@@ -108,7 +109,9 @@ def search_space(arm: Arm, data: Literal["image", "text"], vary: Mapping[str, Va
         ExperimentError: a value in ``vary`` is not valid for the arm.
     """
     full = _written_out(arm, data)
-    usual = dict(_usual(full, votes=create_method(arm).uplink in (Votes, TallyReply)))
+    method = create_method(arm)
+    trains = method.has_server_model or not method.one_shot
+    usual = dict(_usual(full, trains, votes=method.uplink in (Votes, TallyReply)))
     space: Space = {}
     for key in vary or usual:
         if not _has(full, key):
@@ -201,10 +204,11 @@ def _written_out(arm: Arm, data: Literal["image", "text"]) -> RawTable:
     return {**create_method(settled).settings.model_dump(), **settled.model_dump()}
 
 
-def _usual(full: RawTable, votes: bool) -> Iterator[tuple[str, Candidates]]:
+def _usual(full: RawTable, trains: bool, votes: bool) -> Iterator[tuple[str, Candidates]]:
     """Yield the settings that are varied unless something else is asked for, with their values."""
-    unused = "train.epochs" if full["train"]["steps"] else "train.steps"
-    yield from ((key, candidates) for key, candidates in TRAIN.items() if key != unused)
+    if trains:
+        unused = "train.epochs" if full["train"]["steps"] else "train.steps"
+        yield from ((key, candidates) for key, candidates in TRAIN.items() if key != unused)
     for place, codec in _codecs(full["codec"]):
         name = codec["name"] if isinstance(codec, dict) else codec
         for setting, candidates in CODECS.get(name, {}).items():
