@@ -72,10 +72,13 @@ PARTS: dict[str, dict[str, Any]] = {
     "bridge-all-vote": {"coverage": 1.0},
     "bridge-equal-votes": {"weighting": "equal", "coverage": 1.0},
     "bridge-5-epochs": {"vote_epochs": 5},
+    "bridge-long": {},
     "bridge-larger": {"models": {"clients": ["cnn-s"], "server": "cnn-m"}},
     "bridge-unlike": {"models": {"clients": ["cnn-s", "mlp-s"], "server": "cnn-m"}},
 }
 """`bridge` as it was tuned, but for one thing."""
+LONG = {"bridge-long": 40, "random-mask-long": 40}
+"""Arms with more rounds than the others, since theirs cost a tenth."""
 CONTROLS: dict[str, dict[str, Any]] = {
     "local": {"method": "local"},
     "server-alone": {
@@ -137,6 +140,7 @@ def arms_of(kind: str) -> dict[str, dict[str, Any]]:
     """Return the arms of a kind by name: as they were tuned, then others."""
     arms = {arm.get("name", arm["method"]): arm for arm in experiment(kind)["arms"]}
     parts = {name: {**arms["bridge"], "name": name, **part} for name, part in PARTS.items()}
+    parts["random-mask-long"] = {**arms["random-mask"], "name": "random-mask-long"}
     return arms | (parts | CONTROLS if kind == "images" else {})
 
 
@@ -152,8 +156,8 @@ def measure(task: str, seed: int, name: str, runs: Path, validation: bool) -> Ar
         **experiment(kind),
         **SAMPLING.get(task, {}),
         "seed": seed,
-        "rounds": ROUNDS,
-        "evaluate": {"clients": ROUNDS},  # the page has one figure of clients' models
+        "rounds": LONG.get(name, ROUNDS),
+        "evaluate": {"clients": LONG.get(name, ROUNDS)},  # one figure of clients' models is enough
         "task": asked,
         "arms": [arms_of(kind)[name]],
     }

@@ -34,7 +34,7 @@ WAYS: dict[str, Any] = {
     "drawn": {"samples": 2000, "images": 0},
 }
 ARMS: dict[str, dict[str, Any]] = {
-    "bridge": {"method": "bridge", "codec": "stc(share=0.02)"},
+    "bridge": {"method": "bridge"},
     "voting": {"method": "voting", "aggregation": "prior-corrected", "distill_epochs": 3},
     "dsfl": {
         "method": "dsfl",
@@ -44,8 +44,9 @@ ARMS: dict[str, dict[str, Any]] = {
     },
     "fedavg": {"method": "fedavg", "codec": "stc(share=0.05)"},
     "feddf": {"method": "feddf", "codec": "stc(share=0.05)"},
+    "random-mask": {"method": "random-mask"},
 }
-ROUNDS = {"bridge": 6, "voting": 4, "dsfl": 4, "fedavg": 6, "feddf": 6}
+ROUNDS = {"bridge": 12, "random-mask": 15, "voting": 4, "dsfl": 4, "fedavg": 6, "feddf": 6}
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from fedistill.config.units import format_bytes
 
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results" / "public-data.json"
 TARGETS = (0.70, 0.75, 0.78, 0.80)
-WITHOUT = ("fedavg", "feddf")
+WITHOUT = ("fedavg", "feddf", "random-mask")
 """Arms whose clients need no public data."""
 WAYS = (
     "2000 images",
@@ -132,6 +132,6 @@ def _cells(arm: str, way: str, row: dict[str, Any]) -> tuple[str, ...]:
     for target in TARGETS:
         sent = next((sent for sent, reached in points if reached >= target), None)
         costs.append("-" if sent is None else format_bytes(sent + public))
-    shown = {"fedavg": "none", "feddf": "at the server"}.get(arm, way)
+    shown = {"fedavg": "none", "random-mask": "none", "feddf": "at the server"}.get(arm, way)
     last, accuracy = points[-1]
     return f"`{arm}`", shown, format_bytes(public), *costs, f"{accuracy:.1%}", format_bytes(last + public)
