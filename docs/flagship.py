@@ -185,14 +185,14 @@ the model that the first one made, brought nothing.
 
 **What is not sent should not be trained.** Merges of weights lose most by what codecs drop: from the same
 start and with the same training, on validation images (seed 0), weights sent whole reach 87.5 % in seven
-merges; `stc` of 2 % (8.3 kB for each merge of all clients) 85.5 % at best in six, swinging by a point; a random
-twentieth of the weights, which alone is trained, with five times the learning rate and rounded to about 1.2
-bits (3.1 kB), 86.4 %. The mask has to change: the same one each time ends at 85.3 %. A mask of a fiftieth
-with a rate of 7.5 times is slower for its bytes (86.1 % after eight merges of 2.2 kB), one of a tenth with 5
-times no better (86.5 % after six of 6 kB).
+merges; `stc` of 2 % (8.3 kB for each merge of all clients) 85.5 % at best in six, swinging by a point; a
+random twentieth of the weights, which alone is trained, with five times the learning rate and rounded to
+about 1.2 bits (3.1 kB), 86.4 %. A random tenth with the same rate is no better for its bytes (86.5 % after
+six merges of 6 kB), a fiftieth with 7.5 times the rate neither (86.1 % after eight of 2.2 kB). The mask has
+to change: the same tenth each time ends at 85.3 %.
 
-**The same merges without votes** (`random-mask`) need no public data, and are behind `bridge` only until it
-has its start: every 5 points of accuracy cost about 6 kB more.
+**The same merges without votes** (`random-mask`) need no public data. From a random start they take several
+merges to where `bridge` begins; from there on, both improve alike.
 
 **What limits it.** The first point costs what the votes do, some 250 bytes of each client. The labels take
 another 4 kB on their way down before the first merge. From 84 % on, each half point takes ten more merges.
