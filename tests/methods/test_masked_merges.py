@@ -1,5 +1,6 @@
 """Merges of a random part of the weights: what is drawn, rounded, trained and followed, by hand."""
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -83,7 +84,7 @@ def trail_of(merges: int, mask: Any) -> tuple[Trail, list[Tensor]]:
 
 @given(st.integers(0, 5), st.data())
 def test_a_client_that_was_away_ends_where_all_are(merges: int, data: st.DataObject) -> None:
-    mask = lambda number: trained_weights(0, ((4, 5), (3,)), 0.5, number)  # noqa: E731
+    mask = partial(trained_weights, 0, ((4, 5), (3,)), 0.5)
     trail, held = trail_of(merges, mask)
     known = data.draw(st.integers(0, merges))
     ahead = data.draw(st.integers(known, merges))  # its last replies may not have arrived
@@ -95,7 +96,7 @@ def test_a_client_that_was_away_ends_where_all_are(merges: int, data: st.DataObj
 
 
 def test_a_client_that_knows_less_than_the_server_thinks_says_so() -> None:
-    mask = lambda number: trained_weights(0, ((4, 5),), 0.5, number)  # noqa: E731
+    mask = partial(trained_weights, 0, ((4, 5),), 0.5)
     trail, held = trail_of(3, mask)
     steps, changes = trail.since(2)
     request = MaskedRequest(4, 2, steps_as_bytes(steps), changes)

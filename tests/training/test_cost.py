@@ -279,7 +279,7 @@ def test_batches_after_the_first_of_their_size_run_outside_the_counter(
 
 def test_a_counter_under_another_mode_counts_all_the_same() -> None:
     class Other(TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]  # as torch has it
             return func(*args, **(kwargs or {}))
 
     with counting() as counter, Other():
