@@ -83,7 +83,23 @@ def ordered(state: State) -> State:
 
 def write_file(path: Path, data: bytes) -> None:
     """Write a file completely or not at all: no reader, and no crash, ever finds half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    write_files(path.parent, {path.name: data})
+
+
+def write_files(folder: Path, contents: Mapping[str, bytes]) -> None:
+    """Write several files by name, each as `write_file` does; no crash after that undoes any of them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, data in contents.items():
+        _write_whole(folder / name, data)
+    if os.name == "posix":  # elsewhere a folder cannot be opened, nor need it be
+        opened = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(opened)  # else the new names may be lost
+        finally:
+            os.close(opened)
+
+
+def _write_whole(path: Path, data: bytes) -> None:
     part = path.with_name(path.name + ".part")
     with part.open("wb") as file:
         file.write(data)

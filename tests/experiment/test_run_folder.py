@@ -1,9 +1,13 @@
 """The folder of a run: whatever happens to a run, going on with it ends in the same bits."""
 
 import json
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -11,16 +15,19 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from torch import nn
 
-from fedistill import parse
+from fedistill import parse, state
+from fedistill.cli.main import main
 from fedistill.config.schema import Experiment
 from fedistill.errors import ExperimentError
-from fedistill.experiment import run_folder
+from fedistill.experiment import checkpoint
 from fedistill.experiment.report import rewrite_report
 from fedistill.experiment.run_folder import RunFolder
 from fedistill.experiment.runner import prepare, resume_experiment, run_experiment
 from fedistill.federation.history import RoundRecord
 from fedistill.federation.ledger import Entry
+from fedistill.models import registry as models
 from fedistill.models.registry import build_model
 from fedistill.state import decode_state
 from helpers.watchers import Watcher
@@ -77,7 +84,7 @@ def crash_at_write(
     monkeypatch: pytest.MonkeyPatch, wanted: Callable[[Path], bool], half: bool = False
 ) -> None:
     """From now on the first file that is wanted is not written, or is left half written aside."""
-    original = run_folder.write_file
+    original = state._write_whole
 
     def write(path: Path, data: bytes) -> None:
         if wanted(path):
@@ -86,13 +93,13 @@ def crash_at_write(
             raise Crash
         original(path, data)
 
-    monkeypatch.setattr(run_folder, "write_file", write)
+    monkeypatch.setattr(state, "_write_whole", write)
 
 
 def nth(count: int) -> Callable[[Path], bool]:
-    """True at the n-th call, counted from 0."""
+    """True for the n-th file, counted from 0, without final models."""
     calls = iter(range(10**6))
-    return lambda path: next(calls) == count
+    return lambda path: "models" not in path.parts and next(calls) == count
 
 
 # Of each round two clients work: two files of theirs, the server's, the manifest. FedAvg's clients keep
@@ -118,7 +125,7 @@ def test_the_crash_between_event_and_manifest_leaves_the_event(
 ) -> None:
     folder = RunFolder(tmp_path / "run")
     with monkeypatch.context() as patched:
-        # manifest.json of the second round of dsfl
+        # The manifest of the second round of dsfl
         crash_at_write(patched, nth(8))
         with pytest.raises(Crash):
             run_experiment(experiment(), folder.path, "", Watcher())
@@ -192,18 +199,20 @@ def test_a_half_last_line_of_events_is_ignored(half: str, whole: Any, tmp_path: 
         json.loads(line)
 
 
-def test_checkpoints_hold_the_last_file_of_each_client_and_nothing_else(tmp_path: Path) -> None:
+def test_checkpoints_hold_the_files_of_two_rounds_and_nothing_else(tmp_path: Path) -> None:
     folder = tmp_path / "run" / "checkpoint" / "dsfl"
     worked: dict[int, int] = {}
+    files: dict[int, set[str]] = {0: set()}
 
     def look(name: str, played: RoundRecord) -> None:
         worked.update(dict.fromkeys(played.clients, played.round))
-        manifest = json.loads((folder / "manifest.json").read_text())
-        assert manifest["round"] == played.round
+        number = played.round
+        manifest = json.loads((folder / f"round-{number}.json").read_text())["manifest"]
+        assert manifest["round"] == number
         clients = {f"client-{client}-{last}.safetensors" for client, last in worked.items()}
         assert set(manifest["clients"].values()) == clients
-        found = {path.name for path in folder.iterdir()}
-        assert found == {"manifest.json", f"server-{played.round}.safetensors", *clients}
+        files[number] = {f"round-{number}.json", f"server-{number}.safetensors", *clients}
+        assert {path.name for path in folder.iterdir()} == files[number] | files[number - 1]
 
     wanted = experiment({"method": "dsfl"}, rounds=5)
     run_experiment(wanted, tmp_path / "run", "", Watcher(look))
@@ -226,43 +235,164 @@ def _cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-3])
 
 
-def _forget_round_1(path: Path) -> None:
-    lines = path.read_text().splitlines(keepends=True)
-    path.write_text("".join(line for line in lines if '"round": 1' not in line))
+def _flip(place: float) -> Callable[[Path], None]:
+    """Return what flips one bit at a part of a file's length."""
+
+    def flip(path: Path) -> None:
+        data = bytearray(path.read_bytes())
+        data[int(place * (len(data) - 1))] ^= 4
+        path.write_bytes(data)
+
+    return flip
 
 
-def _as_before_missing(path: Path) -> None:
-    path.write_text(path.read_text().replace('"missing"', '"absent"'))
+def _become(content: str) -> Callable[[Path], None]:
+    def become(path: Path) -> None:
+        path.write_text(content)
+
+    return become
 
 
-@pytest.mark.parametrize(
-    ("pattern", "harm", "said"),
-    [
-        ("checkpoint/dsfl/server-*", _cut, "not a saved state"),
-        ("checkpoint/dsfl/client-*", _cut, "not a saved state"),
-        ("checkpoint/dsfl/server-*", Path.unlink, "No such file"),
-        ("checkpoint/dsfl/client-*", Path.unlink, "No such file"),
-        ("checkpoint/dsfl/manifest.json", _cut, "manifest.json: "),
-        ("events.jsonl", _forget_round_1, "events.jsonl does not have all rounds up to 2"),
-        ("events.jsonl", _as_before_missing, "a round in events.jsonl has no 'missing'; another version"),
-    ],
-)
-def test_a_damaged_checkpoint_says_how_to_go_on(
-    pattern: str, harm: Callable[[Path], None], said: str, whole: Any, tmp_path: Path
-) -> None:
+def _replace(old: str, new: str) -> Callable[[Path], None]:
+    def replace(path: Path) -> None:
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new))
+
+    return replace
+
+
+HARM: dict[str, tuple[str, Callable[[Path], None], str]] = {
+    "cut server": ("server-2.*", _cut, "server-2.safetensors is not as it was written"),
+    "cut client": ("client-*-2.*", _cut, "is not as it was written"),
+    "no server": ("server-2.*", Path.unlink, "server-2.safetensors: No such file"),
+    "no client": ("client-*-2.*", Path.unlink, "No such file"),
+    "flipped header": ("server-2.*", _flip(0.01), "server-2.safetensors is not as it was written"),
+    "flipped weight": ("server-2.*", _flip(0.9), "server-2.safetensors is not as it was written"),
+    "flipped client": ("client-*-2.*", _flip(0.9), "is not as it was written"),
+    "cut manifest": ("round-2.json", _cut, "round-2.json is not as it was written"),
+    "empty manifest": ("round-2.json", _become("{}"), "round-2.json is not as it was written"),
+    "list as manifest": ("round-2.json", _become("[]"), "round-2.json is not as it was written"),
+    "flipped manifest": ("round-2.json", _flip(0.5), "round-2.json is not as it was written"),
+    "other round": ("round-2.json", _replace('"round": 2', '"round": 7'), "is not as it was written"),
+    "file elsewhere": (
+        "round-2.json",
+        _replace('"server": "server-2', '"server": "../../../server-2'),
+        "round-2.json is not as it was written",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HARM)
+def test_a_damaged_round_gives_way_to_the_one_before(name: str, whole: Any, tmp_path: Path) -> None:
+    pattern, harm, said = HARM[name]
     folder = stopped(tmp_path / "run")
-    harm(next(folder.path.glob(pattern)))
+    harm(next(folder.path.glob(f"checkpoint/dsfl/{pattern}")))
+    watcher = Watcher()
+    resume_experiment(folder.path, watcher)
+    (found,) = watcher.found
+    assert (found.level, found.where) == ("warning", "arm dsfl")
+    assert found.what.startswith("its checkpoint is damaged (round 2: ")
+    assert found.what.endswith("): goes on after round 1")
+    assert said in found.what
+    assert watcher.begun == {"dsfl": 1, "fedavg": 0}
+    assert outcome(folder.path) == whole
+
+
+def test_a_manifest_that_names_files_elsewhere_is_refused_though_its_digest_is_right(tmp_path: Path) -> None:
+    folder = stopped(tmp_path / "run", after=1)
+    place = folder.path / "checkpoint" / "dsfl"
+    (folder.path / "server-1.safetensors").write_bytes((place / "server-1.safetensors").read_bytes())
+    content = json.loads((place / "round-1.json").read_text())["manifest"]
+    content["digests"]["../../server-1.safetensors"] = content["digests"].pop("server-1.safetensors")
+    content["server"] = "../../server-1.safetensors"
+    (place / "round-1.json").write_text(
+        json.dumps({"manifest": content, "digest": checkpoint._digest_of(content)})
+    )
+    with pytest.raises(ExperimentError, match=r"round-1\.json is not as it was written"):
+        resume_experiment(folder.path, Watcher())
+
+
+def test_if_both_rounds_are_damaged_the_message_says_how_to_go_on(whole: Any, tmp_path: Path) -> None:
+    folder = stopped(tmp_path / "run")
+    place = folder.path / "checkpoint" / "dsfl"
+    for path in place.glob("server-*"):
+        _cut(path)
+    before = everything(folder.path)
     with pytest.raises(ExperimentError) as caught:
         resume_experiment(folder.path, Watcher())
-    message = str(caught.value)
-    assert message.startswith("arm 'dsfl': its checkpoint is damaged (")
-    assert said in message
-    place = folder.path / "checkpoint" / "dsfl"
-    assert message.endswith(f"delete the folder {place} to play this arm again from round 1")
-    for path in place.iterdir():
-        path.unlink()
-    place.rmdir()
+    assert str(caught.value) == (
+        "arm 'dsfl': its checkpoint is damaged (round 2: server-2.safetensors is not as it was written;"
+        " round 1: server-1.safetensors is not as it was written); delete the folder"
+        f" {place} to play this arm again from round 1"
+    )
+    assert everything(folder.path) == before
+    shutil.rmtree(place)
     resume_experiment(folder.path, Watcher())
+    assert outcome(folder.path) == whole
+
+
+def everything(path: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+
+def test_a_checkpoint_of_an_earlier_version_says_so(tmp_path: Path) -> None:
+    folder = stopped(tmp_path / "run", after=1)
+    (folder.path / "checkpoint" / "dsfl" / "round-1.json").rename(
+        folder.path / "checkpoint" / "dsfl" / "manifest.json"
+    )
+    with pytest.raises(ExperimentError, match=r"another version of fedistill has written it"):
+        resume_experiment(folder.path, Watcher())
+
+
+def _line(number: int, harm: Callable[[str], str]) -> Callable[[Path], None]:
+    def damage(path: Path) -> None:
+        lines = path.read_text().splitlines()
+        lines[number] = harm(lines[number])
+        path.write_text("\n".join(lines) + "\n")
+
+    return damage
+
+
+# started, task, round 1, round 2
+EVENTS: dict[str, tuple[Callable[[Path], None], str]] = {
+    "a byte in round 1": (
+        _line(2, lambda line: line.replace('"round"', 'x"round"')),
+        "line 3 of 4 is damaged",
+    ),
+    "no object": (_line(1, lambda line: "[]"), "line 2 of 4 is damaged"),
+    "no kind": (_line(1, lambda line: "{}"), "line 2 of 4 is damaged"),
+    "no arm": (_line(2, lambda line: line.replace('"arm"', '"leg"')), "line 3 of 4 is damaged"),
+    "round 1 lost": (
+        lambda path: _replace(path.read_text().splitlines()[2] + "\n", "")(path),
+        "events.jsonl does not have all rounds up to 2",
+    ),
+    "other bytes in round 1": (
+        _line(2, lambda line: line.replace('"local": 1', '"local": 3')),
+        "events.jsonl has other rounds up to 2 than were played",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", EVENTS)
+def test_damaged_events_are_found_and_nothing_is_changed(name: str, tmp_path: Path) -> None:
+    harm, said = EVENTS[name]
+    folder = stopped(tmp_path / "run")
+    harm(folder.path / "events.jsonl")
+    before = everything(folder.path)
+    with pytest.raises(ExperimentError) as caught:
+        resume_experiment(folder.path, Watcher())
+    assert said in str(caught.value)
+    assert everything(folder.path) == before
+
+
+def test_a_damaged_last_line_costs_its_round(whole: Any, tmp_path: Path) -> None:
+    folder = stopped(tmp_path / "run")
+    _line(3, lambda line: line[:40] + "\x00" + line[41:])(folder.path / "events.jsonl")
+    watcher = Watcher()
+    resume_experiment(folder.path, watcher)
+    assert watcher.begun == {"dsfl": 1, "fedavg": 0}
+    assert "events.jsonl does not have all rounds up to 2" in watcher.found[0].what
     assert outcome(folder.path) == whole
 
 
@@ -316,13 +446,13 @@ def test_odd_names_of_arms_stay_inside_the_folder_and_apart(tmp_path: Path) -> N
     run_experiment(wanted, path, "", Watcher())
     assert list(tmp_path.iterdir()) == [outside]
     assert list(outside.iterdir()) == [path]
-    top = {"experiment.toml", "events.jsonl", "results.json", "report.html", "models", "checkpoint"}
+    top = {"experiment.toml", "events.jsonl", "results.json", "report.html", "models", "checkpoint", ".lock"}
     assert {entry.name for entry in path.iterdir()} == top
     files = [folder.iterdir() for folder in (path / "models").iterdir()]
     assert [[file.name for file in found] for found in files] == [["server.safetensors"]] * len(NAMES)
     # Each seed has weights of its own, so no arm has overwritten another.
     assert len({file.read_bytes() for file in path.glob("models/*/server.safetensors")}) == len(NAMES)
-    assert len(list(path.glob("checkpoint/*/manifest.json"))) == len(NAMES)
+    assert len(list(path.glob("checkpoint/*/round-1.json"))) == len(NAMES)
     watcher = Watcher()
     resume_experiment(path, watcher)
     assert watcher.begun == dict.fromkeys(NAMES, 1)
@@ -367,12 +497,64 @@ def test_a_folder_without_a_run(tmp_path: Path) -> None:
 
 def test_report_without_results_says_what_writes_them(tmp_path: Path) -> None:
     RunFolder.create(tmp_path / "run 1", experiment(), "")
-    for content in (None, "{"):
+    for content in (None, "{", "{}", "[1]", "null", '{"schema": 1}', '{"schema": 2, "arms": [1]}'):
         if content:
             (tmp_path / "run 1" / "results.json").write_text(content)
         with pytest.raises(ExperimentError) as caught:
-            rewrite_report(tmp_path / "run 1")
+            rewrite_report(tmp_path / "run 1", print)
+        assert str(caught.value).startswith(f"{tmp_path / 'run 1'}: results.json ")
         assert str(caught.value).endswith(f"write it by: fedistill resume '{tmp_path / 'run 1'}'")
+
+
+def test_results_that_were_changed_by_hand_are_refused_by_the_place(tmp_path: Path) -> None:
+    run_experiment(experiment({"method": "fedavg"}, rounds=1), tmp_path / "run", "", Watcher())
+    path = tmp_path / "run" / "results.json"
+    content = json.loads(path.read_text())
+    content["arms"][0]["rounds"][0]["bytes_up"] = "many"
+    path.write_text(json.dumps(content))
+    with pytest.raises(ExperimentError, match=r"arms\.0\.rounds\.0\.bytes_up"):
+        rewrite_report(tmp_path / "run", print)
+
+
+def test_a_folder_that_cannot_be_written_still_has_its_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_experiment(experiment({"method": "fedavg"}, rounds=1), tmp_path / "run", "", Watcher())
+    page = tmp_path / "run" / "report.html"
+    page.unlink()
+    page.mkdir()  # nobody can write a file there, not even an administrator
+    (page / "file").touch()
+    monkeypatch.setattr(sys, "argv", ["fedistill", "report", str(tmp_path / "run"), "--markdown"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert not ended.value.code
+    shown = capsys.readouterr()
+    assert shown.out.startswith("| arm |")
+    assert shown.err.startswith(f"warning: {page} cannot be written (")
+    assert len(shown.err.splitlines()) == 1
+
+
+def test_a_changed_model_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("changing_net")
+    module.net = lambda signature: nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.Linear(width, 10))  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "changing_net", module)
+    names = ["changing_net:net"]
+    wanted = experiment({"method": "fedavg"}, models={"clients": names, "server": names[0]})
+
+    def stop(name: str, played: RoundRecord) -> None:
+        raise Crash
+
+    width = 8
+    with pytest.raises(Crash):
+        run_experiment(wanted, tmp_path / "run", "", Watcher(stop))
+    width = 9
+    models._reused.cache_clear()
+    with pytest.raises(ExperimentError) as caught:
+        resume_experiment(tmp_path / "run", Watcher())
+    assert str(caught.value) == (
+        "arm 'fedavg': weights of the model changing_net:net have other shapes than when the run began:"
+        " restore the model, or start a new run"
+    )
 
 
 def test_what_is_asked_and_the_command_are_kept(tmp_path: Path) -> None:
@@ -433,3 +615,101 @@ def test_final_models_are_those_of_the_last_round(tmp_path: Path) -> None:
     flat = torch.cat([tensors[name].flatten() for name in names])
     assert torch.equal(flat, state["method"]["model"]["weights"])
     assert len(list((tmp_path / "run" / "models" / "dsfl").iterdir())) == 5
+
+
+def _edited(folder: RunFolder, *changes: tuple[str, str]) -> None:
+    path = folder.path / "experiment.toml"
+    text = path.read_text()
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    path.write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("lr = 0.05", "lr = 0.1"), "train.optimizer.lr (0.05, now 0.1)"),
+        (("lr = 0.05", "lr = 0.1"), 'arms."dsfl".train.optimizer.lr (0.05, now 0.1)'),
+        (("\nseed = 0", "\nseed = 1"), "seed (0, now 1)"),
+        (("rounds = 3", "rounds = 2"), "rounds (3, now 2)"),
+        (('name = "fedavg"', 'name = "other"'), 'arms."fedavg".'),
+        (("fraction = 0.5", "fraction = 1.0"), "sampling.fraction (0.5, now 1.0)"),
+        (("limit = 120", "limit = 121"), "task.limit (120, now 121)"),
+    ],
+)
+def test_an_edited_experiment_is_refused_by_the_names_of_its_keys(
+    change: tuple[str, str], said: str, tmp_path: Path
+) -> None:
+    folder = stopped(tmp_path / "run", after=1)
+    path = folder.path / "experiment.toml"
+    path.write_text("\n" + path.read_text())
+    _edited(folder, change)
+    before = everything(folder.path)
+    with pytest.raises(ExperimentError) as caught:
+        resume_experiment(folder.path, Watcher())
+    assert str(caught.value).startswith(f"{path} has changed since the run began: ")
+    assert said in str(caught.value)
+    assert everything(folder.path) == before
+
+
+def test_rounds_may_be_raised_and_arms_added(tmp_path: Path) -> None:
+    """The new rounds are those that a run with as many from the start has played."""
+    run_experiment(experiment({"method": "dsfl"}, rounds=2), tmp_path / "run", "", Watcher())
+    folder = RunFolder(tmp_path / "run")
+    _edited(folder, ("rounds = 2", "rounds = 3"), ('kind = "serial"', 'kind = "auto"'))
+    with (folder.path / "experiment.toml").open("a") as file:
+        file.write('\n[[arms]]\nmethod = "fedavg"\n')
+    _edited(folder, ('kind = "auto"', 'kind = "serial"'))
+    watcher = Watcher()
+    resume_experiment(folder.path, watcher)
+    assert watcher.begun == {"dsfl": 2, "fedavg": 0}
+    run_experiment(experiment(rounds=3), tmp_path / "whole", "", Watcher())
+    assert outcome(folder.path) == outcome(tmp_path / "whole")
+    assert [event["event"] for event in folder.events()].count("changed") == 1
+    assert folder.experiment() == RunFolder(tmp_path / "whole").experiment()
+    resume_experiment(folder.path, Watcher())  # nothing has changed since
+    assert [event["event"] for event in folder.events()].count("changed") == 1
+
+
+def test_an_added_arm_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    folder = stopped(tmp_path / "run", after=1)
+    with (folder.path / "experiment.toml").open("a") as file:
+        file.write('\n[[arms]]\nmethod = "naive-bayes"\n')
+    before = (folder.path / "events.jsonl").read_bytes()
+    with pytest.raises(ExperimentError, match="naive-bayes"):
+        resume_experiment(folder.path, Watcher())
+    assert (folder.path / "events.jsonl").read_bytes() == before
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from fedistill.experiment.folder_lock import alone_in
+with alone_in(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_while_a_process_plays_in_a_folder_no_other_does(whole: Any, tmp_path: Path) -> None:
+    folder = stopped(tmp_path / "run", after=1)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(folder.path)], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        before = everything(folder.path)
+        with pytest.raises(ExperimentError) as caught:
+            resume_experiment(folder.path, Watcher())
+        assert str(caught.value) == (
+            f"{folder.path}: another process is running in this folder: wait until it has ended, or name"
+            " another folder with --out"
+        )
+        assert everything(folder.path) == before
+    finally:
+        holder.kill()
+        holder.communicate()
+    resume_experiment(folder.path, Watcher())  # a process that was killed has let go of it
+    assert outcome(folder.path) == whole

@@ -129,7 +129,7 @@ def test_the_results_of_both(both: Path) -> None:
 
 
 def test_the_folder_of_both(both: Path) -> None:
-    above = {"experiment.toml", "events.jsonl", "results.json", "report.html"}
+    above = {"experiment.toml", "events.jsonl", "results.json", "report.html", ".lock"}
     assert {entry.name for entry in both.iterdir()} == {*above, "seed-0", "seed-1"}
     assert [event["event"] for event in RunFolder(both).events()] == ["started", "seed", "seed"]
     kept = RunFolder(both).experiment()
@@ -294,7 +294,7 @@ def test_findings_are_told_once_and_errors_stop_the_run(tmp_path: Path) -> None:
 def test_a_report_is_written_again(both: Path, tmp_path: Path) -> None:
     path = shutil.copytree(both, tmp_path / "run")
     (path / "report.html").unlink()
-    assert rewrite_report(path) == read_results(both)
+    assert rewrite_report(path, print) == read_results(both)
     assert (path / "report.html").read_bytes() == (both / "report.html").read_bytes()
 
 
@@ -386,13 +386,12 @@ def test_schema_1_is_read(tmp_path: Path) -> None:
     assert (arm.status, arm.views, arm.bytes_total) == ("done", {"server@global": 0.75}, 5000)
     assert arm.rounds == SCHEMA_1["arms"][0]["rounds"]
     assert [one.seed for one in arm.seeds] == [0]
-    assert rewrite_report(path) == SCHEMA_1
+    assert rewrite_report(path, print) == SCHEMA_1
     assert "digits - fedistill report" in (path / "report.html").read_text()
 
 
-@pytest.mark.parametrize("content", ['{"schema": 3}', "{}", "[]"])
-def test_results_of_an_unknown_schema_are_refused(content: str, tmp_path: Path) -> None:
+def test_results_of_an_unknown_schema_are_refused(tmp_path: Path) -> None:
     path = RunFolder.create(tmp_path / "run", experiment(), "").path
-    (path / "results.json").write_text(content)
-    with pytest.raises(ExperimentError, match=r"has schema (3|None), which this version does not know"):
+    (path / "results.json").write_text('{"schema": 3}')
+    with pytest.raises(ExperimentError, match=r"has schema 3, which this version does not know"):
         fedistill.Run(path)

@@ -430,7 +430,9 @@ class RoundlessRecords:
             self.folder.append({"event": "round", "arm": "a", **record.to_json()})
 
     def drop(self, number: int) -> None:
-        self.folder.drop_rounds_after({"a": number - 1})
+        from fedistill.experiment.events import EventLog
+
+        EventLog(self.folder.path / "events.jsonl").drop_rounds_after({"a": number - 1})
 
 
 class Told(Watch):

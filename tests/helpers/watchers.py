@@ -13,9 +13,11 @@ class Watcher:
         self.begun: dict[str, int] = {}
         """Rounds that each arm had done when it was started or resumed."""
         self.records: list[RoundRecord] = []
+        self.found: list[Finding] = []
         self._at_round = at_round
 
-    def findings(self, findings: Sequence[Finding]) -> None: ...
+    def findings(self, findings: Sequence[Finding]) -> None:
+        self.found += findings
 
     def arm(self, name: str, rounds: int, done: int) -> None:
         self.begun[name] = done

@@ -123,7 +123,7 @@ def report_command(
         )
     if json and (markdown or reach):
         raise ExperimentError("--json prints all of results.json: leave out --markdown and --reach")
-    results = rewrite_report(folder)
+    results = rewrite_report(folder, lambda what: say(f"warning: {what}"))
     if reach:
         print(table.reach_markdown(results, view, sorted(reach)))
     elif markdown:

@@ -1,6 +1,7 @@
 """Writes what a run leaves to be read: ``results.json`` and ``report.html``."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from fedistill.config.link import PROFILES, Link, LinkUse, round_seconds
@@ -19,15 +20,21 @@ def write_results(folder: RunFolder, experiment: Experiment, content: AnyResults
     _write_report(folder, experiment, content)
 
 
-def rewrite_report(path: Path) -> AnyResultsJson:
+def rewrite_report(path: Path, warn: Callable[[str], None]) -> AnyResultsJson:
     """Write ``report.html`` of a finished run again from its results and events.
+
+    Args:
+        warn: is told if the page cannot be written, as in a folder that is only to be read.
 
     Raises:
         ExperimentError: there are no results in the folder.
     """
     content = read_results(path)
     folder = RunFolder(path)
-    _write_report(folder, folder.experiment(), content)
+    try:
+        _write_report(folder, folder.experiment(), content)
+    except OSError as error:
+        warn(f"{path / 'report.html'} cannot be written ({error.strerror})")
     return content
 
 

@@ -11,7 +11,12 @@ program should ignore keys that it does not know, and do without those that olde
 """
 
 from collections.abc import Sequence
-from typing import Literal, NotRequired, TypedDict, final
+from typing import Literal, NotRequired, final
+
+from pydantic import TypeAdapter
+from typing_extensions import TypedDict  # pydantic cannot check the one of `typing` before Python 3.12
+
+from fedistill.config.section import Raw
 
 SCHEMA = 1
 SCHEMA_OF_SEEDS = 2
@@ -139,12 +144,12 @@ class HardwareJson(TypedDict):
 
 
 class _Origin(TypedDict):
-    """Which program made the file, where, and how it was called."""
+    """Which program made the file, where (absent from files of version 0.1), and how it was called."""
 
     schema: int
     version: str
     versions: dict[str, str]
-    hardware: HardwareJson
+    hardware: NotRequired[HardwareJson]
     command: str
 
 
@@ -171,6 +176,18 @@ class ResultsOfSeedsJson(_Origin):
 
 
 AnyResultsJson = ResultsJson | ResultsOfSeedsJson
+
+
+def check_results(content: Raw, schema: int) -> AnyResultsJson:
+    """Return the content of a results.json, which may have keys that this version does not know.
+
+    Raises:
+        ValidationError: it does not have the shape of the schema.
+    """
+    shape = ResultsOfSeedsJson if schema == SCHEMA_OF_SEEDS else ResultsJson
+    TypeAdapter(shape).validate_python(content)
+    checked: AnyResultsJson = content
+    return checked
 
 
 def of_seeds(arm: AnyArmJson) -> Sequence[SeedJson]:

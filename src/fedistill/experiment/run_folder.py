@@ -7,52 +7,43 @@
     results.json        the outcome, see `fedistill.experiment.results`
     report.html         the same to look at
     models/ARM/         final models, as safetensors with PyTorch's names
-    checkpoint/ARM/     the last complete round of each arm
+    checkpoint/ARM/     the last two complete rounds of each arm (`fedistill.experiment.checkpoint`)
     session             only of a run on a network: the name under which its nodes keep their states
 
 A run with several seeds has a folder ``seed-N/`` for each of them, which is the complete folder of a run with
 that seed; beside these, only the first four files. ``events.jsonl`` says when they were started.
 
 A round is first written to ``events.jsonl``, then its state, then the manifest that names both. A crash
-between any two of these loses only the round in which it happened.
+between any two of these loses only the round in which it happened. Nothing is changed before all that the run
+needs has been found whole.
 """
 
 import contextlib
 import hashlib
 import json
-import os
 import shlex
 import shutil
 import time
-from dataclasses import asdict
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Literal
 from urllib.parse import quote
 
-from fedistill.communication.protocol.shared_state import dump_states, load_states
+from pydantic import ValidationError
+
 from fedistill.config.schema import Experiment
+from fedistill.config.section import RawTable
 from fedistill.config.toml import load, to_toml
 from fedistill.errors import ExperimentError
-from fedistill.experiment.results import SCHEMA, SCHEMA_OF_SEEDS, AnyResultsJson
-from fedistill.federation.arm import ReadyArm, start_run
+from fedistill.experiment import folder_lock
+from fedistill.experiment.checkpoint import Checkpoint
+from fedistill.experiment.events import EventLog
+from fedistill.experiment.results import SCHEMA, SCHEMA_OF_SEEDS, AnyResultsJson, check_results
+from fedistill.federation.arm import ReadyArm
 from fedistill.federation.history import ArmRun, Event, RoundRecord
-from fedistill.federation.ledger import Entry
-from fedistill.methods.base import AnyState
-from fedistill.state import decode_state, encode_state, from_plain, to_plain, write_file
-from fedistill.training.model_state import ModelState
+from fedistill.state import write_file
 
-_MANIFEST = "manifest.json"
 _LONGEST_NAME = 100
-
-
-class _Manifest(TypedDict):
-    """The checkpoint of an arm: its last complete round, its files by client, and what they do not hold."""
-
-    round: int
-    server: str
-    clients: dict[str, str]
-    correct: dict[str, list[int]]
-    setup: list[dict[str, Any]]
 
 
 class RunFolder:
@@ -60,6 +51,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._log = EventLog(path / "events.jsonl")
 
     @classmethod
     def create(cls, path: Path, experiment: Experiment, command: str) -> "RunFolder":
@@ -76,7 +68,7 @@ class RunFolder:
             raise ExperimentError(
                 f"{path}: cannot be written ({error}); choose another folder with --out"
             ) from None
-        folder.append({"event": "started", "command": command})
+        folder.append({"event": "started", "command": command, "experiment": _plain(experiment)})
         return folder
 
     @staticmethod
@@ -104,7 +96,7 @@ class RunFolder:
 
     def discard(self) -> None:
         """Take back the run; what else is in the folder stays."""
-        for name in ("experiment.toml", "events.jsonl"):
+        for name in ("experiment.toml", "events.jsonl", folder_lock.NAME):
             (self.path / name).unlink(missing_ok=True)
         shutil.rmtree(self.path / "checkpoint", ignore_errors=True)
         with contextlib.suppress(OSError):  # not empty
@@ -155,144 +147,81 @@ class RunFolder:
         return next((e["command"] for e in self.events() if e["event"] == "started"), "")
 
     def append(self, event: Event) -> None:
-        """Add a line to ``events.jsonl``."""
-        with (self.path / "events.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(event) + "\n")
-            file.flush()
-            os.fsync(file.fileno())  # a round that the manifest names must not be lost
+        """Add an event."""
+        self._log.append(event)
 
     def events(self) -> list[Event]:
-        """Return all events; a last line that a crash cut short is left out."""
-        path = self.path / "events.jsonl"
-        if not path.exists():
-            return []
-        found: list[Event] = []
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                found.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
-        return found
-
-    def drop_rounds_after(self, rounds: dict[str, int]) -> None:
-        """Drop the events of rounds whose state was not saved, which are played again."""
-        remaining = [
-            event
-            for event in self.events()
-            if event["event"] != "round" or event["round"] <= rounds.get(event["arm"], 0)
-        ]
-        write_file(self.path / "events.jsonl", "".join(json.dumps(e) + "\n" for e in remaining).encode())
-
-    def save(self, arm: ReadyArm, run: ArmRun) -> None:
-        """Save an arm after a complete round; only clients that have worked since are written again."""
-        folder = self._checkpoint(arm.name)
-        old = self._manifest(arm.name)
-        if run.records:
-            self.append({"event": "round", "arm": arm.name, **run.records[-1].to_json()})
-        files = dict(old["clients"]) if old else {}
-        worked = run.records[-1].clients if run.records else []
-        for client in worked:
-            files.pop(str(client), None)
-            if client in run.clients:
-                name = f"client-{client}-{run.round}.safetensors"
-                write_file(folder / name, run.clients[client])
-                files[str(client)] = name
-        server = f"server-{run.round}.safetensors"
-        mean = {} if run.mean is None else {"mean": to_plain(run.mean)}
-        links = dump_states(run.shared_states)
-        write_file(folder / server, encode_state({"method": to_plain(run.server), "links": links, **mean}))
-        manifest: _Manifest = {
-            "round": run.round,
-            "server": server,
-            "clients": files,
-            "correct": {str(client): right for client, right in run.correct.items()},
-            "setup": [asdict(entry) for entry in run.ledger.of_round(0)],
-        }
-        write_file(folder / _MANIFEST, json.dumps(manifest).encode())
-        named = {server, *files.values()}
-        for path in folder.glob("*.safetensors"):
-            if path.name not in named:
-                path.unlink()
-
-    def restore(self, arm: ReadyArm) -> ArmRun:
-        """Return an arm as it was after its last complete round, or before round 1.
+        """Return all events.
 
         Raises:
-            ExperimentError: files of the arm are missing or damaged.
+            ExperimentError: ``events.jsonl`` is damaged before its last line.
+        """
+        return self._log.read()
+
+    def began_with(self) -> Experiment | None:
+        """Return the experiment as it was when the run began, or when it was last resumed with changes.
+
+        None if the version of fedistill that began it did not keep it, or knew other settings.
+        """
+        kept = [event["experiment"] for event in self.events() if "experiment" in event]
+        try:
+            return Experiment.model_validate(kept[-1]) if kept else None
+        except ValidationError:
+            return None
+
+    def go_on(
+        self, experiment: Experiment, rounds: dict[str, int], event: Literal["resumed", "changed"]
+    ) -> None:
+        """Resume the run after the last complete round of each arm; later ones are played again.
+
+        Args:
+            event: whether the experiment is the one that the run began with, or one that may take its place.
+        """
+        self._log.drop_rounds_after(rounds)
+        if event == "resumed":
+            self.append({"event": "resumed"})
+            return
+        write_file(self.path / "experiment.toml", to_toml(experiment).encode())
+        self.append({"event": "changed", "experiment": _plain(experiment)})
+
+    def save(self, arm: ReadyArm, run: ArmRun) -> None:
+        """Save an arm after a complete round."""
+        played: list[Event] = []
+        if run.records:
+            played = [{"event": "round", "arm": arm.name, **run.records[-1].to_json()}]
+            self.append(played[0])
+        self._checkpoint(arm.name).save(arm, run, played)
+
+    def restore(self, arm: ReadyArm, warn: Callable[[str], None] = lambda what: None) -> ArmRun:
+        """Return an arm as it was after its last complete round, or before round 1 (`Checkpoint.restore`).
+
+        Raises:
+            ExperimentError: the saved rounds or ``events.jsonl`` are damaged.
             TrainingError: the arm cannot start.
         """
-        manifest = self._manifest(arm.name)
-        if manifest is None:
-            return start_run(arm)
-        folder = self._checkpoint(arm.name)
-        try:
-            saved = decode_state((folder / manifest["server"]).read_bytes())
-            shared_states = load_states(saved["links"])
-            server: AnyState = from_plain(arm.method.ServerState, saved["method"])
-            mean = from_plain(ModelState, saved["mean"]) if "mean" in saved else None
-            clients = {
-                int(client): (folder / name).read_bytes() for client, name in manifest["clients"].items()
-            }
-            for state in clients.values():
-                decode_state(state)
-        except (OSError, ValueError) as error:
-            raise self._damaged(arm.name, str(error)) from None
-        run = ArmRun(
-            round=manifest["round"],
-            server=server,
-            clients=clients,
-            ledger=start_run(arm).ledger,
-            shared_states=shared_states,
-            correct={int(client): right for client, right in manifest["correct"].items()},
-            mean=mean,
-        )
-        run.ledger.entries = [Entry(**entry) for entry in manifest["setup"]]
-        run.records = [record for record in self.records(arm.name) if record.round <= manifest["round"]]
-        if [record.round for record in run.records] != list(range(1, run.round + 1)):
-            raise self._damaged(arm.name, f"events.jsonl does not have all rounds up to {run.round}")
-        for record in run.records:
-            run.ledger.entries += record.traffic
-        return run
+        return self._checkpoint(arm.name).restore(arm, self._log.rounds(arm.name), warn)
 
     def last_round(self, arm: str) -> int:
         """Return the last complete round of an arm, 0 before the first."""
-        manifest = self._manifest(arm)
-        return 0 if manifest is None else int(manifest["round"])
+        return self._checkpoint(arm).last_round()
 
     def records(self, arm: str) -> list[RoundRecord]:
         """Return the rounds of an arm so far.
 
         Raises:
-            ExperimentError: a round lacks what this version writes of one.
+            ExperimentError: a round lacks what this version writes of one, or ``events.jsonl`` is damaged.
         """
-        rounds = [event for event in self.events() if event["event"] == "round" and event["arm"] == arm]
-        try:
-            return [RoundRecord.from_json(event) for event in rounds]
-        except KeyError as error:
-            what = f"a round in events.jsonl has no {error}; another version of fedistill may have written it"
-            raise self._damaged(arm, what) from None
+        return self._checkpoint(arm).records(self._log.rounds(arm))
 
     def model_path(self, arm: str, name: str) -> Path:
         return self.path / "models" / _slug(arm) / f"{name}.safetensors"
 
-    def _checkpoint(self, arm: str) -> Path:
-        return self.path / "checkpoint" / _slug(arm)
+    def _checkpoint(self, arm: str) -> Checkpoint:
+        return Checkpoint(self.path / "checkpoint" / _slug(arm), arm)
 
-    def _manifest(self, arm: str) -> _Manifest | None:
-        path = self._checkpoint(arm) / _MANIFEST
-        try:
-            manifest: _Manifest = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError) as error:
-            raise self._damaged(arm, f"{_MANIFEST}: {error}") from None
-        return manifest
 
-    def _damaged(self, arm: str, what: str) -> ExperimentError:
-        return ExperimentError(
-            f"arm {arm!r}: its checkpoint is damaged ({what}); delete the folder {self._checkpoint(arm)} to"
-            " play this arm again from round 1"
-        )
+def _plain(experiment: Experiment) -> RawTable:
+    return experiment.model_dump(mode="json", exclude_none=True)
 
 
 def default_folder(name: str) -> Path:
@@ -309,20 +238,23 @@ def read_results(path: Path) -> AnyResultsJson:
         ExperimentError: there is no run in the folder, or no results that can be read.
     """
     RunFolder.open(path)
+    again = f"write it by: fedistill resume {shlex.quote(str(path))}"
     try:
-        content: AnyResultsJson = json.loads((path / "results.json").read_text(encoding="utf-8"))
+        content = json.loads((path / "results.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ExperimentError(
-            f"{path}: results.json cannot be read ({error}); write it by: fedistill resume"
-            f" {shlex.quote(str(path))}"
-        ) from None
+        raise ExperimentError(f"{path}: results.json cannot be read ({error}); {again}") from None
     schema = content.get("schema") if isinstance(content, dict) else None
-    if schema not in (SCHEMA, SCHEMA_OF_SEEDS):
+    if type(schema) is int and schema not in (SCHEMA, SCHEMA_OF_SEEDS):
         raise ExperimentError(
-            f"{path}: results.json has schema {schema!r}, which this version does not know ({SCHEMA} and"
+            f"{path}: results.json has schema {schema}, which this version does not know ({SCHEMA} and"
             f" {SCHEMA_OF_SEEDS} are known); another version of fedistill may have written it"
         )
-    return content
+    try:
+        return check_results(content, SCHEMA_OF_SEEDS if schema == SCHEMA_OF_SEEDS else SCHEMA)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"])) or "all of it"
+        raise ExperimentError(f"{path}: results.json is damaged ({place}: {first['msg']}); {again}") from None
 
 
 def _slug(arm: str) -> str:

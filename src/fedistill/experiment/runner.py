@@ -12,7 +12,9 @@ from fedistill.config.schema import Experiment
 from fedistill.data.build import build_task
 from fedistill.data.task import Task
 from fedistill.errors import ExperimentError, MissingMainGuard, RuntimeFailure, TrainingError, nearest
-from fedistill.experiment.findings import raise_errors
+from fedistill.experiment.changes import check_changes
+from fedistill.experiment.findings import Finding, raise_errors
+from fedistill.experiment.folder_lock import alone_in
 from fedistill.experiment.preflight import examine
 from fedistill.experiment.progress import Watcher
 from fedistill.experiment.report import write_results
@@ -102,13 +104,14 @@ def run_experiment(
     watcher.findings(findings)
     raise_errors(findings)
     experiment = resolve(experiment, task)
-    folder = RunFolder.create(out, experiment, command)
-    folder.append({"event": "task", "fingerprint": task.fingerprint(), "kind": task.signature.kind})
-    try:
-        return _play(folder, experiment, task, arms, watcher, start)
-    except MissingMainGuard:
-        folder.discard()
-        raise
+    with alone_in(out):
+        folder = RunFolder.create(out, experiment, command)
+        folder.append({"event": "task", "fingerprint": task.fingerprint(), "kind": task.signature.kind})
+        try:
+            return _play(folder, experiment, task, arms, watcher, start)
+        except MissingMainGuard:
+            folder.discard()
+            raise
 
 
 def resume_experiment(
@@ -117,25 +120,36 @@ def resume_experiment(
     """Resume a run after the last complete round of each arm, bit-identically; return the results.
 
     Raises:
-        ExperimentError: there is no run in the folder, it was run on a network and would be resumed without
-            one, or its data have changed.
+        ExperimentError: there is no run in the folder, another process plays in it, it was run on a network
+            and would be resumed without one, its experiment or its data have changed, or it is damaged;
+            nothing was written.
         RuntimeFailure, KeyboardInterrupt: as `run_experiment`.
     """
     check_main_guard()
     folder = RunFolder.open(path)
-    if start is local_executor.start_executor:
-        check_local(folder)
-    experiment = folder.experiment()
-    task, arms = prepare(experiment)
+    with alone_in(path):
+        if start is local_executor.start_executor:
+            check_local(folder)
+        experiment = folder.experiment()
+        before = folder.began_with()
+        changed = before is not None and check_changes(before, experiment, folder.path / "experiment.toml")
+        task, arms = prepare(experiment)
+        _check_data(folder, task)
+        if changed:
+            findings = examine(experiment, task, arms)
+            watcher.findings(findings)
+            raise_errors(findings)
+            experiment = resolve(experiment, task)
+        return _play(folder, experiment, task, arms, watcher, start, "changed" if changed else "resumed")
+
+
+def _check_data(folder: RunFolder, task: Task) -> None:
     before = [event["fingerprint"] for event in folder.events() if event["event"] == "task"]
     if before and before[0] != task.fingerprint():
         raise ExperimentError(
-            f"{path}: the data of task {task.name!r} are not those that the run began with; restore them, or"
-            " start a new run"
+            f"{folder.path}: the data of task {task.name!r} are not those that the run began with; restore"
+            " them, or start a new run"
         )
-    folder.drop_rounds_after({arm.name: folder.last_round(arm.name) for arm in arms})
-    folder.append({"event": "resumed"})
-    return _play(folder, experiment, task, arms, watcher, start)
 
 
 def check_local(folder: RunFolder) -> None:
@@ -154,15 +168,24 @@ def _play(
     arms: list[ReadyArm],
     watcher: Watcher,
     start: StartExecutor,
+    goes_on: Literal["resumed", "changed"] | None = None,
 ) -> ResultsJson:
     runs: dict[str, ArmRun] = {}
     broken: dict[str, TrainingError] = {}
     errors: dict[str, str] = {}
+    damage: list[Finding] = []
     for arm in arms:
+
+        def warn(what: str, where: str = f"arm {arm.name}") -> None:
+            damage.append(Finding("warning", where, what))
+
         try:
-            runs[arm.name] = folder.restore(arm)
+            runs[arm.name] = folder.restore(arm, warn)
         except TrainingError as error:
             runs[arm.name], broken[arm.name] = ArmRun(0, None, {}, Ledger()), error
+    if goes_on is not None:
+        watcher.findings(damage)
+        folder.go_on(experiment, {name: run.round for name, run in runs.items()}, goes_on)
     try:
         with start(experiment, task) as executor:
             for arm in arms:

@@ -12,7 +12,9 @@ from fedistill.config.schema import Experiment
 from fedistill.config.toml import to_toml
 from fedistill.data.task import Task
 from fedistill.errors import ExperimentError, MissingMainGuard, RuntimeFailure
+from fedistill.experiment.changes import check_changes
 from fedistill.experiment.findings import Finding, raise_errors
+from fedistill.experiment.folder_lock import alone_in
 from fedistill.experiment.preflight import examine
 from fedistill.experiment.progress import Watcher
 from fedistill.experiment.report import write_results
@@ -52,7 +54,8 @@ def run_seeds(
     experiment, findings = examine_seeds(experiment)
     watcher.findings(findings)
     raise_errors(findings)
-    return _play(RunFolder.create(out, experiment, command), experiment, watcher, run, None)
+    with alone_in(out):
+        return _play(RunFolder.create(out, experiment, command), experiment, watcher, run, None)
 
 
 def resume_seeds(
@@ -75,8 +78,16 @@ def resume_seeds(
     check_main_guard()
     if resume is resume_experiment:
         check_local(folder)
-    folder.append({"event": "resumed"})
-    return _play(folder, experiment, watcher, run, resume)
+    with alone_in(path):
+        before = folder.began_with()
+        if before is not None and check_changes(before, experiment, path / "experiment.toml"):
+            experiment, findings = examine_seeds(experiment)
+            watcher.findings(findings)
+            raise_errors(findings)
+            folder.go_on(experiment, {}, "changed")
+        else:
+            folder.go_on(experiment, {}, "resumed")
+        return _play(folder, experiment, watcher, run, resume)
 
 
 Check = Callable[[Experiment, Task, Sequence[ReadyArm]], list[Finding]]

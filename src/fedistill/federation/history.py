@@ -11,6 +11,8 @@ from fedistill.training.model_state import ModelState
 
 Event = dict[str, Any]
 """A line of ``events.jsonl``: ``event`` says what happened, and the other keys depend on it."""
+TIMED = ("seconds", "server_seconds", "work")
+"""What differs between equal rounds: how long they took."""
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,6 @@
 """The server's part: the round loop in a Flower ServerApp, with SuperNodes as its clients."""
 
-import contextlib
-import fcntl
 import secrets
-from collections.abc import Iterator
 from pathlib import Path
 
 from flwr.app import Context
@@ -13,6 +10,7 @@ from fedistill.config.schema import Experiment
 from fedistill.config.toml import to_toml
 from fedistill.data.task import Task
 from fedistill.errors import ExperimentError, FedistillError
+from fedistill.experiment.folder_lock import alone_in
 from fedistill.experiment.run_folder import RunFolder
 from fedistill.experiment.runner import resume_experiment, run_experiment, settle
 from fedistill.federation.executor import Executor
@@ -37,7 +35,8 @@ def main(grid: Grid, context: Context) -> None:
     out = Path(place)
     said = ""
     try:
-        with alone(out):
+        # One whose SuperLink has died may not know it yet, and still play in the folder.
+        with alone_in(out, wait=True):
             _play(grid, asked_for(run), out, str(run.get("command", "flwr run")))
     except FedistillError as failure:
         said = str(failure)
@@ -47,15 +46,6 @@ def main(grid: Grid, context: Context) -> None:
         raise
     finally:
         write_file(ended(out, context.run_id), said.encode())
-
-
-@contextlib.contextmanager
-def alone(out: Path) -> Iterator[None]:
-    """Wait until no other process plays in a folder: one whose SuperLink has died may not know it yet."""
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _play(grid: Grid, asked: Experiment, out: Path, command: str) -> None:

@@ -17,6 +17,7 @@ from fedistill.data.build import build_task
 from fedistill.data.task import Task
 from fedistill.errors import ExperimentError, TrainingError, nearest
 from fedistill.experiment.findings import raise_errors
+from fedistill.experiment.folder_lock import alone_in
 from fedistill.experiment.preflight import examine, examine_arm
 from fedistill.experiment.progress import Watcher
 from fedistill.experiment.results import ArmJson
@@ -95,14 +96,15 @@ def tune(
     raise_errors(findings)
     goal = plan.goal
     stops_at: RawTable | None = None if goal.target is None else {"target": goal.target, "view": goal.view}
-    folder = TuningFolder(path, _asked(short, task, plan.seed, spaces), stops_at)
     heading = _heading(plan, rounds, len(task.test), command)
-    for arm in chosen:
-        for trial in _new_trials(short, arm, spaces[arm.name], plan, task, folder):
-            shown(trial, min(plan.trials, size(spaces[arm.name])))
-        arms = [_tuned(arm, plan, folder) for arm in experiment.arms]
-        write_file(folder.tuned, tuned_toml(experiment, arms, plan.goal, data, heading).encode())
-    return [_tuned(arm, plan, folder) for arm in chosen]
+    with alone_in(path):
+        folder = TuningFolder(path, _asked(short, task, plan.seed, spaces), stops_at)
+        for arm in chosen:
+            for trial in _new_trials(short, arm, spaces[arm.name], plan, task, folder):
+                shown(trial, min(plan.trials, size(spaces[arm.name])))
+            arms = [_tuned(arm, plan, folder) for arm in experiment.arms]
+            write_file(folder.tuned, tuned_toml(experiment, arms, plan.goal, data, heading).encode())
+        return [_tuned(arm, plan, folder) for arm in chosen]
 
 
 def _new_trials(

@@ -1,0 +1,87 @@
+"""What may differ in the experiment.toml of a run when it is resumed, and what must not."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from fedistill.config.schema import Experiment
+from fedistill.config.section import Raw, RawTable
+from fedistill.errors import ExperimentError
+
+_FREE = ("runtime", "flower", "link")
+_PATHS = (
+    "task.train",
+    "task.test",
+    "task.public.train",
+    "task.public.test",
+    "task.partition.file",
+    "task.text.tokenizer",
+)
+"""Files may be moved: that their content is the same is checked when the task is built."""
+_ABSENT = "absent"
+_MOST_NAMED = 8
+
+
+def check_changes(before: Experiment, now: Experiment, path: Path) -> bool:
+    """Return whether a run is resumed with other settings than before, all of which may be changed.
+
+    Rounds and seeds may become more, arms may be added, and files moved; `runtime`, `flower` and `link` have
+    no part in results.
+
+    Args:
+        path: the run's experiment.toml, of which error messages speak.
+
+    Raises:
+        ExperimentError: something else was changed; the message names each such key.
+    """
+    old, new = dict(_settings(before)), dict(_settings(now))
+    differing = [key for key in {**old, **new} if old.get(key, _ABSENT) != new.get(key, _ABSENT)]
+    wrong = [key for key in differing if not _may_change(key, before, now)]
+    if wrong:
+        named = [
+            f"{key} ({_shown(old.get(key, _ABSENT))}, now {_shown(new.get(key, _ABSENT))})"
+            for key in wrong[:_MOST_NAMED]
+        ]
+        more = f" and {len(wrong) - _MOST_NAMED} more" if len(wrong) > _MOST_NAMED else ""
+        raise ExperimentError(
+            f"{path} has changed since the run began: {', '.join(named)}{more}. Put the old values back, or"
+            " start a new run with another folder; only `rounds` and `seeds` may be raised, arms added, files"
+            " moved, and `runtime`, `flower` and `link` changed"
+        )
+    return bool(differing)
+
+
+def _may_change(key: str, before: Experiment, now: Experiment) -> bool:
+    if key.startswith("arms."):
+        return _arm_of(key) not in {arm.name for arm in before.arms}
+    if key == "rounds":
+        return now.rounds > before.rounds
+    if key == "seeds":
+        return now.all_seeds[: len(before.all_seeds)] == before.all_seeds and before.seeds is not None
+    return key.split(".")[0] in _FREE or key in _PATHS
+
+
+def _settings(experiment: Experiment) -> Iterator[tuple[str, Raw]]:
+    """Yield every setting with its place, in which an arm's name is JSON, since it may have points in it."""
+    raw = experiment.model_dump(mode="json", exclude_none=True)
+    arms = {json.dumps(arm["name"]): arm for arm in raw.pop("arms")}
+    yield from _flat(raw, "")
+    yield from _flat(arms, "arms.")
+
+
+def _flat(table: RawTable, prefix: str) -> Iterator[tuple[str, Raw]]:
+    for key, value in table.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _arm_of(key: str) -> str:
+    name, _ = json.JSONDecoder().raw_decode(key, len("arms."))
+    return str(name)
+
+
+def _shown(value: Raw) -> str:
+    text = value if value is _ABSENT else json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
