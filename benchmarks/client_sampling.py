@@ -37,6 +37,7 @@ MODELS = {"mlp": "client_sampling:mlp", "cnn-s": "cnn-s"}
 ARMS: dict[str, Any] = {
     "fp32": "fp32",
     "qsgd-1": "qsgd(levels=1)",
+    "qsgd-1 unbounded": "qsgd(levels=1,bound=1e9)",
     "qsgd-1 up": {"up": "qsgd(levels=1)", "down": "fp32"},
     "qsgd-1 down": {"up": "fp32", "down": "qsgd(levels=1)"},
     "qsgd-3": "qsgd(levels=3)",

@@ -65,7 +65,7 @@ TASKS: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
 }
-SAMPLING = {"fashion-10-a-third": {"fraction": 0.34}}
+SAMPLING = {"fashion-10-a-third": {"sampling": {"fraction": 0.34}}}
 """What a task changes in the experiment beside the task."""
 
 PARTS: dict[str, dict[str, Any]] = {

@@ -41,7 +41,8 @@ _UNSIGNED = 255
 _WIDTH = 4
 _BOUND = (
     "share of an update's squared norm that rounding may lose on the way to a client that may have been away;"
-    " where rounding at random loses more, numbers are rounded to the nearest multiple of one step"
+    " where rounding at random loses more (it can lose many times that norm), numbers are rounded to the"
+    " nearest multiple of one step"
 )
 _BITS = "bits per number to round to the nearest in; more are used where the error would exceed ``bound``"
 _NEAREST = 0
@@ -153,8 +154,8 @@ class QsgdSettings(Section):
         default=None, ge=1, description="numbers that share a scale; default: those of a tensor"
     )
     norm: Norm = Field(default="max", description="what the scale of a bucket is")
-    bound: float = Field(default=0.6, gt=0, lt=1, description=_BOUND)
-    bits: float = Field(default=0.48, gt=0, le=16, description=_BITS)
+    bound: float = Field(default=0.6, gt=0, allow_inf_nan=False, description=_BOUND)
+    bits: float = Field(default=0.6, gt=0, le=16, description=_BITS)
 
 
 class Qsgd(UpdateCodec):
@@ -206,8 +207,8 @@ class DAdaQuantSettings(Section):
     client_adaptive: bool = Field(
         default=True, description="more levels for clients with more samples, fewer for the others"
     )
-    bound: float = Field(default=0.6, gt=0, lt=1, description=_BOUND)
-    bits: float = Field(default=0.48, gt=0, le=16, description=_BITS)
+    bound: float = Field(default=0.6, gt=0, allow_inf_nan=False, description=_BOUND)
+    bits: float = Field(default=0.6, gt=0, le=16, description=_BITS)
 
     @model_validator(mode="after")
     def _first_is_not_above_last(self) -> Self:
