@@ -31,7 +31,7 @@ from fedistill.communication.messages.statistics import StatisticsRequest
 from fedistill.communication.messages.weights import TrainedWeights, Weights
 from fedistill.communication.protocol import frame as frames
 from fedistill.communication.protocol.endpoints import ClientEndpoint, ServerEndpoint, StaleState
-from fedistill.communication.protocol.frame import EVERYONE, Frame, StateId
+from fedistill.communication.protocol.frame import Frame, StateId
 from fedistill.communication.protocol.message_coder import MessageCoder
 from fedistill.communication.protocol.shared_state import EMPTY, SharedState, dump_states
 from fedistill.communication.tensor_specs import Content, Floats, SharedKnowledge, TensorSpec
@@ -435,7 +435,7 @@ def test_a_frame_against_another_hash_is_refused_by_name(met: Any) -> None:
 
 def test_a_frame_against_a_memory_where_nothing_is_held_is_refused_by_name() -> None:
     exchange = MessageCoder(Witness(), Witness(), seed=0)
-    frame = frames.encode(Frame(Kind.SOFT_LABELS, 1, EVERYONE, (b"", b"\1"), StateId(4, MARK)))
+    frame = frames.encode(Frame(Kind.SOFT_LABELS, 1, 1, (b"", b"\1"), StateId(4, MARK)))
     said = "a frame coded against shared state 4 (0123abcd) came where nothing is held"
     with pytest.raises(StaleState) as caught:
         ClientEndpoint(exchange, {}, EMPTY, 1, 0).receive(SoftLabels, frame, SIZES)
@@ -506,7 +506,10 @@ def test_the_kind_of_a_frame_tells_which_of_several_messages_it_has() -> None:
     coder = MessageCoder(Plain(), Plain(), seed=0)
     server = ServerEndpoint(coder, {}, lambda client: EMPTY, round=1)
     both = (SoftLabels, StatisticsRequest)
-    for sent in (SoftLabels(torch.full((SIZES.samples, SIZES.classes), 0.5), 1), StatisticsRequest()):
+    for sent in (
+        SoftLabels(torch.full((SIZES.samples, SIZES.classes), 1 / SIZES.classes), 1),
+        StatisticsRequest(),
+    ):
         frame = server.send(2, "everyone " + type(sent).__name__, sent, SIZES)
         client = ClientEndpoint(coder, {}, EMPTY, 1, 2)
         assert type(client.receive(both, frame, SIZES)) is type(sent)

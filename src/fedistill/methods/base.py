@@ -261,13 +261,17 @@ class Method(ABC, Generic[Up, Down, ServerStateT, ClientStateT]):
     def check_reply(self, state: ServerStateT, server: Server, reply: Reply[Up]) -> None:
         """Check a client's message against the server's state before the round.
 
-        By default, labels of public samples must be of those of this round. Whatever a correct client cannot
-        send is refused here, and not in `server_step`, where an error ends the arm.
+        By default, labels of public samples must be of those of this round, and weights trained on no more
+        samples than the client has. Whatever a correct client cannot send is refused here, and not in
+        `server_step`, where an error ends the arm.
 
         Raises:
             FrameError: the message is refused; the client is left out of the round.
         """
-        sampled = reply.message.numbers().get("sampled_round", server.round)
+        numbers, own = reply.message.numbers(), server.clients[reply.client].samples
+        if numbers.get("samples", 0) > own:
+            raise FrameError(f"its weights claim {numbers['samples']} samples, but the client has {own}")
+        sampled = numbers.get("sampled_round", server.round)
         if sampled != server.round:
             raise FrameError(f"labels of the public samples of round {sampled} came in round {server.round}")
 

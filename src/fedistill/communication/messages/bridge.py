@@ -12,7 +12,7 @@ from torch import Tensor
 from fedistill.communication.kinds import Kind
 from fedistill.communication.messages.base import Message, MessageContext, Numbers
 from fedistill.communication.messages.integer_arrays import IntegerArray, Symbols
-from fedistill.communication.messages.masked import STEPS, chain_arrays, change_arrays, check_step
+from fedistill.communication.messages.masked import STEPS, chain_arrays, change_arrays, check_changes
 from fedistill.communication.tensor_specs import TensorSpec
 from fedistill.errors import FrameError
 
@@ -148,7 +148,7 @@ class BridgeReply(Message):
         return {"has": WEIGHTS, "digest": 1 << 31, "turn": 1, "step": STEPS - 1}
 
     def check(self) -> None:
-        check_step(self.step)
+        check_changes(self.step, self.changes)
 
 
 def as_bytes(weights: Tensor) -> Tensor:

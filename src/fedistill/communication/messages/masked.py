@@ -23,6 +23,9 @@ MOST_STEPS = 127
 STEPS = 1 << 16
 """Steps are below this: the upper half of a float32's bits."""
 
+MOST_CHANGE = 10.0
+"""Of a weight in one merge: more would be a mean of this client's alone, from which others train to NaN."""
+
 
 class Chain(Protocol):
     """A request that tells of the merges that its receiver has missed (`MaskedRequest`)."""
@@ -64,6 +67,18 @@ def check_step(step: int) -> None:
     """
     if step >= STEPS or not 0 <= step_size(step) < float("inf"):
         raise FrameError(f"{step} is no step of changes")
+
+
+def check_changes(step: int, changes: Tensor) -> None:
+    """Check the changes of weights (m,) in steps that a client sends.
+
+    Raises:
+        FrameError: the step is none, or a weight would change by more than `MOST_CHANGE`.
+    """
+    check_step(step)
+    change = step_size(step) * float(changes.abs().max()) if len(changes) else 0.0
+    if change > MOST_CHANGE:
+        raise FrameError(f"it changes a weight by {change:.3g}; {MOST_CHANGE:.3g} is the most")
 
 
 def step_bits(size: float) -> int:
@@ -161,4 +176,4 @@ class MaskedReply(Message):
         return {"turn": 1, "step": STEPS - 1}
 
     def check(self) -> None:
-        check_step(self.step)
+        check_changes(self.step, self.changes)

@@ -20,6 +20,7 @@ from fedistill.communication.protocol import frame as frames
 from fedistill.communication.protocol.frame import EVERYONE, Frame
 from fedistill.communication.protocol.message_coder import DecodedMessage, EncodedMessage, MessageCoder
 from fedistill.communication.protocol.shared_state import EMPTY, SharedState
+from fedistill.communication.protocol.value_checks import check_growth
 from fedistill.communication.tensor_specs import Floats
 from fedistill.errors import FrameError
 from fedistill.rng import SERVER
@@ -115,6 +116,8 @@ class ServerEndpoint:
         """
         frame = frames.decode(data)
         _check(frame, self._round, client)
+        if frame.peer == EVERYONE:
+            raise FrameError("a reply is addressed to everyone")
         if frame.local != 1:
             raise FrameError("a reply asks for local training")
         if frame.kind == Kind.REFRESH:
@@ -137,6 +140,9 @@ class ServerEndpoint:
             sent=down.weights if down else None,
             round=self._round,
         )
+        if read.weights is not None:
+            trained = read.weights[: len(read.weights) - context.buffers]
+            check_growth(trained, down.size if down else 0.0)
         message = _from_meant(read, down) if down and behind else read.message
         message.check()
         if check is not None:

@@ -28,6 +28,7 @@ from fedistill.communication.protocol.shared_parts import (
     write_once,
 )
 from fedistill.communication.protocol.shared_state import EMPTY, SharedState, StatePart
+from fedistill.communication.protocol.value_checks import check_values, mean_size
 from fedistill.communication.tensor_specs import Classes, Content, Floats, SharedKnowledge, TensorSpec
 from fedistill.communication.varint import read_varint, varint
 from fedistill.errors import FrameError, TrainingError
@@ -49,6 +50,7 @@ class EncodedMessage:
         own: what the sender alone keeps.
         weights: the weights (P,) that the receiver will have, or None where nothing depends on them.
         meant: those that were to be sent, or None if there are none.
+        size: the root mean square of the weights, without buffers; 0 if it has none.
     """
 
     sections: Sections
@@ -56,6 +58,7 @@ class EncodedMessage:
     own: State
     weights: Floats | None = None
     meant: Floats | None = None
+    size: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,7 @@ class MessageCoder:
         """
         codec = self._codec(way)
         kept: State = {}
-        meant = None
+        meant, size = None, 0.0
         known_numbers = {**message.numbers(), **held_turn(shared)}
         tensors = message.tensors()
         payloads = {name: varint(number) for name, number in message.numbers().items()}
@@ -158,7 +161,7 @@ class MessageCoder:
                     " train.optimizer.lr, or look for extreme inputs"
                 )
             if spec.content is Content.WEIGHTS and not once:
-                meant = values
+                meant, size = values, max(size, mean_size(values[: spec.count - spec.plain]))
             known = SharedKnowledge() if once else self._known(way, name, spec, shared, sent)
             encoded = encode_tensor(codec, values, spec, known, sender)
             payloads[name] = encoded.payload
@@ -169,10 +172,10 @@ class MessageCoder:
             payloads[name] = write_once(payloads[name], held.get(name))
         sections = _without_empty_ends(type(message), payloads)
         if not self._reads_back(way, message):
-            return EncodedMessage(sections, self._counted(way, shared), kept)
+            return EncodedMessage(sections, self._counted(way, shared), kept, size=size)
         # The sender reads what it wrote: both sides share what the receiver got, not what the sender meant.
         read = self.read(way, type(message), sections, context, shared, sent=sent, round=round)
-        return EncodedMessage(sections, read.shared, kept, read.weights, meant)
+        return EncodedMessage(sections, read.shared, kept, read.weights, meant, size)
 
     def read(
         self,
@@ -191,7 +194,7 @@ class MessageCoder:
             sent: as in `write`.
 
         Raises:
-            FrameError: it has other sections, or tensors of another size, or numbers that are not finite.
+            FrameError: it has other sections, tensors of another size, or numbers that `value_checks` refuse.
         """
         names = expected.names()
         if not len(expected.needed_names()) <= len(sections) <= len(names):
@@ -227,8 +230,7 @@ class MessageCoder:
             known = SharedKnowledge() if name in once else self._known(way, name, spec, shared, sent)
             with _section(name):
                 decoded = decode_tensor(codec, payloads[name], spec, known)
-                if not np.isfinite(decoded.values).all():
-                    raise FrameError("it has numbers that are NaN or infinite")
+                check_values(decoded.values, spec)
             tensors[name] = torch.from_numpy(decoded.values)
             if name in once:
                 continue

@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from fedistill.communication.messages.base import MessageContext
 from fedistill.communication.messages.weights import CountedWeights, GeneratorWeights
-from fedistill.errors import Refusal
+from fedistill.errors import FrameError, Refusal
 from fedistill.methods.base import Method, Needs, Reply
 from fedistill.methods.participants import Client, FederationInfo, Server
 from fedistill.methods.shared.own_model import Learner, train_private
@@ -58,6 +58,10 @@ class FedGenClient:
     @property
     def model(self) -> ModelState | None:
         return None if self.own is None else self.own.model
+
+
+_ROUNDED = 2
+"""How much larger a lossy codec may make an honest client's counts."""
 
 
 class FedGen(Method[CountedWeights, GeneratorWeights, FedGenServer, FedGenClient]):
@@ -158,6 +162,11 @@ class FedGen(Method[CountedWeights, GeneratorWeights, FedGenServer, FedGenClient
         kept = FedGenClient() if self._all else FedGenClient(learner.after(model, optimizer))
         sent = ModelState.of(model if self._all else split.head)
         return kept, CountedWeights(sent.weights, counts, sent.integers)
+
+    def check_reply(self, state: FedGenServer, server: Server, reply: Reply[CountedWeights]) -> None:
+        total, own = float(reply.message.counts.double().sum()), server.clients[reply.client].samples
+        if total > _ROUNDED * own:
+            raise FrameError(f"its weights claim {total:.3g} samples, but the client has {own}")
 
     def server_step(
         self, state: FedGenServer, server: Server, replies: Iterable[Reply[CountedWeights]]

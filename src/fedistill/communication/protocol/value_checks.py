@@ -1,0 +1,58 @@
+"""Numbers that no correct sender sends: refused where they are decoded, whatever codec carried them."""
+
+import numpy as np
+
+from fedistill.communication.tensor_specs import Content, Floats, TensorSpec
+from fedistill.errors import FrameError
+
+LARGEST = 1e6
+"""Of any score or weight: with more, a mean over clients, or one more layer, could overflow."""
+_OFF = 0.01  # of a sum of probabilities; fp16 is off by less than a 20th of it
+_GROWTH = 100.0
+_USUAL = 0.1
+
+
+def check_values(values: Floats, spec: TensorSpec) -> None:
+    """Check a decoded tensor: finite; rows of probabilities that add up to 1; nothing above `LARGEST`.
+
+    Raises:
+        FrameError: it is not so.
+    """
+    if not np.isfinite(values).all():
+        raise FrameError("it has numbers that are NaN or infinite")
+    if not values.size:
+        return
+    if spec.content is not Content.PROBS:
+        largest = float(np.abs(values).max())
+        if largest > LARGEST:
+            raise FrameError(f"it has a number of size {largest:.3g}; {LARGEST:.0e} is the most")
+        return
+    if values.min() < 0:
+        raise FrameError(f"it has a probability of {values.min():.3g}")
+    sums = values.sum(axis=1, dtype=np.float64)
+    wrong = np.abs(sums - 1) > _OFF
+    if wrong.any():
+        raise FrameError(f"it has rows of probabilities that add up to {sums[wrong][0]:.3g}, not to 1")
+
+
+def mean_size(weights: Floats) -> float:
+    """Return the root mean square of weights (P,), 0 if there are none."""
+    return float(np.sqrt(np.square(weights, dtype=np.float64).mean())) if weights.size else 0.0
+
+
+def check_growth(weights: Floats, sent: float) -> None:
+    """Check a client's weights (P,) against those that it was sent.
+
+    Training does not make a model's weights a hundred times as large in a round. A mean with such weights
+    would be of them alone, and the other clients would train from it to NaN.
+
+    Args:
+        weights: without buffers.
+        sent: the root mean square of the weights that the client was sent, 0 if none were.
+
+    Raises:
+        FrameError: their root mean square is above 100 times that, or 10 if that is more.
+    """
+    size, most = mean_size(weights), _GROWTH * max(sent, _USUAL)
+    if size > most:
+        raise FrameError(f"its weights have a root mean square of {size:.3g}; {most:.3g} is the most here")
