@@ -506,7 +506,8 @@ def test_the_kind_of_a_frame_tells_which_of_several_messages_it_has() -> None:
     coder = MessageCoder(Plain(), Plain(), seed=0)
     server = ServerEndpoint(coder, {}, lambda client: EMPTY, round=1)
     both = (SoftLabels, StatisticsRequest)
-    for sent in (
+    even = torch.full((SIZES.samples, SIZES.classes), 1 / SIZES.classes)
+    for sent in (SoftLabels(even, 1), StatisticsRequest()):
         SoftLabels(torch.full((SIZES.samples, SIZES.classes), 1 / SIZES.classes), 1),
         StatisticsRequest(),
     ):
