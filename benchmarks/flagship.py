@@ -72,6 +72,7 @@ PARTS: dict[str, dict[str, Any]] = {
     "bridge-all-vote": {"coverage": 1.0},
     "bridge-equal-votes": {"weighting": "equal", "coverage": 1.0},
     "bridge-5-epochs": {"vote_epochs": 5},
+    "bridge-1400": {"samples": 1400},
     "bridge-long": {},
     "bridge-larger": {"models": {"clients": ["cnn-s"], "server": "cnn-m"}},
     "bridge-unlike": {"models": {"clients": ["cnn-s", "mlp-s"], "server": "cnn-m"}},
@@ -141,6 +142,8 @@ def arms_of(kind: str) -> dict[str, dict[str, Any]]:
     arms = {arm.get("name", arm["method"]): arm for arm in experiment(kind)["arms"]}
     parts = {name: {**arms["bridge"], "name": name, **part} for name, part in PARTS.items()}
     parts["random-mask-long"] = {**arms["random-mask"], "name": "random-mask-long"}
+    if "voting-1000" in arms:
+        parts["voting-1400"] = {**arms["voting-1000"], "name": "voting-1400", "samples": 1400}
     return arms | (parts | CONTROLS if kind == "images" else {})
 
 
