@@ -32,6 +32,8 @@ class TensorSpec:
             has no index that would mean the same in another message.
         population: N, the size of the public set; 0 if ``rows`` is None.
         plain: how many of flat weights, the last ones, no codec may change; codecs never see them.
+        largest: the size above which a number is refused where it is decoded: with more, a mean over clients,
+            or one more layer, could overflow.
     """
 
     content: Content
@@ -40,6 +42,7 @@ class TensorSpec:
     rows: Classes | None = None
     population: int = 0
     plain: int = 0
+    largest: float = 1e6
 
     @property
     def count(self) -> int:

@@ -98,7 +98,7 @@ class CountedWeights(Message):
     def specs(cls, context: MessageContext, numbers: Numbers) -> dict[str, TensorSpec]:
         return {
             **Weights.specs(context, numbers),
-            "counts": TensorSpec(Content.SCORES, (1, context.classes)),
+            "counts": TensorSpec(Content.SCORES, (1, context.classes), largest=MOST_SAMPLES),
         }
 
     @classmethod

@@ -5,15 +5,13 @@ import numpy as np
 from fedistill.communication.tensor_specs import Content, Floats, TensorSpec
 from fedistill.errors import FrameError
 
-LARGEST = 1e6
-"""Of any score or weight: with more, a mean over clients, or one more layer, could overflow."""
 _OFF = 0.01  # of a sum of probabilities; fp16 is off by less than a 20th of it
 _GROWTH = 100.0
 _USUAL = 0.1
 
 
 def check_values(values: Floats, spec: TensorSpec) -> None:
-    """Check a decoded tensor: finite; rows of probabilities that add up to 1; nothing above `LARGEST`.
+    """Check a decoded tensor: finite; rows of probabilities that add up to 1; nothing above ``spec.largest``.
 
     Raises:
         FrameError: it is not so.
@@ -24,8 +22,8 @@ def check_values(values: Floats, spec: TensorSpec) -> None:
         return
     if spec.content is not Content.PROBS:
         largest = float(np.abs(values).max())
-        if largest > LARGEST:
-            raise FrameError(f"it has a number of size {largest:.3g}; {LARGEST:.0e} is the most")
+        if largest > spec.largest:
+            raise FrameError(f"it has a number of size {largest:.3g}; {spec.largest:.3g} is the most")
         return
     if values.min() < 0:
         raise FrameError(f"it has a probability of {values.min():.3g}")
