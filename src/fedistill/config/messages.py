@@ -40,18 +40,19 @@ def _line(item: ErrorDetails, model: type[BaseModel]) -> str:
         what = item["msg"].removeprefix("Value error, ")
         return f"`{place}`: {what}" if place else what
     if item["type"] in ("union_tag_not_found", "union_tag_invalid"):
-        known = [name.strip("'") for name in _KINDS]
-        tag = item.get("ctx", {}).get("tag")
+        context = item.get("ctx", {})
+        key, tag = context["discriminator"].strip("'"), context.get("tag")
+        known = [name.strip("'") for name in context["expected_tags"].split(", ")] if tag else list(_KINDS)
         given = "is missing" if tag is None else f"= {tag!r}"
         guess = "" if tag is None else nearest(str(tag), known)
-        return f"`{place}.kind` {given}: must be one of {', '.join(known)}.{guess}"
+        return f"`{place}.{key}` {given}: must be one of {', '.join(known)}.{guess}"
     phrase = _PHRASES.get(item["type"], item["msg"][:1].lower() + item["msg"][1:])
     what = phrase.format(place=place, **item.get("ctx", {})) + _ELSE.get(str(last), "")
     return f"`{place}` = {item['input']!r}: {what}"
 
 
 _KINDS = ("iid", "dirichlet", "pathological", "quantity", "natural", "indices")
-_TAGS = {*_KINDS, "int", "str", "PublicSource", "Link"}
+_TAGS = {*_KINDS, "constant", "cosine", "step", "int", "str", "PublicSource", "Link"}
 """Names of union members, which pydantic adds to the path of a key."""
 
 _MISSING = {

@@ -2,45 +2,121 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from fedistill.config.schedules import AnySchedule
 from fedistill.config.section import Positive, Raw, RawTable, Section, Share
+from fedistill.errors import nearest
 
-OptimizerName = Literal["sgd", "adam"]
 PREDICTION_BATCH = 128
 """Samples per forward pass of evaluation and prediction: a network's activations then fit in the caches."""
-_LEARNING_RATES: dict[OptimizerName, float] = {"sgd": 0.05, "adam": 0.01}
+_LEARNING_RATES = {"sgd": 0.05, "adam": 0.01, "adamw": 0.01}
 
 
 class OptimizerConfig(Section):
-    name: OptimizerName | None = Field(
-        default=None, description="default: adam for texts without momentum, else sgd"
+    name: str | None = Field(
+        default=None,
+        description="sgd, adam, adamw, or your own as module:function, called with the list of parameters and"
+        " lr, that returns a torch.optim.Optimizer; default: adam for texts without momentum, else sgd",
     )
-    lr: Positive | None = Field(default=None, description="default: 0.05 for sgd, 0.01 for adam")
+    lr: Positive | None = Field(
+        default=None, description="default: 0.05 for sgd, 0.01 for adam and adamw; an own one needs it"
+    )
     momentum: Share = Field(default=0.0, description="of sgd")
-    weight_decay: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    nesterov: bool = Field(default=False, description="Nesterov's form of the momentum of sgd")
+    weight_decay: float | None = Field(
+        default=None, ge=0, allow_inf_nan=False, description="default: 0.01 for adamw, else 0"
+    )
+    decay: Literal["all", "matrices"] = Field(
+        default="all",
+        description="which parameters weight decay is of: all, or those of two or more dimensions, which"
+        " leaves out biases and normalisation layers",
+    )
+    clip_norm: Positive | None = Field(
+        default=None,
+        description="largest norm of the gradient of all parameters together; a larger one is scaled down",
+    )
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_known(cls, name: str | None) -> str | None:
+        if name is None or name in _LEARNING_RATES or ":" in name:
+            return name
+        guess = nearest(name, _LEARNING_RATES)
+        raise ValueError(f"{name!r} must be one of {', '.join(_LEARNING_RATES)}, or module:function.{guess}")
 
     @model_validator(mode="after")
     def _momentum_is_of_sgd(self) -> Self:
-        if self.name == "adam" and self.momentum:
+        if self.momentum and self.name not in (None, "sgd"):
             raise ValueError(
-                f"`momentum` = {self.momentum:g} is for sgd, and adam has none: leave it out, set it to"
-                ' 0, or choose name = "sgd"'
+                f"`momentum` = {self.momentum:g} is for sgd, and {self._other} has none: leave it out, set it"
+                ' to 0, or choose name = "sgd"'
+            )
+        if self.nesterov and not self.momentum:
+            raise ValueError("`nesterov` is a form of momentum: set `momentum`, or leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _own_ones_have_their_settings_in_the_function(self) -> Self:
+        if not self.own:
+            return self
+        if self.lr is None:
+            raise ValueError(f"{self.name!r} has no default learning rate: set `lr`, which it is called with")
+        if self.weight_decay or self.decay != "all":
+            raise ValueError(
+                f"`weight_decay` and `decay` are for sgd, adam and adamw: set those of {self.name!r} in the"
+                " function"
             )
         return self
+
+    @property
+    def own(self) -> bool:
+        """Whether it is ``module:function``."""
+        return self.name is not None and ":" in self.name
+
+    @property
+    def _other(self) -> str:
+        return "your own" if self.own else str(self.name)
 
     def resolved(self, data: Literal["image", "text"]) -> "ResolvedOptimizer":
         """Return the settings with the defaults for this kind of data."""
         name = self.name or ("adam" if data == "text" and not self.momentum else "sgd")
         lr = self.lr or _LEARNING_RATES[name]
-        return ResolvedOptimizer.model_validate({**dict(self), "name": name, "lr": lr})
+        decay = self.weight_decay
+        if decay is None:
+            decay = 0.01 if name == "adamw" else 0.0
+        return ResolvedOptimizer.model_validate({**dict(self), "name": name, "lr": lr, "weight_decay": decay})
 
 
-class ResolvedOptimizer(OptimizerConfig):
+class TrainOptimizer(OptimizerConfig):
+    """The optimizer of `train`."""
+
+    schedule: AnySchedule | None = Field(
+        default=None,
+        description="how the learning rate changes: constant, cosine or step, or a table { name, SETTINGS };"
+        " default: not at all",
+    )
+
+
+class ResolvedOptimizer(TrainOptimizer):
     """An optimizer's settings, none of them open."""
 
-    name: OptimizerName
+    name: str
     lr: Positive
+    weight_decay: float
+
+    def in_round(self, round: int, rounds: int) -> "ResolvedOptimizer":
+        """Return the settings in a round from 1 to ``rounds``, where a schedule over rounds sets the rate."""
+        if self.schedule is None or self.schedule.over == "steps":
+            return self
+        rate = self.lr * self.schedule.factor(round - 1, rounds)
+        return self.model_copy(update={"lr": rate, "schedule": None})
+
+    def lr_at(self, step: int, steps: int) -> float:
+        """Return the learning rate at a step, from 0, of a local training of so many."""
+        if self.schedule is None or self.schedule.over == "rounds":
+            return self.lr
+        return self.lr * self.schedule.factor(step, steps)
 
 
 class NotTrue(Section):
@@ -59,7 +135,7 @@ class Train(Section):
     epochs: Count | None = Field(default=None, description="default: 1 for images, 4 for texts")
     steps: Count | None = Field(default=None, description="batches per round, in place of epochs")
     batch_size: Count | None = Field(default=None, description="default: 32 for images, 16 for texts")
-    optimizer: OptimizerConfig = OptimizerConfig()
+    optimizer: TrainOptimizer = TrainOptimizer()
     loss: Literal["cross-entropy", "balanced-softmax"] = Field(
         default="cross-entropy",
         description="loss on private labels; balanced-softmax adjusts for the client's class counts",
@@ -96,6 +172,10 @@ class ResolvedTrain(Train):
     epochs: Count
     batch_size: Count
     optimizer: ResolvedOptimizer
+
+    def in_round(self, round: int, rounds: int) -> "ResolvedTrain":
+        """Return the settings in a round from 1 to ``rounds``."""
+        return self.model_copy(update={"optimizer": self.optimizer.in_round(round, rounds)})
 
 
 def own_optimizer(inherited: RawTable, arm: RawTable) -> RawTable:

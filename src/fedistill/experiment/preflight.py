@@ -7,6 +7,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from fedistill.communication.codecs.registry import CODECS
 from fedistill.communication.messages.base import contents
 from fedistill.config.schema import Experiment
+from fedistill.config.training import OptimizerConfig
 from fedistill.config.units import format_bytes
 from fedistill.data.task import Task
 from fedistill.errors import ExperimentError, Refusal
@@ -17,6 +18,7 @@ from fedistill.federation.executor import worker_count
 from fedistill.models import registry as models
 from fedistill.models.checks import check_model
 from fedistill.training.loop import has_one_value_per_channel
+from fedistill.training.own_functions import check_optimizer
 
 STRONG_SKEW = 0.55
 """Label skew (`label_skew`) from which aggregated labels need a remedy.
@@ -46,13 +48,19 @@ def examine(experiment: Experiment, task: Task, arms: Sequence[ReadyArm]) -> lis
 
 
 def examine_arm(arm: ReadyArm) -> list[Finding]:
-    """Return the errors of an arm: models that do not fit the task, and what its method or codecs refuse."""
+    """Return the errors of an arm: what it names and does not fit, and what its method or codecs refuse."""
     where = f"arm {arm.name!r}"
     findings = []
     names = dict.fromkeys([*arm.config.models.clients, arm.config.models.server])
     for name in names:
         try:
             check_model(name, arm.signature(name))
+        except ExperimentError as error:
+            findings.append(Finding("error", where, str(error)))
+    for optimizer in (arm.train.optimizer, getattr(arm.method.settings, "optimizer", None)):
+        try:
+            if isinstance(optimizer, OptimizerConfig):
+                check_optimizer(optimizer.resolved(arm.task.signature.kind))
         except ExperimentError as error:
             findings.append(Finding("error", where, str(error)))
     if findings:

@@ -115,6 +115,7 @@ class ReadyArm:
             public=0 if self.task.public is None else len(self.task.public),
             labelled_public=self.task.public_labels is not None,
             layouts=layouts,
+            optimizer=self.train.optimizer,
         )
 
     def signature(self, model: str) -> Signature:
@@ -185,7 +186,7 @@ class ReadyArm:
 
     def client(self, client: int, round: int, local: int = 1) -> Client:
         """What a client has to work with in a round; ``local``: rounds that it trains for."""
-        train = self.train
+        train = self._train(round)
         steps = None if train.steps is None else train.steps * local
         return Client(
             seed=self.seed,
@@ -207,10 +208,14 @@ class ReadyArm:
             round=round,
             federation=self.federation,
             model=self.config.models.server,
-            train=self.train,
+            train=self._train(round),
             public=self._public("server"),
             public_labels=self.task.public_labels if self.method.needs.public_labels else None,
         )
+
+    def _train(self, round: int) -> ResolvedTrain:
+        """Return the training settings of a round; before round 1, those of that round."""
+        return self.train.in_round(max(round, 1), self.rounds)
 
     @cached_property
     def _initial_shared_states(self) -> dict[str, SharedState]:

@@ -7,7 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from fedistill.config.training import ResolvedTrain
+from fedistill.config.training import OptimizerConfig, ResolvedTrain
 from fedistill.data.task import Labelled
 from fedistill.errors import TrainingError
 from fedistill.models import registry as models
@@ -42,6 +42,7 @@ class FederationInfo:
         public: number of public samples.
         labelled_public: whether the public set has labels.
         layouts: what the weights and integers of each model of the arm consist of, by name.
+        optimizer: the arm's, at its full learning rate, whatever a schedule makes of it in a round.
     """
 
     seed: int
@@ -51,6 +52,7 @@ class FederationInfo:
     public: int
     labelled_public: bool
     layouts: Mapping[str, WeightLayout] = field(default_factory=dict)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
 
     @property
     def classes(self) -> int:
@@ -80,7 +82,7 @@ class Participant:
         round: number of the round, from 1.
         federation: what the server and all clients know about the arm.
         model: name of this participant's model.
-        train: the arm's training settings.
+        train: the arm's training settings in this round.
         public: returns the inputs of the public set as the named model takes them, or None if this
             participant has no copy; methods use `public_inputs` and `sampled_public`.
     """

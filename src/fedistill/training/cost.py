@@ -136,7 +136,8 @@ class BatchCosts:
         with self.batch(size), _saved(held) as saved:
             yield
         gradients = [value for value in model.parameters() if value.grad is not None]
-        buffers = [value for entry in optimizer.state().values() for value in entry.values()]
+        entries = [value for entry in optimizer.state().values() for value in entry.values()]
+        buffers = [value for value in entries if isinstance(value, Tensor)]
         counter.hold(sum(value.nbytes for value in (*held, *gradients, *buffers)) + sum(saved.values()))
 
 

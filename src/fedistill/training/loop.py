@@ -40,7 +40,8 @@ def fit(
     """
     joins = _last_joins(model, inputs, batch_size)
     model.train()
-    left, first, costs = steps, None, BatchCosts()
+    in_all = epochs * len(_batches(torch.arange(len(inputs)), batch_size, joins)) if steps is None else steps
+    left, done, first, costs = steps, 0, None, BatchCosts()
     for epoch in range(epochs if steps is None else steps):
         if left == 0:
             break
@@ -55,7 +56,8 @@ def fit(
                 value = loss(model(batch(inputs, index)), index)
                 value.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
                 with uncounted():
-                    optimizer.step()
+                    optimizer.step(done, in_all)
+            done += 1
             first = value.detach() if first is None else first
             total += value.detach()
         if not torch.isfinite(total):
