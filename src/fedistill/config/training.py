@@ -10,6 +10,7 @@ from fedistill.errors import nearest
 
 PREDICTION_BATCH = 128
 """Samples per forward pass of evaluation and prediction: a network's activations then fit in the caches."""
+_LOSSES = ("cross-entropy", "balanced-softmax")
 _LEARNING_RATES = {"sgd": 0.05, "adam": 0.01, "adamw": 0.01}
 
 
@@ -128,6 +129,18 @@ class NotTrue(Section):
     temperature: Positive = Field(default=1.0, description="temperature of both softmaxes")
 
 
+class EarlyStopping(Section):
+    """End a local training once the loss on samples that are kept from it no longer falls."""
+
+    share: float = Field(
+        default=0.1,
+        gt=0,
+        le=0.5,
+        description="share of each client's own samples that are kept from training",
+    )
+    patience: int = Field(default=2, ge=1, description="epochs without a lower loss after which it ends")
+
+
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -136,14 +149,42 @@ class Train(Section):
     steps: Count | None = Field(default=None, description="batches per round, in place of epochs")
     batch_size: Count | None = Field(default=None, description="default: 32 for images, 16 for texts")
     optimizer: TrainOptimizer = TrainOptimizer()
-    loss: Literal["cross-entropy", "balanced-softmax"] = Field(
+    loss: str = Field(
         default="cross-entropy",
-        description="loss on private labels; balanced-softmax adjusts for the client's class counts",
+        description="loss on private labels: cross-entropy, balanced-softmax, which adjusts for the client's"
+        " class counts, or your own as module:function, of logits (n, C) and labels (n,)",
     )
     label_smoothing: Share = Field(default=0.0, description="share of each label spread over all classes")
     not_true: NotTrue | None = Field(
         default=None, description="stay close to the starting model on the other classes (FedNTD)"
     )
+    early_stopping: EarlyStopping | None = Field(
+        default=None,
+        description="end a local training once samples that are kept from it no longer gain, and return to"
+        " its best epoch; default: train to the end on all samples",
+    )
+
+    @field_validator("loss")
+    @classmethod
+    def _loss_is_known(cls, loss: str) -> str:
+        if loss in _LOSSES or ":" in loss:
+            return loss
+        guess = nearest(loss, _LOSSES)
+        raise ValueError(f"{loss!r} must be one of {', '.join(_LOSSES)}, or module:function.{guess}")
+
+    @model_validator(mode="after")
+    def _own_losses_smooth_themselves(self) -> Self:
+        if self.label_smoothing and self.own_loss:
+            raise ValueError(
+                f"`label_smoothing` = {self.label_smoothing:g} is of cross-entropy and balanced-softmax: set"
+                f" it to 0, and smooth in {self.loss!r}"
+            )
+        return self
+
+    @property
+    def own_loss(self) -> bool:
+        """Whether the loss is ``module:function``."""
+        return ":" in self.loss
 
     def resolved(self, data: Literal["image", "text"]) -> "ResolvedTrain":
         """Return the settings with the defaults for this kind of data.

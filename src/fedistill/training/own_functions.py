@@ -1,10 +1,10 @@
 """What is checked, before round 1, of functions of the user's own that training calls."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fedistill.config.plugins import named, naming
-from fedistill.config.training import ResolvedOptimizer
+from fedistill.config.training import ResolvedOptimizer, ResolvedTrain
 from fedistill.errors import ExperimentError, TrainingError
 from fedistill.rng import scoped
 from fedistill.state import State, decode_state, encode_state
@@ -41,6 +41,36 @@ def check_optimizer(settings: ResolvedOptimizer) -> None:
             f"{what} goes on otherwise after it was saved: all that it remembers must be in its `state`, and"
             " nothing of it in `param_groups` or elsewhere"
         )
+
+
+def check_loss(train: ResolvedTrain, classes: int) -> None:
+    """Call a loss of the user's own with some logits and labels, and take its gradient.
+
+    Raises:
+        ExperimentError: the function cannot be found or fails, does not return a scalar or a value for each
+            sample, or has no finite gradient.
+    """
+    if not train.own_loss:
+        return
+    what, loss = f"loss {train.loss!r}", named("loss", train.loss, "function")
+    for samples in (3, 1):
+        with scoped(0, "check"):
+            logits = torch.randn(samples, classes, requires_grad=True)
+        labels = torch.arange(samples) % classes
+        with naming(f"{what}, called with logits ({samples}, {classes}) and labels ({samples},), raised"):
+            value = loss(logits, labels)
+        if not isinstance(value, Tensor) or value.shape not in ((), (samples,)):
+            found = tuple(value.shape) if isinstance(value, Tensor) else f"a {type(value).__name__}"
+            raise ExperimentError(
+                f"{what} returns {found} for {samples} sample{'s' if samples > 1 else ''}: it must return a"
+                f" tensor, a scalar or one value for each sample, of shape ({samples},)"
+            )
+        with naming(f"{what} has no gradient:"):
+            (slope,) = torch.autograd.grad(value.mean(), logits)
+        if not torch.isfinite(slope).all():
+            raise ExperimentError(
+                f"{what} has a gradient that is NaN or infinite for logits {logits.tolist()}"
+            )
 
 
 def _small() -> nn.Module:
