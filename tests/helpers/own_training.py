@@ -89,3 +89,31 @@ def a_number(logits: Tensor, labels: Tensor) -> float:
 
 def steep(logits: Tensor, labels: Tensor) -> Tensor:
     return (logits - logits).sqrt().sum()
+
+
+EVERYTHING: dict[str, Any] = {
+    "epochs": 4,
+    "batch_size": 16,
+    "optimizer": {
+        "name": "adamw",
+        "lr": 0.02,
+        "decay": "matrices",
+        "clip_norm": 0.5,
+        "schedule": "cosine(warm_up=1)",
+    },
+    "loss": "balanced-softmax",
+    "early_stopping": {"share": 0.2, "patience": 1},
+    "augment": {"flip": True, "crop": 1, "erase": 0.5},
+}
+"""All settings of training that are built in, none at its default."""
+OF_ONES_OWN: dict[str, Any] = {
+    **EVERYTHING,
+    "optimizer": {
+        "name": f"{__name__}:counting",
+        "lr": 0.02,
+        "clip_norm": 0.5,
+        "schedule": "cosine(warm_up=2, over=steps)",
+    },
+    "loss": f"{__name__}:focal",
+}
+"""The same with functions of the user's own, and a schedule over steps."""

@@ -141,6 +141,24 @@ class EarlyStopping(Section):
     patience: int = Field(default=2, ge=1, description="epochs without a lower loss after which it ends")
 
 
+class Augment(Section):
+    """Change the samples of each batch at random when a model is trained on labels."""
+
+    flip: bool = Field(default=False, description="images: mirror half of them, left to right")
+    crop: int = Field(
+        default=0, ge=0, description="images: black border in pixels, out of which the size is cut anywhere"
+    )
+    erase: float = Field(
+        default=0.0, ge=0, le=1, description="images: probability that a random rectangle becomes black"
+    )
+    drop_words: Share = Field(default=0.0, description="texts: probability that a word is taken out")
+
+    def others(self, data: Literal["image", "text"]) -> list[str]:
+        """Return the keys of settings that are not for this kind of data, but are set."""
+        keys = ["drop_words"] if data == "image" else ["flip", "crop", "erase"]
+        return [key for key in keys if getattr(self, key)]
+
+
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -162,6 +180,12 @@ class Train(Section):
         default=None,
         description="end a local training once samples that are kept from it no longer gain, and return to"
         " its best epoch; default: train to the end on all samples",
+    )
+
+    augment: Augment | None = Field(
+        default=None,
+        description="change samples at random when training on labels: flip, crop and erase images, drop"
+        " words; default: take them as they are",
     )
 
     @field_validator("loss")

@@ -62,6 +62,10 @@ def examine_arm(arm: ReadyArm) -> list[Finding]:
     findings += [Finding("error", where, error) for error in _own_functions(arm)]
     if findings:
         return findings
+    kind, augment = arm.task.signature.kind, arm.train.augment
+    if augment is not None and (others := augment.others(kind)):
+        what = f"train.augment has {', '.join(others)}, but the samples of this task are {kind}s"
+        findings.append(Finding("error", where, what, f"take {'them' if others[1:] else 'it'} out"))
     if arm.method.uplink is None and arm.config.accumulate != 1:
         what = f"method {arm.method.name} exchanges nothing, so there is nothing to wait for"
         findings.append(Finding("error", where, what, "take `accumulate` out of this arm"))

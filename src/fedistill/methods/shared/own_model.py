@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from fedistill.methods.participants import Client, Participant
 from fedistill.rng import stream
 from fedistill.state import State
+from fedistill.training.augmentation import augmentation
 from fedistill.training.early_stopping import draw_validation
 from fedistill.training.loop import Loss, fit
 from fedistill.training.losses import label_loss
@@ -88,4 +89,5 @@ def train_on_labels(
         generator=side.stream(purpose),
         steps=None if epochs else train.steps,
         validation=draw_validation(len(inputs), train.early_stopping, plain, held_out),
+        augment=augmentation(train.augment, side.stream("augment")),
     )
