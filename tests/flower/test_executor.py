@@ -144,6 +144,18 @@ def test_all_settings_of_training_end_in_the_same_bits(
     assert models_of(tmp_path / "run") == models_of(tmp_path / "expected")
 
 
+def test_from_a_saved_model_it_ends_in_the_same_bits(tmp_path: Path) -> None:
+    """With a codec of differences to it, and a method whose clients begin with it."""
+    in_process(experiment(rounds=1, arms=[{"method": "fedavg"}]), tmp_path / "first")
+    models = {"clients": ["mlp-s"], "server": "mlp-s", "start": str(tmp_path / "first")}
+    arms = [{"method": "fedavg", "codec": "stc"}, {"method": "random-mask"}]
+    asked = experiment(rounds=2, models=models, arms=arms)
+    in_process(asked, tmp_path / "expected")
+    play(Desk(asked, tmp_path), asked, tmp_path / "run")
+    assert frames(tmp_path / "run") == frames(tmp_path / "expected")
+    assert models_of(tmp_path / "run") == models_of(tmp_path / "expected")
+
+
 def same_tensors(one: Path, other: Path) -> None:
     left, right = load_file(one), load_file(other)
     assert left.keys() == right.keys()

@@ -7,11 +7,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedistill.communication.codecs.registry import CODECS
 from fedistill.communication.messages.base import contents
+from fedistill.communication.tensor_specs import Content
 from fedistill.config.schema import Experiment
 from fedistill.config.training import OptimizerConfig
 from fedistill.config.units import format_bytes
 from fedistill.data.task import Task
-from fedistill.errors import ExperimentError, Refusal
+from fedistill.errors import ExperimentError
 from fedistill.experiment.findings import Finding
 from fedistill.experiment.task_checks import check_task, label_skew
 from fedistill.federation.arm import ReadyArm
@@ -40,7 +41,7 @@ def examine(experiment: Experiment, task: Task, arms: Sequence[ReadyArm]) -> lis
     findings = check_task(task, arms)
     skew = label_skew(task)
     for arm in arms:
-        found = [*examine_arm(arm), *_skewed(arm, skew), *_early_stopping(arm)]
+        found = [*examine_arm(arm), *_skewed(arm, skew), *_early_stopping(arm), *_start(arm)]
         findings += found
         if not any(finding.level == "error" for finding in found):
             findings += [*_norms(arm), _bytes(arm)]
@@ -74,7 +75,7 @@ def examine_arm(arm: ReadyArm) -> list[Finding]:
         findings.append(Finding("error", where, what, "take `ema` out of this arm"))
     try:
         arm.method.check(arm.federation)
-    except Refusal as error:
+    except ExperimentError as error:
         findings.append(Finding("error", where, str(error)))
     return [*findings, *_codecs(arm)]
 
@@ -124,7 +125,7 @@ def _early_stopping(arm: ReadyArm) -> list[Finding]:
     if arm.train.steps is None and arm.train.epochs == 1:
         what = "early stopping never ends a training of one epoch, and only keeps samples from it"
         findings.append(Finding("warning", where, what, "raise train.epochs, or leave early_stopping out"))
-    samples = arm.federation.samples
+    samples = arm.task.samples()
     few = [client for client, count in enumerate(samples) if held_out(count, settings) == 0]
     if few:
         shown = ", ".join(map(str, few[:5])) + (" …" if len(few) > 5 else "")
@@ -134,6 +135,17 @@ def _early_stopping(arm: ReadyArm) -> list[Finding]:
         )
         findings.append(Finding("warning", where, what, "raise early_stopping.share, or leave it out"))
     return findings
+
+
+def _start(arm: ReadyArm) -> list[Finding]:
+    """Find a saved model that nobody starts from."""
+    method = arm.method
+    sent = {content for kind in method.uplinks + method.downlinks for content in contents(kind)}
+    uses = method.has_server_model or method.clients_build_common or Content.WEIGHTS in sent
+    if arm.config.models.start is None or uses:
+        return []
+    what = f"method {method.name} has no model at the server and sends none: nothing starts from models.start"
+    return [Finding("fact", f"arm {arm.name!r}", what)]
 
 
 def _codecs(arm: ReadyArm) -> list[Finding]:

@@ -43,6 +43,8 @@ class FederationInfo:
         labelled_public: whether the public set has labels.
         layouts: what the weights and integers of each model of the arm consist of, by name.
         optimizer: the arm's, at its full learning rate, whatever a schedule makes of it in a round.
+        starts: the saved state that all models of a name start from, where there is one, in place of a drawn
+            one.
     """
 
     seed: int
@@ -53,6 +55,7 @@ class FederationInfo:
     labelled_public: bool
     layouts: Mapping[str, WeightLayout] = field(default_factory=dict)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    starts: Mapping[str, ModelState] = field(default_factory=dict)
 
     @property
     def classes(self) -> int:
@@ -121,8 +124,13 @@ class Participant:
         return ModelState.of(models.build_model(name, self.signature_of(name), self.seed, self.stream_client))
 
     def common_model(self, model: str | None = None) -> ModelState:
-        """Return the initial state that all who have this participant's architecture, or another, share."""
+        """Return the initial state that all who have this participant's architecture, or another, share.
+
+        A method whose clients call this has `clients_build_common`.
+        """
         name = model or self.model
+        if name in self.federation.starts:
+            return self.federation.starts[name]
         return ModelState.of(models.build_model(name, self.signature_of(name), self.seed, SERVER))
 
     def load(self, state: ModelState | Tensor, model: str | None = None, *, slot: int = 0) -> nn.Module:
@@ -201,6 +209,10 @@ class Server(Participant):
     """The server in one round; ``public_labels`` (N,) is None unless the method declares that need."""
 
     public_labels: Tensor | None
+
+    def initial_model(self, model: str | None = None) -> ModelState:
+        """Return the initial state of the server's model, or of another one: the one that is shared."""
+        return self.common_model(model)
 
     @property
     def clients(self) -> tuple[ClientInfo, ...]:
