@@ -166,7 +166,10 @@ class Train(Section):
     epochs: Count | None = Field(default=None, description="default: 1 for images, 4 for texts")
     steps: Count | None = Field(default=None, description="batches per round, in place of epochs")
     batch_size: Count | None = Field(default=None, description="default: 32 for images, 16 for texts")
-    optimizer: TrainOptimizer = TrainOptimizer()
+    optimizer: TrainOptimizer = Field(
+        default=TrainOptimizer(),
+        description="of clients' training, and of the server's where its method has no other",
+    )
     loss: str = Field(
         default="cross-entropy",
         description="loss on private labels: cross-entropy, balanced-softmax, which adjusts for the client's"

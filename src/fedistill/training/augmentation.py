@@ -19,7 +19,7 @@ _ERASED_RATIO = (0.3, 1 / 0.3)
 
 
 def augmentation(settings: Augment | None, generator: Generator) -> Callable[[Tensor], Tensor] | None:
-    """Return what changes a batch as the settings say, each time anew; None if they say nothing."""
+    """Return what changes a batch as the settings say, by new draws for each; None if they say nothing."""
     if settings is None:
         return None
     chosen = settings
@@ -74,7 +74,7 @@ def erase(images: Tensor, probability: float, generator: Generator) -> Tensor:
 
 
 def drop_words(texts: Tensor, probability: float, generator: Generator) -> Tensor:
-    """Take out each word with a probability, and close the gaps; a text that would lose all keeps all."""
+    """Take out each word with a probability, and close the gaps; where none would be left, all are kept."""
     words = texts != 0
     kept = words & (torch.rand(texts.shape, generator=generator) >= probability)
     kept = torch.where(kept.any(dim=1, keepdim=True), kept, words)
