@@ -42,10 +42,11 @@ def _line(item: ErrorDetails, model: type[BaseModel]) -> str:
     if item["type"] in ("union_tag_not_found", "union_tag_invalid"):
         context = item.get("ctx", {})
         key, tag = context["discriminator"].strip("'"), context.get("tag")
-        known = [name.strip("'") for name in context["expected_tags"].split(", ")] if tag else list(_KINDS)
-        given = "is missing" if tag is None else f"= {tag!r}"
-        guess = "" if tag is None else nearest(str(tag), known)
-        return f"`{place}.{key}` {given}: must be one of {', '.join(known)}.{guess}"
+        if tag is None:
+            kinds = f": must be one of {', '.join(_KINDS)}." if key == "kind" else ""
+            return f"`{place}.{key}` is missing{kinds}"
+        known = [name.strip("'") for name in context["expected_tags"].split(", ")]
+        return f"`{place}.{key}` = {tag!r}: must be one of {', '.join(known)}.{nearest(str(tag), known)}"
     phrase = _PHRASES.get(item["type"], item["msg"][:1].lower() + item["msg"][1:])
     what = phrase.format(place=place, **item.get("ctx", {})) + _ELSE.get(str(last), "")
     return f"`{place}` = {item['input']!r}: {what}"

@@ -184,7 +184,6 @@ class Train(Section):
         description="end a local training once samples that are kept from it no longer gain, and return to"
         " its best epoch; default: train to the end on all samples",
     )
-
     augment: Augment | None = Field(
         default=None,
         description="change samples at random when training on labels: flip, crop and erase images, drop"

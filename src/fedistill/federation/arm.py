@@ -252,10 +252,12 @@ class ReadyArm:
         has no use for it.
         """
         own, travelling = self.federation.clients[client].model, self._travelling(client)
-        known = travelling if self.initial_shared_state(client).parts else ""
-        start = self.federation.starts.get(own if self.method.clients_build_common else known)
-        found = vocabulary_frame(self.method, self.task, {own, travelling}), start_frame(start)
-        return [frame for frame in found if frame]
+        alike = self.method.clients_build_common
+        start = self.federation.starts.get(own if alike else travelling)
+        sent = [vocabulary_frame(self.method, self.task, {own, travelling})]
+        if start is not None and (alike or self.initial_shared_state(client).parts):
+            sent.append(start_frame(start))
+        return [frame for frame in sent if frame]
 
     def expected_bytes(self) -> tuple[int, int]:
         """Return the bytes up and down of a full round, an upper bound where a codec has no fixed width.

@@ -25,9 +25,7 @@ def vocabulary_frame(method: AnyMethod, task: Task, names: Iterable[str]) -> byt
     return b"" if alone or builds or brings else task.vocabulary_frame
 
 
-def start_frame(start: ModelState | None) -> bytes:
-    """Return the frame with a saved model, as float32 and int64, or nothing if there is none."""
-    if start is None:
-        return b""
+def start_frame(start: ModelState) -> bytes:
+    """Return the frame with a saved model, as float32 and int64."""
     sections = start.weights.numpy().tobytes(), start.integers.numpy().tobytes()
     return encode(Frame(Kind.WEIGHTS, SETUP_ROUND, EVERYONE, sections))

@@ -26,7 +26,7 @@ def start_digest(start: str) -> str:
     Raises:
         ExperimentError: there is none, or it cannot be read.
     """
-    return hashlib.blake2b(_content(start), digest_size=16).hexdigest()
+    return _digest(_content(start))
 
 
 def load_starts(start: str, digest: str | None, models: Mapping[str, nn.Module]) -> dict[str, ModelState]:
@@ -39,13 +39,14 @@ def load_starts(start: str, digest: str | None, models: Mapping[str, nn.Module])
     Raises:
         ExperimentError: there is no such file, it has changed or is no saved model, or it fits no model.
     """
-    if digest is not None and digest != start_digest(start):
+    content = _content(start)
+    if digest is not None and digest != _digest(content):
         raise ExperimentError(
             f"{_KEY} = {start}: this is not the file that the run began with, or that the server has: bring"
             " that one back"
         )
     try:
-        saved = load(_content(start))
+        saved = load(content)
     except SafetensorError as error:
         raise ExperimentError(f"{_KEY} = {start}: not a model saved as safetensors ({error})") from None
     misfits = {name: _misfit(saved, model) for name, model in models.items()}
@@ -59,6 +60,10 @@ def load_starts(start: str, digest: str | None, models: Mapping[str, nn.Module])
     for name in fitting:
         models[name].load_state_dict(saved)
     return {name: ModelState.of(models[name]) for name in fitting}
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 def _content(start: str) -> bytes:
