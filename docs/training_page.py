@@ -144,10 +144,16 @@ unchanged samples too.
 Erasing is random erasing (Zhong et al., [arXiv 1708.04896](https://arxiv.org/abs/1708.04896)) with
 black in place of noise: a rectangle of 2 % to a third of the image, its sides in a ratio of 0.3 to 3.3.
 
-What it costs, as a share of a training step of `cnn-s` in batches of 32 on one core (SGD with momentum;
-the fastest of 60 steps): for images of 28 by 28 grey pixels flipping 1 %, cropping 4 to 5 %, erasing 4
-%, all three 10 %; for 32 by 32 pixels in colour 2 %, 9 %, 5 % and 19 %. Dropping words takes 0.03 ms
-for 16 texts of 64 words: 14 % of a step of `bag`, a thousandth of one of `textcnn`."""
+What it costs on one core, for a batch of 32 images (`python benchmarks/augmentation.py`, fastest of 60; a
+machine that does other work has slower steps, and smaller shares):
+
+| images | step of `cnn-s` | flip | crop | erase | all three |
+| --- | ---: | ---: | ---: | ---: | ---: |
+| 28 by 28, grey | 2.47 ms | 0.03 ms (1 %) | 0.11 ms (4 %) | 0.10 ms (4 %) | 0.24 ms (10 %) |
+| 32 by 32, colour | 3.17 ms | 0.07 ms (2 %) | 0.28 ms (9 %) | 0.15 ms (5 %) | 0.59 ms (19 %) |
+
+Dropping words takes 0.03 ms for 16 texts of 64 words: 14 % of a step of `bag`, a thousandth of one of
+`textcnn`."""
 START = """\
 `models.start` names a saved model: a safetensors file with PyTorch's names, the folder of an arm's
 models, or that of a run with one model at the server. It may differ between arms. Paths are relative to
