@@ -1,6 +1,6 @@
 """Makes the pages of docs/methods/ from the methods themselves, their examples and their measured rows, and
-docs/label-skew.md (`label_skew.py`), docs/flagship.md (`flagship.py`) and docs/public-data.md
-(`public_data.py`).
+docs/label-skew.md (`label_skew.py`), docs/flagship.md (`flagship.py`), docs/public-data.md (`public_data.py`)
+and docs/training.md (`training_page.py`).
 
     python docs/generate.py            # writes the pages
     python docs/generate.py --check    # writes nothing; names the pages that are not what this would make
@@ -25,6 +25,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import flagship
 import label_skew
 import public_data
+import training_page
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from writing import made_by, table
@@ -33,6 +34,7 @@ from fedistill.aggregation.labels import Aggregation
 from fedistill.aggregation.registry import AGGREGATIONS
 from fedistill.communication.codecs import registry as codecs
 from fedistill.communication.messages.integer_arrays import NO_INTEGERS
+from fedistill.config.schedules import Constant, Schedule
 from fedistill.config.schema import Arm
 from fedistill.config.units import format_bytes
 from fedistill.errors import Refusal
@@ -141,7 +143,7 @@ def missing() -> list[str]:
 
 
 def _kept() -> set[Path]:
-    made = ("label-skew.md", "flagship.md", flagship.PLOT, "public-data.md")
+    made = ("label-skew.md", "flagship.md", flagship.PLOT, "public-data.md", "training.md")
     return {*(DOCS / "methods").glob("*.md"), *(DOCS / name for name in made), NAVIGATION}
 
 
@@ -171,6 +173,7 @@ def pages() -> dict[Path, str]:
         DOCS / "flagship.md": flagship.page(COMMAND),
         DOCS / flagship.PLOT: flagship.plot(),
         DOCS / "public-data.md": public_data.page(COMMAND),
+        DOCS / "training.md": training_page.page(COMMAND, _fields),
         folder / "README.md": _index(),
         NAVIGATION: _navigation(),
         **made,
@@ -363,10 +366,19 @@ def _has_server_view(method: AnyMethod) -> bool:
 
 
 def _settings(method: AnyMethod) -> str:
-    fields = method.Settings.model_fields
-    if not fields:
-        return "None of its own."
-    return table(("setting", "type", "default", "what"), [_setting(*item) for item in fields.items()])
+    return _fields(method.Settings) if method.Settings.model_fields else "None of its own."
+
+
+def _fields(kind: type[BaseModel]) -> str:
+    rows = [_setting(*item) for item in kind.model_fields.items() if item[0] not in _told(kind)]
+    return table(("setting", "type", "default", "what"), rows)
+
+
+def _told(kind: type[BaseModel]) -> set[str]:
+    """Fields of a schedule that are told where all schedules are: its name, and what all have."""
+    if not issubclass(kind, Schedule):
+        return set()
+    return {"name"} if kind is Constant else {"name", *Schedule.model_fields}
 
 
 def _setting(name: str, field: FieldInfo) -> tuple[str, ...]:
@@ -377,7 +389,7 @@ def _setting(name: str, field: FieldInfo) -> tuple[str, ...]:
         if hasattr(item, key)
     ]
     kind = ", ".join([_type(field.annotation), *bounds])
-    default = "-" if field.default is None else f"`{_toml(field.default)}`"
+    default = "-" if field.default is None or field.is_required() else f"`{_toml(field.default)}`"
     return f"`{name}`", kind, default, field.description or ""
 
 
@@ -393,6 +405,8 @@ def _type(annotation: Any) -> str:
     if issubclass(annotation, StatisticsSettings):
         (name,) = get_args(annotation.model_fields["name"].annotation)
         return f"[{name}]({name}.md)"
+    if issubclass(annotation, Schedule):
+        return f"`{annotation.__name__.lower()}`"
     if issubclass(annotation, BaseModel):
         return f"table of {', '.join(f'`{key}`' for key in annotation.model_fields)}"
     return {bool: "true or false", int: "whole number", float: "number", str: "text"}[annotation]
@@ -400,9 +414,8 @@ def _type(annotation: Any) -> str:
 
 def _toml(value: Any) -> str:
     if isinstance(value, BaseModel):
-        value = {
-            key: item for key, item in value if key in (value.model_fields_set or type(value).model_fields)
-        }
+        shown = value.model_fields_set or type(value).model_fields
+        value = {key: item for key, item in value if key in shown and item is not None}
     if isinstance(value, dict):
         return "{ " + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items()) + " }"
     return json.dumps(value)

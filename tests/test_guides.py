@@ -54,6 +54,17 @@ def test_tutorial(tmp_path: Path) -> None:
     assert runs["wide"][0]["client_models"] == ["my_models:wide_net", "mlp-s"]
 
 
+def test_training(tmp_path: Path) -> None:
+    runs = follow("training.md", tmp_path)
+    assert [arm["name"] for arm in runs["training"]] == [
+        *("plain", "cosine", "adamw", "augmented", "stopped", "own")
+    ]
+    assert runs["again"][0]["bytes_setup"] == 0
+    assert (
+        last(runs["again"][0], "server@global") > runs["training"][0]["rounds"][0]["views"]["server@global"]
+    )
+
+
 def test_add_a_method(tmp_path: Path) -> None:
     arms = {arm["name"]: arm for arm in follow("add-a-method.md", tmp_path)["momentum"]}
     for name in ("momentum", "no-momentum"):

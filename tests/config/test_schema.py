@@ -185,7 +185,11 @@ def test_an_unknown_key_is_named_with_the_nearest_one(path: Path, override: str,
             "`arms.1.train.optimizer`: `momentum` = 0.5 is for sgd, and adam has none: leave it out, set it"
             ' to 0, or choose name = "sgd"',
         ),
-        ("train.optimizer.name=sdg", "`train.optimizer.name` = 'sdg': must be 'sgd' or 'adam'"),
+        (
+            "train.optimizer.name=sdg",
+            "`train.optimizer.name`: 'sdg' must be one of sgd, adam, adamw, or module:function. Did you mean"
+            " 'sgd'?",
+        ),
         ("train=3", "`train` = 3: must be a table of keys and values"),
         ("arms.0.train.epochs=0", "`arms.0.train.epochs` = 0: must be at least 1"),
         ("sampling.fraction=0", "`sampling.fraction` = 0: must be greater than 0"),
@@ -317,7 +321,11 @@ mu = 0.25
         "name": "sgd",
         "lr": 0.5,
         "momentum": 0.9,
-        "weight_decay": 0.0,
+        "nesterov": False,
+        "weight_decay": None,
+        "decay": "all",
+        "clip_norm": None,
+        "schedule": None,
     }
     assert (mine.seed, mine.settings) == (7, {"mu": 0.25})
 
@@ -353,7 +361,7 @@ def test_without_a_train_table_all_arms_train_by_default(path: Path) -> None:
     assert experiment.arms[0].train == experiment.train
     # What suits the data is chosen once the data are known.
     assert "optimizer" in experiment.train.model_dump(exclude_none=True)
-    assert experiment.train.model_dump(exclude_none=True)["optimizer"] == {"momentum": 0, "weight_decay": 0}
+    assert experiment.train.model_dump(exclude_unset=True) == {}
     images, texts = experiment.train.resolved("image"), experiment.train.resolved("text")
     assert (images.epochs, images.batch_size, images.optimizer.name, images.optimizer.lr) == (
         1,

@@ -37,6 +37,7 @@ from helpers.flower_trial import (
     site_file,
     what_is_kept,
 )
+from helpers.own_training import EVERYTHING, OF_ONES_OWN
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # Flower uses what its libraries will drop
@@ -127,6 +128,32 @@ def test_methods_end_in_the_same_bits_as_in_one_process(tmp_path: Path, method: 
             {view: value for view, value in views.items() if view != "server@global"} for views in expected
         ]
     assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("method", "train"), [("fml", EVERYTHING), ("dsfl", OF_ONES_OWN)], ids=["fml", "dsfl"]
+)
+def test_all_settings_of_training_end_in_the_same_bits(
+    tmp_path: Path, method: str, train: dict[str, Any]
+) -> None:
+    asked = experiment(rounds=2, train=train, arms=[{"method": method}])
+    in_process(asked, tmp_path / "expected")
+    nodes = [{"partition-id": number, "modules": "helpers"} for number in range(CLIENTS)]
+    play(Desk(asked, tmp_path, nodes), asked, tmp_path / "run")
+    assert frames(tmp_path / "run") == frames(tmp_path / "expected")
+    assert models_of(tmp_path / "run") == models_of(tmp_path / "expected")
+
+
+def test_from_a_saved_model_it_ends_in_the_same_bits(tmp_path: Path) -> None:
+    """With a codec of differences to it, and a method whose clients begin with it."""
+    in_process(experiment(rounds=1, arms=[{"method": "fedavg"}]), tmp_path / "first")
+    models = {"clients": ["mlp-s"], "server": "mlp-s", "start": str(tmp_path / "first")}
+    arms = [{"method": "fedavg", "codec": "stc"}, {"method": "random-mask"}]
+    asked = experiment(rounds=2, models=models, arms=arms)
+    in_process(asked, tmp_path / "expected")
+    play(Desk(asked, tmp_path), asked, tmp_path / "run")
+    assert frames(tmp_path / "run") == frames(tmp_path / "expected")
+    assert models_of(tmp_path / "run") == models_of(tmp_path / "expected")
 
 
 def same_tensors(one: Path, other: Path) -> None:

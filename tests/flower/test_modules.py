@@ -111,6 +111,8 @@ NAMED: dict[str, dict[str, Any]] = {
     },
     "model 'site_models:net'": {"models": {"clients": ["mlp-s", "site_models:net"], "server": "mlp-s"}},
     "model 'site_models:other'": {"models": {"clients": ["mlp-s"], "server": "site_models:other"}},
+    "optimizer 'site_models:mine'": {"train": {"optimizer": {"name": "site_models:mine", "lr": 0.1}}},
+    "loss 'site_models:mine'": {"train": {"loss": "site_models:mine"}},
 }
 
 

@@ -229,3 +229,15 @@ def test_another_seed_and_another_arm_try_other_settings() -> None:
     space = {name: tuple(range(9)) for name in ("a", "b", "c", "d")}
     drawn = [propose(space, [{}], None, seed, arm) for seed, arm in ((0, "x"), (1, "x"), (0, "y"))]
     assert all(one != other for one, other in zip(drawn, [*drawn[1:], drawn[0]], strict=True))
+
+
+def test_a_schedule_is_varied_if_it_is_asked_for() -> None:
+    key = "train.optimizer.schedule"
+    space = space_of({key: ("cosine", {"name": "step", "every": 2})})
+    assert space == {key: (None, "cosine", {"name": "step", "every": 2})}
+    found = [changed(arm_of(), {key: value}, "image").train.optimizer for value in space[key][1:]]
+    assert [(one.lr, one.schedule.name if one.schedule else None) for one in found] == [
+        (0.02, "cosine"),
+        (0.02, "step"),
+    ]
+    assert key not in space_of()

@@ -154,7 +154,7 @@ def test_steps_are_those_of_torch_to_the_bit(settings: OptimizerConfig) -> None:
     ours, theirs = (nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2)) for _ in range(2))
     unflatten(theirs, flatten(ours))
     optimizer = make_optimizer(settings, ours)
-    other = kind(theirs.parameters(), settings.lr, weight_decay=settings.weight_decay, **own)
+    other = kind(theirs.parameters(), settings.lr, weight_decay=settings.weight_decay or 0, **own)
     for number in range(5):
         for one, model in ((optimizer, ours), (other, theirs)):
             one.zero_grad()

@@ -1,14 +1,19 @@
-"""Distillation losses against plain Python."""
+"""Losses against plain Python, and losses of the user's own."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from torch.nn.functional import cross_entropy, one_hot
 
-from fedistill.training.losses import kl, logit_mae, soft_cross_entropy
+from fedistill.config.training import Train
+from fedistill.errors import ExperimentError
+from fedistill.training.losses import kl, label_loss, logit_mae, soft_cross_entropy
+from fedistill.training.own_functions import check_loss
 
 batches = st.integers(1, 4).flatmap(
     lambda size: st.tuples(
@@ -80,3 +85,64 @@ def test_the_gradient_is_student_minus_teacher() -> None:
 
 def test_logit_mae_by_hand() -> None:
     assert logit_mae(torch.tensor([[1.0, -2.0]]), torch.tensor([[0.0, 1.0]])).item() == 2.0
+
+
+@pytest.mark.parametrize("name", ["focal", "brier"])
+def test_an_own_loss_is_taken_as_it_is_and_its_mean_over_samples(name: str) -> None:
+    labels, at = torch.tensor([0, 2, 1, 1]), torch.tensor([3, 1])
+    logits = torch.tensor([[0.0, 1.0, 0.0], [2.0, 0.0, 1.0]])
+    found = label_loss(Train(loss=f"helpers.own_training:{name}"), labels, 3)(logits, at)
+    p = logits.softmax(dim=1)
+    right = [p[0, 1], p[1, 2]]
+    if name == "focal":
+        expected = sum(-((1 - one) ** 2) * one.log() for one in right) / 2
+    else:
+        expected = sum((row.square().sum() - 2 * one + 1) for row, one in zip(p, right, strict=True)) / 2
+    assert float(found) == pytest.approx(float(expected))
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        (
+            "per_class",
+            "returns (3, 10) for 3 samples: it must return a tensor, a scalar or one value for each",
+        ),
+        ("a_number", "returns a float for 3 samples: it must return"),
+        ("constant", "has no gradient: RuntimeError"),
+        ("fails", "called with logits (3, 10) and labels (3,), raised"),
+        ("focall", "has no function 'focall'. Did you mean 'focal'?"),
+        ("steep", "has a gradient that is NaN or infinite"),
+    ],
+)
+def test_an_own_loss_that_cannot_be_used_is_named_before_round_1(name: str, what: str) -> None:
+    train = Train(loss=f"helpers.own_training:{name}").resolved("image")
+    with pytest.raises(ExperimentError) as caught:
+        check_loss(train, 10)
+    assert str(caught.value).startswith(f"loss 'helpers.own_training:{name}'")
+    assert what in str(caught.value)
+
+
+def test_a_sound_own_loss_and_the_built_in_ones_pass() -> None:
+    for loss in ("helpers.own_training:focal", "helpers.own_training:brier", "balanced-softmax"):
+        check_loss(Train(loss=loss).resolved("text"), 4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "what"),
+    [
+        (
+            {"loss": "cross-entrpy"},
+            "'cross-entrpy' must be one of cross-entropy, balanced-softmax, or module:",
+        ),
+        ({"loss": "a:b", "label_smoothing": 0.1}, "set it to 0, and smooth in 'a:b'"),
+    ],
+)
+def test_losses_that_cannot_be_meant(settings: dict[str, Any], what: str) -> None:
+    with pytest.raises(ValidationError, match=what):
+        Train(**settings)
+
+
+def test_a_loss_is_named_as_a_function_of_a_module() -> None:
+    with pytest.raises(ExperimentError, match="for example my_losses:focal"):
+        check_loss(Train(loss="losses.py/x:focal").resolved("image"), 3)

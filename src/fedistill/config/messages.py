@@ -40,18 +40,20 @@ def _line(item: ErrorDetails, model: type[BaseModel]) -> str:
         what = item["msg"].removeprefix("Value error, ")
         return f"`{place}`: {what}" if place else what
     if item["type"] in ("union_tag_not_found", "union_tag_invalid"):
-        known = [name.strip("'") for name in _KINDS]
-        tag = item.get("ctx", {}).get("tag")
-        given = "is missing" if tag is None else f"= {tag!r}"
-        guess = "" if tag is None else nearest(str(tag), known)
-        return f"`{place}.kind` {given}: must be one of {', '.join(known)}.{guess}"
+        context = item.get("ctx", {})
+        key, tag = context["discriminator"].strip("'"), context.get("tag")
+        if tag is None:
+            kinds = f": must be one of {', '.join(_KINDS)}." if key == "kind" else ""
+            return f"`{place}.{key}` is missing{kinds}"
+        known = [name.strip("'") for name in context["expected_tags"].split(", ")]
+        return f"`{place}.{key}` = {tag!r}: must be one of {', '.join(known)}.{nearest(str(tag), known)}"
     phrase = _PHRASES.get(item["type"], item["msg"][:1].lower() + item["msg"][1:])
     what = phrase.format(place=place, **item.get("ctx", {})) + _ELSE.get(str(last), "")
     return f"`{place}` = {item['input']!r}: {what}"
 
 
 _KINDS = ("iid", "dirichlet", "pathological", "quantity", "natural", "indices")
-_TAGS = {*_KINDS, "int", "str", "PublicSource", "Link"}
+_TAGS = {*_KINDS, "constant", "cosine", "step", "int", "str", "PublicSource", "Link"}
 """Names of union members, which pydantic adds to the path of a key."""
 
 _MISSING = {

@@ -67,7 +67,7 @@ class Reference:
     """A class or function outside fedistill that an experiment names.
 
     Attributes:
-        kind: ``"method"``, ``"codec"``, ``"aggregation"`` or ``"model"``.
+        kind: ``"method"``, ``"codec"``, ``"aggregation"``, ``"model"``, ``"optimizer"`` or ``"loss"``.
         written: as in the experiment: ``module:attribute``, or the name of an entry point.
         module: the module to import.
         source: name and version of the installed package with the entry point, or empty.
@@ -102,6 +102,10 @@ def ask(reference: Reference) -> None:
         asked(reference)
 
 
+_EXAMPLES = {"optimizer": "lion", "loss": "focal"}
+"""Names for the examples in messages, by what is wrong."""
+
+
 def named(kind: str, written: str, form: Literal["Class", "function"]) -> Any:
     """Import the class or function that ``module:attribute`` names.
 
@@ -111,12 +115,22 @@ def named(kind: str, written: str, form: Literal["Class", "function"]) -> Any:
     """
     module, _, attribute = written.partition(":")
     if not is_module(module):
-        example = "small" if form == "function" else "Mine"
+        example = _EXAMPLES.get(kind, "small" if form == "function" else "Mine")
+        plural = kind + ("es" if kind.endswith("s") else "s")
         raise ExperimentError(
             f"{kind} {written!r}: write module:{form} as Python would import them, without a path and"
-            f" without .py, for example my_{kind}s:{example}"
+            f" without .py, for example my_{plural}:{example}"
         )
     return _imported(Reference(kind, written, module), attribute, form)
+
+
+@contextmanager
+def naming(what: str) -> Iterator[None]:
+    """Report any error of code of the user's own as an `ExperimentError` that begins with these words."""
+    try:
+        yield
+    except Exception as error:  # such code may raise anything
+        raise ExperimentError(f"{what} {type(error).__name__}: {error}") from error
 
 
 def is_module(name: str) -> bool:

@@ -28,6 +28,14 @@ from fedistill.errors import nearest
 class ModelsConfig(Section):
     clients: list[str] = Field(min_length=1, description="assigned to the clients in turn")
     server: str
+    start: str | None = Field(
+        default=None,
+        description="saved model that the server's model and those that travel start from if they are of its"
+        " architecture: a safetensors file, or the folder of a run; default: drawn weights",
+    )
+    start_digest: str | None = Field(
+        default=None, description="of the file of `start`; a run writes it, to be resumed from the same file"
+    )
 
 
 class Sampling(Section):

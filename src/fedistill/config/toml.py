@@ -109,7 +109,7 @@ def _with_partition_table(raw: RawTable) -> RawTable:
 
 def _anchor(raw: RawTable, base: Path) -> RawTable:
     """Make the paths of local files absolute, so that a run can be resumed from any folder."""
-    raw = _with_partition_table(raw)
+    raw = _with_anchored_starts(_with_partition_table(raw), base)
     task = raw.get("task")
     if not isinstance(task, dict):
         return raw
@@ -123,6 +123,20 @@ def _anchor(raw: RawTable, base: Path) -> RawTable:
     if isinstance(text, dict) and isinstance(text.get("tokenizer"), str):
         task["text"] = {**text, "tokenizer": str((base / text["tokenizer"]).resolve())}
     return {**raw, "task": task}
+
+
+def _with_anchored_starts(raw: RawTable, base: Path) -> RawTable:
+    """Make the paths of saved models absolute, those of the experiment and of its arms."""
+
+    def anchored(table: Raw) -> Raw:
+        models = table.get("models") if isinstance(table, dict) else None
+        if not isinstance(models, dict) or not isinstance(models.get("start"), str):
+            return table
+        return {**table, "models": {**models, "start": str((base / models["start"]).resolve())}}
+
+    arms = raw.get("arms")
+    found: RawTable = anchored(raw)
+    return {**found, "arms": [anchored(arm) for arm in arms]} if isinstance(arms, list) else found
 
 
 def _anchored_source(source: RawTable, base: Path) -> RawTable:

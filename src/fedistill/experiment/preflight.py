@@ -1,22 +1,27 @@
 """Checks before a run, each with what to do about it; `doctor` shows them, and every run makes them first."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedistill.communication.codecs.registry import CODECS
 from fedistill.communication.messages.base import contents
+from fedistill.communication.tensor_specs import Content
 from fedistill.config.schema import Experiment
+from fedistill.config.training import OptimizerConfig
 from fedistill.config.units import format_bytes
 from fedistill.data.task import Task
-from fedistill.errors import ExperimentError, Refusal
+from fedistill.errors import ExperimentError
 from fedistill.experiment.findings import Finding
 from fedistill.experiment.task_checks import check_task, label_skew
 from fedistill.federation.arm import ReadyArm
 from fedistill.federation.executor import worker_count
 from fedistill.models import registry as models
 from fedistill.models.checks import check_model
+from fedistill.training.early_stopping import FEWEST, held_out
 from fedistill.training.loop import has_one_value_per_channel
+from fedistill.training.own_functions import check_loss, check_optimizer
 
 STRONG_SKEW = 0.55
 """Label skew (`label_skew`) from which aggregated labels need a remedy.
@@ -36,7 +41,7 @@ def examine(experiment: Experiment, task: Task, arms: Sequence[ReadyArm]) -> lis
     findings = check_task(task, arms)
     skew = label_skew(task)
     for arm in arms:
-        found = [*examine_arm(arm), *_skewed(arm, skew)]
+        found = [*examine_arm(arm), *_skewed(arm, skew), *_early_stopping(arm), *_start(arm)]
         findings += found
         if not any(finding.level == "error" for finding in found):
             findings += [*_norms(arm), _bytes(arm)]
@@ -46,7 +51,7 @@ def examine(experiment: Experiment, task: Task, arms: Sequence[ReadyArm]) -> lis
 
 
 def examine_arm(arm: ReadyArm) -> list[Finding]:
-    """Return the errors of an arm: models that do not fit the task, and what its method or codecs refuse."""
+    """Return the errors of an arm: what it names and does not fit, and what its method or codecs refuse."""
     where = f"arm {arm.name!r}"
     findings = []
     names = dict.fromkeys([*arm.config.models.clients, arm.config.models.server])
@@ -55,8 +60,13 @@ def examine_arm(arm: ReadyArm) -> list[Finding]:
             check_model(name, arm.signature(name))
         except ExperimentError as error:
             findings.append(Finding("error", where, str(error)))
+    findings += [Finding("error", where, error) for error in _own_functions(arm)]
     if findings:
         return findings
+    kind, augment = arm.task.signature.kind, arm.train.augment
+    if augment is not None and (others := augment.others(kind)):
+        what = f"train.augment has {', '.join(others)}, but the samples of this task are {kind}s"
+        findings.append(Finding("error", where, what, f"take {'them' if others[1:] else 'it'} out"))
     if arm.method.uplink is None and arm.config.accumulate != 1:
         what = f"method {arm.method.name} exchanges nothing, so there is nothing to wait for"
         findings.append(Finding("error", where, what, "take `accumulate` out of this arm"))
@@ -65,9 +75,23 @@ def examine_arm(arm: ReadyArm) -> list[Finding]:
         findings.append(Finding("error", where, what, "take `ema` out of this arm"))
     try:
         arm.method.check(arm.federation)
-    except Refusal as error:
+    except ExperimentError as error:
         findings.append(Finding("error", where, str(error)))
     return [*findings, *_codecs(arm)]
+
+
+def _own_functions(arm: ReadyArm) -> Iterator[str]:
+    """Yield what is wrong with the optimizers and the loss of the user's own."""
+    wanted = (arm.train.optimizer, getattr(arm.method.settings, "optimizer", None))
+    kind, classes = arm.task.signature.kind, len(arm.task.classes)
+    checks = [
+        partial(check_optimizer, one.resolved(kind)) for one in wanted if isinstance(one, OptimizerConfig)
+    ]
+    for check in (*checks, partial(check_loss, arm.train, classes)):
+        try:
+            check()
+        except ExperimentError as error:
+            yield str(error)
 
 
 def _skewed(arm: ReadyArm, skew: float) -> list[Finding]:
@@ -90,6 +114,38 @@ def _skewed(arm: ReadyArm, skew: float) -> list[Finding]:
         return []
     what = f"the clients' labels are strongly skewed ({skew:.2f} of 1), and what they send repeats it"
     return [Finding("warning", f"arm {arm.name!r}", what, f"give this arm {' and '.join(missing)}")]
+
+
+def _early_stopping(arm: ReadyArm) -> list[Finding]:
+    """Find early stopping that stops nothing, and clients with too few samples for it."""
+    settings, where = arm.train.early_stopping, f"arm {arm.name!r}"
+    if settings is None or not arm.method.clients_use_models:
+        return []
+    findings = []
+    if arm.train.steps is None and arm.train.epochs == 1:
+        what = "early stopping never ends a training of one epoch, and only keeps samples from it"
+        findings.append(Finding("warning", where, what, "raise train.epochs, or leave early_stopping out"))
+    samples = arm.task.samples()
+    few = [client for client, count in enumerate(samples) if held_out(count, settings) == 0]
+    if few:
+        shown = ", ".join(map(str, few[:5])) + (" …" if len(few) > 5 else "")
+        what = (
+            f"clients with too few samples for early stopping, of which {FEWEST} would be held out, train to"
+            f" the end on all: {shown}"
+        )
+        findings.append(Finding("warning", where, what, "raise early_stopping.share, or leave it out"))
+    return findings
+
+
+def _start(arm: ReadyArm) -> list[Finding]:
+    """Find a saved model that nobody starts from."""
+    method = arm.method
+    sent = {content for kind in method.uplinks + method.downlinks for content in contents(kind)}
+    uses = method.has_server_model or method.clients_build_common or Content.WEIGHTS in sent
+    if arm.config.models.start is None or uses:
+        return []
+    what = f"method {method.name} has no model at the server and sends none: nothing starts from models.start"
+    return [Finding("fact", f"arm {arm.name!r}", what)]
 
 
 def _codecs(arm: ReadyArm) -> list[Finding]:

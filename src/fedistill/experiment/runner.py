@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from fedistill.config.partitions import Iid, Natural, Partition
-from fedistill.config.schema import Experiment
+from fedistill.config.schema import Arm, Experiment
 from fedistill.data.build import build_task
 from fedistill.data.task import Task
 from fedistill.errors import ExperimentError, MissingMainGuard, RuntimeFailure, TrainingError, nearest
@@ -29,6 +29,7 @@ from fedistill.federation.history import ArmRun
 from fedistill.federation.ledger import Ledger
 from fedistill.federation.round import play_round
 from fedistill.models import registry as models
+from fedistill.models.saved_start import start_digest
 from fedistill.training.model_state import save_model
 
 
@@ -61,9 +62,17 @@ def settle(
     task = experiment.task.model_copy(
         update={"clients": clients, "partition": experiment.task.partition or partition}
     )
-    arms = [settle_arm(arm, data) for arm in experiment.arms]
+    arms = [_with_digest(settle_arm(arm, data)) for arm in experiment.arms]
     train = experiment.train.written_out(data)
     return experiment.model_copy(update={"task": task, "train": train, "arms": arms})
+
+
+def _with_digest(arm: Arm) -> Arm:
+    """Return the arm with the digest of the saved model that it starts from, if it does."""
+    if arm.models.start is None:
+        return arm
+    models = arm.models.model_copy(update={"start_digest": start_digest(arm.models.start)})
+    return arm.model_copy(update={"models": models})
 
 
 def select_arm(experiment: Experiment, name: str) -> Experiment:

@@ -1,6 +1,6 @@
 """An arm made ready to run: its method, codec and models on a task. Both sides build it alike."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -23,12 +23,14 @@ from fedistill.federation.failures import failing_at
 from fedistill.federation.history import ArmRun
 from fedistill.federation.ledger import SETUP_ROUND, Ledger
 from fedistill.federation.local_rounds import fixed_rounds
+from fedistill.federation.setup import start_frame, vocabulary_frame
 from fedistill.methods.participants import Client, ClientInfo, FederationInfo, Server
 from fedistill.methods.registry import AnyMethod, create_method
 from fedistill.models import registry as models
+from fedistill.models.saved_start import load_starts
 from fedistill.models.signature import Signature
 from fedistill.rng import SERVER, scoped
-from fedistill.training.model_state import WeightLayout
+from fedistill.training.model_state import ModelState, WeightLayout
 
 
 def resolve_arm(config: Arm) -> Arm:
@@ -115,7 +117,21 @@ class ReadyArm:
             public=0 if self.task.public is None else len(self.task.public),
             labelled_public=self.task.public_labels is not None,
             layouts=layouts,
+            optimizer=self.train.optimizer,
+            starts=self._starts(layouts),
         )
+
+    def _starts(self, names: Iterable[str]) -> dict[str, ModelState]:
+        """Return what models of these names start from, if it was saved.
+
+        Raises:
+            ExperimentError: it cannot be read, or fits none of them.
+        """
+        config = self.config.models
+        if config.start is None:
+            return {}
+        built = {name: models.build_model(name, self.signature(name), self.seed, SERVER) for name in names}
+        return load_starts(config.start, config.start_digest, built)
 
     def signature(self, model: str) -> Signature:
         """What a model of this arm takes and returns, by its name."""
@@ -185,7 +201,7 @@ class ReadyArm:
 
     def client(self, client: int, round: int, local: int = 1) -> Client:
         """What a client has to work with in a round; ``local``: rounds that it trains for."""
-        train = self.train
+        train = self._train(round)
         steps = None if train.steps is None else train.steps * local
         return Client(
             seed=self.seed,
@@ -207,10 +223,14 @@ class ReadyArm:
             round=round,
             federation=self.federation,
             model=self.config.models.server,
-            train=self.train,
+            train=self._train(round),
             public=self._public("server"),
             public_labels=self.task.public_labels if self.method.needs.public_labels else None,
         )
+
+    def _train(self, round: int) -> ResolvedTrain:
+        """Return the training settings of a round; before round 1, those of that round."""
+        return self.train.in_round(max(round, 1), self.rounds)
 
     @cached_property
     def _initial_shared_states(self) -> dict[str, SharedState]:
@@ -224,19 +244,20 @@ class ReadyArm:
             return 0
         return self.task.public.bytes * len(self.task.clients)
 
-    def setup_frame(self, client: int) -> bytes:
-        """The frame that a client gets before round 1, or nothing.
+    def setup_frames(self, client: int) -> list[bytes]:
+        """Return the frames that a client gets before round 1.
 
-        Clients that hold the public set build the vocabulary from it; others are sent it. A tokenizer of
-        the user's own is sent to all. One that a model declares comes with the model's code, and hashed words
-        need none.
+        It must hold a saved start if all clients build their models alike, or if the downlink's codec codes
+        the first weights as a difference to the start. Any other is sent the start in an ordinary message, or
+        has no use for it.
         """
-        alone = self.method.uplink is None and self.method.downlink is None
-        builds = "clients" in self.method.needs.public and self.task.vocabulary_from_public
-        used = {self.federation.clients[client].model, self._travelling(client)}
-        wanted = [models.preprocessing(self.method.inputs_of(name)) for name in used]
-        brings = all(one.tokenizer is not None or one.buckets is not None for one in wanted)
-        return b"" if alone or builds or brings else self.task.vocabulary_frame
+        own, travelling = self.federation.clients[client].model, self._travelling(client)
+        alike = self.method.clients_build_common
+        start = self.federation.starts.get(own if alike else travelling)
+        sent = [vocabulary_frame(self.method, self.task, {own, travelling})]
+        if start is not None and (alike or self.initial_shared_state(client).parts):
+            sent.append(start_frame(start))
+        return [frame for frame in sent if frame]
 
     def expected_bytes(self) -> tuple[int, int]:
         """Return the bytes up and down of a full round, an upper bound where a codec has no fixed width.
@@ -301,8 +322,7 @@ def start_run(arm: ReadyArm) -> ArmRun:
     """
     ledger = Ledger(public=arm.public_bytes())
     for info in arm.federation.clients:
-        frame = arm.setup_frame(info.id)
-        if frame:
+        for frame in arm.setup_frames(info.id):
             ledger.count(SETUP_ROUND, info.id, "down", frame)
     with failing_at("before round 1, server"):
         server = arm.method.start_server(arm.server(SETUP_ROUND))

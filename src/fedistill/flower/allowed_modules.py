@@ -62,15 +62,17 @@ class AllowedModules:
 
 
 def look_up(experiment: Experiment) -> None:
-    """Look up all that an experiment names outside of fedistill; models are asked for, but not imported.
+    """Look up all that an experiment names outside of fedistill; functions are asked for, but not imported.
 
     Raises:
         ExperimentError: something cannot be used, or whoever is asked before an import refuses it.
     """
     for arm in experiment.arms:
-        for model in dict.fromkeys([*arm.models.clients, arm.models.server]):
-            if ":" in model:
-                plugins.ask(Reference("model", model, model.partition(":")[0]))
+        named = [("model", model) for model in (*arm.models.clients, arm.models.server)]
+        named += [("optimizer", arm.train.optimizer.name or ""), ("loss", arm.train.loss)]
+        for kind, function in dict.fromkeys(named):
+            if ":" in function:
+                plugins.ask(Reference(kind, function, function.partition(":")[0]))
         resolve_arm(arm)
 
 

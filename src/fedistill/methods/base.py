@@ -119,6 +119,10 @@ class Method(ABC, Generic[Up, Down, ServerStateT, ClientStateT]):
     one_shot: ClassVar[bool] = False
     """Each client sends one message in a run; once the server has it, nothing more crosses."""
 
+    clients_build_common: bool = False
+    """Whether clients call `Participant.common_model`, so that they must hold the saved model that an arm may
+    start from; it may depend on the settings."""
+
     codec: ClassVar[Wanted] = "fp32"
     """Default codec, for experiments that name none."""
 

@@ -7,7 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from fedistill.config.training import ResolvedTrain
+from fedistill.config.training import OptimizerConfig, ResolvedTrain
 from fedistill.data.task import Labelled
 from fedistill.errors import TrainingError
 from fedistill.models import registry as models
@@ -42,6 +42,9 @@ class FederationInfo:
         public: number of public samples.
         labelled_public: whether the public set has labels.
         layouts: what the weights and integers of each model of the arm consist of, by name.
+        optimizer: the arm's, at its full learning rate, whatever a schedule makes of it in a round.
+        starts: the saved state that all models of a name start from, where there is one, in place of a drawn
+            one.
     """
 
     seed: int
@@ -51,6 +54,8 @@ class FederationInfo:
     public: int
     labelled_public: bool
     layouts: Mapping[str, WeightLayout] = field(default_factory=dict)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    starts: Mapping[str, ModelState] = field(default_factory=dict)
 
     @property
     def classes(self) -> int:
@@ -80,7 +85,7 @@ class Participant:
         round: number of the round, from 1.
         federation: what the server and all clients know about the arm.
         model: name of this participant's model.
-        train: the arm's training settings.
+        train: the arm's training settings in this round.
         public: returns the inputs of the public set as the named model takes them, or None if this
             participant has no copy; methods use `public_inputs` and `sampled_public`.
     """
@@ -119,8 +124,13 @@ class Participant:
         return ModelState.of(models.build_model(name, self.signature_of(name), self.seed, self.stream_client))
 
     def common_model(self, model: str | None = None) -> ModelState:
-        """Return the initial state that all who have this participant's architecture, or another, share."""
+        """Return the initial state that all who have this participant's architecture, or another, share.
+
+        A method whose clients call this has `clients_build_common`.
+        """
         name = model or self.model
+        if name in self.federation.starts:
+            return self.federation.starts[name]
         return ModelState.of(models.build_model(name, self.signature_of(name), self.seed, SERVER))
 
     def load(self, state: ModelState | Tensor, model: str | None = None, *, slot: int = 0) -> nn.Module:
@@ -199,6 +209,10 @@ class Server(Participant):
     """The server in one round; ``public_labels`` (N,) is None unless the method declares that need."""
 
     public_labels: Tensor | None
+
+    def initial_model(self, model: str | None = None) -> ModelState:
+        """Return the initial state of the server's model, or of another one: the one that is shared."""
+        return self.common_model(model)
 
     @property
     def clients(self) -> tuple[ClientInfo, ...]:

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from fedistill.config.plugins import naming
 from fedistill.errors import ExperimentError
-from fedistill.models.registry import blank_inputs, build_model, naming
+from fedistill.models.registry import blank_inputs, build_model
 from fedistill.models.signature import Signature
 from fedistill.rng import scoped
 from fedistill.training.loop import has_one_value_per_channel

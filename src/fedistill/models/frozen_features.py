@@ -5,6 +5,7 @@ import functools
 import torch
 from torch import Tensor, nn
 
+from fedistill.config.plugins import naming
 from fedistill.errors import ExperimentError
 from fedistill.models import registry as models
 from fedistill.models.features import Split
@@ -56,7 +57,7 @@ def _frozen(name: str, signature: Signature, seed: int) -> tuple[nn.Module, int]
     model = models.build_model(name, signature, seed, SERVER).eval()
     module = model if ":" in name else Split(model, name, signature).eval()
     with (
-        models.naming(f"model {name!r} fails on an input of shape {(2, *signature.shape)}:"),
+        naming(f"model {name!r} fails on an input of shape {(2, *signature.shape)}:"),
         torch.no_grad(),
     ):
         found = _features(module, models.blank_inputs(signature, 2))

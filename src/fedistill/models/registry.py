@@ -8,8 +8,6 @@ linear layer that brings its features to that width, for methods that exchange f
 
 import functools
 import inspect
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -18,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from fedistill.config.plugins import named
+from fedistill.config.plugins import named, naming
 from fedistill.errors import ExperimentError, nearest
 from fedistill.models.reuse import ReusedModule
 from fedistill.models.signature import Build, Preprocessing, Signature
@@ -113,15 +111,6 @@ def _first_pass(model: nn.Module, signature: Signature) -> None:
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
-
-
-@contextmanager
-def naming(what: str) -> Iterator[None]:
-    """Report any error of a custom model as an `ExperimentError` that begins with these words."""
-    try:
-        yield
-    except Exception as error:  # a custom model may raise anything
-        raise ExperimentError(f"{what} {type(error).__name__}: {error}") from error
 
 
 def reusable(name: str, signature: Signature, slot: int = 0) -> nn.Module:

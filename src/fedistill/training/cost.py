@@ -6,8 +6,9 @@ Both are counted, not timed: they follow from the shapes of tensors alone.
   What others call FLOPs is twice as many.
 - *Memory* is what the largest training step holds: the model's parameters and buffers, a gradient of each
   parameter that gets one, the optimizer's buffers, and all tensors that autograd saves for the backward
-  pass, the batch among them, each storage once. Samples that wait for their batch, messages and work space
-  inside an operation are not in it. Prediction needs less, since it can take samples one by one.
+  pass, the batch among them, each storage once; with early stopping, also the copy of the best epoch.
+  Samples that wait for their batch, messages and work space inside an operation are not in it. Prediction
+  needs less, since it can take samples one by one.
 """
 
 from collections.abc import Iterator
@@ -125,8 +126,14 @@ class BatchCosts:
             self._by_size[size] = counter.cost.multiply_adds - before
 
     @contextmanager
-    def step(self, size: int, model: nn.Module, optimizer: Optimizer) -> Iterator[None]:
-        """Count one training step, from its forward pass to that of the optimizer, and its memory."""
+    def step(
+        self, size: int, model: nn.Module, optimizer: Optimizer, *, keeps_best: bool = False
+    ) -> Iterator[None]:
+        """Count one training step, from its forward pass to that of the optimizer, and its memory.
+
+        Args:
+            keeps_best: whether a copy of what training changes is kept beside, as for early stopping.
+        """
         counter = _active.get()
         if counter is None or size in self._by_size:
             with self.batch(size):
@@ -136,8 +143,12 @@ class BatchCosts:
         with self.batch(size), _saved(held) as saved:
             yield
         gradients = [value for value in model.parameters() if value.grad is not None]
-        buffers = [value for entry in optimizer.state().values() for value in entry.values()]
-        counter.hold(sum(value.nbytes for value in (*held, *gradients, *buffers)) + sum(saved.values()))
+        entries = [value for entry in optimizer.state().values() for value in entry.values()]
+        buffers = [value for value in entries if isinstance(value, Tensor)]
+        copied = [value for value in held if value.requires_grad or not isinstance(value, nn.Parameter)]
+        copies = (*copied, *buffers) if keeps_best else ()
+        held_in_all = (*held, *gradients, *buffers, *copies)
+        counter.hold(sum(value.nbytes for value in held_in_all) + sum(saved.values()))
 
 
 @contextmanager

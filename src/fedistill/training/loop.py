@@ -9,6 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from fedistill.config.training import PREDICTION_BATCH
 from fedistill.errors import TrainingError
 from fedistill.training.cost import BatchCosts, uncounted
+from fedistill.training.early_stopping import BestEpoch, Validation
 from fedistill.training.optimizers import Optimizer
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -25,6 +26,8 @@ def fit(
     batch_size: int,
     generator: torch.Generator,
     steps: int | None = None,
+    validation: Validation | None = None,
+    augment: Callable[[Tensor], Tensor] | None = None,
 ) -> None:
     """Train a model, visiting the samples in a new order each epoch.
 
@@ -33,29 +36,36 @@ def fit(
 
     Args:
         steps: number of batches to train on, in place of epochs; the last epoch may end early.
+        validation: samples to leave out, by whose loss training ends before the last epoch, and returns to
+            the best one; default: train on all.
+        augment: changes a batch of the inputs before the model is trained on it.
 
     Raises:
         TrainingError: the loss is NaN or infinite, whereof the message says whether it was before the first
             step; or batch norm has one value per channel.
     """
-    joins = _last_joins(model, inputs, batch_size)
+    places = torch.arange(len(inputs)) if validation is None else validation.training
+    joins = _last_joins(model, inputs, len(places), batch_size)
     model.train()
-    left, first, costs = steps, None, BatchCosts()
+    in_all = epochs * len(_batches(places, batch_size, joins)) if steps is None else steps
+    left, done, first, costs, validating = steps, 0, None, BatchCosts(), BatchCosts()
+    best = None if validation is None else BestEpoch(validation)
     for epoch in range(epochs if steps is None else steps):
         if left == 0:
             break
-        order = torch.randperm(len(inputs), generator=generator)
+        order = places[torch.randperm(len(places), generator=generator)]
         batches = _batches(order, batch_size, joins)[:left]
         if left is not None:
             left -= len(batches)
         total = torch.zeros(())
         for index in batches:
-            with costs.step(len(index), model, optimizer):
+            with costs.step(len(index), model, optimizer, keeps_best=best is not None):
                 optimizer.zero_grad()
-                value = loss(model(batch(inputs, index)), index)
+                value = loss(model(batch(inputs, index, augment)), index)
                 value.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
                 with uncounted():
-                    optimizer.step()
+                    optimizer.step(done, in_all)
+            done += 1
             first = value.detach() if first is None else first
             total += value.detach()
         if not torch.isfinite(total):
@@ -69,6 +79,24 @@ def fit(
                 f"the loss is {total.item()} in local epoch {epoch + 1}: lower train.optimizer.lr, or look"
                 " for extreme inputs"
             )
+        if best is not None and best.ends(
+            _mean_loss(model, inputs, best.validation, validating), model, optimizer
+        ):
+            break
+    if best is not None:
+        best.restore(model, optimizer)
+
+
+@torch.no_grad()
+def _mean_loss(model: nn.Module, inputs: Tensor, validation: Validation, costs: BatchCosts) -> float:
+    """Return the mean loss on what is held out, in evaluation mode; the model is then in training mode."""
+    model.eval()
+    total = torch.zeros(())
+    for index in torch.split(validation.held_out, PREDICTION_BATCH):
+        with costs.batch(len(index)):
+            total += validation.loss(model(batch(inputs, index)), index) * len(index)
+    model.train()
+    return float(total) / len(validation.held_out)
 
 
 def _batches(order: Tensor, batch_size: int, joins: bool) -> list[Tensor]:
@@ -76,16 +104,16 @@ def _batches(order: Tensor, batch_size: int, joins: bool) -> list[Tensor]:
     return [*batches[:-2], torch.cat(batches[-2:])] if joins else batches
 
 
-def _last_joins(model: nn.Module, inputs: Tensor, batch_size: int) -> bool:
-    """Return whether the last batch must not stand alone."""
-    alone = len(inputs) == 1 or batch_size == 1
-    if not alone and len(inputs) % batch_size != 1:
+def _last_joins(model: nn.Module, inputs: Tensor, samples: int, batch_size: int) -> bool:
+    """Return whether the last batch must not stand alone, where training is on ``samples`` of the inputs."""
+    alone = samples == 1 or batch_size == 1
+    if not alone and samples % batch_size != 1:
         return False
     if not has_one_value_per_channel(model, batch(inputs, torch.zeros(1, dtype=torch.int64))):
         return False
     if alone:
         raise TrainingError(
-            f"batches of one of {len(inputs)} samples leave batch norm one value per channel: use"
+            f"batches of one of {samples} samples leave batch norm one value per channel: use"
             " nn.GroupNorm or nn.LayerNorm, a larger batch size, or more samples"
         )
     return True
@@ -138,10 +166,12 @@ def predict(model: nn.Module, inputs: Tensor, batch_size: int = PREDICTION_BATCH
     return outputs
 
 
-def batch(inputs: Tensor, index: Tensor) -> Tensor:
+def batch(inputs: Tensor, index: Tensor, augment: Callable[[Tensor], Tensor] | None = None) -> Tensor:
     """Select samples and convert them to what models take: scaled pixels, int64 tokens, or floats."""
     # Copies row by row, three times as fast as `inputs[index]`.
     picked = inputs.index_select(0, index)
+    if augment is not None:
+        picked = augment(picked)
     if inputs.dtype == torch.uint8:
         return to_float(picked).contiguous(memory_format=torch.channels_last)
     return picked if picked.is_floating_point() else picked.to(torch.int64)

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
+from fedistill.config.plugins import named
 from fedistill.config.training import NotTrue, Train
 from fedistill.training.loop import Loss
 
@@ -24,12 +25,16 @@ def logit_mae(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def label_loss(train: Train, labels: Tensor, classes: int) -> Loss:
-    """Return the cross-entropy loss on labels (n,), with label smoothing and balanced softmax as set.
+    """Return the loss on labels (n,): cross-entropy, with label smoothing and balanced softmax as set, or the
+    mean of what the user's own function returns.
 
     Balanced softmax adds ``log n_c`` to the logits in training (Ren et al., arXiv 2007.10740; Menon et al.,
     arXiv 2007.07314, with tau = 1), so that the model itself predicts as under balanced classes. For a class
     without samples, a case that the papers do not have, n_c is 1, which keeps the loss finite.
     """
+    if train.own_loss:
+        own = named("loss", train.loss, "function")
+        return lambda logits, at: own(logits, labels[at]).mean()
     shift = torch.zeros(classes)
     if train.loss == "balanced-softmax":
         shift = torch.bincount(labels, minlength=classes).clamp(min=1).log()

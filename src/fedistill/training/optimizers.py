@@ -1,11 +1,11 @@
-"""SGD and Adam with their buffers as plain data, computed by the functions behind torch's own optimizers.
+"""SGD, Adam and AdamW with their buffers as plain data, computed by the functions behind torch's own ones.
 
-Those optimizers import torch's compiler in their first step, which doubles the import time of torch in every
+Torch's optimizers import its compiler in their first step, which doubles the import time of torch in every
 process. On Flower, every message starts a process.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Self
 
 import torch
@@ -13,19 +13,19 @@ from torch import Tensor, nn
 from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
+from fedistill.config.plugins import named
 from fedistill.config.training import OptimizerConfig
 from fedistill.state import State
 
-Moved = list[tuple[Tensor, Tensor, dict[str, Tensor]]]
+Moved = Sequence[tuple[Tensor, Tensor, dict[str, Tensor]]]
 """Parameters, their gradients and their buffers."""
 
 
 class Optimizer(ABC):
-    """Base of all optimizers; subclasses are final. Steps are bit-identical to those of `torch.optim`."""
+    """Base of all optimizers; subclasses are final."""
 
     def __init__(self, parameters: Iterable[nn.Parameter], settings: OptimizerConfig) -> None:
         self._parameters = list(parameters)
-        self._buffers: list[dict[str, Tensor]] = [{} for _ in self._parameters]
         self._settings = settings.resolved("image")  # an arm has resolved its own for its kind of data
 
     def zero_grad(self) -> None:
@@ -34,36 +34,71 @@ class Optimizer(ABC):
             parameter.grad = None
 
     @torch.no_grad()
-    def step(self) -> None:
-        """Update all parameters that have a gradient."""
-        each = zip(self._parameters, self._buffers, strict=True)
-        self._move(
-            [
-                (parameter, _dense(parameter.grad), buffers)
-                for parameter, buffers in each
-                if parameter.grad is not None
-            ]
-        )
+    def step(self, place: int = 0, steps: int = 1) -> None:
+        """Update all parameters that have a gradient.
 
+        Args:
+            place: number of this step in its local training, from 0; a schedule over steps needs it.
+            steps: how many steps that training has.
+        """
+        for parameter in self._parameters:
+            if (
+                parameter.grad is not None and parameter.grad.is_sparse
+            ):  # as of ``nn.EmbeddingBag(sparse=True)``
+                parameter.grad = parameter.grad.to_dense()
+        if self._settings.clip_norm is not None:
+            _clip(
+                [value.grad for value in self._parameters if value.grad is not None], self._settings.clip_norm
+            )
+        self._update(self._settings.lr_at(place, steps))
+
+    @abstractmethod
     def state(self) -> State:
         """Return the buffers of each parameter that has any, by its position."""
+
+    @abstractmethod
+    def restore(self, state: State) -> Self:
+        """Load copies of the buffers that `state` returned; return this optimizer."""
+
+    @abstractmethod
+    def _update(self, lr: float) -> None:
+        """Update parameters by their dense gradients, and their buffers for the next step."""
+
+
+class _BuiltIn(Optimizer):
+    """Steps are bit-identical to those of `torch.optim`."""
+
+    def __init__(self, parameters: Iterable[nn.Parameter], settings: OptimizerConfig) -> None:
+        super().__init__(parameters, settings)
+        self._buffers: list[dict[str, Tensor]] = [{} for _ in self._parameters]
+
+    def state(self) -> State:
         return {str(place): dict(buffers) for place, buffers in enumerate(self._buffers) if buffers}
 
     def restore(self, state: State) -> Self:
-        """Load copies of the buffers that `state` returned; return this optimizer."""
         for place, buffers in state.items():
             self._buffers[int(place)] = {name: value.clone() for name, value in buffers.items()}
         return self
 
+    def _update(self, lr: float) -> None:
+        each = zip(self._parameters, self._buffers, strict=True)
+        moved = [(value, value.grad, buffers) for value, buffers in each if value.grad is not None]
+        decay = self._settings.weight_decay
+        if self._settings.decay == "all":
+            self._move(moved, lr, decay)
+        else:
+            self._move([one for one in moved if one[0].ndim >= 2], lr, decay)
+            self._move([one for one in moved if one[0].ndim < 2], lr, 0.0)
+
     @abstractmethod
-    def _move(self, moved: Moved) -> None:
-        """Update parameters by their gradients, and their buffers for the next step."""
+    def _move(self, moved: Moved, lr: float, decay: float) -> None:
+        """Do as `_update`, with this weight decay, for some of the parameters."""
 
 
-class Sgd(Optimizer):
+class Sgd(_BuiltIn):
     """`torch.optim.SGD` without dampening."""
 
-    def _move(self, moved: Moved) -> None:
+    def _move(self, moved: Moved, lr: float, decay: float) -> None:
         before = [buffers.get("momentum_buffer") for _, _, buffers in moved]
         sgd(
             [parameter for parameter, _, _ in moved],
@@ -71,11 +106,11 @@ class Sgd(Optimizer):
             before,  # updated in place
             foreach=False,
             fused=False,
-            lr=self._settings.lr,
+            lr=lr,
             momentum=self._settings.momentum,
-            weight_decay=self._settings.weight_decay,
+            weight_decay=decay,
             dampening=0.0,
-            nesterov=False,
+            nesterov=self._settings.nesterov,
             maximize=False,
         )
         for (_, _, buffers), after in zip(moved, before, strict=True):
@@ -83,10 +118,10 @@ class Sgd(Optimizer):
                 buffers["momentum_buffer"] = after
 
 
-class Adam(Optimizer):
-    """`torch.optim.Adam` with betas of 0.9 and 0.999."""
+class Adam(_BuiltIn):
+    """`torch.optim.Adam` or `torch.optim.AdamW`, with betas of 0.9 and 0.999."""
 
-    def _move(self, moved: Moved) -> None:
+    def _move(self, moved: Moved, lr: float, decay: float) -> None:
         for parameter, _, buffers in moved:
             if not buffers:
                 buffers["step"] = torch.tensor(0.0)
@@ -104,19 +139,55 @@ class Adam(Optimizer):
             amsgrad=False,
             beta1=0.9,
             beta2=0.999,
-            lr=self._settings.lr,
-            weight_decay=self._settings.weight_decay,
+            lr=lr,
+            weight_decay=decay,
+            decoupled_weight_decay=self._settings.name == "adamw",
             eps=1e-8,
             maximize=False,
         )
 
 
-def _dense(gradient: Tensor) -> Tensor:
-    """Return a gradient as all rules take it, also that of ``nn.EmbeddingBag(sparse=True)``."""
-    return gradient.to_dense() if gradient.is_sparse else gradient
+class Own(Optimizer):
+    """What a function of the user's returns, a `torch.optim.Optimizer`, whose rates follow those set here."""
+
+    def __init__(self, parameters: Iterable[nn.Parameter], settings: OptimizerConfig) -> None:
+        super().__init__(parameters, settings)
+        make = named("optimizer", self._settings.name, "function")
+        self.inner: torch.optim.Optimizer = make(self._parameters, lr=self._settings.lr)
+        self._rates = [group["lr"] / self._settings.lr for group in self.inner.param_groups]
+
+    def state(self) -> State:
+        return {str(place): dict(buffers) for place, buffers in self.inner.state_dict()["state"].items()}
+
+    def restore(self, state: State) -> Self:
+        whole = self.inner.state_dict()
+        for place, buffers in state.items():
+            # Torch keeps the tensors that it is given, and changes them.
+            whole["state"][int(place)] = {
+                name: value.clone() if isinstance(value, Tensor) else value for name, value in buffers.items()
+            }
+        self.inner.load_state_dict(whole)
+        return self
+
+    def _update(self, lr: float) -> None:
+        for group, rate in zip(self.inner.param_groups, self._rates, strict=True):
+            group["lr"] = lr * rate
+        self.inner.step()
+
+
+def _clip(gradients: list[Tensor], most: float) -> None:
+    """Scale gradients, in place, so that their norm, as one vector, is at most this."""
+    if not gradients:
+        return
+    norm = torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients]).norm()
+    for gradient in gradients:
+        gradient.mul_((most / (norm + 1e-6)).clamp(max=1.0))
 
 
 def make_optimizer(settings: OptimizerConfig, model: nn.Module) -> Optimizer:
-    """Return a fresh optimizer over all parameters of a model."""
-    kind = Adam if settings.name == "adam" else Sgd
+    """Return a fresh optimizer over all parameters of a model.
+
+    A schedule over rounds must have been applied (`ResolvedOptimizer.in_round`): here it changes nothing.
+    """
+    kind = Own if settings.own else Adam if settings.name in ("adam", "adamw") else Sgd
     return kind(model.parameters(), settings)

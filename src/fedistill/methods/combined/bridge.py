@@ -78,6 +78,7 @@ class Bridge(Method[BridgeReply, BridgeRequest, BridgeServer, BridgeClient]):
     ClientState = BridgeClient
     needs = Needs(public=("clients", "server"))
     under_skew = ("loss",)
+    clients_build_common = True
     Settings = BridgeSettings
     settings: BridgeSettings
 

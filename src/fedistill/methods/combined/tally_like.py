@@ -82,6 +82,7 @@ class TallyLike(Method[TallyReply, TallyRequest, TallyServer, TallyClient]):
     needs = Needs(public=("clients", "server"))
     under_skew = ("loss", "aggregation")
     codec = CODEC
+    clients_build_common = True
     Settings = TallyLikeSettings
     settings: TallyLikeSettings
 

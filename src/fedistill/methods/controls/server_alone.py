@@ -5,8 +5,7 @@ from collections.abc import Iterable
 from fedistill.communication.messages.base import Message
 from fedistill.methods.base import Method, Needs, NoState, Reply
 from fedistill.methods.participants import Client, Server
-from fedistill.methods.shared.own_model import Learner
-from fedistill.training.loop import fit
+from fedistill.methods.shared.own_model import Learner, train_on_labels
 from fedistill.training.losses import label_loss
 
 
@@ -39,14 +38,6 @@ class ServerAlone(Method[Message, Message, Learner, NoState]):
     def server_step(self, state: Learner, server: Server, replies: Iterable[Reply[Message]]) -> Learner:
         assert server.public_labels is not None
         model, optimizer = state.restore(server)
-        fit(
-            model,
-            optimizer,
-            server.public_inputs(),
-            label_loss(server.train, server.public_labels, server.classes),
-            epochs=server.train.epochs,
-            steps=server.train.steps,
-            batch_size=server.train.batch_size,
-            generator=server.stream("public-training"),
-        )
+        loss = label_loss(server.train, server.public_labels, server.classes)
+        train_on_labels(model, optimizer, server, server.public_inputs(), loss, loss, "public-training")
         return state.after(model, optimizer)

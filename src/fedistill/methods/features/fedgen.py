@@ -97,6 +97,7 @@ class FedGen(Method[CountedWeights, GeneratorWeights, FedGenServer, FedGenClient
         self._all = settings.share == "all"
         if not self._all:
             self.needs = Needs(models="one width")
+            self.clients_build_common = True
 
     @property
     def has_server_model(self) -> bool:

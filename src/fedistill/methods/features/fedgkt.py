@@ -75,6 +75,7 @@ class FedGkt(Method[PrivateOutputs, PrivateLogits, FedGktServer, Learner]):
     ServerState = FedGktServer
     ClientState = Learner
     needs = Needs(models="one width", evaluation_at_clients=True)
+    clients_build_common = True
     Settings = FedGktSettings
     settings: FedGktSettings
 

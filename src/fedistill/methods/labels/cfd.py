@@ -67,6 +67,7 @@ class Cfd(Method[SoftLabels, SoftLabels, LabelServer, CfdClient]):
     needs = Needs(public=("clients", "server"))
     under_skew = ("loss", "aggregation")
     codec = PUBLISHED
+    clients_build_common = True
     Settings = CfdSettings
     settings: CfdSettings
 

@@ -15,8 +15,8 @@ def learn_labels(
 ) -> ModelState:
     """Return a model of this architecture trained on classes (n,) of the public samples, smoothed.
 
-    Classes of C or more stand for none. All that is random comes from streams that do not depend on the
-    participant or the round, so all participants get the same model.
+    Classes of C or more stand for none. Streams and learning rate do not depend on the participant or the
+    round, so all participants get the same model.
     """
     labelled = (labels < site.classes).nonzero().flatten()
     targets = labels[labelled]
@@ -24,7 +24,7 @@ def learn_labels(
         module = site.load(site.common_model(name), name)
         fit(
             module,
-            make_optimizer(site.train.optimizer, module),
+            make_optimizer(site.federation.optimizer, module),
             site.public_inputs(name)[labelled],
             lambda logits, at: cross_entropy(logits, targets[at], label_smoothing=smoothing),
             epochs=epochs,

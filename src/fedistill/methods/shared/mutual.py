@@ -15,6 +15,7 @@ from fedistill.methods.shared.private_loss import private_loss
 from fedistill.methods.shared.weight_averaging import mean_model, trained_weights, weights_message
 from fedistill.models import registry as models
 from fedistill.models.signature import Signature
+from fedistill.training.losses import label_loss
 from fedistill.training.model_state import ModelState
 from fedistill.training.optimizers import make_optimizer
 
@@ -85,7 +86,14 @@ class MutualLearning(Method[TrainedWeights, Weights, ServerModel, Learner]):
             own, other = logits
             return self.loss(own, other, own_task(own, at), travelling_task(other, at))
 
-        train_private(pair, optimizer, client, loss)
+        plain = label_loss(client.train, client.data.labels, client.classes)
+        train_private(
+            pair,
+            optimizer,
+            client,
+            loss,
+            label_losses=lambda logits, at: plain(logits[0], at) + plain(logits[1], at),
+        )
         owned = len(list(pair.own.parameters()))
         buffers = {place: entry for place, entry in optimizer.state().items() if int(place) < owned}
         kept = Learner(ModelState.of(pair.own), buffers)

@@ -3,11 +3,15 @@
 from dataclasses import dataclass, field, replace
 from typing import Self
 
-from torch import nn
+from torch import Tensor, nn
 
 from fedistill.methods.participants import Client, Participant
+from fedistill.rng import stream
 from fedistill.state import State
+from fedistill.training.augmentation import augmentation
+from fedistill.training.early_stopping import draw_validation
 from fedistill.training.loop import Loss, fit
+from fedistill.training.losses import label_loss
 from fedistill.training.model_state import ModelState
 from fedistill.training.optimizers import Optimizer, make_optimizer
 
@@ -37,16 +41,53 @@ class Learner:
 
 
 def train_private(
-    model: nn.Module, optimizer: Optimizer, client: Client, loss: Loss, epochs: int | None = None
+    model: nn.Module,
+    optimizer: Optimizer,
+    client: Client,
+    loss: Loss,
+    epochs: int | None = None,
+    label_losses: Loss | None = None,
 ) -> None:
-    """Train on the client's private samples with the arm's training settings."""
+    """Train on the client's private samples with the arm's training settings.
+
+    Args:
+        epochs: in place of those of the settings.
+        label_losses: the part of the loss on labels alone, by which early stopping judges; default: that of
+            logits (b, C).
+    """
+    plain = label_losses or label_loss(client.train, client.data.labels, client.classes)
+    train_on_labels(model, optimizer, client, client.inputs(), loss, plain, "private", epochs)
+
+
+def train_on_labels(
+    model: nn.Module,
+    optimizer: Optimizer,
+    side: Participant,
+    inputs: Tensor,
+    loss: Loss,
+    plain: Loss,
+    purpose: str,
+    epochs: int | None = None,
+) -> None:
+    """Train on labelled samples with the arm's training settings.
+
+    Args:
+        plain: the part of the loss on labels alone, by which early stopping judges.
+        purpose: of the stream that the order of the samples is drawn from.
+        epochs: in place of those of the settings.
+    """
+    train = side.train
+    # In each round the same: a sample that was trained on tells nothing of others.
+    held_out = stream(side.seed, "validation", side.stream_client)
     fit(
         model,
         optimizer,
-        client.inputs(),
+        inputs,
         loss,
-        epochs=epochs or client.train.epochs,
-        batch_size=client.train.batch_size,
-        generator=client.stream("private"),
-        steps=None if epochs else client.train.steps,
+        epochs=epochs or train.epochs,
+        batch_size=train.batch_size,
+        generator=side.stream(purpose),
+        steps=None if epochs else train.steps,
+        validation=draw_validation(len(inputs), train.early_stopping, plain, held_out),
+        augment=augmentation(train.augment, side.stream("augment")),
     )

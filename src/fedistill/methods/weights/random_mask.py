@@ -73,6 +73,7 @@ class RandomMask(Method[MaskedReply, MaskedRequest, MaskServer, MaskClient]):
     ClientState = MaskClient
     needs = Needs(models="one architecture", sums_alone=True)
     under_skew = ("loss",)
+    clients_build_common = True
     Settings = MaskSettings
     settings: MaskSettings
 
