@@ -102,7 +102,7 @@ def test_the_highest_last_accuracy_is_best_without_a_target() -> None:
         trial(6, [0.8, 0.8], 1, status="failed"),
     ]
     assert best(Goal(), *trials) == 4
-    assert Goal().accuracy(trials[1]) == 0.5
+    assert Goal().value(trials[1]) == 0.5
     assert Goal().describe(trials[3]) == "server@global 70.0%, 190 B"
     assert Goal().describe(trials[5]) == "failed"
 
@@ -135,7 +135,7 @@ def test_the_view_that_counts() -> None:
     assert best(Goal(view="client@own"), one, other) == 2  # they have no such view
     for entry in one["result"]["rounds"]:
         del entry["views"]["server@global"]
-    assert Goal().accuracy(one) == 0.9
+    assert Goal().value(one) == 0.9
 
 
 def test_a_trial_is_decided_at_the_target_or_beyond_the_bytes_of_the_best() -> None:
@@ -166,8 +166,8 @@ def test_the_tuned_file_has_the_settings_of_the_best_trials(
     tuned = load(tmp_path / "out" / "tuned.toml")
     for arm, own, found in zip(tuned.arms, experiment.arms, (weights, local), strict=True):
         assert found.best is not None
-        accuracies = [Goal().accuracy(one) for one in found.trials]
-        assert Goal().accuracy(found.best) == max(one for one in accuracies if one is not None)
+        accuracies = [Goal().value(one) for one in found.trials]
+        assert Goal().value(found.best) == max(one for one in accuracies if one is not None)
         assert resolve_arm(arm) == resolve_arm(changed(own, found.best["settings"], "image"))
     assert tuned.model_copy(update={"arms": []}) == experiment.model_copy(update={"arms": []})
 

@@ -26,17 +26,20 @@ import shutil
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 from urllib.parse import quote
 
 from fedistill.communication.protocol.shared_state import dump_states, load_states
+from fedistill.config.partitions import Natural
 from fedistill.config.schema import Experiment
+from fedistill.config.section import RawTable
 from fedistill.config.toml import load, to_toml
 from fedistill.errors import ExperimentError
 from fedistill.experiment.results import SCHEMA, SCHEMA_OF_SEEDS, AnyResultsJson
 from fedistill.federation.arm import ReadyArm, start_run
 from fedistill.federation.history import ArmRun, Event, RoundRecord
 from fedistill.federation.ledger import Entry
+from fedistill.federation.scores import Scores
 from fedistill.methods.base import AnyState
 from fedistill.state import decode_state, encode_state, from_plain, to_plain, write_file
 from fedistill.training.model_state import ModelState
@@ -46,12 +49,17 @@ _LONGEST_NAME = 100
 
 
 class _Manifest(TypedDict):
-    """The checkpoint of an arm: its last complete round, its files by client, and what they do not hold."""
+    """The checkpoint of an arm: its last complete round, its files by client, and what they do not hold.
+
+    ``correct`` and ``scores`` are two parts of clients' `Scores`; the second is absent
+    if all of them are empty.
+    """
 
     round: int
     server: str
     clients: dict[str, str]
     correct: dict[str, list[int]]
+    scores: NotRequired[dict[str, RawTable]]
     setup: list[dict[str, Any]]
 
 
@@ -149,7 +157,12 @@ class RunFolder:
         return shlex.join(["fedistill", *(["flower"] if self.on_network else []), "resume", str(self.path)])
 
     def experiment(self) -> Experiment:
-        return load(self.path / "experiment.toml")
+        """Return what was asked, resolved."""
+        found = load(self.path / "experiment.toml")
+        if found.task.own_test_share is None and isinstance(found.task.partition, Natural):
+            # Version 0.2 and earlier wrote no such key, and no client held out anything.
+            return found.model_copy(update={"task": found.task.model_copy(update={"own_test_share": 0.0})})
+        return found
 
     def command(self) -> str:
         return next((e["command"] for e in self.events() if e["event"] == "started"), "")
@@ -205,9 +218,12 @@ class RunFolder:
             "round": run.round,
             "server": server,
             "clients": files,
-            "correct": {str(client): right for client, right in run.correct.items()},
+            "correct": {str(client): scores.correct for client, scores in run.scores.items()},
             "setup": [asdict(entry) for entry in run.ledger.of_round(0)],
         }
+        beyond = {str(client): scores.beyond_counts() for client, scores in run.scores.items()}
+        if any(beyond.values()):
+            manifest["scores"] = beyond
         write_file(folder / _MANIFEST, json.dumps(manifest).encode())
         named = {server, *files.values()}
         for path in folder.glob("*.safetensors"):
@@ -243,7 +259,10 @@ class RunFolder:
             clients=clients,
             ledger=start_run(arm).ledger,
             shared_states=shared_states,
-            correct={int(client): right for client, right in manifest["correct"].items()},
+            scores={
+                int(client): Scores.of_json(right, manifest.get("scores", {}).get(client, {}))
+                for client, right in manifest["correct"].items()
+            },
             mean=mean,
         )
         run.ledger.entries = [Entry(**entry) for entry in manifest["setup"]]
