@@ -11,6 +11,7 @@ import pytest
 from fedistill import ExperimentError, load, parse
 from fedistill.config.schema import Experiment
 from fedistill.data.build import build_task
+from fedistill.experiment.measure import Measure
 from fedistill.experiment.results import ArmJson
 from fedistill.federation.arm import ReadyArm, resolve_arm
 from fedistill.federation.local_executor import SerialExecutor
@@ -118,6 +119,23 @@ def test_the_fewest_bytes_to_a_target_are_best() -> None:
     assert best(goal, far, near) == 4
     assert goal.describe(cheap) == "server@global 60.0%, 70 B to 70.0%"
     assert goal.describe(far) == "server@global 20.0%, 70.0% not reached"
+
+
+def test_the_lowest_loss_is_best() -> None:
+    losses = Measure("log-loss", "lower", float("inf"))
+    one, other = trial(1, [0.9, 0.9], 10), trial(2, [0.5, 0.5], 100)
+    for tried, found in ((one, [2.0, 1.0]), (other, [0.5, 0.8])):
+        for entry, value in zip(tried["result"]["rounds"], found, strict=True):
+            entry["metrics"] = {"log-loss": {"server@global": value}}
+    assert best(Goal(measure=losses), one, other) == 2
+    assert Goal(measure=losses).describe(other).startswith("server@global 0.800, ")
+    assert str(Goal(measure=losses)).startswith("the lowest log-loss (")
+    goal = Goal(target=1.0, measure=losses)
+    assert (goal.bytes_to_target(one), goal.bytes_to_target(other)) == (30, 110)
+    assert best(goal, one, other) == 1
+    assert goal.decided(one["result"], None)
+    assert "fewest bytes to log-loss (" in str(goal)
+    assert best(Goal(view="client@own", measure=losses), one, other) == 2
 
 
 def test_without_a_success_there_is_no_best() -> None:
