@@ -45,6 +45,7 @@ from fedistill.federation.client import ClientResult
 from fedistill.federation.executor import Executor, Job
 from fedistill.federation.local_executor import SerialExecutor
 from fedistill.federation.round import play_round
+from fedistill.federation.scores import Scores
 
 RESULTS = Path(__file__).parent / "results" / "codecs.json"
 Floats = NDArray[np.float32]
@@ -99,8 +100,8 @@ class Recorder(Executor):
             self.rounds[-1].append((job[2], outcome.frame))
             yield outcome
 
-    def count_correct(self, arm: str, jobs: Sequence[Job]) -> Iterator[list[int]]:
-        return self.inner.count_correct(arm, jobs)
+    def evaluate(self, arm: str, jobs: Sequence[Job]) -> Iterator[Scores | None]:
+        return self.inner.evaluate(arm, jobs)
 
     def close(self) -> None:
         self.inner.close()

@@ -38,7 +38,7 @@ from fedistill.config.schedules import Constant, Schedule
 from fedistill.config.schema import Arm
 from fedistill.config.units import format_bytes
 from fedistill.errors import Refusal
-from fedistill.experiment.table import VIEWS
+from fedistill.federation.evaluation import SERVER_OWN, VIEWS
 from fedistill.methods.base import Method
 from fedistill.methods.participants import ClientInfo, FederationInfo
 from fedistill.methods.registry import METHODS
@@ -454,7 +454,9 @@ def _results() -> dict[str, dict[str, Any]]:
     return found
 
 
-HEADS = ("method", "models", *VIEWS, "up", "down", "set-up", "public data")
+SHOWN_VIEWS = tuple(view for view in VIEWS if view != SERVER_OWN)
+"""No benchmark holds out samples of clients."""
+HEADS = ("method", "models", *SHOWN_VIEWS, "up", "down", "set-up", "public data")
 
 
 def _measured(method: AnyMethod) -> list[str]:
@@ -506,7 +508,7 @@ def _setting_of(task: str, row: dict[str, Any]) -> str:
 
 
 def _row(title: str, row: dict[str, Any]) -> tuple[str, ...]:
-    views = [f"{row['views'][view]:.1%}" if view in row["views"] else "-" for view in VIEWS]
+    views = [f"{row['views'][view]:.1%}" if view in row["views"] else "-" for view in SHOWN_VIEWS]
     ways = [format_bytes(row[f"bytes_{key}"]) for key in ("up", "down", "setup", "public")]
     clients = [name for name in row["models"]["clients"] if name in row["parameters"]]
     # Some methods have a server model of their own; rows that were measured before it was noted do not.

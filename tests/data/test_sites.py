@@ -19,8 +19,8 @@ TEST = {"text": ["t0", "t1"], "label": ["a", "b"]}
 
 
 def build(**keys: object) -> Task:
-    """A task without a set number of clients."""
-    return build_task(TaskConfig.model_validate({"public": 0, **keys}), 0)
+    """A task without a set number of clients, of whom none holds out anything."""
+    return build_task(TaskConfig.model_validate({"public": 0, "own_test_share": 0, **keys}), 0)
 
 
 def refused(**keys: object) -> str:

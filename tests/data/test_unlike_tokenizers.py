@@ -209,7 +209,7 @@ def test_each_model_is_measured_on_inputs_of_its_own(path: str) -> None:
     accuracies = []
     for client, name in enumerate(["bag", NET, "bag"]):
         found = right(name, client_state(arm, client, run.clients[client]).model.weights)
-        assert run.correct[client] == torch.bincount(found, minlength=3).tolist()
+        assert run.scores[client].correct == torch.bincount(found, minlength=3).tolist()
         accuracies.append(len(found) / len(task.test))
     views = run.records[-1].views
     assert views["client@global"] == pytest.approx(sum(accuracies) / 3)

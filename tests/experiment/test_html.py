@@ -468,6 +468,82 @@ def test_what_clients_compute_has_columns_where_it_was_counted(browse: Any) -> N
     assert "memory" not in columns
 
 
+def _with_sites() -> dict[str, Any]:
+    """Two arms with losses, of which less is better, and with what two sites measured."""
+    results = _results(clients=2)
+    results["metrics"] = [{"name": "log-loss", "better": "lower", "most": None}]
+    results["task"] |= {"client_names": ["north <b>", "south"], "own_tests": [15, 5]}
+    results["arms"] = results["arms"][:2]
+    for arm, losses in zip(results["arms"], ([2.0, None, 0.5, 0.9], [3.0, 1.2]), strict=True):
+        for entry, loss in zip(arm["rounds"], losses, strict=True):
+            if loss is not None:
+                entry["metrics"] = {"log-loss": {"server@global": loss, "server@own": loss + 1}}
+                entry["views"]["server@own"] = 0.25
+                values = {"accuracy": [0.5, 0.0], "log-loss": [loss, loss + 2]}
+                entry["sites"] = {name: {"server@own": value} for name, value in values.items()}
+                worst = {"accuracy": 0.0, "log-loss": loss + 2}
+                entry["spread"] = {
+                    name: {"server@own": {"worst": value, "deviation": 0.125, "measured": 2}}
+                    for name, value in worst.items()
+                }
+    results["arms"][0]["bytes_evaluation"] = 4_321
+    return results
+
+
+@needs_chromium
+def test_another_metric_takes_the_place_of_accuracy(browse: Any) -> None:
+    page = browse("#metric=log-loss&target=0.95", page=_page(_with_sites()))
+    assert "data-error" not in _body(page)
+    _, dsfl, fedavg = _table(page, "table-target")
+    # Less is better: round 3 is the first below 0.95, and fedavg's best is above.
+    assert dsfl[:4] == ["dsfl", "6.00 kB", "3", "0.500"]
+    assert fedavg[1] == "not reached (best 1.200)"
+    head, columns, dsfl, _ = _table(page, "table-summary")
+    assert head[1].startswith("log-loss: last")
+    assert (dsfl[1], dsfl[2]) == ("0.9000.500 (3)", "-")
+    assert columns[-1] == "evaluation"
+    assert dsfl[columns.index("evaluation") + 1] == "4.32 kB"
+    assert page.id("name-bytes").text == "log-loss against bytes"
+    _, dsfl, _ = _table(page, "table-budget")
+    assert dsfl[-1] == "0.900"
+
+
+@needs_chromium
+def test_sites_stand_with_their_sizes_and_figures(browse: Any) -> None:
+    results = _with_sites()
+    page = browse("#view=server@own", page=_page(results))
+    assert "data-error" not in _body(page)
+    assert page.id("table-sites-title").text == "Accuracy (server@own) by site"
+    assert _table(page, "table-sites") == [
+        ["Site", "training samples", "held out", "dsfl", HOSTILE],
+        ["north <b>zero 10, one 20, <b>two</b> 30", "60", "15", "0.500", "0.500"],
+        ["southzero 10, one 20, <b>two</b> 30", "60", "5", "0.000", "0.000"],
+        ["worst site", "", "", "0.000", "0.000"],
+        ["standard deviation", "", "", "0.125", "0.125"],
+    ]
+    assert "hidden" in browse().id("by-site").attributes
+
+
+@needs_chromium
+def test_hidden_sites_leave_the_worst_and_the_spread(browse: Any) -> None:
+    results = _with_sites()
+    for name in ("client_names", "own_tests"):
+        del results["task"][name]
+    results["task"] |= {"samples": [], "class_counts": []}
+    for arm in results["arms"]:
+        for entry in arm["rounds"]:
+            entry.pop("sites", None)
+    page = browse("#metric=log-loss&view=server@own", page=_page(results))
+    assert "data-error" not in _body(page)
+    assert _table(page, "table-sites") == [
+        ["Site", "dsfl", HOSTILE],
+        ["worst site", "2.900", "3.200"],
+        ["standard deviation", "0.125", "0.125"],
+    ]
+    assert "keeps single sites out" in page.id("about-sites").text
+    assert "hidden" in page.id("partition").attributes
+
+
 @needs_chromium
 def test_an_arm_without_the_view_is_named_and_left_out(browse: Any) -> None:
     page = browse("#view=client@own&target=0.42")

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from fedistill.config.units import format_bytes
+from fedistill.errors import ExperimentError
+from fedistill.experiment.measure import ACCURACY, Measure
 from fedistill.experiment.table import (
     headings,
     last_and_best,
@@ -119,6 +121,56 @@ def test_bytes_to_reach_an_accuracy() -> None:
     assert reached(dsfl, "server@global", 0.76) is None
     assert reached(dsfl, "client@own", 0.3) == (1500, 1)
     assert reached(RESULTS["arms"][1], "server@global", 0.0) is None
+
+
+def with_losses() -> dict[str, Any]:
+    """The results with a second metric, of which less is better, and with what sites were asked."""
+    losses = [{"server@global": 2.0, "client@own": 1.5}, {"server@global": 0.5}, {"server@global": 0.75}]
+    arm = RESULTS["arms"][0]
+    first, _, third, fourth = arm["rounds"]
+    rounds = [
+        {**one, "metrics": {"log-loss": found}}
+        for one, found in zip((first, third, fourth), losses, strict=True)
+    ]
+    rounds[-1]["views"] = {**rounds[-1]["views"], "server@own": 0.25}
+    metrics = [{"name": "log-loss", "better": "lower", "most": None}]
+    return {**RESULTS, "metrics": metrics, "arms": [{**arm, "rounds": rounds, "bytes_evaluation": 1234}]}
+
+
+def test_another_metric_in_place_of_accuracy() -> None:
+    results: Any = with_losses()
+    (arm,) = results["arms"]
+    losses = Measure.find(results, "log-loss")
+    assert last_and_best(arm, "server@global", losses) == (0.75, 0.5, 3)
+    assert last_and_best(arm, "client@own", losses) == (1.5, 1.5, 1)
+    assert reached(arm, "server@global", 1.0, losses) == (500 + 1000 + 3000, 3)
+    assert reached(arm, "server@global", 0.4, losses) is None
+    (row,) = rows(results, losses)
+    assert row[2:6] == ["0.750 (0.500 @3)", "-", "1.500 (1.500 @1)", "-"]
+    (row,) = rows(results)
+    assert row[5] == "25.0% (25.0% @4)"
+    assert headings(results)[5] == "server@own"
+    assert row[headings(results).index("evaluation")] == "1.23 kB"
+    arm["codec"] = "fp16"
+    assert reach_markdown(results, "server@global", [1.0], losses).splitlines() == [
+        "| arm | codec | server@global log-loss 1.000 |",
+        "|---|---|---:|",
+        "| dsfl | fp16 | 4.5 kB / 11.5 kB @3 |",
+    ]
+    assert "0.750 (0.500 @3)" in markdown(results, losses)
+    assert str(rich_table(results, 200, losses).title).startswith("log-loss: digits")
+
+
+def test_metrics_that_a_run_does_not_have_are_refused() -> None:
+    results: Any = with_losses()
+    with pytest.raises(
+        ExperimentError, match=r"--metric log-los: the run has accuracy, log-loss; .*'log-loss'"
+    ):
+        Measure.find(results, "log-los")
+    assert Measure.find(results, "accuracy") == ACCURACY
+    with pytest.raises(ExperimentError, match=r"--reach 80: accuracy is at most 1; write 0\.8 for 80 %"):
+        ACCURACY.check_target("--reach", 80)
+    Measure.find(results, "log-loss").check_target("--reach", 80)
 
 
 def test_reach_as_markdown() -> None:

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from fedistill.federation.evaluation import correct_by_class, views
+from fedistill.federation.evaluation import views
+from fedistill.federation.scores import Answers
 
 
 def counts(*values: int) -> Tensor:
@@ -87,4 +88,4 @@ def test_correct_by_class(batch: int) -> None:
     inputs = torch.tensor([[0], [1], [1], [2], [0]], dtype=torch.int32)
     labels = torch.tensor([0, 1, 2, 2, 1])
     model = Says().train()
-    assert correct_by_class(model, inputs, labels, 4, batch).tolist() == [1, 1, 1, 0]
+    assert Answers.of(model, inputs, labels, batch).correct_by_class().tolist() == [1, 1, 1, 0]

@@ -168,12 +168,12 @@ def test_serial_and_processes_have_equal_outcomes_in_the_order_of_the_jobs(clien
     with SerialExecutor(wanted, task) as executor:
         expected = bytes_of(executor.run_clients("dsfl", 1, jobs(order)))
         later = [(client, state, b"") for client, (state, _) in zip(order, expected, strict=True)]
-        counts = list(executor.count_correct("dsfl", later))
+        counts = list(executor.evaluate("dsfl", later))
     assert [decode(frame).peer - 1 for _, frame in expected] == order
     assert len({state for state, _ in expected}) == len(order)
     with ProcessExecutor(2, wanted, task) as executor:
         assert bytes_of(executor.run_clients("dsfl", 1, jobs(order))) == expected
-        assert list(executor.count_correct("dsfl", later)) == counts
+        assert list(executor.evaluate("dsfl", later)) == counts
         # The same workers again, in another order.
         again = bytes_of(executor.run_clients("dsfl", 1, jobs(order[::-1])))
         assert again == expected[::-1]
@@ -351,7 +351,7 @@ def test_a_state_that_is_damaged_is_refused(kind: str) -> None:
         with pytest.raises(TrainingError, match="round 1, client 2: ValueError: not a saved state"):
             list(executor.run_clients("local", 1, [(2, b"junk", b"")]))
         with pytest.raises(TrainingError, match="evaluation, client 2: ValueError: not a saved state"):
-            list(executor.count_correct("local", [(2, b"junk", b"")]))
+            list(executor.evaluate("local", [(2, b"junk", b"")]))
 
 
 @KINDS

@@ -34,6 +34,7 @@ from fedistill.federation.local_rounds import (
     worthwhile_rounds,
 )
 from fedistill.federation.round import play_round
+from fedistill.federation.scores import Scores
 from fedistill.testing.runs import finish
 
 
@@ -139,8 +140,8 @@ class Spy(Executor):
         self.down[round] = [frame for _, _, frame in jobs]
         return self.inner.run_clients(arm, round, jobs)
 
-    def count_correct(self, arm: str, jobs: Sequence[Job]) -> Iterator[list[int]]:
-        return self.inner.count_correct(arm, jobs)
+    def evaluate(self, arm: str, jobs: Sequence[Job]) -> Iterator[Scores | None]:
+        return self.inner.evaluate(arm, jobs)
 
     def close(self) -> None:
         self.inner.close()

@@ -75,7 +75,7 @@ def test_it_is_measured_and_nothing_else_changes(method: str) -> None:
     assert run.mean is not None
     torch.testing.assert_close(run.mean.weights, expected)
     server = arm.server(0)
-    right = arm.correct_by_class("mlp-s", server.load(run.mean)).sum()
+    right = arm.answers("mlp-s", server.load(run.mean)).correct_by_class().sum()
     assert run.records[-1].views["server@global"] == float(right) / len(arm.task.test)
     _, plain, others = played(method)
     assert plain.mean is None

@@ -231,6 +231,29 @@ def answered(change: Callable[[Answer], Answer]) -> Callable[[int, Order, Messag
     return changed
 
 
+def test_a_site_may_join_in_a_later_round(tmp_path: Path) -> None:
+    """Nobody waits for it after the start, and it begins with the model that the others have reached."""
+    flower = {"wait": 8, "deadline": 60, "quorum": 0.6}
+    asked = experiment(rounds=3, arms=[{"method": "fedavg"}], flower=flower)
+    desk = Desk(asked, tmp_path)
+    late = desk.nodes.pop(12)
+
+    class Join(Watch):
+        def round(self, name: str, record: Any) -> None:
+            super().round(name, record)
+            if record.round == 2:
+                desk.nodes[12] = late
+
+    watched(desk, asked, tmp_path / "run", watch := Join())
+    assert watch.failures == []
+    assert [list(watch.records[round].missing) for round in (1, 2, 3)] == [["2"], ["2"], []]
+    assert watch.records[1].missing["2"].startswith("it is not connected")
+    orders = [(node, order) for node, kind, order in desk.taken if kind == "train"]
+    assert [order.round for node, order in orders if node == 12] == [3]
+    last = {node: order.frame for node, order in orders if order.round == 3}
+    assert last[12] == last[10]
+
+
 @pytest.mark.parametrize("counts", [[10**6] * 10, [-1] * 10, [1] * 9, [True] * 10, "many"])
 def test_right_answers_beyond_the_test_set_are_not_counted(tmp_path: Path, counts: Any) -> None:
     asked = experiment(rounds=1, arms=[{"method": "scarlet", "samples": 40}])

@@ -181,7 +181,7 @@ from fedistill.flower.serde import open_answer, open_order, seal_answer
 HERE = pathlib.Path("{here}")
 app = ClientApp()
 app.query()(node.hello)
-app.evaluate()(node.correct)
+app.evaluate()(node.evaluate)
 
 
 @app.train()

@@ -12,6 +12,7 @@ from fedistill.federation.client import ClientResult
 from fedistill.federation.executor import Executor, Job
 from fedistill.federation.failures import ClientFailure
 from fedistill.federation.local_executor import start_executor
+from fedistill.federation.scores import Scores
 
 Change = Callable[[int, int, bytes], bytes]
 """From a round, a client and its reply to what arrives in place of it."""
@@ -34,8 +35,8 @@ class Changing(Executor):
             else:
                 yield result
 
-    def count_correct(self, arm: str, jobs: Sequence[Job]) -> Iterator[list[int] | None]:
-        return self._inner.count_correct(arm, jobs)
+    def evaluate(self, arm: str, jobs: Sequence[Job]) -> Iterator[Scores | None]:
+        return self._inner.evaluate(arm, jobs)
 
     def close(self) -> None:
         self._inner.close()

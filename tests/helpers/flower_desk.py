@@ -18,7 +18,7 @@ with warnings.catch_warnings():
     from fedistill.flower import client_app, server_app
     from fedistill.flower.serde import Order, open_order
 
-HANDLERS = {"query": client_app.hello, "train": client_app.work, "evaluate": client_app.correct}
+HANDLERS = {"query": client_app.hello, "train": client_app.work, "evaluate": client_app.evaluate}
 
 
 class Desk:

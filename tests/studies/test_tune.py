@@ -11,6 +11,7 @@ import pytest
 from fedistill import ExperimentError, load, parse
 from fedistill.config.schema import Experiment
 from fedistill.data.build import build_task
+from fedistill.experiment.measure import Measure
 from fedistill.experiment.results import ArmJson
 from fedistill.federation.arm import ReadyArm, resolve_arm
 from fedistill.federation.local_executor import SerialExecutor
@@ -102,7 +103,7 @@ def test_the_highest_last_accuracy_is_best_without_a_target() -> None:
         trial(6, [0.8, 0.8], 1, status="failed"),
     ]
     assert best(Goal(), *trials) == 4
-    assert Goal().accuracy(trials[1]) == 0.5
+    assert Goal().value(trials[1]) == 0.5
     assert Goal().describe(trials[3]) == "server@global 70.0%, 190 B"
     assert Goal().describe(trials[5]) == "failed"
 
@@ -120,6 +121,23 @@ def test_the_fewest_bytes_to_a_target_are_best() -> None:
     assert goal.describe(far) == "server@global 20.0%, 70.0% not reached"
 
 
+def test_the_lowest_loss_is_best() -> None:
+    losses = Measure("log-loss", "lower", float("inf"))
+    one, other = trial(1, [0.9, 0.9], 10), trial(2, [0.5, 0.5], 100)
+    for tried, found in ((one, [2.0, 1.0]), (other, [0.5, 0.8])):
+        for entry, value in zip(tried["result"]["rounds"], found, strict=True):
+            entry["metrics"] = {"log-loss": {"server@global": value}}
+    assert best(Goal(measure=losses), one, other) == 2
+    assert Goal(measure=losses).describe(other).startswith("server@global 0.800, ")
+    assert str(Goal(measure=losses)).startswith("the lowest log-loss (")
+    goal = Goal(target=1.0, measure=losses)
+    assert (goal.bytes_to_target(one), goal.bytes_to_target(other)) == (30, 110)
+    assert best(goal, one, other) == 1
+    assert goal.decided(one["result"], None)
+    assert "fewest bytes to log-loss (" in str(goal)
+    assert best(Goal(view="client@own", measure=losses), one, other) == 2
+
+
 def test_without_a_success_there_is_no_best() -> None:
     assert best(Goal()) is None
     assert best(Goal(target=0.1), trial(1, [0.5], 1, status="failed"), trial(2, [], 1, "failed")) is None
@@ -135,7 +153,7 @@ def test_the_view_that_counts() -> None:
     assert best(Goal(view="client@own"), one, other) == 2  # they have no such view
     for entry in one["result"]["rounds"]:
         del entry["views"]["server@global"]
-    assert Goal().accuracy(one) == 0.9
+    assert Goal().value(one) == 0.9
 
 
 def test_a_trial_is_decided_at_the_target_or_beyond_the_bytes_of_the_best() -> None:
@@ -166,8 +184,8 @@ def test_the_tuned_file_has_the_settings_of_the_best_trials(
     tuned = load(tmp_path / "out" / "tuned.toml")
     for arm, own, found in zip(tuned.arms, experiment.arms, (weights, local), strict=True):
         assert found.best is not None
-        accuracies = [Goal().accuracy(one) for one in found.trials]
-        assert Goal().accuracy(found.best) == max(one for one in accuracies if one is not None)
+        accuracies = [Goal().value(one) for one in found.trials]
+        assert Goal().value(found.best) == max(one for one in accuracies if one is not None)
         assert resolve_arm(arm) == resolve_arm(changed(own, found.best["settings"], "image"))
     assert tuned.model_copy(update={"arms": []}) == experiment.model_copy(update={"arms": []})
 

@@ -15,6 +15,7 @@ from rich.table import Table
 from fedistill.errors import RuntimeFailure
 
 if TYPE_CHECKING:
+    from fedistill.experiment.measure import Measure
     from fedistill.experiment.progress import Watcher
     from fedistill.experiment.results import AnyResultsJson
 
@@ -81,15 +82,22 @@ def say(text: str) -> None:
             os.dup2(nowhere, stream)
 
 
-def print_results(results: "AnyResultsJson", folder: Path, as_json: bool) -> None:
-    """Print the table of a run and where its report is; as JSON, results.json with the key ``folder``."""
+def print_results(
+    results: "AnyResultsJson", folder: Path, as_json: bool, measure: "Measure | None" = None
+) -> None:
+    """Print the table of a run and where its report is; as JSON, results.json with the key ``folder``.
+
+    Args:
+        measure: what the table shows; by default, accuracy.
+    """
+    from fedistill.experiment.measure import ACCURACY
     from fedistill.experiment.table import rich_table
 
     if as_json:
         print_json({"folder": str(folder), **results})
         return
     target = wide()
-    target.print(rich_table(results, target.width))
+    target.print(rich_table(results, target.width, measure or ACCURACY))
     console.print(f"report: {folder / 'report.html'}", markup=False, soft_wrap=True, highlight=False)
 
 

@@ -107,29 +107,37 @@ def report_command(
     reach: Annotated[
         list[float] | None,
         typer.Option(
-            min=0, max=1, help="Print the bytes to reach this accuracy, as Markdown. May be repeated."
+            min=0,
+            help="Print the bytes to reach this accuracy, or value of --metric, as Markdown. May be"
+            " repeated.",
         ),
     ] = None,
     view: Annotated[str, typer.Option(help="The view that --reach looks at.")] = "server@global",
+    metric: Annotated[
+        str, typer.Option(help="The metric that table and --reach show, one of evaluate.metrics.")
+    ] = "accuracy",
     json: Json = False,
 ) -> None:
     """Print the table of a run and write its report.html again."""
     from fedistill.experiment import table
+    from fedistill.experiment.measure import Measure
     from fedistill.experiment.report import rewrite_report
+    from fedistill.federation.evaluation import VIEWS
 
-    if view not in table.VIEWS:
-        raise ExperimentError(
-            f"--view {view}: must be one of {', '.join(table.VIEWS)}.{nearest(view, table.VIEWS)}"
-        )
+    if view not in VIEWS:
+        raise ExperimentError(f"--view {view}: must be one of {', '.join(VIEWS)}.{nearest(view, VIEWS)}")
     if json and (markdown or reach):
         raise ExperimentError("--json prints all of results.json: leave out --markdown and --reach")
     results = rewrite_report(folder, lambda what: say(f"warning: {what}"))
+    measure = Measure.find(results, metric)
+    for target in reach or []:
+        measure.check_target("--reach", target)
     if reach:
-        print(table.reach_markdown(results, view, sorted(reach)))
+        print(table.reach_markdown(results, view, sorted(reach), measure))
     elif markdown:
-        print(table.markdown(results))
+        print(table.markdown(results, measure))
     else:
-        print_results(results, folder, json)
+        print_results(results, folder, json, measure)
 
 
 @app.command("doctor")

@@ -45,18 +45,20 @@ def tune_command(
         float | None,
         typer.Option(
             min=0,
-            max=1,
-            help="The best trial is that with the fewest bytes, both ways, until it reaches this accuracy."
-            " Default: that with the highest accuracy after its last round.",
+            help="The best trial is that with the fewest bytes, both ways, until it reaches this accuracy, or"
+            " value of --metric. Default: that with the best one after its last round.",
         ),
     ] = None,
     view: Annotated[
         str | None,
         typer.Option(
-            help="The view whose accuracy counts. Default, and for arms without it: server@global, or"
+            help="The view that counts. Default, and for arms without it: server@global, or"
             " client@global for arms without a model at the server."
         ),
     ] = None,
+    metric: Annotated[
+        str, typer.Option(help="The metric that counts, as in evaluate.metrics; measured if it is not there.")
+    ] = "accuracy",
     vary: Annotated[
         list[str] | None,
         typer.Option(
@@ -77,16 +79,29 @@ def tune_command(
 ) -> None:
     """Tune the arms of an experiment by the same number of trials, without reading its test set."""
     from fedistill.config.toml import load
+    from fedistill.experiment.measure import Measure
     from fedistill.experiment.progress import shown
     from fedistill.experiment.run_folder import default_folder
-    from fedistill.experiment.table import VIEWS
+    from fedistill.federation.evaluation import VIEWS
+    from fedistill.federation.metrics import find_metrics
     from fedistill.studies.goal import Goal
     from fedistill.studies.tune import Plan, tune
 
     if view is not None and view not in VIEWS:
         raise ExperimentError(f"--view {view}: must be one of {', '.join(VIEWS)}.{nearest(view, VIEWS)}")
     loaded = load(experiment, set or [])
-    goal = Goal(target, view)
+    measure = Measure()
+    if metric != measure.name:
+        if metric not in loaded.evaluate.metrics:
+            evaluate = loaded.evaluate.model_copy(update={"metrics": [*loaded.evaluate.metrics, metric]})
+            loaded = loaded.model_copy(update={"evaluate": evaluate})
+        found = find_metrics([metric])
+        if not found:
+            raise ExperimentError(f"--metric {metric}: is a matrix, by which no trial is better than another")
+        measure = Measure.of(found[0])
+    if target is not None:
+        measure.check_target("--target", target)
+    goal = Goal(target, view, measure)
     plan = Plan(trials, rounds, seed, goal, arm or [], _read_vary(vary or []))
     folder = out or default_folder(f"{experiment.stem}-tuning")
     command = shlex.join(["fedistill", *sys.argv[1:], *([] if out else ["--out", str(folder)])])
@@ -169,7 +184,7 @@ def _print_tuned(arms: "Sequence[TunedArm]", goal: "Goal", folder: Path, as_json
                         "trials": len(tuned.trials),
                         "best": tuned.best and tuned.best["trial"],
                         "settings": tuned.best and tuned.best["settings"],
-                        "accuracy": tuned.best and goal.accuracy(tuned.best),
+                        goal.measure.name: tuned.best and goal.value(tuned.best),
                         "bytes_to_target": tuned.best and goal.bytes_to_target(tuned.best),
                     }
                     for tuned in arms

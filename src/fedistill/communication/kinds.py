@@ -40,6 +40,7 @@ class Kind(IntEnum):
     SCORED_WEIGHTS = 24
     MASKED_REQUEST = 25
     MASKED_REPLY = 26
+    EVALUATED_MODEL = 27
 
     @property
     def label(self) -> str:

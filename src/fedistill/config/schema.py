@@ -7,6 +7,7 @@ where they are defined; whether a method can work with them is checked by the me
 from typing import Annotated, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -58,6 +59,12 @@ AnyAccumulate = Annotated[
 ]
 
 
+def _different(metrics: list[str]) -> list[str]:
+    if twice := [name for name in metrics if metrics.count(name) > 1]:
+        raise ValueError(f"{twice[0]!r} is listed twice")
+    return metrics
+
+
 class Evaluate(Section):
     every: int = Field(
         default=1, ge=1, description="rounds between evaluations; the last round is always evaluated"
@@ -68,6 +75,16 @@ class Evaluate(Section):
         description="rounds between evaluations of clients' models, which take longest; default: as every",
     )
     batch_size: int = Field(default=PREDICTION_BATCH, ge=1, description="samples per forward pass")
+    metrics: Annotated[list[str], AfterValidator(_different)] = Field(
+        default=["accuracy"],
+        min_length=1,
+        description="accuracy, which is always there, and any of balanced-accuracy, macro-f1, auroc, ece,"
+        " log-loss, confusion and module:function",
+    )
+    hide_sites: bool = Field(
+        default=False,
+        description="keep names, sizes and figures of single clients out of results and report",
+    )
 
 
 class RuntimeConfig(Section):

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 import PIL.ImageColor
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
-from fedistill.config.partitions import Listed, Partition
+from fedistill.config.partitions import Listed, Natural, Partition
 from fedistill.config.section import Raw, Section
 
 DEFAULT_CLIENTS, MOST_CLIENTS = 10, 100_000
@@ -165,6 +165,13 @@ class TaskConfig(Source):
     test_share: float = Field(
         default=0.2, gt=0, lt=1, description="share held out for testing if there is no test set"
     )
+    own_test_share: float | None = Field(
+        default=None,
+        ge=0,
+        lt=1,
+        description="share of its own samples that each client holds out for testing; default: test_share for"
+        " a natural partition, else 0",
+    )
     exclude_classes: list[str] = Field(default=[], description="classes whose samples are left out")
     image_size: tuple[Side, Side] | None = Field(
         default=None, description="height and width that images are scaled to"
@@ -180,6 +187,12 @@ class TaskConfig(Source):
                 " missing values from the data and from the partition, and leave `drop_missing` out"
             )
         return self
+
+    def own_share(self, partition: Partition) -> float:
+        """Return the share of its samples that each client of this partition holds out for testing."""
+        if self.own_test_share is not None:
+            return self.own_test_share
+        return self.test_share if isinstance(partition, Natural) else 0.0
 
     @property
     def public_size(self) -> int:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from fedistill.config.partitions import Iid, Listed, Natural
 from fedistill.config.task import DEFAULT_CLIENTS, Source, TaskConfig
 from fedistill.data import image, sources, text
+from fedistill.data.own_tests import hold_out, hold_out_own
 from fedistill.data.partition import partition, partition_title
 from fedistill.data.public import public_set, take_public
 from fedistill.data.several_files import title
@@ -49,6 +50,13 @@ def build_task(config: TaskConfig, seed: int, *, validation: bool = False) -> Ta
         found, clients = source.train.labels[private], config.clients or DEFAULT_CLIENTS
         sites = Sites((), partition(kind, found, clients, seed, source.classes), ())
 
+    parts, held = sites.parts, list[Rows]()
+    if share := config.own_share(kind):
+        keys = np.array(source.train.keys())[private]
+        parts, held = hold_out_own(parts, keys, share, seed)
+        if validation:
+            parts, held = hold_out_own(parts, keys, share, seed, "own-validation")
+
     private_inputs = source.train.read(private)
     test_inputs = test_table.read(test_rows)
     signature, frame = _signature(source, private_inputs, taken.inputs, config)
@@ -61,13 +69,15 @@ def build_task(config: TaskConfig, seed: int, *, validation: bool = False) -> Ta
             _check_size("public", taken.inputs, signature)
         taken = replace(taken, inputs=image.fit_to(taken.inputs, signature.shape))
     public, public_labels = public_set(config.public, taken, signature.shape, seed)
+
+    def labelled(rows: Rows) -> Labelled:
+        return Labelled(samples_of(_picked(private_inputs, rows)), labels[rows])
+
     return Task(
         name=config.name or title(config.train),
         signature=signature,
         classes=source.classes,
-        clients=tuple(
-            Labelled(samples_of(_picked(private_inputs, rows)), labels[rows]) for rows in sites.parts
-        ),
+        clients=tuple(map(labelled, parts)),
         test=Labelled(samples_of(test_inputs), torch.from_numpy(test_table.labels[test_rows])),
         public=public,
         public_labels=public_labels,
@@ -75,13 +85,20 @@ def build_task(config: TaskConfig, seed: int, *, validation: bool = False) -> Ta
         vocabulary_frame=frame,
         vocabulary_from_public=config.text.tokenizer is None,
         client_names=sites.names,
+        own_tests=tuple(map(labelled, held)),
         absent=sites.absent,
         unused=len(private) - sum(map(len, sites.parts)) - sum(site.private for site in sites.absent),
     )
 
 
-def build_at_site(config: TaskConfig, seed: int, own: Source) -> tuple[Task, Labelled]:
+def build_at_site(
+    config: TaskConfig, seed: int, own: Source, client: int
+) -> tuple[Task, Labelled, Labelled | None]:
     """Build a task and a site's own samples, with classes matched by name and inputs in the task's format.
+
+    Returns:
+        The task, the samples that the site trains on, and those that it holds out, or None if the task holds
+        out none.
 
     Raises:
         ExperimentError: as in `build_task`, or the site's data have another kind, size or other classes.
@@ -109,7 +126,18 @@ def build_at_site(config: TaskConfig, seed: int, own: Source) -> tuple[Task, Lab
     if isinstance(inputs, np.ndarray):
         _check_size("the site's", inputs, task.signature)
         inputs = image.fit_to(inputs, task.signature.shape)
-    return task, Labelled(samples_of(inputs), places[torch.from_numpy(found.train.labels[rows])])
+    labels = places[torch.from_numpy(found.train.labels[rows])]
+
+    def labelled(places: Rows) -> Labelled:
+        return Labelled(samples_of(_picked(inputs, places)), labels[places])
+
+    everything = np.arange(len(rows))
+    if not task.own_tests:
+        return task, labelled(everything), None
+    keys, generator = np.array(found.train.keys())[rows], numpy_stream(seed, "own-test", client)
+    share = config.own_share(config.partition or Natural())
+    rest, held = hold_out(everything, keys, share, generator)
+    return task, labelled(rest), labelled(held)
 
 
 def _without(source: Loaded, excluded: Sequence[str]) -> Loaded:

@@ -79,6 +79,7 @@ class Task:
         vocabulary_from_public: whether a client that holds the public set can build that tokenizer.
         samples_elsewhere: how many samples each client has, at a site, where those of the other clients are
             missing; or None if the samples of all clients are here.
+        own_tests: the samples that each client has held out of its own to test on; empty if none does so.
         client_names: the clients' names if the partition has sites; empty if it was drawn.
         absent: the sites without a client.
         unused: how many other private samples no client has. Neither is saved, since only the checks before a
@@ -96,6 +97,7 @@ class Task:
     vocabulary_frame: bytes = b""
     vocabulary_from_public: bool = True
     samples_elsewhere: tuple[int, ...] | None = None
+    own_tests: tuple[Labelled, ...] = ()
     client_names: tuple[str, ...] = ()
     absent: tuple[AbsentSite, ...] = ()
     unused: int = 0
@@ -122,6 +124,10 @@ class Task:
     def test_inputs(self, wanted: Preprocessing) -> Tensor:
         """Return the test set as model inputs, as `client_inputs` does."""
         return self._inputs("test", self.test.samples, wanted)
+
+    def own_test_inputs(self, client: int, wanted: Preprocessing) -> Tensor:
+        """Return the samples that a client has held out as model inputs, as `client_inputs` does."""
+        return self._inputs(f"held out by {client}", self.own_tests[client].samples, wanted)
 
     def public_inputs(self, wanted: Preprocessing) -> Tensor:
         """Return the public set, which must exist, as model inputs, as `client_inputs` does."""
@@ -204,6 +210,12 @@ class Task:
         }
         if self.samples_elsewhere is not None:
             state["elsewhere"] = list(self.samples_elsewhere)
+        if self.own_tests:
+            state["own_tests"] = {
+                **_plain(self.own_tests),
+                "sizes": list(map(len, self.own_tests)),
+                "labels": torch.cat([data.labels for data in self.own_tests]),
+            }
         if self.client_names:
             state["names"] = list(self.client_names)
         if self.public is not None:
@@ -223,8 +235,6 @@ class Task:
     def from_bytes(cls, data: bytes) -> "Task":
         """Return the task that `to_bytes` encoded."""
         state = decode_state(data)
-        sizes = state["sizes"]
-        clients = zip(_samples(state, sizes), state["labels"].split(sizes), strict=True)
         public, elsewhere = state.get("public"), state.get("elsewhere")
         (tested,) = _samples(state["test"], [len(state["test"]["labels"])])
         return cls(
@@ -233,7 +243,7 @@ class Task:
                 state["kind"], tuple(state["shape"]), len(state["classes"]), state["vocabulary"]
             ),
             classes=tuple(state["classes"]),
-            clients=tuple(Labelled(samples, labels) for samples, labels in clients),
+            clients=_labelled(state),
             test=Labelled(tested, state["test"]["labels"]),
             public=None if public is None else _public(public),
             public_labels=state["public_labels"],
@@ -241,6 +251,7 @@ class Task:
             vocabulary_frame=bytes.fromhex(state["frame"]),
             vocabulary_from_public=state["from_public"],
             samples_elsewhere=None if elsewhere is None else tuple(elsewhere),
+            own_tests=_labelled(state["own_tests"]) if "own_tests" in state else (),
             client_names=tuple(state.get("names", ())),
         )
 
@@ -257,6 +268,13 @@ def _plain(parts: Sequence[Labelled | PublicSet]) -> dict[str, Tensor]:
         "content": torch.cat([one.content for one in texts]),
         "ends": torch.cat(lengths).cumsum(dim=0),
     }
+
+
+def _labelled(state: State) -> tuple[Labelled, ...]:
+    """Return each client's samples from those of all, with their labels and sizes."""
+    sizes = state["sizes"]
+    parts = zip(_samples(state, sizes), state["labels"].split(sizes), strict=True)
+    return tuple(Labelled(samples, labels) for samples, labels in parts)
 
 
 def _samples(state: State, sizes: Sequence[int]) -> list[Samples]:

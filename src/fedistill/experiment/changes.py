@@ -16,8 +16,9 @@ _PATHS = (
     "task.public.test",
     "task.partition.file",
     "task.text.tokenizer",
+    "models.start",
 )
-"""Files may be moved: that their content is the same is checked when the task is built."""
+"""Files may be moved: their content is compared by digests of its own."""
 _ABSENT = "absent"
 _MOST_NAMED = 8
 
@@ -53,7 +54,7 @@ def check_changes(before: Experiment, now: Experiment, path: Path) -> bool:
 
 def _may_change(key: str, before: Experiment, now: Experiment) -> bool:
     if key.startswith("arms."):
-        return _arm_of(key) not in {arm.name for arm in before.arms}
+        return key.endswith(".models.start") or _arm_of(key) not in {arm.name for arm in before.arms}
     if key == "rounds":
         return now.rounds > before.rounds
     if key == "seeds":

@@ -27,6 +27,7 @@ from fedistill.experiment import events
 from fedistill.federation.arm import ReadyArm, start_run
 from fedistill.federation.history import ArmRun, Event, RoundRecord
 from fedistill.federation.ledger import Entry
+from fedistill.federation.scores import Scores
 from fedistill.methods.base import AnyState
 from fedistill.state import State, decode_state, encode_state, from_plain, to_plain, write_file, write_files
 from fedistill.training.model_state import ModelState, WeightLayout
@@ -47,7 +48,8 @@ class _Manifest(Section):
     Attributes:
         clients: the file of each client that has worked.
         digests: by file. ``events``: of the arm's rounds in ``events.jsonl``.
-        correct, setup: see `ArmRun`; ``setup`` is what the ledger has of the time before round 1.
+        correct, scores: the two parts of clients' `Scores`, of which the second is mostly empty.
+        setup: what the ledger has of the time before round 1.
         layouts: digests of the shapes of the arm's models, which must not change.
     """
 
@@ -57,6 +59,7 @@ class _Manifest(Section):
     digests: dict[_FileName, str]
     events: str
     correct: dict[int, list[int]]
+    scores: dict[int, RawTable]
     setup: list[Entry]
     layouts: dict[str, str]
 
@@ -99,7 +102,8 @@ class Checkpoint:
             clients=files,
             digests={name: digests[name] for name in named},
             events=events.digest(rounds, "" if old is None else old.events),
-            correct=run.correct,
+            correct={client: scores.correct for client, scores in run.scores.items()},
+            scores={client: found for client, one in run.scores.items() if (found := one.beyond_counts())},
             setup=run.ledger.of_round(0),
             layouts=_layouts(arm),
         )
@@ -172,7 +176,10 @@ class Checkpoint:
             ledger=start_run(arm).ledger,
             shared_states=load_states(saved["links"]),
             records=self.records(done),
-            correct=manifest.correct,
+            scores={
+                client: Scores.of_json(correct, manifest.scores.get(client, {}))
+                for client, correct in manifest.correct.items()
+            },
             mean=from_plain(ModelState, saved["mean"]) if "mean" in saved else None,
         )
         run.ledger.entries = list(manifest.setup)

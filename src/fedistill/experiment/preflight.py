@@ -237,7 +237,7 @@ def _memory(experiment: Experiment, task: Task, arms: Sequence[ReadyArm]) -> Fin
     """Estimate the memory of processes, data, and clients' states and replies, within a factor of 2."""
     count = worker_count(experiment.runtime, len(task.clients))
     processes = 1 if count == 1 and experiment.runtime.kind != "processes" else count + 1
-    data = sum(part.samples.nbytes for part in (*task.clients, task.test))
+    data = sum(part.samples.nbytes for part in (*task.clients, *task.own_tests, task.test))
     heaviest = max(_heaviest(arm) for arm in arms)
     total = processes * (_PROCESS_BYTES + data) + heaviest
     where = "one process" if processes == 1 else f"{processes} processes"

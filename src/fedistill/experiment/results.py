@@ -17,6 +17,8 @@ from pydantic import TypeAdapter
 from typing_extensions import TypedDict  # pydantic cannot check the one of `typing` before Python 3.12
 
 from fedistill.config.section import Raw
+from fedistill.federation.evaluation import Measured
+from fedistill.federation.metrics import Better
 
 SCHEMA = 1
 SCHEMA_OF_SEEDS = 2
@@ -24,8 +26,11 @@ SCHEMA_OF_SEEDS = 2
 Status = Literal["done", "stopped", "failed"]
 
 
-class RoundJson(TypedDict):
+class RoundJson(Measured):
     """A round; ``kinds`` has bytes by direction and kind of message, ``missing`` reasons by client.
+
+    ``views`` are accuracies; what else was measured is in the keys of
+    `fedistill.federation.evaluation.Measured`, absent where it was not.
 
     ``multiply_adds`` and ``memory`` are absent from a round that version 0.2 or earlier has played.
     """
@@ -47,7 +52,8 @@ class RoundJson(TypedDict):
 class SeedJson(TypedDict):
     """What an arm did with one seed; a view that its method does not have is absent from its rounds.
 
-    ``multiply_adds`` and ``memory`` are absent if they are from any of the rounds.
+    ``multiply_adds`` and ``memory`` are absent if they are from any of the rounds. ``bytes_evaluation`` is
+    what measuring ``server@own`` has made cross, both ways: it is in no other number, and absent if it is 0.
     """
 
     seed: int
@@ -59,6 +65,7 @@ class SeedJson(TypedDict):
     bytes_public: int
     bytes_total: int
     bytes_transport: int
+    bytes_evaluation: NotRequired[int]
     multiply_adds: NotRequired[int]
     memory: NotRequired[int]
 
@@ -111,7 +118,9 @@ class VocabularyJson(TypedDict):
 class TaskJson(TypedDict):
     """The task; ``samples`` of each client, ``class_counts`` of each client by class.
 
-    ``client_names`` are the sites' names; absent where the partition has no sites.
+    ``client_names`` are the sites' names; absent where the partition has no sites. ``own_tests`` are samples
+    that each client has held out; absent where none has. With `evaluate.hide_sites`, what is known of each
+    client is empty or absent.
     """
 
     name: str
@@ -121,6 +130,7 @@ class TaskJson(TypedDict):
     partition: str
     client_names: NotRequired[list[str]]
     samples: list[int]
+    own_tests: NotRequired[list[int]]
     class_counts: list[list[int]]
     test: int
     public: PublicJson | None
@@ -153,10 +163,19 @@ class _Origin(TypedDict):
     command: str
 
 
+class MetricJson(TypedDict):
+    """A metric besides accuracy; ``most``: no value is above it, or None if there is no such number."""
+
+    name: str
+    better: Better
+    most: float | None
+
+
 @final
 class ResultsJson(_Origin):
-    """The complete file of a run with one seed (schema 1)."""
+    """The complete file of a run with one seed (schema 1); ``metrics`` is absent if there is but accuracy."""
 
+    metrics: NotRequired[list[MetricJson]]
     task: TaskJson
     arms: list[ArmJson]
 
@@ -169,6 +188,7 @@ class ResultsOfSeedsJson(_Origin):
     ``task`` is that of the first.
     """
 
+    metrics: NotRequired[list[MetricJson]]
     task: TaskJson
     tasks: list[TaskOfSeedJson]
     seeds: list[int]

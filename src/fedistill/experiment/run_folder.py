@@ -31,6 +31,7 @@ from urllib.parse import quote
 
 from pydantic import ValidationError
 
+from fedistill.config.partitions import Natural
 from fedistill.config.schema import Experiment
 from fedistill.config.section import RawTable
 from fedistill.config.toml import load, to_toml
@@ -141,7 +142,12 @@ class RunFolder:
         return shlex.join(["fedistill", *(["flower"] if self.on_network else []), "resume", str(self.path)])
 
     def experiment(self) -> Experiment:
-        return load(self.path / "experiment.toml")
+        """Return what was asked, resolved."""
+        found = load(self.path / "experiment.toml")
+        if found.task.own_test_share is None and isinstance(found.task.partition, Natural):
+            # Version 0.2 and earlier wrote no such key, and no client held out anything.
+            return found.model_copy(update={"task": found.task.model_copy(update={"own_test_share": 0.0})})
+        return found
 
     def command(self) -> str:
         return next((e["command"] for e in self.events() if e["event"] == "started"), "")

@@ -27,6 +27,7 @@ from fedistill.federation.client import client_state
 from fedistill.federation.executor import Executor, check_main_guard
 from fedistill.federation.history import ArmRun
 from fedistill.federation.ledger import Ledger
+from fedistill.federation.metrics import find_metrics
 from fedistill.federation.round import play_round
 from fedistill.models import registry as models
 from fedistill.models.saved_start import start_digest
@@ -39,8 +40,9 @@ def prepare(experiment: Experiment) -> tuple[Task, list[ReadyArm]]:
     Raises:
         ExperimentError: the data cannot be loaded, or an arm does not fit them.
     """
+    find_metrics(experiment.evaluate.metrics)  # before data are loaded, which may take minutes
     for arm in experiment.arms:
-        resolve_arm(arm)  # before data are loaded, which may take minutes
+        resolve_arm(arm)
     task = build_task(experiment.task, experiment.seed)
     return task, [ReadyArm.of(arm, experiment, task) for arm in experiment.arms]
 
@@ -59,8 +61,12 @@ def settle(
     Raises:
         ExperimentError: the method, a codec, or a setting of one is unknown.
     """
+    partition = experiment.task.partition or partition
+    share = experiment.task.own_test_share
+    if isinstance(partition, Natural):
+        share = experiment.task.own_share(partition)
     task = experiment.task.model_copy(
-        update={"clients": clients, "partition": experiment.task.partition or partition}
+        update={"clients": clients, "partition": partition, "own_test_share": share}
     )
     arms = [_with_digest(settle_arm(arm, data)) for arm in experiment.arms]
     train = experiment.train.written_out(data)
@@ -234,7 +240,7 @@ def _finish(
         if arm.name in errors:
             status = "failed"
         described.append(arm_json(arm, run, status, errors.get(arm.name)))
-    content = results_json(folder.command(), task, described)
+    content = results_json(folder.command(), task, described, experiment.evaluate, arms[0].metrics)
     write_results(folder, experiment, content)
     return content
 

@@ -1,12 +1,14 @@
 """What ``results.json`` says, made of the task and the state of each arm; `results` has its shape."""
 
 import contextlib
+import math
 import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
 from fedistill.communication.codecs import registry as codecs
+from fedistill.config.schema import Evaluate
 from fedistill.data.task import Task
 from fedistill.experiment.results import (
     SCHEMA,
@@ -25,6 +27,7 @@ from fedistill.experiment.results import (
 from fedistill.federation.arm import ReadyArm
 from fedistill.federation.executor import TORCH_THREADS, cores
 from fedistill.federation.history import ArmRun, RoundRecord
+from fedistill.federation.metrics import Metric
 
 _PACKAGES = ("torch", "numpy", "datasets", "flwr-datasets", "constriction")
 """Dependencies whose version may change what a run's bits are."""
@@ -49,7 +52,7 @@ def results_of_seeds(
             }
         )
     tasks: list[TaskOfSeedJson] = [{"seed": seed, **one["task"]} for seed, one in found.items()]
-    return {
+    results: ResultsOfSeedsJson = {
         "schema": SCHEMA_OF_SEEDS,
         "version": first["version"],
         "versions": first["versions"],
@@ -60,6 +63,9 @@ def results_of_seeds(
         "seeds": list(seeds),
         "arms": arms,
     }
+    if "metrics" in first:
+        results["metrics"] = first["metrics"]
+    return results
 
 
 def _of_seed(seed: int, arm: ArmJson) -> SeedJson:
@@ -76,12 +82,16 @@ def _of_seed(seed: int, arm: ArmJson) -> SeedJson:
     }
     if "multiply_adds" in arm and "memory" in arm:
         found["multiply_adds"], found["memory"] = arm["multiply_adds"], arm["memory"]
+    if "bytes_evaluation" in arm:
+        found["bytes_evaluation"] = arm["bytes_evaluation"]
     return found
 
 
-def results_json(command: str, task: Task, arms: list[ArmJson]) -> ResultsJson:
+def results_json(
+    command: str, task: Task, arms: list[ArmJson], evaluate: Evaluate, metrics: Sequence[Metric]
+) -> ResultsJson:
     """Return the content of ``results.json``."""
-    return {
+    found: ResultsJson = {
         "schema": SCHEMA,
         "version": version("fedistill"),
         "versions": {
@@ -90,9 +100,15 @@ def results_json(command: str, task: Task, arms: list[ArmJson]) -> ResultsJson:
         },
         "hardware": hardware_json(),
         "command": command,
-        "task": task_json(task),
+        "task": task_json(task, evaluate.hide_sites),
         "arms": arms,
     }
+    if metrics:
+        found["metrics"] = [
+            {"name": one.name, "better": one.better, "most": one.most if math.isfinite(one.most) else None}
+            for one in metrics
+        ]
+    return found
 
 
 def hardware_json() -> HardwareJson:
@@ -116,8 +132,8 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def task_json(task: Task) -> TaskJson:
-    """Return samples by client and class, the public set and the vocabulary."""
+def task_json(task: Task, hide_sites: bool = False) -> TaskJson:
+    """Return samples by client and class, unless they are hidden, the public set and the vocabulary."""
     public = task.public
     words = task.signature.vocabulary
     found: TaskJson = {
@@ -126,16 +142,18 @@ def task_json(task: Task) -> TaskJson:
         "classes": list(task.classes),
         "clients": len(task.clients),
         "partition": task.partition,
-        "samples": [len(data) for data in task.clients],
-        "class_counts": task.class_counts().tolist(),
+        "samples": [] if hide_sites else [len(data) for data in task.clients],
+        "class_counts": [] if hide_sites else task.class_counts().tolist(),
         "test": len(task.test),
         "public": None
         if public is None
         else {"samples": len(public), "bytes": public.bytes, "source": public.source},
         "vocabulary": {"size": words, "bytes": len(task.vocabulary_frame)} if words else None,
     }
-    if task.client_names:
+    if task.client_names and not hide_sites:
         found["client_names"] = list(task.client_names)
+    if task.own_tests and not hide_sites:
+        found["own_tests"] = [len(data) for data in task.own_tests]
     return found
 
 
@@ -162,6 +180,9 @@ def arm_json(arm: ReadyArm, run: ArmRun, status: Status, error: str | None) -> A
     if all("multiply_adds" in one for one in rounds):
         found["multiply_adds"] = sum(one["multiply_adds"] for one in rounds)
         found["memory"] = max((one["memory"] for one in rounds), default=0)
+    crossed = [one.measured["evaluation"] for one in run.records if "evaluation" in one.measured]
+    if crossed:
+        found["bytes_evaluation"] = sum(one["up"] + one["down"] for one in crossed)
     return found
 
 
@@ -185,4 +206,5 @@ def round_json(run: ArmRun, record: RoundRecord) -> RoundJson:
     }
     if record.multiply_adds is not None and record.memory is not None:
         found["multiply_adds"], found["memory"] = sum(record.multiply_adds), max(record.memory, default=0)
+    found.update(record.measured)  # type: ignore[typeddict-item]  # its keys are among those of a round
     return found

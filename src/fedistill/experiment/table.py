@@ -12,25 +12,27 @@ from rich.markup import escape
 from rich.table import Table
 
 from fedistill.config.units import format_bytes, format_count
+from fedistill.experiment.measure import ACCURACY, Measure
 from fedistill.experiment.results import AnyArmJson, AnyResultsJson, SeedJson, counted, of_seeds
 from fedistill.experiment.spread import MedianAndRange, Spread
+from fedistill.federation.evaluation import SERVER_OWN, VIEWS
 
-VIEWS = ("server@global", "client@global", "client@own")
 
-
-def last_and_best(arm: SeedJson, view: str) -> tuple[float, float, int] | None:
-    """Return the last accuracy of a view, the best one and its round, or None if the arm has no such view."""
-    found = [(r["views"][view], r["round"]) for r in arm["rounds"] if view in r["views"]]
+def last_and_best(arm: SeedJson, view: str, measure: Measure = ACCURACY) -> tuple[float, float, int] | None:
+    """Return the last value of a view, the best one and its round, or None if the arm has no such view."""
+    values = [(measure.value(entry, view), entry["round"]) for entry in arm["rounds"]]
+    found = [(value, number) for value, number in values if value is not None]
     if not found:
         return None
-    best = max(found, key=lambda item: (item[0], -item[1]))
+    best = min(found, key=lambda item: (measure.cost(item[0]), item[1]))
     return found[-1][0], best[0], best[1]
 
 
-def rows(results: AnyResultsJson) -> list[list[str]]:
+def rows(results: AnyResultsJson, measure: Measure = ACCURACY) -> list[list[str]]:
     """Return one row of texts per arm, under `headings`."""
     table = []
     on_network, counts_work = _on_network(results), _counts_work(results)
+    evaluated_at_sites = _evaluated_at_sites(results)
     for arm in results["arms"]:
         seeds = counted(arm)
         public = [one["bytes_public"] for one in seeds]
@@ -40,7 +42,7 @@ def rows(results: AnyResultsJson) -> list[list[str]]:
             [
                 _name(results, arm),
                 f"{models} -> {arm['server_model'] or '-'}",
-                *(_view(arm, view) for view in VIEWS),
+                *(_view(arm, view, measure) for view in _views(results)),
                 _bytes([sum(r["bytes_up"] for r in one["rounds"]) for one in seeds]),
                 _bytes([sum(r["bytes_down"] for r in one["rounds"]) for one in seeds]),
                 _bytes([one["bytes_setup"] for one in seeds]),
@@ -48,6 +50,7 @@ def rows(results: AnyResultsJson) -> list[list[str]]:
                 _bytes(total),
                 _bytes(list(map(sum, zip(total, public, strict=True)))),
                 *([_bytes([one["bytes_transport"] for one in seeds])] if on_network else []),
+                *([_bytes([one.get("bytes_evaluation", 0) for one in seeds])] if evaluated_at_sites else []),
                 *(_work(seeds, results["task"]["clients"]) if counts_work else []),
             ]
         )
@@ -65,19 +68,33 @@ def _name(results: AnyResultsJson, arm: AnyArmJson) -> str:
     return f"{arm['name']} [{done} of {asked} seeds{f', {failed} failed' if failed else ''}]"
 
 
-def _view(arm: AnyArmJson, view: str) -> str:
-    found = [one for one in (last_and_best(one, view) for one in counted(arm)) if one is not None]
+def _view(arm: AnyArmJson, view: str, measure: Measure) -> str:
+    found = [one for one in (last_and_best(one, view, measure) for one in counted(arm)) if one is not None]
     if not found:
         return "-"
     if "seeds" not in arm:
         ((last, best, number),) = found
-        return f"{last:.1%} ({best:.1%} @{number})"
-    return f"{_shares([last for last, _, _ in found])} ({_shares([best for _, best, _ in found])})"
+        return f"{measure.write(last)} ({measure.write(best)} @{number})"
+    lasts, bests = [last for last, _, _ in found], [best for _, best, _ in found]
+    return f"{_values(lasts, measure)} ({_values(bests, measure)})"
 
 
-def _shares(values: Sequence[float]) -> str:
+def _values(values: Sequence[float], measure: Measure) -> str:
     spread = Spread.of(values)
-    return f"{spread.mean:.1%}" + ("" if spread.deviation is None else f" ± {spread.deviation:.1%}")
+    deviation = "" if spread.deviation is None else f" ± {measure.write(spread.deviation)}"
+    return measure.write(spread.mean) + deviation
+
+
+def _views(results: AnyResultsJson) -> tuple[str, ...]:
+    """Return the views that have a column: all, but ``server@own`` only if an arm has it."""
+    had = {
+        view
+        for arm in results["arms"]
+        for one in of_seeds(arm)
+        for entry in one["rounds"]
+        for view in entry["views"]
+    }
+    return tuple(view for view in VIEWS if view != SERVER_OWN or view in had)
 
 
 def _bytes(values: Sequence[float], write: Callable[[int], str] = format_bytes) -> str:
@@ -102,37 +119,34 @@ def _work(seeds: Sequence[SeedJson], clients: int) -> list[str]:
 def headings(results: AnyResultsJson) -> tuple[str, ...]:
     """Return the names of the columns.
 
-    Only a run on a network has one for transport overhead, and only one in which it was counted has those of
-    the clients' work.
+    Only a run on a network has transport overhead, only one whose clients have evaluated the server's model
+    has ``server@own`` and the bytes of that, and only one in which it was counted has the clients' work.
     """
     transport = ("transport",) if _on_network(results) else ()
-    return (*_HEADINGS, *transport, *(_WORK if _counts_work(results) else ()))
+    evaluation = ("evaluation",) if _evaluated_at_sites(results) else ()
+    work = _WORK if _counts_work(results) else ()
+    return ("arm", "clients -> server", *_views(results), *_BYTES, *transport, *evaluation, *work)
 
 
 def _on_network(results: AnyResultsJson) -> bool:
     return any(one["bytes_transport"] for arm in results["arms"] for one in of_seeds(arm))
 
 
+def _evaluated_at_sites(results: AnyResultsJson) -> bool:
+    return any("bytes_evaluation" in one for arm in results["arms"] for one in of_seeds(arm))
+
+
 def _counts_work(results: AnyResultsJson) -> bool:
     return any("multiply_adds" in one for arm in results["arms"] for one in of_seeds(arm))
 
 
-_HEADINGS = (
-    "arm",
-    "clients -> server",
-    *VIEWS,
-    "up",
-    "down",
-    "set-up",
-    "public data",
-    "total",
-    "total + public",
-)
+_BYTES = ("up", "down", "set-up", "public data", "total", "total + public")
 _WORK = ("multiply-adds", "memory")
 _ALWAYS = ("arm", *VIEWS, "up", "down")
 _DISPENSABLE = (
     "clients -> server",
     "transport",
+    "evaluation",
     "memory",
     "multiply-adds",
     "set-up",
@@ -150,14 +164,14 @@ _FOLDED_NAME = 14
 """An arm's name is folded to this many columns before a column is hidden."""
 
 
-def rich_table(results: AnyResultsJson, width: int) -> Table:
+def rich_table(results: AnyResultsJson, width: int, measure: Measure = ACCURACY) -> Table:
     """Return the table for a terminal of ``width`` columns.
 
     What does not fit goes in this order: columns with nothing but zeros, clients' work, best rounds and
     deviations of bytes, models, then those of bytes that the sums hold. Accuracies, bytes up and bytes down
     always stay.
     """
-    names, body = headings(results), rows(results)
+    names, body = headings(results), rows(results, measure)
     empty = [
         place
         for place, name in enumerate(names)
@@ -166,17 +180,17 @@ def rich_table(results: AnyResultsJson, width: int) -> Table:
     dispensable = [names.index(name) for name in _DISPENSABLE if name in names]
     hidden: set[int] = set()
     if _width(names, body, hidden, whole=True) <= width:
-        return _table(results, hidden, whole=True)
+        return _table(results, measure, hidden, whole=True)
     hidden.update(empty)
     work = {place for place, name in enumerate(names) if name in _WORK}
     for less in (hidden, hidden | work):
         if _width(names, body, less, whole=True) <= width:
-            return _table(results, less, whole=True)
+            return _table(results, measure, less, whole=True)
     for place in dispensable:
         if _width(names, body, hidden, whole=False) <= width:
             break
         hidden.add(place)
-    return _table(results, hidden, whole=False)
+    return _table(results, measure, hidden, whole=False)
 
 
 def _width(names: Sequence[str], body: Sequence[Sequence[str]], hidden: set[int], whole: bool) -> int:
@@ -202,10 +216,12 @@ def _cell(name: str, text: str, whole: bool) -> str:
     return last if name == "arm" or name in VIEWS else last.split(" ± ")[0]
 
 
-def _table(results: AnyResultsJson, hidden: set[int], whole: bool) -> Table:
+def _table(results: AnyResultsJson, measure: Measure, hidden: set[int], whole: bool) -> Table:
     task = results["task"]
     rounds = max((len(one["rounds"]) for arm in results["arms"] for one in of_seeds(arm)), default=0)
     title = f"{task['name']}, {task['clients']} clients, {task['partition']}, {rounds} rounds"
+    if measure != ACCURACY:
+        title = f"{measure.name}: {title}"
     names = headings(results)
     shown = [place for place in range(len(names)) if place not in hidden]
     caption = "bytes summed over clients, up and down, all rounds"
@@ -231,38 +247,41 @@ def _table(results: AnyResultsJson, hidden: set[int], whole: bool) -> Table:
             overflow="fold",
             no_wrap=place > 0,  # else a number may be broken
         )
-    for row in rows(results):
+    for row in rows(results, measure):
         cells = [_cell(names[place], row[place], whole or place == 0) for place in shown]
         table.add_row(*map(escape, cells))
     return table
 
 
-def reached(arm: SeedJson, view: str, accuracy: float) -> tuple[int, int] | None:
-    """Return the bytes until a view first reached an accuracy, and the round; None if it never did.
+def reached(arm: SeedJson, view: str, target: float, measure: Measure = ACCURACY) -> tuple[int, int] | None:
+    """Return the bytes until a view first reached a target, and the round; None if it never did.
 
     Set-up is included, public data is not.
     """
     sent = arm["bytes_setup"]
     for entry in arm["rounds"]:
         sent += entry["bytes_up"] + entry["bytes_down"]
-        if entry["views"].get(view, -1.0) >= accuracy:
+        if measure.reaches(measure.value(entry, view), target):
             return sent, entry["round"]
     return None
 
 
-def reach_markdown(results: AnyResultsJson, view: str, accuracies: Sequence[float]) -> str:
-    """Return the bytes that an arm needs to reach accuracies in a view; with public data after the slash."""
-    lines = [
-        f"| arm | codec | {' | '.join(f'{view} {accuracy:.0%}' for accuracy in accuracies)} |",
-        f"|---|---|{'|'.join('---:' for _ in accuracies)}|",
-    ]
+def reach_markdown(
+    results: AnyResultsJson, view: str, targets: Sequence[float], measure: Measure = ACCURACY
+) -> str:
+    """Return the bytes that an arm needs to reach targets in a view; with public data after the slash."""
+    heads = [f"{view} {target:.0%}" for target in targets]
+    if measure != ACCURACY:
+        heads = [f"{view} {measure.name} {measure.write(target)}" for target in targets]
+    lines = [f"| arm | codec | {' | '.join(heads)} |", f"|---|---|{'|'.join('---:' for _ in targets)}|"]
     for arm in results["arms"]:
         seeds = counted(arm)
-        if not any(view in entry["views"] for one in seeds for entry in one["rounds"]):
+        entries = [entry for one in seeds for entry in one["rounds"]]
+        if all(measure.value(entry, view) is None for entry in entries):
             continue
         cells = []
-        for accuracy in accuracies:
-            found = [reached(one, view, accuracy) for one in seeds]
+        for target in targets:
+            found = [reached(one, view, target, measure) for one in seeds]
             cells.append(_reached_by_all(seeds, found) if "seeds" in arm else _reached(seeds[0], found[0]))
         name = _name(results, arm) if "seeds" in arm else arm["name"]
         names = (name.replace("|", r"\|"), arm["codec"])
@@ -271,7 +290,8 @@ def reach_markdown(results: AnyResultsJson, view: str, accuracies: Sequence[floa
         lines += [
             "",
             f"Median (smallest to largest) of seeds {_listed(results['seeds'])}; a seed that does not reach"
-            " an accuracy counts as more than any number, shown as `-`.",
+            f" {'an accuracy' if measure == ACCURACY else 'a target'} counts as more than any number, shown"
+            " as `-`.",
         ]
     return "\n".join(lines)
 
@@ -307,14 +327,14 @@ def _median_and_range(found: MedianAndRange) -> str:
     return median if smallest == largest else f"{median} ({smallest} to {largest})"
 
 
-def markdown(results: AnyResultsJson) -> str:
+def markdown(results: AnyResultsJson, measure: Measure = ACCURACY) -> str:
     """Return the table as Markdown."""
     names = headings(results)
     lines = [
         f"| {' | '.join(names)} |",
         f"|{'|'.join('---' if place < 2 else '---:' for place in range(len(names)))}|",
     ]
-    for row in rows(results):
+    for row in rows(results, measure):
         cells = [cell.replace("|", r"\|") for cell in row]  # a bar in a name would start a new cell
         lines.append(f"| {' | '.join(cells)} |")
     if "seeds" in results:

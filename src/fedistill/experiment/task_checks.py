@@ -19,6 +19,10 @@ MANY_UNKNOWN = 0.5
 A vocabulary from 400 BBC articles does not know 8 % of the words in others; one from texts of another
 language hardly knows any.
 """
+MANY_OF_ONE_CLASS = 0.9
+"""Share of one class in the test set from which accuracy says little."""
+_FAIR = {"balanced-accuracy", "macro-f1", "auroc"}
+"""Metrics in which a rare class counts as much as a frequent one."""
 _MOST_SHOWN = 20
 _MANY_CONFLICTS = 0.01
 """Share of samples with contradicting labels from which they are more than a few copies with wrong labels."""
@@ -26,7 +30,15 @@ _MANY_CONFLICTS = 0.01
 
 def check_task(task: Task, arms: Sequence[ReadyArm]) -> list[Finding]:
     """Return what is to be known of the data, as the models of these arms take them."""
-    return [*_sites(task), *_labels(task), *_clients(task), *_words(task, arms), *_conflicts(task)]
+    return [
+        *_sites(task),
+        *_own_tests(task),
+        *_labels(task),
+        *_imbalance(task, arms[0].evaluate.metrics if arms else []),
+        *_clients(task),
+        *_words(task, arms),
+        *_conflicts(task),
+    ]
 
 
 def _labels(task: Task) -> list[Finding]:
@@ -94,6 +106,43 @@ def _sites(task: Task) -> list[Finding]:
         what = f"{task.unused} private samples belong to no client"
         findings.append(Finding("fact", "task.partition", what))
     return findings
+
+
+def _own_tests(task: Task) -> list[Finding]:
+    """Say how many samples clients hold out of their own, and name those that have too few to do so."""
+    if not task.own_tests:
+        return []
+    sizes = [len(data) for data in task.own_tests]
+    names = [repr(name) for name in task.client_names] or [f"client {number}" for number in range(len(sizes))]
+    findings = []
+    if any(sizes):
+        least, most = min(filter(None, sizes)), max(sizes)
+        each = str(most) if least == most else f"{least} to {most}"
+        what = (
+            f"{sum(map(bool, sizes))} of {len(sizes)} clients hold out {each} samples of their own to test on"
+        )
+        findings.append(Finding("fact", "task.own_test_share", what))
+    if none := [
+        f"{name} ({own})" for name, own, held in zip(names, task.samples(), sizes, strict=True) if not held
+    ]:
+        what = f"too few samples to hold out any: {_shown(none)}; the views @own leave them out"
+        fix = "raise task.own_test_share, or set it to 0 if no client should hold out any"
+        findings.append(Finding("warning", "task.own_test_share", what, fix))
+    return findings
+
+
+def _imbalance(task: Task, metrics: Sequence[str]) -> list[Finding]:
+    """Find a class so frequent that accuracy says little, unless another metric is asked for that does."""
+    counts = torch.bincount(task.test.labels, minlength=len(task.classes))
+    share = float(counts.max() / counts.sum())
+    if share <= MANY_OF_ONE_CLASS or not _FAIR.isdisjoint(metrics):
+        return []
+    what = (
+        f"{share:.1%} of the test samples are of class {task.classes[int(counts.argmax())]!r}, and whoever"
+        " always names it is as accurate as that"
+    )
+    asked = ", ".join(f'"{name}"' for name in dict.fromkeys([*metrics, "balanced-accuracy"]))
+    return [Finding("warning", "task", what, f"set evaluate.metrics = [{asked}] and look at that")]
 
 
 def _shown(items: Sequence[str]) -> str:

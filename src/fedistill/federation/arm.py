@@ -18,11 +18,12 @@ from fedistill.config.training import ResolvedTrain
 from fedistill.data.task import Task
 from fedistill.errors import ExperimentError, FrameError
 from fedistill.federation.client_sampling import sample_clients
-from fedistill.federation.evaluation import correct_by_class
 from fedistill.federation.failures import failing_at
 from fedistill.federation.history import ArmRun
 from fedistill.federation.ledger import SETUP_ROUND, Ledger
 from fedistill.federation.local_rounds import fixed_rounds
+from fedistill.federation.metrics import CONFUSION, Metric, find_metrics
+from fedistill.federation.scores import Answers
 from fedistill.federation.setup import start_frame, vocabulary_frame
 from fedistill.methods.participants import Client, ClientInfo, FederationInfo, Server
 from fedistill.methods.registry import AnyMethod, create_method
@@ -70,6 +71,7 @@ class ReadyArm:
     rounds: int
     sampling: Sampling
     evaluate: Evaluate
+    metrics: tuple[Metric, ...]
 
     @classmethod
     def of(cls, config: Arm, experiment: Experiment, task: Task) -> "ReadyArm":
@@ -93,6 +95,7 @@ class ReadyArm:
             rounds=experiment.rounds,
             sampling=experiment.sampling,
             evaluate=experiment.evaluate,
+            metrics=find_metrics(experiment.evaluate.metrics),
         )
 
     @property
@@ -137,16 +140,40 @@ class ReadyArm:
         """What a model of this arm takes and returns, by its name."""
         return self.task.signature_for(models.preprocessing(model))
 
-    def correct_by_class(self, model: str, module: nn.Module) -> Tensor:
-        """Count the test samples of each class that a module gets right, int64 (C,).
+    def answers(self, model: str, module: nn.Module, client: int | None = None) -> Answers:
+        """Return what a module answers to the global test set, or to what a client has held out of its own.
 
         Args:
             model: the name of the model whose inputs it takes.
         """
-        test = self.task.test_inputs(models.preprocessing(model))
-        classes = len(self.task.classes)
+        wanted = models.preprocessing(model)
+        if client is None:
+            inputs, labels = self.task.test_inputs(wanted), self.task.test.labels
+        else:
+            inputs, labels = self.task.own_test_inputs(client, wanted), self.task.own_tests[client].labels
         with scoped(self.seed, "evaluation"):  # a custom model may draw numbers in evaluation too
-            return correct_by_class(module, test, self.task.test.labels, classes, self.evaluate.batch_size)
+            return Answers.of(module, inputs, labels, self.evaluate.batch_size)
+
+    @property
+    def holds_out(self) -> bool:
+        """Whether clients hold out some of their own samples to test on."""
+        return bool(self.task.own_tests)
+
+    @property
+    def asks_for_confusion(self) -> bool:
+        return CONFUSION in self.evaluate.metrics
+
+    def model_for_sites(self) -> tuple[str, nn.Module] | None:
+        """Return what clients can evaluate of the server: a name and the module, whatever its weights.
+
+        The name is that of the model whose inputs it takes. None if the server has no model, or one that
+        answers only together with the clients' models.
+        """
+        found = self.server_model()
+        if found is None or self.method.needs.evaluation_at_clients:
+            return None
+        server = self.config.models.server
+        return server if self.method.has_server_model else self.method.inputs_of(server), found[1]
 
     def parameters(self) -> dict[str, int]:
         """Trainable parameters: of the server's model, and of each architecture among the clients."""
@@ -195,6 +222,12 @@ class ReadyArm:
         """Whether to evaluate clients' models, if there are any, where `evaluates` says to evaluate."""
         every = self.evaluate.clients or self.evaluate.every
         return self.method.has_client_models and self._due(every, round, local)
+
+    def evaluates_at_sites(self, round: int, local: int) -> bool:
+        """Whether clients evaluate the server's model, where `evaluates` says to evaluate."""
+        if not self.holds_out or not self._due(self.evaluate.clients or self.evaluate.every, round, local):
+            return False
+        return self.model_for_sites() is not None
 
     def _due(self, every: int, round: int, local: int) -> bool:
         return round // every > (round - local) // every or round == self.rounds

@@ -76,18 +76,6 @@ def run_client(arm: ReadyArm, client: int, round: int, state: bytes, frame: byte
         return ClientResult(_kept(after, end.kept()), reply, seconds, counter.cost)
 
 
-def count_correct(arm: ReadyArm, client: int, state: bytes) -> list[int]:
-    """Count the global test samples of each class that a client's own model gets right.
-
-    Raises:
-        TrainingError: the model raises anything, or its logits are not finite; with the client.
-    """
-    with failing_at(f"evaluation, client {client}"):
-        own = arm.client(client, round=0)
-        module = own.load(client_state(arm, client, state).model)
-        return arm.correct_by_class(own.model, module).tolist()
-
-
 def client_state(arm: ReadyArm, client: int, state: bytes) -> AnyState:
     """What the method keeps at a client, from the bytes of a `ClientResult`, as its ``ClientState``.
 

@@ -16,6 +16,7 @@ from fedistill.config.schema import FlowerConfig, RuntimeConfig
 from fedistill.errors import MissingMainGuard
 from fedistill.federation.client import ClientResult
 from fedistill.federation.failures import ClientFailure
+from fedistill.federation.scores import Scores
 
 TORCH_THREADS = 1
 """In each process that computes: another number would round otherwise."""
@@ -93,10 +94,11 @@ class Executor(ABC):
         """
 
     @abstractmethod
-    def count_correct(self, arm: str, jobs: Sequence[Job]) -> Iterator[list[int] | None]:
-        """Evaluate clients' own models on the global test set; counts come in the order of the jobs.
+    def evaluate(self, arm: str, jobs: Sequence[Job]) -> Iterator[Scores | None]:
+        """Evaluate models at clients; their scores come in the order of the jobs.
 
-        None stands for a client that cannot be reached.
+        A job without a frame asks for the client's own model; one with a frame, for the server's in it
+        (`client_evaluation`). None stands for a client that cannot be reached.
         """
 
     def transport_overhead(self) -> TransportOverhead:

@@ -4,8 +4,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from fedistill.communication.protocol.shared_state import SharedState
+from fedistill.federation.evaluation import Measured
 from fedistill.federation.ledger import Entry, Ledger
 from fedistill.federation.local_rounds import PastExchange
+from fedistill.federation.scores import Scores
 from fedistill.methods.base import AnyState
 from fedistill.training.model_state import ModelState
 
@@ -33,6 +35,7 @@ class RoundRecord:
             earlier version played, which did not count it.
         views: accuracy (0 to 1) by view, empty if nothing was evaluated.
         traffic: every frame.
+        measured: what the evaluation found beside the views (`evaluation.Measured`).
     """
 
     round: int
@@ -49,11 +52,15 @@ class RoundRecord:
     carried: dict[str, int]
     multiply_adds: list[int] | None = None
     memory: list[int] | None = None
+    measured: Measured = field(default_factory=Measured)
 
     def to_json(self) -> Event:
         """Return it for JSON; a frame is [client, direction, kind, bytes, payload]."""
         frames = [[e.client, e.direction, e.kind, e.bytes, e.payload] for e in self.traffic]
-        return {**asdict(self), "traffic": frames}
+        found = {**asdict(self), "traffic": frames}
+        if not self.measured:
+            del found["measured"]
+        return found
 
     @classmethod
     def from_json(cls, event: Event) -> "RoundRecord":
@@ -62,8 +69,8 @@ class RoundRecord:
         Raises:
             KeyError: a key is missing.
         """
-        uncounted: Event = {"multiply_adds": None, "memory": None}
-        fields = {name: (uncounted | event)[name] for name in cls.__dataclass_fields__}
+        absent: Event = {"multiply_adds": None, "memory": None, "measured": {}}
+        fields = {name: (absent | event)[name] for name in cls.__dataclass_fields__}
         fields["traffic"] = [Entry(event["round"], *frame) for frame in event["traffic"]]
         return cls(**fields)
 
@@ -77,7 +84,7 @@ class ArmRun:
         server: the server's state; ``clients``: the saved state of each client that has worked.
         shared_states: what the server shares with each client that has replied.
         mean: the running mean of the server's model (`running_mean`), if the arm has one.
-        correct: correct answers by class of each client's model, as last evaluated.
+        scores: of each client's own model, as last evaluated.
     """
 
     round: int
@@ -86,7 +93,7 @@ class ArmRun:
     ledger: Ledger
     shared_states: dict[int, SharedState] = field(default_factory=dict)
     records: list[RoundRecord] = field(default_factory=list)
-    correct: dict[int, list[int]] = field(default_factory=dict)
+    scores: dict[int, Scores] = field(default_factory=dict)
     mean: ModelState | None = None
 
     def exchanges(self) -> list[PastExchange]:

@@ -20,7 +20,8 @@ from fedistill.config.schema import Experiment
 from fedistill.data.task import Task
 from fedistill.errors import MissingMainGuard, RuntimeFailure, TrainingError
 from fedistill.federation.arm import ReadyArm
-from fedistill.federation.client import ClientResult, count_correct, run_client
+from fedistill.federation.client import ClientResult, run_client
+from fedistill.federation.client_evaluation import evaluate_client
 from fedistill.federation.executor import (
     NO_MAIN_GUARD,
     WORKER_NAME,
@@ -30,15 +31,16 @@ from fedistill.federation.executor import (
     prepare_process,
     worker_count,
 )
+from fedistill.federation.scores import Scores
 from fedistill.stop_signals import STOP_SIGNALS
 
 if TYPE_CHECKING:
     from multiprocessing.context import ForkServerContext, SpawnContext
 
 _LARGEST_CHUNK = 16
-_What = Literal["work", "correct"]
-"""A job is a client's work in a round, or the count of its model's correct answers."""
-_Result = ClientResult | list[int]
+_What = Literal["work", "evaluate"]
+"""A job is a client's work in a round, or an evaluation."""
+_Result = ClientResult | Scores
 _Chunk = tuple[list[bytes], list[tuple[int, bytes, int]]]
 """Frames, and jobs that name their frame by its place among them."""
 
@@ -63,9 +65,9 @@ class SerialExecutor(Executor):
         for client, state, frame in jobs:
             yield run_client(self._arms[arm], client, round, state, frame)
 
-    def count_correct(self, arm: str, jobs: Sequence[Job]) -> Iterator[list[int]]:
-        for client, state, _ in jobs:
-            yield count_correct(self._arms[arm], client, state)
+    def evaluate(self, arm: str, jobs: Sequence[Job]) -> Iterator[Scores]:
+        for client, state, frame in jobs:
+            yield evaluate_client(self._arms[arm], client, state, frame)
 
     def close(self) -> None:
         pass
@@ -130,10 +132,10 @@ class ProcessExecutor(Executor):
             assert isinstance(result, ClientResult)
             yield result
 
-    def count_correct(self, arm: str, jobs: Sequence[Job]) -> Iterator[list[int]]:
-        for counts in self._map("correct", arm, 0, jobs):
-            assert isinstance(counts, list)
-            yield counts
+    def evaluate(self, arm: str, jobs: Sequence[Job]) -> Iterator[Scores]:
+        for scores in self._map("evaluate", arm, 0, jobs):
+            assert isinstance(scores, Scores)
+            yield scores
 
     def close(self) -> None:
         for worker in self._workers:
@@ -241,7 +243,7 @@ def _serve(connection: Connection, experiment: str) -> None:
                 if what == "work":
                     results.append(run_client(arms[arm], client, round, state, frames[frame]))
                 else:
-                    results.append(count_correct(arms[arm], client, state))
+                    results.append(evaluate_client(arms[arm], client, state, frames[frame]))
             except TrainingError as error:
                 results.append(error)
                 break

@@ -6,24 +6,20 @@ A round is atomic: the `ArmRun` is changed only at its end, by `_record`.
 
 import time
 from collections.abc import Callable, Hashable, Iterator
-from dataclasses import asdict, dataclass
-
-import torch
+from dataclasses import asdict
 
 from fedistill.communication.messages.base import Message
 from fedistill.communication.protocol.endpoints import ServerEndpoint
 from fedistill.config.schema import WhenWorth
-from fedistill.errors import TrainingError
 from fedistill.federation.arm import ReadyArm
-from fedistill.federation.client import ClientResult, check_finite, client_state
+from fedistill.federation.client import ClientResult, check_finite
 from fedistill.federation.client_sampling import sample_clients, sample_dropouts
-from fedistill.federation.evaluation import views
 from fedistill.federation.executor import Executor
 from fedistill.federation.failures import ClientFailure, failing_at
 from fedistill.federation.history import ArmRun, RoundRecord
-from fedistill.federation.ledger import SETUP_ROUND
 from fedistill.federation.local_rounds import relative_change, scheduled_rounds
 from fedistill.federation.replies import Replies, RoundPlan
+from fedistill.federation.round_evaluation import RoundEvaluation, evaluate_round
 from fedistill.federation.running_mean import as_measured, running_mean
 from fedistill.methods.base import AnyState, Reply
 from fedistill.rng import SERVER, scoped
@@ -54,7 +50,9 @@ def play_round(run: ArmRun, arm: ReadyArm, executor: Executor) -> RoundRecord:
     server, server_seconds = _aggregate(run, arm, number, replies)
     seconds = time.perf_counter() - started
     mean = None if arm.config.ema is None else running_mean(run.mean, run.server, server, arm.config.ema)
-    evaluation = _evaluate(run, arm, executor, as_measured(server, mean), replies)
+    states = _client_states(run, replies)
+    known = {client: scores for client, scores in run.scores.items() if client not in replies.states}
+    evaluation = evaluate_round(arm, executor, plan, as_measured(server, mean), states, known)
     change = _change(run, arm, server, replies)
     record = RoundRecord(
         round=number,
@@ -71,17 +69,10 @@ def play_round(run: ArmRun, arm: ReadyArm, executor: Executor) -> RoundRecord:
         carried=asdict(executor.transport_overhead()),
         multiply_adds=[cost.multiply_adds for cost in replies.costs],
         memory=[cost.memory for cost in replies.costs],
+        measured=evaluation.measured,
     )
-    _record(run, record, server, mean, replies, evaluation)
+    _record(run, record, server, mean, states, replies, evaluation)
     return record
-
-
-@dataclass(frozen=True)
-class _Evaluation:
-    """Views, and each client's correct answers by class for as long as its model stays the same."""
-
-    views: dict[str, float]
-    correct: dict[int, list[int]]
 
 
 def _adapts(arm: ReadyArm) -> bool:
@@ -144,62 +135,9 @@ def _aggregate(run: ArmRun, arm: ReadyArm, number: int, replies: Replies) -> tup
     return state, time.perf_counter() - started - replies.waited
 
 
-def _evaluate(
-    run: ArmRun, arm: ReadyArm, executor: Executor, server: AnyState, replies: Replies
-) -> _Evaluation:
-    """Take the views if they are due, or else pass on the answers of models that have not changed."""
-    known = {client: right for client, right in run.correct.items() if client not in replies.states}
-    due = replies.plan.number, replies.plan.local
-    if not arm.evaluates(*due):
-        return _Evaluation({}, known)
-    clients = _client_states(run, replies)
-    asked = arm.evaluates_clients(*due)
-    try:
-        answers = _server_correct(arm, executor, server, clients)
-        if asked:
-            known |= _client_correct(arm, executor, clients, known)
-    except TrainingError as error:
-        raise TrainingError(error.what, f"round {replies.plan.number}, {error.place}") from error
-    test = torch.bincount(arm.task.test.labels, minlength=arm.task.signature.classes)
-    order = sorted(known) if asked else []
-    by_client = [torch.tensor(known[client]) for client in order]
-    found = views(answers, by_client, test, arm.task.class_counts()[order])
-    if not executor.private_counts_known:
-        found.pop("client@own", None)
-    return _Evaluation(found, known)
-
-
 def _client_states(run: ArmRun, replies: Replies) -> dict[int, bytes]:
     """Return the saved state of each client after the round; clients without a state are left out."""
     return {client: state for client, state in {**run.clients, **replies.states}.items() if state}
-
-
-def _server_correct(
-    arm: ReadyArm, executor: Executor, server: AnyState, clients: dict[int, bytes]
-) -> torch.Tensor | None:
-    """Return correct answers by class (C,), the mean over the server's models, or None if it has none."""
-    if arm.method.needs.evaluation_at_clients and not executor.holds_client_states:
-        return None
-
-    def own(client: int) -> AnyState:
-        return client_state(arm, client, clients.get(client, b""))
-
-    with failing_at("evaluation, server"):
-        right = [
-            arm.correct_by_class(name, model)
-            for name, model in arm.method.server_eval_models(server, arm.server(SETUP_ROUND), own)
-        ]
-    # The mean over one model is exact.
-    return torch.stack(right).double().mean(dim=0) if right else None
-
-
-def _client_correct(
-    arm: ReadyArm, executor: Executor, clients: dict[int, bytes], known: dict[int, list[int]]
-) -> dict[int, list[int]]:
-    """Return correct answers by class of the clients' models that are not known yet and can be reached."""
-    asked = [info.id for info in arm.federation.clients if info.id not in known]
-    counts = executor.count_correct(arm.name, [(client, clients.get(client, b""), b"") for client in asked])
-    return {client: right for client, right in zip(asked, counts, strict=True) if right is not None}
 
 
 def _record(
@@ -207,12 +145,13 @@ def _record(
     record: RoundRecord,
     server: AnyState,
     mean: ModelState | None,
+    states: dict[int, bytes],
     replies: Replies,
-    evaluation: _Evaluation,
+    evaluation: RoundEvaluation,
 ) -> None:
     """Move the run on by a round that has happened whole."""
-    run.clients = _client_states(run, replies)
-    run.round, run.server, run.mean, run.correct = record.round, server, mean, evaluation.correct
+    run.round, run.server, run.mean, run.clients = record.round, server, mean, states
+    run.scores = evaluation.scores
     run.shared_states = replies.endpoint.shared_states
     run.ledger.entries += record.traffic
     run.records.append(record)

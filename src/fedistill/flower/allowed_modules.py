@@ -8,6 +8,7 @@ from fedistill.config.plugins import Reference
 from fedistill.config.schema import Experiment
 from fedistill.errors import ExperimentError
 from fedistill.federation.arm import resolve_arm
+from fedistill.federation.metrics import find_metrics
 
 Config = Mapping[str, bool | float | int | str]
 """A run config or a node config, as Flower has read it."""
@@ -67,6 +68,7 @@ def look_up(experiment: Experiment) -> None:
     Raises:
         ExperimentError: something cannot be used, or whoever is asked before an import refuses it.
     """
+    find_metrics(experiment.evaluate.metrics)
     for arm in experiment.arms:
         named = [("model", model) for model in (*arm.models.clients, arm.models.server)]
         named += [("optimizer", arm.train.optimizer.name or ""), ("loss", arm.train.loss)]

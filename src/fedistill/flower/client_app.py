@@ -28,8 +28,10 @@ from fedistill.data.samples import none_of
 from fedistill.data.task import Labelled, Task
 from fedistill.errors import ExperimentError, FedistillError, TrainingError
 from fedistill.federation.arm import ReadyArm
-from fedistill.federation.client import client_state, count_correct, run_client
+from fedistill.federation.client import client_state, run_client
+from fedistill.federation.client_evaluation import evaluate_client
 from fedistill.federation.executor import prepare_process
+from fedistill.federation.scores import Scores
 from fedistill.flower.allowed_modules import AllowedModules, Config, look_up
 from fedistill.flower.app_template import asked_for
 from fedistill.flower.parent_watch import end_with_parent
@@ -111,13 +113,14 @@ class Node:
         config, seed = self.experiment.task, self.experiment.seed
         if self._own is None:
             whole = build_task(config, seed)
-            private = whole.clients[_client_number(self._config, len(whole.clients))]
+            number = _client_number(self._config, len(whole.clients))
+            private, held = whole.clients[number], whole.own_tests[number] if whole.own_tests else None
         else:
             try:
-                whole, private = build_at_site(config, seed, self._own)
+                whole, private, held = build_at_site(config, seed, self._own, self.client)
             except FedistillError as error:
                 raise OwnDataError(str(error)) from None
-        _only(whole, self.client, private).save(self._samples)
+        _only(whole, self.client, private, held).save(self._samples)
         built: _Built = {"source": self._source, "fingerprint": whole.fingerprint()}
         write_file(self.folder / "built.json", json.dumps(built).encode())
 
@@ -172,13 +175,14 @@ class Node:
         for _, path in self._kept(arm)[:-_KEPT]:
             path.unlink()
         self._save_model(arm, outcome.state)
-        words: dict[str, float | list[int]] = {
+        words: dict[str, float | str | list[int]] = {
             "seconds": outcome.seconds,
             "cost": [outcome.cost.multiply_adds, outcome.cost.memory],
         }
         due = order.round, arm.local_rounds(order.round, order.frame)
         if arm.evaluates(*due) and arm.evaluates_clients(*due):
-            words["counts"] = count_correct(arm, self.client, outcome.state)
+            scores = evaluate_client(arm, self.client, outcome.state)
+            words |= {"counts": scores.correct, **_words(scores)}
         return Answer(outcome.frame, words)
 
     def _save_model(self, arm: ReadyArm, state: bytes) -> None:
@@ -191,9 +195,13 @@ class Node:
                 path, module, client_state(arm, self.client, state).model, {"arm": arm.name, "model": name}
             )
 
-    def correct(self, order: Order) -> Answer:
+    def evaluate(self, order: Order) -> Answer:
+        """Evaluate the client's own model, or the server's in the order's frame on the client's samples."""
         arm = self.arm(order.arm)
-        return Answer(words={"counts": count_correct(arm, self.client, self._state(arm, before=None))})
+        scores = evaluate_client(arm, self.client, self._state(arm, before=None), order.frame)
+        if order.frame:
+            return Answer(scores.encode())
+        return Answer(words={"counts": scores.correct, **_words(scores)})
 
     def _state(self, arm: ReadyArm, before: int | None) -> bytes:
         """The newest state, of rounds before one."""
@@ -218,8 +226,8 @@ def work(message: Message, context: Context) -> Message:
 
 
 @app.evaluate()
-def correct(message: Message, context: Context) -> Message:
-    return _answered(message, context, Node.correct)
+def evaluate(message: Message, context: Context) -> Message:
+    return _answered(message, context, Node.evaluate)
 
 
 def _answered(message: Message, context: Context, what: Callable[[Node, Order], Answer]) -> Message:
@@ -243,6 +251,11 @@ def _answered(message: Message, context: Context, what: Callable[[Node, Order], 
     return seal_answer(answer, message)
 
 
+def _words(scores: Scores) -> dict[str, str]:
+    """What an answer says of scores beside the counts; nothing where there is nothing else."""
+    return {"scores": scores.encode().decode()} if scores.beyond_counts() else {}
+
+
 def _client_number(own: Config, clients: int) -> int:
     """Return the client that a site's node config names, checked against the number of clients."""
     client = own.get("partition-id")
@@ -264,11 +277,20 @@ def _own_data(own: Config) -> Source | None:
         raise ExperimentError(explain_errors(error, "node config", Source)) from None
 
 
-def _only(task: Task, client: int, private: Labelled) -> Task:
+def _only(task: Task, client: int, private: Labelled, held: Labelled | None) -> Task:
     """A task in which one client has samples, and of all others there is but their number."""
     nothing = Labelled(none_of(task.test.samples), task.test.labels[:0])
-    clients = tuple(private if number == client else nothing for number in range(len(task.clients)))
+
+    def alone(own: Labelled) -> tuple[Labelled, ...]:
+        return tuple(own if number == client else nothing for number in range(len(task.clients)))
+
     samples = tuple(
         len(private) if number == client else count for number, count in enumerate(task.samples())
     )
-    return replace(task, clients=clients, public_labels=None, samples_elsewhere=samples)
+    return replace(
+        task,
+        clients=alone(private),
+        own_tests=() if held is None else alone(held),
+        public_labels=None,
+        samples_elsewhere=samples,
+    )

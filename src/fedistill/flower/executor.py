@@ -3,18 +3,19 @@
 import time
 from collections.abc import Iterator, Sequence
 
-import torch
 from flwr.serverapp import Grid
 
 from fedistill.communication.codecs import registry as codecs
 from fedistill.communication.protocol.message_coder import MessageCoder
 from fedistill.config.schema import Experiment
 from fedistill.data.task import Task
-from fedistill.errors import RuntimeFailure
+from fedistill.errors import FrameError, RuntimeFailure
 from fedistill.federation.arm import ReadyArm
 from fedistill.federation.client import ClientResult
+from fedistill.federation.client_evaluation import asked_of_clients
 from fedistill.federation.executor import Executor, Job, TransportOverhead
 from fedistill.federation.failures import ClientFailure, quorum_of
+from fedistill.federation.scores import Scores
 from fedistill.flower.log import say
 from fedistill.flower.node_registry import NodeRegistry
 from fedistill.flower.serde import Answer, Order
@@ -38,10 +39,10 @@ class FlowerExecutor(Executor):
         """
         self._mail, self._settings, self._session = Transport(grid), experiment.flower, session
         self._register = NodeRegistry(self._mail, session, len(task.clients), task.fingerprint())
-        self._longest = {arm.name: _longest(ReadyArm.of(arm, experiment, task)) for arm in experiment.arms}
-        self._tested = torch.bincount(task.test.labels, minlength=len(task.classes)).tolist()
+        self._arms = {arm.name: ReadyArm.of(arm, experiment, task) for arm in experiment.arms}
+        self._longest = {name: _longest(arm) for name, arm in self._arms.items()}
         self._outstanding: set[str] = set()
-        self._counts: dict[tuple[str, int], list[int]] = {}
+        self._scores: dict[tuple[str, int], Scores] = {}
         until, clients = time.monotonic() + self._settings.wait, len(task.clients)
         while len(self._register.nodes) < clients and time.monotonic() < until:
             self._greet()
@@ -79,20 +80,27 @@ class FlowerExecutor(Executor):
             if isinstance(answer, ClientFailure):
                 yield answer
             else:
-                self._note(arm, client, answer)
+                if "counts" in answer.words:
+                    scores = self._read(arm, client, answer)
+                    if scores is not None:
+                        self._scores[arm, client] = scores
                 yield ClientResult(b"", answer.frame, _seconds(answer), _cost(answer))
 
-    def count_correct(self, arm: str, jobs: Sequence[Job]) -> Iterator[list[int] | None]:
+    def evaluate(self, arm: str, jobs: Sequence[Job]) -> Iterator[Scores | None]:
         # Who has just worked has said it already: a message of its own would start one more process.
-        asked = [client for client, _, _ in jobs if (arm, client) not in self._counts]
-        answers = self._ask({client: Order(self._session, arm) for client in asked}, "evaluate")
-        for client, answer in answers.items():
-            if isinstance(answer, Answer):
-                self._note(arm, client, answer)
-            else:
+        orders = {
+            client: Order(self._session, arm, frame=frame)
+            for client, _, frame in jobs
+            if frame or (arm, client) not in self._scores
+        }
+        found: dict[int, Scores | None] = {}
+        for client, answer in self._ask(orders, "evaluate").items():
+            if isinstance(answer, ClientFailure):
                 say(f"arm {arm}: client {client} is not evaluated: {answer.reason}")
+            else:
+                found[client] = self._read(arm, client, answer, orders[client].frame)
         for client, _, _ in jobs:
-            yield self._counts.pop((arm, client), None)
+            yield found[client] if client in found else self._scores.pop((arm, client), None)
 
     def transport_overhead(self) -> TransportOverhead:
         return self._mail.transport_overhead()
@@ -100,19 +108,16 @@ class FlowerExecutor(Executor):
     def close(self) -> None:
         pass
 
-    def _note(self, arm: str, client: int, answer: Answer) -> None:
-        if "counts" not in answer.words:
-            return
-        counts = answer.words["counts"]
-        whole = isinstance(counts, list) and len(counts) == len(self._tested)
-        if whole and all(
-            type(right) is int and 0 <= right <= samples
-            for right, samples in zip(counts, self._tested, strict=True)
-        ):
-            self._counts[arm, client] = counts
-        else:
-            said = brief(repr(counts))
-            say(f"arm {arm}: client {client} says {said} of {self._tested} samples right: not counted")
+    def _read(self, arm: str, client: int, answer: Answer, frame: bytes = b"") -> Scores | None:
+        """Return a client's scores, or None, and a word to the log, where it says nothing possible."""
+        counts, beyond = answer.words.get("counts"), answer.words.get("scores", "")
+        if frame:
+            counts, beyond = [], answer.frame
+        try:
+            return asked_of_clients(self._arms[arm], frame).scores(counts, beyond)
+        except FrameError as error:
+            say(f"arm {arm}: client {client} says {brief(str(error))}: not counted")
+            return None
 
     def _greet(self) -> None:
         self._register.greet()

@@ -24,7 +24,7 @@ class Order:
     Attributes:
         session: names the run, also over restarts; a node keeps its state under it.
         arm, round: of the work; round 0 with the arm's name is its evaluation.
-        frame: for the method; may be empty.
+        frame: for the method, or the server's model to evaluate; may be empty.
     """
 
     session: str
@@ -38,9 +38,9 @@ class Answer:
     """What a node says to an order.
 
     Attributes:
-        frame: of the method; may be empty.
-        words: named values: ``seconds`` and ``cost`` of the work, ``counts`` of an evaluation, ``error``
-            where it failed.
+        frame: of the method, or the scores of the server's model; may be empty.
+        words: named values: ``seconds`` and ``cost`` of the work, ``counts`` and ``scores`` of an evaluation,
+            ``error`` where it failed.
     """
 
     frame: bytes = b""

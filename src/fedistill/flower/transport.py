@@ -37,7 +37,7 @@ class Transport:
         if not orders:
             return {}
         messages = [seal_order(order, node, kind) for node, order in orders.items()]
-        framed = [order.frame if kind == "train" else b"" for order in orders.values()]
+        framed = [b"" if kind == "query" else order.frame for order in orders.values()]
         sizes = [overhead(message, frame) for message, frame in zip(messages, framed, strict=True)]
         # Flower answers with nothing where all together are too much, and with None for one that it refuses.
         ids: list[str | None] = [*self._grid.push_messages(messages)] or [None] * len(messages)

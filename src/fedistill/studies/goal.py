@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fedistill.config.units import format_bytes
+from fedistill.experiment.measure import ACCURACY, Measure
 from fedistill.experiment.results import ArmJson
 from fedistill.experiment.table import last_and_best, reached
 from fedistill.studies.tuning_folder import Trial
@@ -13,32 +14,36 @@ from fedistill.studies.tuning_folder import Trial
 class Goal:
     """What makes a trial better than another.
 
-    Without a target: the higher accuracy after the last round; if equal, the fewer bytes. With one: the fewer
+    Without a target: the better accuracy after the last round; if equal, the fewer bytes. With one: the fewer
     bytes until the accuracy first reaches it, in both directions, set-up included and public data not; trials
     that do not reach it come after these, the more accurate first. Failed trials come last; of equal ones,
-    the earlier is better.
+    the earlier is better. Another metric may take the place of accuracy.
 
     Attributes:
-        target: accuracy, 0 to 1.
-        view: the view whose accuracy counts, if the arm has it; by default, and otherwise,
-            ``server@global``, or ``client@global`` if the arm has no model at the server.
+        target: a value of the metric; accuracy is 0 to 1.
+        view: the view that counts, if the arm has it; by default, and otherwise, ``server@global``, or
+            ``client@global`` if the arm has no model at the server.
+        measure: the metric.
     """
 
     target: float | None = None
     view: str | None = None
+    measure: Measure = ACCURACY
 
     def view_of(self, result: ArmJson) -> str | None:
         """Return the view that counts, or None if an arm failed before it was evaluated."""
-        found = {view for entry in result["rounds"] for view in entry["views"]}
-        wanted = (self.view, "server@global", "client@global")
-        return next((view for view in wanted if view in found), None)
+        wanted = [self.view] if self.view else []
+        for view in (*wanted, "server@global", "client@global"):
+            if any(self.measure.value(entry, view) is not None for entry in result["rounds"]):
+                return view
+        return None
 
-    def accuracy(self, trial: Trial) -> float | None:
-        """Return the accuracy after the last round, or None if the trial failed."""
+    def value(self, trial: Trial) -> float | None:
+        """Return the metric after the last round, or None if the trial failed."""
         view = self.view_of(trial["result"])
         if view is None or trial["result"]["status"] != "done":
             return None
-        found = last_and_best(trial["result"], view)
+        found = last_and_best(trial["result"], view, self.measure)
         return None if found is None else found[0]
 
     def bytes_to_target(self, trial: Trial) -> int | None:
@@ -46,7 +51,7 @@ class Goal:
         view = self.view_of(trial["result"])
         if self.target is None or view is None or trial["result"]["status"] != "done":
             return None
-        found = reached(trial["result"], view, self.target)
+        found = reached(trial["result"], view, self.target, self.measure)
         return None if found is None else found[0]
 
     def decided(self, result: ArmJson, best: Trial | None) -> bool:
@@ -63,42 +68,41 @@ class Goal:
             return False
         least = None if best is None else self.bytes_to_target(best)
         spent = least is not None and result["bytes_total"] > least
-        return spent or reached(result, view, self.target) is not None
+        return spent or reached(result, view, self.target, self.measure) is not None
 
     def rank(self, trial: Trial) -> tuple[float, float, float]:
         """Return what is smaller for the better trial."""
-        accuracy, sent = self.accuracy(trial), self.bytes_to_target(trial)
-        if accuracy is None:
+        value, sent = self.value(trial), self.bytes_to_target(trial)
+        if value is None:
             return 2, 0, 0
         if sent is not None:
-            return 0, sent, -accuracy
-        return 1, -accuracy, trial["result"]["bytes_total"]
+            return 0, sent, self.measure.cost(value)
+        return 1, self.measure.cost(value), trial["result"]["bytes_total"]
 
     def best(self, trials: Sequence[Trial]) -> Trial | None:
         """Return the best trial; None if all failed, or there are none."""
         found = min(trials, key=self.rank, default=None)
-        return None if found is None or self.accuracy(found) is None else found
+        return None if found is None or self.value(found) is None else found
 
     def describe(self, trial: Trial) -> str:
         """Return what a trial reached, such as ``server@global 81.4%, 235 kB to 80.0%``."""
-        accuracy, sent = self.accuracy(trial), self.bytes_to_target(trial)
-        if accuracy is None:
+        value, sent = self.value(trial), self.bytes_to_target(trial)
+        if value is None:
             return "failed"
         total = format_bytes(trial["result"]["bytes_total"])
         if self.target is not None:
-            total = (
-                f"{self.target:.1%} not reached"
-                if sent is None
-                else f"{format_bytes(sent)} to {self.target:.1%}"
-            )
-        return f"{self.view_of(trial['result'])} {accuracy:.1%}, {total}"
+            target = self.measure.write(self.target)
+            total = f"{target} not reached" if sent is None else f"{format_bytes(sent)} to {target}"
+        return f"{self.view_of(trial['result'])} {self.measure.write(value)}, {total}"
 
     def __str__(self) -> str:
         usual = "server@global, else client@global"
         views = usual if self.view is None else f"{self.view}, else {usual}"
         if self.target is None:
-            return f"the highest accuracy ({views}) after the last round"
-        return f"the fewest bytes to an accuracy ({views}) of {self.target:.1%}"
+            best = "highest" if self.measure.better == "higher" else "lowest"
+            return f"the {best} {self.measure.name} ({views}) after the last round"
+        name = "an accuracy" if self.measure == ACCURACY else self.measure.name
+        return f"the fewest bytes to {name} ({views}) of {self.measure.write(self.target)}"
 
 
 @dataclass(frozen=True)

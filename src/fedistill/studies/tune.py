@@ -18,6 +18,7 @@ from fedistill.data.task import Task
 from fedistill.errors import ExperimentError, TrainingError, nearest
 from fedistill.experiment.findings import raise_errors
 from fedistill.experiment.folder_lock import alone_in
+from fedistill.experiment.measure import ACCURACY
 from fedistill.experiment.preflight import examine, examine_arm
 from fedistill.experiment.progress import Watcher
 from fedistill.experiment.results import ArmJson
@@ -27,6 +28,7 @@ from fedistill.federation.arm import ReadyArm, resolve_arm, start_run
 from fedistill.federation.executor import check_main_guard
 from fedistill.federation.history import ArmRun
 from fedistill.federation.ledger import Ledger
+from fedistill.federation.metrics import find_metrics
 from fedistill.federation.round import play_round
 from fedistill.state import write_file
 from fedistill.studies.goal import Goal, TunedArm
@@ -83,8 +85,9 @@ def tune(
     """
     check_main_guard()
     chosen = _chosen(experiment, plan.arms)
+    find_metrics(experiment.evaluate.metrics)  # before data are loaded, which may take minutes
     for arm in chosen:
-        resolve_arm(arm)  # before data are loaded, which may take minutes
+        resolve_arm(arm)
     task = build_task(experiment.task, experiment.seed, validation=True)
     data, rounds = task.signature.kind, plan.rounds or min(DEFAULT_ROUNDS, experiment.rounds)
     short = experiment.model_copy(update={"rounds": rounds})
@@ -95,7 +98,11 @@ def tune(
     watcher.findings(findings)
     raise_errors(findings)
     goal = plan.goal
-    stops_at: RawTable | None = None if goal.target is None else {"target": goal.target, "view": goal.view}
+    stops_at: RawTable | None = None
+    if goal.target is not None:
+        stops_at = {"target": goal.target, "view": goal.view}
+        if goal.measure != ACCURACY:
+            stops_at["metric"] = goal.measure.name
     heading = _heading(plan, rounds, len(task.test), command)
     with alone_in(path):
         folder = TuningFolder(path, _asked(short, task, plan.seed, spaces), stops_at)

@@ -12,18 +12,26 @@ from fedistill.data.build import build_task
 from fedistill.data.task import Task
 from fedistill.federation.arm import ReadyArm, start_run
 from fedistill.federation.client import ClientResult
+from fedistill.federation.evaluation import Measured
 from fedistill.federation.executor import Executor, Job
 from fedistill.federation.failures import ClientFailure
 from fedistill.federation.history import ArmRun
 from fedistill.federation.ledger import Ledger
 from fedistill.federation.round import play_round
+from fedistill.federation.scores import Scores
 from fedistill.state import decode_state, encode_state, to_plain
 from fedistill.testing.checks import require
 
 TomlTable = Mapping[str, Raw]
 """A table of an experiment, as TOML has it."""
 Bits = dict[
-    str, bytes | dict[int, bytes] | Ledger | list[dict[str, float]] | list[tuple[list[int], list[int]]]
+    str,
+    bytes
+    | dict[int, bytes]
+    | Ledger
+    | list[dict[str, float]]
+    | list[Measured]
+    | list[tuple[list[int], list[int]]],
 ]
 """What two equal runs have in common; the keys say what each part is."""
 
@@ -84,6 +92,7 @@ def bits(run: ArmRun) -> Bits:
         "what both ends of the links remember": encode_state(dump_states(run.shared_states)),
         "the ledger": run.ledger,
         "accuracies": [record.views for record in run.records],
+        "other measures": [record.measured for record in run.records],
         "clients of each round": [(record.clients, record.dropped) for record in run.records],
     }
 
@@ -129,8 +138,8 @@ class Spy(Executor):
                 self.lengths["up"].append(len(outcome.frame))
             yield outcome
 
-    def count_correct(self, arm: str, jobs: Sequence[Job]) -> Iterator[list[int] | None]:
-        return self.inner.count_correct(arm, jobs)
+    def evaluate(self, arm: str, jobs: Sequence[Job]) -> Iterator[Scores | None]:
+        return self.inner.evaluate(arm, jobs)
 
     def close(self) -> None:
         self.inner.close()
