@@ -15,7 +15,7 @@ NAMES = {
     *("FedistillError", "ExperimentError", "Refusal", "FrameError", "TrainingError", "RuntimeFailure"),
     "__version__",
 }
-HEAVY = {"torch", "numpy", "pydantic", "datasets", "plotly", "flwr", "pandas", "sklearn"}
+HEAVY = {"torch", "numpy", "pydantic", "datasets", "plotly", "flwr", "pandas", "sklearn", "matplotlib"}
 
 
 def loaded_by(code: str) -> set[str]:

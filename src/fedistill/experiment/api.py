@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -21,12 +22,19 @@ from fedistill.experiment.results import (
     SeedJson,
     Status,
     counted,
+    last_views,
     of_seeds,
 )
 from fedistill.experiment.run_folder import default_folder, read_results
 from fedistill.experiment.seeds import resume_seeds, run_seeds
 from fedistill.experiment.spread import Spread
 from fedistill.stop_signals import stop_requests_of_guest
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from fedistill.experiment.curves import Axis
+    from fedistill.experiment.plot import Backend, Figure
 
 
 def compare(experiment: Experiment, out: str | Path | None = None, *, quiet: bool = False) -> "Run":
@@ -172,15 +180,12 @@ def _status(states: Sequence[Status], asked: int) -> Status:
 
 
 def _seed_summary(one: SeedJson) -> SeedSummary:
-    last: dict[str, float] = {}
-    for entry in one["rounds"]:
-        last |= entry["views"]
     return SeedSummary(
         seed=one["seed"],
         status=one["status"],
         error=one["error"],
         rounds=one["rounds"],
-        views=last,
+        views=last_views(one),
         bytes_total=one["bytes_total"],
         bytes_public=one["bytes_public"],
     )
@@ -222,6 +227,86 @@ class Run:
         with console.capture() as captured:
             console.print(table.rich_table(self.results, _TEXT_WIDTH))
         return "\n".join(line.rstrip() for line in captured.get().splitlines())
+
+    def frame(self) -> "DataFrame":
+        """Return what `table` is made of, as a pandas DataFrame: one row per arm and seed.
+
+        Columns: ``arm``, ``seed``, ``method``, ``codec``, ``status``, how many ``rounds``; accuracy (0 to 1)
+        by view when it was last evaluated, NaN if the arm does not have the view; ``bytes_up``,
+        ``bytes_down``, ``bytes_setup``, ``bytes_public``, ``bytes_total`` (without public data) and
+        ``bytes_transport``, summed over clients; ``multiply_adds`` and ``memory`` of clients' work.
+
+        The mean over seeds of a column: ``run.frame().groupby("arm", sort=False)["server@global"].mean()``.
+        """
+        from fedistill.experiment.frames import arms_frame
+
+        return arms_frame(self.results)
+
+    def rounds(self) -> "DataFrame":
+        """Return all rounds as a pandas DataFrame: one row per arm, seed and round.
+
+        Columns: ``arm``, ``seed``, ``round``; ``bytes_up`` and ``bytes_down`` of the round, and
+        ``bytes_total`` so far, set-up included and public data not, all summed over clients; accuracy
+        (0 to 1) by view, NaN where it was not evaluated; ``seconds`` of the round without evaluation; how
+        many ``clients`` took part, and how many of them were ``dropped`` (their reply was lost or refused);
+        ``multiply_adds`` and ``memory`` of clients' work.
+        """
+        from fedistill.experiment.frames import rounds_frame
+
+        return rounds_frame(self.results)
+
+    def bytes_to(self, accuracy: float, view: str = "server@global") -> "DataFrame":
+        """Return the bytes until a view first reached an accuracy: one row per arm and seed.
+
+        Columns: ``arm``, ``seed``; ``bytes`` summed over clients, set-up included and public data not, and
+        the ``round``, both infinite if the accuracy was never reached, so that medians over seeds are honest;
+        ``bytes_public``. Arms without the view are left out; seeds are those that are done, or all that have
+        played a round if none is done.
+
+        Args:
+            accuracy: 0 to 1.
+            view: whose accuracy counts.
+
+        Raises:
+            ValueError: the accuracy is out of range, or there is no such view.
+        """
+        from fedistill.experiment.frames import reach_frame
+
+        return reach_frame(self.results, accuracy, view)
+
+    def plot(
+        self,
+        x: "Axis" = "bytes",
+        view: str = "server@global",
+        *,
+        backend: "Backend" = "plotly",
+        public: bool = False,
+    ) -> "Figure":
+        """Plot accuracy against what it cost: per arm, the mean over seeds and their range.
+
+        An arm that sends nothing is a dashed level line on an axis of bytes, which is logarithmic.
+
+        Args:
+            x: ``bytes`` of all clients, both ways, set-up included; ``round``; or ``time``, the seconds of
+                the rounds on the machine that ran them, without evaluation.
+            view: whose accuracy is drawn; arms without it are left out.
+            backend: ``plotly`` or ``matplotlib`` (extra ``plot``).
+            public: count the public set among the bytes, one copy for each client that needs one.
+
+        Returns:
+            A `plotly.graph_objects.Figure`, or `matplotlib.axes.Axes`; a notebook shows both.
+
+        Raises:
+            ValueError: there is no such axis, view or backend.
+            ExperimentError: matplotlib is not installed.
+        """
+        from fedistill.experiment.plot import plot
+
+        return plot(self.results, x, view, backend, public)
+
+    def _repr_markdown_(self) -> str:
+        """Return the table, which a notebook shows for a run."""
+        return self.table(markdown=True)
 
     def __repr__(self) -> str:
         arms = ", ".join(f"{name} ({self[name].status})" for name in self.arms)

@@ -190,6 +190,14 @@ def counted(arm: AnyArmJson) -> Sequence[SeedJson]:
     return done or [one for one in every if one["rounds"]] or every
 
 
+def last_views(one: SeedJson) -> dict[str, float]:
+    """Return accuracy (0 to 1) by view when it was last evaluated."""
+    last: dict[str, float] = {}
+    for entry in one["rounds"]:
+        last |= entry["views"]
+    return last
+
+
 def has_failed(results: AnyResultsJson) -> bool:
     """Whether an arm has failed, with any of its seeds."""
     return any(one["status"] == "failed" for arm in results["arms"] for one in of_seeds(arm))
