@@ -5,13 +5,16 @@ what the experiment with that ``seed`` alone does, bit for bit.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from fedistill.config.schema import Experiment
 from fedistill.config.toml import to_toml
 from fedistill.data.task import Task
 from fedistill.errors import ExperimentError, MissingMainGuard, RuntimeFailure
+from fedistill.experiment.callbacks import NO_CALLBACKS, Callbacks
 from fedistill.experiment.findings import Finding, raise_errors
 from fedistill.experiment.preflight import examine
 from fedistill.experiment.progress import Watcher
@@ -36,34 +39,46 @@ def run_seeds(
     out: Path,
     command: str,
     watcher: Watcher,
-    run: RunOne = run_experiment,
+    run: RunOne | None = None,
+    callbacks: Callbacks = NO_CALLBACKS,
 ) -> AnyResultsJson:
     """Run every arm with every seed from the start; return the results.
 
+    Args:
+        run: runs one seed; by default here, which tells the callbacks.
+
     Raises:
         ExperimentError: the experiment or the folder is wrong; nothing was written.
-        RuntimeFailure: the machine failed; the run can be resumed.
+        RuntimeFailure: the machine or a callback failed; the run can be resumed.
         KeyboardInterrupt: the user stopped it; the run can be resumed.
     """
     if experiment.seeds is None:
-        return run(experiment, out, command, watcher)
+        one = run or partial(run_experiment, callbacks=callbacks)
+        return one(experiment, out, command, watcher)
     check_main_guard()
     RunFolder.check_free(out)
     experiment, findings = examine_seeds(experiment)
     watcher.findings(findings)
     raise_errors(findings)
-    return _play(RunFolder.create(out, experiment, command), experiment, watcher, run, None)
+    folder = RunFolder.create(out, experiment, command)
+    callbacks.run_start(out, experiment, resumed=False)
+    one = run or partial(run_experiment, callbacks=callbacks.of_seed())
+    return _play(folder, experiment, watcher, one, None, callbacks)
 
 
 def resume_seeds(
     path: Path,
     watcher: Watcher,
-    run: RunOne = run_experiment,
-    resume: ResumeOne = resume_experiment,
+    run: RunOne | None = None,
+    resume: ResumeOne | None = None,
+    callbacks: Callbacks = NO_CALLBACKS,
 ) -> AnyResultsJson:
     """Resume a run after its last complete round, bit-identically; return the results.
 
     Seeds that are done are left as they are.
+
+    Args:
+        run, resume: run and resume one seed; by default here, which tells the callbacks.
 
     Raises:
         ExperimentError, RuntimeFailure, KeyboardInterrupt: as `runner.resume_experiment`.
@@ -71,12 +86,17 @@ def resume_seeds(
     folder = RunFolder.open(path)
     experiment = folder.experiment()
     if experiment.seeds is None:
-        return resume(path, watcher)
+        one = resume or partial(resume_experiment, callbacks=callbacks)
+        return one(path, watcher)
     check_main_guard()
-    if resume is resume_experiment:
+    if resume is None:
         check_local(folder)
     folder.append({"event": "resumed"})
-    return _play(folder, experiment, watcher, run, resume)
+    callbacks.run_start(path, experiment, resumed=True)
+    told = callbacks.of_seed()
+    run = run or partial(run_experiment, callbacks=told)
+    resume = resume or partial(resume_experiment, callbacks=told)
+    return _play(folder, experiment, watcher, run, resume, callbacks)
 
 
 Check = Callable[[Experiment, Task, Sequence[ReadyArm]], list[Finding]]
@@ -125,7 +145,12 @@ def _named(seeds: Sequence[int]) -> str:
 
 
 def _play(
-    folder: RunFolder, experiment: Experiment, watcher: Watcher, run: RunOne, resume: ResumeOne | None
+    folder: RunFolder,
+    experiment: Experiment,
+    watcher: Watcher,
+    run: RunOne,
+    resume: ResumeOne | None,
+    callbacks: Callbacks,
 ) -> ResultsOfSeedsJson:
     """Run the seeds one after the other, or resume those that have begun."""
     command = folder.command()
@@ -143,10 +168,14 @@ def _play(
             folder.discard()
             raise
         except (KeyboardInterrupt, RuntimeFailure):
-            _write(folder, experiment)
+            results = _write(folder, experiment)
+            if results is not None:
+                with suppress(RuntimeFailure):  # what has stopped the run comes first
+                    callbacks.run_end(results)
             raise
     content = _write(folder, experiment)
     assert content is not None
+    callbacks.run_end(content)
     return content
 
 
