@@ -30,6 +30,13 @@ Set = Annotated[
 ]
 Out = Annotated[Path | None, typer.Option(help="Folder for the run. Default: runs/EXPERIMENT-TIME.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress and no warnings, only errors.")]
+Track = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Log rounds as they end to tensorboard, mlflow or wandb, each set up by its own environment"
+        " variables (extra `track`). May be repeated."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON in place of tables.")]
 
 

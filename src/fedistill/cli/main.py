@@ -5,8 +5,10 @@ Exit status: 0 done; 1 the run failed, or was stopped; 2 the experiment file or 
 
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,6 +19,7 @@ from fedistill.cli.console import (
     Out,
     Quiet,
     Set,
+    Track,
     console,
     follow,
     print_json,
@@ -29,6 +32,10 @@ from fedistill.cli.flower import app as flower
 from fedistill.cli.tune import tune_command
 from fedistill.errors import ExperimentError, FedistillError, nearest
 from fedistill.stop_signals import stop_requests
+
+if TYPE_CHECKING:
+    from fedistill.config.schema import Experiment
+    from fedistill.experiment.callbacks import Callbacks
 
 app = typer.Typer(
     help="Federated distillation: train together by exchanging knowledge, and count every byte.",
@@ -60,16 +67,17 @@ def common_options(
 
 @app.command("compare")
 def compare_command(
-    experiment: ExperimentPath, set: Set = None, out: Out = None, quiet: Quiet = False, json: Json = False
+    experiment: ExperimentPath,
+    set: Set = None,
+    out: Out = None,
+    track: Track = None,
+    quiet: Quiet = False,
+    json: Json = False,
 ) -> None:
     """Run every arm of an experiment, with each of its seeds, and compare them."""
     from fedistill.config.toml import load
-    from fedistill.experiment.run_folder import default_folder
-    from fedistill.experiment.seeds import run_seeds
 
-    loaded = load(experiment, set or [])
-    folder = out or default_folder(experiment.stem)
-    follow(folder, lambda watcher: run_seeds(loaded, folder, typed_command(), watcher), quiet, json)
+    _run(load(experiment, set or []), out or _folder_for(experiment), track, quiet, json)
 
 
 @app.command("run")
@@ -78,26 +86,52 @@ def run_command(
     arm: Annotated[str, typer.Option(help="Name of the arm.")],
     set: Set = None,
     out: Out = None,
+    track: Track = None,
     quiet: Quiet = False,
     json: Json = False,
 ) -> None:
     """Run one arm of an experiment."""
     from fedistill.config.toml import load
-    from fedistill.experiment.run_folder import default_folder
     from fedistill.experiment.runner import select_arm
-    from fedistill.experiment.seeds import run_seeds
 
     loaded = select_arm(load(experiment, set or []), arm)
-    folder = out or default_folder(experiment.stem)
-    follow(folder, lambda watcher: run_seeds(loaded, folder, typed_command(), watcher), quiet, json)
+    _run(loaded, out or _folder_for(experiment), track, quiet, json)
+
+
+def _folder_for(experiment: Path) -> Path:
+    from fedistill.experiment.run_folder import default_folder
+
+    return default_folder(experiment.stem)
+
+
+def _run(
+    experiment: "Experiment", folder: Path, track: Sequence[str] | None, quiet: bool, as_json: bool
+) -> None:
+    from fedistill.experiment.seeds import run_seeds
+
+    told = _callbacks(track)
+    follow(
+        folder,
+        lambda watcher: run_seeds(experiment, folder, typed_command(), watcher, callbacks=told),
+        quiet,
+        as_json,
+    )
+
+
+def _callbacks(track: Sequence[str] | None) -> "Callbacks":
+    from fedistill.experiment.callbacks import Callbacks
+    from fedistill.tracking.by_name import trackers
+
+    return Callbacks(trackers(track or []))
 
 
 @app.command("resume")
-def resume_command(folder: Folder, quiet: Quiet = False, json: Json = False) -> None:
+def resume_command(folder: Folder, track: Track = None, quiet: Quiet = False, json: Json = False) -> None:
     """Resume a run that was stopped, after its last complete round."""
     from fedistill.experiment.seeds import resume_seeds
 
-    follow(folder, lambda watcher: resume_seeds(folder, watcher), quiet, json)
+    told = _callbacks(track)
+    follow(folder, lambda watcher: resume_seeds(folder, watcher, callbacks=told), quiet, json)
 
 
 @app.command("report")

@@ -273,10 +273,10 @@ class RunFolder:
             raise self._damaged(arm, what) from None
 
     def model_path(self, arm: str, name: str) -> Path:
-        return self.path / "models" / _slug(arm) / f"{name}.safetensors"
+        return self.path / "models" / slug(arm) / f"{name}.safetensors"
 
     def _checkpoint(self, arm: str) -> Path:
-        return self.path / "checkpoint" / _slug(arm)
+        return self.path / "checkpoint" / slug(arm)
 
     def _manifest(self, arm: str) -> _Manifest | None:
         path = self._checkpoint(arm) / _MANIFEST
@@ -325,7 +325,7 @@ def read_results(path: Path) -> AnyResultsJson:
     return content
 
 
-def _slug(arm: str) -> str:
+def slug(arm: str) -> str:
     """Return a folder's name for an arm; names that differ only in special characters stay distinct."""
     safe = quote(arm, safe="")
     if len(safe) > _LONGEST_NAME:
