@@ -94,7 +94,7 @@ class Callbacks:
         self._callbacks, self._whole_run = tuple(callbacks), whole_run
 
     def of_seed(self) -> "Callbacks":
-        """Return the same for a run that is one seed of a whole run."""
+        """Return the same for a run that is one seed of an entire run."""
         return Callbacks(self._callbacks, whole_run=False)
 
     def run_start(self, path: Path, experiment: Experiment, *, resumed: bool) -> None:
