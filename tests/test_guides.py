@@ -54,6 +54,12 @@ def test_tutorial(tmp_path: Path) -> None:
     assert runs["wide"][0]["client_models"] == ["my_models:wide_net", "mlp-s"]
 
 
+def test_python(tmp_path: Path) -> None:
+    arms = {arm["name"]: arm for arm in follow("python.md", tmp_path)["compare"]}
+    assert last(arms["dsfl"], "client@global") > 0.3
+    assert "plotly" in (tmp_path / "runs" / "compare" / "plot.html").read_text(encoding="utf-8")
+
+
 def test_add_a_method(tmp_path: Path) -> None:
     arms = {arm["name"]: arm for arm in follow("add-a-method.md", tmp_path)["momentum"]}
     for name in ("momentum", "no-momentum"):

@@ -2,6 +2,7 @@
 
 import contextlib
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -48,5 +49,8 @@ def _watched(quiet: bool) -> Iterator[Watcher]:
     if quiet or not is_interactive(console):
         yield Logged()
         return
-    with shown(console) as watcher:
-        yield watcher
+    with warnings.catch_warnings():
+        # tqdm, which data libraries import, would like to have ipywidgets in a notebook.
+        warnings.filterwarnings("ignore", "IProgress not found")
+        with shown(console) as watcher:
+            yield watcher
