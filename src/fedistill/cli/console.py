@@ -15,6 +15,7 @@ from rich.table import Table
 from fedistill.errors import RuntimeFailure
 
 if TYPE_CHECKING:
+    from fedistill.experiment.callbacks import Callbacks
     from fedistill.experiment.progress import Watcher
     from fedistill.experiment.results import AnyResultsJson
 
@@ -88,8 +89,24 @@ def say(text: str) -> None:
             os.dup2(nowhere, stream)
 
 
-def print_results(results: "AnyResultsJson", folder: Path, as_json: bool) -> None:
-    """Print the table of a run and where its report is; as JSON, results.json with the key ``folder``."""
+def callbacks(track: Sequence[str] | None) -> "Callbacks":
+    """Return the trackers that `Track` names, as callbacks.
+
+    Raises:
+        ExperimentError: there is no such tracker, or its package is not installed.
+    """
+    from fedistill.experiment.callbacks import Callbacks
+    from fedistill.tracking.by_name import trackers
+
+    return Callbacks(trackers(track or []))
+
+
+def print_results(results: "AnyResultsJson", folder: Path, as_json: bool, page: Path | None = None) -> None:
+    """Print a table and where its report is; as JSON, results.json with the key ``folder``.
+
+    Args:
+        page: the report; by default, the one in the folder.
+    """
     from fedistill.experiment.table import rich_table
 
     if as_json:
@@ -97,7 +114,7 @@ def print_results(results: "AnyResultsJson", folder: Path, as_json: bool) -> Non
         return
     target = wide()
     target.print(rich_table(results, target.width))
-    console.print(f"report: {folder / 'report.html'}", markup=False, soft_wrap=True, highlight=False)
+    console.print(f"report: {page or folder / 'report.html'}", markup=False, soft_wrap=True, highlight=False)
 
 
 def print_list(columns: Sequence[str], rows: Sequence[Sequence[str | int]], as_json: bool) -> None:

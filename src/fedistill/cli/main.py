@@ -20,6 +20,7 @@ from fedistill.cli.console import (
     Quiet,
     Set,
     Track,
+    callbacks,
     console,
     follow,
     print_json,
@@ -29,13 +30,14 @@ from fedistill.cli.console import (
     typed_command,
 )
 from fedistill.cli.flower import app as flower
+from fedistill.cli.sweep import sweep_command
 from fedistill.cli.tune import tune_command
 from fedistill.errors import ExperimentError, FedistillError, nearest
 from fedistill.stop_signals import stop_requests
 
 if TYPE_CHECKING:
     from fedistill.config.schema import Experiment
-    from fedistill.experiment.callbacks import Callbacks
+    from fedistill.experiment.results import AnyResultsJson
 
 app = typer.Typer(
     help="Federated distillation: train together by exchanging knowledge, and count every byte.",
@@ -45,6 +47,7 @@ app = typer.Typer(
 )
 app.add_typer(flower, name="flower")
 app.command("tune")(tune_command)
+app.command("sweep")(sweep_command)
 
 
 def _print_version(wanted: bool) -> None:
@@ -109,7 +112,7 @@ def _run(
 ) -> None:
     from fedistill.experiment.seeds import run_seeds
 
-    told = _callbacks(track)
+    told = callbacks(track)
     follow(
         folder,
         lambda watcher: run_seeds(experiment, folder, typed_command(), watcher, callbacks=told),
@@ -118,25 +121,18 @@ def _run(
     )
 
 
-def _callbacks(track: Sequence[str] | None) -> "Callbacks":
-    from fedistill.experiment.callbacks import Callbacks
-    from fedistill.tracking.by_name import trackers
-
-    return Callbacks(trackers(track or []))
-
-
 @app.command("resume")
 def resume_command(folder: Folder, track: Track = None, quiet: Quiet = False, json: Json = False) -> None:
     """Resume a run that was stopped, after its last complete round."""
     from fedistill.experiment.seeds import resume_seeds
 
-    told = _callbacks(track)
+    told = callbacks(track)
     follow(folder, lambda watcher: resume_seeds(folder, watcher, callbacks=told), quiet, json)
 
 
 @app.command("report")
 def report_command(
-    folder: Folder,
+    folders: Annotated[list[Path], typer.Argument(help="The folder of a run, or of several.")],
     markdown: Annotated[bool, typer.Option(help="Print the table as Markdown.")] = False,
     reach: Annotated[
         list[float] | None,
@@ -145,11 +141,15 @@ def report_command(
         ),
     ] = None,
     view: Annotated[str, typer.Option(help="The view that --reach looks at.")] = "server@global",
+    page: Annotated[
+        Path | None,
+        typer.Option(help="File for one page over several runs. Default: report.html in the current folder."),
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Print the table of a run and write its report.html again."""
+    """Print the table of a run and write its report.html again; of several runs, side by side."""
     from fedistill.experiment import table
-    from fedistill.experiment.report import rewrite_report
+    from fedistill.experiment.report import rewrite_report, write_side_by_side
 
     if view not in table.VIEWS:
         raise ExperimentError(
@@ -157,13 +157,31 @@ def report_command(
         )
     if json and (markdown or reach):
         raise ExperimentError("--json prints all of results.json: leave out --markdown and --reach")
-    results = rewrite_report(folder)
+    if page is not None and len(folders) == 1:
+        raise ExperimentError("--page is for several runs: the page of one run is report.html in its folder")
+    results: AnyResultsJson
+    if len(folders) == 1:
+        written = folders[0] / "report.html"
+        results = rewrite_report(folders[0])
+    else:
+        written = page or Path("report.html")
+        results = write_side_by_side(written, _by_name(folders))
     if reach:
         print(table.reach_markdown(results, view, sorted(reach)))
     elif markdown:
         print(table.markdown(results))
     else:
-        print_results(results, folder, json)
+        print_results(results, written.parent, json, written)
+
+
+def _by_name(folders: Sequence[Path]) -> dict[str, Path]:
+    """Return folders by their own names, or by their paths if two have the same."""
+    names = [folder.resolve().name for folder in folders]
+    if len({*names}) < len(names):
+        names = [str(folder) for folder in folders]
+    if len({*names}) < len(names):
+        raise ExperimentError("the same folder is there twice: name each run once")
+    return dict(zip(names, folders, strict=True))
 
 
 @app.command("doctor")

@@ -71,6 +71,28 @@ class Logged:
             logger.error("arm %r failed as arm %r did", name, first)
 
 
+class Prefixed:
+    """Hands on how one of several runs goes on; what was found before they began has been told.
+
+    The prefix of arms' names says which run it is, since a narrow terminal cuts the end off.
+    """
+
+    def __init__(self, watcher: Watcher, prefix: str) -> None:
+        self._watcher, self._prefix = watcher, prefix
+
+    def findings(self, findings: Sequence[Finding]) -> None:
+        pass
+
+    def arm(self, name: str, rounds: int, done: int) -> None:
+        self._watcher.arm(self._prefix + name, rounds, done)
+
+    def round(self, name: str, record: RoundRecord) -> None:
+        self._watcher.round(self._prefix + name, record)
+
+    def failed(self, name: str, error: str) -> None:
+        self._watcher.failed(self._prefix + name, error)
+
+
 class _Name(ProgressColumn):
     """An arm's name, of which a narrow terminal shows the beginning."""
 

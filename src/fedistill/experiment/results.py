@@ -106,6 +106,7 @@ class VocabularyJson(TypedDict):
 class TaskJson(TypedDict):
     """The task; ``samples`` of each client, ``class_counts`` of each client by class.
 
+    ``title`` stands where runs on different tasks are side by side; there, the two are empty.
     ``client_names`` are the sites' names; absent where the partition has no sites.
     """
 
@@ -120,6 +121,7 @@ class TaskJson(TypedDict):
     test: int
     public: PublicJson | None
     vocabulary: VocabularyJson | None
+    title: NotRequired[str]
 
 
 class TaskOfSeedJson(TaskJson):

@@ -17,7 +17,7 @@ from fedistill.errors import ExperimentError, MissingMainGuard, RuntimeFailure
 from fedistill.experiment.callbacks import NO_CALLBACKS, Callbacks
 from fedistill.experiment.findings import Finding, raise_errors
 from fedistill.experiment.preflight import examine
-from fedistill.experiment.progress import Watcher
+from fedistill.experiment.progress import Prefixed, Watcher
 from fedistill.experiment.report import write_results
 from fedistill.experiment.results import AnyResultsJson, ResultsJson, ResultsOfSeedsJson
 from fedistill.experiment.run_folder import RunFolder, read_results
@@ -25,7 +25,6 @@ from fedistill.experiment.runner import check_local, prepare, resolve, resume_ex
 from fedistill.experiment.summary import results_of_seeds
 from fedistill.federation.arm import ReadyArm
 from fedistill.federation.executor import check_main_guard
-from fedistill.federation.history import RoundRecord
 from fedistill.state import write_file
 
 RunOne = Callable[[Experiment, Path, str, Watcher], ResultsJson]
@@ -155,7 +154,11 @@ def _play(
     """Run the seeds one after the other, or resume those that have begun."""
     command = folder.command()
     for seed in experiment.all_seeds:
-        one, place, named = experiment.with_seed(seed), folder.of_seed(seed), _OfSeed(watcher, seed)
+        one, place, named = (
+            experiment.with_seed(seed),
+            folder.of_seed(seed),
+            Prefixed(watcher, f"seed {seed}: "),
+        )
         try:
             if resume is None or not place.begun:
                 folder.append({"event": "seed", "seed": seed, "folder": place.path.name})
@@ -202,25 +205,3 @@ def _is_done(folder: RunFolder, experiment: Experiment) -> bool:
         arm["status"] == "done" and len(arm["rounds"]) == experiment.rounds
         for arm in _results(folder)["arms"]
     )
-
-
-class _OfSeed:
-    """Hands on how one of several seeds goes on; what was found before they began has been told."""
-
-    def __init__(self, watcher: Watcher, seed: int) -> None:
-        self._watcher, self._seed = watcher, seed
-
-    def findings(self, findings: Sequence[Finding]) -> None:
-        pass
-
-    def arm(self, name: str, rounds: int, done: int) -> None:
-        self._watcher.arm(self._named(name), rounds, done)
-
-    def round(self, name: str, record: RoundRecord) -> None:
-        self._watcher.round(self._named(name), record)
-
-    def failed(self, name: str, error: str) -> None:
-        self._watcher.failed(self._named(name), error)
-
-    def _named(self, arm: str) -> str:
-        return f"seed {self._seed}: {arm}"  # a narrow terminal cuts the end off

@@ -205,7 +205,8 @@ def _cell(name: str, text: str, whole: bool) -> str:
 def _table(results: AnyResultsJson, hidden: set[int], whole: bool) -> Table:
     task = results["task"]
     rounds = max((len(one["rounds"]) for arm in results["arms"] for one in of_seeds(arm)), default=0)
-    title = f"{task['name']}, {task['clients']} clients, {task['partition']}, {rounds} rounds"
+    what = task.get("title", f"{task['name']}, {task['clients']} clients, {task['partition']}")
+    title = f"{what}, {rounds} rounds"
     names = headings(results)
     shown = [place for place in range(len(names)) if place not in hidden]
     caption = "bytes summed over clients, up and down, all rounds"
