@@ -116,7 +116,11 @@ def test_runs_are_reported_side_by_side(out: Path, tmp_path: Path) -> None:
     assert "| epochs=1: dsfl |" in markdown
     reach = here("report", out / "epochs=1", out / "epochs=2", "--reach", "0", cwd=tmp_path).stdout
     assert "| epochs=2: fedavg | fp32 |" in reach
-    assert (tmp_path / "report.html").exists()
+    whole = json.loads(here("report", out / "epochs=1", out / "epochs=2", "--json", cwd=tmp_path).stdout)
+    assert [arm["name"] for arm in whole["arms"]][1:3] == ["epochs=1: dsfl", "epochs=2: fedavg"]
+    assert [path.name for path in tmp_path.iterdir()] == ["both.html"], (
+        "nothing is written unless it is asked for"
+    )
 
 
 def test_a_page_of_one_run_has_its_place(out: Path, tmp_path: Path) -> None:

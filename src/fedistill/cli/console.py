@@ -101,20 +101,22 @@ def callbacks(track: Sequence[str] | None) -> "Callbacks":
     return Callbacks(trackers(track or []))
 
 
-def print_results(results: "AnyResultsJson", folder: Path, as_json: bool, page: Path | None = None) -> None:
-    """Print a table and where its report is; as JSON, results.json with the key ``folder``.
-
-    Args:
-        page: the report; by default, the one in the folder.
-    """
-    from fedistill.experiment.table import rich_table
-
+def print_results(results: "AnyResultsJson", folder: Path, as_json: bool) -> None:
+    """Print the table of a run and where its report is; as JSON, results.json with the key ``folder``."""
     if as_json:
         print_json({"folder": str(folder), **results})
-        return
+    else:
+        print_table(results, folder / "report.html")
+
+
+def print_table(results: "AnyResultsJson", page: Path | None) -> None:
+    """Print the table of a run, and where its report is if it has one."""
+    from fedistill.experiment.table import rich_table
+
     target = wide()
     target.print(rich_table(results, target.width))
-    console.print(f"report: {page or folder / 'report.html'}", markup=False, soft_wrap=True, highlight=False)
+    if page is not None:
+        console.print(f"report: {page}", markup=False, soft_wrap=True, highlight=False)
 
 
 def print_list(columns: Sequence[str], rows: Sequence[Sequence[str | int]], as_json: bool) -> None:

@@ -25,7 +25,7 @@ from fedistill.cli.console import (
     follow,
     print_json,
     print_list,
-    print_results,
+    print_table,
     say,
     typed_command,
 )
@@ -143,13 +143,13 @@ def report_command(
     view: Annotated[str, typer.Option(help="The view that --reach looks at.")] = "server@global",
     page: Annotated[
         Path | None,
-        typer.Option(help="File for one page over several runs. Default: report.html in the current folder."),
+        typer.Option(help="Write one page over several runs to this file."),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Print the table of a run and write its report.html again; of several runs, side by side."""
+    """Print the table of a run and write its report.html again; or that of several runs, side by side."""
     from fedistill.experiment import table
-    from fedistill.experiment.report import rewrite_report, write_side_by_side
+    from fedistill.experiment.report import read_side_by_side, rewrite_report, write_side_by_side
 
     if view not in table.VIEWS:
         raise ExperimentError(
@@ -161,17 +161,19 @@ def report_command(
         raise ExperimentError("--page is for several runs: the page of one run is report.html in its folder")
     results: AnyResultsJson
     if len(folders) == 1:
-        written = folders[0] / "report.html"
-        results = rewrite_report(folders[0])
+        results, page = rewrite_report(folders[0]), folders[0] / "report.html"
+    elif page is None:
+        results = read_side_by_side(_by_name(folders))
     else:
-        written = page or Path("report.html")
-        results = write_side_by_side(written, _by_name(folders))
+        results = write_side_by_side(page, _by_name(folders))
     if reach:
         print(table.reach_markdown(results, view, sorted(reach)))
     elif markdown:
         print(table.markdown(results))
+    elif json:
+        print_json(results if len(folders) > 1 else {"folder": str(folders[0]), **results})
     else:
-        print_results(results, written.parent, json, written)
+        print_table(results, page)
 
 
 def _by_name(folders: Sequence[Path]) -> dict[str, Path]:

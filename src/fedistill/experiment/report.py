@@ -36,6 +36,15 @@ def rewrite_report(path: Path) -> AnyResultsJson:
     return content
 
 
+def read_side_by_side(runs: Mapping[str, Path]) -> AnyResultsJson:
+    """Return the arms of several runs, by name and folder, side by side.
+
+    Raises:
+        ExperimentError: there are no results in one of the folders.
+    """
+    return side_by_side({name: read_results(folder) for name, folder in runs.items()})
+
+
 def write_side_by_side(path: Path, runs: Mapping[str, Path]) -> AnyResultsJson:
     """Write one page over several runs, by name and folder; return their arms side by side.
 
@@ -44,14 +53,13 @@ def write_side_by_side(path: Path, runs: Mapping[str, Path]) -> AnyResultsJson:
     Raises:
         ExperimentError: there are no results in one of the folders.
     """
-    found = {name: read_results(folder) for name, folder in runs.items()}
-    content = side_by_side(found)
+    content = read_side_by_side(runs)
     folders = {name: RunFolder(folder) for name, folder in runs.items()}
     experiments = {name: folder.experiment() for name, folder in folders.items()}
     first, links = _links(next(iter(experiments.values())).link)
     times: Times = {link: {} for link in links}
     for name, folder in folders.items():
-        for link, arms in _times(folder, found[name], links).items():
+        for link, arms in _times(folder, read_results(folder.path), links).items():
             times[link] |= {named(name, arm): each for arm, each in arms.items()}
     settings = "\n".join(f"# {name}\n{to_toml(one)}" for name, one in experiments.items())
     _write_page(path, content, times, links, settings, first)
