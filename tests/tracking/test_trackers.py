@@ -168,6 +168,24 @@ def test_a_store_that_mlflow_cannot_use_is_told_before_anything_runs(monkeypatch
         MLflow()
 
 
+def test_a_tracker_without_a_login_is_told_before_the_first_round(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """wandb looks for one without the network, and reads its settings once per process."""
+    import wandb
+
+    wandb.teardown()
+    for name in ("WANDB_MODE", "WANDB_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("HOME", "NETRC", "WANDB_CONFIG_DIR", "WANDB_CACHE_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / "home"))
+    file = write_small(tmp_path, "local", rounds=1)
+    with pytest.raises(RuntimeFailure, match=r"^callback WandB\.on_run_start failed: UsageError: No API key"):
+        fedistill.compare(fedistill.load(file), tmp_path / "run", callbacks=trackers(["wandb"]))
+    wandb.teardown()
+    assert fedistill.resume(tmp_path / "run")["local"].status == "done"
+
+
 def test_the_command_line_tracks_a_run(tmp_path: Path) -> None:
     file = write_small(tmp_path, "local", rounds=1)
     done = here("compare", file, "--out", tmp_path / "run", "--track", "tensorboard", cwd=tmp_path)

@@ -45,7 +45,14 @@ class MLflow(Tracker):
         self._entities = entities
         self._experiment = experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME") or "fedistill"
         self._ids = KeptIds("mlflow")
+        self._experiment_id = ""
         self._run = ""
+
+    def connect(self) -> None:
+        found = self._client.get_experiment_by_name(self._experiment)
+        self._experiment_id = (
+            found.experiment_id if found else self._client.create_experiment(self._experiment)
+        )
 
     def begin(self, arm: TrackedArm) -> None:
         kept = self._ids.of(arm)
@@ -54,7 +61,7 @@ class MLflow(Tracker):
             self._client.update_run(kept, status="RUNNING")
             return
         tags = {"fedistill.run": arm.folder.name}
-        made = self._client.create_run(self._experiment_id(), tags=tags, run_name=arm.title)
+        made = self._client.create_run(self._experiment_id, tags=tags, run_name=arm.title)
         self._run = made.info.run_id
         self._ids.keep(arm, self._run)
         parameters = [self._entities.Param(key, str(value)) for key, value in arm.settings.items()]
@@ -70,7 +77,3 @@ class MLflow(Tracker):
 
     def end(self, status: Status) -> None:
         self._client.set_terminated(self._run, _STATUS[status])
-
-    def _experiment_id(self) -> str:
-        found = self._client.get_experiment_by_name(self._experiment)
-        return str(found.experiment_id if found else self._client.create_experiment(self._experiment))

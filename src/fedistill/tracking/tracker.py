@@ -41,6 +41,9 @@ class Tracker(Callback, ABC):
         self._start: RunStart | None = None
         self._current: CurrentArm | None = None
 
+    def connect(self) -> None:
+        """Find out whether values can be logged, before the first round is run."""
+
     @abstractmethod
     def begin(self, arm: TrackedArm) -> None:
         """Begin a run of the tracker, or continue the one that a stopped run has begun for this arm."""
@@ -56,6 +59,7 @@ class Tracker(Callback, ABC):
     @final
     def on_run_start(self, run: RunStart) -> None:
         self._start = run
+        self.connect()
 
     @final
     def on_round_end(self, arm: CurrentArm, record: RoundSoFar) -> None:

@@ -35,6 +35,10 @@ class WandB(Tracker):
         self._ids = KeptIds("wandb")
         self._run: Any = None
 
+    def connect(self) -> None:
+        if self._package.setup().settings.mode == "online":
+            self._package.login()
+
     def begin(self, arm: TrackedArm) -> None:
         id = self._ids.of(arm)
         if id is None:
