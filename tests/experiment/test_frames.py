@@ -247,6 +247,14 @@ def test_an_experiment_is_built_in_code_as_in_a_file() -> None:
         "arms": [{"method": "fedavg"}],
     }
     assert fedistill.Experiment(**tables) == fedistill.parse(tables)
+    trained = fedistill.Experiment(**tables, train={"batch_size": 8, "epochs": 2})
+    arms = [{"method": "fedavg", "train": {"epochs": 5}}]
+    again = fedistill.Experiment(
+        rounds=1, task=trained.task, models=trained.models, train=trained.train, arms=arms
+    )
+    assert (again.arms[0].train.epochs, again.arms[0].train.batch_size) == (5, 8), (
+        "inherited from a built section"
+    )
     with pytest.raises(ExperimentError, match=r"^experiment: unknown key `round`\. Did you mean 'rounds'\?$"):
         fedistill.Experiment(round=2, **tables)
     with pytest.raises(ExperimentError, match=r"^mine: unknown key `round`\. Did you mean 'rounds'\?$"):

@@ -170,7 +170,7 @@ class Experiment(Section):
         arms = []
         for arm in raw["arms"]:
             if isinstance(arm, dict):
-                inherited = {key: raw[key] for key in ("models", "train") if key in raw}
+                inherited = {key: _table(raw[key]) for key in ("models", "train") if key in raw}
                 arm = _merge(own_optimizer({"train": {}, **inherited}, arm), arm)
                 if isinstance(arm.get("method"), str):
                     arm.setdefault("name", arm["method"])
@@ -239,6 +239,11 @@ class Experiment(Section):
         except ValidationError as error:
             where = (info.context or {}).get("where", "experiment")
             raise ExperimentError(explain_errors(error, where, cls)) from None
+
+
+def _table(value: Raw) -> Raw:
+    """Return a section that is built already as the table that it was built from."""
+    return value.model_dump(exclude_unset=True) if isinstance(value, Section) else value
 
 
 def _merge(base: RawTable, over: RawTable) -> RawTable:
