@@ -65,6 +65,24 @@ def test_training(tmp_path: Path) -> None:
     )
 
 
+def test_python(tmp_path: Path) -> None:
+    arms = {arm["name"]: arm for arm in follow("python.md", tmp_path)["compare"]}
+    assert last(arms["dsfl"], "client@global") > 0.3
+    assert "plotly" in (tmp_path / "runs" / "compare" / "plot.html").read_text(encoding="utf-8")
+
+
+def test_sweeps(tmp_path: Path) -> None:
+    follow("sweeps.md", tmp_path)
+    for page in ("skew/report.html", "both.html"):
+        assert '"name":"alpha=10: dsfl"' in (tmp_path / "runs" / page).read_text(encoding="utf-8")
+    skewed, even = (
+        json.loads((tmp_path / "runs" / "skew" / f"alpha={alpha}" / "results.json").read_text())["arms"]
+        for alpha in ("0.1", "10")
+    )
+    assert [[one["seed"] for one in arm["seeds"]] for arm in skewed] == [[0, 1]] * 2
+    assert last(even[1]["seeds"][0], "client@global") > last(skewed[1]["seeds"][0], "client@global")
+
+
 def test_add_a_method(tmp_path: Path) -> None:
     arms = {arm["name"]: arm for arm in follow("add-a-method.md", tmp_path)["momentum"]}
     for name in ("momentum", "no-momentum"):

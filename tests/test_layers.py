@@ -17,6 +17,7 @@ SOURCES = sorted(ROOT.rglob("*.py"))
 ROOMS = [
     "cli",
     "testing",
+    "tracking",
     "studies",
     "flower",
     "experiment",

@@ -10,12 +10,12 @@ import pytest
 import fedistill
 
 NAMES = {
-    *("load", "parse", "compare", "resume", "Experiment", "Run"),
+    *("load", "parse", "compare", "resume", "Experiment", "Run", "Callback"),
     *("Method", "Message", "Codec", "Aggregation", "Signature"),
     *("FedistillError", "ExperimentError", "Refusal", "FrameError", "TrainingError", "RuntimeFailure"),
     "__version__",
 }
-HEAVY = {"torch", "numpy", "pydantic", "datasets", "plotly", "flwr", "pandas", "sklearn"}
+HEAVY = {"torch", "numpy", "pydantic", "datasets", "plotly", "flwr", "pandas", "sklearn", "matplotlib"}
 
 
 def loaded_by(code: str) -> set[str]:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from fedistill.experiment.api import Run as Run
     from fedistill.experiment.api import compare as compare
     from fedistill.experiment.api import resume as resume
+    from fedistill.experiment.callbacks import Callback as Callback
     from fedistill.methods.base import Method as Method
     from fedistill.models.signature import Signature as Signature
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "Aggregation": "aggregation.labels",
+    "Callback": "experiment.callbacks",
     "Codec": "communication.codecs.base",
     "Experiment": "config.schema",
     "ExperimentError": "errors",

@@ -73,6 +73,22 @@ def test_the_table_is_text_or_markdown(run: fedistill.Run) -> None:
     assert max(map(len, lines)) <= 100
 
 
+def test_a_run_is_tables_of_pandas_and_plots(run: fedistill.Run) -> None:
+    """What stands in them is worked out by hand in test_frames.py."""
+    rounds = run.rounds()
+    assert len(rounds) == 4
+    for name in run.arms:
+        assert rounds[rounds["arm"] == name]["bytes_total"].iloc[-1] == run[name].bytes_total
+    final = run.frame().set_index("arm")
+    assert final.loc["dsfl", "server@global"] == run["dsfl"].views["server@global"]
+    assert final["bytes_public"].tolist() == [run[name].bytes_public for name in run.arms]
+    reached = run.bytes_to(0.0).set_index("arm")
+    assert reached.loc["dsfl", "round"] == 2  # the first that was evaluated
+    assert reached.loc["dsfl", "bytes"] == run["dsfl"].bytes_total
+    assert {trace.name for trace in run.plot().data} == {"fedavg", "dsfl"}
+    assert run._repr_markdown_() == run.table(markdown=True)
+
+
 def test_a_folder_without_results_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ExperimentError, match=r"holds no run: there is no experiment\.toml in it"):
         fedistill.Run(tmp_path)

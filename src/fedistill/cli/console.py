@@ -15,6 +15,7 @@ from rich.table import Table
 from fedistill.errors import RuntimeFailure
 
 if TYPE_CHECKING:
+    from fedistill.experiment.callbacks import Callbacks
     from fedistill.experiment.measure import Measure
     from fedistill.experiment.progress import Watcher
     from fedistill.experiment.results import AnyResultsJson
@@ -31,6 +32,13 @@ Set = Annotated[
 ]
 Out = Annotated[Path | None, typer.Option(help="Folder for the run. Default: runs/EXPERIMENT-TIME.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress and no warnings, only errors.")]
+Track = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Log rounds as they end to tensorboard, mlflow or wandb, each set up by its own environment"
+        " variables (extra `track`). May be repeated."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON in place of tables.")]
 
 
@@ -82,10 +90,28 @@ def say(text: str) -> None:
             os.dup2(nowhere, stream)
 
 
-def print_results(
-    results: "AnyResultsJson", folder: Path, as_json: bool, measure: "Measure | None" = None
-) -> None:
-    """Print the table of a run and where its report is; as JSON, results.json with the key ``folder``.
+def callbacks(track: Sequence[str] | None) -> "Callbacks":
+    """Return the trackers that `Track` names, as callbacks.
+
+    Raises:
+        ExperimentError: there is no such tracker, or its package is not installed.
+    """
+    from fedistill.experiment.callbacks import Callbacks
+    from fedistill.tracking.by_name import trackers
+
+    return Callbacks(trackers(track or []))
+
+
+def print_results(results: "AnyResultsJson", folder: Path, as_json: bool) -> None:
+    """Print the table of a run and where its report is; as JSON, results.json with the key ``folder``."""
+    if as_json:
+        print_json({"folder": str(folder), **results})
+    else:
+        print_table(results, folder / "report.html")
+
+
+def print_table(results: "AnyResultsJson", page: Path | None, measure: "Measure | None" = None) -> None:
+    """Print the table of a run, and where its report is if it has one.
 
     Args:
         measure: what the table shows; by default, accuracy.
@@ -93,12 +119,10 @@ def print_results(
     from fedistill.experiment.measure import ACCURACY
     from fedistill.experiment.table import rich_table
 
-    if as_json:
-        print_json({"folder": str(folder), **results})
-        return
     target = wide()
     target.print(rich_table(results, target.width, measure or ACCURACY))
-    console.print(f"report: {folder / 'report.html'}", markup=False, soft_wrap=True, highlight=False)
+    if page is not None:
+        console.print(f"report: {page}", markup=False, soft_wrap=True, highlight=False)
 
 
 def print_list(columns: Sequence[str], rows: Sequence[Sequence[str | int]], as_json: bool) -> None:

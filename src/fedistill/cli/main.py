@@ -5,8 +5,10 @@ Exit status: 0 done; 1 the run failed, or was stopped; 2 the experiment file or 
 
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,18 +19,25 @@ from fedistill.cli.console import (
     Out,
     Quiet,
     Set,
+    Track,
+    callbacks,
     console,
     follow,
     print_json,
     print_list,
-    print_results,
+    print_table,
     say,
     typed_command,
 )
 from fedistill.cli.flower import app as flower
+from fedistill.cli.sweep import sweep_command
 from fedistill.cli.tune import tune_command
 from fedistill.errors import ExperimentError, FedistillError, nearest
 from fedistill.stop_signals import stop_requests
+
+if TYPE_CHECKING:
+    from fedistill.config.schema import Experiment
+    from fedistill.experiment.results import AnyResultsJson
 
 app = typer.Typer(
     help="Federated distillation: train together by exchanging knowledge, and count every byte.",
@@ -38,6 +47,7 @@ app = typer.Typer(
 )
 app.add_typer(flower, name="flower")
 app.command("tune")(tune_command)
+app.command("sweep")(sweep_command)
 
 
 def _print_version(wanted: bool) -> None:
@@ -60,16 +70,17 @@ def common_options(
 
 @app.command("compare")
 def compare_command(
-    experiment: ExperimentPath, set: Set = None, out: Out = None, quiet: Quiet = False, json: Json = False
+    experiment: ExperimentPath,
+    set: Set = None,
+    out: Out = None,
+    track: Track = None,
+    quiet: Quiet = False,
+    json: Json = False,
 ) -> None:
     """Run every arm of an experiment, with each of its seeds, and compare them."""
     from fedistill.config.toml import load
-    from fedistill.experiment.run_folder import default_folder
-    from fedistill.experiment.seeds import run_seeds
 
-    loaded = load(experiment, set or [])
-    folder = out or default_folder(experiment.stem)
-    follow(folder, lambda watcher: run_seeds(loaded, folder, typed_command(), watcher), quiet, json)
+    _run(load(experiment, set or []), out or _folder_for(experiment), track, quiet, json)
 
 
 @app.command("run")
@@ -78,31 +89,50 @@ def run_command(
     arm: Annotated[str, typer.Option(help="Name of the arm.")],
     set: Set = None,
     out: Out = None,
+    track: Track = None,
     quiet: Quiet = False,
     json: Json = False,
 ) -> None:
     """Run one arm of an experiment."""
     from fedistill.config.toml import load
-    from fedistill.experiment.run_folder import default_folder
     from fedistill.experiment.runner import select_arm
-    from fedistill.experiment.seeds import run_seeds
 
     loaded = select_arm(load(experiment, set or []), arm)
-    folder = out or default_folder(experiment.stem)
-    follow(folder, lambda watcher: run_seeds(loaded, folder, typed_command(), watcher), quiet, json)
+    _run(loaded, out or _folder_for(experiment), track, quiet, json)
+
+
+def _folder_for(experiment: Path) -> Path:
+    from fedistill.experiment.run_folder import default_folder
+
+    return default_folder(experiment.stem)
+
+
+def _run(
+    experiment: "Experiment", folder: Path, track: Sequence[str] | None, quiet: bool, as_json: bool
+) -> None:
+    from fedistill.experiment.seeds import run_seeds
+
+    told = callbacks(track)
+    follow(
+        folder,
+        lambda watcher: run_seeds(experiment, folder, typed_command(), watcher, callbacks=told),
+        quiet,
+        as_json,
+    )
 
 
 @app.command("resume")
-def resume_command(folder: Folder, quiet: Quiet = False, json: Json = False) -> None:
+def resume_command(folder: Folder, track: Track = None, quiet: Quiet = False, json: Json = False) -> None:
     """Resume a run that was stopped, after its last complete round."""
     from fedistill.experiment.seeds import resume_seeds
 
-    follow(folder, lambda watcher: resume_seeds(folder, watcher), quiet, json)
+    told = callbacks(track)
+    follow(folder, lambda watcher: resume_seeds(folder, watcher, callbacks=told), quiet, json)
 
 
 @app.command("report")
 def report_command(
-    folder: Folder,
+    folders: Annotated[list[Path], typer.Argument(help="The folder of a run, or of several.")],
     markdown: Annotated[bool, typer.Option(help="Print the table as Markdown.")] = False,
     reach: Annotated[
         list[float] | None,
@@ -116,19 +146,32 @@ def report_command(
     metric: Annotated[
         str, typer.Option(help="The metric that table and --reach show, one of evaluate.metrics.")
     ] = "accuracy",
+    page: Annotated[
+        Path | None,
+        typer.Option(help="Write one page over several runs to this file."),
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Print the table of a run and write its report.html again."""
+    """Print the table of a run and write its report.html again; or that of several runs, side by side."""
     from fedistill.experiment import table
     from fedistill.experiment.measure import Measure
-    from fedistill.experiment.report import rewrite_report
+    from fedistill.experiment.report import read_side_by_side, rewrite_report, write_side_by_side
     from fedistill.federation.evaluation import VIEWS
 
     if view not in VIEWS:
         raise ExperimentError(f"--view {view}: must be one of {', '.join(VIEWS)}.{nearest(view, VIEWS)}")
     if json and (markdown or reach):
         raise ExperimentError("--json prints all of results.json: leave out --markdown and --reach")
-    results = rewrite_report(folder, lambda what: say(f"warning: {what}"))
+    if page is not None and len(folders) == 1:
+        raise ExperimentError("--page is for several runs: the page of one run is report.html in its folder")
+    results: AnyResultsJson
+    if len(folders) == 1:
+        results = rewrite_report(folders[0], lambda what: say(f"warning: {what}"))
+        page = folders[0] / "report.html"
+    elif page is None:
+        results = read_side_by_side(_by_name(folders))
+    else:
+        results = write_side_by_side(page, _by_name(folders))
     measure = Measure.find(results, metric)
     for target in reach or []:
         measure.check_target("--reach", target)
@@ -136,8 +179,20 @@ def report_command(
         print(table.reach_markdown(results, view, sorted(reach), measure))
     elif markdown:
         print(table.markdown(results, measure))
+    elif json:
+        print_json(results if len(folders) > 1 else {"folder": str(folders[0]), **results})
     else:
-        print_results(results, folder, json, measure)
+        print_table(results, page, measure)
+
+
+def _by_name(folders: Sequence[Path]) -> dict[str, Path]:
+    """Return folders by their own names, or by their paths if two have the same."""
+    names = [folder.resolve().name for folder in folders]
+    if len({*names}) < len(names):
+        names = [str(folder) for folder in folders]
+    if len({*names}) < len(names):
+        raise ExperimentError("the same folder is there twice: name each run once")
+    return dict(zip(names, folders, strict=True))
 
 
 @app.command("doctor")

@@ -13,17 +13,21 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
+    ModelWrapValidatorHandler,
     Tag,
+    ValidationError,
+    ValidationInfo,
     model_validator,
 )
 
 from fedistill.config.link import PROFILES, Link
+from fedistill.config.messages import explain_errors
 from fedistill.config.section import Positive as Positive
 from fedistill.config.section import Raw, RawTable, Share
 from fedistill.config.section import Section as Section
 from fedistill.config.task import TaskConfig
 from fedistill.config.training import PREDICTION_BATCH, Train, own_optimizer
-from fedistill.errors import nearest
+from fedistill.errors import ExperimentError, nearest
 
 
 class ModelsConfig(Section):
@@ -157,6 +161,12 @@ def _number_or_list(value: Raw) -> int | list[int] | None:
 
 
 class Experiment(Section):
+    """An experiment, from `fedistill.load`, `fedistill.parse`, or the tables of a file as keyword arguments.
+
+    Raises:
+        ExperimentError: a key or value is wrong; the message names each such place and the nearest known key.
+    """
+
     seed: int = Field(default=0, ge=0)
     seeds: Annotated[int | list[int] | None, BeforeValidator(_number_or_list)] = Field(
         default=None,
@@ -185,7 +195,7 @@ class Experiment(Section):
         arms = []
         for arm in raw["arms"]:
             if isinstance(arm, dict):
-                inherited = {key: raw[key] for key in ("models", "train") if key in raw}
+                inherited = {key: _table(raw[key]) for key in ("models", "train") if key in raw}
                 arm = _merge(own_optimizer({"train": {}, **inherited}, arm), arm)
                 if isinstance(arm.get("method"), str):
                     arm.setdefault("name", arm["method"])
@@ -242,6 +252,23 @@ class Experiment(Section):
             guess = nearest(self.link, PROFILES)
             raise ValueError(f"`link` = {self.link!r}: must be a table or one of {known}.{guess}")
         return self
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _errors_are_explained(
+        cls, raw: Raw, check: ModelWrapValidatorHandler[Self], info: ValidationInfo
+    ) -> Self:
+        """Stand below all other validators, so that it is around them."""
+        try:
+            return check(raw)
+        except ValidationError as error:
+            where = (info.context or {}).get("where", "experiment")
+            raise ExperimentError(explain_errors(error, where, cls)) from None
+
+
+def _table(value: Raw) -> Raw:
+    """Return a section that is built already as the table that it was built from."""
+    return value.model_dump(exclude_unset=True) if isinstance(value, Section) else value
 
 
 def _merge(base: RawTable, over: RawTable) -> RawTable:

@@ -6,9 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import tomli_w
-from pydantic import ValidationError
 
-from fedistill.config.messages import explain_errors
 from fedistill.config.partitions import partition_table
 from fedistill.config.schema import Experiment
 from fedistill.config.section import Raw, RawTable
@@ -38,18 +36,15 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
     return parse(raw, str(path), base=path.parent)
 
 
-def parse(raw: RawTable, where: str, base: Path | None = None) -> Experiment:
-    """Validate a raw experiment; ``where`` names it in error messages.
+def parse(raw: RawTable, where: str = "experiment", base: Path | None = None) -> Experiment:
+    """Return an experiment from the tables of a file, as a dict; ``where`` names it in error messages.
 
     Raises:
         ExperimentError: a key or value is wrong; the message names each such place and the nearest known key.
     """
     if base is not None:
         raw = _anchor(raw, base)
-    try:
-        return Experiment.model_validate(raw)
-    except ValidationError as error:
-        raise ExperimentError(explain_errors(error, where, Experiment)) from None
+    return Experiment.model_validate(raw, context={"where": where})
 
 
 def to_toml(experiment: Experiment) -> str:

@@ -1,19 +1,18 @@
 """The Python API: run an experiment from a script or a notebook, and look at what came out."""
 
-import contextlib
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
-from types import TracebackType
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from fedistill.config.schema import Experiment
-from fedistill.errors import MissingMainGuard, RuntimeFailure, nearest
+from fedistill.errors import nearest
 from fedistill.experiment import table
-from fedistill.experiment.progress import Logged, Watcher, is_interactive, shown
+from fedistill.experiment.callbacks import Callback, Callbacks
+from fedistill.experiment.followed import follow
 from fedistill.experiment.results import (
     AnyArmJson,
     AnyResultsJson,
@@ -21,23 +20,36 @@ from fedistill.experiment.results import (
     SeedJson,
     Status,
     counted,
+    last_views,
     of_seeds,
 )
 from fedistill.experiment.run_folder import default_folder, read_results
 from fedistill.experiment.seeds import resume_seeds, run_seeds
 from fedistill.experiment.spread import Spread
-from fedistill.stop_signals import stop_requests_of_guest
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from fedistill.experiment.curves import Axis
+    from fedistill.experiment.plot import Backend, Figure
 
 
-def compare(experiment: Experiment, out: str | Path | None = None, *, quiet: bool = False) -> "Run":
+def compare(
+    experiment: Experiment,
+    out: str | Path | None = None,
+    *,
+    callbacks: Sequence[Callback] = (),
+    quiet: bool = False,
+) -> "Run":
     """Run every arm of an experiment and compare them, as ``fedistill compare`` does.
 
     In a terminal and in a notebook the progress is shown on stderr; elsewhere nothing is printed, and the
     logger ``fedistill`` says how the run goes.
 
     Args:
-        experiment: from `fedistill.load` or `fedistill.parse`.
+        experiment: from `fedistill.load` or `fedistill.parse`, or an `Experiment` built in code.
         out: the folder of the run; by default a new one, ``runs/experiment-TIME``.
+        callbacks: called while the run goes on, the first first.
         quiet: show no progress.
 
     Returns:
@@ -46,28 +58,34 @@ def compare(experiment: Experiment, out: str | Path | None = None, *, quiet: boo
     Raises:
         ExperimentError: the experiment or the folder is wrong, and nothing was run; or the call is not
             under ``if __name__ == "__main__":`` in a script that needs it.
-        RuntimeFailure: the machine failed; `resume` continues the run.
+        RuntimeFailure: the machine or a callback failed; `resume` continues the run.
+        TypeError: a callback is no instance of `Callback`.
         KeyboardInterrupt: Ctrl-C, or SIGTERM or SIGHUP where the script has no handler of its own, which
             would have ended it on the spot; finished rounds are in results.json, and `resume` continues.
     """
+    told = Callbacks(callbacks)
     folder = default_folder("experiment") if out is None else Path(out)
-    return _followed(folder, quiet, lambda watcher: run_seeds(experiment, folder, _COMMAND, watcher))
+    follow(folder, quiet, lambda watcher: run_seeds(experiment, folder, _COMMAND, watcher, callbacks=told))
+    return Run(folder)
 
 
-def resume(folder: str | Path, *, quiet: bool = False) -> "Run":
+def resume(folder: str | Path, *, callbacks: Sequence[Callback] = (), quiet: bool = False) -> "Run":
     """Resume a run after its last complete round, bit-identically, as ``fedistill resume`` does.
 
     Args:
         folder: the folder of the run.
+        callbacks: called while the run goes on, of the rounds that are still to be run alone.
         quiet: show no progress.
 
     Raises:
         ExperimentError: there is no run in the folder that could be resumed here, or its data have changed.
-        RuntimeFailure: the machine failed again.
+        RuntimeFailure: the machine or a callback failed again.
+        TypeError: a callback is no instance of `Callback`.
         KeyboardInterrupt: as `compare`.
     """
-    path = Path(folder)
-    return _followed(path, quiet, lambda watcher: resume_seeds(path, watcher))
+    told, path = Callbacks(callbacks), Path(folder)
+    follow(path, quiet, lambda watcher: resume_seeds(path, watcher, callbacks=told))
+    return Run(path)
 
 
 _COMMAND = "fedistill.compare()"
@@ -172,15 +190,12 @@ def _status(states: Sequence[Status], asked: int) -> Status:
 
 
 def _seed_summary(one: SeedJson) -> SeedSummary:
-    last: dict[str, float] = {}
-    for entry in one["rounds"]:
-        last |= entry["views"]
     return SeedSummary(
         seed=one["seed"],
         status=one["status"],
         error=one["error"],
         rounds=one["rounds"],
-        views=last,
+        views=last_views(one),
         bytes_total=one["bytes_total"],
         bytes_public=one["bytes_public"],
     )
@@ -223,6 +238,86 @@ class Run:
             console.print(table.rich_table(self.results, _TEXT_WIDTH))
         return "\n".join(line.rstrip() for line in captured.get().splitlines())
 
+    def frame(self) -> "DataFrame":
+        """Return what `table` is made of, as a pandas DataFrame: one row per arm and seed.
+
+        Columns: ``arm``, ``seed``, ``method``, ``codec``, ``status``, how many ``rounds``; accuracy (0 to 1)
+        by view when it was last evaluated, NaN if the arm does not have the view; ``bytes_up``,
+        ``bytes_down``, ``bytes_setup``, ``bytes_public``, ``bytes_total`` (without public data) and
+        ``bytes_transport``, summed over clients; ``multiply_adds`` and ``memory`` of clients' work.
+
+        The mean over seeds of a column: ``run.frame().groupby("arm", sort=False)["server@global"].mean()``.
+        """
+        from fedistill.experiment.frames import arms_frame
+
+        return arms_frame(self.results)
+
+    def rounds(self) -> "DataFrame":
+        """Return all rounds as a pandas DataFrame: one row per arm, seed and round.
+
+        Columns: ``arm``, ``seed``, ``round``; ``bytes_up`` and ``bytes_down`` of the round, and
+        ``bytes_total`` so far, set-up included and public data not, all summed over clients; accuracy
+        (0 to 1) by view, NaN where it was not evaluated; ``seconds`` of the round without evaluation; how
+        many ``clients`` took part, and how many of them were ``dropped`` (their reply was lost or refused);
+        ``multiply_adds`` and ``memory`` of clients' work.
+        """
+        from fedistill.experiment.frames import rounds_frame
+
+        return rounds_frame(self.results)
+
+    def bytes_to(self, accuracy: float, view: str = "server@global") -> "DataFrame":
+        """Return the bytes until a view first reached an accuracy: one row per arm and seed.
+
+        Columns: ``arm``, ``seed``; ``bytes`` summed over clients, set-up included and public data not, and
+        the ``round``, both infinite if the accuracy was never reached, so that medians over seeds are honest;
+        ``bytes_public``. Arms without the view are left out; seeds are those that are done, or all that have
+        played a round if none is done.
+
+        Args:
+            accuracy: 0 to 1.
+            view: whose accuracy counts.
+
+        Raises:
+            ValueError: the accuracy is out of range, or there is no such view.
+        """
+        from fedistill.experiment.frames import reach_frame
+
+        return reach_frame(self.results, accuracy, view)
+
+    def plot(
+        self,
+        x: "Axis" = "bytes",
+        view: str = "server@global",
+        *,
+        backend: "Backend" = "plotly",
+        public: bool = False,
+    ) -> "Figure":
+        """Plot accuracy against what it cost: per arm, the mean over seeds and their range.
+
+        An arm that sends nothing is a dashed level line on an axis of bytes, which is logarithmic.
+
+        Args:
+            x: ``bytes`` of all clients, both ways, set-up included; ``round``; or ``time``, the seconds of
+                the rounds on the machine that ran them, without evaluation.
+            view: whose accuracy is drawn; arms without it are left out.
+            backend: ``plotly`` or ``matplotlib`` (extra ``plot``).
+            public: count the public set among the bytes, one copy for each client that needs one.
+
+        Returns:
+            A `plotly.graph_objects.Figure`, or `matplotlib.axes.Axes`; a notebook shows both.
+
+        Raises:
+            ValueError: there is no such axis, view or backend.
+            ExperimentError: matplotlib is not installed.
+        """
+        from fedistill.experiment.plot import plot
+
+        return plot(self.results, x, view, backend, public)
+
+    def _repr_markdown_(self) -> str:
+        """Return the table, which a notebook shows for a run."""
+        return self.table(markdown=True)
+
     def __repr__(self) -> str:
         arms = ", ".join(f"{name} ({self[name].status})" for name in self.arms)
         return f"<Run {str(self.path)!r}: {arms}>"
@@ -230,42 +325,3 @@ class Run:
 
 _TEXT_WIDTH = 100
 """Columns of a table as text; the narrow form of it fits most places."""
-
-
-def _followed(folder: Path, quiet: bool, play: Callable[[Watcher], AnyResultsJson]) -> Run:
-    """Run something, shown to whoever looks on."""
-    with _watched(quiet) as watcher:
-        try:
-            with stop_requests_of_guest():
-                play(watcher)
-        except MissingMainGuard:
-            _hide_traceback_of_missing_guard()
-            raise
-        except (RuntimeFailure, KeyboardInterrupt, OSError) as error:
-            if (folder / "experiment.toml").exists():
-                error.add_note(f"Finished rounds are kept; resume with: fedistill.resume({str(folder)!r})")
-            raise
-    return Run(folder)
-
-
-def _hide_traceback_of_missing_guard() -> None:
-    """Let the interpreter end with the message alone: what it says is all that the script's author needs."""
-    before = sys.excepthook
-
-    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        if isinstance(error, MissingMainGuard):
-            print(f"fedistill: {error}", file=sys.stderr)
-        else:
-            before(kind, error, trace)
-
-    sys.excepthook = hook
-
-
-@contextlib.contextmanager
-def _watched(quiet: bool) -> Iterator[Watcher]:
-    console = Console(stderr=True)
-    if quiet or not is_interactive(console):
-        yield Logged()
-        return
-    with shown(console) as watcher:
-        yield watcher

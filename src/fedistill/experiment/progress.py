@@ -1,10 +1,12 @@
 """How a run is followed: in the log, and on a console with one progress bar per arm."""
 
 import logging
+import math
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -29,6 +31,7 @@ logger = logging.getLogger(__name__)
 _LONGEST_NAME = 24
 _NARROWEST_WITH_BAR = 40
 _SPACE = "  "
+_SECONDS_BETWEEN_REFRESHES = 0.2
 
 
 class Watcher(Protocol):
@@ -68,6 +71,28 @@ class Logged:
             logger.error("arm %r failed as arm %r did", name, first)
 
 
+class Prefixed:
+    """Hands on how one of several runs goes on; what was found before they began has been told.
+
+    The prefix of arms' names says which run it is, since a narrow terminal cuts the end off.
+    """
+
+    def __init__(self, watcher: Watcher, prefix: str) -> None:
+        self._watcher, self._prefix = watcher, prefix
+
+    def findings(self, findings: Sequence[Finding]) -> None:
+        pass
+
+    def arm(self, name: str, rounds: int, done: int) -> None:
+        self._watcher.arm(self._prefix + name, rounds, done)
+
+    def round(self, name: str, record: RoundRecord) -> None:
+        self._watcher.round(self._prefix + name, record)
+
+    def failed(self, name: str, error: str) -> None:
+        self._watcher.failed(self._prefix + name, error)
+
+
 class _Name(ProgressColumn):
     """An arm's name, of which a narrow terminal shows the beginning."""
 
@@ -104,6 +129,28 @@ class _Views(ProgressColumn):
         return _Whole(task.fields["views"])
 
 
+class _Cell:
+    """Shows bars below the cell of a notebook, in one place; rich's own way of it needs ipywidgets."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress, self._shown_at = progress, -math.inf
+        self._handle: Any = None
+
+    def refresh(self, *, always: bool = False) -> None:
+        """Show the bars as they are; not more often than somebody can see, unless ``always``."""
+        from IPython.display import display
+
+        now = time.monotonic()
+        if not always and now < self._shown_at + _SECONDS_BETWEEN_REFRESHES:
+            return
+        self._shown_at = now
+        table = self._progress.make_tasks_table(self._progress.tasks)
+        if self._handle is None:
+            self._handle = display(table, display_id=True)
+        else:
+            self._handle.update(table)
+
+
 class Bars(Logged):
     """Shows one progress bar per arm as well."""
 
@@ -118,25 +165,36 @@ class Bars(Logged):
             columns += [TimeRemainingColumn(table_column=Column(no_wrap=True, min_width=7)), _Views()]
         self._progress = Progress(*columns, console=console)
         self._bars: dict[str, TaskID] = {}
+        self._cell = _Cell(self._progress) if console.is_jupyter else None
 
     def stop(self) -> None:
-        if self._bars:
+        if self._bars and self._cell is not None:
+            self._cell.refresh(always=True)
+        elif self._bars:
             self._progress.stop()
 
     def arm(self, name: str, rounds: int, done: int) -> None:
         super().arm(name, rounds, done)
-        self._progress.start()
+        if self._cell is None:
+            self._progress.start()
         self._bars[name] = self._progress.add_task(name, total=rounds, completed=done, views=())
+        self._refresh()
 
     def round(self, name: str, record: RoundRecord) -> None:
         super().round(name, record)
         self._progress.update(self._bars[name], completed=record.round)
         if record.views:
             self._progress.update(self._bars[name], views=_shares(record))
+        self._refresh()
 
     def failed(self, name: str, error: str) -> None:
         self._progress.update(self._bars[name], views=("failed",))
+        self._refresh()
         super().failed(name, error)
+
+    def _refresh(self) -> None:
+        if self._cell is not None:  # a terminal is refreshed by a thread
+            self._cell.refresh()
 
 
 class ConsoleHandler(logging.Handler):

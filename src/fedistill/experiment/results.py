@@ -118,6 +118,7 @@ class VocabularyJson(TypedDict):
 class TaskJson(TypedDict):
     """The task; ``samples`` of each client, ``class_counts`` of each client by class.
 
+    ``title`` stands where runs on different tasks are side by side; there, the two are empty.
     ``client_names`` are the sites' names; absent where the partition has no sites. ``own_tests`` are samples
     that each client has held out; absent where none has. With `evaluate.hide_sites`, what is known of each
     client is empty or absent.
@@ -135,6 +136,7 @@ class TaskJson(TypedDict):
     test: int
     public: PublicJson | None
     vocabulary: VocabularyJson | None
+    title: NotRequired[str]
 
 
 class TaskOfSeedJson(TaskJson):
@@ -225,6 +227,14 @@ def counted(arm: AnyArmJson) -> Sequence[SeedJson]:
     every = of_seeds(arm)
     done = [one for one in every if one["status"] == "done"]
     return done or [one for one in every if one["rounds"]] or every
+
+
+def last_views(one: SeedJson) -> dict[str, float]:
+    """Return accuracy (0 to 1) by view when it was last evaluated."""
+    last: dict[str, float] = {}
+    for entry in one["rounds"]:
+        last |= entry["views"]
+    return last
 
 
 def has_failed(results: AnyResultsJson) -> bool:

@@ -220,10 +220,10 @@ class RunFolder:
         return self._checkpoint(arm).records(self._log.rounds(arm))
 
     def model_path(self, arm: str, name: str) -> Path:
-        return self.path / "models" / _slug(arm) / f"{name}.safetensors"
+        return self.path / "models" / slug(arm) / f"{name}.safetensors"
 
     def _checkpoint(self, arm: str) -> Checkpoint:
-        return Checkpoint(self.path / "checkpoint" / _slug(arm), arm)
+        return Checkpoint(self.path / "checkpoint" / slug(arm), arm)
 
 
 def _plain(experiment: Experiment) -> RawTable:
@@ -263,7 +263,7 @@ def read_results(path: Path) -> AnyResultsJson:
         raise ExperimentError(f"{path}: results.json is damaged ({place}: {first['msg']}); {again}") from None
 
 
-def _slug(arm: str) -> str:
+def slug(arm: str) -> str:
     """Return a folder's name for an arm; names that differ only in special characters stay distinct."""
     safe = quote(arm, safe="")
     if len(safe) > _LONGEST_NAME:

@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +13,7 @@ from fedistill.config.schema import Arm, Experiment
 from fedistill.data.build import build_task
 from fedistill.data.task import Task
 from fedistill.errors import ExperimentError, MissingMainGuard, RuntimeFailure, TrainingError, nearest
+from fedistill.experiment.callbacks import NO_CALLBACKS, Callbacks
 from fedistill.experiment.changes import check_changes
 from fedistill.experiment.findings import Finding, raise_errors
 from fedistill.experiment.folder_lock import alone_in
@@ -103,12 +105,13 @@ def run_experiment(
     command: str,
     watcher: Watcher,
     start: StartExecutor = local_executor.start_executor,
+    callbacks: Callbacks = NO_CALLBACKS,
 ) -> ResultsJson:
     """Run every arm of an experiment with one seed from the start; return the results.
 
     Raises:
         ExperimentError: the experiment or the folder is wrong; nothing was written.
-        RuntimeFailure: the machine failed; the run can be resumed.
+        RuntimeFailure: the machine or a callback failed; the run can be resumed.
         KeyboardInterrupt: the user stopped it; the run can be resumed.
     """
     assert experiment.seeds is None
@@ -122,15 +125,19 @@ def run_experiment(
     with alone_in(out):
         folder = RunFolder.create(out, experiment, command)
         folder.append({"event": "task", "fingerprint": task.fingerprint(), "kind": task.signature.kind})
+        callbacks.run_start(out, experiment, resumed=False)
         try:
-            return _play(folder, experiment, task, arms, watcher, start)
+            return _play(folder, experiment, task, arms, watcher, start, callbacks)
         except MissingMainGuard:
             folder.discard()
             raise
 
 
 def resume_experiment(
-    path: Path, watcher: Watcher, start: StartExecutor = local_executor.start_executor
+    path: Path,
+    watcher: Watcher,
+    start: StartExecutor = local_executor.start_executor,
+    callbacks: Callbacks = NO_CALLBACKS,
 ) -> ResultsJson:
     """Resume a run after the last complete round of each arm, bit-identically; return the results.
 
@@ -155,7 +162,8 @@ def resume_experiment(
             watcher.findings(findings)
             raise_errors(findings)
             experiment = resolve(experiment, task)
-        return _play(folder, experiment, task, arms, watcher, start, "changed" if changed else "resumed")
+        goes_on: Literal["resumed", "changed"] = "changed" if changed else "resumed"
+        return _play(folder, experiment, task, arms, watcher, start, callbacks, goes_on)
 
 
 def _check_data(folder: RunFolder, task: Task) -> None:
@@ -183,6 +191,7 @@ def _play(
     arms: list[ReadyArm],
     watcher: Watcher,
     start: StartExecutor,
+    callbacks: Callbacks,
     goes_on: Literal["resumed", "changed"] | None = None,
 ) -> ResultsJson:
     runs: dict[str, ArmRun] = {}
@@ -201,10 +210,12 @@ def _play(
     if goes_on is not None:
         watcher.findings(damage)
         folder.go_on(experiment, {name: run.round for name, run in runs.items()}, goes_on)
+        callbacks.run_start(folder.path, experiment, resumed=True)
     try:
         with start(experiment, task) as executor:
             for arm in arms:
                 run = runs[arm.name]
+                before = run.round
                 watcher.arm(arm.name, arm.rounds, run.round)
                 try:
                     if arm.name in broken:
@@ -213,16 +224,23 @@ def _play(
                         record = play_round(run, arm, executor)
                         folder.save(arm, run)
                         watcher.round(arm.name, record)
+                        callbacks.round_end(arm, run, record)
                 except TrainingError as error:
                     errors[arm.name] = str(error)
                     folder.append({"event": "failed", "arm": arm.name, "error": str(error)})
                     watcher.failed(arm.name, str(error))
                 else:
                     _save_models(folder, arm, run)
+                if run.round > before or arm.name in errors:
+                    callbacks.arm_end(arm, _described(arm, run, errors))
     except (KeyboardInterrupt, RuntimeFailure):
-        _finish(folder, experiment, task, arms, runs, errors)
+        results = _finish(folder, experiment, task, arms, runs, errors)
+        with suppress(RuntimeFailure):  # what has stopped the run comes first
+            callbacks.run_end(results)
         raise
-    return _finish(folder, experiment, task, arms, runs, errors)
+    results = _finish(folder, experiment, task, arms, runs, errors)
+    callbacks.run_end(results)
+    return results
 
 
 def _finish(
@@ -233,16 +251,17 @@ def _finish(
     runs: dict[str, ArmRun],
     errors: dict[str, str],
 ) -> ResultsJson:
-    described: list[ArmJson] = []
-    for arm in arms:
-        run = runs[arm.name]
-        status: Status = "done" if run.round == arm.rounds else "stopped"
-        if arm.name in errors:
-            status = "failed"
-        described.append(arm_json(arm, run, status, errors.get(arm.name)))
+    described = [_described(arm, runs[arm.name], errors) for arm in arms]
     content = results_json(folder.command(), task, described, experiment.evaluate, arms[0].metrics)
     write_results(folder, experiment, content)
     return content
+
+
+def _described(arm: ReadyArm, run: ArmRun, errors: dict[str, str]) -> ArmJson:
+    status: Status = "done" if run.round == arm.rounds else "stopped"
+    if arm.name in errors:
+        status = "failed"
+    return arm_json(arm, run, status, errors.get(arm.name))
 
 
 def _save_models(folder: RunFolder, arm: ReadyArm, run: ArmRun) -> None:

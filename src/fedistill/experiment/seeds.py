@@ -5,18 +5,21 @@ what the experiment with that ``seed`` alone does, bit for bit.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from fedistill.config.schema import Experiment
 from fedistill.config.toml import to_toml
 from fedistill.data.task import Task
 from fedistill.errors import ExperimentError, MissingMainGuard, RuntimeFailure
+from fedistill.experiment.callbacks import NO_CALLBACKS, Callbacks
 from fedistill.experiment.changes import check_changes
 from fedistill.experiment.findings import Finding, raise_errors
 from fedistill.experiment.folder_lock import alone_in
 from fedistill.experiment.preflight import examine
-from fedistill.experiment.progress import Watcher
+from fedistill.experiment.progress import Prefixed, Watcher
 from fedistill.experiment.report import write_results
 from fedistill.experiment.results import AnyResultsJson, ResultsJson, ResultsOfSeedsJson
 from fedistill.experiment.run_folder import RunFolder, read_results
@@ -24,7 +27,6 @@ from fedistill.experiment.runner import check_local, prepare, resolve, resume_ex
 from fedistill.experiment.summary import results_of_seeds
 from fedistill.federation.arm import ReadyArm
 from fedistill.federation.executor import check_main_guard
-from fedistill.federation.history import RoundRecord
 from fedistill.state import write_file
 
 RunOne = Callable[[Experiment, Path, str, Watcher], ResultsJson]
@@ -38,35 +40,47 @@ def run_seeds(
     out: Path,
     command: str,
     watcher: Watcher,
-    run: RunOne = run_experiment,
+    run: RunOne | None = None,
+    callbacks: Callbacks = NO_CALLBACKS,
 ) -> AnyResultsJson:
     """Run every arm with every seed from the start; return the results.
 
+    Args:
+        run: runs one seed; by default here, which tells the callbacks.
+
     Raises:
         ExperimentError: the experiment or the folder is wrong; nothing was written.
-        RuntimeFailure: the machine failed; the run can be resumed.
+        RuntimeFailure: the machine or a callback failed; the run can be resumed.
         KeyboardInterrupt: the user stopped it; the run can be resumed.
     """
     if experiment.seeds is None:
-        return run(experiment, out, command, watcher)
+        one = run or partial(run_experiment, callbacks=callbacks)
+        return one(experiment, out, command, watcher)
     check_main_guard()
     RunFolder.check_free(out)
     experiment, findings = examine_seeds(experiment)
     watcher.findings(findings)
     raise_errors(findings)
     with alone_in(out):
-        return _play(RunFolder.create(out, experiment, command), experiment, watcher, run, None)
+        folder = RunFolder.create(out, experiment, command)
+        callbacks.run_start(out, experiment, resumed=False)
+        one = run or partial(run_experiment, callbacks=callbacks.of_seed())
+        return _play(folder, experiment, watcher, one, None, callbacks)
 
 
 def resume_seeds(
     path: Path,
     watcher: Watcher,
-    run: RunOne = run_experiment,
-    resume: ResumeOne = resume_experiment,
+    run: RunOne | None = None,
+    resume: ResumeOne | None = None,
+    callbacks: Callbacks = NO_CALLBACKS,
 ) -> AnyResultsJson:
     """Resume a run after its last complete round, bit-identically; return the results.
 
     Seeds that are done are left as they are.
+
+    Args:
+        run, resume: run and resume one seed; by default here, which tells the callbacks.
 
     Raises:
         ExperimentError, RuntimeFailure, KeyboardInterrupt: as `runner.resume_experiment`.
@@ -74,9 +88,10 @@ def resume_seeds(
     folder = RunFolder.open(path)
     experiment = folder.experiment()
     if experiment.seeds is None:
-        return resume(path, watcher)
+        one = resume or partial(resume_experiment, callbacks=callbacks)
+        return one(path, watcher)
     check_main_guard()
-    if resume is resume_experiment:
+    if resume is None:
         check_local(folder)
     with alone_in(path):
         before = folder.began_with()
@@ -87,7 +102,11 @@ def resume_seeds(
             folder.go_on(experiment, {}, "changed")
         else:
             folder.go_on(experiment, {}, "resumed")
-        return _play(folder, experiment, watcher, run, resume)
+        callbacks.run_start(path, experiment, resumed=True)
+        told = callbacks.of_seed()
+        run = run or partial(run_experiment, callbacks=told)
+        resume = resume or partial(resume_experiment, callbacks=told)
+        return _play(folder, experiment, watcher, run, resume, callbacks)
 
 
 Check = Callable[[Experiment, Task, Sequence[ReadyArm]], list[Finding]]
@@ -136,12 +155,21 @@ def _named(seeds: Sequence[int]) -> str:
 
 
 def _play(
-    folder: RunFolder, experiment: Experiment, watcher: Watcher, run: RunOne, resume: ResumeOne | None
+    folder: RunFolder,
+    experiment: Experiment,
+    watcher: Watcher,
+    run: RunOne,
+    resume: ResumeOne | None,
+    callbacks: Callbacks,
 ) -> ResultsOfSeedsJson:
     """Run the seeds one after the other, or resume those that have begun."""
     command = folder.command()
     for seed in experiment.all_seeds:
-        one, place, named = experiment.with_seed(seed), folder.of_seed(seed), _OfSeed(watcher, seed)
+        one, place, named = (
+            experiment.with_seed(seed),
+            folder.of_seed(seed),
+            Prefixed(watcher, f"seed {seed}: "),
+        )
         try:
             if resume is None or not place.begun:
                 folder.append({"event": "seed", "seed": seed, "folder": place.path.name})
@@ -154,10 +182,14 @@ def _play(
             folder.discard()
             raise
         except (KeyboardInterrupt, RuntimeFailure):
-            _write(folder, experiment)
+            results = _write(folder, experiment)
+            if results is not None:
+                with suppress(RuntimeFailure):  # what has stopped the run comes first
+                    callbacks.run_end(results)
             raise
     content = _write(folder, experiment)
     assert content is not None
+    callbacks.run_end(content)
     return content
 
 
@@ -184,25 +216,3 @@ def _is_done(folder: RunFolder, experiment: Experiment) -> bool:
         arm["status"] == "done" and len(arm["rounds"]) == experiment.rounds
         for arm in _results(folder)["arms"]
     )
-
-
-class _OfSeed:
-    """Hands on how one of several seeds goes on; what was found before they began has been told."""
-
-    def __init__(self, watcher: Watcher, seed: int) -> None:
-        self._watcher, self._seed = watcher, seed
-
-    def findings(self, findings: Sequence[Finding]) -> None:
-        pass
-
-    def arm(self, name: str, rounds: int, done: int) -> None:
-        self._watcher.arm(self._named(name), rounds, done)
-
-    def round(self, name: str, record: RoundRecord) -> None:
-        self._watcher.round(self._named(name), record)
-
-    def failed(self, name: str, error: str) -> None:
-        self._watcher.failed(self._named(name), error)
-
-    def _named(self, arm: str) -> str:
-        return f"seed {self._seed}: {arm}"  # a narrow terminal cuts the end off

@@ -48,7 +48,7 @@ def results_of_seeds(
                 "server_model": arm["server_model"],
                 "client_models": arm["client_models"],
                 "parameters": arm["parameters"],
-                "seeds": [_of_seed(seed, one["arms"][place]) for seed, one in found.items()],
+                "seeds": [seed_json(one["arms"][place]) for one in found.values()],
             }
         )
     tasks: list[TaskOfSeedJson] = [{"seed": seed, **one["task"]} for seed, one in found.items()]
@@ -68,9 +68,10 @@ def results_of_seeds(
     return results
 
 
-def _of_seed(seed: int, arm: ArmJson) -> SeedJson:
+def seed_json(arm: SeedJson) -> SeedJson:
+    """Return what an arm did with a seed, without what the arm is."""
     found: SeedJson = {
-        "seed": seed,
+        "seed": arm["seed"],
         "status": arm["status"],
         "error": arm["error"],
         "parameters": arm["parameters"],

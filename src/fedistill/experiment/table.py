@@ -219,7 +219,8 @@ def _cell(name: str, text: str, whole: bool) -> str:
 def _table(results: AnyResultsJson, measure: Measure, hidden: set[int], whole: bool) -> Table:
     task = results["task"]
     rounds = max((len(one["rounds"]) for arm in results["arms"] for one in of_seeds(arm)), default=0)
-    title = f"{task['name']}, {task['clients']} clients, {task['partition']}, {rounds} rounds"
+    what = task.get("title", f"{task['name']}, {task['clients']} clients, {task['partition']}")
+    title = f"{what}, {rounds} rounds"
     if measure != ACCURACY:
         title = f"{measure.name}: {title}"
     names = headings(results)
