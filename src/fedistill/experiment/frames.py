@@ -7,7 +7,8 @@ import pandas as pd
 from fedistill.config.section import Raw
 from fedistill.errors import nearest
 from fedistill.experiment.results import AnyResultsJson, counted, last_views, of_seeds
-from fedistill.experiment.table import VIEWS, reached
+from fedistill.experiment.table import reached
+from fedistill.federation.evaluation import VIEWS
 
 _COUNTED_LATER = ("multiply_adds", "memory")
 """What rounds of early versions do not have."""
