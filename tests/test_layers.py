@@ -22,6 +22,7 @@ ROOMS = [
     "experiment",
     "federation",
     "methods",
+    "deployment",
     "data",
     "models",
     "training",

@@ -6,7 +6,7 @@
     events.jsonl        one line for each thing that happened; rounds with every frame
     results.json        the outcome, see `fedistill.experiment.results`
     report.html         the same to look at
-    models/ARM/         final models, as safetensors with PyTorch's names
+    models/ARM/         models after the last complete round, each in a folder of its own
     checkpoint/ARM/     the last complete round of each arm
     session             only of a run on a network: the name under which its nodes keep their states
 
@@ -272,8 +272,9 @@ class RunFolder:
             what = f"a round in events.jsonl has no {error}; another version of fedistill may have written it"
             raise self._damaged(arm, what) from None
 
-    def model_path(self, arm: str, name: str) -> Path:
-        return self.path / "models" / _slug(arm) / f"{name}.safetensors"
+    def model_folder(self, arm: str, name: str) -> Path:
+        """Return the folder of a saved model: ``server``, ``client-N`` or ``travelling-MODEL``."""
+        return self.path / "models" / _slug(arm) / _slug(name)
 
     def _checkpoint(self, arm: str) -> Path:
         return self.path / "checkpoint" / _slug(arm)
