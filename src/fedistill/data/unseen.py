@@ -69,8 +69,9 @@ def read_unseen(
     Raises:
         ExperimentError: it cannot be read, has no inputs of this kind, or lacks values.
     """
-    source = _source(path, settings)
-    if source is None:
+    unsorted = "format" not in settings and _is_unsorted(Path(path))
+    source = _source(path, {"format": "imagefolder", **settings} if unsorted else settings)
+    if unsorted:
         split, where = _pictures(Path(path)), path
     else:
         found = read_split(source, _SPLITS, "FILE")
@@ -78,9 +79,8 @@ def read_unseen(
         split, where = found
     if len(split) == 0:
         raise ExperimentError(f"{where}: has no rows")
-    source = source or Source(format="imagefolder", train=path)
     samples = _samples(split, source, kind, usual, where, decode)
-    files = samples.files and [_below(Path(path), Path(file)) for file in samples.files]
+    files = samples.files and [_below(Path(path).resolve(), Path(file).resolve()) for file in samples.files]
     return replace(samples, files=files)
 
 
@@ -95,28 +95,19 @@ def input_column(columns: list[str], usual: str | None, key: str, where: str) ->
     return choose_column(None, columns, [name for name in (usual, *INPUT_NAMES) if name], key, where)
 
 
-def _source(path: str, settings: RawTable) -> Source | None:
-    """Return how a file or folder is read; None if it is one image, or a folder of images without classes."""
+def _source(path: str, settings: RawTable) -> Source:
+    """Return how a file or folder is read."""
     for key in settings:
         if key not in _SETTINGS:
             raise ExperimentError(
                 f"--set task.{key}: only settings that say how a file is read can be set here:"
                 f" {', '.join(_SETTINGS)}.{nearest(key, _SETTINGS)}"
             )
-    here = Path(path)
-    if "format" not in settings and _is_unsorted(here):
-        settings = {**settings, "format": "imagefolder"}
-        _checked(path, settings)
-        return None
     if "format" not in settings:
         try:
-            settings = {**settings, "format": format_of(here)}
+            settings = {**settings, "format": format_of(Path(path))}
         except ExperimentError as error:
             raise ExperimentError(f"FILE = {path}: {error}") from None
-    return _checked(path, settings)
-
-
-def _checked(path: str, settings: RawTable) -> Source:
     try:
         return Source.model_validate({**settings, "train": path})
     except ValidationError as error:

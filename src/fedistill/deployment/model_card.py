@@ -36,7 +36,9 @@ def portable_command(command: str) -> str:
         >>> portable_command("fedistill compare /home/me/exp.toml --set task.train=/data/a.csv --out ../run")
         'fedistill compare exp.toml --set task.train=a.csv --out run'
     """
-    return shlex.join(map(without_folders, shlex.split(command)))
+    parts = shlex.split(command)
+    without = list(map(without_folders, parts))
+    return command if without == parts else shlex.join(without)
 
 
 def model_card(description: Description) -> str:
