@@ -17,6 +17,7 @@ import torch
 from google.protobuf.message import DecodeError
 from safetensors.torch import load_file
 
+from fedistill import load_model
 from fedistill.communication.protocol import frame as frame_format
 from fedistill.communication.varint import varint
 from fedistill.config.schema import Experiment
@@ -117,6 +118,8 @@ def test_methods_end_in_the_same_bits_as_in_one_process(tmp_path: Path, method: 
         assert expected_model.exists() == bool(saved)
         for path in saved:
             same_tensors(path / "model.safetensors", expected_model / "model.safetensors")
+            origin = load_model(path).description.origin
+            assert (origin.client, origin.round, origin.rounds) == (client, 2, 2)
     costs = [
         [(record.multiply_adds, record.memory) for record in RunFolder(tmp_path / name).records(method)]
         for name in ("run", "expected")

@@ -37,8 +37,8 @@ def format_of(path: Path) -> str:
     """Return the ``format`` of a file or folder, by names alone.
 
     Raises:
-        ExperimentError: it does not exist, or is of no format that can be read; the message goes on from the
-            path.
+        ExperimentError: it does not exist, or is of no format that can be read; the message is meant to stand
+            after the path.
     """
     if not path.exists():
         raise ExperimentError("there is no such file or folder")
