@@ -109,9 +109,10 @@ GIVEN: dict[str, Callable[[Any, Path], Any]] = {
     "grey": lambda images, _: images[:, 0],
     "list of arrays": lambda images, _: list(images[:, 0]),
     "Pillow": lambda images, _: [PIL.Image.fromarray(one[0]) for one in images],
-    "Pillow, in colours": lambda images, _: [PIL.Image.fromarray(one[0]) for one in images],
     "paths": lambda images, folder: saved(images, folder),
     "bytes": lambda images, folder: [path.read_bytes() for path in saved(images, folder)],
+    "read-only": lambda images, _: np.frombuffer(images.tobytes(), np.uint8).reshape(images.shape),
+    "backwards": lambda images, _: np.flip(np.flip(images, 3).copy(), 3),
     "data frame": lambda images, folder: pd.DataFrame(
         {"image": saved(images, folder), "id": range(len(images))}
     ),
@@ -181,6 +182,7 @@ DAMAGED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no description": (lambda f: (f / "model.json").unlink(), "holds no saved model: there is no model.json"),
     "no JSON": (lambda f: (f / "model.json").write_text("{"), "model.json: cannot be read"),
     "bytes": (lambda f: (f / "model.json").write_bytes(b"\xff\xfe\x00"), "model.json: cannot be read"),
+    "deep": (lambda f: (f / "model.json").write_text("[" * 100_000), "model.json: cannot be read"),
     "a list": (lambda f: (f / "model.json").write_text("[]"), "has schema None, but this version knows 1"),
     "schema": (lambda f: changed(f, schema=2), "has schema 2, but this version knows 1"),
     "classes": (lambda f: changed(f, classes=["a"]), "`classes` has 1 names, but the model tells 10 apart"),
@@ -188,6 +190,11 @@ DAMAGED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "shape": (lambda f: changed(f, signature__shape=[8, 8]), r"`shape` = \[8, 8\] is not that of an image"),
     "too large": (lambda f: changed(f, signature__shape=[1, 99999, 99999]), "too large for a sample"),
     "large": (lambda f: changed(f, signature__shape=[1, 4096, 4096]), "not of the architecture"),
+    "vocabulary": (lambda f: changed(f, signature__vocabulary=9), "`vocabulary` = 9 is not that of an image"),
+    "statistics": (
+        lambda f: changed(f, architecture__name="naive-bayes"),
+        "model 'naive-bayes': RuntimeError",
+    ),
     "scaling": (lambda f: changed(f, preprocessing__std=255), "must be 127.5, the scaling of this version"),
     "preprocessing": (
         lambda f: changed(f, preprocessing=None),
@@ -285,3 +292,14 @@ def test_the_card_says_what_it_is_and_how_to_use_it(run: Run) -> None:
     assert (origin.bytes_up or 0) + (origin.bytes_down or 0) == total > 0
     for path in run.path.glob("models/*/*/*"):
         assert str(run.path) not in path.read_bytes().decode(errors="replace")
+
+
+def test_a_network_that_does_not_fit_ends_in_one_message(run: Run, pixels: torch.Tensor) -> None:
+    """As of a description that was changed by hand."""
+    model = run["dsfl"].server_model()
+    model.network = torch.nn.Linear(3, 10)
+    with pytest.raises(ExperimentError, match="the model fails: RuntimeError"):
+        model.predict(pixels[:2])
+    model.network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 9))
+    with pytest.raises(ExperimentError, match="the model fails: RuntimeError"):
+        model.predict(pixels[:2])

@@ -48,7 +48,8 @@ class Architecture(BaseModel, frozen=True):
             ExperimentError: there is no such model, or it cannot be built for this signature.
         """
         if self.name == _COUNTS:
-            return NaiveBayes(signature.vocabulary - 1, signature.classes)
+            with models.naming("model 'naive-bayes':"):
+                return NaiveBayes(signature.vocabulary - 1, signature.classes)
         if self.name == _FIXED:
             return FixedFeaturesNet(self._features(signature), signature.classes)
         return models.build_model(self.name, signature, seed=0, client=0)
@@ -69,5 +70,6 @@ class Architecture(BaseModel, frozen=True):
 
     def _features(self, signature: Signature) -> EdgeFrequencies | FrozenFeatures:
         if self.features is None:
-            return EdgeFrequencies(signature.shape, self.width or 0)
+            with models.naming("model 'fixed-features':"):
+                return EdgeFrequencies(signature.shape, self.width or 0)
         return FrozenFeatures(self.features, signature, self.seed or 0, self.width)

@@ -16,6 +16,7 @@ from fedistill.data.table import Inputs
 from fedistill.deployment.description import TOKENIZER, WEIGHTS, Description, TextPreprocessing
 from fedistill.deployment.inputs import Given, pixels_of, texts_of
 from fedistill.errors import ExperimentError
+from fedistill.models.registry import naming
 from fedistill.models.signature import Signature
 from fedistill.rng import scoped
 from fedistill.training.loop import batch
@@ -68,20 +69,9 @@ class Classifier(nn.Module):
             return self.predict_prepared(texts_of(samples, self._column), batch_size)
         return self.predict_prepared(pixels_of(samples, self.description, self._column), batch_size)
 
-    @torch.no_grad()
     def predict_prepared(self, samples: Inputs, batch_size: int = PREDICTION_BATCH) -> Tensor:
         """Return the same for texts, or for uint8 images of the model's shape."""
-        inputs = self._inputs(samples)
-        device = next((value.device for value in self.network.parameters()), torch.device("cpu"))
-        before = self.training
-        self.eval()
-        parts = [torch.zeros(0, len(self.classes))]
-        # A custom model may draw numbers in evaluation too, as it did when the run was evaluated.
-        with scoped(self.description.origin.seed, "evaluation"):
-            for index in torch.split(torch.arange(len(inputs)), batch_size) if len(inputs) else ():
-                parts.append(self(batch(inputs, index).to(device)).cpu())
-        self.train(before)
-        logits = torch.cat(parts)
+        logits = self._logits(self._inputs(samples), batch_size)
         broken = int((~torch.isfinite(logits)).any(dim=1).sum())
         if broken:
             raise ExperimentError(
@@ -91,9 +81,25 @@ class Classifier(nn.Module):
         # In float32, two classes with different logits may have equal probabilities.
         return logits.double().softmax(dim=1)
 
+    @torch.no_grad()
+    def _logits(self, inputs: Tensor, batch_size: int) -> Tensor:
+        """Return logits (n, C), on the CPU, in evaluation mode."""
+        parts = [torch.zeros(0, len(self.classes))]
+        device = next((value.device for value in self.network.parameters()), torch.device("cpu"))
+        before = self.training
+        self.eval()
+        try:
+            # A custom model may draw numbers in evaluation too, as it did when the run was evaluated.
+            with scoped(self.description.origin.seed, "evaluation"), naming("the model fails:"):
+                for index in torch.split(torch.arange(len(inputs)), batch_size) if len(inputs) else ():
+                    parts.append(self(batch(inputs, index).to(device)).cpu())
+                return torch.cat(parts)
+        finally:
+            self.train(before)
+
     def _inputs(self, samples: Inputs) -> Tensor:
         if isinstance(samples, np.ndarray):
-            return torch.from_numpy(samples)
+            return torch.from_numpy(np.require(samples, requirements=("C", "W")))
         assert self._encode is not None
         return self._encode(samples) if samples else torch.zeros(0, *self.signature.shape)
 

@@ -19,8 +19,8 @@ SCHEMA = 1
 FILE, WEIGHTS, TOKENIZER, CARD = "model.json", "model.safetensors", "tokenizer.json", "README.md"
 """The files in the folder of a saved model; only texts have a tokenizer."""
 WHITE = 255
-_MOST_NUMBERS = 10**9
-"""In one input: what is larger is no sample, and would only take memory."""
+_MOST_NUMBERS = 3 * 4096 * 4096
+"""In one sample, and of token ids: what is larger would only take memory."""
 
 
 class _Part(BaseModel):
@@ -50,12 +50,14 @@ class Inputs(_Part):
     @model_validator(mode="after")
     def _shape_is_that_of_the_kind(self) -> Self:
         if len(self.shape) != (3 if self.kind == "image" else 1):
-            raise ValueError(f"`shape` = {list(self.shape)} is not that of an {self.kind}")
+            raise ValueError(f"`shape` = {list(self.shape)} is not that of an {self.kind} model")
         numbers = 1
         for side in self.shape:
             numbers *= side
         if numbers > _MOST_NUMBERS:
             raise ValueError(f"`shape` = {list(self.shape)} is too large for a sample")
+        if (self.vocabulary == 0) != (self.kind == "image"):
+            raise ValueError(f"`vocabulary` = {self.vocabulary} is not that of an {self.kind} model")
         return self
 
 
@@ -190,7 +192,7 @@ class Description(_Part):
             content = json.loads(path.read_text(encoding="utf-8"))
         except (FileNotFoundError, NotADirectoryError):
             raise ExperimentError(f"{folder}: {_no_model(folder)}") from None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise ExperimentError(f"{path}: cannot be read ({error}); {_RUN_AGAIN}") from None
         schema = content.pop("schema", None) if isinstance(content, dict) else None
         if schema != SCHEMA:

@@ -123,7 +123,8 @@ def _column(given: Given, column: Callable[[list[str]], str]) -> Iterable[Any]:
     """Return the inputs of a table, or else what is given."""
     names = getattr(given, "columns", None)
     if names is not None:
-        values: Iterable[Any] = given[column([str(name) for name in names])]
+        by_name = {str(name): name for name in names}
+        values: Iterable[Any] = given[by_name[column(list(by_name))]]
         return values
     if not isinstance(given, Iterable):
         raise ExperimentError(
