@@ -1,54 +1,53 @@
-"""The command ``fedistill predict``."""
+"""The commands for saved models: ``fedistill predict`` and ``fedistill export``."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedistill.cli.console import Json, Quiet, print_json, say
+from fedistill.cli.console import Json, Quiet, console, print_json, say
 from fedistill.errors import ExperimentError
 
 if TYPE_CHECKING:
+    from fedistill.config.section import RawTable
     from fedistill.deployment.predictions import Summary
 
 
+Model = Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a saved model.")]
+SetRead = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        help="How FILE is read, as in an experiment: task.input=COLUMN, task.label, task.separator,"
+        " task.encoding, task.format and others. May be repeated.",
+    ),
+]
+Modules = Annotated[
+    str, typer.Option(help="Modules that a model of your own may be imported from, separated by commas.")
+]
+_SAMPLES = "A table (CSV, JSON, Parquet), a folder of images, or an image"
+
+
 def predict_command(
-    model: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a saved model.")],
-    file: Annotated[
-        str,
-        typer.Argument(metavar="FILE", help="A table (CSV, JSON, Parquet), a folder of images, or an image."),
-    ],
+    model: Model,
+    file: Annotated[str, typer.Argument(metavar="FILE", help=f"{_SAMPLES}.")],
     out: Annotated[
         Path | None,
         typer.Option(help="Write here: .csv, .parquet or .json. Default: CSV on stdout."),
     ] = None,
-    set: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            help="How FILE is read, as in an experiment: task.input=COLUMN, task.label, task.separator,"
-            " task.encoding, task.format and others. May be repeated.",
-        ),
-    ] = None,
-    modules: Annotated[
-        str, typer.Option(help="Modules that a model of your own may be imported from, separated by commas.")
-    ] = "",
+    set: SetRead = None,
+    modules: Modules = "",
     quiet: Quiet = False,
     json: Json = False,
 ) -> None:
     """Classify samples by a saved model: the class of each and the probabilities of all classes."""
-    from fedistill.config.toml import settings_of
     from fedistill.deployment.classifier import load_model
     from fedistill.deployment.predictions import check_ending, predict_file
 
-    settings = settings_of(set or [])
-    task = settings.pop("task", {})
-    if settings or not isinstance(task, dict):
-        raise ExperimentError("--set: only settings of task can be set here, for example task.input=COLUMN")
+    settings = _settings(set)
     if out is not None:
         check_ending(out)
-    loaded = load_model(model, modules=[name for name in modules.split(",") if name.strip()])
-    found = predict_file(loaded, file, task)
+    found = predict_file(load_model(model, modules=_names(modules)), file, settings)
     if not quiet:
         say(_in_words(found.summary()))
     if out is not None:
@@ -57,6 +56,60 @@ def predict_command(
         print_json(found.summary() if out else found.as_json())
     elif out is None:
         print(found.to_csv(), end="")
+
+
+def export_command(
+    model: Model,
+    file: Annotated[
+        str,
+        typer.Argument(metavar="FILE", help=f"{_SAMPLES}, on which outputs are compared before it is done."),
+    ],
+    torch_export: Annotated[
+        bool, typer.Option("--torch-export", help="Write model.pt2, a program of torch.export.")
+    ] = False,
+    onnx: Annotated[bool, typer.Option("--onnx", help="Write model.onnx; needs the extra `export`.")] = False,
+    set: SetRead = None,
+    modules: Modules = "",
+) -> None:
+    """Write a saved model as a program that needs no fedistill, into its folder."""
+    from fedistill.deployment.classifier import load_model
+    from fedistill.deployment.export import FILES, export_model
+    from fedistill.deployment.predictions import read_samples
+
+    asked = {"torch-export": torch_export, "onnx": onnx}
+    if not any(asked.values()):
+        raise ExperimentError("name at least one form: --torch-export or --onnx")
+    loaded = load_model(model, modules=_names(modules))
+    samples = read_samples(loaded, file, _settings(set))
+    takes = "uint8 pixels" if loaded.signature.kind == "image" else "int64 token ids"
+    shape = ", ".join(map(str, loaded.signature.shape))
+    for form in FILES:
+        if asked[form]:
+            path, difference = export_model(loaded, samples.inputs, form, model)
+            count = len(samples.inputs)
+            console.print(
+                f"{path}: takes {takes} (n, {shape}), returns probabilities (n, {len(loaded.classes)}); on"
+                f" {count:,} sample{'' if count == 1 else 's'} of {samples.where}, they differ from the"
+                f" model's by at most {difference:.1e}",
+                markup=False,
+                soft_wrap=True,
+                highlight=False,
+            )
+
+
+def _settings(overrides: list[str] | None) -> "RawTable":
+    """Return the settings of `[task]` that say how a file is read."""
+    from fedistill.config.toml import settings_of
+
+    tables = settings_of(overrides or [])
+    task: RawTable = tables.pop("task", {})
+    if tables or not isinstance(task, dict):
+        raise ExperimentError("--set: only settings of task can be set here, for example task.input=COLUMN")
+    return task
+
+
+def _names(modules: str) -> list[str]:
+    return [name.strip() for name in modules.split(",") if name.strip()]
 
 
 def _in_words(summary: "Summary") -> str:

@@ -71,7 +71,7 @@ class Classifier(nn.Module):
 
     def predict_prepared(self, samples: Inputs, batch_size: int = PREDICTION_BATCH) -> Tensor:
         """Return the same for texts, or for uint8 images of the model's shape."""
-        logits = self._logits(self._inputs(samples), batch_size)
+        logits = self._logits(self.prepare(samples), batch_size)
         broken = int((~torch.isfinite(logits)).any(dim=1).sum())
         if broken:
             raise ExperimentError(
@@ -97,7 +97,8 @@ class Classifier(nn.Module):
         finally:
             self.train(before)
 
-    def _inputs(self, samples: Inputs) -> Tensor:
+    def prepare(self, samples: Inputs) -> Tensor:
+        """Return uint8 images as they are, and texts as token ids, int32 (n, length)."""
         if isinstance(samples, np.ndarray):
             return torch.from_numpy(np.require(samples, requirements=("C", "W")))
         assert self._encode is not None

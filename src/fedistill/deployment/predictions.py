@@ -145,12 +145,17 @@ def predict_file(model: Classifier, path: str, settings: RawTable) -> Prediction
     Raises:
         ExperimentError: the file cannot be read, or has no samples such as the model was trained on.
     """
+    samples = read_samples(model, path, settings)
+    return Predictions(model.classes, model.predict_prepared(samples.inputs), samples)
+
+
+def read_samples(model: Classifier, path: str, settings: RawTable) -> Unseen:
+    """Read the samples of a file as this model takes them; see `predict_file`."""
     usual = model.description.columns
-    samples = read_unseen(
+    return read_unseen(
         path,
         settings,
         model.signature.kind,
         (usual.input, usual.label),
         lambda cells, rows, where, given: decoded(cells, rows, where, given, model.description),
     )
-    return Predictions(model.classes, model.predict_prepared(samples.inputs), samples)
