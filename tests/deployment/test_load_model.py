@@ -22,6 +22,7 @@ from fedistill.experiment.api import Run
 from fedistill.experiment.run_folder import RunFolder
 from fedistill.experiment.runner import prepare
 from fedistill.training.model_state import ModelState
+from helpers.program import here
 from helpers.runs import on_digits
 
 ARMS: list[dict[str, Any]] = [
@@ -77,6 +78,22 @@ def test_clients_models_answer_as_they_were_measured(run: Run, task: Task) -> No
     assert [model.description.architecture.name for model in models] == ["cnn-s", "mlp-s", "cnn-s"]
     assert len(set(shares)) > 1
     assert run["dsfl"].views["client@global"] == pytest.approx(sum(shares) / 3, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", ["server", "client-1"])
+def test_files_are_answered_as_it_was_measured(run: Run, task: Task, tmp_path: Path, name: str) -> None:
+    """The test set as people have images: PNG files in a folder for each class."""
+    assert isinstance(task.test.samples, torch.Tensor)
+    for number, (pixels, label) in enumerate(zip(task.test.samples, task.test.labels.tolist(), strict=True)):
+        folder = tmp_path / "images" / str(label)
+        folder.mkdir(parents=True, exist_ok=True)
+        PIL.Image.fromarray(pixels[0].numpy()).save(folder / f"{number}.png")
+    model = run.path / "models" / "dsfl" / name
+    ended = here("predict", model, "images", "--json", "--quiet", cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    found = json.loads(ended.stdout)
+    assert found["labelled"] == len(task.test)
+    assert found["accuracy"] == fedistill.load_model(model).description.origin.accuracy
 
 
 def test_a_model_that_travels_is_saved_beside_the_servers(run: Run, task: Task) -> None:
@@ -253,7 +270,7 @@ def test_broken_weights_answer_nothing(folder: Path, pixels: torch.Tensor) -> No
 def test_folders_that_are_no_model_name_one(run: Run) -> None:
     for path in (run.path, run.path / "models", run.path / "models" / "dsfl"):
         with pytest.raises(
-            ExperimentError, match=r"holds several models: name one of them.*models/dsfl/client-0"
+            ExperimentError, match=r"has models in it: name one of them.*models/dsfl/client-0"
         ):
             fedistill.load_model(path)
     with pytest.raises(ExperimentError, match="there is no such folder"):

@@ -318,6 +318,9 @@ def test_the_api_has_each_seed_and_their_mean(both: Path) -> None:
     assert arm.bytes_total_deviation == pytest.approx(statistics.stdev(totals))
     with pytest.raises(AttributeError, match=r"arm 'dsfl' has 2 seeds: take the rounds of one"):
         _ = arm.rounds
+    with pytest.raises(AttributeError, match=r"take the model of one, `seeds\[0\].client_model\(1\)`"):
+        arm.client_model(1)
+    assert second.server_model().description.origin.seed == second.seed == 1
     assert "seeds 0, 1" in run.table()
     assert run.table(markdown=True) == markdown(run.results)
 

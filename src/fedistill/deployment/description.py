@@ -217,7 +217,7 @@ def _no_model(folder: Path) -> str:
     inside = sorted(path.parent for place in places for path in folder.glob(f"{place}/{FILE}"))
     if inside:
         shown = ", ".join(map(str, inside[:5])) + (", …" if len(inside) > 5 else "")
-        return f"holds several models: name one of them, for example {shown}"
+        return f"is no model, but has models in it: name one of them, for example {shown}"
     return (
         f"holds no saved model: there is no {FILE} in it; runs save theirs in models/ARM/server and"
         " models/ARM/client-N"

@@ -91,7 +91,10 @@ def open_saved(folder: RunFolder, arm: str, name: str) -> Classifier:
 
 
 def about_site(arm: ReadyArm, round: int) -> Origin:
-    """Return what a site of a network knows about its run after this round."""
+    """Return what a site of a network knows about its run after this round.
+
+    Whose model it is, and its size, are filled in where it is saved.
+    """
     return Origin(
         # The names of own data are paths.
         task=without_folders(arm.task.name),
