@@ -112,3 +112,13 @@ def test_add_an_aggregation(tmp_path: Path) -> None:
     assert geometric["bytes_total"] == arithmetic["bytes_total"]
     assert last(geometric, "server@global") != last(arithmetic, "server@global")
     assert min(last(arm, "server@global") for arm in (geometric, arithmetic)) > 0.3
+
+
+def test_saved_models(tmp_path: Path) -> None:
+    dsfl, ridge = follow("saved-models.md", tmp_path)["saved"]
+    rows = (tmp_path / "predictions.csv").read_text(encoding="utf-8").splitlines()
+    assert rows[0].startswith("file,predicted,label,p(0),p(1)")
+    right = sum(row.split(",")[1] == row.split(",")[2] for row in rows[1:])
+    assert right > 80
+    assert last(ridge, "server@global") > 0.8
+    assert len(dsfl["rounds"]) == 2

@@ -23,6 +23,7 @@ ROOMS = [
     "experiment",
     "federation",
     "methods",
+    "deployment",
     "data",
     "models",
     "training",

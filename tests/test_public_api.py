@@ -10,7 +10,7 @@ import pytest
 import fedistill
 
 NAMES = {
-    *("load", "parse", "compare", "resume", "Experiment", "Run", "Callback"),
+    *("load", "parse", "compare", "resume", "load_model", "Experiment", "Run", "Callback"),
     *("Method", "Message", "Codec", "Aggregation", "Signature"),
     *("FedistillError", "ExperimentError", "Refusal", "FrameError", "TrainingError", "RuntimeFailure"),
     "__version__",

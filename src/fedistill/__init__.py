@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from fedistill.config.schema import Experiment as Experiment
     from fedistill.config.toml import load as load
     from fedistill.config.toml import parse as parse
+    from fedistill.deployment.classifier import load_model as load_model
     from fedistill.errors import ExperimentError as ExperimentError
     from fedistill.errors import FedistillError as FedistillError
     from fedistill.errors import FrameError as FrameError
@@ -52,6 +53,7 @@ _MODULES = {
     "TrainingError": "errors",
     "compare": "experiment.api",
     "load": "config.toml",
+    "load_model": "deployment.classifier",
     "parse": "config.toml",
     "resume": "experiment.api",
 }

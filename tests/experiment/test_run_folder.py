@@ -449,9 +449,9 @@ def test_odd_names_of_arms_stay_inside_the_folder_and_apart(tmp_path: Path) -> N
     top = {"experiment.toml", "events.jsonl", "results.json", "report.html", "models", "checkpoint", ".lock"}
     assert {entry.name for entry in path.iterdir()} == top
     files = [folder.iterdir() for folder in (path / "models").iterdir()]
-    assert [[file.name for file in found] for found in files] == [["server.safetensors"]] * len(NAMES)
+    assert [[file.name for file in found] for found in files] == [["server"]] * len(NAMES)
     # Each seed has weights of its own, so no arm has overwritten another.
-    assert len({file.read_bytes() for file in path.glob("models/*/server.safetensors")}) == len(NAMES)
+    assert len({file.read_bytes() for file in path.glob("models/*/server/model.safetensors")}) == len(NAMES)
     assert len(list(path.glob("checkpoint/*/round-1.json"))) == len(NAMES)
     watcher = Watcher()
     resume_experiment(path, watcher)
@@ -461,7 +461,7 @@ def test_odd_names_of_arms_stay_inside_the_folder_and_apart(tmp_path: Path) -> N
 @given(st.lists(st.text(max_size=150), min_size=2, max_size=2, unique=True))
 def test_names_of_folders_are_single_short_and_different(names: list[str]) -> None:
     folder = RunFolder(Path("/runs/one"))
-    paths = [folder.model_path(name, "server") for name in names]
+    paths = [folder.model_folder(name, "server") for name in names]
     assert paths[0] != paths[1]
     for path in paths:
         assert path.parent.parent == Path("/runs/one/models")
@@ -588,7 +588,7 @@ def test_views_are_those_of_the_models_that_are_left(tmp_path: Path) -> None:
     module = build_model("mlp-s", task.signature, seed=0, client=0).eval()
 
     def share(name: str) -> float:
-        module.load_state_dict(load_file(tmp_path / "run" / "models" / "dsfl" / f"{name}.safetensors"))
+        module.load_state_dict(load_file(tmp_path / "run" / "models" / "dsfl" / name / "model.safetensors"))
         pixels = task.test.samples.float() / 127.5 - 1
         labels = task.test.labels.tolist()
         right = [int(module(one[None]).argmax()) == label for one, label in zip(pixels, labels, strict=True)]
@@ -609,7 +609,7 @@ def test_final_models_are_those_of_the_last_round(tmp_path: Path) -> None:
     state = decode_state(
         (tmp_path / "run" / "checkpoint" / "dsfl" / f"server-{ROUNDS}.safetensors").read_bytes()
     )
-    tensors = load_file(tmp_path / "run" / "models" / "dsfl" / "server.safetensors")
+    tensors = load_file(tmp_path / "run" / "models" / "dsfl" / "server" / "model.safetensors")
     names = ["features.1.weight", "features.1.bias", "head.weight", "head.bias"]
     assert set(tensors) == set(names)
     flat = torch.cat([tensors[name].flatten() for name in names])

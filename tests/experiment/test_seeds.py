@@ -52,9 +52,10 @@ def experiment(**changes: Any) -> Experiment:
 
 
 def files(path: Path) -> dict[str, bytes]:
-    """Models and checkpoints."""
+    """Models and checkpoints, without what states the command that was typed."""
     found = [file for name in ("models", "checkpoint") for file in (path / name).rglob("*.*")]
-    return {str(file.relative_to(path)): file.read_bytes() for file in found}
+    kept = [file for file in found if file.name not in ("README.md", "model.json")]
+    return {str(file.relative_to(path)): file.read_bytes() for file in kept}
 
 
 def untimed(value: Any) -> Any:
@@ -102,7 +103,7 @@ def test_each_seed_is_the_run_with_that_seed_alone(both: Path, seed: int, tmp_pa
 def test_everything_differs_between_seeds(both: Path) -> None:
     first, second = (outcome(both, seed) for seed in (0, 1))
     models = [name for name in first[0].keys() & second[0].keys() if name.startswith("models")]
-    assert {"models/dsfl/server.safetensors", "models/fedavg/server.safetensors"} <= set(models)
+    assert {"models/dsfl/server/model.safetensors", "models/fedavg/server/model.safetensors"} <= set(models)
     assert all(first[0][name] != second[0][name] for name in models)
     tasks = read_results(both)["tasks"]
     assert tasks[0]["class_counts"] != tasks[1]["class_counts"]
@@ -317,6 +318,9 @@ def test_the_api_has_each_seed_and_their_mean(both: Path) -> None:
     assert arm.bytes_total_deviation == pytest.approx(statistics.stdev(totals))
     with pytest.raises(AttributeError, match=r"arm 'dsfl' has 2 seeds: take the rounds of one"):
         _ = arm.rounds
+    with pytest.raises(AttributeError, match=r"take the model of one, `seeds\[0\].client_model\(1\)`"):
+        arm.client_model(1)
+    assert second.server_model().description.origin.seed == second.seed == 1
     assert "seeds 0, 1" in run.table()
     assert run.table(markdown=True) == markdown(run.results)
 

@@ -118,7 +118,7 @@ def test_a_resumed_run_has_the_same_mean(tmp_path: Path) -> None:
 def test_the_mean_is_the_model_that_is_saved(tmp_path: Path) -> None:
     experiment, arm = arm_of("fedavg", ema=DECAY)
     compare(experiment, tmp_path / "run")
-    saved = load_file(tmp_path / "run" / "models" / "fedavg" / "server.safetensors")
+    saved = load_file(tmp_path / "run" / "models" / "fedavg" / "server" / "model.safetensors")
     run = RunFolder(tmp_path / "run").restore(arm)
     assert run.mean is not None
     found = torch.cat([value.flatten() for value in saved.values()])

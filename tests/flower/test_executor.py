@@ -17,6 +17,7 @@ import torch
 from google.protobuf.message import DecodeError
 from safetensors.torch import load_file
 
+from fedistill import load_model
 from fedistill.communication.protocol import frame as frame_format
 from fedistill.communication.varint import varint
 from fedistill.config.schema import Experiment
@@ -65,7 +66,10 @@ def watched(desk: Desk, asked: Experiment, out: Path, watch: Watch) -> None:
 
 def models_of(folder: Path) -> dict[str, bytes]:
     """The server's models, by arm and name; clients' own never come to it."""
-    return {path.parent.name: path.read_bytes() for path in (folder / "models").glob("*/server.safetensors")}
+    return {
+        path.parents[1].name: path.read_bytes()
+        for path in (folder / "models").glob("*/server/model.safetensors")
+    }
 
 
 ADAPTIVE = {"name": "dadaquant", "first": 16, "last": 64}
@@ -110,11 +114,13 @@ def test_methods_end_in_the_same_bits_as_in_one_process(tmp_path: Path, method: 
     assert at_sites(tmp_path.glob("node-*"), round=2) == clients
     # Each site has its own newest model, as the folder of one process has it.
     for client in clients:
-        expected_model = tmp_path / "expected" / "models" / method / f"client-{client}.safetensors"
-        saved = [*(tmp_path / f"node-{client}").glob("*/client-*/models/0.safetensors")]
+        expected_model = tmp_path / "expected" / "models" / method / f"client-{client}"
+        saved = [*(tmp_path / f"node-{client}").glob("*/client-*/models/0")]
         assert expected_model.exists() == bool(saved)
         for path in saved:
-            same_tensors(path, expected_model)
+            same_tensors(path / "model.safetensors", expected_model / "model.safetensors")
+            origin = load_model(path).description.origin
+            assert (origin.client, origin.round, origin.rounds) == (client, 2, 2)
     costs = [
         [(record.multiply_adds, record.memory) for record in RunFolder(tmp_path / name).records(method)]
         for name in ("run", "expected")

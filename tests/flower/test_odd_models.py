@@ -28,8 +28,8 @@ def outcome(folder: Path) -> tuple[list[Any], dict[str, dict[str, Any]]]:
     """Accuracies of each round of each arm, and the server's models."""
     results = json.loads((folder / "results.json").read_text())
     found = [[record["views"] for record in arm["rounds"]] for arm in results["arms"]]
-    saved = sorted((folder / "models").glob("*/server.safetensors"))
-    return found, {path.parent.name: load_file(path) for path in saved}
+    saved = sorted((folder / "models").glob("*/server/model.safetensors"))
+    return found, {path.parents[1].name: load_file(path) for path in saved}
 
 
 def require_same(folder: Path, expected: Path) -> None:

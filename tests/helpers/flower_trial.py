@@ -76,7 +76,7 @@ def frames(folder: Path) -> list[list[tuple[int, str, int, int]]]:
 
 
 def server_model(folder: Path) -> bytes:
-    (path,) = (folder / "models").glob("*/server.safetensors")
+    (path,) = (folder / "models").glob("*/server/model.safetensors")
     return path.read_bytes()
 
 

@@ -169,7 +169,7 @@ def test_results_name_the_net_and_the_folder_has_it(tmp_path: Path) -> None:
     block = 2 * (2 * WIDTH + WIDTH**2 + WIDTH)
     head = 2 * WIDTH + WIDTH * CLASSES + CLASSES
     assert found["parameters"]["server"] == FEATURES * WIDTH + WIDTH + DEPTH * block + head
-    (path,) = (tmp_path / "run").glob("models/*/server.safetensors")
+    (path,) = (tmp_path / "run").glob("models/*/server/model.safetensors")
     net = ResidualMlp(FEATURES, CLASSES, ResidualSettings(width=WIDTH, depth=DEPTH))
     net.load_state_dict(load_file(path))
     _, run = played()

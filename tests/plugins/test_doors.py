@@ -70,7 +70,7 @@ def outcome(folder: Path) -> Any:
     (found,) = json.loads((folder / "results.json").read_text())["arms"]
     kept = ("bytes_up", "bytes_down", "views", "kinds")
     rounds = [{key: one[key] for key in kept} for one in found["rounds"]]
-    models = [path.read_bytes() for path in sorted((folder / "models").glob("*/*.safetensors"))]
+    models = [path.read_bytes() for path in sorted((folder / "models").glob("*/*/model.safetensors"))]
     assert len(models) == 4, "three clients and the server"
     return rounds, models
 

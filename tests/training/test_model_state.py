@@ -159,7 +159,7 @@ def test_a_saved_model_is_whole(tmp_path: Path) -> None:
     """Frozen parameters and integers too, under PyTorch's names."""
     model = trained(build("frozen"))
     expected = held(model)
-    save_model(tmp_path / "model.safetensors", build("frozen"), ModelState.of(model), {})
+    save_model(tmp_path / "model.safetensors", build("frozen"), ModelState.of(model))
     assert same(load_file(tmp_path / "model.safetensors"), expected)
 
 

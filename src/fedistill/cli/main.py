@@ -30,6 +30,7 @@ from fedistill.cli.console import (
     typed_command,
 )
 from fedistill.cli.flower import app as flower
+from fedistill.cli.predict import export_command, predict_command
 from fedistill.cli.sweep import sweep_command
 from fedistill.cli.tune import tune_command
 from fedistill.errors import ExperimentError, FedistillError, nearest
@@ -48,6 +49,8 @@ app = typer.Typer(
 app.add_typer(flower, name="flower")
 app.command("tune")(tune_command)
 app.command("sweep")(sweep_command)
+app.command("predict")(predict_command)
+app.command("export")(export_command)
 
 
 def _print_version(wanted: bool) -> None:

@@ -47,6 +47,18 @@ def parse(raw: RawTable, where: str = "experiment", base: Path | None = None) ->
     return Experiment.model_validate(raw, context={"where": where})
 
 
+def settings_of(overrides: Sequence[str]) -> RawTable:
+    """Return the tables that ``section.key=value`` overrides make without an experiment file.
+
+    Raises:
+        ExperimentError: one is not of this form.
+    """
+    raw: RawTable = {}
+    for override in overrides:
+        _override(raw, override)
+    return raw
+
+
 def to_toml(experiment: Experiment) -> str:
     """Return the fully resolved experiment as TOML; loading it again returns an equal experiment."""
     return tomli_w.dumps(experiment.model_dump(exclude_none=True))

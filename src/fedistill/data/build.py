@@ -88,6 +88,7 @@ def build_task(config: TaskConfig, seed: int, *, validation: bool = False) -> Ta
         own_tests=tuple(map(labelled, held)),
         absent=sites.absent,
         unused=len(private) - sum(map(len, sites.parts)) - sum(site.private for site in sites.absent),
+        rendering=_rendering(source, config),
     )
 
 
@@ -106,7 +107,8 @@ def build_at_site(
     task = build_task(config, seed)
     # A site's images are rendered like the others' as far as the experiment says how.
     shared = {key: getattr(config, key) for key in ("background", "white_level") if getattr(own, key) is None}
-    opened = sources.open_source(own.model_copy(update=shared), config.image_size)
+    own = own.model_copy(update=shared)
+    opened = sources.open_source(own, config.image_size)
     excluded = [name for name in config.exclude_classes if name in opened.classes]
     found = _without(opened, excluded)
     if found.kind != task.signature.kind:
@@ -126,6 +128,7 @@ def build_at_site(
     if isinstance(inputs, np.ndarray):
         _check_size("the site's", inputs, task.signature)
         inputs = image.fit_to(inputs, task.signature.shape)
+    task = replace(task, rendering=_rendering(found, own))
     labels = places[torch.from_numpy(found.train.labels[rows])]
 
     def labelled(places: Rows) -> Labelled:
@@ -211,6 +214,12 @@ def _hold_out_validation(
         return private, drawn
     private, held = _hold_out(private, size - len(drawn), table, config, generator)
     return private, np.concatenate([drawn, held])
+
+
+def _rendering(source: Loaded, config: Source) -> image.Rendering:
+    """Return how images were rendered; if none needed it, what the settings say of others."""
+    made = None if source.rendering is None else source.rendering.made
+    return made or image.Rendering(config.background, config.white_level)
 
 
 def _check_size(what: str, images: NDArray[np.uint8], signature: Signature) -> None:

@@ -1,6 +1,5 @@
 """Converts columns of a Hugging Face data set to tables: which column is what, and what labels mean."""
 
-import functools
 import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, Literal
@@ -22,8 +21,8 @@ _Part = tuple[Split, Rows, str]
 """Rows of a split, their places in the file, and the split's name for messages."""
 _NUMBER = re.compile(r"[-+]?[0-9]+([.,][0-9]+)?([eE][-+]?[0-9]+)?")
 _IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp")
-_INPUT_NAMES = ("image", "img", "text", "sentence", "content", "document", "article")
-_LABEL_NAMES = ("label", "labels", "class", "category", "target", "coarse_label", "fine_label")
+INPUT_NAMES = ("image", "img", "text", "sentence", "content", "document", "article")
+LABEL_NAMES = ("label", "labels", "class", "category", "target", "coarse_label", "fine_label")
 
 
 def from_hugging_face(
@@ -44,23 +43,23 @@ def from_hugging_face(
     if len(train) == 0:
         raise ExperimentError(f"{where}: has no rows")
     if isinstance(source, PublicSource):
-        inputs = _choose(source.input, columns, _INPUT_NAMES, f"{place}.input", where)
-        kind = _kind(train, where, inputs, place)
+        inputs = choose_column(source.input, columns, INPUT_NAMES, f"{place}.input", where)
+        kind = kind_of(train, where, inputs, place)
         train, numbers = complete(train, {inputs: kind}, source.drop_missing, where, place)
         rendering = _rendering(source, inputs, [(train, numbers, where)])
         unknown = np.zeros(len(train), dtype=np.int64)
         unlabelled = _columns(train, kind, inputs, unknown, where, image_size, numbers, rendering)
         return Loaded(kind, (), unlabelled, None)
-    label = _choose(source.label, columns, _LABEL_NAMES, f"{place}.label", where)
+    label = choose_column(source.label, columns, LABEL_NAMES, f"{place}.label", where)
     others = [column for column in columns if column != label]
-    inputs = _choose(source.input, others, _INPUT_NAMES, f"{place}.input", where)
-    kind = _kind(train, where, inputs, place)
+    inputs = choose_column(source.input, others, INPUT_NAMES, f"{place}.input", where)
+    kind = kind_of(train, where, inputs, place)
     needed: dict[str, Content] = {label: "label", inputs: kind}
     owner = getattr(source.partition, "column", None) if isinstance(source, TaskConfig) else None
     owners: dict[str, Content] = {owner: "label"} if owner is not None and owner in columns else {}
     train, numbers = complete(train, needed | owners, source.drop_missing, where, place)
     names = getattr(train.features[label], "names", None)
-    given = _labels(train, label, where, names)
+    given = label_values(train, label, where, names)
     classes = names or sorted(set(given), key=_place_among(given))
     if isinstance(source, TaskConfig) and len(set(given)) < 2:  # a site may have a single class
         folders = " (put the images of each class into a folder of their own)"
@@ -79,8 +78,9 @@ def from_hugging_face(
 
     part = (train, numbers, where)
     if test is None:
-        ready = table(part, given, _rendering(source, inputs, [part]))
-        return Loaded(kind, tuple(map(str, classes)), ready, None)
+        rendering = _rendering(source, inputs, [part])
+        ready = table(part, given, rendering)
+        return Loaded(kind, tuple(map(str, classes)), ready, None, rendering=rendering)
     if not {label, inputs} <= set(test.column_names):
         raise ExperimentError(
             f"{where_test}: the test data need the columns {label!r} and {inputs!r} of the training data;"
@@ -88,10 +88,10 @@ def from_hugging_face(
         )
     if len(test) == 0:
         raise ExperimentError(f"{where_test}: has no rows")
-    if _kind(test, where_test, inputs, place) != kind:
+    if kind_of(test, where_test, inputs, place) != kind:
         raise ExperimentError(f"{where_test}: column {inputs!r} must hold {kind}s, as in the training data")
     test, test_numbers = complete(test, needed, source.drop_missing, where_test, place)
-    tested = _labels(test, label, where_test, names)
+    tested = label_values(test, label, where_test, names)
     if strange := _strange(tested, index):
         known = ", ".join(map(repr, classes[:5])) + (", …" if len(classes) > 5 else "")
         raise ExperimentError(
@@ -101,7 +101,7 @@ def from_hugging_face(
     test_part = (test, test_numbers, where_test)
     rendering = _rendering(source, inputs, [part, test_part])
     ready, held = table(part, given, rendering), table(test_part, tested, rendering)
-    return Loaded(kind, tuple(map(str, classes)), ready, held)
+    return Loaded(kind, tuple(map(str, classes)), ready, held, rendering=rendering)
 
 
 def _place_among(labels: Column) -> Callable[[Any], Any] | None:
@@ -114,17 +114,16 @@ def _place_among(labels: Column) -> Callable[[Any], Any] | None:
     return None
 
 
-def _rendering(source: Source, inputs: str, parts: Sequence[_Part]) -> Callable[[], image.Rendering]:
-    """Return what chooses how pictures are rendered, by those of all parts; it does so once, when called."""
+def _rendering(source: Source, inputs: str, parts: Sequence[_Part]) -> image.RenderingChoice:
+    """Return what chooses how pictures are rendered, by those of all parts."""
 
-    @functools.cache
-    def rendering() -> image.Rendering:
+    def choose() -> image.Rendering:
         splits = [
             (image_cells(encoded_images(split, inputs)), numbers, where) for split, numbers, where in parts
         ]
         return image.choose_rendering(splits, source.background, source.white_level)
 
-    return rendering
+    return image.RenderingChoice(choose)
 
 
 def _strange(labels: Column, index: Mapping[Hashable, int]) -> Column:
@@ -132,7 +131,7 @@ def _strange(labels: Column, index: Mapping[Hashable, int]) -> Column:
     return [label for label in dict.fromkeys(labels) if label not in index][:5]
 
 
-def _labels(split: Split, column: str, where: str, names: list[str] | None) -> Column:
+def label_values(split: Split, column: str, where: str, names: list[str] | None) -> Column:
     """Return the values of the label column, by name if the column or ``names`` has names for its numbers."""
     feature = split.features[column]
     if not isinstance(feature, datasets.Value | datasets.ClassLabel):
@@ -153,7 +152,7 @@ def _labels(split: Split, column: str, where: str, names: list[str] | None) -> C
     return values
 
 
-def _choose(given: str | None, columns: list[str], usual: Sequence[str], key: str, where: str) -> str:
+def choose_column(given: str | None, columns: list[str], usual: Sequence[str], key: str, where: str) -> str:
     """Return the column that the setting ``key`` names, or the first one with a usual name."""
     if given is not None:
         if given not in columns:
@@ -173,7 +172,7 @@ def _choose(given: str | None, columns: list[str], usual: Sequence[str], key: st
     return found[0]
 
 
-def _kind(split: Split, where: str, column: str, place: str) -> Literal["image", "text"]:
+def kind_of(split: Split, where: str, column: str, place: str) -> Literal["image", "text"]:
     feature = split.features[column]
     dtype = getattr(feature, "dtype", None)
     encoded = dtype in ("binary", "large_binary", "binary_view")

@@ -28,17 +28,38 @@ class Cell(TypedDict):
     path: str | None
 
 
+Picture = Cell | PIL.Image.Image
+"""An image as a column holds it, or as somebody has opened it."""
+
+
 @dataclass(frozen=True)
 class Rendering:
     """How pictures with transparency or more than 8 bits become pixels of 8 bits.
 
     Attributes:
-        background: a colour that Pillow knows, which shows where pictures are transparent.
-        white_level: the value of a picture with more than 8 bits that becomes 255; 0 stays 0.
+        background: a colour that Pillow knows, which shows where pictures are transparent; None if none are.
+        white_level: the value of a picture with more than 8 bits that becomes 255, where 0 stays 0; None if
+            none have that many.
     """
 
-    background: str
-    white_level: float
+    background: str | None = None
+    white_level: float | None = None
+
+
+class RenderingChoice:
+    """Chooses how pictures are rendered when it is first called.
+
+    Attributes:
+        made: the choice, or None before the first picture that needs one.
+    """
+
+    def __init__(self, choose: Callable[[], Rendering]) -> None:
+        self._choose = choose
+        self.made: Rendering | None = None
+
+    def __call__(self) -> Rendering:
+        self.made = self.made or self._choose()
+        return self.made
 
 
 def content(cell: Cell | None, row: int, where: str) -> bytes:
@@ -60,7 +81,7 @@ def content(cell: Cell | None, row: int, where: str) -> bytes:
 
 
 def choose_rendering(
-    splits: Iterable[tuple[Iterable[Cell | None], Iterable[int], str]],
+    splits: Iterable[tuple[Iterable[Picture | None], Iterable[int], str]],
     background: str | None = None,
     white_level: float | None = None,
 ) -> Rendering:
@@ -68,38 +89,46 @@ def choose_rendering(
 
     ``splits`` has the cells of each split, their rows, and its name for messages. The background is white, or
     black if the opaque pixels of all transparent pictures together have a mean brightness above one half. The
-    white level is the smallest of `WHITE_LEVELS` that no picture exceeds.
+    white level is the smallest of `WHITE_LEVELS` that no picture exceeds. A setting that is neither given nor
+    needed by any picture stays None.
 
     Raises:
         ExperimentError: an image is missing or cannot be decoded.
     """
     opaque = bright = highest = 0.0
+    transparent = deep = False
     if background is None or white_level is None:
         for picture in itertools.chain.from_iterable(_pictures(*split) for split in splits):
             if picture.mode in ("LA", "RGBA"):
                 brightness, alpha = np.asarray(picture.convert("LA"), dtype=np.float64).transpose(2, 0, 1)
+                transparent = True
                 opaque += alpha.sum()
                 bright += (alpha * brightness).sum()
             elif _is_deep(picture):
+                deep = True
                 highest = max(highest, float(np.asarray(picture).max()))
     chosen = "black" if bright > opaque * 255 / 2 else "white"
     level = next((level for level in WHITE_LEVELS if highest <= level), WHITE_LEVELS[-1])
-    return Rendering(background or chosen, white_level or level)
+    return Rendering(
+        background or (chosen if transparent else None), white_level or (level if deep else None)
+    )
 
 
 def decode(
-    cells: Iterable[Cell | None],
+    cells: Iterable[Picture | None],
     rows: NDArray[np.int64],
     where: str,
     size: tuple[int, int] | None,
     rendering: Callable[[], Rendering] | None = None,
+    remedy: str = "set task.image_size = [height, width]",
 ) -> NDArray[np.uint8]:
-    """Decode image cells to uint8 (n, channels, height, width).
+    """Decode image cells, or convert opened pictures, to uint8 (n, channels, height, width).
 
     Grey images keep one channel; if any image has colours, all get three. They are scaled to ``size``
     (height, width); without it, all must have the same size. They are turned as their EXIF orientation says.
     Of animations and files with several pages, the first image is taken. ``rendering`` is called if an image
     is transparent or has more than 8 bits; by default, `choose_rendering` chooses by these images.
+    ``remedy`` says what to do about sizes that differ.
 
     Raises:
         ExperimentError: an image is missing or cannot be decoded, sizes differ, or an image would vanish on
@@ -127,8 +156,7 @@ def decode(
         if arrays and array.shape != arrays[0].shape:
             first, this = ("x".join(map(str, one.shape[:2])) for one in (arrays[0], array))
             raise ExperimentError(
-                f"{where}: images differ in size, {first} pixels and, in row {row}, {this}; set"
-                " task.image_size = [height, width]"
+                f"{where}: images differ in size, {first} pixels and, in row {row}, {this}; {remedy}"
             )
         arrays.append(array)
     stacked = np.stack(arrays)
@@ -152,12 +180,12 @@ def _at(where: str, row: int) -> str:
     return f"{where}: the image of row {row} (the first is 0)"
 
 
-def _pictures(cells: Iterable[Cell | None], rows: Iterable[int], where: str) -> Iterator[PIL.Image.Image]:
+def _pictures(cells: Iterable[Picture | None], rows: Iterable[int], where: str) -> Iterator[PIL.Image.Image]:
     """Decode pictures; those with transparent pixels are LA or RGBA, and no others."""
     for row, cell in zip(rows, cells, strict=True):
-        data, at = content(cell, row, where), _at(where, row)
+        at = _at(where, row)
         try:
-            picture: PIL.Image.Image = PIL.Image.open(io.BytesIO(data))
+            picture = _opened(cell, row, where)
             picture.load()
             if picture.getexif().get(PIL.ExifTags.Base.Orientation) is not None:
                 picture = PIL.ImageOps.exif_transpose(picture)
@@ -169,6 +197,12 @@ def _pictures(cells: Iterable[Cell | None], rows: Iterable[int], where: str) -> 
         if _is_deep(picture):
             _check_deep(picture, at)
         yield picture
+
+
+def _opened(cell: Picture | None, row: int, where: str) -> PIL.Image.Image:
+    if isinstance(cell, PIL.Image.Image):
+        return cell
+    return PIL.Image.open(io.BytesIO(content(cell, row, where)))
 
 
 def _without_unused_alpha(picture: PIL.Image.Image) -> PIL.Image.Image:
@@ -200,6 +234,7 @@ def _needs_rendering(picture: PIL.Image.Image) -> bool:
 
 def _rendered(picture: PIL.Image.Image, rendering: Rendering, at: str) -> PIL.Image.Image:
     if _is_deep(picture):
+        assert rendering.white_level is not None
         values = np.asarray(picture, dtype=np.float64)
         if values.max() > rendering.white_level:
             raise ExperimentError(
@@ -208,6 +243,7 @@ def _rendered(picture: PIL.Image.Image, rendering: Rendering, at: str) -> PIL.Im
         return PIL.Image.fromarray((values * (255 / rendering.white_level)).round().astype(np.uint8))
     if picture.mode not in ("LA", "RGBA"):
         return picture
+    assert rendering.background is not None
     colour = PIL.ImageColor.getrgb(rendering.background)[:3]
     grey = picture.mode == "LA" and len(set(colour)) == 1
     mode = "L" if grey else "RGB"

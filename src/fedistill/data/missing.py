@@ -33,7 +33,7 @@ def image_cells(encoded: Split) -> Iterator[Cell | None]:
         yield from batch[inputs].to_pylist()
 
 
-def _is_missing(split: Split, column: str, kind: Content) -> NDArray[np.bool_]:
+def is_missing(split: Split, column: str, kind: Content) -> NDArray[np.bool_]:
     """Return which rows have no value: null, NaN, an image without bytes and path, or a label "" or -1.
 
     A column of class labels marks missing labels with -1.
@@ -69,7 +69,7 @@ def complete(
     Raises:
         ExperimentError: rows lack a value and ``drop`` is false, or no row is left.
     """
-    missing = {column: _is_missing(split, column, kind) for column, kind in kinds.items()}
+    missing = {column: is_missing(split, column, kind) for column, kind in kinds.items()}
     kept = np.flatnonzero(~np.logical_or.reduce(list(missing.values())))
     if len(kept) == len(split):
         return split, kept

@@ -55,6 +55,8 @@ class Loaded:
 
     Labels of files and hub data sets that serve as a public set are not read: ``classes`` is empty then, and
     all labels are 0.
+
+    ``rendering`` chooses how images of files and of the hub are rendered; None for other sources.
     """
 
     kind: Literal["image", "text"]
@@ -63,6 +65,7 @@ class Loaded:
     test: Table | None
     own_test: bool = False
     by_file: bool = False
+    rendering: image.RenderingChoice | None = None
 
 
 def place_of(source: Source) -> str:

@@ -2,13 +2,14 @@
 
 import hashlib
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from fedistill.data.image import Rendering
 from fedistill.data.samples import Samples, Texts
 from fedistill.models.signature import Preprocessing, Signature
 from fedistill.state import State, decode_state, encode_state, write_file
@@ -84,6 +85,7 @@ class Task:
         absent: the sites without a client.
         unused: how many other private samples no client has. Neither is saved, since only the checks before a
             run read them.
+        rendering: how images that were transparent or had more than 8 bits were rendered, for saved models.
     """
 
     name: str
@@ -101,6 +103,7 @@ class Task:
     client_names: tuple[str, ...] = ()
     absent: tuple[AbsentSite, ...] = ()
     unused: int = 0
+    rendering: Rendering = field(default_factory=Rendering)
     _encoded: dict[Hashable, Tensor] = field(default_factory=dict, compare=False, repr=False)
 
     def signature_for(self, wanted: Preprocessing) -> Signature:
@@ -115,7 +118,7 @@ class Task:
             return replace(self.signature, shape=(self._length(wanted),), vocabulary=wanted.buckets + 1)
         from fedistill.data.text import signature_of  # imports tokenizers, which images do not need
 
-        return signature_of(self._tokenizer(wanted), len(self.classes))
+        return signature_of(self.tokenizer(wanted), len(self.classes))
 
     def client_inputs(self, client: int, wanted: Preprocessing) -> Tensor:
         """Return a client's private samples as model inputs, uint8 (n, C, H, W) or int32 (n, length)."""
@@ -143,7 +146,7 @@ class Task:
 
         if wanted.buckets is not None:
             return None
-        unknown = unknown_id(self._tokenizer(wanted))
+        unknown = unknown_id(self.tokenizer(wanted))
         if unknown is None:
             return None
         inputs = [self.client_inputs(client, wanted) for client in range(len(self.clients))]
@@ -159,7 +162,7 @@ class Task:
 
             texts = list(samples)
             if wanted.buckets is None:
-                ids = encode_texts(self._tokenizer(wanted), texts)
+                ids = encode_texts(self.tokenizer(wanted), texts)
             else:
                 ids = hash_texts(texts, self._length(wanted), wanted.buckets)
             self._encoded[key] = torch.from_numpy(ids)
@@ -168,7 +171,12 @@ class Task:
     def _length(self, wanted: Preprocessing) -> int:
         return wanted.length or self.signature.shape[0]
 
-    def _tokenizer(self, wanted: Preprocessing) -> "Tokenizer":
+    def tokenizer(self, wanted: Preprocessing) -> "Tokenizer":
+        """Return the tokenizer of text models with this preprocessing, which must not be hashed words.
+
+        Raises:
+            ExperimentError: the model's tokenizer cannot be read.
+        """
         from fedistill.data.text import tokenizer_for
 
         return tokenizer_for(self.vocabulary_frame, self.signature.shape[0], wanted)
@@ -189,7 +197,9 @@ class Task:
 
     def fingerprint(self) -> str:
         """Return a digest of the complete task; equal tasks have equal digests."""
-        return hashlib.blake2b(self.to_bytes(), digest_size=16).hexdigest()
+        # How images were rendered shows in their pixels.
+        content = replace(self, rendering=Rendering()).to_bytes()
+        return hashlib.blake2b(content, digest_size=16).hexdigest()
 
     def to_bytes(self) -> bytes:
         """Return the complete task, private samples too, for `from_bytes`."""
@@ -218,6 +228,8 @@ class Task:
             }
         if self.client_names:
             state["names"] = list(self.client_names)
+        if self.rendering != Rendering():
+            state["rendering"] = asdict(self.rendering)
         if self.public is not None:
             state["public"] = {
                 **_plain([self.public]),
@@ -253,6 +265,7 @@ class Task:
             samples_elsewhere=None if elsewhere is None else tuple(elsewhere),
             own_tests=_labelled(state["own_tests"]) if "own_tests" in state else (),
             client_names=tuple(state.get("names", ())),
+            rendering=Rendering(**state.get("rendering", {})),
         )
 
 

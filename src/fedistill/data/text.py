@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from icu4py.breakers import WordBreaker
@@ -83,7 +84,7 @@ def build_tokenizer(public: Sequence[str], settings: Text) -> Tokenizer:
 
 def vocabulary_size(tokenizer: Tokenizer) -> int:
     """Return the number of token ids that `encode_texts` may return."""
-    return int(max(tokenizer.get_vocab().values())) + 1 + _shift(tokenizer)
+    return int(max(tokenizer.get_vocab().values())) + 1 + id_shift(tokenizer)
 
 
 def encode_texts(tokenizer: Tokenizer, texts: Sequence[str]) -> NDArray[np.int32]:
@@ -92,13 +93,13 @@ def encode_texts(tokenizer: Tokenizer, texts: Sequence[str]) -> NDArray[np.int32
     Texts without any token become one unknown word (id 1 in vocabularies of our own), since models could not
     average over zero tokens.
     """
-    if _takes_words(tokenizer):
+    if takes_words(tokenizer):
         length = _length(tokenizer)
         texts = [_SEPARATOR.join(islice(words_of(text), length)) for text in texts]
     encodings = tokenizer.encode_batch(list(texts))
     ids = np.array([encoding.ids for encoding in encodings], dtype=np.int32)
     kept = np.array([encoding.attention_mask for encoding in encodings], dtype=np.int32)
-    shift = _shift(tokenizer)
+    shift = id_shift(tokenizer)
     ids = (ids + shift) * kept
     empty = (ids == 0).all(axis=1)
     unknown = unknown_id(tokenizer)
@@ -122,15 +123,16 @@ def hash_texts(texts: Sequence[str], length: int, buckets: int) -> NDArray[np.in
 def unknown_id(tokenizer: Tokenizer) -> int | None:
     """Return the id that `encode_texts` returns for unknown words, or None if the tokenizer knows all."""
     known = [tokenizer.token_to_id(name) for name in (UNKNOWN, "<unk>")]
-    return next((token + _shift(tokenizer) for token in known if token is not None), None)
+    return next((token + id_shift(tokenizer) for token in known if token is not None), None)
 
 
-def _takes_words(tokenizer: Tokenizer) -> bool:
+def takes_words(tokenizer: Tokenizer) -> bool:
+    """Return whether a tokenizer looks up the words of `words_of`, joined by U+001F."""
     own = tokenizer.pre_tokenizer
     return own is not None and own.__getstate__() == _SPLIT.__getstate__()
 
 
-def _shift(tokenizer: Tokenizer) -> int:
+def id_shift(tokenizer: Tokenizer) -> Literal[0, 1]:
     """Return the offset of token ids: models use 0 for padding, which may be a word of a custom tokenizer."""
     return 0 if tokenizer.id_to_token(0) in (PAD, "<pad>") else 1
 
@@ -151,6 +153,15 @@ def tokenizer_for(frame: bytes, length: int, wanted: Preprocessing) -> Tokenizer
     else:
         tokenizer = _from_file(wanted.tokenizer, "model: preprocessing.tokenizer")
     return _of_length(tokenizer, wanted.length or length)
+
+
+def open_tokenizer(path: str, length: int, place: str) -> Tokenizer:
+    """Return the tokenizer in a file, which keeps this many tokens per text; ``place`` is for messages.
+
+    Raises:
+        ExperimentError: there is no such file, or it is not a tokenizer.
+    """
+    return _of_length(_from_file(path, place), length)
 
 
 def signature_of(tokenizer: Tokenizer, classes: int) -> Signature:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from fedistill.config.schema import Experiment
+from fedistill.deployment.classifier import Classifier
 from fedistill.errors import nearest
 from fedistill.experiment import table
 from fedistill.experiment.callbacks import Callback, Callbacks
@@ -23,7 +24,8 @@ from fedistill.experiment.results import (
     last_views,
     of_seeds,
 )
-from fedistill.experiment.run_folder import default_folder, read_results
+from fedistill.experiment.run_folder import RunFolder, default_folder, read_results
+from fedistill.experiment.saved_models import open_saved
 from fedistill.experiment.seeds import resume_seeds, run_seeds
 from fedistill.experiment.spread import Spread
 
@@ -97,6 +99,7 @@ class SeedSummary:
     """What an arm of a run did with one seed.
 
     Attributes:
+        arm: the arm's name; ``folder``: of the run with this seed.
         status: ``done``, ``stopped`` or ``failed``; of the last, ``error`` says why.
         rounds: as in results.json, the first is round 1.
         views: accuracy (0 to 1) by view when it was last evaluated.
@@ -104,6 +107,8 @@ class SeedSummary:
             set, one copy for each client that needs one.
     """
 
+    arm: str
+    folder: Path
     seed: int
     status: Status
     error: str | None
@@ -111,6 +116,23 @@ class SeedSummary:
     views: dict[str, float]
     bytes_total: int
     bytes_public: int
+
+    def server_model(self) -> Classifier:
+        """Return the server's model after the last complete round, with its preprocessing.
+
+        Raises:
+            ExperimentError: the arm has no server model, or no complete round; or the model's own code is
+                missing.
+        """
+        return open_saved(RunFolder(self.folder), self.arm, "server")
+
+    def client_model(self, client: int) -> Classifier:
+        """Return the same of a client's own model; clients count from 0.
+
+        Raises:
+            ExperimentError: as `server_model`.
+        """
+        return open_saved(RunFolder(self.folder), self.arm, f"client-{client}")
 
 
 @dataclass(frozen=True)
@@ -150,16 +172,39 @@ class ArmSummary:
         Raises:
             AttributeError: there are several seeds, each of which has rounds of its own.
         """
+        return self._only_seed("the rounds", "rounds").rounds
+
+    def server_model(self) -> Classifier:
+        """Return the server's model, as `SeedSummary.server_model` does.
+
+        Raises:
+            AttributeError: there are several seeds, each of which has models of its own.
+        """
+        return self._only_seed("the model", "server_model()").server_model()
+
+    def client_model(self, client: int) -> Classifier:
+        """Return a client's own model, as `SeedSummary.client_model` does.
+
+        Raises:
+            AttributeError: as `server_model`.
+        """
+        return self._only_seed("the model", f"client_model({client})").client_model(client)
+
+    def _only_seed(self, what: str, place: str) -> SeedSummary:
         if len(self.seeds) != 1:
             raise AttributeError(
-                f"arm {self.name!r} has {len(self.seeds)} seeds: take the rounds of one, `seeds[0].rounds`"
+                f"arm {self.name!r} has {len(self.seeds)} seeds: take {what} of one, `seeds[0].{place}`"
             )
-        return self.seeds[0].rounds
+        return self.seeds[0]
 
 
-def _arm_summary(arm: AnyArmJson, asked: int) -> ArmSummary:
-    """Return the summary of an arm that was asked to run with so many seeds."""
-    seeds = [_seed_summary(one) for one in of_seeds(arm)]
+def _arm_summary(arm: AnyArmJson, asked: int, path: Path) -> ArmSummary:
+    """Return the summary of an arm that was asked to run with so many seeds, in the folder of its run."""
+    several, name = "seeds" in arm, arm["name"]
+    seeds = [
+        _seed_summary(one, name, RunFolder(path).of_seed(one["seed"]).path if several else path)
+        for one in of_seeds(arm)
+    ]
     numbers = [one["seed"] for one in counted(arm)]
     known = [one for one in seeds if one.seed in numbers]
     views = {
@@ -189,8 +234,10 @@ def _status(states: Sequence[Status], asked: int) -> Status:
     return "done" if states.count("done") == asked else "stopped"
 
 
-def _seed_summary(one: SeedJson) -> SeedSummary:
+def _seed_summary(one: SeedJson, arm: str, folder: Path) -> SeedSummary:
     return SeedSummary(
+        arm=arm,
+        folder=folder,
         seed=one["seed"],
         status=one["status"],
         error=one["error"],
@@ -226,7 +273,8 @@ class Run:
     def __getitem__(self, name: str) -> ArmSummary:
         for arm in self.results["arms"]:
             if arm["name"] == name:
-                return _arm_summary(arm, len(self.results["seeds"]) if "seeds" in self.results else 1)
+                seeds = len(self.results["seeds"]) if "seeds" in self.results else 1
+                return _arm_summary(arm, seeds, self.path)
         raise KeyError(f"no arm {name!r}; the arms are {', '.join(self.arms)}.{nearest(name, self.arms)}")
 
     def table(self, markdown: bool = False) -> str:

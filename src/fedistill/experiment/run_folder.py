@@ -6,7 +6,7 @@
     events.jsonl        one line for each thing that happened; rounds with every frame
     results.json        the outcome, see `fedistill.experiment.results`
     report.html         the same to look at
-    models/ARM/         final models, as safetensors with PyTorch's names
+    models/ARM/         models after the last complete round, each in a folder of its own
     checkpoint/ARM/     the last two complete rounds of each arm (`fedistill.experiment.checkpoint`)
     session             only of a run on a network: the name under which its nodes keep their states
 
@@ -219,8 +219,9 @@ class RunFolder:
         """
         return self._checkpoint(arm).records(self._log.rounds(arm))
 
-    def model_path(self, arm: str, name: str) -> Path:
-        return self.path / "models" / slug(arm) / f"{name}.safetensors"
+    def model_folder(self, arm: str, name: str) -> Path:
+        """Return the folder of a saved model: ``server``, ``client-N`` or ``travelling-MODEL``."""
+        return self.path / "models" / slug(arm) / slug(name)
 
     def _checkpoint(self, arm: str) -> Checkpoint:
         return Checkpoint(self.path / "checkpoint" / slug(arm), arm)

@@ -22,18 +22,16 @@ from fedistill.experiment.progress import Watcher
 from fedistill.experiment.report import write_results
 from fedistill.experiment.results import ArmJson, ResultsJson, Status
 from fedistill.experiment.run_folder import RunFolder
+from fedistill.experiment.saved_models import save_models
 from fedistill.experiment.summary import arm_json, results_json
 from fedistill.federation import local_executor
 from fedistill.federation.arm import ReadyArm, resolve_arm, settle_arm
-from fedistill.federation.client import client_state
 from fedistill.federation.executor import Executor, check_main_guard
 from fedistill.federation.history import ArmRun
 from fedistill.federation.ledger import Ledger
 from fedistill.federation.metrics import find_metrics
 from fedistill.federation.round import play_round
-from fedistill.models import registry as models
 from fedistill.models.saved_start import start_digest
-from fedistill.training.model_state import save_model
 
 
 def prepare(experiment: Experiment) -> tuple[Task, list[ReadyArm]]:
@@ -229,12 +227,14 @@ def _play(
                     errors[arm.name] = str(error)
                     folder.append({"event": "failed", "arm": arm.name, "error": str(error)})
                     watcher.failed(arm.name, str(error))
-                else:
-                    _save_models(folder, arm, run)
+                save_models(folder, experiment, arm, run)
                 if run.round > before or arm.name in errors:
                     callbacks.arm_end(arm, _described(arm, run, errors))
     except (KeyboardInterrupt, RuntimeFailure):
         results = _finish(folder, experiment, task, arms, runs, errors)
+        for arm in arms:
+            if runs[arm.name].round < arm.rounds:
+                save_models(folder, experiment, arm, runs[arm.name])
         with suppress(RuntimeFailure):  # what has stopped the run comes first
             callbacks.run_end(results)
         raise
@@ -262,16 +262,3 @@ def _described(arm: ReadyArm, run: ArmRun, errors: dict[str, str]) -> ArmJson:
     if arm.name in errors:
         status = "failed"
     return arm_json(arm, run, status, errors.get(arm.name))
-
-
-def _save_models(folder: RunFolder, arm: ReadyArm, run: ArmRun) -> None:
-    """Leave the final models, under PyTorch's own names of their weights."""
-    server = arm.server_model()
-    found = {} if server is None else {"server": (*server, run.mean or run.server.model)}
-    if arm.method.has_client_models:
-        for client, kept in run.clients.items():
-            model = arm.federation.clients[client].model
-            module = models.reusable(model, arm.signature(model))
-            found[f"client-{client}"] = (model, module, client_state(arm, client, kept).model)
-    for name, (model, module, state) in found.items():
-        save_model(folder.model_path(arm.name, name), module, state, {"model": model})

@@ -27,8 +27,9 @@ from fedistill.config.task import MOST_CLIENTS, Source
 from fedistill.data.samples import none_of
 from fedistill.data.task import Labelled, Task
 from fedistill.errors import ExperimentError, FedistillError, TrainingError
+from fedistill.experiment.saved_models import about_site, save_client_model
 from fedistill.federation.arm import ReadyArm
-from fedistill.federation.client import client_state, run_client
+from fedistill.federation.client import run_client
 from fedistill.federation.client_evaluation import evaluate_client
 from fedistill.federation.executor import prepare_process
 from fedistill.federation.scores import Scores
@@ -36,10 +37,8 @@ from fedistill.flower.allowed_modules import AllowedModules, Config, look_up
 from fedistill.flower.app_template import asked_for
 from fedistill.flower.parent_watch import end_with_parent
 from fedistill.flower.serde import Answer, Order, open_order, seal_answer
-from fedistill.models import registry as models
 from fedistill.models.checks import check_model
 from fedistill.state import write_file
-from fedistill.training.model_state import save_model
 
 app = ClientApp()
 _OWN_KEYS = ("format", "input", "label", "separator", "encoding", "drop_missing", "background", "white_level")
@@ -174,7 +173,7 @@ class Node:
                 path.unlink()
         for _, path in self._kept(arm)[:-_KEPT]:
             path.unlink()
-        self._save_model(arm, outcome.state)
+        self._save_model(arm, order.round, outcome.state)
         words: dict[str, float | str | list[int]] = {
             "seconds": outcome.seconds,
             "cost": [outcome.cost.multiply_adds, outcome.cost.memory],
@@ -185,15 +184,11 @@ class Node:
             words |= {"counts": scores.correct, **_words(scores)}
         return Answer(outcome.frame, words)
 
-    def _save_model(self, arm: ReadyArm, state: bytes) -> None:
+    def _save_model(self, arm: ReadyArm, round: int, state: bytes) -> None:
         """Leave the newest model where its site can use it."""
         if arm.method.has_client_models:
-            name = arm.federation.clients[self.client].model
-            module = models.reusable(name, arm.signature(name))
-            path = self.folder / "models" / f"{self._states(arm).name}.safetensors"
-            save_model(
-                path, module, client_state(arm, self.client, state).model, {"arm": arm.name, "model": name}
-            )
+            path, about = self.folder / "models" / self._states(arm).name, about_site(arm, round)
+            save_client_model(path, self.experiment, arm, self.client, state, about, own=self._own)
 
     def evaluate(self, order: Order) -> Answer:
         """Evaluate the client's own model, or the server's in the order's frame on the client's samples."""

@@ -7,7 +7,7 @@ dataclass of plain data (`fedistill.state`), saved after each round. If it has a
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
@@ -19,6 +19,7 @@ from fedistill.communication.messages.weights import Weights
 from fedistill.config.schema import Section
 from fedistill.errors import FrameError, Refusal
 from fedistill.methods.participants import Client, ClientInfo, FederationInfo, Server, sample_public
+from fedistill.training.model_state import ModelState
 
 Up = TypeVar("Up", bound=Message)
 Down = TypeVar("Down", bound=Message)
@@ -285,6 +286,10 @@ class Method(ABC, Generic[Up, Down, ServerStateT, ClientStateT]):
         Its state is the field ``model`` of the server's state.
         """
         return None
+
+    def travelling_models(self, state: ServerStateT) -> Mapping[str, ModelState]:
+        """Return the models that the server keeps for clients beside its own, by the name of their model."""
+        return {}
 
     def server_eval_models(
         self, state: ServerStateT, server: Server, clients: Callable[[int], ClientStateT]

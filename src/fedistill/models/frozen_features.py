@@ -22,6 +22,8 @@ class FrozenFeatures(nn.Module):
 
     Attributes:
         width: d.
+        name: of the model.
+        seed: of its weights, if they are drawn, and of the projections.
     """
 
     def __init__(self, name: str, signature: Signature, seed: int, width: int | None = None) -> None:
@@ -39,6 +41,7 @@ class FrozenFeatures(nn.Module):
         if width is not None and width > own:
             raise ExperimentError(f"model {name!r} has {own} features, fewer than width = {width}")
         self.width = width or own
+        self.name, self.seed = name, seed
         self._frozen = (frozen,)  # in a tuple, a module's weights are not found
         generator = torch.Generator().manual_seed(derive(seed, "projections"))
         self._projections = (

@@ -46,13 +46,13 @@ class _Convolutions(nn.Sequential):
 
 def _onednn_computes(inputs: Tensor) -> bool:
     return (
-        inputs.numel() >= _FEWEST_PIXELS * inputs.shape[1]
+        not torch.compiler.is_compiling()  # the first: an exported program may have batches of any size
+        and inputs.numel() >= _FEWEST_PIXELS * inputs.shape[1]
         and inputs.device.type == "cpu"
         and inputs.dtype == torch.float32
         and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         and bool(torch.backends.mkldnn.enabled)
         and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
         and torch._C._functorch.peek_interpreter_stack() is None  # vmap and grad take plain layouts alone
     )
 

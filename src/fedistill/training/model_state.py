@@ -129,14 +129,14 @@ def unflatten(model: nn.Module, weights: Tensor) -> nn.Module:
     return model
 
 
-def save_model(path: Path, model: nn.Module, state: ModelState, about: dict[str, str]) -> None:
+def save_model(path: Path, model: nn.Module, state: ModelState) -> None:
     """Write a model's state as safetensors under PyTorch's names; this loads the state into the model."""
     state.load_into(model)
     # Cloned, since the format does not support tensors that share memory, such as tied weights.
     tensors = {
         key: value.clone(memory_format=torch.contiguous_format) for key, value in model.state_dict().items()
     }
-    write_file(path, save(tensors, about))
+    write_file(path, save(tensors, {"format": "pt"}))  # several keys would be in any order
 
 
 def floats(model: nn.Module) -> Iterable[Tensor]:

@@ -106,6 +106,9 @@ class Bridge(Method[BridgeReply, BridgeRequest, BridgeServer, BridgeClient]):
     def start_client(self, client: Client) -> BridgeClient:
         return BridgeClient(client.initial_model())
 
+    def travelling_models(self, state: BridgeServer) -> dict[str, ModelState]:
+        return state.merged
+
     def send(self, state: BridgeServer, server: Server, client: int) -> BridgeRequest | None:
         return state.request(client, server.clients[client].model, self.settings.coverage)
 

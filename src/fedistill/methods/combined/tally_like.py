@@ -106,6 +106,9 @@ class TallyLike(Method[TallyReply, TallyRequest, TallyServer, TallyClient]):
     def start_client(self, client: Client) -> TallyClient:
         return TallyClient(client.common_model())
 
+    def travelling_models(self, state: TallyServer) -> dict[str, ModelState]:
+        return state.merged
+
     def send(self, state: TallyServer, server: Server, client: int) -> TallyRequest:
         if self._merges(state):
             model = state.merged[server.clients[client].model]

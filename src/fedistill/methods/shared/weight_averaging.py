@@ -122,6 +122,9 @@ class SmallModels(Method[TrainedWeights, Weights, SmallModelsServer, NoState]):
     def start_client(self, client: Client) -> NoState:
         return NoState()
 
+    def travelling_models(self, state: SmallModelsServer) -> dict[str, ModelState]:
+        return state.travelling
+
     def send(self, state: SmallModelsServer, server: Server, client: int) -> Weights:
         return weights_message(state.travelling[server.clients[client].model])
 

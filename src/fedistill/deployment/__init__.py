@@ -1,0 +1,1 @@
+"""What is done with trained models: they are saved with their preprocessing, loaded, and classify samples."""
