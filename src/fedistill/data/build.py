@@ -21,7 +21,9 @@ from fedistill.models.signature import Signature
 from fedistill.rng import numpy_stream
 
 
-def build_task(config: TaskConfig, seed: int, *, validation: bool = False) -> Task:
+def build_task(
+    config: TaskConfig, seed: int, *, validation: bool = False, opened: Loaded | None = None
+) -> Task:
     """Build a task; equal settings and seeds yield equal tasks.
 
     Args:
@@ -29,11 +31,13 @@ def build_task(config: TaskConfig, seed: int, *, validation: bool = False) -> Ta
             ``test_share`` of those that are neither test nor public samples; the first that are taken are
             those beyond ``limit``, so that, if there are enough of them, private and public samples are those
             of the task without validation.
+        opened: the source, if the caller has opened it with these settings already.
 
     Raises:
         ExperimentError: the data cannot be found, read, or divided as asked.
     """
-    opened = sources.open_source(config, config.image_size, test=not validation)
+    if opened is None:
+        opened = sources.open_source(config, config.image_size, test=not validation)
     source = _without(opened, config.exclude_classes)
     private, test_table, test_rows = _hold_out_test(source, config, seed)
     taken = take_public(config, source, private, seed)
