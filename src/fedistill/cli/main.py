@@ -26,6 +26,7 @@ from fedistill.cli.console import (
     typed_command,
 )
 from fedistill.cli.flower import app as flower
+from fedistill.cli.init import init_command
 from fedistill.cli.tune import tune_command
 from fedistill.errors import ExperimentError, FedistillError, nearest
 from fedistill.stop_signals import stop_requests
@@ -38,6 +39,7 @@ app = typer.Typer(
 )
 app.add_typer(flower, name="flower")
 app.command("tune")(tune_command)
+app.command("init")(init_command)
 
 
 def _print_version(wanted: bool) -> None:

@@ -20,10 +20,10 @@ _Feature = Any
 
 _Part = tuple[Split, Rows, str]
 """Rows of a split, their places in the file, and the split's name for messages."""
-_NUMBER = re.compile(r"[-+]?[0-9]+([.,][0-9]+)?([eE][-+]?[0-9]+)?")
+NUMBER = re.compile(r"[-+]?[0-9]+([.,][0-9]+)?([eE][-+]?[0-9]+)?")
 _IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp")
-_INPUT_NAMES = ("image", "img", "text", "sentence", "content", "document", "article")
-_LABEL_NAMES = ("label", "labels", "class", "category", "target", "coarse_label", "fine_label")
+INPUT_NAMES = ("image", "img", "text", "sentence", "content", "document", "article")
+LABEL_NAMES = ("label", "labels", "class", "category", "target", "coarse_label", "fine_label")
 
 
 def from_hugging_face(
@@ -44,16 +44,16 @@ def from_hugging_face(
     if len(train) == 0:
         raise ExperimentError(f"{where}: has no rows")
     if isinstance(source, PublicSource):
-        inputs = _choose(source.input, columns, _INPUT_NAMES, f"{place}.input", where)
+        inputs = _choose(source.input, columns, INPUT_NAMES, f"{place}.input", where)
         kind = _kind(train, where, inputs, place)
         train, numbers = complete(train, {inputs: kind}, source.drop_missing, where, place)
         rendering = _rendering(source, inputs, [(train, numbers, where)])
         unknown = np.zeros(len(train), dtype=np.int64)
         unlabelled = _columns(train, kind, inputs, unknown, where, image_size, numbers, rendering)
         return Loaded(kind, (), unlabelled, None)
-    label = _choose(source.label, columns, _LABEL_NAMES, f"{place}.label", where)
+    label = _choose(source.label, columns, LABEL_NAMES, f"{place}.label", where)
     others = [column for column in columns if column != label]
-    inputs = _choose(source.input, others, _INPUT_NAMES, f"{place}.input", where)
+    inputs = _choose(source.input, others, INPUT_NAMES, f"{place}.input", where)
     kind = _kind(train, where, inputs, place)
     needed: dict[str, Content] = {label: "label", inputs: kind}
     owner = getattr(source.partition, "column", None) if isinstance(source, TaskConfig) else None
@@ -180,7 +180,7 @@ def _kind(split: Split, where: str, column: str, place: str) -> Literal["image",
     if encoded or isinstance(feature, datasets.Image) or (isinstance(feature, dict) and "bytes" in feature):
         return "image"
     if dtype in ("string", "large_string", "string_view"):
-        if all(_NUMBER.fullmatch(str(value)) for value in split[column]):
+        if all(NUMBER.fullmatch(str(value)) for value in split[column]):
             raise ExperimentError(
                 f"{where}: column {column!r} holds numbers, neither images nor texts; set {place}.input"
             )

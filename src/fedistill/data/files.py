@@ -7,14 +7,14 @@ and files: the words in `SPLIT_WORDS`, alone or set off by spaces, digits, ``-``
 import functools
 import glob
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import datasets
-from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 
 from fedistill.config.task import Source
+from fedistill.data.formats import endings, is_image, visible_files
 from fedistill.data.quiet import first_line, quietly
 from fedistill.data.several_files import find_files, join_files, title
 from fedistill.data.table import Split, place_of
@@ -27,8 +27,6 @@ SPLIT_WORDS = {
     "test": ("test", "testing", "eval", "evaluation"),
 }
 """The words by which `datasets` recognizes splits; here, upper and lower case are the same."""
-_ENDINGS = {"csv": (".csv", ".tsv", ".txt"), "json": (".json", ".jsonl", ".ndjson"), "parquet": (".parquet",)}
-_PACKED = (".gz", ".bz2", ".zst", ".lz4")
 _FOLDERS = {
     "imagefolder": "a folder with one subfolder of images for each class",
     "save_to_disk": "a folder that `save_to_disk` of `datasets` has written",
@@ -198,8 +196,7 @@ def _parts_of_saved(folder: Path) -> _Parts:
 
 
 def _parts_of_images(folder: Path) -> _Parts:
-    endings = tuple(ImageFolder.EXTENSIONS)
-    images = [path for path in _visible(folder) if path.suffix.lower() in endings]
+    images = [path for path in visible_files(folder) if is_image(path)]
     if not images:
         raise ExperimentError("there are no images in it")
     tables = any(folder.rglob("metadata.*"))
@@ -246,7 +243,7 @@ def _splits_of_tables(folder: Path, form: str) -> dict[str, list[Path]]:
 
     As in `datasets`, names of folders come before names of files, and files that no split names are left out.
     """
-    files = [path for path in _visible(folder) if path.name.lower().endswith(tuple(_endings(form)))]
+    files = [path for path in visible_files(folder) if path.name.lower().endswith(tuple(endings(form)))]
     if not files:
         raise ExperimentError(f"there are no {form} files in it")
     by_folder = {path: [split_of(name) for name in path.relative_to(folder).parts[:-1]] for path in files}
@@ -259,20 +256,6 @@ def _splits_of_tables(folder: Path, form: str) -> dict[str, list[Path]]:
         if parts:
             return parts
     return {"": files}
-
-
-def _endings(form: str) -> Iterator[str]:
-    for ending in _ENDINGS[form]:
-        yield from (ending, *(ending + packed for packed in _PACKED))
-
-
-def _visible(folder: Path) -> list[Path]:
-    """Return the files in a folder and its subfolders, in order, without hidden ones."""
-    return [
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and not any(part.startswith((".", "__")) for part in path.relative_to(folder).parts)
-    ]
 
 
 def _read_tables(source: Source, paths: list[Path]) -> Split:

@@ -52,14 +52,14 @@ def open_source(source: Source, image_size: tuple[int, int] | None = None, *, te
         ExperimentError: the source is unknown, missing or unreadable, or a column cannot be guessed.
     """
     if source.format is not None:
-        return choose_columns(_files(source, test), source, image_size)
+        return choose_columns(read_splits(source, test=test), source, image_size)
     name = source.name or ""
     if name == "digits":
         return _digits(image_size)
     if name == "bbc-news":
         return _bbc_news()
     if name.startswith("hf:"):
-        return choose_columns(_hub(name.removeprefix("hf:"), source, test), source, image_size)
+        return choose_columns(read_splits(source, test=test), source, image_size)
     if name in HUB_NAMES:
         return _named(name, source, image_size, test)
     raise ExperimentError(
@@ -68,15 +68,15 @@ def open_source(source: Source, image_size: tuple[int, int] | None = None, *, te
     )
 
 
-def read_splits(source: Source) -> Splits:
-    """Read both splits of files or of an ``hf:`` data set, with all their columns, for `choose_columns`.
+def read_splits(source: Source, *, test: bool = True) -> Splits:
+    """Read the splits of files or of an ``hf:`` data set, with all their columns, for `choose_columns`.
 
     Raises:
         ExperimentError: they are missing or unreadable.
     """
     if source.format is not None:
-        return _files(source, test=True)
-    return _hub(str(source.name).removeprefix("hf:"), source, test=True)
+        return _files(source, test)
+    return _hub(str(source.name).removeprefix("hf:"), source, test)
 
 
 def choose_columns(splits: Splits, source: Source, image_size: tuple[int, int] | None = None) -> Loaded:
