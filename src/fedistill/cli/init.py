@@ -122,7 +122,16 @@ def _as_json(started: "Started") -> "RawTable":
     survey = started.survey
     return {
         "file": str(started.path),
-        **asdict(survey),
-        "sizes": [{"height": high, "width": wide, "count": n} for (high, wide), n in survey.sizes.items()],
+        "title": survey.title,
+        "format": survey.form,
+        "kind": survey.kind,
+        "samples": survey.samples,
+        "test_samples": survey.tests,
+        "missing": survey.missing,
+        "columns": asdict(survey.columns),
+        "classes": survey.classes,
+        "sites": survey.sites,
+        "sizes": [{"height": high, "width": wide, "images": n} for (high, wide), n in survey.sizes.items()],
+        "words": None if survey.words is None else asdict(survey.words),
         "findings": [asdict(finding) for finding in started.findings],
     }

@@ -14,7 +14,7 @@ _PLACES = (_PACKAGE / "examples", _PACKAGE.parents[1] / "examples")
 
 
 def examples() -> dict[str, Path]:
-    """Return the examples that are one file each, by name; those of one method are called ``methods/NAME``."""
+    """Return the examples of one file each, by name; those of a single method are called ``methods/NAME``."""
     folder = next((place for place in _PLACES if place.is_dir()), _PLACES[0])
     found = [*sorted(folder.glob("*.toml")), *sorted(folder.glob("methods/*.toml"))]
     return {

@@ -79,8 +79,8 @@ def look(title: str, splits: Splits, loaded: Loaded, config: TaskConfig, columns
     if len(loaded.classes) * 2 > len(loaded.train):
         raise ExperimentError(
             f"{title}: column {columns.label!r} has {len(loaded.classes)} different values in"
-            f" {len(loaded.train)} samples, too many to be classes (regression is not supported): name the column"
-            " of labels with --label"
+            f" {len(loaded.train)} samples, too many to be classes (regression is not supported): name the"
+            " column of labels with --label"
         )
     counts = np.bincount(loaded.train.labels, minlength=len(loaded.classes))
     names = Counter(dict(zip(loaded.classes, counts.tolist(), strict=True)))
