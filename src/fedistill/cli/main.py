@@ -151,6 +151,14 @@ def doctor_command(experiment: ExperimentPath, set: Set = None, json: Json = Fal
     raise_errors(findings)
 
 
+@app.command("schema")
+def schema_command() -> None:
+    """Print the JSON schema of experiment files, with which editors complete and check them."""
+    from fedistill.experiment.file_schema import file_schema
+
+    print_json(file_schema())
+
+
 @app.command("methods")
 def methods_command(json: Json = False) -> None:
     """List the methods, what each exchanges and what it needs."""

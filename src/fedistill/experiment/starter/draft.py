@@ -27,7 +27,7 @@ server = "cnn-s"
 [train]
 epochs = 2
 batch_size = 16
-optimizer = { name = "sgd", lr = 0.05, momentum = 0.9 }""".splitlines()
+optimizer = { name = "sgd", lr = 0.02, momentum = 0.9 }""".splitlines()
 _TEXT_MODELS = """\
 [models]   # `fedistill models` lists them; textcnn and transformer-s are larger
 clients = ["bag"]
@@ -180,7 +180,13 @@ def _arms(survey: Survey, own_public: bool, held_out: bool) -> Iterator[_Arm]:
         )
         yield _Arm(
             "Labels of the public samples alone: clients' models may differ.",
-            {"method": "dsfl", "codec": "simplex(bits=4)", "aggregation": "prior-corrected", **balanced},
+            {
+                "method": "dsfl",
+                "codec": "simplex(bits=4)",
+                "aggregation": "prior-corrected",
+                "distill_epochs": 4,
+                **balanced,
+            },
         )
     else:
         yield _Arm(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import fedistill
 from fedistill.errors import ExperimentError, nearest
-from fedistill.experiment.starter.start import write_new
+from fedistill.experiment.starter.new_file import write_new
 
 _PACKAGE = Path(str(fedistill.__file__)).parent
 _PLACES = (_PACKAGE / "examples", _PACKAGE.parents[1] / "examples")

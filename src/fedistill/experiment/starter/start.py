@@ -21,6 +21,7 @@ from fedistill.experiment.findings import Finding, raise_errors
 from fedistill.experiment.starter.columns import Columns, find_columns, find_public_input
 from fedistill.experiment.starter.draft import MOST_PUBLIC, Public, draft, rounded
 from fedistill.experiment.starter.locate import Located, locate
+from fedistill.experiment.starter.new_file import taken, write_new
 from fedistill.experiment.starter.survey import Survey, doubts, look
 from fedistill.federation.arm import ReadyArm
 
@@ -45,27 +46,6 @@ class _Opened:
     loaded: Loaded
 
 
-def write_new(path: Path, text: str) -> None:
-    """Write a file that does not exist yet.
-
-    Raises:
-        ExperimentError: it exists, or cannot be written.
-    """
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError:
-        raise _taken(path) from None
-    except OSError as error:
-        raise ExperimentError(f"{path}: cannot be written ({error})") from None
-
-
-def _taken(path: Path) -> ExperimentError:
-    return ExperimentError(
-        f"{path}: exists already and is left as it is: choose another name with --out FILE, or remove it"
-    )
-
-
 def start(
     data: Sequence[str], public: str | None, label: str | None, inputs: str | None, out: Path | None
 ) -> Started:
@@ -84,7 +64,7 @@ def start(
     located = locate(data)
     path = out or Path(f"{located.stem}.toml")
     if path.exists():
-        raise _taken(path)
+        raise taken(path)
     opened = _open(located, label, inputs)
     survey = look(located.title, opened.splits, opened.loaded, opened.config, opened.columns)
     shared = None if public is None else _public(locate([public]), opened, path.parent)
