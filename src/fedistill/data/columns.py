@@ -15,7 +15,7 @@ from fedistill.data.missing import Content, complete, encoded_images, image_cell
 from fedistill.data.table import Column, Inputs, Loaded, Rows, Split, Table, digest, place_of, texts_table
 from fedistill.errors import ExperimentError, nearest
 
-_Feature = Any
+Feature = Any
 """What `datasets` declares of a column: a `Value`, `ClassLabel`, `Image`, or a list or table of these."""
 
 _Part = tuple[Split, Rows, str]
@@ -195,7 +195,7 @@ def _kind(split: Split, where: str, column: str, place: str) -> Literal["image",
     )
 
 
-def _in_words(feature: _Feature) -> str:
+def _in_words(feature: Feature) -> str:
     if isinstance(feature, datasets.Value | datasets.ClassLabel):
         return f"values of type {feature.dtype}"
     return "images" if isinstance(feature, datasets.Image) else "lists or tables"

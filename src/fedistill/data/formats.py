@@ -37,7 +37,7 @@ def format_of(path: Path) -> str:
     """Return the ``format`` of a file or folder, by names alone.
 
     Raises:
-        ExperimentError: it does not exist, or is of no format that can be read; the message goes on from the
+        ExperimentError: it does not exist, or is of no format that can be read; the message continues the
             path.
     """
     if not path.exists():

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import datasets
 
-from fedistill.data.columns import INPUT_NAMES, LABEL_NAMES, NUMBER
+from fedistill.data.columns import INPUT_NAMES, LABEL_NAMES, NUMBER, Feature
 from fedistill.data.table import FILE_COLUMN, Split
 from fedistill.errors import ExperimentError, nearest
 
@@ -65,7 +65,7 @@ def find_columns(split: Split, where: str, given_input: str | None, given_label:
 
 
 def find_public_input(split: Split, where: str, private: str) -> str:
-    """Return the column of public inputs: the one called as in the private data, or else the likeliest.
+    """Return the column of public inputs: the one called as in the private data, or else the most likely one.
 
     Raises:
         ExperimentError: it cannot be told which is meant.
@@ -118,7 +118,7 @@ def _is_number(text: str) -> bool:
     return not text or NUMBER.fullmatch(text) is not None
 
 
-def _holds_images(feature: object) -> bool:
+def _holds_images(feature: Feature) -> bool:
     return (
         isinstance(feature, datasets.Image)
         or (isinstance(feature, dict) and "bytes" in feature)

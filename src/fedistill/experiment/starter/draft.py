@@ -12,7 +12,7 @@ from fedistill.experiment.starter.survey import Survey, Words
 CLIENTS, SAMPLES_PER_CLIENT = 5, 40
 """Simulated clients, and the samples that each should have; with fewer, there are fewer clients."""
 MOST_SITES = 50
-LIMIT = 10_000
+LIMIT = 5000
 """Training samples of a first run, which should take minutes."""
 MOST_PUBLIC, FEWEST_PUBLIC = 2000, 100
 PLAIN_SIDE, SIDE = 64, 32

@@ -54,9 +54,9 @@ def start(
     Args:
         data: a file, a folder, a pattern, several of these, or ``hf:OWNER/NAME``.
         public: the same for unlabelled data that everyone may see, if there are any.
-        label: the column of labels; None: it is found.
-        inputs: the column of images or texts; None: it is found.
-        out: the file to write; None: one in the current folder, named after the data.
+        label: the column of labels, or None if it is to be found.
+        inputs: the column of images or texts, or None if it is to be found.
+        out: the file to write, or None if one in the current folder is to be named after the data.
 
     Raises:
         ExperimentError: the data cannot be found, read or learned from, or the file exists.
