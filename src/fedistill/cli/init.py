@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedistill.cli.complete import complete_example
 from fedistill.cli.console import Json, console, print_json
 from fedistill.errors import ExperimentError
 
@@ -40,7 +41,12 @@ def init_command(
         Path | None, typer.Option(metavar="FILE", help="File to write. Default: named after the data, here.")
     ] = None,
     example: Annotated[
-        str | None, typer.Option(metavar="NAME", help="In place of data: write an example, such as digits.")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="In place of data: write an example, such as digits.",
+            autocompletion=complete_example,
+        ),
     ] = None,
     json: Json = False,
 ) -> None:

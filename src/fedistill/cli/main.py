@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from fedistill.cli.complete import complete_arm, complete_view
 from fedistill.cli.console import (
     ExperimentPath,
     Folder,
@@ -34,7 +35,6 @@ from fedistill.stop_signals import stop_requests
 app = typer.Typer(
     help="Federated distillation: train together by exchanging knowledge, and count every byte.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 app.add_typer(flower, name="flower")
@@ -77,7 +77,7 @@ def compare_command(
 @app.command("run")
 def run_command(
     experiment: ExperimentPath,
-    arm: Annotated[str, typer.Option(help="Name of the arm.")],
+    arm: Annotated[str, typer.Option(help="Name of the arm.", autocompletion=complete_arm)],
     set: Set = None,
     out: Out = None,
     quiet: Quiet = False,
@@ -112,7 +112,9 @@ def report_command(
             min=0, max=1, help="Print the bytes to reach this accuracy, as Markdown. May be repeated."
         ),
     ] = None,
-    view: Annotated[str, typer.Option(help="The view that --reach looks at.")] = "server@global",
+    view: Annotated[
+        str, typer.Option(help="The view that --reach looks at.", autocompletion=complete_view)
+    ] = "server@global",
     json: Json = False,
 ) -> None:
     """Print the table of a run and write its report.html again."""

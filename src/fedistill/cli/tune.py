@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from fedistill.cli.complete import complete_arm, complete_view
 from fedistill.cli.console import (
     ExperimentPath,
     Json,
@@ -32,7 +33,10 @@ if TYPE_CHECKING:
 def tune_command(
     experiment: ExperimentPath,
     arm: Annotated[
-        list[str] | None, typer.Option(help="Name of an arm to tune. May be repeated. Default: all arms.")
+        list[str] | None,
+        typer.Option(
+            help="Name of an arm to tune. May be repeated. Default: all arms.", autocompletion=complete_arm
+        ),
     ] = None,
     trials: Annotated[
         int, typer.Option(min=1, help="Trials of each arm; the first one has the arm's own settings.")
@@ -54,7 +58,8 @@ def tune_command(
         str | None,
         typer.Option(
             help="The view whose accuracy counts. Default, and for arms without it: server@global, or"
-            " client@global for arms without a model at the server."
+            " client@global for arms without a model at the server.",
+            autocompletion=complete_view,
         ),
     ] = None,
     vary: Annotated[
