@@ -12,6 +12,8 @@ from fedistill.experiment.starter.survey import Survey, Words
 CLIENTS, SAMPLES_PER_CLIENT = 5, 40
 """Simulated clients, and the samples that each should have; with fewer, there are fewer clients."""
 MOST_SITES = 50
+_PRIVATE, _SURE = 0.6, 5
+"""A share of the samples that are private at least, and an expected number that is hardly ever 0."""
 LIMIT = 5000
 """Training samples of a first run, which should take minutes."""
 MOST_PUBLIC, FEWEST_PUBLIC = 2000, 100
@@ -120,8 +122,15 @@ def _sites(survey: Survey) -> Iterator[str]:
     yield from _remark(f"Each of {len(survey.sites):,} sites is a client.")
     if survey.columns.site is not None:
         yield _setting("partition", {"kind": "natural", "column": survey.columns.site})
-    if len(survey.sites) > MOST_SITES:
-        yield f"clients = {MOST_SITES}   # the largest, for a first run of minutes; leave it out for all"
+    large = _large_sites(survey)
+    if len(survey.sites) > MOST_SITES and large:
+        yield f"clients = {min(MOST_SITES, large)}   # the largest, for a first run; leave it out for all"
+
+
+def _large_sites(survey: Survey) -> int:
+    """Return how many sites surely keep a private sample when others are tested on, public, or left out."""
+    kept = min(LIMIT, _PRIVATE * survey.samples) / survey.samples
+    return sum(count * kept >= _SURE for count in survey.sites.values())
 
 
 def _simulated(survey: Survey) -> Iterator[str]:
