@@ -29,6 +29,7 @@ from fedistill.cli.console import (
 from fedistill.cli.flower import app as flower
 from fedistill.cli.init import init_command
 from fedistill.cli.tune import tune_command
+from fedistill.config.units import read_accuracy
 from fedistill.errors import ExperimentError, FedistillError, nearest
 from fedistill.stop_signals import stop_requests
 
@@ -109,7 +110,9 @@ def report_command(
     reach: Annotated[
         list[float] | None,
         typer.Option(
-            min=0, max=1, help="Print the bytes to reach this accuracy, as Markdown. May be repeated."
+            parser=read_accuracy,
+            metavar="ACCURACY",
+            help="Print the bytes to reach this accuracy, such as 0.8 or 80, as Markdown. May be repeated.",
         ),
     ] = None,
     view: Annotated[

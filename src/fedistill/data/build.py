@@ -12,7 +12,7 @@ from fedistill.config.task import DEFAULT_CLIENTS, Source, TaskConfig
 from fedistill.data import image, sources, text
 from fedistill.data.partition import partition, partition_title
 from fedistill.data.public import public_set, take_public
-from fedistill.data.several_files import title
+from fedistill.data.several_files import short_title, title
 from fedistill.data.sites import Sites, divide_by_site
 from fedistill.data.table import Inputs, Loaded, Rows, Table, samples_of
 from fedistill.data.task import Labelled, Task
@@ -66,7 +66,7 @@ def build_task(
         taken = replace(taken, inputs=image.fit_to(taken.inputs, signature.shape))
     public, public_labels = public_set(config.public, taken, signature.shape, seed)
     return Task(
-        name=config.name or title(config.train),
+        name=config.title or config.name or short_title(config.train),
         signature=signature,
         classes=source.classes,
         clients=tuple(
