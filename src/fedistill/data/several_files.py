@@ -30,7 +30,7 @@ def short_title(paths: str | list[str] | None) -> str:
         return title([short_title(path) for path in paths])
     path = PurePath(str(paths))
     depth = next((depth for depth, part in enumerate(path.parts) if glob.has_magic(part)), len(path.parts))
-    return "/".join(path.parts[max(0, depth - 1) :])
+    return "/".join(path.parts[max(0, depth - 1) :]) or str(path)
 
 
 def find_files(paths: str | list[str], place: str) -> dict[str, str]:

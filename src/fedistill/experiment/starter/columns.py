@@ -1,5 +1,6 @@
 """Which column of a data set is the input, which the label, and which one names sites."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -11,33 +12,12 @@ from fedistill.errors import ExperimentError, nearest
 
 MOST_CLASSES = 100
 """Different values up to which a column without a usual name may hold labels."""
-_SITE_NAMES = (
-    *(
-        "site",
-        "client",
-        "hospital",
-        "centre",
-        "center",
-        "clinic",
-        "institution",
-        "organisation",
-        "organization",
-    ),
-    *(
-        "bank",
-        "branch",
-        "node",
-        "party",
-        "device",
-        "sensor",
-        "user",
-        "writer",
-        "speaker",
-        "subject",
-        "patient",
-    ),
+_SITES = re.compile(
+    r"(site|client|hospital|cent(re|er)|clinic|institution|organi[sz]ation|bank|branch|node|party|device|sensor"
+    r"|user|writer|speaker|subject|patient)([-_ ]?(id|name))?",
+    re.IGNORECASE,
 )
-"""What columns of sites are called, alone or followed by ``id`` or ``name``."""
+"""What columns of sites are called."""
 _LOOKED_AT = 200
 """Rows from which the mean length of a column's texts is estimated."""
 
@@ -156,22 +136,17 @@ def _label(split: Split, where: str, inputs: str) -> str:
 def _of_few_values(split: Split, taken: Sequence[str]) -> Iterator[tuple[str, int]]:
     """Yield the columns that may hold labels, with the number of their different values."""
     for name in _names(split):
-        if name in taken or not _dtype(split, name) or _names_sites(name):
+        if name in taken or not _dtype(split, name) or _SITES.fullmatch(name):
             continue
         values = len(set(split[name]) - {None, ""})
         if 2 <= values <= min(MOST_CLASSES, len(split) // 2):
             yield name, values
 
 
-def _names_sites(column: str) -> bool:
-    plain = column.lower().replace("-", "_")
-    return any(plain in (name, f"{name}_id", f"{name}id", f"{name}_name") for name in _SITE_NAMES)
-
-
 def _site(split: Split, taken: Sequence[str]) -> str | None:
     """Return the first column that is named for sites, and has two of them at least, and rows for each."""
     for name in _names(split):
-        if name in taken or not _dtype(split, name) or not _names_sites(name):
+        if name in taken or not _dtype(split, name) or not _SITES.fullmatch(name):
             continue
         if 2 <= len(set(split[name])) <= len(split) // 2:
             return name

@@ -5,12 +5,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from glob import glob, has_magic
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from fedistill.config.section import RawTable
 from fedistill.data.files import split_of
 from fedistill.data.formats import endings, format_of, is_image, visible_files
-from fedistill.data.several_files import find_files
+from fedistill.data.several_files import find_files, short_title
 from fedistill.data.sources import NAMES
 from fedistill.errors import ExperimentError, nearest
 
@@ -41,7 +41,7 @@ class Located:
         if "name" in self.source:
             return str(self.source["name"])
         train = self.source["train"]
-        return f"{len(train)} files" if isinstance(train, list) else PurePath(train).name or str(train)
+        return short_title(train if isinstance(train, list) else os.path.abspath(train))
 
     def seen_from(self, folder: Path) -> RawTable:
         """Return the source with paths that are relative to a folder, as a file in it names them."""
