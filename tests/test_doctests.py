@@ -9,6 +9,7 @@ MODULES = [
     "fedistill.aggregation.functional",
     "fedistill.communication.varint",
     "fedistill.config.units",
+    "fedistill.data.several_files",
     "fedistill.rng",
 ]
 

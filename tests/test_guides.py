@@ -25,7 +25,8 @@ def follow(guide: str, folder: Path) -> dict[str, list[dict[str, Any]]]:
             (folder / title[1]).write_text(block, encoding="utf-8")
         elif info == "console":
             for line in block.splitlines():
-                program, *arguments = shlex.split(line.removeprefix("$ "))
+                typed, _, target = line.removeprefix("$ ").partition(" > ")
+                program, *arguments = shlex.split(typed)
                 start = "import sys; from fedistill.cli.main import main; sys.argv[0] = 'fedistill'; main()"
                 beginning = {"fedistill": ["-c", start], "python": []}[program]
                 command = [sys.executable, *beginning, *arguments]
@@ -33,6 +34,8 @@ def follow(guide: str, folder: Path) -> dict[str, list[dict[str, Any]]]:
                     command, cwd=folder, capture_output=True, text=True, timeout=PATIENCE, check=False
                 )
                 assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+                if target:
+                    (folder / target).write_text(done.stdout, encoding="utf-8")
     written = (folder / "runs").glob("*/results.json")
     results = {path.parent.name: json.loads(path.read_text(encoding="utf-8")) for path in written}
     for result in results.values():
@@ -81,6 +84,19 @@ def test_sweeps(tmp_path: Path) -> None:
     )
     assert [[one["seed"] for one in arm["seeds"]] for arm in skewed] == [[0, 1]] * 2
     assert last(even[1]["seeds"][0], "client@global") > last(skewed[1]["seeds"][0], "client@global")
+
+
+def test_own_data(tmp_path: Path) -> None:
+    runs = follow("own-data.md", tmp_path)
+    texts = {arm["name"]: arm for arm in runs["texts"]}
+    assert list(texts) == ["naive-bayes", "bridge", "dsfl", "fedavg", "server-alone", "local"]
+    assert last(texts["naive-bayes"], "server@global") > 0.75
+    assert last(texts["fedavg"], "server@global") > 0.7
+    photos = json.loads((tmp_path / "runs" / "photos" / "results.json").read_text())
+    assert photos["task"]["client_names"] == ["hospital-0", "hospital-1", "hospital-2"]
+    assert [arm["method"] for arm in photos["arms"]] == ["random-mask", "fedavg", "gaussian", "local"]
+    schema = json.loads((tmp_path / "experiment.schema.json").read_text())
+    assert schema["required"] == ["rounds", "task", "models", "arms"]
 
 
 def test_add_a_method(tmp_path: Path) -> None:

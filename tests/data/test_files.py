@@ -44,7 +44,8 @@ def test_images_of_a_parquet_file(make: Make, files: Files) -> None:
     assert len(task.test) == 2  # a fifth of 12
     expected = {(one.tobytes(), label) for one, label in zip(pictures, LABELS, strict=True)}
     assert samples(task) == expected
-    assert task.name == train
+    assert task.name == "train.parquet"
+    assert make(format="parquet", train=train, title="Two kinds").name == "Two kinds"
 
 
 def test_a_test_file_is_all_that_is_tested_on(make: Make, files: Files) -> None:

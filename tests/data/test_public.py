@@ -34,7 +34,7 @@ def test_it_needs_no_labels_and_leaves_the_private_samples_alone(make: Make, fil
     taken = {image.numpy().tobytes() for image in task.public.samples}
     assert len(taken) == 4
     assert taken < {one.tobytes() for one in others}
-    assert task.public.source == public["train"]
+    assert task.public.source == "public.parquet"
     assert task.public_labels is None
     assert [len(client) for client in task.clients] == [len(client) for client in alone.clients]
     assert task.test.samples.equal(alone.test.samples)

@@ -364,13 +364,15 @@ def test_report_prints_markdown_and_writes_the_page_again(done: Path) -> None:
 
 
 def test_report_prints_bytes_to_reach_accuracies(done: Path) -> None:
-    ended = here("report", "a [b] c", "--reach", "0.3", "--reach", "0.1", cwd=done.parent)
+    ended = here("report", "a [b] c", "--reach", "30", "--reach", "0,1", cwd=done.parent)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert ended.stdout == reach_markdown(read(done / "results.json"), "server@global", [0.1, 0.3]) + "\n"
     wrong = here("report", "a [b] c", "--reach", "0.3", "--view", "server@globl", cwd=done.parent)
     assert wrong.returncode == 2
     assert "--view server@globl: must be one of" in wrong.stderr
     assert "Did you mean 'server@global'?" in wrong.stderr
+    wrong = here("report", "a [b] c", "--reach", "300", cwd=done.parent)
+    assert (wrong.returncode, wrong.stderr) == (2, "fedistill: '300' is no accuracy: write 0.8, 80 or 80%\n")
 
 
 # --- what is wrong ends in status 2, one message, and no traceback ---

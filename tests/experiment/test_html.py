@@ -605,7 +605,9 @@ def test_the_controls_change_the_page_and_its_address(browse: Any) -> None:
           input.dispatchEvent(new Event(event));
         };
         document.getElementById("public").click();
-        set("target", "0.45", "input");
+        set("target", "none", "input");
+        document.body.dataset.kept = location.hash;
+        set("target", "45", "input");
         set("view", "client@own", "change");
         set("link", "lora", "change");
         document.body.dataset.hash = location.hash;
@@ -616,6 +618,14 @@ def test_the_controls_change_the_page_and_its_address(browse: Any) -> None:
     assert rows[0] == ["dsfl", "26.0 kB", "3", "0.450", "3.00 h"]
     fields = set(_body(page)["data-hash"].lstrip("#").split("&"))
     assert fields == {"view=client%40own", "public=1", "link=lora", "target=0.45"}
+    assert "target=0.8" in _body(page)["data-kept"]
+
+
+@needs_chromium
+@pytest.mark.parametrize("written", ["0.45", "0,45", "45", "45%25"])
+def test_a_target_is_a_share_or_in_percent(browse: Any, written: str) -> None:
+    page = browse(f"#target={written}")
+    assert page.id("table-target-title").text.startswith("Bytes to reach server@global 0.45 (")
 
 
 @needs_chromium

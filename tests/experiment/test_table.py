@@ -168,9 +168,12 @@ def test_metrics_that_a_run_does_not_have_are_refused() -> None:
     ):
         Measure.find(results, "log-los")
     assert Measure.find(results, "accuracy") == ACCURACY
-    with pytest.raises(ExperimentError, match=r"--reach 80: accuracy is at most 1; write 0\.8 for 80 %"):
-        ACCURACY.check_target("--reach", 80)
-    Measure.find(results, "log-loss").check_target("--reach", 80)
+    assert ACCURACY.read_target("--reach", "80") == 0.8
+    assert Measure.find(results, "log-loss").read_target("--reach", "2,5") == 2.5
+    with pytest.raises(ExperimentError, match=r"--reach '800' is no accuracy: write 0\.8, 80 or 80%"):
+        ACCURACY.read_target("--reach", "800")
+    with pytest.raises(ExperimentError, match=r"--reach much: log-loss is a number, such as 0\.5"):
+        Measure.find(results, "log-loss").read_target("--reach", "much")
 
 
 def test_reach_as_markdown() -> None:

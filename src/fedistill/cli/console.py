@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from fedistill.cli.complete import complete_setting
 from fedistill.errors import RuntimeFailure
 
 if TYPE_CHECKING:
@@ -28,7 +29,9 @@ ExperimentPath = Annotated[Path, typer.Argument(help="The experiment file (TOML)
 Folder = Annotated[Path, typer.Argument(help="The folder of a run.")]
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", help="Change a setting: section.key=value. May be repeated."),
+    typer.Option(
+        "--set", help="Change a setting: section.key=value. May be repeated.", autocompletion=complete_setting
+    ),
 ]
 Out = Annotated[Path | None, typer.Option(help="Folder for the run. Default: runs/EXPERIMENT-TIME.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress and no warnings, only errors.")]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedistill.cli.complete import complete_arm, complete_view
 from fedistill.cli.console import (
     ExperimentPath,
     Folder,
@@ -30,6 +31,7 @@ from fedistill.cli.console import (
     typed_command,
 )
 from fedistill.cli.flower import app as flower
+from fedistill.cli.init import init_command
 from fedistill.cli.predict import export_command, predict_command
 from fedistill.cli.sweep import sweep_command
 from fedistill.cli.tune import tune_command
@@ -43,7 +45,6 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="Federated distillation: train together by exchanging knowledge, and count every byte.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 app.add_typer(flower, name="flower")
@@ -51,6 +52,7 @@ app.command("tune")(tune_command)
 app.command("sweep")(sweep_command)
 app.command("predict")(predict_command)
 app.command("export")(export_command)
+app.command("init")(init_command)
 
 
 def _print_version(wanted: bool) -> None:
@@ -89,7 +91,7 @@ def compare_command(
 @app.command("run")
 def run_command(
     experiment: ExperimentPath,
-    arm: Annotated[str, typer.Option(help="Name of the arm.")],
+    arm: Annotated[str, typer.Option(help="Name of the arm.", autocompletion=complete_arm)],
     set: Set = None,
     out: Out = None,
     track: Track = None,
@@ -138,14 +140,16 @@ def report_command(
     folders: Annotated[list[Path], typer.Argument(help="The folder of a run, or of several.")],
     markdown: Annotated[bool, typer.Option(help="Print the table as Markdown.")] = False,
     reach: Annotated[
-        list[float] | None,
+        list[str] | None,
         typer.Option(
-            min=0,
-            help="Print the bytes to reach this accuracy, or value of --metric, as Markdown. May be"
-            " repeated.",
+            metavar="TARGET",
+            help="Print the bytes to reach this accuracy, such as 0.8 or 80, or this value of --metric, as"
+            " Markdown. May be repeated.",
         ),
     ] = None,
-    view: Annotated[str, typer.Option(help="The view that --reach looks at.")] = "server@global",
+    view: Annotated[
+        str, typer.Option(help="The view that --reach looks at.", autocompletion=complete_view)
+    ] = "server@global",
     metric: Annotated[
         str, typer.Option(help="The metric that table and --reach show, one of evaluate.metrics.")
     ] = "accuracy",
@@ -176,10 +180,9 @@ def report_command(
     else:
         results = write_side_by_side(page, _by_name(folders))
     measure = Measure.find(results, metric)
-    for target in reach or []:
-        measure.check_target("--reach", target)
     if reach:
-        print(table.reach_markdown(results, view, sorted(reach), measure))
+        targets = sorted(measure.read_target("--reach", target) for target in reach)
+        print(table.reach_markdown(results, view, targets, measure))
     elif markdown:
         print(table.markdown(results, measure))
     elif json:
@@ -213,6 +216,14 @@ def doctor_command(experiment: ExperimentPath, set: Set = None, json: Json = Fal
         for finding in merged([one for one in findings if one.level != "error"]):  # errors end on stderr
             console.print(f"{finding.level:8}{finding}", markup=False, soft_wrap=True)
     raise_errors(findings)
+
+
+@app.command("schema")
+def schema_command() -> None:
+    """Print the JSON schema of experiment files, with which editors complete and check them."""
+    from fedistill.experiment.file_schema import file_schema
+
+    print_json(file_schema())
 
 
 @app.command("methods")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from fedistill.cli.complete import complete_arm, complete_view
 from fedistill.cli.console import (
     ExperimentPath,
     Json,
@@ -32,7 +33,10 @@ if TYPE_CHECKING:
 def tune_command(
     experiment: ExperimentPath,
     arm: Annotated[
-        list[str] | None, typer.Option(help="Name of an arm to tune. May be repeated. Default: all arms.")
+        list[str] | None,
+        typer.Option(
+            help="Name of an arm to tune. May be repeated. Default: all arms.", autocompletion=complete_arm
+        ),
     ] = None,
     trials: Annotated[
         int, typer.Option(min=1, help="Trials of each arm; the first one has the arm's own settings.")
@@ -42,9 +46,8 @@ def tune_command(
         typer.Option(min=1, help="Rounds of each trial. Default: 8, or those of the experiment if fewer."),
     ] = None,
     target: Annotated[
-        float | None,
+        str | None,
         typer.Option(
-            min=0,
             help="The best trial is that with the fewest bytes, both ways, until it reaches this accuracy, or"
             " value of --metric. Default: that with the best one after its last round.",
         ),
@@ -53,7 +56,8 @@ def tune_command(
         str | None,
         typer.Option(
             help="The view that counts. Default, and for arms without it: server@global, or"
-            " client@global for arms without a model at the server."
+            " client@global for arms without a model at the server.",
+            autocompletion=complete_view,
         ),
     ] = None,
     metric: Annotated[
@@ -99,9 +103,7 @@ def tune_command(
         if not found:
             raise ExperimentError(f"--metric {metric}: is a matrix, by which no trial is better than another")
         measure = Measure.of(found[0])
-    if target is not None:
-        measure.check_target("--target", target)
-    goal = Goal(target, view, measure)
+    goal = Goal(None if target is None else measure.read_target("--target", target), view, measure)
     plan = Plan(trials, rounds, seed, goal, arm or [], _read_vary(vary or []))
     folder = out or default_folder(f"{experiment.stem}-tuning")
     command = shlex.join(["fedistill", *sys.argv[1:], *([] if out else ["--out", str(folder)])])

@@ -148,6 +148,9 @@ class Text(Section):
 
 
 class TaskConfig(Source):
+    title: str | None = Field(
+        default=None, min_length=1, description="what results call the task; default: the name of its data"
+    )
     limit: int | None = Field(default=None, ge=1, description="maximum number of training samples")
     clients: int | None = Field(
         default=None,

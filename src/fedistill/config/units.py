@@ -1,6 +1,9 @@
-"""Figures formatted for people."""
+"""Figures formatted for people, and read as they write them."""
 
+import re
 from collections.abc import Sequence
+
+from fedistill.errors import ExperimentError
 
 
 def format_bytes(count: int) -> str:
@@ -21,6 +24,23 @@ def format_count(count: int) -> str:
         ('0', '999', '1.23 k', '73.4 G')
     """
     return _in_units(count, ("", "k", "M", "G", "T", "P"))
+
+
+def read_accuracy(text: str) -> float:
+    """Return an accuracy, 0 to 1, that is written as a share or, above 1, in percent.
+
+    Raises:
+        ExperimentError: it is neither.
+
+    Examples:
+        >>> [read_accuracy(text) for text in ("0.95", "0,95", "95", "95 %", "0.5%", "1")]
+        [0.95, 0.95, 0.95, 0.95, 0.005, 1.0]
+    """
+    found = re.fullmatch(r"\s*(\d+(?:[.,]\d*)?|[.,]\d+)\s*(%?)\s*", text)
+    value = float(found[1].replace(",", ".")) if found else -1.0
+    if found is None or value > 100:
+        raise ExperimentError(f"{text!r} is no accuracy: write 0.8, 80 or 80%")
+    return value / 100 if found[2] or value > 1 else value
 
 
 def _in_units(count: int, units: Sequence[str]) -> str:

@@ -13,7 +13,7 @@ from fedistill.data import image, sources, text
 from fedistill.data.own_tests import hold_out, hold_out_own
 from fedistill.data.partition import partition, partition_title
 from fedistill.data.public import public_set, take_public
-from fedistill.data.several_files import title
+from fedistill.data.several_files import short_title, title
 from fedistill.data.sites import Sites, divide_by_site
 from fedistill.data.table import Inputs, Loaded, Rows, Table, samples_of
 from fedistill.data.task import Labelled, Task
@@ -22,7 +22,9 @@ from fedistill.models.signature import Signature
 from fedistill.rng import numpy_stream
 
 
-def build_task(config: TaskConfig, seed: int, *, validation: bool = False) -> Task:
+def build_task(
+    config: TaskConfig, seed: int, *, validation: bool = False, opened: Loaded | None = None
+) -> Task:
     """Build a task; equal settings and seeds yield equal tasks.
 
     Args:
@@ -30,11 +32,13 @@ def build_task(config: TaskConfig, seed: int, *, validation: bool = False) -> Ta
             ``test_share`` of those that are neither test nor public samples; the first that are taken are
             those beyond ``limit``, so that, if there are enough of them, private and public samples are those
             of the task without validation.
+        opened: the source, if the caller has opened it with these settings already.
 
     Raises:
         ExperimentError: the data cannot be found, read, or divided as asked.
     """
-    opened = sources.open_source(config, config.image_size, test=not validation)
+    if opened is None:
+        opened = sources.open_source(config, config.image_size, test=not validation)
     source = _without(opened, config.exclude_classes)
     private, test_table, test_rows = _hold_out_test(source, config, seed)
     taken = take_public(config, source, private, seed)
@@ -74,7 +78,7 @@ def build_task(config: TaskConfig, seed: int, *, validation: bool = False) -> Ta
         return Labelled(samples_of(_picked(private_inputs, rows)), labels[rows])
 
     return Task(
-        name=config.name or title(config.train),
+        name=config.title or config.name or short_title(config.train),
         signature=signature,
         classes=source.classes,
         clients=tuple(map(labelled, parts)),

@@ -14,12 +14,12 @@ from fedistill.data.missing import Content, complete, encoded_images, image_cell
 from fedistill.data.table import Column, Inputs, Loaded, Rows, Split, Table, digest, place_of, texts_table
 from fedistill.errors import ExperimentError, nearest
 
-_Feature = Any
+Feature = Any
 """What `datasets` declares of a column: a `Value`, `ClassLabel`, `Image`, or a list or table of these."""
 
 _Part = tuple[Split, Rows, str]
 """Rows of a split, their places in the file, and the split's name for messages."""
-_NUMBER = re.compile(r"[-+]?[0-9]+([.,][0-9]+)?([eE][-+]?[0-9]+)?")
+NUMBER = re.compile(r"[-+]?[0-9]+([.,][0-9]+)?([eE][-+]?[0-9]+)?")
 _IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp")
 INPUT_NAMES = ("image", "img", "text", "sentence", "content", "document", "article")
 LABEL_NAMES = ("label", "labels", "class", "category", "target", "coarse_label", "fine_label")
@@ -179,7 +179,7 @@ def kind_of(split: Split, where: str, column: str, place: str) -> Literal["image
     if encoded or isinstance(feature, datasets.Image) or (isinstance(feature, dict) and "bytes" in feature):
         return "image"
     if dtype in ("string", "large_string", "string_view"):
-        if all(_NUMBER.fullmatch(str(value)) for value in split[column]):
+        if all(NUMBER.fullmatch(str(value)) for value in split[column]):
             raise ExperimentError(
                 f"{where}: column {column!r} holds numbers, neither images nor texts; set {place}.input"
             )
@@ -194,7 +194,7 @@ def kind_of(split: Split, where: str, column: str, place: str) -> Literal["image
     )
 
 
-def _in_words(feature: _Feature) -> str:
+def _in_words(feature: Feature) -> str:
     if isinstance(feature, datasets.Value | datasets.ClassLabel):
         return f"values of type {feature.dtype}"
     return "images" if isinstance(feature, datasets.Image) else "lists or tables"

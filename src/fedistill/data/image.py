@@ -258,3 +258,19 @@ def _rendered(picture: PIL.Image.Image, rendering: Rendering, at: str) -> PIL.Im
             f" task.background to another colour than {rendering.background!r}"
         )
     return flat
+
+
+def size_of(cell: Cell | None, row: int, where: str) -> tuple[int, int]:
+    """Return height and width of a picture as `decode` turns it, without decoding its pixels.
+
+    Raises:
+        ExperimentError: the image is missing or is none that Pillow knows.
+    """
+    path = None if cell is None or cell["bytes"] is not None else cell["path"]
+    try:
+        with PIL.Image.open(path or io.BytesIO(content(cell, row, where))) as picture:
+            turned = picture.getexif().get(PIL.ExifTags.Base.Orientation, 1) >= 5
+            width, height = picture.size
+    except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
+        raise ExperimentError(f"{_at(where, row)} cannot be decoded ({error})") from None
+    return (width, height) if turned else (height, width)

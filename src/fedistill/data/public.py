@@ -13,7 +13,7 @@ from fedistill.config.task import PublicSource, Source, TaskConfig
 from fedistill.data import sources
 from fedistill.data.image_sheet import decode_sheet, encode_sheet
 from fedistill.data.made_images import images_of, shapes
-from fedistill.data.several_files import find_files, title
+from fedistill.data.several_files import find_files, short_title
 from fedistill.data.table import Inputs, Loaded, Rows, Table, place_of, samples_of
 from fedistill.data.task import PublicSet
 from fedistill.errors import ExperimentError
@@ -156,7 +156,7 @@ def _other(
             + (" that the task does not hold itself" if len(free) < len(other.train) else "")
         )
     rows = free[numpy_stream(seed, "public").permutation(len(free))[:count]]
-    return Taken(private, other.train.read(rows), where=public.name or title(public.train))
+    return Taken(private, other.train.read(rows), where=public.name or short_title(public.train))
 
 
 def _data(source: Source, split: str | list[str]) -> set[tuple[str | None, ...]]:

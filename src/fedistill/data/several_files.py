@@ -2,7 +2,7 @@
 
 import glob
 import os
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from fedistill.data.table import FILE_COLUMN
@@ -17,6 +17,20 @@ def title(paths: str | list[str] | None) -> str:
     if isinstance(paths, list):
         return paths[0] if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
     return str(paths)
+
+
+def short_title(paths: str | list[str] | None) -> str:
+    """Return a name for results, which others read: that of `title` without the folders of this machine.
+
+    Examples:
+        >>> short_title("/home/ann/texts.csv"), short_title("/a/sites/*.csv"), short_title(["/a/b.csv", "c"])
+        ('texts.csv', 'sites/*.csv', 'b.csv and 1 more')
+    """
+    if isinstance(paths, list):
+        return title([short_title(path) for path in paths])
+    path = PurePath(str(paths))
+    depth = next((depth for depth, part in enumerate(path.parts) if glob.has_magic(part)), len(path.parts))
+    return "/".join(path.parts[max(0, depth - 1) :]) or str(path)
 
 
 def find_files(paths: str | list[str], place: str) -> dict[str, str]:

@@ -13,13 +13,13 @@ import socket
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from fedistill.config.task import Source
-from fedistill.data.table import FILE_COLUMN, Loaded, Table, arrays, place_of, texts_table
+from fedistill.data.table import FILE_COLUMN, Loaded, Split, Table, arrays, place_of, texts_table
 from fedistill.errors import ExperimentError, nearest
 
 DATA_VARIABLE = "FEDISTILL_DATA"
@@ -29,6 +29,22 @@ EMBEDDED = ("digits", "bbc-news")
 NAMES = (*EMBEDDED, *HUB_NAMES)
 
 
+@dataclass(frozen=True)
+class Splits:
+    """Splits of files or of a hub data set, before it is chosen which of their columns is what.
+
+    Attributes:
+        test: None if there is no test split, or if it was not to be read.
+        wheres: names of both for messages.
+        own_test: whether there is a test split, read or not.
+    """
+
+    train: Split
+    test: Split | None
+    wheres: tuple[str, str]
+    own_test: bool
+
+
 def open_source(source: Source, image_size: tuple[int, int] | None = None, *, test: bool = True) -> Loaded:
     """Open a source; if ``test`` is false, its test split is not read.
 
@@ -36,20 +52,44 @@ def open_source(source: Source, image_size: tuple[int, int] | None = None, *, te
         ExperimentError: the source is unknown, missing or unreadable, or a column cannot be guessed.
     """
     if source.format is not None:
-        return _files(source, image_size, test)
+        return choose_columns(read_splits(source, test=test), source, image_size)
     name = source.name or ""
     if name == "digits":
         return _digits(image_size)
     if name == "bbc-news":
         return _bbc_news()
     if name.startswith("hf:"):
-        return _hub(name.removeprefix("hf:"), source, image_size, test)
+        return choose_columns(read_splits(source, test=test), source, image_size)
     if name in HUB_NAMES:
         return _named(name, source, image_size, test)
     raise ExperimentError(
         f"{place_of(source)}.name = {name!r} is not one of {', '.join(NAMES)} or hf:OWNER/NAME."
         f"{nearest(name, NAMES)}"
     )
+
+
+def read_splits(source: Source, *, test: bool = True) -> Splits:
+    """Read the splits of files or of an ``hf:`` data set, with all their columns, for `choose_columns`.
+
+    Raises:
+        ExperimentError: they are missing or unreadable.
+    """
+    if source.format is not None:
+        return _files(source, test)
+    return _hub(str(source.name).removeprefix("hf:"), source, test)
+
+
+def choose_columns(splits: Splits, source: Source, image_size: tuple[int, int] | None = None) -> Loaded:
+    """Open splits that have been read.
+
+    Raises:
+        ExperimentError: a column cannot be guessed or used.
+    """
+    from fedistill.data.columns import from_hugging_face
+
+    loaded = from_hugging_face(splits.train, splits.test, source, splits.wheres, image_size)
+    by_file = FILE_COLUMN in splits.train.column_names
+    return replace(loaded, own_test=splits.own_test, by_file=by_file)
 
 
 def hub_name(name: str | None) -> str | None:
@@ -93,10 +133,10 @@ def _named(name: str, source: Source, image_size: tuple[int, int] | None, test: 
         if all(path.is_file() for path in paths.values()):
             here = {split: str(path) for split, path in paths.items()}
             files = source.model_copy(update={"name": None, "format": "parquet", **here})
-            return _files(files, image_size, test)
+            return choose_columns(_files(files, test), files, image_size)
     if name == "fashion-mnist" and DEBIAN_FASHION_MNIST.is_dir():
         return _debian_fashion_mnist(image_size, test)
-    return _hub(HUB_NAMES[name], source, image_size, test, also_as=name)
+    return choose_columns(_hub(HUB_NAMES[name], source, test, also_as=name), source, image_size)
 
 
 def _debian_fashion_mnist(image_size: tuple[int, int] | None, test: bool) -> Loaded:
@@ -114,16 +154,9 @@ def _debian_fashion_mnist(image_size: tuple[int, int] | None, test: bool) -> Loa
     return Loaded("image", classes, read("train"), read("t10k") if test else None, own_test=True)
 
 
-def _hub(
-    name: str,
-    source: Source,
-    image_size: tuple[int, int] | None,
-    test: bool,
-    also_as: str | None = None,
-) -> Loaded:
+def _hub(name: str, source: Source, test: bool, also_as: str | None = None) -> Splits:
     import datasets
 
-    from fedistill.data.columns import from_hugging_face
     from fedistill.data.quiet import first_line, quietly
 
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
@@ -160,17 +193,14 @@ def _hub(
             f"data set hf:{name} has no split {source.test!r}; it has {', '.join(available)}"
         )
     wheres = (f"hf:{name}, split {splits['train']}", f"hf:{name}, split {splits['test']}")
-    loaded = from_hugging_face(found["train"], found.get("test"), source, wheres, image_size)
-    return replace(loaded, own_test="test" in present)
+    return Splits(found["train"], found.get("test"), wheres, own_test="test" in present)
 
 
-def _files(source: Source, image_size: tuple[int, int] | None, test: bool) -> Loaded:
-    from fedistill.data.columns import from_hugging_face
+def _files(source: Source, test: bool) -> Splits:
     from fedistill.data.files import has_test_split, read_files
 
     train, held, wheres = read_files(source, test=test)
-    loaded = from_hugging_face(train, held, source, wheres, image_size)
-    return replace(loaded, own_test=has_test_split(source), by_file=FILE_COLUMN in train.column_names)
+    return Splits(train, held, wheres, own_test=has_test_split(source))
 
 
 @contextlib.contextmanager

@@ -10,8 +10,12 @@ from fedistill.experiment.findings import Finding
 from fedistill.experiment.preflight import examine, examine_arm
 from fedistill.federation.arm import ReadyArm
 
-_STATISTICS = {"text": "naive-bayes", "image": "gaussian"}
+STATISTICS = {"text": "naive-bayes", "image": "gaussian"}
 """A method of one message for each kind of data."""
+WITH_PUBLIC, WITHOUT_PUBLIC = "bridge", "random-mask"
+"""The methods that are often the cheapest way to an accuracy, with a public set and without one."""
+BEST_LOSS = "balanced-softmax"
+"""The loss that is advised for both of these."""
 
 
 def examine_and_advise(experiment: Experiment, task: Task, arms: Sequence[ReadyArm]) -> list[Finding]:
@@ -24,7 +28,7 @@ def examine_and_advise(experiment: Experiment, task: Task, arms: Sequence[ReadyA
 
 def _advice(experiment: Experiment, task: Task, arms: Sequence[ReadyArm]) -> Iterator[Finding]:
     named = {arm.method.name for arm in arms}
-    statistics = _STATISTICS[task.signature.kind]
+    statistics = STATISTICS[task.signature.kind]
     if not any(arm.method.one_shot for arm in arms):
         once = _ready(statistics, experiment, task)
         if once is not None:
@@ -32,18 +36,21 @@ def _advice(experiment: Experiment, task: Task, arms: Sequence[ReadyArm]) -> Ite
             what = f"no arm sends statistics once; {statistics} would cost {cost} in all, and nobody trains"
             yield Finding("fact", "arms", what, f'compare with it: add [[arms]] with method = "{statistics}"')
     trained = any(arm.method.uplink is not None and not arm.method.one_shot for arm in arms)
-    if not trained or "bridge" in named:
+    if not trained or WITH_PUBLIC in named:
         return
-    if task.public is not None and _ready("bridge", experiment, task) is not None:
-        what = "with a public set and these models, bridge is often the cheapest way to an accuracy"
-        fix = 'add [[arms]] with method = "bridge" and train = { loss = "balanced-softmax" }'
+    if task.public is not None and _ready(WITH_PUBLIC, experiment, task) is not None:
+        what = f"with a public set and these models, {WITH_PUBLIC} is often the cheapest way to an accuracy"
+        fix = f'add [[arms]] with method = "{WITH_PUBLIC}" and train = {{ loss = "{BEST_LOSS}" }}'
         yield Finding("fact", "arms", what, fix)
-    elif "random-mask" not in named:
-        masked = _ready("random-mask", experiment, task)
+    elif WITHOUT_PUBLIC not in named:
+        masked = _ready(WITHOUT_PUBLIC, experiment, task)
         if masked is not None:
             cost = format_bytes(sum(masked.expected_bytes()))
-            what = f"random-mask, which trains and sends a small part of the weights, would cost about {cost}"
-            fix = 'compare with it: add [[arms]] with method = "random-mask"'
+            what = (
+                f"{WITHOUT_PUBLIC}, which trains and sends a small part of the weights, would cost about"
+                f" {cost}"
+            )
+            fix = f'compare with it: add [[arms]] with method = "{WITHOUT_PUBLIC}"'
             yield Finding("fact", "arms", what, fix)
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from fedistill.config.units import read_accuracy
 from fedistill.errors import ExperimentError, nearest
 from fedistill.experiment.results import AnyResultsJson, RoundJson
 from fedistill.federation import metrics
@@ -63,12 +64,18 @@ class Measure:
     def write(self, value: float) -> str:
         return f"{value:.1%}" if self.name in _SHARES else f"{value:.3f}"
 
-    def check_target(self, option: str, target: float) -> None:
-        """Raise `ExperimentError` where no value can be as high as a target."""
-        if target > self.most:
-            raise ExperimentError(
-                f"{option} {target:g}: {self.name} is at most {self.most:g}; write 0.8 for 80 %"
-            )
+    def read_target(self, option: str, text: str) -> float:
+        """Return a target as it is written: of metrics that are shares also in percent.
+
+        Raises:
+            ExperimentError: it is none; ``option`` is named.
+        """
+        try:
+            return read_accuracy(text) if self.most == 1 else float(text.replace(",", "."))
+        except ExperimentError as error:
+            raise ExperimentError(f"{option} {error}") from None
+        except ValueError:
+            raise ExperimentError(f"{option} {text}: {self.name} is a number, such as 0.5") from None
 
 
 ACCURACY = Measure()

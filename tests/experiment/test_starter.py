@@ -1,0 +1,204 @@
+"""What `init` takes data for, by their names and by what they hold, and the settings that it writes."""
+
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedistill.data import sources
+from fedistill.experiment.starter import draft
+from fedistill.experiment.starter.draft import MOST_SITES, rounded
+from fedistill.experiment.starter.locate import locate
+from fedistill.experiment.starter.start import Started, start
+from helpers.files import Files
+
+Begin = Callable[..., tuple[Started, dict[str, Any]]]
+
+
+@pytest.fixture
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Files:
+    monkeypatch.chdir(tmp_path)
+    return Files(tmp_path)
+
+
+@pytest.fixture
+def begin() -> Begin:
+    """Starts from data; returns what was found, and the experiment as the file has it."""
+
+    def run(*data: str, public: str | None = None, out: str | None = None) -> tuple[Started, dict[str, Any]]:
+        started = start(data, public, None, None, None if out is None else Path(out))
+        return started, tomllib.loads(started.path.read_text(encoding="utf-8"))
+
+    return run
+
+
+def rows(count: int, word: str = "word") -> dict[str, list[str]]:
+    return {
+        "text": [f"{word}{n % 9} {n}" for n in range(count)],
+        "label": ["ab"[n % 2] for n in range(count)],
+    }
+
+
+def test_a_file_for_training_and_one_for_testing(files: Files, begin: Begin) -> None:
+    files.csv("my_train.csv", **rows(60))
+    files.csv("my_test.csv", **rows(20, "other"))
+    started, raw = begin("my_test.csv", "my_train.csv")
+    assert (raw["task"]["train"], raw["task"]["test"]) == ("my_train.csv", "my_test.csv")
+    assert (started.survey.samples, started.survey.tests, started.survey.sites) == (60, 20, {})
+
+
+def test_files_of_one_folder_are_sites(files: Files, begin: Begin) -> None:
+    Path("clinics").mkdir()
+    for name, count in (("north", 40), ("south", 60)):
+        files.csv(f"clinics/{name}.csv", **rows(count, name))
+    for data in (["clinics"], ["clinics/*.csv"]):
+        started, raw = begin(*data, out=f"{len(data[0])}.toml")
+        assert raw["task"]["train"] == "clinics/*.csv"
+        assert "clients" not in raw["task"]
+        assert started.survey.sites == {"south": 60, "north": 40}
+    listed, raw = begin("clinics/north.csv", "clinics/south.csv")
+    assert listed.path == Path("clinics.toml")
+    assert raw["task"]["train"] == ["clinics/north.csv", "clinics/south.csv"]
+
+
+def test_numbered_files_are_parts_of_one_data_set(files: Files, begin: Begin) -> None:
+    for number in range(2):
+        files.json(f"part-{number:05}-of-00002.json", **rows(40, f"p{number}"))
+    started, raw = begin("part-*.json")
+    assert started.survey.sites == {}
+    assert raw["task"]["partition"] == "iid"
+    assert started.survey.samples == 80
+
+
+def test_folders_of_images_that_share_classes_are_sites(files: Files, begin: Begin) -> None:
+    for place, site in enumerate(("east", "west")):
+        cats, dogs = files.pixels(20, seed=place), files.pixels(20, seed=place + 2)
+        files.tree(f"pets/{site}", cat=cats, dog=dogs)
+    started, raw = begin("pets")
+    assert raw["task"] | {"public": 0} == {"format": "imagefolder", "train": "pets/*", "public": 0}
+    assert started.survey.sites == {"east": 40, "west": 40}
+    assert started.survey.classes == {"cat": 40, "dog": 40}
+
+
+def test_folders_of_images_by_kind_are_no_sites(files: Files) -> None:
+    files.tree("things/animals", cat=files.pixels(2))
+    files.tree("things/vehicles", car=files.pixels(2))
+    assert locate(["things"]).source["train"] == "things"
+    files.tree("split/train", cat=files.pixels(2))
+    files.tree("split/test", cat=files.pixels(2))
+    assert locate(["split"]).source["train"] == "split"
+
+
+def test_a_saved_data_set_of_many_writers(files: Files, begin: Begin) -> None:
+    sites = MOST_SITES + 1
+    table = rows(12 * sites) | {"writer_id": [n % sites for n in range(12 * sites)]}
+    datasets.Dataset.from_dict(table).save_to_disk("saved")
+    started, raw = begin("saved")
+    assert raw["task"]["format"] == "save_to_disk"
+    assert raw["task"]["partition"] == {"kind": "natural", "column": "writer_id"}
+    assert raw["task"]["clients"] == MOST_SITES
+    assert len(started.survey.sites) == sites
+
+
+def test_sites_of_a_few_samples_may_end_up_without_any(files: Files, begin: Begin) -> None:
+    sites = MOST_SITES + 1
+    files.csv("few.csv", **rows(4 * sites), client=[n % sites for n in range(4 * sites)])
+    _, raw = begin("few.csv")
+    assert "clients" not in raw["task"]
+
+
+def test_a_data_set_of_the_hub(files: Files, begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read once: the hub's files are never loaded a second time."""
+    loaded = []
+    table = datasets.Dataset.from_dict(rows(100))
+
+    def load(name: str, subset: str | None, split: str) -> datasets.Dataset:
+        loaded.append((name, split))
+        return table
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    monkeypatch.setattr(datasets, "get_dataset_split_names", lambda name, subset: ["train"])
+    started, raw = begin("hf:somebody/Short-Texts")
+    assert started.path == Path("Short-Texts.toml")
+    assert raw["task"]["name"] == "hf:somebody/Short-Texts"
+    assert loaded == [("somebody/Short-Texts", "train")]
+
+
+def test_files_are_read_once(files: Files, begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fedistill.data import files as reader
+
+    read = []
+    plain = reader.read_csv
+    monkeypatch.setattr(
+        reader, "read_csv", lambda path, source: read.append(path.name) or plain(path, source)
+    )
+    files.csv("texts.csv", **rows(60))
+    begin("texts.csv")
+    assert read == ["texts.csv"]
+
+
+def test_images_of_several_sizes_are_scaled(files: Files, begin: Begin) -> None:
+    small, large = files.pixels(20, 20, 30), files.pixels(20, 80, 70, seed=1)
+    files.images("mixed.parquet", [*small, *large], ["a", "b"] * 20)
+    started, raw = begin("mixed.parquet")
+    assert raw["task"]["image_size"] == [32, 32]
+    assert started.survey.sizes == {(20, 30): 20, (80, 70): 20}
+
+
+def test_a_large_data_set_is_limited_at_first(
+    files: Files, begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(draft, "LIMIT", 100)
+    files.csv("many.csv", **rows(101))
+    _, raw = begin("many.csv")
+    assert raw["task"]["limit"] == 100
+
+
+def test_names_that_toml_must_escape(files: Files, begin: Begin) -> None:
+    odd, head = 'say "x"\x7f', '"say ""x""\x7f",label'
+    files.text("odd.csv", "\n".join([head, *(f"t{n},{'ab'[n % 2]}" for n in range(40))]))
+    started, raw = begin("odd.csv")
+    assert raw["task"]["input"] == odd
+    assert started.survey.columns.input == odd
+
+
+def test_what_is_written_may_lie_elsewhere(files: Files, begin: Begin, tmp_path: Path) -> None:
+    """Paths are those from the file to the data; data that do not lie below it keep their full path."""
+    files.csv("texts.csv", **rows(40))
+    for name in ("first", "second"):
+        Path(name).mkdir()
+    _, raw = begin("texts.csv", out="first/x.toml")
+    assert raw["task"]["train"] == "../texts.csv"
+    _, raw = begin(str(tmp_path / "texts.csv"), out="second/x.toml")
+    assert raw["task"]["train"] == (tmp_path / "texts.csv").as_posix()
+    _, raw = begin(str(tmp_path / "texts.csv"))
+    assert raw["task"]["train"] == "texts.csv"
+
+
+def test_sources_without_a_label_column_by_name(files: Files, begin: Begin) -> None:
+    files.csv(
+        "t.csv",
+        no=range(60),
+        message=rows(60)["text"],
+        urgent=["yes", "no"] * 30,
+        price=[n / 7 for n in range(60)],
+    )
+    started, _ = begin("t.csv")
+    assert (started.survey.columns.input, started.survey.columns.label) == ("message", "urgent")
+
+
+@given(st.integers(1, 10**9))
+def test_rounded_keeps_one_digit_and_never_exceeds(count: int) -> None:
+    assert rounded(count) <= count < rounded(count) + 10 ** (len(str(count)) - 1)
+    assert set(str(rounded(count))[1:]) <= {"0"}
+
+
+def test_a_place_that_is_no_folder_ends_in_a_message(files: Files) -> None:
+    files.csv("texts.csv", **rows(40))
+    with pytest.raises(sources.ExperimentError, match=r"no/x\.toml: cannot be written"):
+        start(["texts.csv"], None, None, None, Path("no/x.toml"))
