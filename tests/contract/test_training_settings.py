@@ -15,7 +15,7 @@ from fedistill.testing.methods import (
     resumed_ends_as_never_stopped,
     worker_processes_end_in_the_same_bits,
 )
-from fedistill.testing.runs import SAME, finish
+from fedistill.testing.runs import SAME, TEXTS, bits, finish
 from fedistill.training import loop, losses, optimizers
 from helpers.method_rows import ROWS, Row
 from helpers.own_training import EVERYTHING, OF_ONES_OWN, Counting
@@ -120,3 +120,15 @@ def test_an_own_optimizer_of_the_server_is_checked_too() -> None:
     errors = [str(one) for one in examine(wanted, arm.task, [arm]) if one.level == "error"]
     assert len(errors) == 1
     assert "goes on otherwise after it was saved" in errors[0]
+
+
+def test_words_are_dropped_in_training_on_texts() -> None:
+    found = []
+    for augment in (None, {"drop_words": 0.0}, {"drop_words": 0.5}):
+        case = MethodCase("fedavg", {"clients": ["bag"], "server": "bag"}, experiment=TEXTS)
+        train = {"epochs": 1, **({"augment": augment} if augment else {})}
+        task = {**TEXTS["task"], "clients": 2, "limit": 60, "public": 20}
+        _, run = case.run(rounds=1, task=task, train=train)
+        found.append(bits(run))
+    assert found[0] == found[1]
+    assert found[0]["the server's state"] != found[2]["the server's state"]

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from fedistill.experiment.preflight import examine
 from fedistill.federation.arm import ReadyArm
 from fedistill.federation.local_executor import SerialExecutor
 from fedistill.methods.shared import own_model
@@ -53,6 +54,17 @@ def test_a_client_that_was_away_trains_at_the_rate_of_the_round(monkeypatch: pyt
     assert all(len(one) == 1 for one in clients)
     assert len({client for one in clients for client in one}) > 1
     assert list(seen.values()) == pytest.approx([0.1, 0.1, 0.05, 0.05, 0.025, 0.025])
+
+
+@pytest.mark.parametrize(
+    ("warm_up", "over", "warned"), [(6, "rounds", True), (5, "rounds", False), (6, "steps", False)]
+)
+def test_a_warm_up_that_outlasts_the_run_is_warned_of(warm_up: int, over: str, warned: bool) -> None:
+    train = {"optimizer": {"schedule": {"warm_up": warm_up, "over": over}}}
+    experiment = small_experiment({**TABLES, "train": train, "arms": [{"method": "local"}]})
+    made = ready(experiment)
+    found = [str(one) for one in examine(experiment, made.task, [made]) if one.level == "warning"]
+    assert any("a warm-up of 6 rounds does not end within 6" in one for one in found) == warned
 
 
 def test_a_start_from_labels_is_the_same_in_every_round() -> None:

@@ -29,6 +29,14 @@ def two_rates(parameters: Parameters, lr: float) -> torch.optim.Optimizer:
     return torch.optim.SGD(groups, lr=lr)
 
 
+def vectors_first(parameters: Parameters, lr: float) -> torch.optim.Optimizer:
+    """In another order than that of the model."""
+    groups = [
+        {"params": [value for value in parameters if (value.ndim > 1) == wide]} for wide in (False, True)
+    ]
+    return torch.optim.SGD(groups, lr=lr, momentum=0.9)
+
+
 def no_optimizer(parameters: Parameters, lr: float) -> int:
     return 3
 

@@ -62,11 +62,24 @@ def groups(net: nn.Module, decay: float) -> list[dict[str, Any]]:
             lambda net: torch.optim.RMSprop(net.parameters(), lr=0.02),
         ),
         (
+            {"name": f"{OWN}:vectors_first", "lr": 0.02},
+            lambda net: torch.optim.SGD(net.parameters(), lr=0.02, momentum=0.9),
+        ),
+        (
             {"name": "torch.optim:Adagrad", "lr": 0.02},
             lambda net: torch.optim.Adagrad(net.parameters(), lr=0.02),
         ),
     ],
-    ids=["nesterov", "adamw", "adamw-decay", "adamw-matrices", "sgd-matrices", "RMSprop", "Adagrad"],
+    ids=[
+        "nesterov",
+        "adamw",
+        "adamw-decay",
+        "adamw-matrices",
+        "sgd-matrices",
+        "RMSprop",
+        "vectors-first",
+        "Adagrad",
+    ],
 )
 def test_steps_are_those_of_torch_also_after_each_was_saved(
     settings: dict[str, Any], theirs: Callable[[nn.Module], torch.optim.Optimizer]
@@ -142,6 +155,15 @@ def test_what_an_own_optimizer_restores_is_a_copy() -> None:
     step(net, again, 1)
     assert encode_state(state) == before
     assert encode_state(again.state()) != before
+
+
+def test_the_state_of_an_own_optimizer_is_by_the_position_of_the_parameter() -> None:
+    """Of a pair of models, only one's is kept (`methods.shared.mutual`)."""
+    net = model()
+    optimizer = make_optimizer(OptimizerConfig(name=f"{OWN}:vectors_first", lr=0.1), net)
+    step(net, optimizer, 0)
+    shapes = {place: entry["momentum_buffer"].shape for place, entry in optimizer.state().items()}
+    assert shapes == {str(place): value.shape for place, value in enumerate(net.parameters())}
 
 
 def test_each_step_of_a_local_training_has_its_rate() -> None:

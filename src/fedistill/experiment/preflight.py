@@ -41,7 +41,7 @@ def examine(experiment: Experiment, task: Task, arms: Sequence[ReadyArm]) -> lis
     findings = check_task(task, arms)
     skew = label_skew(task)
     for arm in arms:
-        found = [*examine_arm(arm), *_skewed(arm, skew), *_early_stopping(arm), *_start(arm)]
+        found = [*examine_arm(arm), *_skewed(arm, skew), *_training(arm), *_start(arm)]
         findings += found
         if not any(finding.level == "error" for finding in found):
             findings += [*_norms(arm), _bytes(arm)]
@@ -116,17 +116,19 @@ def _skewed(arm: ReadyArm, skew: float) -> list[Finding]:
     return [Finding("warning", f"arm {arm.name!r}", what, f"give this arm {' and '.join(missing)}")]
 
 
-def _early_stopping(arm: ReadyArm) -> list[Finding]:
-    """Find early stopping that stops nothing, and clients with too few samples for it."""
-    settings, where = arm.train.early_stopping, f"arm {arm.name!r}"
-    if settings is None or not arm.method.clients_use_models:
-        return []
+def _training(arm: ReadyArm) -> list[Finding]:
+    """Find a warm-up that never ends, and early stopping without an end or with too few samples."""
+    settings, schedule, where = arm.train.early_stopping, arm.train.optimizer.schedule, f"arm {arm.name!r}"
     findings = []
+    if schedule is not None and schedule.over == "rounds" and schedule.warm_up >= arm.rounds:
+        what = f"a warm-up of {schedule.warm_up} rounds does not end within {arm.rounds}"
+        findings.append(Finding("warning", where, what, "lower warm_up in train.optimizer.schedule"))
+    if settings is None or not arm.method.clients_use_models:
+        return findings
     if arm.train.steps is None and arm.train.epochs == 1:
         what = "early stopping never ends a training of one epoch, and only keeps samples from it"
         findings.append(Finding("warning", where, what, "raise train.epochs, or leave early_stopping out"))
-    samples = arm.task.samples()
-    few = [client for client, count in enumerate(samples) if held_out(count, settings) == 0]
+    few = [client for client, count in enumerate(arm.task.samples()) if held_out(count, settings) == 0]
     if few:
         shown = ", ".join(map(str, few[:5])) + (" …" if len(few) > 5 else "")
         what = (

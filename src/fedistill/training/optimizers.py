@@ -41,15 +41,14 @@ class Optimizer(ABC):
             place: number of this step in its local training, from 0; a schedule over steps needs it.
             steps: how many steps that training has.
         """
-        for parameter in self._parameters:
-            if (
-                parameter.grad is not None and parameter.grad.is_sparse
-            ):  # as of ``nn.EmbeddingBag(sparse=True)``
-                parameter.grad = parameter.grad.to_dense()
+        gradients = []
+        for value in self._parameters:
+            if value.grad is not None:
+                # Those of ``nn.EmbeddingBag(sparse=True)`` are sparse.
+                value.grad = value.grad.to_dense() if value.grad.is_sparse else value.grad
+                gradients.append(value.grad)
         if self._settings.clip_norm is not None:
-            _clip(
-                [value.grad for value in self._parameters if value.grad is not None], self._settings.clip_norm
-            )
+            _clip(gradients, self._settings.clip_norm)
         self._update(self._settings.lr_at(place, steps))
 
     @abstractmethod
@@ -155,15 +154,19 @@ class Own(Optimizer):
         make = named("optimizer", self._settings.name, "function")
         self.inner: torch.optim.Optimizer = make(self._parameters, lr=self._settings.lr)
         self._rates = [group["lr"] / self._settings.lr for group in self.inner.param_groups]
+        # Torch numbers parameters in the order of the groups.
+        positions = {id(value): place for place, value in enumerate(self._parameters)}
+        self._order = [positions[id(value)] for group in self.inner.param_groups for value in group["params"]]
 
     def state(self) -> State:
-        return {str(place): dict(buffers) for place, buffers in self.inner.state_dict()["state"].items()}
+        held = self.inner.state_dict()["state"]
+        return {str(self._order[number]): dict(buffers) for number, buffers in held.items()}
 
     def restore(self, state: State) -> Self:
         whole = self.inner.state_dict()
         for place, buffers in state.items():
             # Torch keeps the tensors that it is given, and changes them.
-            whole["state"][int(place)] = {
+            whole["state"][self._order.index(int(place))] = {
                 name: value.clone() if isinstance(value, Tensor) else value for name, value in buffers.items()
             }
         self.inner.load_state_dict(whole)

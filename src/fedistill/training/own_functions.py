@@ -86,6 +86,8 @@ def _step(model: nn.Module, optimizer: Optimizer) -> None:
 
 def _saved(what: str, optimizer: Optimizer) -> State:
     try:
-        return decode_state(encode_state(optimizer.state()))
+        with naming(f"{what} cannot be saved between rounds:"):
+            state = optimizer.state()
+        return decode_state(encode_state(state))
     except TrainingError as error:
         raise ExperimentError(f"{what} cannot be saved between rounds: {error}") from None
