@@ -70,6 +70,21 @@ def test_options_reach_the_tuning(place: Path) -> None:
     assert found["accuracy"] == best["rounds"][-1]["views"]["client@global"]
 
 
+def test_another_metric_is_measured_and_decides(place: Path) -> None:
+    ended = here(
+        *("tune", "exp.toml", "--arm", "fedavg", "--metric", "log-loss", "--trials", "2", "--rounds", "1"),
+        *("--out", "out", "--json"),
+        cwd=place,
+    )
+    assert ended.returncode == 0
+    trials = [json.loads(line) for line in (place / "out" / "trials.jsonl").read_text().splitlines()]
+    losses = [trial["result"]["rounds"][-1]["metrics"]["log-loss"]["server@global"] for trial in trials]
+    (found,) = json.loads(ended.stdout)["arms"]
+    assert found["log-loss"] == min(losses)
+    assert "accuracy" not in found
+    assert load(place / "out" / "tuned.toml").evaluate.metrics == ["accuracy", "log-loss"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -85,8 +100,13 @@ def test_options_reach_the_tuning(place: Path) -> None:
         ),
         (
             ("--view", "server"),
-            "--view server: must be one of server@global, client@global, client@own.",
+            "--view server: must be one of server@global, client@global, client@own, server@own.",
         ),
+        (
+            ("--metric", "confusion"),
+            "--metric confusion: is a matrix, by which no trial is better than another",
+        ),
+        (("--target", "80"), "--target 80: accuracy is at most 1; write 0.8 for 80 %"),
         (("--set", "task.name=digit"), "task.name = 'digit' is not one of "),
     ],
 )
