@@ -17,10 +17,10 @@ test accuracy. A mean is over the clients for whose samples a metric is defined.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
-from typing import TypedDict
 
 import torch
 from torch import Tensor
+from typing_extensions import TypedDict  # pydantic checks results.json, and cannot check the one of `typing`
 
 from fedistill.federation.metrics import ACCURACY, Metric
 from fedistill.federation.scores import Matrix, Scores, Values

@@ -99,9 +99,8 @@ class Bridge(Method[BridgeReply, BridgeRequest, BridgeServer, BridgeClient]):
         return info.model, int(state.known[info.id]), state.asks(info.id)
 
     def start_server(self, server: Server) -> BridgeServer:
-        model = server.initial_model()
-        samples = self.samples(server.public_size)
-        return BridgeServer.before_round_1(model, len(server.clients), samples, server.classes)
+        clients, samples = len(server.clients), self.samples(server.public_size)
+        return BridgeServer.before_round_1(server.initial_model(), clients, samples, server.classes)
 
     def start_client(self, client: Client) -> BridgeClient:
         return BridgeClient(client.initial_model())

@@ -98,9 +98,8 @@ class TallyLike(Method[TallyReply, TallyRequest, TallyServer, TallyClient]):
         return info.id if len(state.labels) and state.voted[info.id] else "everyone"
 
     def start_server(self, server: Server) -> TallyServer:
-        clients = len(server.clients)
-        votes = torch.zeros(clients, server.public_size, dtype=torch.int64)
-        voted = torch.zeros(clients, dtype=torch.int64)
+        votes = torch.zeros(len(server.clients), server.public_size, dtype=torch.int64)
+        voted = torch.zeros(len(server.clients), dtype=torch.int64)
         return TallyServer(server.initial_model(), initial_by_model(server), votes, voted)
 
     def start_client(self, client: Client) -> TallyClient:
