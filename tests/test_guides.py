@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from fedistill.config.toml import load
 from fedistill.experiment.results import of_seeds
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -92,9 +93,9 @@ def test_own_data(tmp_path: Path) -> None:
     assert list(texts) == ["naive-bayes", "bridge", "dsfl", "fedavg", "server-alone", "local"]
     assert last(texts["naive-bayes"], "server@global") > 0.75
     assert last(texts["fedavg"], "server@global") > 0.7
-    photos = json.loads((tmp_path / "runs" / "photos" / "results.json").read_text())
-    assert photos["task"]["client_names"] == ["hospital-0", "hospital-1", "hospital-2"]
-    assert [arm["method"] for arm in photos["arms"]] == ["random-mask", "fedavg", "gaussian", "local"]
+    photos = load(tmp_path / "photos.toml")
+    assert photos.task.train == str(tmp_path / "photos" / "*")
+    assert [arm.method for arm in photos.arms] == ["random-mask", "fedavg", "gaussian", "local"]
     schema = json.loads((tmp_path / "experiment.schema.json").read_text())
     assert schema["required"] == ["rounds", "task", "models", "arms"]
 

@@ -14,6 +14,7 @@ from fedistill.communication.protocol import frame as frames
 from fedistill.communication.protocol.frame import Frame
 from fedistill.errors import FrameError
 from fedistill.experiment.run_folder import RunFolder
+from fedistill.experiment.summary import arm_json
 from fedistill.federation.arm import ReadyArm
 from fedistill.federation.client import client_state
 from fedistill.federation.client_evaluation import asked_of_clients, model_frame, read_model
@@ -89,6 +90,15 @@ def test_each_sites_figures_are_those_of_its_own_held_out_samples(run: tuple[Rea
             assert spread["measured"] == CLIENTS
         matrices = [confusion_matrix(y, x.argmax(dim=1), labels=range(10)) for x, y in answers]
         assert record.measured["confusion"][view] == sum(matrices).tolist()
+
+
+def test_results_have_the_sites_of_the_last_round_alone(run: tuple[ReadyArm, ArmRun]) -> None:
+    arm, played = run
+    first, last = arm_json(arm, played, "done", None)["rounds"]
+    assert "sites" not in first
+    assert first["spread"] == played.records[0].measured["spread"]
+    assert last["sites"] == played.records[1].measured["sites"]
+    assert "sites" in played.records[0].to_json()["measured"]
 
 
 def test_the_same_metrics_on_the_global_test_set(run: tuple[ReadyArm, ArmRun]) -> None:

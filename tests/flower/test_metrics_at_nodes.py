@@ -68,7 +68,7 @@ def test_a_network_measures_what_one_process_measures(tmp_path: Path, share: flo
         assert set(wanted["metrics"]) == set(METRICS) - {"accuracy", "confusion"}
         for key in ("views", "metrics", "confusion", "sites", "spread", "evaluation"):
             assert found.get(key) == wanted.get(key), key
-        assert ("sites" in wanted) == bool(share)
+        assert ("spread" in wanted) == bool(share)
 
 
 def test_a_site_with_data_of_its_own_has_figures_of_its_own(tmp_path: Path) -> None:

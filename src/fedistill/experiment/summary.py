@@ -162,6 +162,8 @@ def arm_json(arm: ReadyArm, run: ArmRun, status: Status, error: str | None) -> A
     """Return one arm: what it was, each round, and its bytes."""
     server = arm.server_model()
     rounds = [round_json(run, record) for record in run.records]
+    for entry in [one for one in rounds if "sites" in one][:-1]:
+        del entry["sites"]  # of thousands of clients and many rounds; events.jsonl has them all
     found: ArmJson = {
         "name": arm.name,
         "method": arm.config.method,

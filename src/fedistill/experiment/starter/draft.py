@@ -16,6 +16,8 @@ _PRIVATE, _SURE = 0.6, 5
 """A share of the samples that are private at least, and an expected number that is hardly ever 0."""
 LIMIT = 5000
 """Training samples of a first run, which should take minutes."""
+MANY_IMAGES = 2000
+"""Images from which few local epochs are enough: with fewer, an epoch has few steps."""
 MOST_PUBLIC, FEWEST_PUBLIC = 2000, 100
 PLAIN_SIDE, SIDE = 64, 32
 """Images of one size up to the first are taken as they are; others are scaled to the second."""
@@ -27,9 +29,9 @@ clients = ["cnn-s"]
 server = "cnn-s"
 
 [train]
-epochs = 2
+epochs = {epochs}
 batch_size = 16
-optimizer = { name = "sgd", lr = 0.02, momentum = 0.9 }""".splitlines()
+optimizer = {{ name = "sgd", lr = 0.02, momentum = 0.9 }}"""
 _TEXT_MODELS = """\
 [models]   # `fedistill models` lists them; textcnn and transformer-s are larger
 clients = ["bag"]
@@ -38,7 +40,7 @@ server = "bag"
 [train]
 epochs = 4
 batch_size = 16
-optimizer = { name = "adam", lr = 0.01 }""".splitlines()
+optimizer = { name = "adam", lr = 0.01 }"""
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def draft(survey: Survey, source: RawTable, parts: bool, public: Public | None, 
         *(_sites(survey) if survey.sites else _simulated(survey)),
         *_public(survey, public, held_out),
         "",
-        *(_IMAGE_MODELS if survey.kind == "image" else _TEXT_MODELS),
+        _models(survey),
         "",
         *_remark(
             "Arms, each a method with its settings: first the recommended one, then rivals, then controls."
@@ -175,6 +177,12 @@ def _public(survey: Survey, public: Public | None, held_out: int) -> Iterator[st
             f' arm with method = "{WITH_PUBLIC}", which often costs least: {example}.'
         )
         yield "public = 0"
+
+
+def _models(survey: Survey) -> str:
+    if survey.kind == "text":
+        return _TEXT_MODELS
+    return _IMAGE_MODELS.format(epochs=2 if survey.samples >= MANY_IMAGES else 5)
 
 
 def _arms(survey: Survey, own_public: bool, held_out: bool) -> Iterator[_Arm]:
