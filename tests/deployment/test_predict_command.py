@@ -12,6 +12,8 @@ import PIL.Image
 import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors.torch import load_file
+from tokenizers import Tokenizer
 
 import fedistill
 from fedistill.config.task import TaskConfig
@@ -99,6 +101,23 @@ def test_texts_are_classified_as_the_run_measured(run: Run, place: Path, arm: st
         assert measured == run[arm].views["server@global"]
     assert (found["samples"], found["labelled"], found["unknown"]) == (90, 90, {})
     assert f"test.csv: 90 samples; accuracy {measured:.2%}" in ended.stderr
+
+
+def test_a_saved_model_can_be_used_without_fedistill(run: Run, model: str) -> None:
+    """By hand: words of the tokenizer in the folder, the mean of their vectors, one linear layer."""
+    tokenizer = Tokenizer.from_file(str(Path(model) / "tokenizer.json"))
+    weights = load_file(Path(model) / "model.safetensors")
+    description = json.loads((Path(model) / "model.json").read_text())
+    assert description["preprocessing"] | {"words": "unicode", "shift": 0} == description["preprocessing"]
+    encoding = tokenizer.encode("goal\x1fmatch\x1fnowhere")
+    assert len(encoding.ids) == description["preprocessing"]["length"] == 8
+    vectors = weights["features.weight"][encoding.ids[:3]]
+    logits = weights["head.weight"] @ vectors.mean(dim=0) + weights["head.bias"]
+    expected = dict(zip(description["classes"], logits.softmax(dim=0).tolist(), strict=True))
+    found = run["dsfl"].server_model()
+    assert dict(
+        zip(found.classes, found.predict(["Goal MATCH nowhere"])[0].tolist(), strict=True)
+    ) == pytest.approx(expected, abs=1e-6)
 
 
 def test_csv_has_one_row_for_each_sample(run: Run, place: Path, model: str) -> None:

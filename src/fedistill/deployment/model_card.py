@@ -151,14 +151,18 @@ def _inputs(description: Description) -> str:
             f" {preprocessing.std}` of pixels from 0 to 255, {ends}"
         )
     assert isinstance(preprocessing, TextPreprocessing)
-    words = "Words are those of Unicode (UAX #29, by ICU) in lower case and normal form NFC"
+    words = (
+        "Words are those of Unicode (UAX #29, by ICU) in lower case and normal form NFC, as"
+        " `fedistill.data.text.words_of` finds them"
+    )
     how = {
         "hashed": f"{words}; the id of a word is its CRC-32, modulo {preprocessing.buckets}, plus 1.",
         "unicode": f"{words}; joined by U+001F, they are what `{TOKENIZER}` takes.",
         "tokenizer": f"They are those of `{TOKENIZER}`"
         + (", plus 1 where they are not padding." if preprocessing.shift else "."),
     }[preprocessing.words]
+    wordless = "empty" if preprocessing.words == "hashed" else "unknown"
     return (
         f"int64 token ids of the shape (n, {shape}), the first {preprocessing.length} of a text, padded with"
-        f" 0, {ends} {how}"
+        f" 0, {ends} {how} A text without a word becomes one {wordless} word."
     )
