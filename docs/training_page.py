@@ -200,6 +200,20 @@ On a Flower network nothing but messages is sent: each site must have the file u
 it has the public data. The run keeps the file's digest (`start_digest`): a
 site, and `resume`, refuse another file."""
 
+MEASURED = """\
+None of this is better everywhere. On digits (`limit = 500`, 5 clients, Dirichlet 0.5, `fedavg` with `cnn-s`,
+10 rounds of 4 epochs in batches of 32, SGD with `lr = 0.05, momentum = 0.9`), with `seeds = 3`:
+
+| `train` of the arm | server@global after round 10 | multiply-adds of a client |
+| --- | ---: | ---: |
+| as above | 94.4 % ± 0.8 | 974 M |
+| `optimizer = { schedule = "cosine" }` | 93.4 % ± 1.0 | 974 M |
+| `augment = { crop = 1 }` | 90.3 % ± 1.2 | 974 M |
+| `early_stopping = { share = 0.1, patience = 1 }` | 92.5 % ± 1.9 | 716 M |
+
+None gains here, and early stopping saves a quarter of the work for two points. Settings were not tuned. Try
+them on held-out training data (`fedistill tune`) before you believe in any."""
+
 
 def page(command: str, settings: Callable[[type[BaseModel]], str]) -> str:
     """The text of docs/training.md; ``settings`` makes the table of a class."""
@@ -233,5 +247,7 @@ def page(command: str, settings: Callable[[type[BaseModel]], str]) -> str:
         AUGMENTATION,
         "## A saved model to start from",
         START,
+        "## Measured",
+        MEASURED,
     ]
     return "\n\n".join(parts) + "\n"
