@@ -155,9 +155,9 @@ machine that does other work has slower steps, and smaller shares):
 Dropping words takes 0.03 ms for 16 texts of 64 words: 14 % of a step of `bag`, a thousandth of one of
 `textcnn`."""
 START = """\
-`models.start` names a saved model: a safetensors file with PyTorch's names, the folder of an arm's
-models, or that of a run with one model at the server. It may differ between arms. Paths are relative to
-the experiment file.
+`models.start` names a saved model: its folder ([saved models](saved-models.md)), that of an arm's models
+or of a run with one model at the server, or a safetensors file with PyTorch's names. It may differ between
+arms. Paths are relative to the experiment file.
 
 ```toml title="again.toml"
 rounds = 2

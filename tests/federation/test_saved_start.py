@@ -40,7 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def saved(folder: Path) -> Path:
-    return folder / "models" / "fedavg" / "server.safetensors"
+    return folder / "models" / "fedavg" / "server" / "model.safetensors"
 
 
 def weights_of(path: Path, model: str = "mlp-s") -> Tensor:
@@ -143,8 +143,8 @@ def test_a_run_is_resumed_from_the_same_file(stopped: tuple[Path, Path], tmp_pat
     resume_experiment(folder, Watcher())
     asked = RunFolder.open(folder).experiment()
     run_experiment(asked, tmp_path / "whole", "test", Watcher())
-    models = [tmp_path / name / "models" / "random-mask" / "server.safetensors" for name in ("run", "whole")]
-    assert torch.equal(*map(weights_of, models))
+    models = [tmp_path / name / "models" / "random-mask" / "server" for name in ("run", "whole")]
+    assert torch.equal(*(weights_of(folder / "model.safetensors") for folder in models))
     assert asked.arms[0].models.start == str(copy)
 
 
@@ -169,7 +169,7 @@ def refused(start: Path, **changes: Any) -> str:
 
 def test_what_is_no_start_is_said(saved: Path, folder: Path, tmp_path: Path) -> None:
     assert refused(tmp_path / "none") == "there is no such file or folder"
-    assert refused(tmp_path).startswith("there is no server.safetensors in it")
+    assert refused(tmp_path).startswith("no model is saved in it")
     broken = tmp_path / "broken.safetensors"
     broken.write_bytes(saved.read_bytes()[:-9])
     assert refused(broken).startswith("not a model saved as safetensors")
@@ -187,12 +187,13 @@ def test_what_is_no_start_is_said(saved: Path, folder: Path, tmp_path: Path) -> 
 
 
 def test_a_run_folder_stands_for_its_only_model(saved: Path, folder: Path, tmp_path: Path) -> None:
-    for place in (folder, saved.parent):
+    for place in (folder, saved.parent, saved.parent.parent):
         assert torch.equal(start_run(ready("fedavg", place)).server.model.weights, weights_of(saved))
     for arm in ("a", "b"):
-        (tmp_path / "models" / arm).mkdir(parents=True)
-        (tmp_path / "models" / arm / "server.safetensors").write_bytes(saved.read_bytes())
-    several = f"name one of {tmp_path / 'models' / 'a'}, {tmp_path / 'models' / 'b'}"
+        (tmp_path / "models" / arm / "server").mkdir(parents=True)
+        (tmp_path / "models" / arm / "server" / "model.safetensors").write_bytes(saved.read_bytes())
+    several = " ".join(f"{tmp_path / 'models' / arm / 'server'}," for arm in "ab").rstrip(",")
+    several = f"name one of {several}"
     assert refused(tmp_path) == f"this run has several models: {several}"
 
 

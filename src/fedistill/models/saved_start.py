@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from fedistill.errors import ExperimentError
 from fedistill.training.model_state import ModelState
 
-_SERVER = "server.safetensors"
+_WEIGHTS = "model.safetensors"
 _KEY = "models.start"
 
 
@@ -77,14 +77,17 @@ def _content(start: str) -> bytes:
 
 
 def _in_folder(folder: Path) -> Path:
-    """Return the server's model in the folder of an arm's models, or of a run."""
-    found = [folder / _SERVER] if (folder / _SERVER).is_file() else sorted(folder.glob(f"models/*/{_SERVER}"))
-    if len(found) == 1:
-        return found[0]
-    if found:
-        several = ", ".join(str(path.parent) for path in found)
-        raise ExperimentError(f"{_KEY} = {folder}: this run has several models: name one of {several}")
-    raise ExperimentError(f"{_KEY} = {folder}: there is no {_SERVER} in it: name a run's folder or a file")
+    """Return the weights in the folder of a model; or those of the server's, of an arm's models or of a run."""
+    for place in (_WEIGHTS, f"server/{_WEIGHTS}", f"models/*/server/{_WEIGHTS}"):
+        found = sorted(folder.glob(place))
+        if len(found) == 1:
+            return found[0]
+        if found:
+            several = ", ".join(str(path.parent) for path in found)
+            raise ExperimentError(f"{_KEY} = {folder}: this run has several models: name one of {several}")
+    raise ExperimentError(
+        f"{_KEY} = {folder}: no model is saved in it: name the folder of a model or of a run, or a file"
+    )
 
 
 def _misfit(saved: Mapping[str, Tensor], model: nn.Module) -> str:
