@@ -77,7 +77,7 @@ def _content(start: str) -> bytes:
 
 
 def _in_folder(folder: Path) -> Path:
-    """Return the weights in the folder of a model; or those of the server's, of an arm's models or of a run."""
+    """Return the weights in the folder of a model, or of the server's model of an arm or of a run."""
     for place in (_WEIGHTS, f"server/{_WEIGHTS}", f"models/*/server/{_WEIGHTS}"):
         found = sorted(folder.glob(place))
         if len(found) == 1:
