@@ -172,7 +172,7 @@ class RunFolder:
         kept = [event["experiment"] for event in self.events() if "experiment" in event]
         try:
             return Experiment.model_validate(kept[-1]) if kept else None
-        except ValidationError:
+        except ExperimentError:
             return None
 
     def go_on(
