@@ -164,5 +164,5 @@ def _inputs(description: Description) -> str:
     wordless = "empty" if preprocessing.words == "hashed" else "unknown"
     return (
         f"int64 token ids of the shape (n, {shape}), the first {preprocessing.length} of a text, padded with"
-        f" 0, {ends} {how} A string without a word becomes one {wordless} word."
+        f" 0, {ends} {how} Texts without a word become one {wordless} word."
     )
