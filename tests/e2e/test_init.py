@@ -68,7 +68,8 @@ def accuracy(folder: Path, name: str, *changes: str) -> dict[str, float]:
     return {name: views.get("server@global", views.get("client@global")) for name, views in last.items()}
 
 
-def test_texts(tmp_path: Path, init: Callable[..., str]) -> None:
+def test_texts_are_described(tmp_path: Path, init: Callable[..., str]) -> None:
+    """What is learned from articles like these is tested with docs/own-data.md."""
     articles(tmp_path / "news items.csv")
     said = init("news items.csv")
     assert "news items.csv: 800 texts in 5 classes (csv)" in said
@@ -76,11 +77,8 @@ def test_texts(tmp_path: Path, init: Callable[..., str]) -> None:
     assert re.search(r"classes: (\w+ 1\d\d(, |\n)){5}", said)
     assert "of the words in private texts are unknown" in said
     assert "wrote news-items.toml; next: fedistill doctor news-items.toml" in said
-    reached = accuracy(tmp_path, "news-items.toml", "rounds=3")
-    assert next(iter(reached)) == "naive-bayes"
-    assert reached["naive-bayes"] > 0.95
-    assert min(reached[name] for name in ("bridge", "dsfl", "fedavg")) > 0.7
-    assert reached["local"] < reached["dsfl"]
+    methods = [arm.method for arm in load(tmp_path / "news-items.toml").arms]
+    assert methods == ["naive-bayes", "bridge", "dsfl", "fedavg", "server-alone", "local"]
 
 
 def test_a_folder_of_images(files: Files, tmp_path: Path, init: Callable[..., str]) -> None:
