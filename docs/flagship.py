@@ -59,7 +59,8 @@ def page(command: str) -> str:
     made = MADE.format(
         tasks=" ".join(kept), others=", ".join(f"`{name}`" for name in TASKS if name not in kept)
     )
-    parts += ["## What was found", FOUND, "## How arms were tuned", TUNED, _settings("images"), made]
+    parts += ["## What was found", FOUND, "## How arms were tuned", TUNED, _settings("images")]
+    parts += [TUNED_TEXTS, _settings("texts"), made]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -117,7 +118,7 @@ def _lead(arms: Arms) -> str:
     rival = min((cost, name) for name, cost in needed.items() if not name.startswith(OWN))
     mask = needed.get(OWN[1], float("inf"))
     seeds = ", ".join(common)
-    goal = f"With {most} seeds ({seeds}): to {0.95 * best:.1%}, 95 % of the best accuracy"
+    goal = f"With {most} seed{'s' if most > 1 else ''} ({seeds}): to {0.95 * best:.1%}, 95 % of the best accuracy"
     if max(own[0], rival[0]) == float("inf"):
         return f"{goal}, most seeds of ours or of all rivals did not come."
     sent, theirs = format_bytes(int(own[0])), format_bytes(int(rival[0]))
@@ -221,11 +222,15 @@ labels.
 **With a third of the clients in each round**, `bridge` loses at most 0.7 points up to 50 kB on the one seed
 that was run, and 1.0 point at 80 kB; where few take part it needs fewer bytes to its first model, 2.5 kB.
 
-**Where it does not lead.** On digits, statistics of 32 features sent once (`gaussian-32`, 3.4 kB) are better
-than all others until 20 kB: with 64 pixels and 1,000 samples there is little for a network to learn that they
+**Where it does not lead.** On digits, statistics of 32 features sent once (`gaussian-32`, 3.5 kB) are better
+than all others from there to 20 kB: with 64 pixels and 1,000 samples there is little for a network to learn that they
 do not hold. `random-mask`, whose settings come from Fashion-MNIST, is far behind there as well: cnn-s takes
 more steps than 104 samples per client give in 15 rounds. On MNIST the first votes of `voting-1000` and
 `bridge` are worth the same; above 95 %, merges lead, and coded FedAvg comes close.
+
+**On texts** (`bbc-5`), `naive-bayes-small` has 95.4 % for 10.7 kB in all, the mean of three seeds, and no arm
+that trains comes there. `bridge` needs no vocabulary on its way down, since its clients have the public
+articles, and starts for a third of a kilobyte; its merges of word vectors are dear.
 
 **What limits it.** The first point costs what the votes do, some 250 bytes of each client. The labels take
 another 4 kB on their way down before the first merge. With two classes per client, each client takes every
@@ -242,6 +247,8 @@ until 82 % ([tuning](tuning.md)). All other tasks and seeds have the same settin
 controls and the parts of `bridge` were not tuned. The defaults of `random-mask` and the number of images that
 `bridge` votes on come from the trials above, on 3,000 validation images of seed 0: `bridge` and `random-mask`
 have had more attempts than their rivals, but for votes on half of the images, which `voting-1000` has too."""
+TUNED_TEXTS = """\
+The arms of `bbc-5` were tuned in the same way on its own articles, by bytes until 92 %."""
 MADE = """\
 Made by `FEDISTILL_DATA=FOLDER python benchmarks/flagship.py --tasks {tasks}`, two to ten minutes for each arm
 and seed of the image tasks on one core; rows are kept in `benchmarks/results/flagship.json`. Arms of one seed
