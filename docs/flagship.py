@@ -117,8 +117,8 @@ def _lead(arms: Arms) -> str:
     own = min((cost, name) for name, cost in needed.items() if name.startswith(OWN[0]))
     rival = min((cost, name) for name, cost in needed.items() if not name.startswith(OWN))
     mask = needed.get(OWN[1], float("inf"))
-    seeds = ", ".join(common)
-    goal = f"With {most} seed{'s' if most > 1 else ''} ({seeds}): to {0.95 * best:.1%}, 95 % of the best accuracy"
+    seeds = f"seed{'s' if most > 1 else ''} ({', '.join(common)})"
+    goal = f"With {most} {seeds}: to {0.95 * best:.1%}, 95 % of the best accuracy"
     if max(own[0], rival[0]) == float("inf"):
         return f"{goal}, most seeds of ours or of all rivals did not come."
     sent, theirs = format_bytes(int(own[0])), format_bytes(int(rival[0]))
@@ -223,9 +223,9 @@ labels.
 that was run, and 1.0 point at 80 kB; where few take part it needs fewer bytes to its first model, 2.5 kB.
 
 **Where it does not lead.** On digits, statistics of 32 features sent once (`gaussian-32`, 3.5 kB) are better
-than all others from there to 20 kB: with 64 pixels and 1,000 samples there is little for a network to learn that they
-do not hold. `random-mask`, whose settings come from Fashion-MNIST, is far behind there as well: cnn-s takes
-more steps than 104 samples per client give in 15 rounds. On MNIST the first votes of `voting-1000` and
+than all others from there to 20 kB: with 64 pixels and 1,000 samples there is little for a network to learn
+that they do not hold. `random-mask`, whose settings come from Fashion-MNIST, is far behind there as well:
+cnn-s takes more steps than 104 samples per client give in 15 rounds. On MNIST the first votes of `voting-1000` and
 `bridge` are worth the same; above 95 %, merges lead, and coded FedAvg comes close.
 
 **On texts** (`bbc-5`), `naive-bayes-small` has 95.4 % for 10.7 kB in all, the mean of three seeds, and no arm
