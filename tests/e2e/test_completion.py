@@ -12,7 +12,7 @@ import typer
 from fedistill.cli import complete, main
 from fedistill.communication.codecs.registry import CODECS
 from fedistill.data.sources import NAMES
-from fedistill.experiment.table import VIEWS
+from fedistill.federation.evaluation import VIEWS
 from fedistill.methods.registry import METHODS
 from fedistill.models.registry import model_names
 
@@ -78,7 +78,7 @@ def test_names_read_from_sources_are_those_of_the_registries() -> None:
     assert sorted(complete.codec_names()) == sorted(CODECS)
     assert complete.model_names() == [*model_names("image"), *model_names("text")]
     assert complete.task_names() == list(NAMES)
-    assert complete.texts_of("experiment/table.py", "VIEWS") == list(VIEWS)
+    assert complete.texts_of("federation/evaluation.py", "VIEWS") == list(VIEWS)
 
 
 def test_no_shell_waits_for_torch() -> None:

@@ -34,7 +34,7 @@ def complete_example(incomplete: str) -> list[str]:
 
 def complete_view(incomplete: str) -> list[str]:
     """Return the names of the views."""
-    return _beginning(incomplete, texts_of("experiment/table.py", "VIEWS"))
+    return _beginning(incomplete, texts_of("federation/evaluation.py", "VIEWS"))
 
 
 def complete_setting(context: typer.Context, incomplete: str) -> list[str]:
@@ -87,14 +87,17 @@ def _assigned(body: Iterable[ast.stmt], variable: str) -> list[str]:
         else:
             continue
         if variable in names and node.value is not None:
-            return list(_texts(node.value))
+            return list(_texts(node.value, body))
     return []
 
 
-def _texts(value: ast.expr) -> Iterator[str]:
+def _texts(value: ast.expr, body: Iterable[ast.stmt]) -> Iterator[str]:
+    """Yield the texts in an expression, and those of variables that it names."""
     inside = value.keys if isinstance(value, ast.Dict) else getattr(value, "elts", [value])
     for item in inside:
-        if isinstance(item, ast.Constant) and isinstance(item.value, str):
+        if isinstance(item, ast.Name):
+            yield from _assigned(body, item.id)
+        elif isinstance(item, ast.Constant) and isinstance(item.value, str):
             yield item.value
 
 
