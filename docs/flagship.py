@@ -225,8 +225,8 @@ that was run, and 1.0 point at 80 kB; where few take part it needs fewer bytes t
 **Where it does not lead.** On digits, statistics of 32 features sent once (`gaussian-32`, 3.5 kB) are better
 than all others from there to 20 kB: with 64 pixels and 1,000 samples there is little for a network to learn
 that they do not hold. `random-mask`, whose settings come from Fashion-MNIST, is far behind there as well:
-cnn-s takes more steps than 104 samples per client give in 15 rounds. On MNIST the first votes of `voting-1000` and
-`bridge` are worth the same; above 95 %, merges lead, and coded FedAvg comes close.
+cnn-s takes more steps than 104 samples per client give in 15 rounds. On MNIST the first votes of
+`voting-1000` and `bridge` are worth the same; above 95 %, merges lead, and coded FedAvg comes close.
 
 **On texts** (`bbc-5`), `naive-bayes-small` has 95.4 % for 10.7 kB in all, the mean of three seeds, and no arm
 that trains comes there. `bridge` needs no vocabulary on its way down, since its clients have the public

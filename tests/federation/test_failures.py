@@ -19,7 +19,13 @@ from fedistill.experiment.runner import prepare, resume_experiment, run_experime
 from fedistill.federation import round as round_module
 from fedistill.federation.arm import ReadyArm, start_run
 from fedistill.federation.client_sampling import sample_dropouts
-from fedistill.federation.failures import ClientFailure, check_quorum, list_reasons, quorum_of
+from fedistill.federation.failures import (
+    ClientFailure,
+    check_quorum,
+    failing_at,
+    list_reasons,
+    quorum_of,
+)
 from fedistill.federation.history import ArmRun, RoundRecord
 from fedistill.federation.local_executor import SerialExecutor
 from fedistill.federation.round import play_round
@@ -362,3 +368,15 @@ def test_lost_replies_are_no_failures() -> None:
     _, run = played(on_digits(DSFL, sampling={"dropout": 0.7}), lambda round, client, reply: reply)
     assert any(len(record.dropped) > 1 for record in run.records)
     assert all(record.missing == {} for record in run.records)
+
+
+def test_an_error_on_the_way_of_a_stop_is_a_stop() -> None:
+    """A dispatch mode of torch that is left by force raises an error of its own."""
+    with pytest.raises(KeyboardInterrupt), failing_at("round 1, client 0"):
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise RuntimeError("trying to pop from empty mode stack")
+    with pytest.raises(TrainingError, match="round 1, client 0: RuntimeError: no stop"):
+        with failing_at("round 1, client 0"):
+            raise RuntimeError("no stop")

@@ -51,7 +51,16 @@ def failing_at(place: str) -> Iterator[None]:
     except FedistillError as error:
         raise TrainingError(str(error), place) from error
     except Exception as error:  # a user's own model, method or codec may raise anything
+        if _was_stopped(error):
+            raise KeyboardInterrupt from error
         raise TrainingError(describe_error(error), place) from error
+
+
+def _was_stopped(error: BaseException | None) -> bool:
+    """Whether an error arose while a request to stop was on its way out, as in torch's dispatch modes."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None
 
 
 def describe_error(error: BaseException) -> str:
