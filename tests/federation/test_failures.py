@@ -372,11 +372,17 @@ def test_lost_replies_are_no_failures() -> None:
 
 def test_an_error_on_the_way_of_a_stop_is_a_stop() -> None:
     """A dispatch mode of torch that is left by force raises an error of its own."""
-    with pytest.raises(KeyboardInterrupt), failing_at("round 1, client 0"):
+
+    def stopped() -> None:
         try:
             raise KeyboardInterrupt
         finally:
             raise RuntimeError("trying to pop from empty mode stack")
-    with pytest.raises(TrainingError, match="round 1, client 0: RuntimeError: no stop"):
-        with failing_at("round 1, client 0"):
-            raise RuntimeError("no stop")
+
+    def broken() -> None:
+        raise RuntimeError("no stop")
+
+    with pytest.raises(KeyboardInterrupt), failing_at("round 1, client 0"):
+        stopped()
+    with pytest.raises(TrainingError, match="RuntimeError: no stop"), failing_at("round 1, client 0"):
+        broken()
