@@ -114,6 +114,7 @@ def done(place: Path) -> Path:
 
 def test_the_four_files(done: Path) -> None:
     assert {path.name for path in done.iterdir()} == {
+        ".lock",
         "experiment.toml",
         "events.jsonl",
         "results.json",
@@ -372,7 +373,10 @@ def test_report_prints_bytes_to_reach_accuracies(done: Path) -> None:
     assert "--view server@globl: must be one of" in wrong.stderr
     assert "Did you mean 'server@global'?" in wrong.stderr
     wrong = here("report", "a [b] c", "--reach", "300", cwd=done.parent)
-    assert (wrong.returncode, wrong.stderr) == (2, "fedistill: '300' is no accuracy: write 0.8, 80 or 80%\n")
+    assert (wrong.returncode, wrong.stderr) == (
+        2,
+        "fedistill: --reach '300' is no accuracy: write 0.8, 80 or 80%\n",
+    )
 
 
 # --- what is wrong ends in status 2, one message, and no traceback ---
@@ -946,7 +950,7 @@ KEPT = "finished rounds are kept; resume with: fedistill resume"
 def test_what_ends_a_run_is_said_in_one_line(
     error: BaseException, begun: bool, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: Any) -> Any:
+    def fail(*_: Any, **__: Any) -> Any:
         raise error
 
     if begun:

@@ -106,7 +106,7 @@ def test_another_metric_is_measured_and_decides(place: Path) -> None:
             ("--metric", "confusion"),
             "--metric confusion: is a matrix, by which no trial is better than another",
         ),
-        (("--target", "80"), "--target 80: accuracy is at most 1; write 0.8 for 80 %"),
+        (("--target", "800"), "--target '800' is no accuracy: write 0.8, 80 or 80%"),
         (("--set", "task.name=digit"), "task.name = 'digit' is not one of "),
     ],
 )

@@ -156,7 +156,8 @@ def test_an_arm_that_fails_is_told(file: Path, tmp_path: Path) -> None:
     wanted = fedistill.load(file, ["rounds=1", "arms.fedavg.train.optimizer.lr=1e30"])
     fedistill.compare(wanted, tmp_path / "run", callbacks=[recorder])
     assert recorder.told == ["start", "fedavg 0 failed", "dsfl 0 1/1", "dsfl 0 done", "end"]
-    assert recorder.outcomes[0]["error"].startswith("round 1, ")
+    assert recorder.outcomes[0]["error"].startswith("round 1: 0 of 2 clients sent a valid reply")
+    assert "lower train.optimizer.lr" in recorder.outcomes[0]["error"]
 
 
 def test_ctrl_c_in_a_callback_is_ctrl_c(file: Path, tmp_path: Path) -> None:

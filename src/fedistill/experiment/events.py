@@ -84,8 +84,9 @@ def digest(events: Iterable[Event], before: str = "") -> str:
         before: the digest of earlier rounds, which these follow.
     """
     for event in events:
-        untimed = {key: value for key, value in event.items() if key not in TIMED}
-        line = before + json.dumps(untimed, sort_keys=True)
+        # As it comes from a file, where all keys are strings, which their order depends on.
+        plain = json.loads(json.dumps({key: value for key, value in event.items() if key not in TIMED}))
+        line = before + json.dumps(plain, sort_keys=True)
         before = hashlib.blake2b(line.encode(), digest_size=16).hexdigest()
     return before
 

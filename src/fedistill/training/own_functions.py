@@ -54,8 +54,8 @@ def check_loss(train: ResolvedTrain, classes: int) -> None:
         return
     what, loss = f"loss {train.loss!r}", named("loss", train.loss, "function")
     for samples in (3, 1):
-        with scoped(0, "check"):
-            logits = torch.randn(samples, classes, requires_grad=True)
+        generator = torch.Generator().manual_seed(0)
+        logits = torch.randn(samples, classes, generator=generator).requires_grad_()
         labels = torch.arange(samples) % classes
         with naming(f"{what}, called with logits ({samples}, {classes}) and labels ({samples},), raised"):
             value = loss(logits, labels)

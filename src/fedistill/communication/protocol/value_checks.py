@@ -8,6 +8,7 @@ from fedistill.errors import FrameError
 _OFF = 0.01  # of a sum of probabilities; fp16 is off by less than a 20th of it
 _GROWTH = 100.0
 _USUAL = 0.1
+_DIVERGES = " (if the client is honest, its training diverges: lower train.optimizer.lr)"
 
 
 def check_values(values: Floats, spec: TensorSpec) -> None:
@@ -23,7 +24,8 @@ def check_values(values: Floats, spec: TensorSpec) -> None:
     if spec.content is not Content.PROBS:
         largest = float(np.abs(values).max())
         if largest > spec.largest:
-            raise FrameError(f"it has a number of size {largest:.3g}; {spec.largest:.3g} is the most")
+            hint = _DIVERGES if spec.content is Content.WEIGHTS else ""
+            raise FrameError(f"it has a number of size {largest:.3g}; {spec.largest:.3g} is the most{hint}")
         return
     if values.min() < 0:
         raise FrameError(f"it has a probability of {values.min():.3g}")
@@ -53,4 +55,6 @@ def check_growth(weights: Floats, sent: float) -> None:
     """
     size, most = mean_size(weights), _GROWTH * max(sent, _USUAL)
     if size > most:
-        raise FrameError(f"its weights have a root mean square of {size:.3g}; {most:.3g} is the most here")
+        raise FrameError(
+            f"its weights have a root mean square of {size:.3g}; {most:.3g} is the most here{_DIVERGES}"
+        )
