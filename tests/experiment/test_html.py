@@ -386,6 +386,17 @@ def test_bytes_to_the_target(browse: Any) -> None:
 
 
 @needs_chromium
+def test_controls_are_never_marked_best(browse: Any) -> None:
+    page = browse("#target=0.6")
+    _, *rows = _table(page, "table-target")
+    assert [row[0] for row in rows if row[1] == "0 B"] == ["server-alone"]
+    for table in ("table-target", "table-budget"):
+        best = page.id(table).of_class("best")
+        assert best
+        assert not {"0 B", "0.620"} & {cell.text for cell in best}
+
+
+@needs_chromium
 def test_bytes_to_the_target_with_public_data(browse: Any) -> None:
     page = browse("#target=0.8&public=1&link=lora")
     _, *rows = _table(page, "table-target")
