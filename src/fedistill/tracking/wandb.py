@@ -1,9 +1,7 @@
 """Weights & Biases: one run for each arm and seed, all in one group."""
 
 import os
-import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, final
 from uuid import uuid4
 
@@ -42,12 +40,10 @@ class WandB(Tracker):
             self._package.login()
 
     def begin(self, arm: TrackedArm) -> None:
-        folder = Path(os.environ.get("WANDB_DIR") or arm.folder)
         id = self._ids.of(arm)
         if id is None:
             id = uuid4().hex
             self._ids.keep(arm, id)
-        _wait_for_another_second(folder / "wandb", id)
         self._run = self._package.init(
             project=self._project,
             id=id,
@@ -56,7 +52,7 @@ class WandB(Tracker):
             name=arm.title,
             group=arm.folder.name,
             config=dict(arm.settings),
-            dir=str(folder),
+            dir=os.environ.get("WANDB_DIR") or str(arm.folder),
             settings=self._package.Settings(console="off"),  # stdout and stderr are not ours to take
         )
 
@@ -65,9 +61,3 @@ class WandB(Tracker):
 
     def end(self, status: Status) -> None:
         self._run.finish(exit_code=0 if status == "done" else 1)
-
-
-def _wait_for_another_second(folder: Path, id: str) -> None:
-    """Wait until the package names a new folder, which it does by the second, and would write over one."""
-    while any(folder.glob(f"*-{time.strftime('%Y%m%d_%H%M%S')}-{id}")):
-        time.sleep(0.05)
