@@ -23,6 +23,7 @@ RAW: dict[str, Any] = {
 def with_zeros(arm: ReadyArm, zeros: int) -> Task:
     """The arm's task, of whose hundred test samples so many are of class 0."""
     labels = torch.tensor([0] * zeros + [1] * (100 - zeros))
+    # Samples of any kind can be sliced, which their type does not say.
     return replace(arm.task, test=Labelled(arm.task.test.samples[:100], labels))  # type: ignore[index]
 
 

@@ -29,6 +29,7 @@ from fedistill.federation.history import RoundRecord
 from fedistill.federation.ledger import Entry
 from fedistill.models import registry as models
 from fedistill.models.registry import build_model
+from fedistill.models.signature import Signature
 from fedistill.state import decode_state
 from helpers.watchers import Watcher
 
@@ -535,8 +536,12 @@ def test_a_folder_that_cannot_be_written_still_has_its_table(
 
 
 def test_a_changed_model_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+
+    def net(signature: Signature) -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.Linear(width, 10))
+
     module = ModuleType("changing_net")
-    module.net = lambda signature: nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.Linear(width, 10))  # type: ignore[attr-defined]
+    vars(module)["net"] = net
     monkeypatch.setitem(sys.modules, "changing_net", module)
     names = ["changing_net:net"]
     wanted = experiment({"method": "fedavg"}, models={"clients": names, "server": names[0]})

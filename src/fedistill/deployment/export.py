@@ -61,6 +61,7 @@ def export_model(model: Classifier, samples: Inputs, form: Form, folder: Path) -
     example = torch.cat([inputs[:4], inputs[:4]])  # with one sample, the program would take no more
     data = _quietly({"torch-export": _torch_export, "onnx": _onnx}[form], program, example, form)
     run = {"torch-export": _torch_runner, "onnx": _onnx_runner}[form](data)
+    # Torch has no types for `split`.
     found = torch.cat([run(part) for part in inputs.split(PREDICTION_BATCH)])  # type: ignore[no-untyped-call]
     difference = float((found.double() - model.predict_prepared(samples)).abs().max())
     if not difference <= TOLERANCE:

@@ -30,6 +30,7 @@ class TensorBoard(Tracker):
 
     def begin(self, arm: TrackedArm) -> None:
         self._writer = self._package.SummaryWriter(str(arm.folder / "tensorboard" / arm.place))
+        # Torch has no types for it.
         for one in self._summary.hparams(dict(arm.settings), {}):  # type: ignore[no-untyped-call]
             self._writer.file_writer.add_summary(one)
 
