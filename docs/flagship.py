@@ -220,8 +220,8 @@ alone (`bridge-larger`: cnn-s clients, cnn-m at the server) brings nothing where
 labels.
 
 **With a third of the clients in each round**, `bridge-long` has its first model for 2.5 kB, since fewer
-labels go down. At equal bytes it is 2.2 points behind at 5 kB and 1.0 at 10 kB, level at 15 and 20 kB, and 0.7, 0.5
-and 1.0 points behind at 40, 50 and 80 kB (seed 0).
+labels go down. At equal bytes it is 2.2 points behind at 5 kB and 1.0 at 10 kB, level at 15 and 20 kB, and
+0.7, 0.5 and 1.0 points behind at 40, 50 and 80 kB (seed 0).
 
 **With more skew** (`fashion-10-strong`, one seed), votes of experts alone make a worse start, below 70 %,
 than the votes of all do in `voting-1000` (75 % or more for 3.1 kB). Votes then stop below 80 %; merges go on.
