@@ -6,7 +6,6 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from fedistill.communication.messages.base import MessageContext
 from fedistill.communication.messages.bridge import (
     LEVELS,
     VOTES,
@@ -17,19 +16,16 @@ from fedistill.communication.messages.bridge import (
 )
 from fedistill.communication.messages.weights import Weights
 from fedistill.errors import FrameError
-from fedistill.methods.base import Method, Needs, Reply
-from fedistill.methods.participants import Client, ClientInfo, FederationInfo, Server
+from fedistill.methods.base import Needs, Reply
+from fedistill.methods.participants import Client, ClientInfo, Server
 from fedistill.methods.shared.bridge_state import NONE, BridgeClient, BridgeServer, BridgeSettings
 from fedistill.methods.shared.expertise import class_levels, expert_votes
 from fedistill.methods.shared.label_student import learn_labels
 from fedistill.methods.shared.masked_merges import (
-    Changes,
+    MergesParts,
     catch_up,
-    check_parameters,
     check_turn,
-    masks_of,
     merge,
-    train_part,
 )
 from fedistill.methods.shared.merging import learn_from_merged
 from fedistill.methods.shared.own_model import train_private
@@ -42,7 +38,7 @@ from fedistill.training.optimizers import make_optimizer
 _Replies = Iterable[Reply[BridgeReply]]
 
 
-class Bridge(Method[BridgeReply, BridgeRequest, BridgeServer, BridgeClient]):
+class Bridge(MergesParts[BridgeReply, BridgeRequest, BridgeServer, BridgeClient]):
     """Experts vote once on the public samples; the model learned from their votes is improved by its weights.
 
     Round 1: each client says about how many samples of each class it has. Round 2: clients train on private
@@ -78,17 +74,8 @@ class Bridge(Method[BridgeReply, BridgeRequest, BridgeServer, BridgeClient]):
     ClientState = BridgeClient
     needs = Needs(public=("clients", "server"))
     under_skew = ("loss",)
-    clients_build_common = True
     Settings = BridgeSettings
     settings: BridgeSettings
-
-    def check(self, federation: FederationInfo) -> None:
-        super().check(federation)
-        check_parameters(self.name, federation)
-
-    def message_context(self, federation: FederationInfo, client: int) -> MessageContext:
-        trained = masks_of(federation, federation.clients[client].model, self.settings.trained_share)
-        return replace(super().message_context(federation, client), trained=trained)
 
     def samples(self, public: int) -> int:
         return min(self.settings.samples or public, public)
@@ -164,15 +151,14 @@ class Bridge(Method[BridgeReply, BridgeRequest, BridgeServer, BridgeClient]):
             labels = received.pooled(votes, client.classes)
             made = None if labels is None else self._learn(client, client.model, labels).weights
             state = state.starting(torch.zeros(0) if made is None else made)
-        mask = masks_of(client.federation, client.model, self.settings.trained_share)
+        mask = self.masks(client.federation, client.model)
         followed = catch_up(state.weights, state.merges, received, mask) if len(state.weights) else None
         if (
             followed is None
         ):  # the labels were coded given votes that it does not remember, or it lost a merge
             return replace(state, weights=torch.zeros(0)), BridgeReply.telling(0, NONE, NONE)
-        turn, trained = received.turn, mask(received.turn)
-        model = train_part(client, followed, trained, self.settings)
-        changes = Changes.rounded((model.weights - followed)[trained], self.settings.up_step)
+        turn = received.turn
+        model, changes = self.train_merge(client, followed, turn)
         reply = BridgeReply(WEIGHTS, state.digest, turn, changes.step, NONE, NONE, changes.multiples)
         return replace(state, model=model, weights=followed, merges=turn - 1), reply
 
@@ -192,7 +178,7 @@ class Bridge(Method[BridgeReply, BridgeRequest, BridgeServer, BridgeClient]):
         state, came = state.with_changes(server, replies)
         trails, merged = dict(state.trails), dict(state.merged)
         for name, changes in came.items():
-            trained = masks_of(server.federation, name, self.settings.trained_share)(trails[name].merges + 1)
+            trained = self.masks(server.federation, name)(trails[name].merges + 1)
             after = merge(trails[name], changes, trained, self.settings.down_step)
             if after is not None:
                 trails[name], merged[name] = after[0], ModelState(after[1])
