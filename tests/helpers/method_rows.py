@@ -85,6 +85,14 @@ ROWS = [
         ("server@global", 0.7),
         settings={"vote_epochs": 4, "distill_epochs": 8, "enough": 0.5},
     ),
+    Row(
+        "bridge",
+        MIXED,
+        True,
+        ("server@global", 0.6),
+        settings={"start": {"name": "gaussian", "width": 24}, "distill_epochs": 8, "enough": 0.5},
+        variant="-started",
+    ),
     # Three rounds of a test must reach a merge.
     Row("tally-like", MIXED, True, ("server@global", 0.5), settings={"merge_every": 2}),
     Row("feddf", MIXED, True, ("server@global", 0.7)),

@@ -10,17 +10,20 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fedistill.communication.messages.bridge import WEIGHTS, BridgeRequest
-from fedistill.errors import ExperimentError
+from fedistill.communication.messages.statistics import FeatureMoments
+from fedistill.errors import ExperimentError, FrameError
 from fedistill.experiment.preflight import examine
 from fedistill.federation.arm import ReadyArm
 from fedistill.federation.history import ArmRun
+from fedistill.methods.base import Reply
+from fedistill.methods.combined import bridge
 from fedistill.methods.combined.bridge import Bridge
-from fedistill.methods.participants import Client, Server
+from fedistill.methods.participants import Client
+from fedistill.methods.shared import bridge_start
 from fedistill.methods.shared.bridge_state import BridgeClient
 from fedistill.methods.shared.expertise import class_levels, pool_votes, sizes
 from fedistill.methods.shared.masked_merges import Changes, masks_of, moved
 from fedistill.state import decode_state, from_plain
-from fedistill.training.model_state import ModelState
 from helpers.runs import finished, ready
 
 SETTINGS: dict[str, Any] = {"vote_epochs": 3, "distill_epochs": 3}
@@ -29,6 +32,7 @@ NONE = torch.zeros(0, dtype=torch.int64)
 
 def played(method: str = "bridge", rounds: int = 4, **changes: Any) -> tuple[ReadyArm, ArmRun]:
     models = changes.pop("models", {"clients": ["cnn-s"], "server": "cnn-s"})
+    own = {} if method == "gaussian" else SETTINGS
     return finished(
         {
             "rounds": rounds,
@@ -43,7 +47,7 @@ def played(method: str = "bridge", rounds: int = 4, **changes: Any) -> tuple[Rea
             "train": {"batch_size": 16, "optimizer": {"lr": 0.05, "momentum": 0.9}},
             "evaluate": {"every": rounds},
             "runtime": {"kind": "serial"},
-            "arms": [{"method": method, **SETTINGS, **changes.pop("arm", {})}],
+            "arms": [{"method": method, **own, **changes.pop("arm", {})}],
             **changes,
         }
     )
@@ -104,6 +108,37 @@ def test_only_the_mask_of_a_merge_moves() -> None:
     assert trail.counts.tolist() == [int(mask.sum()) for mask in (first, second, third)]
 
 
+def test_with_statistics_the_labels_are_what_these_say_and_nobody_votes() -> None:
+    arm, run = played(rounds=3, arm={"start": "gaussian(width=24)"})
+    sums, alone = played("gaussian", rounds=1, arm={"width": 24, "distill_epochs": 1})
+    classes = sums.method.public_labels(alone.server, sums.server(1))  # type: ignore[attr-defined]  # of statistics
+    assert torch.equal(run.server.labels, classes)
+    assert (run.server.levels == -1).all()
+    states = [client_state(run, client) for client in range(4)]
+    assert {state.digest for state in states} == {run.server.starts["cnn-s"]}
+    assert [state.merges for state in states] == [1] * 4
+    kinds = [{one.kind for one in record.traffic} for record in run.records]
+    assert kinds == [
+        {"statistics-request", "feature-moments"},
+        {"bridge-request", "bridge-reply"},
+        {"bridge-request", "bridge-reply"},
+    ]
+    server = arm.server(4)
+    with pytest.raises(FrameError, match="it sends statistics, which it was not asked for"):
+        arm.method.check_reply(run.server, server, Reply(0, FeatureMoments(*[NONE] * 5, 0, 15)))
+
+
+def test_with_statistics_clients_that_come_later_are_given_the_labels() -> None:
+    """Statistics of a part of the clients are enough; the others follow from the labels on, in one state."""
+    sampling = {"fraction": 0.5}
+    _, run = played(rounds=6, sampling=sampling, arm={"start": "gaussian(width=24)", "enough": 0.3})
+    first = next(record.round for record in run.records if "bridge-reply" in {t.kind for t in record.traffic})
+    asked = {t.client for record in run.records[: first - 1] for t in record.traffic}
+    later = {client for record in run.records[first - 1 :] for client in record.clients} - asked
+    assert later
+    assert all(client_state(run, client).digest == run.server.starts["cnn-s"] for client in later)
+
+
 def test_votes_may_count_equally() -> None:
     _, run = played(rounds=2, arm={"weighting": "equal"})
     assert torch.equal(run.server.labels, pool_votes(run.server.votes, torch.ones(4, 10)))
@@ -129,20 +164,14 @@ def test_labels_come_down_once() -> None:
     assert max(fourth) <= max(frames(run, "down", 5)) + 20
 
 
-class Perturbed(Bridge):
-    """One client's machine computes other last bits."""
+def test_a_client_whose_start_differs_is_given_the_servers_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def on_another_machine(state: BridgeClient, client: Client, *rest: Any) -> Tensor:
+        """One client's machine computes other last bits."""
+        made = bridge_start.start_of(state, client, *rest)
+        return made + 1e-6 if client.id == 1 else made
 
-    name = "perturbed"
-
-    def _learn(self, site: Client | Server, name: str, labels: Tensor) -> ModelState:
-        made = super()._learn(site, name, labels)
-        if isinstance(site, Client) and site.id == 1:
-            return replace(made, weights=made.weights + 1e-6)
-        return made
-
-
-def test_a_client_whose_start_differs_is_given_the_servers_once() -> None:
-    arm, run = played("test_bridge:Perturbed", rounds=6)
+    monkeypatch.setattr(bridge, "start_of", on_another_machine)
+    arm, run = played(rounds=6)
     assert run.server.given.tolist() == [False, True, False, False]
     assert run.server.informed.all()
     size = arm.federation.clients[1].parameters

@@ -23,13 +23,17 @@ from fedistill.methods.participants import Server
 from fedistill.methods.shared.expertise import pool_votes, sizes, thresholds
 from fedistill.methods.shared.masked_merges import Changes, MaskSettings, Trail
 from fedistill.methods.shared.public_labels import DistillSettings
+from fedistill.methods.shared.start import StartSettings
+from fedistill.state import State
 from fedistill.training.model_state import ModelState
 
 NONE = torch.zeros(0, dtype=torch.int64)
 """An array of integers that a message does not have."""
+ChangesByModel = dict[str, list[tuple[Changes, float]]]
+"""The changes that came, each with its client's samples, by the client's model."""
 
 
-class BridgeSettings(MaskSettings, DistillSettings):
+class BridgeSettings(MaskSettings, DistillSettings, StartSettings):
     distill_epochs: int = Field(default=15, ge=1, description="epochs on the pooled labels")
     samples: int | None = Field(
         default=None, ge=1, description="public samples that are voted on, the first ones; default: all"
@@ -45,7 +49,8 @@ class BridgeSettings(MaskSettings, DistillSettings):
         default=0.8,
         gt=0,
         le=1,
-        description="share of all private samples whose clients must have voted before weights are merged",
+        description="share of all private samples whose clients must have voted, or sent statistics, before"
+        " weights are merged",
     )
     weighting: Literal["samples", "equal"] = Field(
         default="samples", description="how much a vote counts: as the client's samples of that class, or 1"
@@ -91,6 +96,7 @@ class BridgeServer:
         starts: digests of the starts by architecture; none until enough clients have voted.
         trails: what the starts have become, as all clients follow it.
         merged: the last means of each architecture, before they were rounded.
+        statistics: what was collected of those that come first, as plain data; empty without ``start``.
     """
 
     model: ModelState
@@ -103,6 +109,7 @@ class BridgeServer:
     starts: dict[str, int] = field(default_factory=dict)
     trails: dict[str, Trail] = field(default_factory=dict)
     merged: dict[str, ModelState] = field(default_factory=dict)
+    statistics: State = field(default_factory=dict)
 
     @classmethod
     def before_round_1(cls, model: ModelState, clients: int, samples: int, classes: int) -> "BridgeServer":
@@ -178,14 +185,14 @@ class BridgeServer:
 
     def with_changes(
         self, server: Server, replies: Iterable[Reply[BridgeReply]]
-    ) -> tuple["BridgeServer", dict[str, list[tuple[Changes, float]]]]:
+    ) -> tuple["BridgeServer", ChangesByModel]:
         """Return the state after these replies, and by model the changes that came, with their samples.
 
         A client whose start differs from the server's, or who could not make one, does not count.
         """
         votes, informed, given = self.votes.clone(), self.informed.clone(), self.given.clone()
         known = self.known.clone()
-        came: dict[str, list[tuple[Changes, float]]] = {}
+        came: ChangesByModel = {}
         for reply in replies:
             client, message, name = reply.client, reply.message, server.clients[reply.client].model
             alike = message.has and (given[client] or message.digest == self.starts[name])
