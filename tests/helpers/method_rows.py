@@ -90,7 +90,12 @@ ROWS = [
         MIXED,
         True,
         ("server@global", 0.6),
-        settings={"start": {"name": "gaussian", "width": 24}, "distill_epochs": 8, "enough": 0.5},
+        settings={
+            "start": {"name": "gaussian", "width": 24},
+            "vote_epochs": 4,
+            "distill_epochs": 8,
+            "enough": 0.2,
+        },
         variant="-started",
     ),
     # Three rounds of a test must reach a merge.

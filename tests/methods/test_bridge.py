@@ -21,7 +21,7 @@ from fedistill.methods.combined.bridge import Bridge
 from fedistill.methods.participants import Client
 from fedistill.methods.shared import bridge_start
 from fedistill.methods.shared.bridge_state import BridgeClient
-from fedistill.methods.shared.expertise import class_levels, pool_votes, sizes
+from fedistill.methods.shared.expertise import class_levels, pool_votes, sizes, vote_evidence
 from fedistill.methods.shared.masked_merges import Changes, masks_of, moved
 from fedistill.state import decode_state, from_plain
 from helpers.runs import finished, ready
@@ -108,35 +108,49 @@ def test_only_the_mask_of_a_merge_moves() -> None:
     assert trail.counts.tolist() == [int(mask.sum()) for mask in (first, second, third)]
 
 
-def test_with_statistics_the_labels_are_what_these_say_and_nobody_votes() -> None:
+def test_with_statistics_votes_are_evidence_beside_what_these_say() -> None:
     arm, run = played(rounds=3, arm={"start": "gaussian(width=24)"})
     sums, alone = played("gaussian", rounds=1, arm={"width": 24, "distill_epochs": 1})
-    classes = sums.method.public_labels(alone.server, sums.server(1))  # type: ignore[attr-defined]  # of statistics
-    assert torch.equal(run.server.labels, classes)
-    assert (run.server.levels == -1).all()
+    logits = sums.method.public_logits(alone.server, sums.server(1))  # type: ignore[attr-defined]  # of statistics
+    assert torch.equal(run.server.prior, logits)
+    levels = torch.stack([class_levels(data.labels, 10) for data in arm.task.clients])
+    assert torch.equal(run.server.levels, levels)
+    # All vote, whatever share of a class they have.
+    assert all((votes < 10).all() for votes in run.server.votes)
+    pooled = (logits.double().log_softmax(dim=1) + vote_evidence(run.server.votes, levels)).argmax(dim=1)
+    assert torch.equal(run.server.labels, pooled)
     states = [client_state(run, client) for client in range(4)]
     assert {state.digest for state in states} == {run.server.starts["cnn-s"]}
-    assert [state.merges for state in states] == [1] * 4
     kinds = [{one.kind for one in record.traffic} for record in run.records]
     assert kinds == [
         {"statistics-request", "feature-moments"},
         {"bridge-request", "bridge-reply"},
         {"bridge-request", "bridge-reply"},
     ]
-    server = arm.server(4)
     with pytest.raises(FrameError, match="it sends statistics, which it was not asked for"):
-        arm.method.check_reply(run.server, server, Reply(0, FeatureMoments(*[NONE] * 5, 0, 15)))
+        arm.method.check_reply(run.server, arm.server(4), Reply(0, FeatureMoments(*[NONE] * 5, 0, 15)))
 
 
-def test_with_statistics_clients_that_come_later_are_given_the_labels() -> None:
-    """Statistics of a part of the clients are enough; the others follow from the labels on, in one state."""
-    sampling = {"fraction": 0.5}
-    _, run = played(rounds=6, sampling=sampling, arm={"start": "gaussian(width=24)", "enough": 0.3})
-    first = next(record.round for record in run.records if "bridge-reply" in {t.kind for t in record.traffic})
-    asked = {t.client for record in run.records[: first - 1] for t in record.traffic}
-    later = {client for record in run.records[first - 1 :] for client in record.clients} - asked
-    assert later
-    assert all(client_state(run, client).digest == run.server.starts["cnn-s"] for client in later)
+def test_with_statistics_a_client_that_comes_after_the_votes_is_given_the_labels() -> None:
+    _, run = played(rounds=8, sampling={"fraction": 0.5}, arm={"start": "gaussian(width=24)", "enough": 0.3})
+    late = ((run.server.votes[:, 0] < 0) & run.server.informed).nonzero().flatten().tolist()
+    assert late
+    for client in late:
+        assert client_state(run, client).digest == run.server.starts["cnn-s"]
+
+
+def test_evidence_of_votes() -> None:
+    """Two classes that a client has, of 60 samples each, and one that it lacks; by hand."""
+    count = 2 * torch.tensor(61.0).log2()
+    level = torch.tensor([[int(count.round()), int(count.round()), 0]])
+    held = 2 ** (int(count.round()) / 2) - 1
+    sure = 0.97 * held / (held + 20)
+    right, wrong = sure + (1 - sure) / 2, (1 - sure) / 2
+    expected = torch.tensor([[right, wrong, 0.5], [wrong, right, 0.5], [1.0, 1.0, 1.0]]).double().log()
+    found = vote_evidence(torch.tensor([[0, 1, 3]]), level)
+    assert torch.allclose(found, expected)
+    nobody = torch.full((1, 3), -1)
+    assert torch.equal(vote_evidence(nobody, nobody), torch.zeros(3, 3).double())
 
 
 def test_votes_may_count_equally() -> None:

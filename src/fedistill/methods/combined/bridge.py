@@ -18,7 +18,7 @@ from fedistill.communication.messages.weights import Weights
 from fedistill.errors import FrameError
 from fedistill.methods.base import Needs, Reply
 from fedistill.methods.participants import Client, ClientInfo, Server
-from fedistill.methods.shared.bridge_start import make_starts, pool_and_learn, start_of, vote
+from fedistill.methods.shared.bridge_start import pool_and_learn, start_of, vote
 from fedistill.methods.shared.bridge_state import (
     NONE,
     BridgeClient,
@@ -62,9 +62,10 @@ class Bridge(
     ``enough`` of all private samples have voted. Clients with nothing to do in a round are not sent anything;
     those that were away are sent the changes of all merges that they have missed.
 
-    With ``start``, clients send one-shot statistics in place of levels and votes (see `gaussian`, `ridge` and
-    `naive-bayes`), and the start is learned from what these say of the public samples. Their model does not
-    depend on how the data are divided, where votes say little if a client has only a few classes.
+    With ``start``, clients first send one-shot statistics (see `gaussian`, `ridge` and `naive-bayes`), whose
+    model does not depend on how the data are divided, and then levels and votes, of all classes that they
+    have. What the statistics say of a public sample is the prior of its class, and votes are evidence: a
+    client with few classes cannot name the class of most samples, but tells those apart that it has.
 
     A start is a result of training, and may differ in its last bits between machines. So the first reply
     names a digest of the client's start; a client whose start differs is given the server's weights, as fp16.
@@ -134,12 +135,9 @@ class Bridge(
     def server_step(self, state: BridgeServer, server: Server, replies: _Replies) -> BridgeServer:
         first = self._collecting(state)
         if first is not None:
-            statistics, model, classes = first.collect(state.statistics, server, replies)
-            state = replace(state, statistics=statistics, model=model)
-            if classes is None:
-                return state
-            labelled = replace(state, labels=classes[: self.samples(len(classes))])
-            return make_starts(labelled, server, self.settings)
+            statistics, model, logits = first.collect(state.statistics, server, replies)
+            prior = state.prior if logits is None else logits[: self.samples(len(logits))]
+            return replace(state, statistics=statistics, model=model, prior=prior)
         own = cast(Iterable[Reply[BridgeReply]], replies)
         if not state.starts:
             return pool_and_learn(state, server, own, self.settings)
@@ -161,7 +159,7 @@ class Bridge(
 
     def _collecting(self, state: BridgeServer) -> FirstStatistics | None:
         """Return the statistics that clients are asked for in this round, if they are."""
-        return None if state.starts else self.first
+        return None if len(state.prior) else self.first
 
     def _improve(
         self, state: BridgeClient, client: Client, received: BridgeRequest

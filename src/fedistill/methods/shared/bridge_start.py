@@ -39,8 +39,8 @@ def pool_and_learn(
     state: BridgeServer, server: Server, replies: Iterable[Reply[BridgeReply]], settings: BridgeSettings
 ) -> BridgeServer:
     """Pool the votes, learn from them, and make all starts if enough clients have voted."""
-    state = state.with_votes(replies, equal=settings.weighting == "equal")
-    if not (state.labels < server.classes).any():
+    before, state = state, state.with_votes(replies, equal=settings.weighting == "equal")
+    if state is before or not (state.labels < server.classes).any():
         return state
     if state.voted_share(server) >= settings.enough:
         return make_starts(state, server, settings)

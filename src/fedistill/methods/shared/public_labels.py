@@ -215,9 +215,10 @@ class DrawnLabels(
         self, first: FirstStatistics, state: LabelServer, server: Server, replies: Iterable[Reply[Message]]
     ) -> LabelServer:
         """Collect statistics; once there are enough, what they say of the round's samples are its labels."""
-        start, model, classes = first.collect(state.start, server, replies)
-        if classes is None:
+        start, model, logits = first.collect(state.start, server, replies)
+        if logits is None:
             return replace(state, model=model, start=start)
+        classes = logits.argmax(dim=1)
         drawn = sample_public(server.seed, len(classes), self.samples(len(classes)), server.round)
         labels = one_hot(classes[drawn], server.classes).float()
         return replace(state, model=model, start=start, labels=labels, sampled_round=server.round)

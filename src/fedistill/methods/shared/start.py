@@ -126,11 +126,11 @@ class FirstStatistics:
     def collect(
         self, state: State, server: Server, replies: Iterable[Reply[Message]]
     ) -> tuple[State, ModelState, Tensor | None]:
-        """Return the new state, the server's model and, if enough have answered, public classes (N,)."""
+        """Return the new state, the server's model and, if enough have answered, public logits (N, C)."""
         found = self.method.server_step(self._read(state), server, replies)
         samples = server.federation.samples
         enough = sum(samples[client] for client in found.clients) >= self._enough * sum(samples)
-        return _plain(found), found.model, self.method.public_labels(found, server) if enough else None
+        return _plain(found), found.model, self.method.public_logits(found, server) if enough else None
 
     def _read(self, state: State) -> StatisticsServer:
         found: StatisticsServer = from_plain(self.method.ServerState, state)
