@@ -10,7 +10,7 @@ from fedistill.experiment.findings import Finding
 from fedistill.experiment.preflight import examine, examine_arm
 from fedistill.federation.arm import ReadyArm
 
-STATISTICS = {"text": "naive-bayes", "image": "gaussian"}
+STATISTICS = {"text": "naive-bayes", "image": "gaussian", "table": "gaussian"}
 """A method of one message for each kind of data."""
 WITH_PUBLIC, WITHOUT_PUBLIC = "bridge", "random-mask"
 """The methods that are often the cheapest way to an accuracy, with a public set and without one."""

@@ -8,6 +8,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from fedistill.communication.codecs.registry import CODECS
 from fedistill.communication.messages.base import contents
 from fedistill.communication.tensor_specs import Content
+from fedistill.config.inputs import SAMPLES
 from fedistill.config.schema import Experiment
 from fedistill.config.training import OptimizerConfig
 from fedistill.config.units import format_bytes
@@ -65,7 +66,7 @@ def examine_arm(arm: ReadyArm) -> list[Finding]:
         return findings
     kind, augment = arm.task.signature.kind, arm.train.augment
     if augment is not None and (others := augment.others(kind)):
-        what = f"train.augment has {', '.join(others)}, but the samples of this task are {kind}s"
+        what = f"train.augment has {', '.join(others)}, but the samples of this task are {SAMPLES[kind]}"
         findings.append(Finding("error", where, what, f"take {'them' if others[1:] else 'it'} out"))
     if arm.method.uplink is None and arm.config.accumulate != 1:
         what = f"method {arm.method.name} exchanges nothing, so there is nothing to wait for"

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import datasets
 
-from fedistill.data.columns import INPUT_NAMES, LABEL_NAMES, NUMBER, Feature
+from fedistill.data.columns import INPUT_NAMES, LABEL_NAMES, Feature
+from fedistill.data.records import NUMBER
 from fedistill.data.table import FILE_COLUMN, Split
 from fedistill.errors import ExperimentError, nearest
 

@@ -3,10 +3,10 @@
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
+from fedistill.config.inputs import InputKind
 from fedistill.config.task import TaskConfig
 from fedistill.data.image import size_of
 from fedistill.data.missing import encoded_images, image_cells
@@ -53,7 +53,7 @@ class Survey:
 
     title: str
     form: str
-    kind: Literal["image", "text"]
+    kind: InputKind
     columns: Columns
     classes: dict[str, int]
     tests: int | None
@@ -115,6 +115,7 @@ def _words(loaded: Loaded) -> Words:
 
     rows = np.unique(np.linspace(0, len(loaded.train) - 1, _TEXTS_READ).astype(np.int64))
     texts = loaded.train.read(rows)
+    assert isinstance(texts, list)
     median, most = np.quantile([sum(1 for _ in words_of(str(text))) for text in texts], [0.5, 0.9])
     return Words(int(median), int(most))
 
