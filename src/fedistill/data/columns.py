@@ -216,7 +216,7 @@ def choose_column(given: str | None, columns: list[str], usual: Sequence[str], k
     if not found:
         what = key.rsplit(".", 1)[1]
         other = task_kinds.without_label(columns) if what == "label" else ""
-        if what == "input":
+        if key == "task.input":
             other = ", or, if each row is a sample and its columns are the inputs, write [task.table]"
         raise ExperimentError(
             f"{where}: cannot tell which column is the {what}; set {key} to one of"

@@ -22,6 +22,9 @@ Inputs = NDArray[np.uint8] | list[str] | Records
 FILE_COLUMN = "(file)"
 """The column that several files of one split have when they are read: the name of each row's file."""
 
+_DISTINCT = 0.9
+"""Share of different rows from which equal records are copies; with fewer, they are equal by chance."""
+
 Split = Any
 """A `datasets.Dataset`; the library has no types to check."""
 Column = list[Any]
@@ -36,7 +39,8 @@ class Table:
         labels: int64 (n,), the class of each row.
         read: returns the inputs of given rows: uint8 images (rows, channels, height, width), texts, or
             records.
-        keys: returns a digest of each row's content; rows with equal inputs have equal keys.
+        keys: returns a digest of each row's content; rows with equal inputs have equal keys, unless they are
+            records of so few values that equal ones need not be copies.
         column: returns the values of another column, for natural partitions.
     """
 
@@ -121,12 +125,14 @@ def records_as_table(
     labels: NDArray[np.int64],
     column: Callable[[str], Column],
 ) -> Table:
-    return Table(
-        labels,
-        records.picked,
-        lambda: [digest(content) for content in records.contents()],
-        column,
-    )
+    def keys() -> list[bytes]:
+        contents = records.contents()
+        if len(set(contents)) < _DISTINCT * len(contents):
+            whole = digest(b"".join(contents))  # rows of another table are others
+            contents = [b"%d " % row + whole for row in range(len(contents))]
+        return [digest(content) for content in contents]
+
+    return Table(labels, records.picked, keys, column)
 
 
 def samples_of(inputs: Inputs, encoding: RecordEncoding | None = None) -> Samples:

@@ -64,6 +64,10 @@ class Needs:
         """Whether the method has a meaning for inputs of this kind."""
         return self.inputs == "any" or kind in self.inputs.split(" or ")
 
+    def kinds(self) -> str:
+        """Return the kinds of inputs, unless the method takes any, such as ``images or tables``."""
+        return " or ".join(f"{kind}s" for kind in self.inputs.split(" or "))
+
     def in_words(self) -> list[str]:
         """Return the requirements on models and public set, a few words each."""
         found = {
@@ -72,7 +76,7 @@ class Needs:
             "any": [],
         }[self.models]
         if self.inputs != "any":
-            found.append(" or ".join(f"{kind}s" for kind in self.inputs.split(" or ")))
+            found.append(self.kinds())
         if self.public:
             what = "labelled public set" if self.public_labels else "public set"
             found.append(what if "clients" in self.public or self.public_labels else f"{what} at the server")
@@ -180,7 +184,7 @@ class Method(ABC, Generic[Up, Down, ServerStateT, ClientStateT]):
         kind = federation.signatures[federation.server_model].kind
         if not self.needs.takes(kind):
             raise Refusal(
-                f"method {self.name} needs {self.needs.inputs}s, but the samples of this task are"
+                f"method {self.name} needs {self.needs.kinds()}, but the samples of this task are"
                 f" {SAMPLES[kind]}: remove this arm"
             )
         if self.needs.public and not federation.public:
