@@ -7,3 +7,6 @@ InputKind = Literal["image", "text", "table"]
 
 SAMPLES: dict[InputKind, str] = {"image": "images", "text": "texts", "table": "rows of tables"}
 """What samples of a kind are called in messages."""
+
+COUNTED: dict[InputKind, str] = {"image": "images", "text": "texts", "table": "rows"}
+"""What they are called where it is known of what they are, after a number."""
