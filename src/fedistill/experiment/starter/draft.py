@@ -50,7 +50,7 @@ clients = ["mlp-tab"]
 server = "mlp-tab"
 
 [train]
-epochs = 4
+epochs = 2
 batch_size = 16
 optimizer = { name = "adam", lr = 0.01 }"""
 

@@ -111,9 +111,10 @@ def look(title: str, splits: Splits, loaded: Loaded, config: TaskConfig, columns
 
 def _copies(loaded: Loaded) -> Iterator[str]:
     """Yield the categorical columns of which each category is of one class, and each class has one."""
-    records = loaded.train.read(np.arange(len(loaded.train)))
-    if not isinstance(records, Records):
+    if loaded.features is None:
         return
+    records = loaded.train.read(np.arange(len(loaded.train)))
+    assert isinstance(records, Records)
     for name, values in zip(records.features.categorical, records.categories.T, strict=True):
         pairs = set(zip(values.tolist(), loaded.train.labels.tolist(), strict=True))
         if len(pairs) == len({value for value, _ in pairs}) == len({label for _, label in pairs}):
