@@ -147,7 +147,7 @@ def sums_frame(sums: ColumnSums, client: int) -> bytes:
 
 
 def read_sums(frame: bytes, features: Features, samples: int) -> ColumnSums:
-    """Return the sums that a client of so many samples shares.
+    """Return the sums that a client with this many samples shares.
 
     Raises:
         FrameError: the bytes are no such frame, or are not of these columns and rows.

@@ -81,7 +81,7 @@ def records_of(columns: Mapping[str, Sequence[Any]], features: Features, rows: i
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a cell is empty: None, NaN, or a text of white space."""
+    """Whether a cell is empty: None, NaN, or text without anything but white space."""
     return value is None or value != value or (isinstance(value, str) and not value.strip())
 
 

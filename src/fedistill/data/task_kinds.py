@@ -33,7 +33,7 @@ def of_label(feature: Any, column: str) -> str:
 
 
 def is_quantity(labels: Sequence[Any], samples: int) -> bool:
-    """Whether the different labels of so many samples are measured numbers, as for regression, not classes.
+    """Whether the different labels of this many samples are measured numbers, as for regression, not classes.
 
     They are if there are more than `_MOST_NUMBERS` of them, all numbers, and one has a fraction or half of
     the samples have a number of their own.
