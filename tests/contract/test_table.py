@@ -1,6 +1,7 @@
 """Every method on tables: each row of the contract's table, played on scikit-learn's breast cancer data."""
 
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from fedistill.config.schema import Experiment
 from fedistill.config.task import TaskConfig
 from fedistill.data.build import build_task
 from fedistill.data.task import Task
-from fedistill.errors import Refusal
+from fedistill.errors import ExperimentError, Refusal
 from fedistill.experiment.preflight import examine
 from fedistill.federation.arm import ReadyArm
 from fedistill.methods.base import Method
@@ -97,4 +98,41 @@ def test_augmentation_is_for_images_and_texts() -> None:
     assert error == (
         "arm 'local': train.augment has flip, drop_words, but the samples of this task are rows of tables:"
         " take them out"
+    )
+
+
+def test_a_model_of_ones_own_reads_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It knows d from the signature, and may be distilled from others and averaged with its like."""
+    (tmp_path / "own_tab.py").write_text(
+        "from torch import nn\n\n\ndef net(signature):\n"
+        "    (width,) = signature.shape\n"
+        "    assert (signature.kind, width) == ('table', 30)\n"
+        "    return nn.Sequential(nn.Linear(width, 8), nn.Tanh(), nn.Linear(8, signature.classes))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    dsfl = next(row for row in ROWS if row.method == "dsfl")
+    experiment = experiment_of(dsfl, models={"clients": ["own_tab:net", "logistic"], "server": "own_tab:net"})
+    arm = ready(experiment)
+    assert [str(one) for one in examine(experiment, arm.task, [arm]) if one.level == "error"] == []
+    assert run_serially(experiment, arm).records[-1].views["server@global"] >= LEARNED
+
+
+def test_models_of_images_are_refused_by_name() -> None:
+    local = next(row for row in ROWS if row.method == "local")
+    experiment = experiment_of(local, models={"clients": ["cnn-s"], "server": "mlp-tab"})
+    with pytest.raises(ExperimentError) as refused:
+        ready(experiment).federation  # noqa: B018  # built when it is asked for
+    assert str(refused.value) == (
+        "model 'cnn-s' is for images; this is a task of rows of tables: logistic, mlp-tab"
+    )
+
+
+@pytest.mark.parametrize("public", [{"samples": 50, "quality": 20}, {"samples": 50, "images": 0}])
+def test_public_sets_that_are_made_of_images_are_refused(public: dict[str, Any]) -> None:
+    setting = next(key for key in public if key != "samples")
+    config = TaskConfig.model_validate(TASK | {"public": public})
+    with pytest.raises(ExperimentError) as refused:
+        build_task(config, seed=0)
+    assert str(refused.value) == (
+        f"task.public.{setting} is for images, but the task holds rows of tables: leave it out"
     )

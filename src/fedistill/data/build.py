@@ -25,9 +25,6 @@ from fedistill.errors import ExperimentError, nearest
 from fedistill.models.signature import Signature
 from fedistill.rng import numpy_stream
 
-_LAYOUT = ("column_names", "missing", "relabel")
-"""Settings of how CSV files are read that a site's own file shares with the experiment's."""
-
 
 def build_task(
     config: TaskConfig, seed: int, *, validation: bool = False, opened: Loaded | None = None
@@ -72,10 +69,11 @@ def build_task(
     test_inputs = test_table.read(test_rows)
     labels = torch.from_numpy(source.train.labels[private])
     sums: tuple[bytes, ...] = ()
-    encoding: RecordEncoding | None = None
+    encoding, unknown = None, None
     if isinstance(private_inputs, Records):
         own = [private_inputs.picked(part) for part in parts]
         sums, encoding = record_setup(own, taken.inputs, config.table or TableConfig())
+        unknown = encoding.unknown_share(private_inputs)
     signature, frame = _signature(source, private_inputs, taken.inputs, config, encoding)
     if isinstance(test_inputs, np.ndarray):
         _check_size("test", test_inputs, signature)
@@ -107,9 +105,7 @@ def build_task(
         unused=len(private) - sum(map(len, sites.parts)) - sum(site.private for site in sites.absent),
         rendering=_rendering(source, config),
         left_out=dict(source.left_out),
-        unknown_categories=None
-        if encoding is None
-        else encoding.unknown_share([one for one in (private_inputs,) if isinstance(one, Records)]),
+        unknown_categories=unknown,
     )
 
 
@@ -133,8 +129,9 @@ def build_at_site(
         )
     # A site's images are rendered like the others' as far as the experiment says how.
     shared = {key: getattr(config, key) for key in ("background", "white_level") if getattr(own, key) is None}
-    if own.format == config.format:
-        shared |= {key: getattr(config, key) for key in _LAYOUT}
+    shared["relabel"] = config.relabel
+    if own.format == "csv":
+        shared |= {"column_names": config.column_names, "missing": config.missing}
     own = own.model_copy(update=shared)
     encoding = task.record_encoding()
     features = None if encoding is None else encoding.features

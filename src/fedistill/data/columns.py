@@ -1,7 +1,7 @@
 """Converts columns of a Hugging Face data set to tables: which column is what, and what labels mean."""
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
@@ -49,42 +49,27 @@ def from_hugging_face(
     where, where_test = wheres
     if len(train) == 0:
         raise ExperimentError(f"{where}: has no rows")
-    table = source.table if isinstance(source, TaskConfig) else None
-    is_table = table is not None or features is not None
     if isinstance(source, PublicSource):
-        chosen = _Inputs("table", features) if is_table else _chosen(train, source, columns, where)
-        train, numbers = complete(train, chosen.content(), source.drop_missing, where, place)
-        rendering = _rendering(source, chosen, [(train, numbers, where)])
-        unknown = np.zeros(len(train), dtype=np.int64)
-        unlabelled = _columns((train, numbers, where), chosen, unknown, image_size, rendering)
-        return Loaded(chosen.kind, (), unlabelled, None, features=features)
+        return _unlabelled(train, source, where, image_size, features)
     label = choose_column(source.label, columns, LABEL_NAMES, f"{place}.label", where)
-    others = [column for column in columns if column != label]
     owner = getattr(source.partition, "column", None) if isinstance(source, TaskConfig) else None
     owners: dict[str, Content] = {owner: "label"} if owner is not None and owner in columns else {}
-    left_out = dict[str, str]()
-    if table is not None and features is None:
-        found = choose_features(train, table, [label, *owners], where)
-        features, left_out = found.features, found.left_out
-        if label in features.names:
-            raise ExperimentError(f"{where}: task.table names the column of labels, {label!r}, as an input")
-    chosen = _Inputs("table", features) if is_table else _chosen(train, source, others, where)
+    chosen = _chosen(train, source, features, [label, *owners], where)
     needed: dict[str, Content] = {label: "label", **chosen.content()}
     train, numbers = complete(train, needed | owners, source.drop_missing, where, place)
     names = getattr(train.features[label], "names", None)
     given = _relabelled(label_values(train, label, where, names), source)
-    classes = (
-        list(dict.fromkeys(_relabelled(names, source)))
-        if names
-        else sorted(set(given), key=_place_among(given))
-    )
+    if names:
+        classes = list(dict.fromkeys(_relabelled(names, source)))
+    else:
+        classes = sorted(set(given), key=_place_among(given))
     if isinstance(source, TaskConfig) and len(set(given)) < 2:  # a site may have a single class
         folders = " (put the images of each class into a folder of their own)"
         raise ExperimentError(
             f"{where}: column {label!r} has only one value, so there is nothing to learn"
             + (folders if source.format == "imagefolder" else "")
         )
-    if is_table and task_kinds.is_quantity(classes, len(given)):
+    if chosen.kind == "table" and task_kinds.is_quantity(classes, len(given)):
         raise ExperimentError(
             f"{where}: column {label!r} holds {len(classes):,} different numbers such as {classes[0]}, but"
             " labels must be classes (regression is not supported)"
@@ -98,11 +83,17 @@ def from_hugging_face(
         return _columns(part, chosen, codes, image_size, rendering)
 
     part = (train, numbers, where)
-    loaded = partial(Loaded, chosen.kind, tuple(map(str, classes)), features=features, left_out=left_out)
+    loaded = partial(
+        Loaded,
+        chosen.kind,
+        tuple(map(str, classes)),
+        features=chosen.features,
+        left_out=chosen.left_out,
+    )
     if test is None:
         rendering = _rendering(source, chosen, [part])
         return loaded(opened(part, given, rendering), None, rendering=rendering)
-    wanted = [label, *([chosen.column] if chosen.column else features.names if features else ())]
+    wanted = [label, *chosen.names]
     if not set(wanted) <= set(test.column_names):
         raise ExperimentError(
             f"{where_test}: the test data need the columns {' and '.join(map(repr, wanted))} of the training"
@@ -134,17 +125,49 @@ class _Inputs:
 
     kind: InputKind
     features: Features | None = None
+    left_out: Mapping[str, str] = field(default_factory=dict)
     column: str = ""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (self.column,) if self.features is None else self.features.names
 
     def content(self) -> dict[str, Content]:
         """Return the column without which a row cannot be used; a table's values may be missing."""
         return {} if self.kind == "table" else {self.column: self.kind}
 
 
-def _chosen(split: Split, source: Source, columns: list[str], where: str) -> _Inputs:
-    place = place_of(source)
-    column = choose_column(source.input, columns, INPUT_NAMES, f"{place}.input", where)
-    return _Inputs(kind_of(split, where, column, place), column=column)
+def _chosen(
+    split: Split, source: Source, features: Features | None, others: Sequence[str], where: str
+) -> _Inputs:
+    """Return the inputs: features that were chosen before, or what the settings name or lead to."""
+    if features is not None:
+        return _Inputs("table", features)
+    table = source.table if isinstance(source, TaskConfig) else None
+    if table is None:
+        place, label = place_of(source), others[:1]
+        columns = [column for column in split.column_names if column not in label]
+        column = choose_column(source.input, columns, INPUT_NAMES, f"{place}.input", where)
+        return _Inputs(kind_of(split, where, column, place), column=column)
+    found = choose_features(split, table, others, where)
+    if others[0] in found.features.names:
+        raise ExperimentError(f"{where}: task.table names the column of labels, {others[0]!r}, as an input")
+    return _Inputs("table", found.features, found.left_out)
+
+
+def _unlabelled(
+    split: Split,
+    source: Source,
+    where: str,
+    image_size: tuple[int, int] | None,
+    features: Features | None,
+) -> Loaded:
+    chosen = _chosen(split, source, features, [], where)
+    split, numbers = complete(split, chosen.content(), source.drop_missing, where, place_of(source))
+    part = (split, numbers, where)
+    nothing = np.zeros(len(split), dtype=np.int64)
+    table = _columns(part, chosen, nothing, image_size, _rendering(source, chosen, [part]))
+    return Loaded(chosen.kind, (), table, None, features=features)
 
 
 def _relabelled(labels: Column, source: Source) -> Column:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedistill.config.task import TableConfig
-from fedistill.data.records import Features, Records, category, is_missing, number, records_of
+from fedistill.data.records import Features, Records, category, is_empty, number, records_of
 from fedistill.data.table import FILE_COLUMN, Split, Table, records_as_table
 from fedistill.errors import ExperimentError, nearest
 
@@ -82,7 +82,7 @@ def kind_of_column(split: Split, name: str) -> str:
     if not isinstance(feature, datasets.Value | datasets.ClassLabel):
         return "neither numbers nor texts"
     dtype = feature.dtype
-    present = [value for value in split[name] if not is_missing(value)]
+    present = [value for value in split[name] if not is_empty(value)]
     if not present:
         return "no values"
     distinct = {category(value) for value in present}

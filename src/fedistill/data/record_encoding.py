@@ -8,7 +8,6 @@ not known has no place and is all 0. So is a missing one, unless missing values 
 
 import json
 import zlib
-from collections.abc import Sequence
 from typing import Annotated, Self, TypeVar
 
 import numpy as np
@@ -91,23 +90,25 @@ class RecordEncoding(_Part):
         scaled = np.where(missing, 0.0, np.clip((records.numbers - mean) / std, -LIMIT, LIMIT))
         marks = missing[:, [one.missing for one in self.numeric]]
         parts = [scaled, marks]
-        for place, column in enumerate(self.categorical):
+        for column, values in zip(self.categorical, records.categories.T, strict=True):
             known: list[str | None] = [*column.categories, *([None] if column.missing else [])]
-            parts.append(records.categories[:, place, None] == np.array(known, dtype=object))
+            places = {one: place for place, one in enumerate(known)}
+            codes = np.array([places.get(value, -1) for value in values], dtype=np.int64)
+            rows = np.flatnonzero(codes >= 0)
+            parts.append(np.zeros((len(records), len(known))))
+            parts[-1][rows, codes[rows]] = 1
         return np.concatenate(parts, axis=1).astype(np.float32)
 
-    def unknown_share(self, records: Sequence[Records]) -> float | None:
+    def unknown_share(self, records: Records) -> float | None:
         """Return the share of categories that are not known among those of these rows, 0 to 1.
 
         None if there are none.
         """
         total = unknown = 0
-        for place, column in enumerate(self.categorical):
-            known = set(column.categories)
-            for part in records:
-                present = [one for one in part.categories[:, place] if one is not None]
-                total += len(present)
-                unknown += sum(one not in known for one in present)
+        for column, values in zip(self.categorical, records.categories.T, strict=True):
+            known, present = set(column.categories), [value for value in values if value is not None]
+            total += len(present)
+            unknown += sum(value not in known for value in present)
         return unknown / total if total else None
 
 

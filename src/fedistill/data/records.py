@@ -80,7 +80,7 @@ def records_of(columns: Mapping[str, Sequence[Any]], features: Features, rows: i
     return Records(features, numbers, categories)
 
 
-def is_missing(value: Any) -> bool:
+def is_empty(value: Any) -> bool:
     """Whether a cell is empty: None, NaN, or text without anything but white space."""
     return value is None or value != value or (isinstance(value, str) and not value.strip())
 
@@ -105,7 +105,7 @@ def category(value: Any) -> str | None:
         >>> [category(value) for value in (3, 3.0, "3.0", " a ", 0.5, True, "", None)]
         ['3', '3', '3', 'a', '0.5', 'True', None, None]
     """
-    if is_missing(value):
+    if is_empty(value):
         return None
     text = str(value).strip()
     whole = _WHOLE.fullmatch(text)
@@ -114,7 +114,7 @@ def category(value: Any) -> str | None:
 
 def _numbers(values: Iterable[Any], column: str, where: str) -> Iterable[float]:
     for row, value in enumerate(values):
-        if is_missing(value):
+        if is_empty(value):
             yield math.nan
             continue
         found = number(value)

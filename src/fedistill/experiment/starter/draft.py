@@ -10,6 +10,7 @@ from fedistill.config.section import Raw, RawTable
 from fedistill.data.records import Features
 from fedistill.experiment.advice import BEST_LOSS, STATISTICS, WITH_PUBLIC, WITHOUT_PUBLIC
 from fedistill.experiment.starter.survey import Survey, Words
+from fedistill.methods.shared.moments import MOST_FEATURES
 
 CLIENTS, SAMPLES_PER_CLIENT = 5, 40
 """Simulated clients, and the samples that each should have; with fewer, there are fewer clients."""
@@ -229,7 +230,7 @@ def _arms(survey: Survey, own_public: bool, held_out: bool) -> Iterator[_Arm]:
     if survey.words is not None:
         statistics = {"method": STATISTICS["text"], "length": _read(survey.words, MOST_COUNTED)}
         yield _Arm("Counts of words, sent once. Nobody trains, and yet it is hard to beat.", statistics)
-    if survey.kind == "table":
+    if survey.kind == "table" and survey.width <= MOST_FEATURES:
         why = "Means and covariances of the columns, sent once. Nobody trains, and yet it is hard to beat."
         yield _Arm(why, {"method": STATISTICS["table"]})
     if own_public or held_out:

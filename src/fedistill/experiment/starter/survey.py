@@ -11,6 +11,7 @@ from fedistill.config.task import TaskConfig
 from fedistill.data.image import size_of
 from fedistill.data.missing import encoded_images, image_cells
 from fedistill.data.partition import leave_out_setting
+from fedistill.data.record_sums import ColumnSums
 from fedistill.data.records import Features, Records
 from fedistill.data.sources import Splits
 from fedistill.data.table import FILE_COLUMN, Loaded
@@ -51,7 +52,7 @@ class Survey:
         sizes: how many images have each size; empty for texts.
         words: None unless the samples are texts.
         features: the columns of a table that are inputs; ``left_out`` says of others why they are not;
-            ``copies`` are inputs that say the same as the label.
+            ``copies`` are inputs that say the same as the label; ``width``: numbers that a row becomes.
     """
 
     title: str
@@ -67,6 +68,7 @@ class Survey:
     features: Features | None = None
     left_out: Mapping[str, str] = field(default_factory=dict)
     copies: tuple[str, ...] = ()
+    width: int = 0
 
     @property
     def samples(self) -> int:
@@ -106,7 +108,16 @@ def look(title: str, splits: Splits, loaded: Loaded, config: TaskConfig, columns
         features=loaded.features,
         left_out=loaded.left_out,
         copies=tuple(_copies(loaded)),
+        width=_width(loaded),
     )
+
+
+def _width(loaded: Loaded) -> int:
+    if loaded.features is None:
+        return 0
+    records = loaded.train.read(np.arange(len(loaded.train)))
+    assert isinstance(records, Records)
+    return ColumnSums.of(records).encoding(loaded.features).width
 
 
 def _copies(loaded: Loaded) -> Iterator[str]:
