@@ -1,5 +1,6 @@
 """Tables as tasks: which columns are inputs, how rows are encoded, and what clients share for it."""
 
+import contextlib
 import json
 import math
 import zlib
@@ -111,6 +112,11 @@ def test_what_is_no_number_is_refused_with_its_row_and_two_remedies() -> None:
 
 # Sums.
 
+keys = some.sampled_from(["rows", "numeric", "categorical", "count", "name", "missing"])
+trees = some.recursive(
+    some.none() | some.floats() | some.integers() | some.text(),
+    lambda part: some.lists(part) | some.dictionaries(keys, part),
+)
 
 values = some.one_of(some.none(), some.floats(-1e6, 1e6), some.integers(-1000, 1000))
 categories = some.one_of(some.none(), some.sampled_from(["a", "b", "c", "3"]))
@@ -172,6 +178,16 @@ def test_damaged_sums_are_refused(content: Any, message: str) -> None:
     read_sums(framed(SUMS), BOTH, 4)
     with pytest.raises(FrameError, match=message):
         read_sums(framed(content), BOTH, 4)
+
+
+@given(some.one_of(some.binary(max_size=60), trees))
+def test_whatever_comes_is_read_or_refused(content: Any) -> None:
+    for kind, read in (
+        (Kind.COLUMN_SUMS, lambda frame: read_sums(frame, BOTH, 4)),
+        (Kind.RECORD_ENCODING, read_encoding),
+    ):
+        with contextlib.suppress(FrameError):
+            read(framed(content, kind))
 
 
 @pytest.mark.parametrize(

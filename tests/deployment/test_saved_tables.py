@@ -12,10 +12,13 @@ import pytest
 import torch
 
 import fedistill
+from fedistill.config.toml import load
 from fedistill.data.records import Features
 from fedistill.deployment.description import Description
 from fedistill.errors import ExperimentError
 from fedistill.experiment.api import Run
+from fedistill.experiment.preflight import examine
+from fedistill.experiment.runner import prepare
 from helpers.files import Files
 from helpers.program import here
 
@@ -160,3 +163,31 @@ def test_a_damaged_encoding_is_refused(place: Path, run: Run, tmp_path: Path) ->
 def test_features_are_told(place: Path, run: Run) -> None:
     model = fedistill.load_model(place / "run/models/fedavg/server")
     assert model.features == Features(("age",), ("pain",))
+
+
+def started(place: Path, **task: Any) -> list[str]:
+    """What is found of an arm that starts from the saved model, where the file is the test's."""
+    experiment = load(place / "run" / "experiment.toml").model_dump(exclude_none=True)
+    start = str(place / "run/models/fedavg/server")
+    raw = {
+        "rounds": 1,
+        "task": {**experiment["task"], **task},
+        "arms": [{"method": "fedavg"}],
+        "models": {"clients": ["mlp-tab"], "server": "mlp-tab", "start": start},
+    }
+    wanted = fedistill.parse(raw, "test")
+    task_of, (arm,) = prepare(wanted)
+    return [f"{one.level} {one.what}" for one in examine(wanted, task_of, [arm]) if "saved model" in one.what]
+
+
+def test_a_start_that_has_read_other_rows_is_told(place: Path, run: Run) -> None:
+    assert started(place) == []
+    assert started(place, public=40) == [
+        "fact columns had other means and deviations when the saved model was trained"
+    ]
+    other = (place / "train.csv").read_text().replace("strong", "severe")
+    (place / "other.csv").write_text(other)
+    tested = (place / "test.csv").read_text().replace("strong", "severe")
+    (place / "tested.csv").write_text(tested)
+    (warning,) = started(place, train=str(place / "other.csv"), test=str(place / "tested.csv"))
+    assert warning.startswith("warning the saved model reads other columns or categories, in as many places")

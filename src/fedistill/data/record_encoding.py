@@ -83,6 +83,16 @@ class RecordEncoding(_Part):
         marks = sum(one.missing for one in self.numeric)
         return len(self.numeric) + marks + sum(len(one.categories) + one.missing for one in self.categorical)
 
+    def places(self) -> list[tuple[str, str | None]]:
+        """Return what each of the d numbers tells: a column, and a category of it, or None for others."""
+        numeric: list[tuple[str, str | None]] = [(one.name, None) for one in self.numeric]
+        marks: list[tuple[str, str | None]] = [(one.name, None) for one in self.numeric if one.missing]
+        found = [*numeric, *marks]
+        for one in self.categorical:
+            found += [(one.name, category) for category in one.categories]
+            found += [(one.name, None)] * one.missing
+        return found
+
     def encode(self, records: Records) -> NDArray[np.float32]:
         """Return rows with these features as float32 (n, d)."""
         mean, std = (np.array([getattr(one, key) for one in self.numeric]) for key in ("mean", "std"))
