@@ -36,6 +36,11 @@ class Row:
         words = {"name": "naive-bayes", "buckets": 500}
         return self.settings | ({"start": words} if "start" in self.settings else {})
 
+    @property
+    def settings_for_tables(self) -> dict[str, Any]:
+        """The settings, with statistics of all columns where there are statistics of images first."""
+        return self.settings | ({"start": {"name": "gaussian"}} if "start" in self.settings else {})
+
 
 ROWS = [
     Row("local", MIXED, True, ("client@global", 0.4)),

@@ -81,7 +81,9 @@ def export_command(
         raise ExperimentError("name at least one form: --torch-export or --onnx")
     loaded = load_model(model, modules=_names(modules))
     samples = read_samples(loaded, file, _settings(set))
-    takes = "uint8 pixels" if loaded.signature.kind == "image" else "int64 token ids"
+    takes = {"image": "uint8 pixels", "text": "int64 token ids", "table": "encoded rows, float32"}[
+        loaded.signature.kind
+    ]
     shape = ", ".join(map(str, loaded.signature.shape))
     for form in FILES:
         if asked[form]:

@@ -6,7 +6,12 @@ from torch import nn
 
 from fedistill.config.plugins import naming
 from fedistill.models import registry as models
-from fedistill.models.fixed_features import EdgeFrequencies, FixedFeaturesNet
+from fedistill.models.fixed_features import (
+    EdgeFrequencies,
+    EncodedColumns,
+    FixedFeatures,
+    FixedFeaturesNet,
+)
 from fedistill.models.frozen_features import FrozenFeatures
 from fedistill.models.naive_bayes import NaiveBayes
 from fedistill.models.signature import Signature
@@ -20,7 +25,8 @@ class Architecture(BaseModel, frozen=True):
     Attributes:
         name: as in ``models`` of an experiment; ``fixed-features``, a linear layer on features that nobody
             trains; or ``naive-bayes``.
-        features: of fixed features, the frozen model that returns them; None for `EdgeFrequencies`.
+        features: of fixed features, the frozen model that returns them; None for `EdgeFrequencies` of images
+            and `EncodedColumns` of tables.
         width: the number of these features.
         seed: of the frozen model.
     """
@@ -69,7 +75,9 @@ class Architecture(BaseModel, frozen=True):
             network = self.build(signature)
         return {name: tuple(value.shape) for name, value in network.state_dict().items()}
 
-    def _features(self, signature: Signature) -> EdgeFrequencies | FrozenFeatures:
+    def _features(self, signature: Signature) -> FixedFeatures:
+        if self.features is None and signature.kind == "table":
+            return EncodedColumns(signature.shape[0])
         if self.features is None:
             with naming("model 'fixed-features':"):
                 return EdgeFrequencies(signature.shape, self.width or 0)

@@ -11,7 +11,7 @@ from fedistill.experiment.preflight import STRONG_SKEW, examine, examine_arm
 from fedistill.experiment.task_checks import label_skew
 from fedistill.federation.arm import ReadyArm
 
-STATISTICS = {"text": "naive-bayes", "image": "gaussian"}
+STATISTICS = {"text": "naive-bayes", "image": "gaussian", "table": "gaussian"}
 """A method of one message for each kind of data."""
 WITH_PUBLIC, WITHOUT_PUBLIC = "bridge", "random-mask"
 """The methods that are often the cheapest way to an accuracy, with a public set and without one."""
