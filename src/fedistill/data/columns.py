@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fedistill.config.task import PublicSource, Source, TaskConfig
 from fedistill.data import image, task_kinds
 from fedistill.data.missing import Content, complete, encoded_images, image_cells
-from fedistill.data.table import Column, Inputs, Loaded, Rows, Split, Table, digest, place_of, texts_table
+from fedistill.data.table import Column, Inputs, Loaded, Rows, Split, Table, digest, place_of
 from fedistill.errors import ExperimentError, nearest
 
 Feature = Any
@@ -19,6 +19,7 @@ Feature = Any
 
 _Part = tuple[Split, Rows, str]
 """Rows of a split, their places in the file, and the split's name for messages."""
+_BATCH = 1000
 NUMBER = re.compile(r"[-+]?[0-9]+([.,][0-9]+)?([eE][-+]?[0-9]+)?")
 _IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp")
 INPUT_NAMES = ("image", "img", "text", "sentence", "content", "document", "article")
@@ -225,8 +226,15 @@ def _columns(
         return _values(split, name)
 
     if kind == "text":
-        texts = _values(split, inputs)
-        return texts_table(texts, labels, column)
+
+        def texts(rows: Rows) -> Inputs:
+            return _values(split.select(rows), inputs)
+
+        def digests() -> list[bytes]:
+            batches = split.select_columns([inputs]).iter(_BATCH)
+            return [digest(text.encode()) for batch in batches for text in batch[inputs]]
+
+        return Table(labels, texts, digests, column)
     encoded = encoded_images(split, inputs)
 
     def read(rows: Rows) -> Inputs:

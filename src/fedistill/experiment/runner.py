@@ -34,16 +34,21 @@ from fedistill.federation.round import play_round
 from fedistill.models.saved_start import start_digest
 
 
-def prepare(experiment: Experiment) -> tuple[Task, list[ReadyArm]]:
+def prepare(experiment: Experiment, out: Path | None = None) -> tuple[Task, list[ReadyArm]]:
     """Build the task and make all arms ready.
+
+    Args:
+        out: the folder of the run, which need not exist: samples lie on its disk, in a file without a name;
+            default: in the system's folder for temporary files.
 
     Raises:
         ExperimentError: the data cannot be loaded, or an arm does not fit them.
+        RuntimeFailure: the disk is full or fails.
     """
     find_metrics(experiment.evaluate.metrics)  # before data are loaded, which may take minutes
     for arm in experiment.arms:
         resolve_arm(arm)
-    task = build_task(experiment.task, experiment.seed)
+    task = build_task(experiment.task, experiment.seed, scratch=out)
     return task, [ReadyArm.of(arm, experiment, task) for arm in experiment.arms]
 
 
@@ -115,7 +120,7 @@ def run_experiment(
     assert experiment.seeds is None
     check_main_guard()
     RunFolder.check_free(out)
-    task, arms = prepare(experiment)
+    task, arms = prepare(experiment, out)
     findings = examine(experiment, task, arms)
     watcher.findings(findings)
     raise_errors(findings)
@@ -153,7 +158,7 @@ def resume_experiment(
         experiment = folder.experiment()
         before = folder.began_with()
         changed = before is not None and check_changes(before, experiment, folder.path / "experiment.toml")
-        task, arms = prepare(experiment)
+        task, arms = prepare(experiment, path)
         _check_data(folder, task)
         if changed:
             findings = examine(experiment, task, arms)

@@ -44,7 +44,7 @@ def _run_one(experiment: Experiment, out: Path, command: str, watcher: Watcher) 
             f"{out / 'flower'} is left from a run that never began: its logs say why; delete it, and run this"
             " again"
         )
-    task, arms = prepare(experiment)
+    task, arms = prepare(experiment, out)
     findings = examine(experiment, task, arms)
     watcher.findings(findings)
     raise_errors(findings)
