@@ -126,6 +126,12 @@ def test_every_type_of_tensor_is_written_as_safetensors_writes_it() -> None:
     assert encode_state(state) == saved_by_safetensors(state)
 
 
+def test_a_number_that_stands_for_many_is_written_once_for_each() -> None:
+    one = torch.tensor(5)
+    found = decode_state(encode_state({"a": one.expand(1), "b": one.expand(3), "c": torch.arange(6)[::2]}))
+    assert {name: value.tolist() for name, value in found.items()} == {"a": [5], "b": [5] * 3, "c": [0, 2, 4]}
+
+
 def mapped(data: bytes) -> State:
     return state_in(torch.frombuffer(bytearray(data), dtype=torch.uint8))
 

@@ -104,7 +104,14 @@ def state_pieces(state: State) -> Iterator[Bytes]:
     yield len(encoded).to_bytes(_ALIGNMENT, "little") + encoded
     for name in order:
         for part in tensors[name].parts:
-            yield part.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data
+            yield _memory(part)
+
+
+def _memory(value: Tensor) -> memoryview:
+    """Return the bytes of a tensor, where they are if they lie one behind the other."""
+    flat = value.detach().contiguous().reshape(-1)
+    # A tensor of one number may have any stride.
+    return flat.as_strided((len(flat),), (1,)).view(torch.uint8).numpy().data
 
 
 def state_in(data: Tensor) -> State:

@@ -61,6 +61,19 @@ class AbsentSite:
     private: int
 
 
+@dataclass
+class _Made:
+    """What has been made of a task so far.
+
+    Attributes:
+        encoded: the token ids of its texts, by whose they are and for which preprocessing.
+        file: the file that it lies in.
+    """
+
+    encoded: Shelf | None = None
+    file: NamelessFile | None = None
+
+
 @dataclass(frozen=True)
 class Task:
     """All data of a run.
@@ -106,11 +119,7 @@ class Task:
     unused: int = 0
     rendering: Rendering = field(default_factory=Rendering)
     scratch: Path | None = field(default=None, compare=False)
-    _encoded: Shelf = field(init=False, compare=False, repr=False)
-    _file: NamelessFile | None = field(default=None, init=False, compare=False, repr=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_encoded", Shelf(self.scratch))
+    _made: _Made = field(default_factory=_Made, init=False, compare=False, repr=False)
 
     def signature_for(self, wanted: Preprocessing) -> Signature:
         """Return the signature of models with this preprocessing.
@@ -162,8 +171,9 @@ class Task:
     def _inputs(self, whose: int | str, samples: Samples, wanted: Preprocessing) -> Tensor:
         if isinstance(samples, Tensor):
             return samples
-        key = whose, wanted
-        if key not in self._encoded:
+        encoded, key = self._made.encoded or Shelf(self.scratch), (whose, wanted)
+        self._made.encoded = encoded
+        if key not in encoded:
             from fedistill.data.text import encode_texts, hash_texts
 
             texts = list(samples)
@@ -171,8 +181,8 @@ class Task:
                 ids = encode_texts(self.tokenizer(wanted), texts)
             else:
                 ids = hash_texts(texts, self._length(wanted), wanted.buckets)
-            self._encoded.put(key, torch.from_numpy(ids))
-        return self._encoded[key]
+            encoded.put(key, torch.from_numpy(ids))
+        return encoded[key]
 
     def _length(self, wanted: Preprocessing) -> int:
         return wanted.length or self.signature.shape[0]
@@ -223,7 +233,7 @@ class Task:
         Raises:
             RuntimeFailure: as `stored`.
         """
-        found = self._file or self.stored()._file
+        found = self._made.file or self.stored()._made.file
         assert found is not None
         return found
 
@@ -234,7 +244,7 @@ class Task:
         """Return the task that `file` gave, with these attributes, which are not in it."""
         whole = cls._of_state(state_in(file.mapped()))
         task = replace(whole, scratch=scratch, absent=absent, unused=unused)
-        object.__setattr__(task, "_file", file)
+        task._made.file = file
         return task
 
     def fingerprint(self) -> str:
