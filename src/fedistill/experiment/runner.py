@@ -234,7 +234,7 @@ def _play(
                     watcher.failed(arm.name, str(error))
                 save_models(folder, experiment, arm, run)
                 if run.round > before or arm.name in errors:
-                    callbacks.arm_end(arm, _described(arm, run, errors))
+                    callbacks.arm_end(arm, describe_arm(arm, run, errors))
     except (KeyboardInterrupt, RuntimeFailure):
         results = _finish(folder, experiment, task, arms, runs, errors)
         for arm in arms:
@@ -256,13 +256,14 @@ def _finish(
     runs: dict[str, ArmRun],
     errors: dict[str, str],
 ) -> ResultsJson:
-    described = [_described(arm, runs[arm.name], errors) for arm in arms]
+    described = [describe_arm(arm, runs[arm.name], errors) for arm in arms]
     content = results_json(folder.command(), task, described, experiment.evaluate, arms[0].metrics)
     write_results(folder, experiment, content)
     return content
 
 
-def _described(arm: ReadyArm, run: ArmRun, errors: dict[str, str]) -> ArmJson:
+def describe_arm(arm: ReadyArm, run: ArmRun, errors: dict[str, str]) -> ArmJson:
+    """Return an arm as it stands; ``errors`` are those of the arms that have failed, by name."""
     status: Status = "done" if run.round == arm.rounds else "stopped"
     if arm.name in errors:
         status = "failed"
