@@ -15,7 +15,17 @@ from safetensors.torch import save
 from torch import Tensor
 
 from fedistill.errors import TrainingError
-from fedistill.state import State, decode_state, encode_state, ordered, write_file
+from fedistill.state import (
+    _TYPES,
+    Joined,
+    State,
+    decode_state,
+    encode_state,
+    ordered,
+    state_in,
+    state_pieces,
+    write_file,
+)
 
 keys = st.text(
     alphabet=st.characters(exclude_characters="/", exclude_categories=["Cs"]), min_size=1, max_size=6
@@ -83,6 +93,76 @@ def test_keys_come_back_in_order(state: State) -> None:
 
     assert walk(decode_state(encode_state(reversed_order(state)))) == walk(ordered(state))
     assert list(ordered(state)) == sorted(state)
+
+
+def flat(state: State, prefix: str = "") -> dict[str, Any]:
+    """The leaves of a state by their path; an empty dictionary is a leaf."""
+    found: dict[str, Any] = {}
+    for key, value in state.items():
+        if isinstance(value, dict) and value:
+            found |= flat(value, f"{prefix}{key}/")
+        else:
+            found[prefix + key] = value
+    return found
+
+
+def saved_by_safetensors(state: State) -> bytes:
+    leaves = flat(state)
+    held = {name: value for name, value in leaves.items() if isinstance(value, Tensor)}
+    rest = {name: value for name, value in leaves.items() if name not in held}
+    return bytes(
+        save({name: held[name] for name in sorted(held)}, {"state": json.dumps(rest, sort_keys=True)})
+    )
+
+
+@given(states)
+def test_the_bytes_are_those_of_safetensors(state: State) -> None:
+    assert encode_state(state) == saved_by_safetensors(state)
+
+
+def test_every_type_of_tensor_is_written_as_safetensors_writes_it() -> None:
+    """They lie in the order of their types there, which no text of the format has."""
+    state = {chr(97 + place): torch.zeros(3).to(kind) for place, kind in enumerate(_TYPES)}
+    assert encode_state(state) == saved_by_safetensors(state)
+
+
+def test_a_number_that_stands_for_many_is_written_once_for_each() -> None:
+    one = torch.tensor(5)
+    found = decode_state(encode_state({"a": one.expand(1), "b": one.expand(3), "c": torch.arange(6)[::2]}))
+    assert {name: value.tolist() for name, value in found.items()} == {"a": [5], "b": [5] * 3, "c": [0, 2, 4]}
+
+
+def mapped(data: bytes) -> State:
+    return state_in(torch.frombuffer(bytearray(data), dtype=torch.uint8))
+
+
+@given(states)
+def test_a_state_is_read_from_the_bytes_in_place(state: State) -> None:
+    data = torch.frombuffer(bytearray(encode_state(state)), dtype=torch.uint8)
+    found = state_in(data)
+    assert same(found, ordered(state))
+    data[:] = 0
+    assert not any(value.any() for value in flat(found).values() if isinstance(value, Tensor))
+
+
+def test_parts_of_a_tensor_are_written_one_behind_the_other() -> None:
+    values = torch.arange(12).reshape(4, 3)
+    joined = Joined([values[:1], values[1:1], values[1:]])
+    written = b"".join(state_pieces({"a": {"b": joined}, "c": 1}))
+    assert written == encode_state({"a": {"b": values}, "c": 1})
+
+
+@pytest.mark.parametrize("size", [4, 8, 40, 200])
+def test_what_is_cut_short_is_no_state_in_place_either(size: int) -> None:
+    data = encode_state({"a": torch.arange(20), "b": "text"})
+    assert size < len(data)
+    with pytest.raises(ValueError, match="not a saved state"):
+        mapped(data[:size])
+
+
+def test_a_state_keeps_no_tensor_of_a_type_that_safetensors_lacks() -> None:
+    with pytest.raises(TrainingError, match=r"complex128"):
+        encode_state({"a": torch.zeros(2, dtype=torch.complex128)})
 
 
 def test_states_that_differ_have_other_bytes() -> None:

@@ -8,8 +8,8 @@ disk.
 
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, TypeVar, Union, get_args, get_origin, get
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from fedistill.errors import TrainingError
@@ -30,8 +29,44 @@ Value = Any
 """What a state holds under a key: a leaf, a dictionary, or, before `to_plain`, a dataclass."""
 State = dict[str, Value]
 T = TypeVar("T")
+Bytes = bytes | memoryview
+"""What can be written to a file or hashed, without a copy."""
 _SEPARATOR = "/"
 _META = "state"
+_TYPES = {
+    torch.bool: "BOOL",
+    torch.uint8: "U8",
+    torch.int8: "I8",
+    torch.float8_e5m2: "F8_E5M2",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.int16: "I16",
+    torch.uint16: "U16",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int32: "I32",
+    torch.uint32: "U32",
+    torch.float32: "F32",
+    torch.complex64: "C64",
+    torch.float64: "F64",
+    torch.int64: "I64",
+    torch.uint64: "U64",
+}
+"""The names of types in safetensors; tensors of the last ones lie first in a file."""
+_ORDER = {kind: place for place, kind in enumerate(_TYPES)}
+_KINDS = {name: kind for kind, name in _TYPES.items()}
+_ALIGNMENT = 8
+"""Of the first tensor, in bytes; and of the number that a file begins with, the length of its header."""
+
+
+@dataclass(frozen=True)
+class Joined:
+    """In a state for `state_pieces`: a tensor as its parts along the first axis, which are not copied.
+
+    Attributes:
+        parts: at least one; all of one type, and of one shape but for the first axis.
+    """
+
+    parts: Sequence[Tensor]
 
 
 def encode_state(state: "State | DataclassInstance") -> bytes:
@@ -40,14 +75,67 @@ def encode_state(state: "State | DataclassInstance") -> bytes:
     Raises:
         TrainingError: the state has something in it that is not plain data.
     """
-    tensors: dict[str, Tensor] = {}
-    plain: State = {}
-    _flatten(to_plain(state) if is_dataclass(state) else state, "", tensors, plain)
+    return b"".join(state_pieces(to_plain(state) if is_dataclass(state) else state))
+
+
+def state_pieces(state: State) -> Iterator[Bytes]:
+    """Yield the bytes of a state, which `encode_state` would return, piece by piece and without copies.
+
+    A state may have values of type `Joined` here.
+
+    Raises:
+        TrainingError: the state has something in it that is not plain data.
+    """
+    tensors, meta = _flat(state)
     try:
-        meta = {_META: json.dumps(plain, sort_keys=True)}
-    except TypeError as error:
-        raise TrainingError(f"a list in the state is not plain data: {error}") from None
-    return bytes(save_tensors({name: tensors[name] for name in sorted(tensors)}, meta))
+        order = sorted(tensors, key=lambda name: (-_ORDER[tensors[name].parts[0].dtype], name))
+    except KeyError as error:
+        raise TrainingError(f"a state cannot keep tensors of type {error}") from None
+    header: State = {"__metadata__": meta}
+    end = 0
+    for name in order:
+        parts = tensors[name].parts
+        rows = [sum(map(len, parts))] if parts[0].ndim else []
+        start, end = end, end + sum(part.nbytes for part in parts)
+        shape = [*rows, *parts[0].shape[1:]]
+        header[name] = {"dtype": _TYPES[parts[0].dtype], "shape": shape, "data_offsets": [start, end]}
+    encoded = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    encoded += b" " * (-len(encoded) % _ALIGNMENT)
+    yield len(encoded).to_bytes(_ALIGNMENT, "little") + encoded
+    for name in order:
+        for part in tensors[name].parts:
+            yield _memory(part)
+
+
+def _memory(value: Tensor) -> memoryview:
+    """Return the bytes of a tensor, where they are if they lie one behind the other."""
+    flat = value.detach().contiguous().reshape(-1)
+    # A tensor of one number may have any stride.
+    return flat.as_strided((len(flat),), (1,)).view(torch.uint8).numpy().data
+
+
+def state_in(data: Tensor) -> State:
+    """Return the state whose bytes are in ``data``, uint8 (n,); its tensors are views of that, not copies.
+
+    Raises:
+        ValueError: the bytes are not those of a state.
+    """
+    try:
+        start = _ALIGNMENT + int.from_bytes(data[:_ALIGNMENT].numpy().tobytes(), "little")
+        header = json.loads(data[_ALIGNMENT:start].numpy().tobytes())
+        plain = json.loads(header.pop("__metadata__")[_META])
+        content = data[start:]
+        tensors = {name: _view(content, **about) for name, about in header.items()}
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise ValueError(f"not a saved state: {error}") from None
+    return _nested(plain, tensors)
+
+
+def _view(content: Tensor, dtype: str, shape: list[int], data_offsets: list[int]) -> Tensor:
+    begin, end = data_offsets
+    if not 0 <= begin <= end <= len(content):
+        raise ValueError("it is cut short")
+    return content[begin:end].view(_KINDS[dtype]).reshape(shape)
 
 
 def decode_state(data: bytes) -> State:
@@ -60,15 +148,20 @@ def decode_state(data: bytes) -> State:
         tensors = load_tensors(data)
         size = int.from_bytes(data[:8], "little")
         plain = json.loads(json.loads(data[8 : 8 + size])["__metadata__"][_META])
-        state: State = {}
-        for name, value in [*plain.items(), *tensors.items()]:
-            *parents, last = name.split(_SEPARATOR)
-            place = state
-            for part in parents:
-                place = place.setdefault(part, {})
-            place[last] = value
+        return _nested(plain, tensors)
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"not a saved state: {error}") from None
+
+
+def _nested(plain: State, tensors: Mapping[str, Tensor]) -> State:
+    """Invert `_flatten`."""
+    state: State = {}
+    for name, value in [*plain.items(), *tensors.items()]:
+        *parents, last = name.split(_SEPARATOR)
+        place = state
+        for part in parents:
+            place = place.setdefault(part, {})
+        place[last] = value
     return ordered(state)
 
 
@@ -81,12 +174,12 @@ def ordered(state: State) -> State:
     return {key: ordered(value) if isinstance(value, dict) else value for key, value in sorted(state.items())}
 
 
-def write_file(path: Path, data: bytes) -> None:
+def write_file(path: Path, data: bytes | Iterable[Bytes]) -> None:
     """Write a file completely or not at all: no reader, and no crash, ever finds half of it."""
     write_files(path.parent, {path.name: data})
 
 
-def write_files(folder: Path, contents: Mapping[str, bytes]) -> None:
+def write_files(folder: Path, contents: Mapping[str, bytes | Iterable[Bytes]]) -> None:
     """Write several files by name, each as `write_file` does; no crash after that undoes any of them."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, data in contents.items():
@@ -99,24 +192,34 @@ def write_files(folder: Path, contents: Mapping[str, bytes]) -> None:
             os.close(opened)
 
 
-def _write_whole(path: Path, data: bytes) -> None:
+def _write_whole(path: Path, data: bytes | Iterable[Bytes]) -> None:
     part = path.with_name(path.name + ".part")
     with part.open("wb") as file:
-        file.write(data)
+        for piece in [data] if isinstance(data, bytes) else data:
+            file.write(piece)
         file.flush()
         os.fsync(file.fileno())
     part.replace(path)
 
 
-def _flatten(state: State, prefix: str, tensors: dict[str, Tensor], plain: State) -> None:
+def _flat(state: State) -> tuple[dict[str, Joined], dict[str, str]]:
+    """Return the tensors of a state by name, and the rest as the metadata of a file."""
+    tensors: dict[str, Joined] = {}
+    plain: State = {}
+    _flatten(state, "", tensors, plain)
+    try:
+        return tensors, {_META: json.dumps(plain, sort_keys=True)}
+    except TypeError as error:
+        raise TrainingError(f"a list in the state is not plain data: {error}") from None
+
+
+def _flatten(state: State, prefix: str, tensors: dict[str, Joined], plain: State) -> None:
     for key, value in state.items():
         if not isinstance(key, str) or _SEPARATOR in key or not key:
             raise TrainingError(f"state key {key!r} must be a non-empty string without {_SEPARATOR!r}")
         name = prefix + key
-        if isinstance(value, Tensor):
-            tensors[name] = torch.empty_like(value, memory_format=torch.contiguous_format).copy_(
-                value.detach()
-            )
+        if isinstance(value, Joined | Tensor):
+            tensors[name] = value if isinstance(value, Joined) else Joined([value])
         elif isinstance(value, dict) and value:
             _flatten(value, name + _SEPARATOR, tensors, plain)
         elif value is None or isinstance(value, bool | int | float | str | list | dict):

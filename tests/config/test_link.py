@@ -7,29 +7,31 @@ from pydantic import ValidationError
 
 from fedistill.config.link import PROFILES, Link, LinkUse, client_seconds, round_seconds
 
-FIGURES = {"up", "down", "latency", "loss", "compute"}
-PLAIN = Link(up=1000, down=4000, latency=0.5, compute=3)
+FIGURES = {"up", "down", "latency", "loss", "compute", "server"}
+PLAIN = Link(up=1000, down=4000, latency=0.5, compute=2e6, server=5e6)
+M = 10**6
 
 sizes = st.integers(min_value=0, max_value=10**10)
-seconds = st.floats(min_value=0, max_value=1e5)
+work = st.integers(min_value=0, max_value=10**15)
 links = st.builds(
     Link,
     up=st.floats(min_value=1, max_value=1e10),
     down=st.floats(min_value=1, max_value=1e10),
     latency=st.floats(min_value=0, max_value=10),
     loss=st.floats(min_value=0, max_value=0.99),
-    compute=st.floats(min_value=0.01, max_value=1000),
+    compute=st.floats(min_value=1e6, max_value=1e13),
+    server=st.floats(min_value=1e6, max_value=1e13),
 )
-exchanges = st.builds(LinkUse, down=sizes, work=seconds, up=sizes)
+exchanges = st.builds(LinkUse, down=sizes, work=work, up=sizes)
 
 
 @pytest.mark.parametrize(
     ("exchange", "expected"),
     [
-        # 0.5 + 8000 / 4000, then 2 * 3, then 0.5 + 2000 / 1000
-        (LinkUse(down=1000, work=2, up=250), 2.5 + 6 + 2.5),
-        (LinkUse(down=0, work=2, up=250), 6 + 2.5),
-        (LinkUse(down=1000, work=2, up=0), 2.5 + 6),
+        # 0.5 + 8000 / 4000, then 12 M at 2 M/s, then 0.5 + 2000 / 1000
+        (LinkUse(down=1000, work=12 * M, up=250), 2.5 + 6 + 2.5),
+        (LinkUse(down=0, work=12 * M, up=250), 6 + 2.5),
+        (LinkUse(down=1000, work=12 * M, up=0), 2.5 + 6),
         (LinkUse(down=0, work=0, up=0), 0),
     ],
 )
@@ -40,7 +42,7 @@ def test_an_exchange_takes_what_it_takes_by_hand(exchange: LinkUse, expected: fl
 def test_loss_slows_bytes_but_neither_latency_nor_work() -> None:
     lossy = PLAIN.model_copy(update={"loss": 0.75})
     # 0.5 + 4 * 2, then 6, then 0.5 + 4 * 2
-    assert client_seconds(lossy, LinkUse(down=1000, work=2, up=250)) == 8.5 + 6 + 8.5
+    assert client_seconds(lossy, LinkUse(down=1000, work=12 * M, up=250)) == 8.5 + 6 + 8.5
 
 
 @pytest.mark.parametrize(
@@ -48,11 +50,11 @@ def test_loss_slows_bytes_but_neither_latency_nor_work() -> None:
     [
         # 547 B are 4376 bit, 80 s at 54.7 bit/s; one frame in ten sent again
         ("lora", LinkUse(down=0, work=0, up=547), 1 + 80 / 0.9),
-        ("nb-iot", LinkUse(down=2450, work=1, up=7812), 1.674 + (1 + 0.999936) / 0.9 + 10),
+        ("nb-iot", LinkUse(down=2450, work=10**10, up=7812), 1.674 + (1 + 0.999936) / 0.9 + 10),
         # 200 kB are 1.6 Mbit
-        ("3g", LinkUse(down=0, work=1, up=200_000), 0.03175 + 1 + 3),
+        ("3g", LinkUse(down=0, work=9 * 10**9, up=200_000), 0.03175 + 1 + 3),
         ("satellite", LinkUse(down=3_125_000, work=0, up=0), 0.279 + 1),
-        ("data-centre", LinkUse(down=0, work=7, up=625_000_000), 7 + 0.00025 + 1 / 0.9999),
+        ("data-centre", LinkUse(down=0, work=7 * 10**10, up=625_000_000), 7 + 0.00025 + 1 / 0.9999),
     ],
 )
 def test_profiles_by_hand(name: str, exchange: LinkUse, expected: float) -> None:
@@ -60,14 +62,14 @@ def test_profiles_by_hand(name: str, exchange: LinkUse, expected: float) -> None
 
 
 def test_a_round_waits_for_the_slowest_client_and_then_for_the_server() -> None:
-    slow = LinkUse(down=1000, work=2, up=250)
+    slow = LinkUse(down=1000, work=12 * M, up=250)
     fast = LinkUse(down=1000, work=0, up=250)
-    assert round_seconds(PLAIN, [fast, slow, fast], server=7) == 11 + 7
+    assert round_seconds(PLAIN, [fast, slow, fast], server=35 * M) == 11 + 7
     assert round_seconds(PLAIN, [fast]) == 5
 
 
 def test_a_round_without_clients_is_the_servers_time() -> None:
-    assert round_seconds(PLAIN, [], server=7) == 7
+    assert round_seconds(PLAIN, [], server=35 * M) == 7
     assert round_seconds(PLAIN, []) == 0
 
 
@@ -90,7 +92,7 @@ def test_a_slower_link_is_never_faster(link: Link, one: LinkUse, field: str, amo
         "down": figure / (1 + amount),
         "latency": figure + amount,
         "loss": figure + (0.999 - figure) * amount,
-        "compute": figure * (1 + amount),
+        "compute": figure / (1 + amount),
     }[field]
     slower = link.model_copy(update={field: worse})
     assert client_seconds(slower, one) >= client_seconds(link, one)
@@ -105,9 +107,9 @@ def test_loss_divides_the_rate_exactly(link: Link, down: int, up: int) -> None:
     assert client_seconds(lossy, one) * kept == pytest.approx(client_seconds(clean, one))
 
 
-@given(links, st.lists(exchanges, min_size=1, max_size=5), seconds)
+@given(links, st.lists(exchanges, min_size=1, max_size=5), work)
 def test_a_round_is_no_shorter_than_any_of_its_clients(
-    link: Link, clients: list[LinkUse], server: float
+    link: Link, clients: list[LinkUse], server: int
 ) -> None:
     alone = [round_seconds(link, [one], server) for one in clients]
     assert round_seconds(link, clients, server) == max(alone)
@@ -148,6 +150,8 @@ def test_every_figure_of_a_profile_has_a_source(name: str) -> None:
         ("loss", 1),
         ("loss", -0.1),
         ("compute", 0),
+        ("compute", 3),  # a factor, as it was once
+        ("server", 0),
         ("compute", "fast"),
         ("bandwidth", 5),
     ],

@@ -94,12 +94,12 @@ def test_held_out_samples_are_nobodys_training_or_public_samples(partition: str)
 
 def test_a_saved_task_has_them_and_its_fingerprint_sees_them() -> None:
     task, without = build(**DIGITS, own_test_share=0.25), build(**DIGITS)
-    again = Task.from_bytes(task.to_bytes())
+    again = Task.in_file(task.file(), None)
     for one, other in zip(task.own_tests, again.own_tests, strict=True):
         assert rows(one.samples) == rows(other.samples)
         assert torch.equal(one.labels, other.labels)
     assert again.fingerprint() == task.fingerprint() != without.fingerprint()
-    assert Task.from_bytes(without.to_bytes()).own_tests == ()
+    assert Task.in_file(without.file(), None).own_tests == ()
 
 
 def test_tuning_sees_none_of_them() -> None:
@@ -138,7 +138,7 @@ def test_natural_sites_hold_out_unless_they_are_told_not_to(hospitals: dict[str,
     assert task.samples() == (8, 4, 2)
     assert list(map(len, build(**hospitals, test_share=0.5).own_tests)) == [5, 2, 1]
     assert build(**hospitals, own_test_share=0).own_tests == ()
-    again = Task.from_bytes(task.to_bytes())
+    again = Task.in_file(task.file(), None)
     assert [list(data.samples) for data in again.own_tests] == [list(data.samples) for data in task.own_tests]
 
 

@@ -297,7 +297,7 @@ def test_sums_scale_as_a_scaler_of_all_private_rows_would(make: Make) -> None:
     np.testing.assert_allclose(scaler.mean_, [one.mean for one in encoding.numeric], rtol=0.02)
     np.testing.assert_allclose(scaler.scale_, [one.std for one in encoding.numeric], rtol=0.1)
     assert len(task.column_sums) == 3
-    assert Task.from_bytes(task.to_bytes()).fingerprint() == task.fingerprint()
+    assert Task.in_file(task.file(), None).fingerprint() == task.fingerprint()
 
 
 def test_a_column_of_sites_is_no_input(make: Make, files: Files) -> None:

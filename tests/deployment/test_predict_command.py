@@ -302,7 +302,7 @@ def test_pictures_become_the_pixels_that_they_are_in_training(files: Files) -> N
 def test_a_task_keeps_its_rendering_where_it_is_sent(files: Files) -> None:
     train = files.images("train.parquet", odd_pictures(12, 0), ["a", "b"] * 6)
     task, _ = saved(files.folder / "model", format="parquet", train=train, image_size=[8, 8])
-    assert Task.from_bytes(task.to_bytes()).rendering == task.rendering
+    assert Task.in_file(task.file(), None).rendering == task.rendering
 
 
 @pytest.mark.parametrize("layout", ["classes", "flat", "one"])

@@ -124,7 +124,8 @@ def _link(title: str, rate: float) -> dict[str, Any]:
         "down": rate,
         "latency": 0.05,
         "loss": 0.1,
-        "compute": 3.0,
+        "compute": 3e9,
+        "server": 1e11,
         "sources": {"up": f"measured for {title}, https://example.org/{title}"},
     }
 
@@ -599,8 +600,8 @@ def test_links_stand_with_their_sources(browse: Any) -> None:
     page = browse()
     _, *rows = _table(page, "table-links")
     assert rows == [
-        ["4G4g", "13.6 Mbit/s", "13.6 Mbit/s", "50 ms", "10 %", "\u00d7 3"],
-        ["LoRalora", "54.7 bit/s", "54.7 bit/s", "50 ms", "10 %", "\u00d7 3"],
+        ["4G4g", "13.6 Mbit/s", "13.6 Mbit/s", "50 ms", "10 %", "3 G/s", "100 G/s"],
+        ["LoRalora", "54.7 bit/s", "54.7 bit/s", "50 ms", "10 %", "3 G/s", "100 G/s"],
     ]
     assert "measured for LoRa, https://example.org/LoRa" in page.id("sources").text
 

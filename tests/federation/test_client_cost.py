@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from fedistill.config.link import PROFILES, Link
+from fedistill.experiment.report import link_times
 from fedistill.experiment.results import ResultsJson
 from fedistill.experiment.run_folder import RunFolder
 from fedistill.experiment.runner import resume_experiment, run_experiment
@@ -42,6 +44,8 @@ def test_weights_are_trained_and_nothing_else() -> None:
     arm, run = finished(table("fedavg"))
     expected = [2 * info.samples * (MLP_S + MLP_S_BACK) for info in arm.federation.clients]
     assert [record.multiply_adds for record in run.records] == [expected] * 3
+    # To average is no multiply-add of a loop over samples.
+    assert [record.server_multiply_adds for record in run.records] == [0] * 3
     assert sum(info.samples for info in arm.federation.clients) == 120
     found = arm_json(arm, run, "done", None)
     assert found["multiply_adds"] == 3 * 2 * 120 * (MLP_S + MLP_S_BACK)
@@ -72,6 +76,7 @@ def test_labels_are_predicted_and_distilled() -> None:
         [one + predicted for one in trained],
         *([[one + predicted + distilled for one in trained]] * 2),
     ]
+    assert [record.server_multiply_adds for record in run.records] == [distilled] * 3
 
 
 def test_rounds_that_an_exchange_stands_for_are_in_it() -> None:
@@ -93,6 +98,7 @@ def test_a_server_that_is_alone_leaves_its_clients_alone() -> None:
     found = arm_json(arm, run, "done", None)
     assert (found["multiply_adds"], found["memory"]) == (0, 0)
     assert [record.multiply_adds for record in run.records] == [[]] * 3
+    assert [record.server_multiply_adds for record in run.records] == [2 * 40 * (MLP_S + MLP_S_BACK)] * 3
 
 
 def test_work_whose_reply_is_lost_or_refused_has_been_done(tmp_path: Path) -> None:
@@ -125,6 +131,9 @@ def test_every_runtime_and_a_resumed_run_count_the_same(tmp_path: Path, runtime:
     for arm in ("dsfl", "fedprox", "fedproto"):
         one, two = (RunFolder(tmp_path / name).records(arm) for name in ("one", "two"))
         assert [(r.multiply_adds, r.memory) for r in one] == [(r.multiply_adds, r.memory) for r in two]
+        assert [r.server_multiply_adds for r in one] == [r.server_multiply_adds for r in two]
+        times = [link_times(PROFILES["3g"], records) for records in (one, two)]
+        assert times[0] == times[1] != []
 
 
 def costs(results: ResultsJson) -> list[Any]:
@@ -143,11 +152,25 @@ def test_a_run_that_began_before_costs_were_counted_says_nothing_of_its_sum() ->
     earlier = run.records[0].to_json()
     del earlier["multiply_adds"], earlier["memory"]
     run.records[0] = RoundRecord.from_json(earlier)
+    assert link_times(PROFILES["3g"], run.records) == []
     assert run.records[0] == replace(run.records[0], multiply_adds=None, memory=None)
     found = arm_json(arm, run, "done", None)
     assert "multiply_adds" not in found
     assert "memory" not in found
     assert ["multiply_adds" in entry for entry in found["rounds"]] == [False, True, True]
+
+
+def test_simulated_time_is_that_of_bytes_and_counted_work() -> None:
+    _, run = finished(table("dsfl") | {"task": TASK | {"clients": 1}})
+    link = Link(up=8e3, down=4e3, latency=0.5, compute=1e6, server=2e6)
+    spent, expected = 0.0, []
+    for record in run.records:
+        up, down = (run.ledger.kinds(record.round, way) for way in ("up", "down"))
+        (work,), served = record.multiply_adds or [0], record.server_multiply_adds or 0
+        spent += sum(up.values()) / 1e3 + 0.5 + work / 1e6 + served / 2e6
+        spent += sum(down.values()) / 500 + 0.5 if down else 0.0
+        expected.append(spent)
+    assert link_times(link, run.records) == pytest.approx(expected)
 
 
 def test_results_of_several_seeds_have_them_for_each(tmp_path: Path) -> None:

@@ -4,11 +4,10 @@ import multiprocessing
 import os
 import signal
 import sys
-import tempfile
 from collections.abc import Iterator
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import torch
@@ -228,16 +227,17 @@ def test_a_worker_that_dies_is_named_and_nothing_is_left(models: Path, model: st
         assert not child.is_alive()
 
 
-def test_private_data_are_in_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is never written cannot stay behind, not even after SIGKILL or a power cut."""
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+def test_no_folder_lists_private_data(tmp_path: Path) -> None:
+    """A file that never had a name cannot stay behind, not even after SIGKILL or a power cut."""
     wanted = experiment({"method": "local"}, clients=2)
-    task, _ = prepare(wanted)
+    task, _ = prepare(wanted, tmp_path / "runs" / "first")
     with ProcessExecutor(2, wanted, task) as executor:
         list(executor.run_clients("local", 1, jobs([0, 1])))
         assert not [path for path in tmp_path.rglob("*") if path.is_file()]
         open_files = [os.readlink(link) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
-        assert not [name for name in open_files if name.startswith(str(tmp_path))]
+        held = [name for name in open_files if name.startswith(str(tmp_path))]
+        assert held
+        assert all(name.endswith(" (deleted)") for name in held)
 
 
 def test_a_start_that_is_broken_off_leaves_no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,11 +245,11 @@ def test_a_start_that_is_broken_off_leaves_no_worker(monkeypatch: pytest.MonkeyP
     task, _ = prepare(wanted)
     started = []
 
-    def stop(_: object) -> bytes:
+    def stop(_: object) -> NoReturn:
         started.extend(multiprocessing.active_children())
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Task, "to_bytes", stop)
+    monkeypatch.setattr(Task, "file", stop)
     with pytest.raises(KeyboardInterrupt):
         ProcessExecutor(2, wanted, task)
     assert len(started) == 2

@@ -5,7 +5,17 @@ from typing import Annotated
 
 import typer
 
-from fedistill.cli.console import ExperimentPath, Json, Out, Quiet, Set, follow, typed_command
+from fedistill.cli.console import (
+    ExperimentPath,
+    Json,
+    Out,
+    Quiet,
+    Set,
+    Track,
+    callbacks,
+    follow,
+    typed_command,
+)
 from fedistill.errors import ExperimentError
 
 app = typer.Typer(help="Run an experiment on Flower: SuperLink and SuperNodes.", no_args_is_help=True)
@@ -56,6 +66,7 @@ def up_command(
     ] = None,
     set: Set = None,
     out: Out = None,
+    track: Track = None,
     quiet: Quiet = False,
     json: Json = False,
 ) -> None:
@@ -67,9 +78,10 @@ def up_command(
 
     loaded = load(experiment, [*(set or []), *([f"task.clients={nodes}"] if nodes else [])])
     folder = out or default_folder(experiment.stem)
+    told = callbacks(track)
     follow(
         folder,
-        lambda watcher: local_trial.run_trial(loaded, folder, typed_command(), watcher),
+        lambda watcher: local_trial.run_trial(loaded, folder, typed_command(), watcher, told),
         quiet,
         json,
         "flower resume",
@@ -79,6 +91,7 @@ def up_command(
 @app.command("resume")
 def resume_command(
     folder: Annotated[Path, typer.Argument(help="The folder of a run that `up` began.")],
+    track: Track = None,
     quiet: Quiet = False,
     json: Json = False,
 ) -> None:
@@ -86,9 +99,10 @@ def resume_command(
     _need_flower()
     from fedistill.flower import local_trial
 
+    told = callbacks(track)
     follow(
         folder,
-        lambda watcher: local_trial.resume_trial(folder, watcher),
+        lambda watcher: local_trial.resume_trial(folder, watcher, told),
         quiet,
         json,
         "flower resume",

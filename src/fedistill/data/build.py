@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from fedistill.config.inputs import SAMPLES
 from fedistill.config.partitions import Iid, Listed, Natural
@@ -14,12 +16,14 @@ from fedistill.data import image, sources, text
 from fedistill.data.own_tests import hold_out, hold_out_own
 from fedistill.data.partition import partition, partition_title
 from fedistill.data.public import public_set, take_public
+from fedistill.data.reading import read_parts
 from fedistill.data.record_encoding import RecordEncoding, encoding_frame
 from fedistill.data.record_setup import record_setup
 from fedistill.data.records import Records
+from fedistill.data.samples import Samples
 from fedistill.data.several_files import short_title, title
 from fedistill.data.sites import Sites, divide_by_site
-from fedistill.data.table import Inputs, Loaded, Rows, Table, samples_of
+from fedistill.data.table import Inputs, Loaded, Rows, Table
 from fedistill.data.task import Labelled, Task
 from fedistill.errors import ExperimentError, nearest
 from fedistill.models.signature import Signature
@@ -27,7 +31,12 @@ from fedistill.rng import numpy_stream
 
 
 def build_task(
-    config: TaskConfig, seed: int, *, validation: bool = False, opened: Loaded | None = None
+    config: TaskConfig,
+    seed: int,
+    *,
+    validation: bool = False,
+    opened: Loaded | None = None,
+    scratch: Path | None = None,
 ) -> Task:
     """Build a task; equal settings and seeds yield equal tasks.
 
@@ -37,9 +46,12 @@ def build_task(
             those beyond ``limit``, so that, if there are enough of them, private and public samples are those
             of the task without validation.
         opened: the source, if the caller has opened it with these settings already.
+        scratch: the folder on whose disk the samples lie, in a file without a name (`Task.stored`); default:
+            the system's folder for temporary files.
 
     Raises:
         ExperimentError: the data cannot be found, read, or divided as asked.
+        RuntimeFailure: the disk is full or fails.
     """
     if opened is None:
         opened = sources.open_source(config, config.image_size, test=not validation)
@@ -65,34 +77,41 @@ def build_task(
         if validation:
             parts, held = hold_out_own(parts, keys, share, seed, "own-validation")
 
-    private_inputs = source.train.read(private)
-    test_inputs = test_table.read(test_rows)
-    labels = torch.from_numpy(source.train.labels[private])
     sums: tuple[bytes, ...] = ()
     encoding, unknown = None, None
-    if isinstance(private_inputs, Records):
-        own = [private_inputs.picked(part) for part in parts]
-        sums, encoding = record_setup(own, taken.inputs, config.table or TableConfig())
-        unknown = encoding.unknown_share(private_inputs)
-    signature, frame = _signature(source, private_inputs, taken.inputs, config, encoding)
-    if isinstance(test_inputs, np.ndarray):
-        _check_size("test", test_inputs, signature)
-        test_inputs = image.fit_to(test_inputs, signature.shape)
+    if source.features is not None:
+        records = source.train.read(private)
+        assert isinstance(records, Records)
+        sums, encoding = record_setup(
+            [records.picked(part) for part in parts], taken.inputs, config.table or TableConfig()
+        )
+        unknown = encoding.unknown_share(records)
+    read = read_parts(source.train, private, [*parts, *held], scratch, encoding=encoding)
+    signature, frame = _signature(source, read[0], taken.inputs, config, encoding)
+    labels = torch.from_numpy(source.train.labels[private])
+
+    def fitted(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        _check_size("test", images, signature)
+        return image.fit_to(images, signature.shape)
+
+    every_test = np.arange(len(test_rows))
+    (tested,) = read_parts(test_table, test_rows, [every_test], scratch, fitted, encoding)
     if isinstance(taken.inputs, np.ndarray):
         if taken.labels is not None:
             _check_size("public", taken.inputs, signature)
         taken = replace(taken, inputs=image.fit_to(taken.inputs, signature.shape))
     public, public_labels = public_set(config.public, taken, signature.shape, seed, encoding)
 
-    def labelled(rows: Rows) -> Labelled:
-        return Labelled(samples_of(_picked(private_inputs, rows), encoding), labels[rows])
+    def labelled(parts: Sequence[Rows], samples: Sequence[Samples]) -> tuple[Labelled, ...]:
+        pairs = zip(samples, parts, strict=True)
+        return tuple(Labelled(own, labels[rows]) for own, rows in pairs)
 
-    return Task(
+    task = Task(
         name=config.title or config.name or short_title(config.train),
         signature=signature,
         classes=source.classes,
-        clients=tuple(map(labelled, parts)),
-        test=Labelled(samples_of(test_inputs, encoding), torch.from_numpy(test_table.labels[test_rows])),
+        clients=labelled(parts, read[: len(parts)]),
+        test=Labelled(tested, torch.from_numpy(test_table.labels[test_rows])),
         public=public,
         public_labels=public_labels,
         partition=partition_title(kind),
@@ -100,17 +119,19 @@ def build_task(
         vocabulary_from_public=not sums and config.text.tokenizer is None,
         column_sums=sums,
         client_names=sites.names,
-        own_tests=tuple(map(labelled, held)),
+        own_tests=labelled(held, read[len(parts) :]),
         absent=sites.absent,
         unused=len(private) - sum(map(len, sites.parts)) - sum(site.private for site in sites.absent),
         rendering=_rendering(source, config),
         left_out=dict(source.left_out),
         unknown_categories=unknown,
+        scratch=scratch,
     )
+    return task.stored()
 
 
 def build_at_site(
-    config: TaskConfig, seed: int, own: Source, client: int
+    config: TaskConfig, seed: int, own: Source, client: int, scratch: Path | None = None
 ) -> tuple[Task, Labelled, Labelled | None]:
     """Build a task and a site's own samples, with classes matched by name and inputs in the task's format.
 
@@ -120,8 +141,9 @@ def build_at_site(
 
     Raises:
         ExperimentError: as in `build_task`, or the site's data have another kind, size or other classes.
+        RuntimeFailure: as in `build_task`.
     """
-    task = build_task(config, seed)
+    task = build_task(config, seed, scratch=scratch)
     if task.column_sums:
         raise ExperimentError(
             'task.table.scaling = "sums" needs the sums of every site before the task is built, and those of'
@@ -152,23 +174,22 @@ def build_at_site(
         )
     places = torch.tensor([task.classes.index(name) for name in found.classes])
     rows = np.flatnonzero(found.train.labels >= 0)
-    inputs = found.train.read(rows)
-    if isinstance(inputs, np.ndarray):
-        _check_size("the site's", inputs, task.signature)
-        inputs = image.fit_to(inputs, task.signature.shape)
-    task = replace(task, rendering=_rendering(found, own))
+    every = np.arange(len(rows))
+    parts = [every]
+    if task.own_tests:
+        keys, generator = np.array(found.train.keys())[rows], numpy_stream(seed, "own-test", client)
+        share = config.own_share(config.partition or Natural())
+        parts = list(hold_out(every, keys, share, generator))
+
+    def fitted(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        _check_size("the site's", images, task.signature)
+        return image.fit_to(images, task.signature.shape)
+
+    read = read_parts(found.train, rows, parts, scratch, fitted, encoding)
     labels = places[torch.from_numpy(found.train.labels[rows])]
-
-    def labelled(places: Rows) -> Labelled:
-        return Labelled(samples_of(_picked(inputs, places), encoding), labels[places])
-
-    everything = np.arange(len(rows))
-    if not task.own_tests:
-        return task, labelled(everything), None
-    keys, generator = np.array(found.train.keys())[rows], numpy_stream(seed, "own-test", client)
-    share = config.own_share(config.partition or Natural())
-    rest, held = hold_out(everything, keys, share, generator)
-    return task, labelled(rest), labelled(held)
+    own_data = [Labelled(samples, labels[part]) for samples, part in zip(read, parts, strict=True)]
+    task = replace(task, rendering=_rendering(found, own))
+    return task, own_data[0], own_data[1] if task.own_tests else None
 
 
 def _without(source: Loaded, excluded: Sequence[str]) -> Loaded:
@@ -261,23 +282,17 @@ def _check_size(what: str, images: NDArray[np.uint8], signature: Signature) -> N
 
 def _signature(
     source: Loaded,
-    private: Inputs,
+    private: Samples,
     public: Inputs | None,
     config: TaskConfig,
     encoding: RecordEncoding | None,
 ) -> tuple[Signature, bytes]:
-    """Return the task's signature and the set-up frame."""
+    """Return the task's signature and the set-up frame; ``private`` are some of the samples."""
     classes = len(source.classes)
     if encoding is not None:
         return Signature("table", (encoding.width,), classes, 0), encoding_frame(encoding)
-    if isinstance(private, np.ndarray):
+    if isinstance(private, Tensor):
         return Signature("image", tuple(private.shape[1:]), classes, 0), b""
     words = public if isinstance(public, list) else []
     tokenizer = text.build_tokenizer(words, config.text)
     return text.signature_of(tokenizer, classes), text.vocabulary_frame(tokenizer)
-
-
-def _picked(inputs: Inputs, rows: Rows) -> Inputs:
-    if isinstance(inputs, Records):
-        return inputs.picked(rows)
-    return inputs[rows] if isinstance(inputs, np.ndarray) else [inputs[row] for row in rows]

@@ -15,7 +15,7 @@ from fedistill.data import image, task_kinds
 from fedistill.data.missing import Content, complete, encoded_images, image_cells
 from fedistill.data.record_columns import choose_features, records_table
 from fedistill.data.records import NUMBER, Features
-from fedistill.data.table import Column, Inputs, Loaded, Rows, Split, Table, digest, place_of, texts_table
+from fedistill.data.table import Column, Inputs, Loaded, Rows, Split, Table, digest, place_of
 from fedistill.errors import ExperimentError, nearest
 
 Feature = Any
@@ -23,6 +23,7 @@ Feature = Any
 
 _Part = tuple[Split, Rows, str]
 """Rows of a split, their places in the file, and the split's name for messages."""
+_BATCH = 1000
 _IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp")
 INPUT_NAMES = ("image", "img", "text", "sentence", "content", "document", "article")
 LABEL_NAMES = ("label", "labels", "class", "category", "target", "coarse_label", "fine_label")
@@ -300,7 +301,16 @@ def _columns(
     if inputs.features is not None:
         return records_table(split, inputs.features, labels, column, where)
     if inputs.kind == "text":
-        return texts_table(_values(split, inputs.column), labels, column)
+        name = inputs.column
+
+        def texts(rows: Rows) -> Inputs:
+            return _values(split.select(rows), name)
+
+        def digests() -> list[bytes]:
+            batches = split.select_columns([name]).iter(_BATCH)
+            return [digest(text.encode()) for batch in batches for text in batch[name]]
+
+        return Table(labels, texts, digests, column)
     encoded = encoded_images(split, inputs.column)
 
     def read(rows: Rows) -> Inputs:

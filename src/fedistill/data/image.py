@@ -134,33 +134,32 @@ def decode(
         ExperimentError: an image is missing or cannot be decoded, sizes differ, or an image would vanish on
             the background.
     """
-    cells = list(cells)
-    pictures = list(_pictures(cells, rows, where))
-    if any(_needs_rendering(picture) for picture in pictures):
-        found = rendering() if rendering else choose_rendering([(cells, rows, where)])
-        pictures = [
-            _rendered(picture, found, _at(where, row)) for row, picture in zip(rows, pictures, strict=True)
-        ]
-    mode = "L" if all(picture.mode in ("1", "L") for picture in pictures) else "RGB"
+    if rendering is None:
+        cells = list(cells)
+        given = [(cells, rows, where)]
+        rendering = RenderingChoice(lambda: choose_rendering(given))
     arrays: list[NDArray[np.uint8]] = []
-    for row, picture in zip(rows, pictures, strict=True):
+    # One after the other: pictures may be much larger before they are scaled.
+    for row, picture in zip(rows, _pictures(cells, rows, where), strict=True):
+        at = _at(where, row)
+        plain = _rendered(picture, rendering(), at) if _needs_rendering(picture) else picture
         try:
-            flat = picture.convert(mode)
+            flat = plain.convert("L" if plain.mode in ("1", "L") else "RGB")
         except ValueError as error:
-            raise ExperimentError(
-                f"{_at(where, row)} has colours that cannot be converted ({error})"
-            ) from None
+            raise ExperimentError(f"{at} has colours that cannot be converted ({error})") from None
         if size is not None:
             flat = flat.resize((size[1], size[0]), PIL.Image.Resampling.BILINEAR)
         array = np.asarray(flat, dtype=np.uint8)
-        if arrays and array.shape != arrays[0].shape:
+        if arrays and array.shape[:2] != arrays[0].shape[:2]:
             first, this = ("x".join(map(str, one.shape[:2])) for one in (arrays[0], array))
             raise ExperimentError(
                 f"{where}: images differ in size, {first} pixels and, in row {row}, {this}; {remedy}"
             )
         arrays.append(array)
-    stacked = np.stack(arrays)
-    return stacked[:, None] if mode == "L" else np.ascontiguousarray(stacked.transpose(0, 3, 1, 2))
+    if all(array.ndim == 2 for array in arrays):
+        return np.stack(arrays)[:, None]
+    coloured = np.stack([np.dstack([array] * 3) if array.ndim == 2 else array for array in arrays])
+    return np.ascontiguousarray(coloured.transpose(0, 3, 1, 2))
 
 
 def fit_to(images: NDArray[np.uint8], shape: tuple[int, ...]) -> NDArray[np.uint8]:

@@ -14,7 +14,8 @@ from fedistill.data.table import Rows, Split
 from fedistill.errors import ExperimentError
 
 Content = Literal["image", "text", "label"]
-_BATCH = 1000
+_BATCH = 100
+"""Rows read at a time: pictures that are not scaled yet may be large."""
 _log = logging.getLogger(__name__)
 
 

@@ -5,6 +5,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from fedistill.state import Joined, State
+
 
 class Texts:
     """Texts as plain data that can be stored in a state and passed to a process.
@@ -47,3 +49,29 @@ Samples = Tensor | Texts
 def none_of(samples: Samples) -> Samples:
     """Return an empty set of samples of the same kind."""
     return samples[:0] if isinstance(samples, Tensor) else Texts.of([])
+
+
+def join(parts: Sequence[Samples]) -> State:
+    """Return the samples of several parts, one behind the other, as tensors of a state."""
+    images = [part for part in parts if isinstance(part, Tensor)]
+    if len(images) == len(parts):
+        return {"inputs": Joined(images)}
+    texts = [part for part in parts if isinstance(part, Texts)]
+    lengths = [torch.diff(part.ends, prepend=torch.zeros(1, dtype=torch.int64)) for part in texts]
+    return {
+        "content": Joined([part.content for part in texts]),
+        "ends": torch.cat(lengths).cumsum(dim=0),
+    }
+
+
+def split(state: State, sizes: Sequence[int]) -> list[Samples]:
+    """Invert `join`, for parts with these numbers of samples, which are views of the state's tensors."""
+    if "inputs" in state:
+        return list(state["inputs"].split(list(sizes)))
+    found: list[Samples] = []
+    start = 0
+    for ends in state["ends"].split(list(sizes)):
+        stop = int(ends[-1]) if len(ends) else start
+        found.append(Texts(state["content"][start:stop], ends - start))
+        start = stop
+    return found

@@ -107,16 +107,12 @@ def arrays(pixels: NDArray[np.uint8], labels: NDArray[np.int64], image_size: tup
     )
 
 
-def texts_table(
-    texts: list[str],
-    labels: NDArray[np.int64],
-    column: Callable[[str], Column] = no_columns,
-) -> Table:
+def texts_table(texts: list[str], labels: NDArray[np.int64]) -> Table:
     return Table(
         labels,
         lambda rows: [texts[row] for row in rows],
         lambda: [digest(text.encode()) for text in texts],
-        column,
+        no_columns,
     )
 
 

@@ -1,7 +1,7 @@
 """The task as the round loop sees it: raw samples, which client holds which, and the inputs of models."""
 
 import hashlib
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from fedistill.data.image import Rendering
+from fedistill.data.nameless_file import NamelessFile, Shelf, map_file
 from fedistill.data.record_encoding import RecordEncoding, read_encoding
-from fedistill.data.samples import Samples, Texts
+from fedistill.data.samples import Samples, join, split
 from fedistill.models.signature import Preprocessing, Signature
-from fedistill.state import State, decode_state, encode_state, write_file
+from fedistill.state import Joined, State, state_in, state_pieces, write_file
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -62,6 +63,23 @@ class AbsentSite:
     private: int
 
 
+@dataclass
+class _Made:
+    """What has been made of a task so far.
+
+    Attributes:
+        encoded: the token ids of its texts, by whose they are and for which preprocessing.
+        file: the file that it lies in.
+    """
+
+    encoded: Shelf | None = None
+    file: NamelessFile | None = None
+
+
+_UNSAVED = ("absent", "unused", "left_out", "unknown_categories")
+"""Attributes of a task that only the checks before a run read."""
+
+
 @dataclass(frozen=True)
 class Task:
     """All data of a run.
@@ -92,6 +110,7 @@ class Task:
         left_out: why columns of a table are no inputs, by name; ``unknown_categories``: the share of
             categories in private rows that the encoding does not know, or None if there are none. Neither is
             saved.
+        scratch: the folder for what is too large for memory; None stands for the system's temporary files.
     """
 
     name: str
@@ -113,7 +132,8 @@ class Task:
     column_sums: tuple[bytes, ...] = ()
     left_out: Mapping[str, str] = field(default_factory=dict)
     unknown_categories: float | None = None
-    _encoded: dict[Hashable, Tensor] = field(default_factory=dict, compare=False, repr=False)
+    scratch: Path | None = field(default=None, compare=False)
+    _made: _Made = field(default_factory=_Made, init=False, compare=False, repr=False)
 
     def signature_for(self, wanted: Preprocessing) -> Signature:
         """Return the signature of models with this preprocessing.
@@ -168,8 +188,9 @@ class Task:
     def _inputs(self, whose: int | str, samples: Samples, wanted: Preprocessing) -> Tensor:
         if isinstance(samples, Tensor):
             return samples
-        key = whose, wanted
-        if key not in self._encoded:
+        encoded, key = self._made.encoded or Shelf(self.scratch), (whose, wanted)
+        self._made.encoded = encoded
+        if key not in encoded:
             from fedistill.data.text import encode_texts, hash_texts
 
             texts = list(samples)
@@ -177,8 +198,8 @@ class Task:
                 ids = encode_texts(self.tokenizer(wanted), texts)
             else:
                 ids = hash_texts(texts, self._length(wanted), wanted.buckets)
-            self._encoded[key] = torch.from_numpy(ids)
-        return self._encoded[key]
+            encoded.put(key, torch.from_numpy(ids))
+        return encoded[key]
 
     def _length(self, wanted: Preprocessing) -> int:
         return wanted.length or self.signature.shape[0]
@@ -208,17 +229,55 @@ class Task:
         )
 
     def save(self, path: Path) -> None:
-        """Write the task to a file, for `open`."""
-        write_file(path, self.to_bytes())
+        """Write the complete task to a file, private samples too, for `open`."""
+        write_file(path, state_pieces(self._state()))
+
+    @classmethod
+    def open(cls, path: Path) -> "Task":
+        """Read a task that `save` wrote; its samples are read when they are used."""
+        with path.open("rb") as file:
+            return cls._of_state(state_in(map_file(file.fileno())))
+
+    def stored(self) -> "Task":
+        """Return the task with its samples in a nameless file, from which they are read when they are used.
+
+        Raises:
+            RuntimeFailure: the disk is full or fails.
+        """
+        file = NamelessFile(self.scratch)
+        file.write(state_pieces(self._state()))
+        stored = type(self).in_file(file, self.scratch)
+        task = replace(stored, **{name: getattr(self, name) for name in _UNSAVED})
+        task._made.file = file
+        return task
+
+    def file(self) -> NamelessFile:
+        """Return a file with the complete task, for `in_file`, perhaps in another process.
+
+        Raises:
+            RuntimeFailure: as `stored`.
+        """
+        found = self._made.file or self.stored()._made.file
+        assert found is not None
+        return found
+
+    @classmethod
+    def in_file(cls, file: NamelessFile, scratch: Path | None) -> "Task":
+        """Return the task that `file` gave."""
+        task = replace(cls._of_state(state_in(file.mapped())), scratch=scratch)
+        task._made.file = file
+        return task
 
     def fingerprint(self) -> str:
         """Return a digest of the complete task; equal tasks have equal digests."""
+        digest = hashlib.blake2b(digest_size=16)
         # How images were rendered shows in their pixels.
-        content = replace(self, rendering=Rendering()).to_bytes()
-        return hashlib.blake2b(content, digest_size=16).hexdigest()
+        for piece in state_pieces(replace(self, rendering=Rendering())._state()):
+            digest.update(piece)
+        return digest.hexdigest()
 
-    def to_bytes(self) -> bytes:
-        """Return the complete task, private samples too, for `from_bytes`."""
+    def _state(self) -> State:
+        """Return the complete task, private samples too, for `_of_state`."""
         state: State = {
             "name": self.name,
             "kind": self.signature.kind,
@@ -226,9 +285,9 @@ class Task:
             "vocabulary": self.signature.vocabulary,
             "classes": list(self.classes),
             "sizes": [len(data) for data in self.clients],
-            **_plain(self.clients),
-            "labels": torch.cat([data.labels for data in self.clients]),
-            "test": {**_plain([self.test]), "labels": self.test.labels},
+            **join([data.samples for data in self.clients]),
+            "labels": Joined([data.labels for data in self.clients]),
+            "test": {**join([self.test.samples]), "labels": self.test.labels},
             "partition": self.partition,
             "frame": self.vocabulary_frame.hex(),
             "from_public": self.vocabulary_from_public,
@@ -240,9 +299,9 @@ class Task:
             state["sums"] = [frame.hex() for frame in self.column_sums]
         if self.own_tests:
             state["own_tests"] = {
-                **_plain(self.own_tests),
+                **join([data.samples for data in self.own_tests]),
                 "sizes": list(map(len, self.own_tests)),
-                "labels": torch.cat([data.labels for data in self.own_tests]),
+                "labels": Joined([data.labels for data in self.own_tests]),
             }
         if self.client_names:
             state["names"] = list(self.client_names)
@@ -250,23 +309,17 @@ class Task:
             state["rendering"] = asdict(self.rendering)
         if self.public is not None:
             state["public"] = {
-                **_plain([self.public]),
+                **join([self.public.samples]),
                 "bytes": self.public.bytes,
                 "source": self.public.source,
             }
-        return encode_state(state)
+        return state
 
     @classmethod
-    def open(cls, path: Path) -> "Task":
-        """Read a task that `save` wrote."""
-        return cls.from_bytes(path.read_bytes())
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> "Task":
-        """Return the task that `to_bytes` encoded."""
-        state = decode_state(data)
+    def _of_state(cls, state: State) -> "Task":
+        """Return the task of which this is the `_state`, as it is read again."""
         public, elsewhere = state.get("public"), state.get("elsewhere")
-        (tested,) = _samples(state["test"], [len(state["test"]["labels"])])
+        (tested,) = split(state["test"], [len(state["test"]["labels"])])
         return cls(
             name=state["name"],
             signature=Signature(
@@ -288,41 +341,14 @@ class Task:
         )
 
 
-def _plain(parts: Sequence[Labelled | PublicSet]) -> dict[str, Tensor]:
-    """Return the concatenated samples of several parts as tensors."""
-    samples = [part.samples for part in parts]
-    images = [one for one in samples if isinstance(one, Tensor)]
-    if len(images) == len(samples):
-        return {"inputs": torch.cat(images)}
-    texts = [one for one in samples if isinstance(one, Texts)]
-    lengths = [torch.diff(one.ends, prepend=torch.zeros(1, dtype=torch.int64)) for one in texts]
-    return {
-        "content": torch.cat([one.content for one in texts]),
-        "ends": torch.cat(lengths).cumsum(dim=0),
-    }
-
-
 def _labelled(state: State) -> tuple[Labelled, ...]:
     """Return each client's samples from those of all, with their labels and sizes."""
     sizes = state["sizes"]
-    parts = zip(_samples(state, sizes), state["labels"].split(sizes), strict=True)
+    parts = zip(split(state, sizes), state["labels"].split(sizes), strict=True)
     return tuple(Labelled(samples, labels) for samples, labels in parts)
-
-
-def _samples(state: State, sizes: Sequence[int]) -> list[Samples]:
-    """Invert `_plain`, for parts with these numbers of samples."""
-    if "inputs" in state:
-        return list(state["inputs"].split(list(sizes)))
-    found: list[Samples] = []
-    start = 0
-    for ends in state["ends"].split(list(sizes)):
-        stop = int(ends[-1]) if len(ends) else start
-        found.append(Texts(state["content"][start:stop], ends - start))
-        start = stop
-    return found
 
 
 def _public(state: State) -> PublicSet:
     count = len(state["inputs"] if "inputs" in state else state["ends"])
-    (samples,) = _samples(state, [count])
+    (samples,) = split(state, [count])
     return PublicSet(samples, state["bytes"], state["source"])

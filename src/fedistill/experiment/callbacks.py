@@ -93,6 +93,10 @@ class Callbacks:
                 raise TypeError(f"callbacks: {one!r} is not an instance of fedistill.Callback{call}")
         self._callbacks, self._whole_run = tuple(callbacks), whole_run
 
+    def __bool__(self) -> bool:
+        """Whether there are any."""
+        return bool(self._callbacks)
+
     def of_seed(self) -> "Callbacks":
         """Return the same for a run that is one seed of an entire run."""
         return Callbacks(self._callbacks, whole_run=False)

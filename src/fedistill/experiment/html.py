@@ -47,7 +47,7 @@ def render(
         times: link name -> arm name -> for each of its seeds, simulated seconds from the start to the end of
             each round.
         links: link name -> title, up and down (bits per second), latency (seconds), loss (share),
-            compute (factor) and sources (field -> text).
+            compute and server (multiply-adds per second) and sources (field -> text).
         settings: the resolved experiment as TOML.
         link: name of the link that is selected when the page opens.
 

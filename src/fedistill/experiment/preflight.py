@@ -38,6 +38,8 @@ can reverse a small gain (benchmarks/methods.py).
 """
 _PROCESS_BYTES = 250_000_000
 """Memory of a Python process with torch before it has any data; measured with torch 2.13 on Linux."""
+_MANY_BYTES = 100_000_000
+"""Of samples: where there are more, their room on disk is worth a word."""
 
 
 def examine(experiment: Experiment, task: Task, arms: Sequence[ReadyArm]) -> list[Finding]:
@@ -258,14 +260,20 @@ def _bytes(arm: ReadyArm) -> Finding:
 
 
 def _memory(experiment: Experiment, task: Task, arms: Sequence[ReadyArm]) -> Finding:
-    """Estimate the memory of processes, data, and clients' states and replies, within a factor of 2."""
+    """Estimate the memory of processes, and of clients' states and replies, within a factor of 2.
+
+    Samples lie on disk; of these, the system keeps in memory what there is room for.
+    """
     count = worker_count(experiment.runtime, len(task.clients))
     processes = 1 if count == 1 and experiment.runtime.kind != "processes" else count + 1
     data = sum(part.samples.nbytes for part in (*task.clients, *task.own_tests, task.test))
     heaviest = max(_heaviest(arm) for arm in arms)
-    total = processes * (_PROCESS_BYTES + data) + heaviest
+    total = processes * _PROCESS_BYTES + heaviest
     where = "one process" if processes == 1 else f"{processes} processes"
-    return Finding("fact", "memory", f"about {format_bytes(total)} in {where}")
+    what = f"about {format_bytes(total)} in {where}"
+    if data > _MANY_BYTES:
+        what += f"; the samples are read from disk as they are needed, and take {format_bytes(data)} there"
+    return Finding("fact", "memory", what)
 
 
 def _heaviest(arm: ReadyArm) -> int:

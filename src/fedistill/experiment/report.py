@@ -91,22 +91,28 @@ def _times(folder: RunFolder, content: AnyResultsJson, links: Mapping[str, Link]
         folders = [folder.of_seed(one["seed"]) for one in arm["seeds"]] if "seeds" in arm else [folder]
         records[arm["name"]] = [one.records(arm["name"]) for one in folders]
     return {
-        name: {arm: [_link_times(link, rounds) for rounds in seeds] for arm, seeds in records.items()}
+        name: {arm: [link_times(link, rounds) for rounds in seeds] for arm, seeds in records.items()}
         for name, link in links.items()
     }
 
 
-def _link_times(link: Link, records: list[RoundRecord]) -> list[float]:
-    """Return simulated seconds from the start to the end of each round, every client behind its own link."""
+def link_times(link: Link, records: list[RoundRecord]) -> list[float]:
+    """Return simulated seconds from the start to the end of each round, every client behind its own link.
+
+    There are none for an arm that an earlier version ran, which did not count all work.
+    """
     total, times = 0.0, []
     for record in records:
+        if record.multiply_adds is None or record.server_multiply_adds is None:
+            return []
         sent = {client: [0, 0] for client in record.clients}
         for entry in record.traffic:
             sent[entry.client][entry.direction == "up"] += entry.bytes
         exchanges = [
-            LinkUse(down, work, up) for (down, up), work in zip(sent.values(), record.work, strict=True)
+            LinkUse(down, work, up)
+            for (down, up), work in zip(sent.values(), record.multiply_adds, strict=True)
         ]
-        total += round_seconds(link, exchanges, record.server_seconds)
+        total += round_seconds(link, exchanges, record.server_multiply_adds)
         times.append(total)
     return times
 

@@ -35,16 +35,21 @@ from fedistill.federation.round import play_round
 from fedistill.models.saved_start import start_digest
 
 
-def prepare(experiment: Experiment) -> tuple[Task, list[ReadyArm]]:
+def prepare(experiment: Experiment, out: Path | None = None) -> tuple[Task, list[ReadyArm]]:
     """Build the task and make all arms ready.
+
+    Args:
+        out: the folder of the run, which need not exist: samples lie on its disk, in a file without a name;
+            default: in the system's folder for temporary files.
 
     Raises:
         ExperimentError: the data cannot be loaded, or an arm does not fit them.
+        RuntimeFailure: the disk is full or fails.
     """
     find_metrics(experiment.evaluate.metrics)  # before data are loaded, which may take minutes
     for arm in experiment.arms:
         resolve_arm(arm)
-    task = build_task(experiment.task, experiment.seed)
+    task = build_task(experiment.task, experiment.seed, scratch=out)
     return task, [ReadyArm.of(arm, experiment, task) for arm in experiment.arms]
 
 
@@ -114,7 +119,7 @@ def run_experiment(
     assert experiment.seeds is None
     check_main_guard()
     RunFolder.check_free(out)
-    task, arms = prepare(experiment)
+    task, arms = prepare(experiment, out)
     findings = examine(experiment, task, arms)
     watcher.findings(findings)
     raise_errors(findings)
@@ -152,7 +157,7 @@ def resume_experiment(
         experiment = folder.experiment()
         before = folder.began_with()
         changed = before is not None and check_changes(before, experiment, folder.path / "experiment.toml")
-        task, arms = prepare(experiment)
+        task, arms = prepare(experiment, path)
         _check_data(folder, task)
         if changed:
             findings = examine(experiment, task, arms)
@@ -228,7 +233,7 @@ def _play(
                     watcher.failed(arm.name, str(error))
                 save_models(folder, experiment, arm, run)
                 if run.round > before or arm.name in errors:
-                    callbacks.arm_end(arm, _described(arm, run, errors))
+                    callbacks.arm_end(arm, describe_arm(arm, run, errors))
     except (KeyboardInterrupt, RuntimeFailure):
         results = _finish(folder, experiment, task, arms, runs, errors)
         for arm in arms:
@@ -250,13 +255,14 @@ def _finish(
     runs: dict[str, ArmRun],
     errors: dict[str, str],
 ) -> ResultsJson:
-    described = [_described(arm, runs[arm.name], errors) for arm in arms]
+    described = [describe_arm(arm, runs[arm.name], errors) for arm in arms]
     content = results_json(folder.command(), task, described, experiment.evaluate, arms[0].metrics)
     write_results(folder, experiment, content)
     return content
 
 
-def _described(arm: ReadyArm, run: ArmRun, errors: dict[str, str]) -> ArmJson:
+def describe_arm(arm: ReadyArm, run: ArmRun, errors: dict[str, str]) -> ArmJson:
+    """Return an arm as it stands; ``errors`` are those of the arms that have failed, by name."""
     status: Status = "done" if run.round == arm.rounds else "stopped"
     if arm.name in errors:
         status = "failed"

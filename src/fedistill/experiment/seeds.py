@@ -58,7 +58,7 @@ def run_seeds(
         return one(experiment, out, command, watcher)
     check_main_guard()
     RunFolder.check_free(out)
-    experiment, findings = examine_seeds(experiment)
+    experiment, findings = examine_seeds(experiment, out=out)
     watcher.findings(findings)
     raise_errors(findings)
     with alone_in(out):
@@ -96,7 +96,7 @@ def resume_seeds(
     with alone_in(path):
         before = folder.began_with()
         if before is not None and check_changes(before, experiment, path / "experiment.toml"):
-            experiment, findings = examine_seeds(experiment)
+            experiment, findings = examine_seeds(experiment, out=path)
             watcher.findings(findings)
             raise_errors(findings)
             folder.go_on(experiment, {}, "changed")
@@ -112,8 +112,10 @@ def resume_seeds(
 Check = Callable[[Experiment, Task, Sequence[ReadyArm]], list[Finding]]
 
 
-def examine_seeds(experiment: Experiment, check: Check = examine) -> tuple[Experiment, list[Finding]]:
-    """Check an experiment with each of its seeds.
+def examine_seeds(
+    experiment: Experiment, check: Check = examine, out: Path | None = None
+) -> tuple[Experiment, list[Finding]]:
+    """Check an experiment with each of its seeds; ``out`` is for `runner.prepare`.
 
     Returns:
         The experiment with what it leaves open written out, and the findings. One that not all seeds have
@@ -128,7 +130,7 @@ def examine_seeds(experiment: Experiment, check: Check = examine) -> tuple[Exper
     for seed in seeds:
         one = experiment.with_seed(seed)
         try:
-            task, arms = prepare(one)
+            task, arms = prepare(one, out)
         except ExperimentError as error:
             raise ExperimentError(str(error) if seed == seeds[0] else f"seed {seed}: {error}") from None
         for finding in check(one, task, arms):

@@ -348,12 +348,8 @@ class ReadyArm:
         return models.reusable(name, self.signature(name))
 
 
-def start_run(arm: ReadyArm) -> ArmRun:
-    """Return an arm before round 1, its set-up traffic counted.
-
-    Raises:
-        TrainingError: the server cannot start.
-    """
+def setup_ledger(arm: ReadyArm) -> Ledger:
+    """Return what an arm costs before round 1."""
     ledger = Ledger(public=arm.public_bytes())
     if not is_alone(arm.method):
         for client, frame in enumerate(arm.task.column_sums):
@@ -361,6 +357,16 @@ def start_run(arm: ReadyArm) -> ArmRun:
     for info in arm.federation.clients:
         for frame in arm.setup_frames(info.id):
             ledger.count(SETUP_ROUND, info.id, "down", frame)
+    return ledger
+
+
+def start_run(arm: ReadyArm) -> ArmRun:
+    """Return an arm before round 1, its set-up traffic counted.
+
+    Raises:
+        TrainingError: the server cannot start.
+    """
+    ledger = setup_ledger(arm)
     with failing_at("before round 1, server"):
         server = arm.method.start_server(arm.server(SETUP_ROUND))
     return ArmRun(0, server, {}, ledger)

@@ -32,7 +32,8 @@ class RoundRecord:
         seconds: wall-clock time without evaluation; ``server_seconds``: of the server step alone.
         work: seconds of each client's work, in the order of ``clients``.
         multiply_adds, memory: the `Cost` of each client's work, in the same order; None in a round that an
-            earlier version played, which did not count it.
+            earlier version played, which did not count it. ``server_multiply_adds``: of the loops over
+            samples in the server's step, likewise.
         views: accuracy (0 to 1) by view, empty if nothing was evaluated.
         traffic: every frame.
         measured: what the evaluation found beside the views (`evaluation.Measured`).
@@ -52,6 +53,7 @@ class RoundRecord:
     carried: dict[str, int]
     multiply_adds: list[int] | None = None
     memory: list[int] | None = None
+    server_multiply_adds: int | None = None
     measured: Measured = field(default_factory=Measured)
 
     def to_json(self) -> Event:
@@ -69,7 +71,7 @@ class RoundRecord:
         Raises:
             KeyError: a key is missing.
         """
-        absent: Event = {"multiply_adds": None, "memory": None, "measured": {}}
+        absent: Event = {"multiply_adds": None, "memory": None, "server_multiply_adds": None, "measured": {}}
         fields = {name: (absent | event)[name] for name in cls.__dataclass_fields__}
         fields["traffic"] = [Entry(event["round"], *frame) for frame in event["traffic"]]
         return cls(**fields)

@@ -12,11 +12,13 @@ import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing import reduction
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Literal
 
 from fedistill.config.schema import Experiment
+from fedistill.data.nameless_file import NamelessFile
 from fedistill.data.task import Task
 from fedistill.errors import MissingMainGuard, RuntimeFailure, TrainingError
 from fedistill.federation.arm import ReadyArm
@@ -85,8 +87,8 @@ class ProcessExecutor(Executor):
 
     Workers are forked from a server process that has imported torch and done nothing else, so they start
     fast, share its memory, and inherit no threads or locks of the caller. Any worker can do any client's
-    work, since a client's state travels with its job. The task comes by the same pipe: private data are in no
-    file, so that nothing is left of them, however the run ends.
+    work, since a client's state travels with its job. The task lies in a file without a name, which all of
+    them read as they need it; nothing is left of it, however the run ends.
     """
 
     def __init__(self, worker_count: int, experiment: Experiment, task: Task) -> None:
@@ -118,14 +120,14 @@ class ProcessExecutor(Executor):
         self._workers.append(_Worker(process, ours))
 
     def _send_task(self, task: Task) -> None:
-        data = task.to_bytes()
+        file = task.file()
         for worker in self._workers:
-            worker.busy = True  # until it has the task, it cannot see that the connection is closed
             try:
-                worker.connection.send_bytes(data)
+                worker.connection.send(task.scratch)
+                assert worker.process.pid is not None
+                reduction.send_handle(worker.connection, file.handle, worker.process.pid)
             except OSError:
                 raise self._died(worker) from None
-            worker.busy = False
 
     def run_clients(self, arm: str, round: int, jobs: Sequence[Job]) -> Iterator[ClientResult]:
         for result in self._map("work", arm, round, jobs):
@@ -228,7 +230,8 @@ def _serve(connection: Connection, experiment: str) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     prepare_process()
     try:
-        task = Task.from_bytes(connection.recv_bytes())
+        scratch = connection.recv()
+        task = Task.in_file(NamelessFile.received(reduction.recv_handle(connection)), scratch)
     except (EOFError, OSError):
         return
     arms = _ready_arms(Experiment.model_validate_json(experiment), task)

@@ -24,6 +24,7 @@ from fedistill.federation.running_mean import as_measured, running_mean
 from fedistill.methods.base import AnyState, Reply
 from fedistill.rng import SERVER, scoped
 from fedistill.state import from_plain, ordered, to_plain
+from fedistill.training.cost import counting_loops
 from fedistill.training.model_state import ModelState
 
 
@@ -47,7 +48,8 @@ def play_round(run: ArmRun, arm: ReadyArm, executor: Executor) -> RoundRecord:
     frames = _send(run, arm, endpoint, plan)
     results = _run_clients(run, arm, executor, plan, frames)
     replies = Replies(arm, executor.quorum, _reply_check(run, arm, number), endpoint, plan, frames, results)
-    server, server_seconds = _aggregate(run, arm, number, replies)
+    with counting_loops() as counter:
+        server, server_seconds = _aggregate(run, arm, number, replies)
     seconds = time.perf_counter() - started
     mean = None if arm.config.ema is None else running_mean(run.mean, run.server, server, arm.config.ema)
     states = _client_states(run, replies)
@@ -69,6 +71,7 @@ def play_round(run: ArmRun, arm: ReadyArm, executor: Executor) -> RoundRecord:
         carried=asdict(executor.transport_overhead()),
         multiply_adds=[cost.multiply_adds for cost in replies.costs],
         memory=[cost.memory for cost in replies.costs],
+        server_multiply_adds=counter.cost.multiply_adds,
         measured=evaluation.measured,
     )
     _record(run, record, server, mean, states, replies, evaluation)
@@ -174,6 +177,7 @@ def _record_idle(run: ArmRun, number: int) -> RoundRecord:
         carried={},
         multiply_adds=[],
         memory=[],
+        server_multiply_adds=0,
     )
     run.round = number
     run.records.append(record)

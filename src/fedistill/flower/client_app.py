@@ -111,12 +111,12 @@ class Node:
 
         config, seed = self.experiment.task, self.experiment.seed
         if self._own is None:
-            whole = build_task(config, seed)
+            whole = build_task(config, seed, scratch=self.folder.parent)
             number = _client_number(self._config, len(whole.clients))
             private, held = whole.clients[number], whole.own_tests[number] if whole.own_tests else None
         else:
             try:
-                whole, private, held = build_at_site(config, seed, self._own, self.client)
+                whole, private, held = build_at_site(config, seed, self._own, self.client, self.folder.parent)
             except FedistillError as error:
                 raise OwnDataError(str(error)) from None
         _only(whole, self.client, private, held).save(self._samples)

@@ -3,10 +3,13 @@
 import json
 import shutil
 import time
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from fedistill.config.schema import Experiment
 from fedistill.errors import ExperimentError, RuntimeFailure
+from fedistill.experiment.callbacks import NO_CALLBACKS, Callbacks
 from fedistill.experiment.findings import raise_errors
 from fedistill.experiment.preflight import examine
 from fedistill.experiment.progress import Watcher
@@ -14,69 +17,97 @@ from fedistill.experiment.results import AnyResultsJson, ResultsJson
 from fedistill.experiment.run_folder import RunFolder
 from fedistill.experiment.runner import prepare, resolve
 from fedistill.experiment.seeds import resume_seeds, run_seeds
+from fedistill.federation.arm import ReadyArm
 from fedistill.flower import app_template, keys
 from fedistill.flower.allowed_modules import modules_of
 from fedistill.flower.app_template import ended
 from fedistill.flower.event_tail import EventTail
 from fedistill.flower.processes import TrialNetwork
+from fedistill.flower.told_callbacks import ToldCallbacks
 
 _POLL_SECONDS = 0.5
 _ASK_SECONDS = 30.0
 """Between questions to Flower, each a process of two seconds; a run that ends says so itself."""
 
 
-def run_trial(experiment: Experiment, out: Path, command: str, watcher: Watcher) -> AnyResultsJson:
+def run_trial(
+    experiment: Experiment, out: Path, command: str, watcher: Watcher, callbacks: Callbacks = NO_CALLBACKS
+) -> AnyResultsJson:
     """Run an experiment with a SuperNode for each client; return the results.
 
     Each of several seeds has a network of its own, one after the other.
 
     Raises:
         ExperimentError: the experiment or the folder is wrong; nothing was started.
-        RuntimeFailure: the run failed.
+        RuntimeFailure: the run or a callback failed.
     """
-    return run_seeds(experiment, out, command, watcher, _run_one)
+    told = callbacks if experiment.seeds is None else callbacks.of_seed()
+    run = partial(_run_one, callbacks=told)
+    return run_seeds(experiment, out, command, watcher, run, callbacks)
 
 
-def _run_one(experiment: Experiment, out: Path, command: str, watcher: Watcher) -> ResultsJson:
+def _run_one(
+    experiment: Experiment, out: Path, command: str, watcher: Watcher, callbacks: Callbacks
+) -> ResultsJson:
     RunFolder.check_free(out)
     if (out / "flower").exists():
         raise ExperimentError(
             f"{out / 'flower'} is left from a run that never began: its logs say why; delete it, and run this"
             " again"
         )
-    task, arms = prepare(experiment)
+    task, arms = prepare(experiment, out)
     findings = examine(experiment, task, arms)
     watcher.findings(findings)
     raise_errors(findings)
     experiment, nodes = resolve(experiment, task), len(task.clients)
+    callbacks.run_start(out, experiment, resumed=False)
     keys.make_keys(out / "flower" / "keys", nodes, [])
     app_template.write_app(experiment, out / "flower" / "app", out.absolute(), command)
-    return _play(experiment, nodes, out, watcher)
+    return _play_and_tell(experiment, nodes, out, watcher, callbacks, arms)
 
 
-def resume_trial(out: Path, watcher: Watcher) -> AnyResultsJson:
+def resume_trial(out: Path, watcher: Watcher, callbacks: Callbacks = NO_CALLBACKS) -> AnyResultsJson:
     """Resume a run that `up` began; return the results.
 
     Raises:
         ExperimentError: there is none in the folder.
-        RuntimeFailure: the run failed.
+        RuntimeFailure: the run or a callback failed.
     """
     folder = RunFolder.open(out)
     if not folder.on_trial:
         raise ExperimentError(
             f"{out} was not run by `fedistill flower up`; continue with: {folder.resume_command()}"
         )
-    return resume_seeds(out, watcher, _run_one, _resume_one)
+    told = callbacks if folder.experiment().seeds is None else callbacks.of_seed()
+    run, resume = partial(_run_one, callbacks=told), partial(_resume_one, callbacks=told)
+    return resume_seeds(out, watcher, run, resume, callbacks)
 
 
-def _resume_one(out: Path, watcher: Watcher) -> ResultsJson:
+def _resume_one(out: Path, watcher: Watcher, callbacks: Callbacks) -> ResultsJson:
     folder = RunFolder(out)
     experiment, app = folder.experiment(), out / "flower" / "app"
     # The folder may have been moved, and its settings for the network changed.
     shutil.rmtree(app)
     app_template.write_app(experiment, app, out.absolute(), folder.command())
     assert experiment.task.clients is not None, "written out where the run began"
-    return _play(experiment, experiment.task.clients, out, watcher)
+    arms = prepare(experiment, out)[1] if callbacks else []
+    callbacks.run_start(out, experiment, resumed=True)
+    return _play_and_tell(experiment, experiment.task.clients, out, watcher, callbacks, arms)
+
+
+def _play_and_tell(
+    experiment: Experiment,
+    nodes: int,
+    out: Path,
+    watcher: Watcher,
+    callbacks: Callbacks,
+    arms: Sequence[ReadyArm],
+) -> ResultsJson:
+    """Do as `_play`, and tell the callbacks, if there are any, of the arms."""
+    if not callbacks:
+        return _play(experiment, nodes, out, watcher)
+    told = ToldCallbacks(callbacks, watcher, RunFolder(out), arms)
+    return told.until_the_end(lambda: _play(experiment, nodes, out, told))
 
 
 def _play(experiment: Experiment, nodes: int, out: Path, watcher: Watcher) -> ResultsJson:

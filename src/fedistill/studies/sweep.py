@@ -71,7 +71,7 @@ def sweep(
     kept = _kept(out)
     asked = _asked(points, experiments)
     _check_same(out, kept, asked)
-    _examine({name: one for name, one in experiments.items() if name not in begun}, watcher)
+    _examine({name: one for name, one in experiments.items() if name not in begun}, out, watcher)
     write_file(out / "sweep.json", json.dumps({**kept, **asked}, indent=1).encode())
     for name, folder in folders.items():
         if _is_complete(folder, experiments[name]):
@@ -129,7 +129,7 @@ def _check_same(out: Path, kept: Mapping[str, _Kept], asked: Mapping[str, _Kept]
         )
 
 
-def _examine(experiments: Mapping[str, Experiment], watcher: Watcher) -> None:
+def _examine(experiments: Mapping[str, Experiment], out: Path, watcher: Watcher) -> None:
     """Check all points; what is found at some of them alone names them.
 
     Raises:
@@ -138,7 +138,7 @@ def _examine(experiments: Mapping[str, Experiment], watcher: Watcher) -> None:
     having: dict[Finding, list[str]] = {}
     for name, experiment in experiments.items():
         try:
-            _, found = examine_seeds(experiment)
+            _, found = examine_seeds(experiment, out=out)
         except ExperimentError as error:
             raise ExperimentError(f"{name}: {error}") from None
         for finding in found:

@@ -88,7 +88,7 @@ def tune(
     find_metrics(experiment.evaluate.metrics)  # before data are loaded, which may take minutes
     for arm in chosen:
         resolve_arm(arm)
-    task = build_task(experiment.task, experiment.seed, validation=True)
+    task = build_task(experiment.task, experiment.seed, validation=True, scratch=path)
     data, rounds = task.signature.kind, plan.rounds or min(DEFAULT_ROUNDS, experiment.rounds)
     short = experiment.model_copy(update={"rounds": rounds})
     spaces = {arm.name: search_space(arm, data, plan.vary) for arm in experiment.arms}

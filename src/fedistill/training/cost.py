@@ -39,11 +39,16 @@ class Cost:
 
 
 class CostCounter(TorchDispatchMode):
-    """Adds up the cost of what runs inside it; `counting` makes one."""
+    """Adds up the cost of what runs inside it; `counting` and `counting_loops` make one.
+
+    Attributes:
+        rests: whether it counts only what wakes it (`awake`).
+    """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         self._multiply_adds = self._memory = 0
+        self.rests = False
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -53,6 +58,19 @@ class CostCounter(TorchDispatchMode):
     def cost(self) -> Cost:
         """What has been counted so far."""
         return Cost(self._multiply_adds, self._memory)
+
+    @contextmanager
+    def awake(self) -> Iterator[None]:
+        """Count what runs inside, also if it rests."""
+        if not self.rests:
+            yield
+            return
+        self.rests = False
+        try:
+            with self:
+                yield
+        finally:
+            self.rests = True
 
     def add(self, more: int) -> None:
         """Add multiply-adds that are known."""
@@ -100,6 +118,18 @@ def counting() -> Iterator[CostCounter]:
         _active.reset(before)
 
 
+@contextmanager
+def counting_loops() -> Iterator[CostCounter]:
+    """Count, of what runs inside, the loops alone that use `BatchCosts`; all else runs at full speed."""
+    counter = CostCounter()
+    counter.rests = True
+    before = _active.set(counter)
+    try:
+        yield counter
+    finally:
+        _active.reset(before)
+
+
 class BatchCosts:
     """Counts the batches of one loop: the first of each size stands for the others of that size.
 
@@ -122,7 +152,8 @@ class BatchCosts:
                 yield
         else:
             before = counter.cost.multiply_adds
-            yield
+            with counter.awake():
+                yield
             self._by_size[size] = counter.cost.multiply_adds - before
 
     @contextmanager
@@ -159,17 +190,19 @@ def uncounted() -> Iterator[None]:
         yield
         return
     before = _active.set(None)
-    counter.__exit__(None, None, None)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    if not counter.rests:
+        counter.__exit__(None, None, None)  # type: ignore[no-untyped-call]  # torch leaves it untyped
     try:
         yield
     finally:
-        counter.__enter__()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        if not counter.rests:
+            counter.__enter__()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         _active.reset(before)
 
 
 def _can_pause(counter: CostCounter) -> bool:
     """Return whether no mode of somebody else has begun since."""
-    return _get_current_dispatch_mode() is counter
+    return counter.rests or _get_current_dispatch_mode() is counter
 
 
 @contextmanager
