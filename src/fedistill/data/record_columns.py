@@ -8,7 +8,6 @@ or names the rows.
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import datasets
 import numpy as np
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 
 from fedistill.config.task import TableConfig
 from fedistill.data.records import Features, Records, category, is_empty, number, records_of
-from fedistill.data.table import FILE_COLUMN, Split, Table, records_as_table
+from fedistill.data.table import FILE_COLUMN, Column, Split, Table, records_as_table
 from fedistill.errors import ExperimentError, nearest
 
 FEW_NUMBERS, ROWS_PER_NUMBER = 10, 5
@@ -124,7 +123,7 @@ def records_table(
     split: Split,
     features: Features,
     labels: NDArray[np.int64],
-    column: Callable[[str], list[Any]],
+    column: Callable[[str], Column],
     where: str,
 ) -> Table:
     """Return the rows of a split, which has these columns, with a label each; ``column`` is `Table.column`.
@@ -150,7 +149,7 @@ def read_records(split: Split, features: Features, where: str) -> Records:
     return records_of(values, features, len(split), where)
 
 
-def _values(split: Split, name: str) -> list[Any]:
+def _values(split: Split, name: str) -> Column:
     """Return a column's values, class labels by name."""
     names = getattr(split.features[name], "names", None)
     values = list(split[name])

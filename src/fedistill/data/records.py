@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from fedistill.errors import ExperimentError
 
+Value = Any
+"""A cell as a reader or a data frame has it: a number, a text, a boolean, None, or anything else."""
 NUMBER = re.compile(r"[-+]?([0-9]+([.,][0-9]*)?|[.,][0-9]+)([eE][-+]?[0-9]+)?")
 """Numbers as files write them, with a decimal point or comma."""
 _WHOLE = re.compile(r"([-+]?[0-9]+)[.,]0*")
@@ -58,7 +60,7 @@ class Records:
         ]
 
 
-def records_of(columns: Mapping[str, Sequence[Any]], features: Features, rows: int, where: str) -> Records:
+def records_of(columns: Mapping[str, Sequence[Value]], features: Features, rows: int, where: str) -> Records:
     """Return rows from the values of their columns: numbers, texts, booleans, and None or NaN if missing.
 
     Args:
@@ -69,10 +71,8 @@ def records_of(columns: Mapping[str, Sequence[Any]], features: Features, rows: i
     Raises:
         ExperimentError: a numeric column has something else in it.
     """
-    numbers, categories = (
-        np.empty((rows, len(features.numeric))),
-        np.empty((rows, len(features.categorical)), object),
-    )
+    numbers = np.empty((rows, len(features.numeric)))
+    categories = np.empty((rows, len(features.categorical)), dtype=np.object_)
     for place, name in enumerate(features.numeric):
         numbers[:, place] = list(_numbers(columns[name], name, where))
     for place, name in enumerate(features.categorical):
@@ -80,12 +80,12 @@ def records_of(columns: Mapping[str, Sequence[Any]], features: Features, rows: i
     return Records(features, numbers, categories)
 
 
-def is_empty(value: Any) -> bool:
+def is_empty(value: Value) -> bool:
     """Whether a cell is empty: None, NaN, or text without anything but white space."""
     return value is None or value != value or (isinstance(value, str) and not value.strip())
 
 
-def number(value: Any) -> float | None:
+def number(value: Value) -> float | None:
     """Return a cell as a finite number; None if it is none."""
     if isinstance(value, str):
         text = value.strip()
@@ -98,7 +98,7 @@ def number(value: Any) -> float | None:
     return found if math.isfinite(found) else None
 
 
-def category(value: Any) -> str | None:
+def category(value: Value) -> str | None:
     """Return a cell as a category, None if it is missing; ``3``, ``3.0`` and ``"3.0"`` are the same one.
 
     Examples:
@@ -112,7 +112,7 @@ def category(value: Any) -> str | None:
     return whole[1] if whole else text
 
 
-def _numbers(values: Iterable[Any], column: str, where: str) -> Iterable[float]:
+def _numbers(values: Iterable[Value], column: str, where: str) -> Iterable[float]:
     for row, value in enumerate(values):
         if is_empty(value):
             yield math.nan

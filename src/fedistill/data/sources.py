@@ -160,7 +160,7 @@ def _breast_cancer(table: TableConfig | None) -> Loaded:
             " `categorical` out"
         )
     features = Features(_CELLS, ())
-    records = Records(features, rows[:, :-1], np.empty((len(rows), 0), dtype=object))
+    records = Records(features, rows[:, :-1], np.empty((len(rows), 0), dtype=np.object_))
     cells = records_as_table(records, rows[:, -1].astype(np.int64), no_columns)
     return Loaded("table", ("malignant", "benign"), cells, None, features=features)
 

@@ -156,12 +156,12 @@ def _kind_of(value: Given) -> str:
     return "missing" if value is None or value != value else f"of type {type(value).__name__}"
 
 
-def _column(given: Given, column: Callable[[list[str]], str]) -> Iterable[Any]:
+def _column(given: Given, column: Callable[[list[str]], str]) -> Iterable[Given]:
     """Return the inputs of a table, or else what is given."""
     names = getattr(given, "columns", None)
     if names is not None:
         by_name = {str(name): name for name in names}
-        values: Iterable[Any] = given[by_name[column(list(by_name))]]
+        values: Iterable[Given] = given[by_name[column(list(by_name))]]
         return values
     if not isinstance(given, Iterable):
         raise ExperimentError(
