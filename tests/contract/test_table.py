@@ -123,7 +123,7 @@ def test_models_of_images_are_refused_by_name() -> None:
     with pytest.raises(ExperimentError) as refused:
         ready(experiment).federation  # noqa: B018  # built when it is asked for
     assert str(refused.value) == (
-        "model 'cnn-s' is for images; this is a task of rows of tables: logistic, mlp-tab"
+        "model 'cnn-s' is for image tasks; this is a task of rows of tables: logistic, mlp-tab"
     )
 
 

@@ -204,10 +204,16 @@ DAMAGED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "schema": (lambda f: changed(f, schema=2), "has schema 2, but this version knows 1"),
     "classes": (lambda f: changed(f, classes=["a"]), "`classes` has 1 names, but the model tells 10 apart"),
     "kind": (lambda f: changed(f, signature__kind="audio"), "`signature.kind` = 'audio'"),
-    "shape": (lambda f: changed(f, signature__shape=[8, 8]), r"`shape` = \[8, 8\] is not that of an image"),
+    "shape": (
+        lambda f: changed(f, signature__shape=[8, 8]),
+        r"`shape` = \[8, 8\] is not that of a model of images",
+    ),
     "too large": (lambda f: changed(f, signature__shape=[1, 99999, 99999]), "too large for a sample"),
     "large": (lambda f: changed(f, signature__shape=[1, 4096, 4096]), "not of the architecture"),
-    "vocabulary": (lambda f: changed(f, signature__vocabulary=9), "`vocabulary` = 9 is not that of an image"),
+    "vocabulary": (
+        lambda f: changed(f, signature__vocabulary=9),
+        "`vocabulary` = 9 is not that of a model of",
+    ),
     "statistics": (
         lambda f: changed(f, architecture__name="naive-bayes"),
         "model 'naive-bayes': RuntimeError",
@@ -215,7 +221,7 @@ DAMAGED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "scaling": (lambda f: changed(f, preprocessing__std=255), "must be 127.5, the scaling of this version"),
     "preprocessing": (
         lambda f: changed(f, preprocessing=None),
-        "`preprocessing` is not that of an image model",
+        "`preprocessing` is not that of a model of images",
     ),
     "architecture": (lambda f: changed(f, architecture__name="cnn-x"), "'cnn-x' is not one of .*cnn-s"),
     "another architecture": (lambda f: changed(f, architecture__name="mlp-s"), "not of the architecture"),

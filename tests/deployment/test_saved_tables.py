@@ -95,6 +95,16 @@ def test_predict_answers_as_the_run_measured(place: Path, run: Run, arm: str) ->
     assert f"({right} of 80 with a label)" in ended.stderr
 
 
+def test_labels_of_another_format_have_their_names_too(place: Path, run: Run) -> None:
+    names, path = ["age", "pain", "number", "num"], place / "test.parquet"
+    pd.read_csv(place / "test.csv", names=names, na_values="?").to_parquet(path)
+    same = here("predict", "run/models/fedavg/server", "test.csv", "--quiet", cwd=place).stdout
+    found = here(
+        "predict", "run/models/fedavg/server", path.name, "--set", "task.label=num", "--quiet", cwd=place
+    )
+    assert found.stdout == same
+
+
 def test_a_data_frame_is_answered_as_its_file(place: Path, run: Run) -> None:
     frame = rows(place, "again.csv", 80, 1)
     model = fedistill.load_model(place / "run/models/fedavg/server")

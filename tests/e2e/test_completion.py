@@ -11,6 +11,7 @@ import typer
 
 from fedistill.cli import complete, main
 from fedistill.communication.codecs.registry import CODECS
+from fedistill.config.inputs import SAMPLES
 from fedistill.data.sources import NAMES
 from fedistill.federation.evaluation import VIEWS
 from fedistill.methods.registry import METHODS
@@ -76,7 +77,7 @@ def test_examples_and_views(offered: Offered) -> None:
 def test_names_read_from_sources_are_those_of_the_registries() -> None:
     assert sorted(complete.method_names()) == sorted(METHODS)
     assert sorted(complete.codec_names()) == sorted(CODECS)
-    assert complete.model_names() == [*model_names("image"), *model_names("text")]
+    assert complete.model_names() == [name for kind in SAMPLES for name in model_names(kind)]
     assert complete.task_names() == list(NAMES)
     assert complete.texts_of("federation/evaluation.py", "VIEWS") == list(VIEWS)
 

@@ -14,7 +14,7 @@ from fedistill.config.task import PublicSource, Source, TaskConfig
 from fedistill.data import image, task_kinds
 from fedistill.data.missing import Content, complete, encoded_images, image_cells
 from fedistill.data.record_columns import choose_features, records_table
-from fedistill.data.records import NUMBER, Features
+from fedistill.data.records import NUMBER, Features, Value
 from fedistill.data.table import Column, Inputs, Loaded, Rows, Split, Table, digest, place_of
 from fedistill.errors import ExperimentError, nearest
 
@@ -178,7 +178,7 @@ def _relabelled(labels: Column, source: Source) -> Column:
     return [source.relabel.get(text, text) for text in map(str, labels)]
 
 
-def _place_among(labels: Column) -> Callable[[Any], Any] | None:
+def _place_among(labels: Column) -> Callable[[Value], Value] | None:
     """Return the sort key of labels: texts that are all numbers, such as "9" and "10", in the order of these.
 
     Numbers that differ as texts, such as "7" and "007", stay different labels.

@@ -91,7 +91,7 @@ def kind_of_column(split: Split, name: str) -> str:
         return "categorical"
     if not dtype.startswith(("int", "uint", "float", "string", "large_string", "decimal")):
         return f"of type {dtype}"
-    if dtype.endswith("string"):
+    if "string" in dtype:
         words = [value for value in present if number(value) is None]
         if words:
             return _kind_of_texts(words, present, distinct, name)

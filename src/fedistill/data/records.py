@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fedistill.errors import ExperimentError
 
 Value = Any
-"""What a cell holds, as a file or a DataFrame has it: a number, a text, a truth value, or nothing."""
+"""A cell as a reader or a data frame has it: a number, a text, a boolean, None, or anything else."""
 NUMBER = re.compile(r"[-+]?([0-9]+([.,][0-9]*)?|[.,][0-9]+)([eE][-+]?[0-9]+)?")
 """Numbers as files write them, with a decimal point or comma."""
 _WHOLE = re.compile(r"([-+]?[0-9]+)[.,]0*")
@@ -71,10 +71,8 @@ def records_of(columns: Mapping[str, Sequence[Value]], features: Features, rows:
     Raises:
         ExperimentError: a numeric column has something else in it.
     """
-    numbers, categories = (
-        np.empty((rows, len(features.numeric))),
-        np.empty((rows, len(features.categorical)), np.object_),
-    )
+    numbers = np.empty((rows, len(features.numeric)))
+    categories = np.empty((rows, len(features.categorical)), dtype=np.object_)
     for place, name in enumerate(features.numeric):
         numbers[:, place] = list(_numbers(columns[name], name, where))
     for place, name in enumerate(features.categorical):

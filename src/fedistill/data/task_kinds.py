@@ -5,7 +5,7 @@ from typing import Any
 
 import datasets
 
-from fedistill.data.records import number
+from fedistill.data.records import Value, number
 
 _BOXES = ("bbox", "bboxes", "boxes", "objects", "annotations", "segmentation")
 """What the columns of detection data are called."""
@@ -32,7 +32,7 @@ def of_label(feature: Any, column: str) -> str:
     return f"holds values of type {getattr(feature, 'dtype', type(feature).__name__)}; {_ONLY}"
 
 
-def is_quantity(labels: Sequence[Any], samples: int) -> bool:
+def is_quantity(labels: Sequence[Value], samples: int) -> bool:
     """Whether the different labels of this many samples are measured numbers, as for regression, not classes.
 
     They are if there are more than `_MOST_NUMBERS` of them, all numbers, and one has a fraction or half of

@@ -71,7 +71,8 @@ def read_unseen(
         usual: the columns of input and label in the training data, if they were named; those in the settings
             come first.
         features: the columns that a model of tables reads.
-        layout: settings of how CSV files were read in training; those in ``settings`` come first.
+        layout: `relabel`, and `column_names` and `missing` of CSV files, as in training; those in
+            ``settings`` come first.
 
     Raises:
         ExperimentError: it cannot be read, has no inputs of this kind, or lacks values.
@@ -105,7 +106,7 @@ def input_column(columns: list[str], usual: str | None, key: str, where: str) ->
 
 
 def _source(path: str, settings: RawTable, layout: RawTable) -> Source:
-    """Return how a file or folder is read; the layout is that of CSV files."""
+    """Return how a file or folder is read."""
     for key in settings:
         if key not in _SETTINGS:
             raise ExperimentError(
@@ -117,8 +118,9 @@ def _source(path: str, settings: RawTable, layout: RawTable) -> Source:
             settings = {**settings, "format": format_of(Path(path))}
         except ExperimentError as error:
             raise ExperimentError(f"FILE = {path}: {error}") from None
-    if settings["format"] == "csv":
-        settings = layout | settings
+    if settings["format"] != "csv":
+        layout = {"relabel": layout["relabel"]}
+    settings = layout | settings
     try:
         return Source.model_validate({**settings, "train": path})
     except ValidationError as error:

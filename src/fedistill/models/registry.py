@@ -189,7 +189,7 @@ def _find(name: str, signature: Signature) -> Build:
     other = next((kind for kind, models in ladder.items() if base in models), None)
     if other is not None:
         raise ExperimentError(
-            f"model {name!r} is for {SAMPLES[other]}; this is a task of {SAMPLES[signature.kind]}:"
+            f"model {name!r} is for {other} tasks; this is a task of {SAMPLES[signature.kind]}:"
             f" {', '.join(known)}"
         )
     raise ExperimentError(
