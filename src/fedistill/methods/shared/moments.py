@@ -36,8 +36,8 @@ class MomentsSettings(StatisticsSettings):
     features: str | None = Field(
         default=None,
         description="frozen model whose features are taken: a name as in `models`, with weights from the"
-        " seed, or module:function, which returns them; default: frequencies of brightness and edges, for"
-        " images",
+        " seed or, of hf:NAME, from its file; or module:function, which returns them; default: frequencies of"
+        " brightness and edges, for images",
     )
     width: int | None = Field(
         default=None,
