@@ -73,6 +73,7 @@ PARTS: dict[str, dict[str, Any]] = {
     "bridge-equal-votes": {"weighting": "equal", "coverage": 1.0},
     "bridge-5-epochs": {"vote_epochs": 5},
     "bridge-1400": {"samples": 1400},
+    "bridge-statistics": {"start": "gaussian(width=32)"},
     "bridge-long": {},
     "bridge-larger": {"models": {"clients": ["cnn-s"], "server": "cnn-m"}},
     "bridge-unlike": {"models": {"clients": ["cnn-s", "mlp-s"], "server": "cnn-m"}},

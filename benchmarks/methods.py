@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from fedistill import parse
+from fedistill.config.inputs import InputKind
 from fedistill.errors import Refusal
 from fedistill.experiment.runner import prepare
 from fedistill.experiment.summary import arm_json
@@ -57,7 +58,7 @@ TASKS: dict[str, dict[str, Any]] = {
         "train": {"epochs": 2, "batch_size": 16, "optimizer": {"name": "adam", "lr": 0.003}},
     },
 }
-KINDS = {"digits": "image", "bbc-news": "text"}
+KINDS: dict[str, InputKind] = {"digits": "image", "bbc-news": "text"}
 MODELS: dict[str, list[dict[str, Any]]] = {
     "digits": [
         {"clients": ["cnn-s", "mlp-s"], "server": "cnn-m"},
@@ -92,7 +93,7 @@ def main() -> None:
     arguments = parser.parse_args()
     for task in arguments.tasks:
         for method in arguments.methods:
-            if METHODS[method].needs.inputs not in ("any", KINDS[task]):
+            if not METHODS[method].needs.takes(KINDS[task]):
                 continue
             for wanted in arms(method):
                 row = measure(task, wanted, arguments.seed)

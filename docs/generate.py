@@ -314,7 +314,7 @@ def _needs(method: AnyMethod) -> str:
     places = " and ".join(f"the {place}" for place in needs.public)
     needed = [f"a public set, at {places}"] if places else []
     if needs.inputs != "any":
-        needed.append(f"{needs.inputs}s")
+        needed.append(needs.kinds())
     return ", ".join(needed) or "-"
 
 

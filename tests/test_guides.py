@@ -111,6 +111,21 @@ def test_hugging_face(tmp_path: Path) -> None:
     assert (tmp_path / "for-transformers" / "config.json").exists()
 
 
+def test_tables(tmp_path: Path) -> None:
+    arms = {arm["name"]: arm for arm in follow("tables.md", tmp_path)["patients"]}
+    assert list(arms) == ["gaussian", "random-mask", "fedavg", "fedavg-logistic", "local"]
+    written = load(tmp_path / "patients.toml").task.table
+    assert written is not None
+    assert (written.numeric, written.categorical) == (["radius", "texture", "area"], ["smoker"])
+    assert last(arms["gaussian"], "server@global") > 0.8
+    assert last(arms["fedavg-logistic"], "server@global") > 0.8
+    # Three frames up, and three down.
+    assert 3 * 200 < arms["fedavg"]["bytes_setup"] < 3 * 600
+    rows = (tmp_path / "predictions.csv").read_text(encoding="utf-8").splitlines()
+    assert rows[0] == "row,predicted,label,p(benign),p(malignant)"
+    assert sum(row.split(",")[1] == row.split(",")[2] for row in rows[1:]) > 0.8 * 569
+
+
 def test_add_a_method(tmp_path: Path) -> None:
     arms = {arm["name"]: arm for arm in follow("add-a-method.md", tmp_path)["momentum"]}
     for name in ("momentum", "no-momentum"):

@@ -24,7 +24,7 @@ from helpers.method_rows import ROWS, WIDTHS, Row
 from helpers.runs import run_serially
 
 CLIENTS = 3
-FOR_TEXTS = [row for row in ROWS if METHODS[row.method].needs.inputs != "image"]
+FOR_TEXTS = [row for row in ROWS if METHODS[row.method].needs.takes("text")]
 ONE = {"clients": ["bag"], "server": "bag"}
 ONE_WIDTH = {"clients": ["bag@48", "textcnn@48"], "server": "bag@48"}
 MIXED = {"clients": ["bag", "textcnn"], "server": "transformer-s"}

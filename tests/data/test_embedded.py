@@ -161,7 +161,7 @@ def test_digits_can_be_scaled(make: Make) -> None:
 
 def test_an_unknown_name_offers_the_nearest(refused: Callable[..., str]) -> None:
     assert refused(name="digts") == (
-        "task.name = 'digts' is not one of digits, bbc-news, mnist, fashion-mnist or hf:OWNER/NAME."
-        " Did you mean 'digits'?"
+        "task.name = 'digts' is not one of digits, breast-cancer, bbc-news, mnist, fashion-mnist or"
+        " hf:OWNER/NAME. Did you mean 'digits'?"
     )
     assert "task.public.name = 'bbc'" in refused(name="digits", public={"name": "bbc", "samples": 3})

@@ -182,7 +182,8 @@ def test_columns_that_cannot_be_guessed_are_listed(refused: Refused, files: File
         f"{path}: cannot tell which column is the label; set task.label to one of body, verdict"
     )
     assert refused(format="csv", train=path, label="verdict") == (
-        f"{path}: cannot tell which column is the input; set task.input to one of body"
+        f"{path}: cannot tell which column is the input; set task.input to one of body, or, if each row is a"
+        " sample and its columns are the inputs, write [task.table]"
     )
 
 

@@ -167,7 +167,7 @@ MIXING = [
     for row in ROWS
     if row.mixes
     and row.method not in ("fml", "fedkd", "fedekd-like")
-    and METHODS[row.method].needs.inputs != "image"
+    and METHODS[row.method].needs.takes("text")
 ]
 
 

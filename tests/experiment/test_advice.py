@@ -49,6 +49,16 @@ def test_what_is_there_is_not_advised(arm: dict[str, Any], said: list[str]) -> N
     assert len(advice(arm)) == len(said)
 
 
+def test_under_strong_skew_bridge_should_begin_with_statistics() -> None:
+    skewed = {"partition": {"kind": "pathological", "classes_per_client": 2}, "clients": 5, "limit": 400}
+    _, bridge = advice({"method": "dsfl"}, task=skewed)
+    assert 'method = "bridge", start = "gaussian(width=32)" and' in bridge
+    warning, _ = advice({"method": "bridge"}, task=skewed)
+    assert "so their votes alone say little" in warning
+    assert 'give this arm start = "gaussian(width=32)"' in warning
+    assert len(advice({"method": "bridge", "start": "gaussian(width=32)"}, task=skewed)) == 1
+
+
 def test_weights_are_compared_with_a_part_of_them_where_bridge_cannot_run() -> None:
     _, masked = advice({"method": "fedavg"}, task={"public": 0})
     assert "random-mask, which trains and sends a small part of the weights, would cost about" in masked

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedistill.data import sources
+from fedistill.errors import ExperimentError
 from fedistill.experiment.starter import draft
 from fedistill.experiment.starter.draft import MOST_SITES, rounded
 from fedistill.experiment.starter.locate import locate
@@ -30,8 +31,10 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Files:
 def begin() -> Begin:
     """Starts from data; returns what was found, and the experiment as the file has it."""
 
-    def run(*data: str, public: str | None = None, out: str | None = None) -> tuple[Started, dict[str, Any]]:
-        started = start(data, public, None, None, None if out is None else Path(out))
+    def run(
+        *data: str, public: str | None = None, out: str | None = None, label: str | None = None
+    ) -> tuple[Started, dict[str, Any]]:
+        started = start(data, public, label, None, None if out is None else Path(out))
         return started, tomllib.loads(started.path.read_text(encoding="utf-8"))
 
     return run
@@ -202,3 +205,97 @@ def test_a_place_that_is_no_folder_ends_in_a_message(files: Files) -> None:
     files.csv("texts.csv", **rows(40))
     with pytest.raises(sources.ExperimentError, match=r"no/x\.toml: cannot be written"):
         start(["texts.csv"], None, None, None, Path("no/x.toml"))
+
+
+def patients(count: int, **more: list[Any]) -> dict[str, Any]:
+    """Columns of a table of patients, of whom those above 50 with high pressure are ill."""
+    ages, pressures = (
+        [20 + 7 * row % 61 for row in range(count)],
+        [90 + 11 * row % 83 for row in range(count)],
+    )
+    ill = [age > 50 and pressure > 120 for age, pressure in zip(ages, pressures, strict=True)]
+    return {
+        "patient_no": list(range(1000, 1000 + count)),
+        "person": [f"Ann {row}" for row in range(count)],
+        "age": ages,
+        "pressure": [f"{pressure}.5" if row % 9 else "" for row, pressure in enumerate(pressures)],
+        "smoker": [("no", "yes", "once")[row % 3] for row in range(count)],
+        **more,
+        "diagnosis": ["ill" if one else "well" for one in ill],
+    }
+
+
+def test_a_table_with_sites(files: Files, begin: Begin) -> None:
+    count = 180
+    hospitals = [f"h{row % 3}" for row in range(count)]
+    started, written = begin(files.csv("patients.csv", **patients(count, hospital=hospitals)))
+    survey = started.survey
+    assert (survey.kind, survey.columns.input, survey.columns.label) == ("table", None, "diagnosis")
+    assert survey.left_out == {
+        "patient_no": "numbers of the rows",
+        "person": "texts of which 180 are different",
+    }
+    assert survey.sites == {"h0": 60, "h1": 60, "h2": 60}
+    task = written["task"]
+    assert task["table"] == {
+        "numeric": ["age", "pressure"],
+        "categorical": ["smoker"],
+        "scaling": "sums",
+    }
+    assert task["partition"] == {"kind": "natural", "column": "hospital"}
+    assert task["public"] == 0
+    assert [arm["method"] for arm in written["arms"]] == [
+        *("gaussian", "random-mask", "fedavg", "fedavg", "local")
+    ]
+
+
+def test_a_table_without_sites_is_scaled_by_public_rows(files: Files, begin: Begin) -> None:
+    _, written = begin(files.csv("patients.csv", **patients(600)))
+    assert written["task"]["public"] == 100
+    assert written["task"]["table"]["scaling"] == "public"
+    assert "input" not in written["task"]
+
+
+def test_public_rows_of_another_file(files: Files, begin: Begin) -> None:
+    path = files.csv("patients.csv", **patients(120))
+    others = {name: column for name, column in patients(90).items() if name in ("age", "pressure", "smoker")}
+    others["age"] = [age + 0.5 for age in others["age"]]
+    _, written = begin(path, public=files.csv("others.csv", **others))
+    assert written["task"]["public"] == {"format": "csv", "train": "others.csv", "samples": 90}
+    assert written["task"]["table"]["scaling"] == "public"
+
+
+def test_a_copy_of_the_label_is_no_input_and_nearly_one_class_is_a_doubt(files: Files, begin: Begin) -> None:
+    columns = patients(200)
+    columns["diagnosis"] = ["ill" if row % 20 == 0 else "well" for row in range(200)]
+    columns["result"] = ["+" if label == "ill" else "-" for label in columns["diagnosis"]]
+    started, written = begin(files.csv("patients.csv", **columns))
+    assert "result" not in written["task"]["table"]["categorical"]
+    doubts = [str(finding) for finding in started.findings if finding.where == "data"]
+    assert doubts == [
+        "data: column 'result' says the same as the label in every row, and is no input: add it to task.table"
+        " if it is known before the label is",
+        "data: 95.0% of the samples are of class 'well': read every accuracy beside 95.0%, which a model has"
+        " that always says 'well'",
+    ]
+
+
+def test_titles_beside_numbers_are_no_texts_but_longer_texts_are(files: Files, begin: Begin) -> None:
+    count = 120
+    words = [" ".join(f"word{row * place % 97}" for place in range(12)) for row in range(count)]
+    more = {
+        "rating": [row % 50 / 7 for row in range(count)],
+        "year": [1950 + row % 60 for row in range(count)],
+    }
+    genre = ["drama" if row % 2 else "comedy" for row in range(count)]
+    short = files.csv("films.csv", title=[f"Film no {row}" for row in range(count)], **more, genre=genre)
+    assert begin(short, label="genre")[0].survey.kind == "table"
+    long = files.csv("plots.csv", plot=words, **more, genre=genre)
+    assert begin(long, label="genre")[0].survey.kind == "text"
+
+
+def test_measured_labels_end_in_a_message(files: Files, begin: Begin) -> None:
+    columns = patients(120) | {"target": [row / 7 for row in range(120)]}
+    path = files.csv("prices.csv", **columns)
+    with pytest.raises(ExperimentError, match=r"120 different numbers.*regression is not supported"):
+        begin(path)

@@ -216,6 +216,47 @@ def test_a_site_brings_texts(tmp_path: Path) -> None:
     assert own.task.client_inputs(1, Preprocessing()).shape == (1, own.task.signature.shape[0])
 
 
+def patients(path: Path, rows: int, colours: str = "red blue") -> str:
+    lines = [f"{40 + row},{colours.split()[row % 2]},{'ill' if row % 3 else 'well'}" for row in range(rows)]
+    path.write_text("\n".join(["age,colour,label", *lines]) + "\n")
+    return str(path)
+
+
+@pytest.mark.parametrize("scaling", ["public", "sums"])
+def test_a_node_builds_the_encoding_of_a_table_as_the_server_does(tmp_path: Path, scaling: str) -> None:
+    task = {
+        "format": "csv",
+        "train": patients(tmp_path / "all.csv", 60),
+        "clients": 2,
+        "public": 12,
+        "table": {"scaling": scaling},
+    }
+    own = node(tmp_path, {"partition-id": 1}, task=task)
+    whole = build_task(experiment(task=task).task, 0)
+    assert own.about(Order("", "")).words["fingerprint"] == whole.fingerprint()
+    assert own.task.record_encoding() == whole.record_encoding()
+    assert own.task.clients[1].samples.equal(whole.clients[1].samples)
+    assert len(own.task.clients[0]) == 0
+
+
+def test_a_site_brings_a_table(tmp_path: Path) -> None:
+    """Its columns may be in another order, and have values and categories that the task does not know."""
+    task = {"format": "csv", "train": patients(tmp_path / "all.csv", 60), "clients": 2, "public": 12}
+    task |= {"table": {"numeric": ["age"], "categorical": ["colour"]}, "missing": ["?"]}
+    (tmp_path / "mine.csv").write_text("label,more,colour,age\nill,1,violet,?\nwell,2,red,50\n")
+    given = {"partition-id": 1, "train": str(tmp_path / "mine.csv"), "format": "csv"}
+    mine = node(tmp_path, given, task=task).task
+    encoding = mine.record_encoding()
+    assert encoding is not None
+    (age,), (colour,) = encoding.numeric, encoding.categorical
+    assert colour.categories == ("blue", "red")
+    unknown, known = mine.clients[1].samples
+    assert unknown.tolist() == [0, 0, 0]
+    assert known.tolist() == [pytest.approx((50 - age.mean) / age.std), 0, 1]
+    with pytest.raises(ExperimentError, match=r'scaling = "sums" needs the sums of every site'):
+        assert node(tmp_path / "other", given, task=task | {"table": {"scaling": "sums"}}).task
+
+
 def test_data_that_do_not_fit_the_task_are_refused(tmp_path: Path) -> None:
     path = site_file(tmp_path / "mine.parquet", ["7", "cat"])
     with pytest.raises(

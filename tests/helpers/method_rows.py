@@ -36,6 +36,11 @@ class Row:
         words = {"name": "naive-bayes", "buckets": 500}
         return self.settings | ({"start": words} if "start" in self.settings else {})
 
+    @property
+    def settings_for_tables(self) -> dict[str, Any]:
+        """The settings, with statistics of all columns where there are statistics of images first."""
+        return self.settings | ({"start": {"name": "gaussian"}} if "start" in self.settings else {})
+
 
 ROWS = [
     Row("local", MIXED, True, ("client@global", 0.4)),
@@ -84,6 +89,19 @@ ROWS = [
         True,
         ("server@global", 0.7),
         settings={"vote_epochs": 4, "distill_epochs": 8, "enough": 0.5},
+    ),
+    Row(
+        "bridge",
+        MIXED,
+        True,
+        ("server@global", 0.6),
+        settings={
+            "start": {"name": "gaussian", "width": 24},
+            "vote_epochs": 4,
+            "distill_epochs": 8,
+            "enough": 0.2,
+        },
+        variant="-started",
     ),
     # Three rounds of a test must reach a merge.
     Row("tally-like", MIXED, True, ("server@global", 0.5), settings={"merge_every": 2}),

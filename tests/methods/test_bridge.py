@@ -10,17 +10,20 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fedistill.communication.messages.bridge import WEIGHTS, BridgeRequest
-from fedistill.errors import ExperimentError
+from fedistill.communication.messages.statistics import FeatureMoments
+from fedistill.errors import ExperimentError, FrameError
 from fedistill.experiment.preflight import examine
 from fedistill.federation.arm import ReadyArm
 from fedistill.federation.history import ArmRun
+from fedistill.methods.base import Reply
+from fedistill.methods.combined import bridge
 from fedistill.methods.combined.bridge import Bridge
-from fedistill.methods.participants import Client, Server
+from fedistill.methods.participants import Client
+from fedistill.methods.shared import bridge_start
 from fedistill.methods.shared.bridge_state import BridgeClient
-from fedistill.methods.shared.expertise import class_levels, pool_votes, sizes
+from fedistill.methods.shared.expertise import class_levels, pool_votes, sizes, vote_evidence
 from fedistill.methods.shared.masked_merges import Changes, masks_of, moved
 from fedistill.state import decode_state, from_plain
-from fedistill.training.model_state import ModelState
 from helpers.runs import finished, ready
 
 SETTINGS: dict[str, Any] = {"vote_epochs": 3, "distill_epochs": 3}
@@ -29,6 +32,7 @@ NONE = torch.zeros(0, dtype=torch.int64)
 
 def played(method: str = "bridge", rounds: int = 4, **changes: Any) -> tuple[ReadyArm, ArmRun]:
     models = changes.pop("models", {"clients": ["cnn-s"], "server": "cnn-s"})
+    own = {} if method == "gaussian" else SETTINGS
     return finished(
         {
             "rounds": rounds,
@@ -43,7 +47,7 @@ def played(method: str = "bridge", rounds: int = 4, **changes: Any) -> tuple[Rea
             "train": {"batch_size": 16, "optimizer": {"lr": 0.05, "momentum": 0.9}},
             "evaluate": {"every": rounds},
             "runtime": {"kind": "serial"},
-            "arms": [{"method": method, **SETTINGS, **changes.pop("arm", {})}],
+            "arms": [{"method": method, **own, **changes.pop("arm", {})}],
             **changes,
         }
     )
@@ -104,6 +108,51 @@ def test_only_the_mask_of_a_merge_moves() -> None:
     assert trail.counts.tolist() == [int(mask.sum()) for mask in (first, second, third)]
 
 
+def test_with_statistics_votes_are_evidence_beside_what_these_say() -> None:
+    arm, run = played(rounds=3, arm={"start": "gaussian(width=24)"})
+    sums, alone = played("gaussian", rounds=1, arm={"width": 24, "distill_epochs": 1})
+    logits = sums.method.public_logits(alone.server, sums.server(1))  # type: ignore[attr-defined]  # of statistics
+    assert torch.equal(run.server.prior, logits)
+    levels = torch.stack([class_levels(data.labels, 10) for data in arm.task.clients])
+    assert torch.equal(run.server.levels, levels)
+    # All vote, whatever share of a class they have.
+    assert all((votes < 10).all() for votes in run.server.votes)
+    pooled = (logits.double().log_softmax(dim=1) + vote_evidence(run.server.votes, levels)).argmax(dim=1)
+    assert torch.equal(run.server.labels, pooled)
+    states = [client_state(run, client) for client in range(4)]
+    assert {state.digest for state in states} == {run.server.starts["cnn-s"]}
+    kinds = [{one.kind for one in record.traffic} for record in run.records]
+    assert kinds == [
+        {"statistics-request", "feature-moments"},
+        {"bridge-request", "bridge-reply"},
+        {"bridge-request", "bridge-reply"},
+    ]
+    with pytest.raises(FrameError, match="it sends statistics, which it was not asked for"):
+        arm.method.check_reply(run.server, arm.server(4), Reply(0, FeatureMoments(*[NONE] * 5, 0, 15)))
+
+
+def test_with_statistics_a_client_that_comes_after_the_votes_is_given_the_labels() -> None:
+    _, run = played(rounds=8, sampling={"fraction": 0.5}, arm={"start": "gaussian(width=24)", "enough": 0.3})
+    late = ((run.server.votes[:, 0] < 0) & run.server.informed).nonzero().flatten().tolist()
+    assert late
+    for client in late:
+        assert client_state(run, client).digest == run.server.starts["cnn-s"]
+
+
+def test_evidence_of_votes() -> None:
+    """Two classes that a client has, of 60 samples each, and one that it lacks; by hand."""
+    count = 2 * torch.tensor(61.0).log2()
+    level = torch.tensor([[int(count.round()), int(count.round()), 0]])
+    held = 2 ** (int(count.round()) / 2) - 1
+    sure = 0.97 * held / (held + 20)
+    right, wrong = sure + (1 - sure) / 2, (1 - sure) / 2
+    expected = torch.tensor([[right, wrong, 0.5], [wrong, right, 0.5], [1.0, 1.0, 1.0]]).double().log()
+    found = vote_evidence(torch.tensor([[0, 1, 3]]), level)
+    assert torch.allclose(found, expected)
+    nobody = torch.full((1, 3), -1)
+    assert torch.equal(vote_evidence(nobody, nobody), torch.zeros(3, 3).double())
+
+
 def test_votes_may_count_equally() -> None:
     _, run = played(rounds=2, arm={"weighting": "equal"})
     assert torch.equal(run.server.labels, pool_votes(run.server.votes, torch.ones(4, 10)))
@@ -129,20 +178,14 @@ def test_labels_come_down_once() -> None:
     assert max(fourth) <= max(frames(run, "down", 5)) + 20
 
 
-class Perturbed(Bridge):
-    """One client's machine computes other last bits."""
+def test_a_client_whose_start_differs_is_given_the_servers_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def on_another_machine(state: BridgeClient, client: Client, *rest: Any) -> Tensor:
+        """One client's machine computes other last bits."""
+        made = bridge_start.start_of(state, client, *rest)
+        return made + 1e-6 if client.id == 1 else made
 
-    name = "perturbed"
-
-    def _learn(self, site: Client | Server, name: str, labels: Tensor) -> ModelState:
-        made = super()._learn(site, name, labels)
-        if isinstance(site, Client) and site.id == 1:
-            return replace(made, weights=made.weights + 1e-6)
-        return made
-
-
-def test_a_client_whose_start_differs_is_given_the_servers_once() -> None:
-    arm, run = played("test_bridge:Perturbed", rounds=6)
+    monkeypatch.setattr(bridge, "start_of", on_another_machine)
+    arm, run = played(rounds=6)
     assert run.server.given.tolist() == [False, True, False, False]
     assert run.server.informed.all()
     size = arm.federation.clients[1].parameters

@@ -50,7 +50,8 @@ def test_the_first_labels_and_the_servers_model_are_those_of_the_statistics(samp
     chosen = {} if samples is None else {"samples": samples}
     arm, run = played(1, start=START, **chosen)
     assert torch.equal(run.server.model.weights, alone.server.model.weights)
-    classes = statistics.method.public_labels(alone.server, statistics.server(1))  # type: ignore[attr-defined]  # of statistics
+    logits = statistics.method.public_logits(alone.server, statistics.server(1))  # type: ignore[attr-defined]  # of statistics
+    classes = logits.argmax(dim=1)
     drawn = sample_public(arm.seed, 120, samples or 120, 1)
     assert torch.equal(run.server.labels, one_hot(classes[drawn], 10).float())
     assert run.server.sampled_round == 1

@@ -366,6 +366,11 @@ def test_a_model_of_the_hub_is_its_copy_on_this_machine(
     assert build("hf:owner/bert@v1", reads("hf:owner/bert@v1")[0]).recipe.config["model_type"] == "distilbert"
 
 
+def test_tables_have_no_models_of_the_hub(hub: Path) -> None:
+    with pytest.raises(ExperimentError, match="is for images or texts; this is a task of rows of tables"):
+        build(f"hf:{hub / 'Bert'}", Signature("table", (3,), 3, 0))
+
+
 def test_nothing_is_fetched_where_an_experiment_is_anothers(
     hub: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

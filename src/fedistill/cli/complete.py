@@ -65,7 +65,7 @@ def codec_names() -> list[str]:
 
 def model_names() -> list[str]:
     """Return the names of the models on the ladder."""
-    return [name for kind in ("image", "text") for name in texts_of(f"models/{kind}.py", "LADDER")]
+    return [name for kind in ("image", "text", "table") for name in texts_of(f"models/{kind}.py", "LADDER")]
 
 
 def task_names() -> list[str]:

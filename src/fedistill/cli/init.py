@@ -10,6 +10,7 @@ import typer
 
 from fedistill.cli.complete import complete_example
 from fedistill.cli.console import Json, console, print_json
+from fedistill.config.inputs import COUNTED
 from fedistill.errors import ExperimentError
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ def init_command(
         str | None, typer.Option(metavar="COLUMN", help="Column of labels. Default: found.")
     ] = None,
     input: Annotated[
-        str | None, typer.Option(metavar="COLUMN", help="Column of images or texts. Default: found.")
+        str | None,
+        typer.Option(metavar="COLUMN", help="Column of images or texts. Default: found, if there is one."),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="File to write. Default: named after the data, here.")
@@ -96,10 +98,18 @@ def _found(survey: "Survey") -> Iterator[str]:
     """Yield what there is, one line each."""
     tests = "" if survey.tests is None else f", and {survey.tests:,} to test on"
     yield (
-        f"{survey.title}: {survey.samples:,} {survey.kind}s in {len(survey.classes)} classes ({survey.form})"
-        f"{tests}"
+        f"{survey.title}: {survey.samples:,} {COUNTED[survey.kind]} in {len(survey.classes)} classes"
+        f" ({survey.form}){tests}"
     )
-    yield f"columns: {survey.columns.input!r} has the {survey.kind}s, {survey.columns.label!r} the labels"
+    if survey.features is None:
+        inputs = f"{survey.columns.input!r} has the {COUNTED[survey.kind]}"
+        yield f"columns: {inputs}, {survey.columns.label!r} the labels"
+    else:
+        yield f"columns: {survey.columns.label!r} has the labels"
+        yield f"numeric: {', '.join(survey.features.numeric) or 'none'}"
+        yield f"categorical: {', '.join(survey.features.categorical) or 'none'}"
+        for name, reason in survey.left_out.items():
+            yield f"left out: {name!r} ({reason})"
     yield f"classes: {_counted(survey.classes)}"
     if survey.sites:
         where = f"column {survey.columns.site!r}" if survey.columns.site else "a file each"
@@ -139,5 +149,7 @@ def _as_json(started: "Started") -> "RawTable":
         "sites": survey.sites,
         "sizes": [{"height": high, "width": wide, "images": n} for (high, wide), n in survey.sizes.items()],
         "words": None if survey.words is None else asdict(survey.words),
+        "features": None if survey.features is None else asdict(survey.features),
+        "left_out": dict(survey.left_out),
         "findings": [asdict(finding) for finding in started.findings],
     }

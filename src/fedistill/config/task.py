@@ -28,7 +28,7 @@ class Source(Section):
     """Where samples come from: a named data set, or files of one format."""
 
     name: str | None = Field(
-        default=None, description="digits, bbc-news, mnist, fashion-mnist or hf:OWNER/NAME"
+        default=None, description="digits, breast-cancer, bbc-news, mnist, fashion-mnist or hf:OWNER/NAME"
     )
     format: Literal["parquet", "csv", "json", "imagefolder", "save_to_disk"] | None = Field(
         default=None, description="format of your own files; save_to_disk: folders that `datasets` has saved"
@@ -50,6 +50,16 @@ class Source(Section):
         description="of CSV fields; default: comma, semicolon, tab or bar, found by the first rows",
     )
     encoding: str = Field(default="utf-8", description="of CSV and JSON files, such as latin-1 or cp1252")
+    column_names: list[str] | None = Field(
+        default=None, min_length=1, description="of CSV files without a header: what their columns are called"
+    )
+    missing: list[str] = Field(
+        default=[],
+        description="what stands for a missing value in CSV files, such as ?, beside an empty field",
+    )
+    relabel: dict[str, str] = Field(
+        default={}, description="other names for labels; several with one name become one class"
+    )
     drop_missing: bool = Field(
         default=False, description="leave out rows without input or label; default: they are an error"
     )
@@ -79,6 +89,9 @@ class Source(Section):
             raise ValueError("`format` needs `train`, the path of the training data")
         if self.format is None and (isinstance(self.train, list) or isinstance(self.test, list)):
             raise ValueError("lists of files need `format`; a data set by `name` has one split for each use")
+        for key in ("column_names", "missing"):
+            if getattr(self, key) and self.format != "csv":
+                raise ValueError(f'`{key}` is for CSV files: set `format` = "csv", or leave it out')
 
     @model_validator(mode="after")
     def _encoding_and_background_are_known(self) -> Self:
@@ -147,6 +160,38 @@ class Text(Section):
     )
 
 
+class TableConfig(Section):
+    """How rows of a table become inputs: which columns, and from what they are scaled."""
+
+    numeric: list[str] | None = Field(
+        default=None, description="columns of numbers that are inputs; default: found, as docs/tables.md says"
+    )
+    categorical: list[str] | None = Field(
+        default=None,
+        description="columns of categories that are inputs; if either list is given, only those named are",
+    )
+    scaling: Literal["public", "sums"] = Field(
+        default="public",
+        description="from what means, deviations and categories are: the public set, or sums that all clients"
+        " share before round 1",
+    )
+
+    @property
+    def names_columns(self) -> bool:
+        """Whether the inputs are named."""
+        return self.numeric is not None or self.categorical is not None
+
+    @model_validator(mode="after")
+    def _columns_have_one_kind(self) -> Self:
+        numeric, categorical = self.numeric or [], self.categorical or []
+        both = [*numeric, *categorical]
+        if self.names_columns and not both:
+            raise ValueError("`numeric` and `categorical` name no column: leave both out to have them found")
+        if twice := sorted({name for name in both if both.count(name) > 1}):
+            raise ValueError(f"{twice[0]!r} is named twice in `numeric` and `categorical`")
+        return self
+
+
 class TaskConfig(Source):
     title: str | None = Field(
         default=None, min_length=1, description="what results call the task; default: the name of its data"
@@ -180,6 +225,18 @@ class TaskConfig(Source):
         default=None, description="height and width that images are scaled to"
     )
     text: Text = Text()
+    table: TableConfig | None = Field(
+        default=None, description="each row of the data is a sample, and its columns are the inputs"
+    )
+
+    @model_validator(mode="after")
+    def _tables_have_no_input_column(self) -> Self:
+        if self.table is not None and self.input is not None:
+            raise ValueError(
+                "`input` names one column of images or texts; the columns of a table are named in"
+                " `table.numeric` and `table.categorical`"
+            )
+        return self
 
     @model_validator(mode="after")
     def _positions_are_those_of_the_file(self) -> Self:

@@ -4,6 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from fedistill.config.inputs import InputKind
 from fedistill.config.schedules import AnySchedule
 from fedistill.config.section import Positive, Raw, RawTable, Section, Share
 from fedistill.errors import nearest
@@ -18,7 +19,8 @@ class OptimizerConfig(Section):
     name: str | None = Field(
         default=None,
         description="sgd, adam, adamw, or your own as module:function, called with the list of parameters and"
-        " lr, that returns a torch.optim.Optimizer; default: adam for texts without momentum, else sgd",
+        " lr, that returns a torch.optim.Optimizer; default: adam for texts and tables without momentum, else"
+        " sgd",
     )
     lr: Positive | None = Field(
         default=None, description="default: 0.05 for sgd, 0.01 for adam and adamw; an own one needs it"
@@ -79,9 +81,9 @@ class OptimizerConfig(Section):
     def _other(self) -> str:
         return "your own" if self.own else str(self.name)
 
-    def resolved(self, data: Literal["image", "text"]) -> "ResolvedOptimizer":
+    def resolved(self, data: InputKind) -> "ResolvedOptimizer":
         """Return the settings with the defaults for this kind of data."""
-        name = self.name or ("adam" if data == "text" and not self.momentum else "sgd")
+        name = self.name or ("adam" if data != "image" and not self.momentum else "sgd")
         lr = self.lr or _LEARNING_RATES[name]
         decay = self.weight_decay
         if decay is None:
@@ -153,19 +155,21 @@ class Augment(Section):
     )
     drop_words: Share = Field(default=0.0, description="texts: probability that a word is taken out")
 
-    def others(self, data: Literal["image", "text"]) -> list[str]:
+    def others(self, data: InputKind) -> list[str]:
         """Return the keys of settings that are not for this kind of data, but are set."""
-        keys = ["drop_words"] if data == "image" else ["flip", "crop", "erase"]
-        return [key for key in keys if getattr(self, key)]
+        kinds = {"flip": "image", "crop": "image", "erase": "image", "drop_words": "text"}
+        return [key for key, kind in kinds.items() if kind != data and getattr(self, key)]
 
 
 Count = Annotated[int, Field(ge=1)]
 
 
 class Train(Section):
-    epochs: Count | None = Field(default=None, description="default: 1 for images, 4 for texts")
+    epochs: Count | None = Field(default=None, description="default: 1 for images, 4 for texts and tables")
     steps: Count | None = Field(default=None, description="batches per round, in place of epochs")
-    batch_size: Count | None = Field(default=None, description="default: 32 for images, 16 for texts")
+    batch_size: Count | None = Field(
+        default=None, description="default: 32 for images, 16 for texts and tables"
+    )
     optimizer: TrainOptimizer = Field(
         default=TrainOptimizer(),
         description="of clients' training, and of the server's where its method has no other",
@@ -212,7 +216,7 @@ class Train(Section):
         """Whether the loss is ``module:function``."""
         return ":" in self.loss
 
-    def resolved(self, data: Literal["image", "text"]) -> "ResolvedTrain":
+    def resolved(self, data: InputKind) -> "ResolvedTrain":
         """Return the settings with the defaults for this kind of data.
 
         SGD at 0.05 leaves text models at chance for many rounds, since a word's vector moves only with the
@@ -228,7 +232,7 @@ class Train(Section):
             }
         )
 
-    def written_out(self, data: Literal["image", "text"]) -> "Train":
+    def written_out(self, data: InputKind) -> "Train":
         """Return `resolved` as the type that a file with these settings is read as."""
         return Train.model_validate(self.resolved(data).model_dump())
 

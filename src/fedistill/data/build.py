@@ -7,12 +7,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fedistill.config.inputs import SAMPLES
 from fedistill.config.partitions import Iid, Listed, Natural
-from fedistill.config.task import DEFAULT_CLIENTS, Source, TaskConfig
+from fedistill.config.task import DEFAULT_CLIENTS, Source, TableConfig, TaskConfig
 from fedistill.data import image, sources, text
 from fedistill.data.own_tests import hold_out, hold_out_own
 from fedistill.data.partition import partition, partition_title
 from fedistill.data.public import public_set, take_public
+from fedistill.data.record_encoding import RecordEncoding, encoding_frame
+from fedistill.data.record_setup import record_setup
+from fedistill.data.records import Records
 from fedistill.data.several_files import short_title, title
 from fedistill.data.sites import Sites, divide_by_site
 from fedistill.data.table import Inputs, Loaded, Rows, Table, samples_of
@@ -63,8 +67,14 @@ def build_task(
 
     private_inputs = source.train.read(private)
     test_inputs = test_table.read(test_rows)
-    signature, frame = _signature(source, private_inputs, taken.inputs, config)
     labels = torch.from_numpy(source.train.labels[private])
+    sums: tuple[bytes, ...] = ()
+    encoding, unknown = None, None
+    if isinstance(private_inputs, Records):
+        own = [private_inputs.picked(part) for part in parts]
+        sums, encoding = record_setup(own, taken.inputs, config.table or TableConfig())
+        unknown = encoding.unknown_share(private_inputs)
+    signature, frame = _signature(source, private_inputs, taken.inputs, config, encoding)
     if isinstance(test_inputs, np.ndarray):
         _check_size("test", test_inputs, signature)
         test_inputs = image.fit_to(test_inputs, signature.shape)
@@ -72,27 +82,30 @@ def build_task(
         if taken.labels is not None:
             _check_size("public", taken.inputs, signature)
         taken = replace(taken, inputs=image.fit_to(taken.inputs, signature.shape))
-    public, public_labels = public_set(config.public, taken, signature.shape, seed)
+    public, public_labels = public_set(config.public, taken, signature.shape, seed, encoding)
 
     def labelled(rows: Rows) -> Labelled:
-        return Labelled(samples_of(_picked(private_inputs, rows)), labels[rows])
+        return Labelled(samples_of(_picked(private_inputs, rows), encoding), labels[rows])
 
     return Task(
         name=config.title or config.name or short_title(config.train),
         signature=signature,
         classes=source.classes,
         clients=tuple(map(labelled, parts)),
-        test=Labelled(samples_of(test_inputs), torch.from_numpy(test_table.labels[test_rows])),
+        test=Labelled(samples_of(test_inputs, encoding), torch.from_numpy(test_table.labels[test_rows])),
         public=public,
         public_labels=public_labels,
         partition=partition_title(kind),
         vocabulary_frame=frame,
-        vocabulary_from_public=config.text.tokenizer is None,
+        vocabulary_from_public=not sums and config.text.tokenizer is None,
+        column_sums=sums,
         client_names=sites.names,
         own_tests=tuple(map(labelled, held)),
         absent=sites.absent,
         unused=len(private) - sum(map(len, sites.parts)) - sum(site.private for site in sites.absent),
         rendering=_rendering(source, config),
+        left_out=dict(source.left_out),
+        unknown_categories=unknown,
     )
 
 
@@ -109,15 +122,26 @@ def build_at_site(
         ExperimentError: as in `build_task`, or the site's data have another kind, size or other classes.
     """
     task = build_task(config, seed)
+    if task.column_sums:
+        raise ExperimentError(
+            'task.table.scaling = "sums" needs the sums of every site before the task is built, and those of'
+            ' data that are only at a site do not reach it: set it to "public"'
+        )
     # A site's images are rendered like the others' as far as the experiment says how.
     shared = {key: getattr(config, key) for key in ("background", "white_level") if getattr(own, key) is None}
+    shared["relabel"] = config.relabel
+    if own.format == "csv":
+        shared |= {"column_names": config.column_names, "missing": config.missing}
     own = own.model_copy(update=shared)
-    opened = sources.open_source(own, config.image_size)
+    encoding = task.record_encoding()
+    features = None if encoding is None else encoding.features
+    opened = sources.open_source(own, config.image_size, features=features)
     excluded = [name for name in config.exclude_classes if name in opened.classes]
     found = _without(opened, excluded)
     if found.kind != task.signature.kind:
         raise ExperimentError(
-            f"{title(own.train)} holds {found.kind}s, but the task holds {task.signature.kind}s"
+            f"{title(own.train)} holds {SAMPLES[found.kind]}, but the task holds"
+            f" {SAMPLES[task.signature.kind]}"
         )
     unknown = [repr(name) for name in found.classes if name not in task.classes]
     if unknown:
@@ -136,7 +160,7 @@ def build_at_site(
     labels = places[torch.from_numpy(found.train.labels[rows])]
 
     def labelled(places: Rows) -> Labelled:
-        return Labelled(samples_of(_picked(inputs, places)), labels[places])
+        return Labelled(samples_of(_picked(inputs, places), encoding), labels[places])
 
     everything = np.arange(len(rows))
     if not task.own_tests:
@@ -236,10 +260,16 @@ def _check_size(what: str, images: NDArray[np.uint8], signature: Signature) -> N
 
 
 def _signature(
-    source: Loaded, private: Inputs, public: Inputs | None, config: TaskConfig
+    source: Loaded,
+    private: Inputs,
+    public: Inputs | None,
+    config: TaskConfig,
+    encoding: RecordEncoding | None,
 ) -> tuple[Signature, bytes]:
     """Return the task's signature and the set-up frame."""
     classes = len(source.classes)
+    if encoding is not None:
+        return Signature("table", (encoding.width,), classes, 0), encoding_frame(encoding)
     if isinstance(private, np.ndarray):
         return Signature("image", tuple(private.shape[1:]), classes, 0), b""
     words = public if isinstance(public, list) else []
@@ -248,4 +278,6 @@ def _signature(
 
 
 def _picked(inputs: Inputs, rows: Rows) -> Inputs:
+    if isinstance(inputs, Records):
+        return inputs.picked(rows)
     return inputs[rows] if isinstance(inputs, np.ndarray) else [inputs[row] for row in rows]

@@ -1,16 +1,20 @@
 """Converts columns of a Hugging Face data set to tables: which column is what, and what labels mean."""
 
-import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import datasets
 import numpy as np
 from numpy.typing import NDArray
 
+from fedistill.config.inputs import InputKind
 from fedistill.config.task import PublicSource, Source, TaskConfig
 from fedistill.data import image, task_kinds
 from fedistill.data.missing import Content, complete, encoded_images, image_cells
+from fedistill.data.record_columns import choose_features, records_table
+from fedistill.data.records import NUMBER, Features
 from fedistill.data.table import Column, Inputs, Loaded, Rows, Split, Table, digest, place_of, texts_table
 from fedistill.errors import ExperimentError, nearest
 
@@ -19,7 +23,6 @@ Feature = Any
 
 _Part = tuple[Split, Rows, str]
 """Rows of a split, their places in the file, and the split's name for messages."""
-NUMBER = re.compile(r"[-+]?[0-9]+([.,][0-9]+)?([eE][-+]?[0-9]+)?")
 _IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp")
 INPUT_NAMES = ("image", "img", "text", "sentence", "content", "document", "article")
 LABEL_NAMES = ("label", "labels", "class", "category", "target", "coarse_label", "fine_label")
@@ -31,8 +34,12 @@ def from_hugging_face(
     source: Source,
     wheres: tuple[str, str],
     image_size: tuple[int, int] | None,
+    features: Features | None = None,
 ) -> Loaded:
     """Open splits that have been read; ``wheres`` names both in error messages.
+
+    Args:
+        features: the inputs of a task of tables whose columns have been chosen before.
 
     Raises:
         ExperimentError: columns or labels are missing, ambiguous or unusable.
@@ -43,55 +50,63 @@ def from_hugging_face(
     if len(train) == 0:
         raise ExperimentError(f"{where}: has no rows")
     if isinstance(source, PublicSource):
-        inputs = choose_column(source.input, columns, INPUT_NAMES, f"{place}.input", where)
-        kind = kind_of(train, where, inputs, place)
-        train, numbers = complete(train, {inputs: kind}, source.drop_missing, where, place)
-        rendering = _rendering(source, inputs, [(train, numbers, where)])
-        unknown = np.zeros(len(train), dtype=np.int64)
-        unlabelled = _columns(train, kind, inputs, unknown, where, image_size, numbers, rendering)
-        return Loaded(kind, (), unlabelled, None)
+        return _unlabelled(train, source, where, image_size, features)
     label = choose_column(source.label, columns, LABEL_NAMES, f"{place}.label", where)
-    others = [column for column in columns if column != label]
-    inputs = choose_column(source.input, others, INPUT_NAMES, f"{place}.input", where)
-    kind = kind_of(train, where, inputs, place)
-    needed: dict[str, Content] = {label: "label", inputs: kind}
     owner = getattr(source.partition, "column", None) if isinstance(source, TaskConfig) else None
     owners: dict[str, Content] = {owner: "label"} if owner is not None and owner in columns else {}
+    chosen = _chosen(train, source, features, [label, *owners], where)
+    needed: dict[str, Content] = {label: "label", **chosen.content()}
     train, numbers = complete(train, needed | owners, source.drop_missing, where, place)
     names = getattr(train.features[label], "names", None)
-    given = label_values(train, label, where, names)
-    classes = names or sorted(set(given), key=_place_among(given))
+    given = _relabelled(label_values(train, label, where, names), source)
+    if names:
+        classes = list(dict.fromkeys(_relabelled(names, source)))
+    else:
+        classes = sorted(set(given), key=_place_among(given))
     if isinstance(source, TaskConfig) and len(set(given)) < 2:  # a site may have a single class
         folders = " (put the images of each class into a folder of their own)"
         raise ExperimentError(
             f"{where}: column {label!r} has only one value, so there is nothing to learn"
             + (folders if source.format == "imagefolder" else "")
         )
+    if chosen.kind == "table" and task_kinds.is_quantity(classes, len(given)):
+        raise ExperimentError(
+            f"{where}: column {label!r} holds {len(classes):,} different numbers such as {classes[0]}, but"
+            " labels must be classes (regression is not supported)"
+        )
     index = {value: number for number, value in enumerate(classes)}
     if strange := _strange(given, index):
         raise ExperimentError(f"{where}: labels {strange} in column {label!r} have no class name")
 
-    def table(part: _Part, labels: Column, rendering: Callable[[], image.Rendering]) -> Table:
-        split, rows, name = part
+    def opened(part: _Part, labels: Column, rendering: Callable[[], image.Rendering]) -> Table:
         codes = np.array([index[value] for value in labels], dtype=np.int64)
-        return _columns(split, kind, inputs, codes, name, image_size, rows, rendering)
+        return _columns(part, chosen, codes, image_size, rendering)
 
     part = (train, numbers, where)
+    loaded = partial(
+        Loaded,
+        chosen.kind,
+        tuple(map(str, classes)),
+        features=chosen.features,
+        left_out=chosen.left_out,
+    )
     if test is None:
-        rendering = _rendering(source, inputs, [part])
-        ready = table(part, given, rendering)
-        return Loaded(kind, tuple(map(str, classes)), ready, None, rendering=rendering)
-    if not {label, inputs} <= set(test.column_names):
+        rendering = _rendering(source, chosen, [part])
+        return loaded(opened(part, given, rendering), None, rendering=rendering)
+    wanted = [label, *chosen.names]
+    if not set(wanted) <= set(test.column_names):
         raise ExperimentError(
-            f"{where_test}: the test data need the columns {label!r} and {inputs!r} of the training data;"
-            f" they have {', '.join(test.column_names)}"
+            f"{where_test}: the test data need the columns {' and '.join(map(repr, wanted))} of the training"
+            f" data; they have {', '.join(test.column_names)}"
         )
     if len(test) == 0:
         raise ExperimentError(f"{where_test}: has no rows")
-    if kind_of(test, where_test, inputs, place) != kind:
-        raise ExperimentError(f"{where_test}: column {inputs!r} must hold {kind}s, as in the training data")
+    if chosen.column and kind_of(test, where_test, chosen.column, place) != chosen.kind:
+        raise ExperimentError(
+            f"{where_test}: column {chosen.column!r} must hold {chosen.kind}s, as in the training data"
+        )
     test, test_numbers = complete(test, needed, source.drop_missing, where_test, place)
-    tested = label_values(test, label, where_test, names)
+    tested = _relabelled(label_values(test, label, where_test, names), source)
     if strange := _strange(tested, index):
         known = ", ".join(map(repr, classes[:5])) + (", …" if len(classes) > 5 else "")
         raise ExperimentError(
@@ -99,9 +114,67 @@ def from_hugging_face(
             " parts need the same classes: drop those rows or map their labels"
         )
     test_part = (test, test_numbers, where_test)
-    rendering = _rendering(source, inputs, [part, test_part])
-    ready, held = table(part, given, rendering), table(test_part, tested, rendering)
-    return Loaded(kind, tuple(map(str, classes)), ready, held, rendering=rendering)
+    rendering = _rendering(source, chosen, [part, test_part])
+    ready, held = opened(part, given, rendering), opened(test_part, tested, rendering)
+    return loaded(ready, held, rendering=rendering)
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """What a task's inputs are: one column of images or texts, or the features of a table."""
+
+    kind: InputKind
+    features: Features | None = None
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    column: str = ""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (self.column,) if self.features is None else self.features.names
+
+    def content(self) -> dict[str, Content]:
+        """Return the column without which a row cannot be used; a table's values may be missing."""
+        return {} if self.kind == "table" else {self.column: self.kind}
+
+
+def _chosen(
+    split: Split, source: Source, features: Features | None, others: Sequence[str], where: str
+) -> _Inputs:
+    """Return the inputs: features that were chosen before, or what the settings name or lead to."""
+    if features is not None:
+        return _Inputs("table", features)
+    table = source.table if isinstance(source, TaskConfig) else None
+    if table is None:
+        place, label = place_of(source), others[:1]
+        columns = [column for column in split.column_names if column not in label]
+        column = choose_column(source.input, columns, INPUT_NAMES, f"{place}.input", where)
+        return _Inputs(kind_of(split, where, column, place), column=column)
+    found = choose_features(split, table, others, where)
+    if others[0] in found.features.names:
+        raise ExperimentError(f"{where}: task.table names the column of labels, {others[0]!r}, as an input")
+    return _Inputs("table", found.features, found.left_out)
+
+
+def _unlabelled(
+    split: Split,
+    source: Source,
+    where: str,
+    image_size: tuple[int, int] | None,
+    features: Features | None,
+) -> Loaded:
+    chosen = _chosen(split, source, features, [], where)
+    split, numbers = complete(split, chosen.content(), source.drop_missing, where, place_of(source))
+    part = (split, numbers, where)
+    nothing = np.zeros(len(split), dtype=np.int64)
+    table = _columns(part, chosen, nothing, image_size, _rendering(source, chosen, [part]))
+    return Loaded(chosen.kind, (), table, None, features=features)
+
+
+def _relabelled(labels: Column, source: Source) -> Column:
+    """Return labels with the names that the settings give them; if they give any, all are texts."""
+    if not source.relabel:
+        return labels
+    return [source.relabel.get(text, text) for text in map(str, labels)]
 
 
 def _place_among(labels: Column) -> Callable[[Any], Any] | None:
@@ -114,12 +187,13 @@ def _place_among(labels: Column) -> Callable[[Any], Any] | None:
     return None
 
 
-def _rendering(source: Source, inputs: str, parts: Sequence[_Part]) -> image.RenderingChoice:
+def _rendering(source: Source, inputs: _Inputs, parts: Sequence[_Part]) -> image.RenderingChoice:
     """Return what chooses how pictures are rendered, by those of all parts."""
 
     def choose() -> image.Rendering:
         splits = [
-            (image_cells(encoded_images(split, inputs)), numbers, where) for split, numbers, where in parts
+            (image_cells(encoded_images(split, inputs.column)), numbers, where)
+            for split, numbers, where in parts
         ]
         return image.choose_rendering(splits, source.background, source.white_level)
 
@@ -165,6 +239,8 @@ def choose_column(given: str | None, columns: list[str], usual: Sequence[str], k
     if not found:
         what = key.rsplit(".", 1)[1]
         other = task_kinds.without_label(columns) if what == "label" else ""
+        if key == "task.input":
+            other = ", or, if each row is a sample and its columns are the inputs, write [task.table]"
         raise ExperimentError(
             f"{where}: cannot tell which column is the {what}; set {key} to one of"
             f" {', '.join(columns)}{other}"
@@ -205,16 +281,13 @@ def _values(split: Split, column: str) -> Column:
 
 
 def _columns(
-    split: Split,
-    kind: Literal["image", "text"],
-    inputs: str,
+    part: _Part,
+    inputs: _Inputs,
     labels: NDArray[np.int64],
-    where: str,
     image_size: tuple[int, int] | None,
-    numbers: Rows,
     rendering: Callable[[], image.Rendering],
 ) -> Table:
-    """Return a table; ``numbers`` are the rows' places in the file, for messages."""
+    split, numbers, where = part
 
     def column(name: str) -> Column:
         if name not in split.column_names:
@@ -224,10 +297,11 @@ def _columns(
             )
         return _values(split, name)
 
-    if kind == "text":
-        texts = _values(split, inputs)
-        return texts_table(texts, labels, column)
-    encoded = encoded_images(split, inputs)
+    if inputs.features is not None:
+        return records_table(split, inputs.features, labels, column, where)
+    if inputs.kind == "text":
+        return texts_table(_values(split, inputs.column), labels, column)
+    encoded = encoded_images(split, inputs.column)
 
     def read(rows: Rows) -> Inputs:
         return image.decode(image_cells(encoded.select(rows)), numbers[rows], where, image_size, rendering)

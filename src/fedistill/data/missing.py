@@ -70,7 +70,8 @@ def complete(
         ExperimentError: rows lack a value and ``drop`` is false, or no row is left.
     """
     missing = {column: is_missing(split, column, kind) for column, kind in kinds.items()}
-    kept = np.flatnonzero(~np.logical_or.reduce(list(missing.values())))
+    nothing = np.zeros(len(split), dtype=bool)  # values of a table may all be missing
+    kept = np.flatnonzero(~np.logical_or.reduce([nothing, *missing.values()]))
     if len(kept) == len(split):
         return split, kept
     if not drop:

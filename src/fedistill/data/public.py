@@ -9,10 +9,13 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from fedistill.config.inputs import SAMPLES
 from fedistill.config.task import PublicSource, Source, TaskConfig
 from fedistill.data import sources
 from fedistill.data.image_sheet import decode_sheet, encode_sheet
 from fedistill.data.made_images import images_of, shapes
+from fedistill.data.record_encoding import RecordEncoding
+from fedistill.data.records import Records
 from fedistill.data.several_files import find_files, short_title
 from fedistill.data.table import Inputs, Loaded, Rows, Table, place_of, samples_of
 from fedistill.data.task import PublicSet
@@ -50,7 +53,7 @@ def take_public(config: TaskConfig, source: Loaded, private: Rows, seed: int) ->
     if source.kind != "image" and (public.images is not None or public.quality is not None):
         setting = "quality" if public.images is None else "images"
         raise ExperimentError(
-            f"task.public.{setting} is for images, but the task holds {source.kind}s: leave it out"
+            f"task.public.{setting} is for images, but the task holds {SAMPLES[source.kind]}: leave it out"
         )
     if not public.is_held_out:
         return _other(public, config, source, private, seed, f"task.public.{key}", count)
@@ -60,12 +63,17 @@ def take_public(config: TaskConfig, source: Loaded, private: Rows, seed: int) ->
 
 
 def public_set(
-    public: int | PublicSource, taken: Taken, shape: tuple[int, ...], seed: int
+    public: int | PublicSource,
+    taken: Taken,
+    shape: tuple[int, ...],
+    seed: int,
+    encoding: RecordEncoding | None = None,
 ) -> tuple[PublicSet | None, Tensor | None]:
     """Return the public set and its labels, if it has any.
 
     Args:
         taken: what `take_public` returned; images have the shape (channels, height, width) of the task's.
+        encoding: of records.
 
     Raises:
         ExperimentError: there are too many images to store them lossily.
@@ -85,23 +93,33 @@ def public_set(
             where = f"made of {public.images} images: {where}"
         else:
             inputs, where = shapes(shape, public.samples, generator), "shapes, drawn by the seed"
-    return None if inputs is None else PublicSet(samples_of(inputs), size, where), labels
+    return None if inputs is None else PublicSet(samples_of(inputs, encoding), size, where), labels
 
 
 def stored_bytes(inputs: Inputs) -> int:
-    """Return the bytes of one copy of unlabelled samples as a Parquet file (zstd; pixels or UTF-8 text)."""
-    if isinstance(inputs, np.ndarray):
-        flat = inputs.reshape(len(inputs), -1)
-        column = pa.array([row.tobytes() for row in flat], type=pa.binary(flat.shape[1]))
-    else:
-        column = pa.array(inputs, type=pa.string())
+    """Return the bytes of one copy of unlabelled samples as a Parquet file.
+
+    Pixels or UTF-8 texts with zstd; of records, the columns that are inputs as float64 and texts.
+    """
     sink = io.BytesIO()
-    table = pa.table({"input": column})
+    table = _stored(inputs)
     # Column statistics would store two samples a second time without being used.
     pq.write_table(
         table, sink, write_statistics=False, compression="zstd", compression_level=19, use_dictionary=False
     )
     return len(sink.getvalue())
+
+
+def _stored(inputs: Inputs) -> pa.Table:
+    if isinstance(inputs, Records):
+        numbers = [pa.array(column, from_pandas=True) for column in inputs.numbers.T]
+        texts = [pa.array(list(column), type=pa.string()) for column in inputs.categories.T]
+        return pa.table([*numbers, *texts], names=list(inputs.features.names))
+    if isinstance(inputs, np.ndarray):
+        flat = inputs.reshape(len(inputs), -1)
+        pixels = [row.tobytes() for row in flat]
+        return pa.table({"input": pa.array(pixels, type=pa.binary(flat.shape[1]))})
+    return pa.table({"input": pa.array(inputs, type=pa.string())})
 
 
 def _hold_out(private: Rows, size: int, setting: str, table: Table, seed: int) -> Taken:
@@ -144,9 +162,11 @@ def _other(
             "task.public names the task's own data, which would put private or test samples into the public"
             f" set: hold a part out instead, with task.public = {public.samples}"
         )
-    other = sources.open_source(public, config.image_size)
+    other = sources.open_source(public, config.image_size, features=source.features)
     if other.kind != source.kind:
-        raise ExperimentError(f"task.public holds {other.kind}s, but the task holds {source.kind}s")
+        raise ExperimentError(
+            f"task.public holds {SAMPLES[other.kind]}, but the task holds {SAMPLES[source.kind]}"
+        )
     # Compared by content: samples that the task holds itself are private or used for testing.
     own = {*source.train.keys(), *(source.test.keys() if source.test else ())}
     free = np.array([row for row, key in enumerate(other.train.keys()) if key not in own], dtype=np.int64)

@@ -1,4 +1,4 @@
-"""Raw samples as they are stored: images as tensors, texts as bytes."""
+"""Samples as they are stored: images and encoded rows of tables as tensors, texts as bytes."""
 
 from collections.abc import Iterator, Sequence
 
@@ -41,7 +41,7 @@ class Texts:
 
 
 Samples = Tensor | Texts
-"""Images, uint8 (n, channels, height, width), or n texts."""
+"""Images, uint8 (n, channels, height, width), n texts, or encoded rows of tables, float32 (n, d)."""
 
 
 def none_of(samples: Samples) -> Samples:

@@ -18,15 +18,36 @@ from pathlib import Path
 
 import numpy as np
 
-from fedistill.config.task import Source
-from fedistill.data.table import FILE_COLUMN, Loaded, Split, Table, arrays, place_of, texts_table
+from fedistill.config.task import Source, TableConfig, TaskConfig
+from fedistill.data.records import Features, Records
+from fedistill.data.table import (
+    FILE_COLUMN,
+    Loaded,
+    Split,
+    Table,
+    arrays,
+    no_columns,
+    place_of,
+    records_as_table,
+    texts_table,
+)
 from fedistill.errors import ExperimentError, nearest
 
 DATA_VARIABLE = "FEDISTILL_DATA"
 HUB_NAMES = {"mnist": "ylecun/mnist", "fashion-mnist": "zalando-datasets/fashion_mnist"}
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
-EMBEDDED = ("digits", "bbc-news")
+EMBEDDED = ("digits", "breast-cancer", "bbc-news")
 NAMES = (*EMBEDDED, *HUB_NAMES)
+_MEASURES = (
+    *("radius", "texture", "perimeter", "area", "smoothness", "compactness", "concavity", "concave points"),
+    *("symmetry", "fractal dimension"),
+)
+_CELLS = (
+    *(f"mean {measure}" for measure in _MEASURES),
+    *(f"{measure} error" for measure in _MEASURES),
+    *(f"worst {measure}" for measure in _MEASURES),
+)
+"""The columns of the task breast-cancer, as scikit-learn calls them."""
 
 
 @dataclass(frozen=True)
@@ -45,21 +66,35 @@ class Splits:
     own_test: bool
 
 
-def open_source(source: Source, image_size: tuple[int, int] | None = None, *, test: bool = True) -> Loaded:
+def open_source(
+    source: Source,
+    image_size: tuple[int, int] | None = None,
+    *,
+    test: bool = True,
+    features: Features | None = None,
+) -> Loaded:
     """Open a source; if ``test`` is false, its test split is not read.
+
+    Args:
+        features: the inputs of a task of tables whose columns have been chosen before.
 
     Raises:
         ExperimentError: the source is unknown, missing or unreadable, or a column cannot be guessed.
     """
     if source.format is not None:
-        return choose_columns(read_splits(source, test=test), source, image_size)
+        return choose_columns(read_splits(source, test=test), source, image_size, features)
     name = source.name or ""
+    table = source.table if isinstance(source, TaskConfig) else None
+    if name == "breast-cancer":
+        return _breast_cancer(table)
+    if table is not None and name in NAMES:
+        raise ExperimentError(f"task.table: task {name} has no columns; take [task.table] out")
     if name == "digits":
         return _digits(image_size)
     if name == "bbc-news":
         return _bbc_news()
     if name.startswith("hf:"):
-        return choose_columns(read_splits(source, test=test), source, image_size)
+        return choose_columns(read_splits(source, test=test), source, image_size, features)
     if name in HUB_NAMES:
         return _named(name, source, image_size, test)
     raise ExperimentError(
@@ -79,15 +114,20 @@ def read_splits(source: Source, *, test: bool = True) -> Splits:
     return _hub(str(source.name).removeprefix("hf:"), source, test)
 
 
-def choose_columns(splits: Splits, source: Source, image_size: tuple[int, int] | None = None) -> Loaded:
-    """Open splits that have been read.
+def choose_columns(
+    splits: Splits,
+    source: Source,
+    image_size: tuple[int, int] | None = None,
+    features: Features | None = None,
+) -> Loaded:
+    """Open splits that have been read; ``features`` are as of `open_source`.
 
     Raises:
         ExperimentError: a column cannot be guessed or used.
     """
     from fedistill.data.columns import from_hugging_face
 
-    loaded = from_hugging_face(splits.train, splits.test, source, splits.wheres, image_size)
+    loaded = from_hugging_face(splits.train, splits.test, source, splits.wheres, image_size, features)
     by_file = FILE_COLUMN in splits.train.column_names
     return replace(loaded, own_test=splits.own_test, by_file=by_file)
 
@@ -97,16 +137,32 @@ def hub_name(name: str | None) -> str | None:
     return f"hf:{HUB_NAMES[name]}" if name in HUB_NAMES else name
 
 
-def _digits(image_size: tuple[int, int] | None) -> Loaded:
+def _scikit_learns(name: str) -> Path:
     # Only the package's file is read: to import it takes longer than most commands.
     spec = importlib.util.find_spec("sklearn")
     assert spec is not None
     assert spec.submodule_search_locations
-    folder = Path(spec.submodule_search_locations[0]) / "datasets" / "data"
-    rows = np.loadtxt(folder / "digits.csv.gz", delimiter=",")
+    return Path(spec.submodule_search_locations[0]) / "datasets" / "data" / name
+
+
+def _digits(image_size: tuple[int, int] | None) -> Loaded:
+    rows = np.loadtxt(_scikit_learns("digits.csv.gz"), delimiter=",")
     pixels = np.round(rows[:, :-1].reshape(-1, 1, 8, 8) * (255 / 16)).astype(np.uint8)
     table = arrays(pixels, rows[:, -1].astype(np.int64), image_size)
     return Loaded("image", tuple(str(digit) for digit in range(10)), table, None)
+
+
+def _breast_cancer(table: TableConfig | None) -> Loaded:
+    rows = np.loadtxt(_scikit_learns("breast_cancer.csv"), delimiter=",", skiprows=1)
+    if table is not None and table.names_columns:
+        raise ExperimentError(
+            "task.table: task breast-cancer has columns of its own, all numeric; take `numeric` and"
+            " `categorical` out"
+        )
+    features = Features(_CELLS, ())
+    records = Records(features, rows[:, :-1], np.empty((len(rows), 0), dtype=object))
+    cells = records_as_table(records, rows[:, -1].astype(np.int64), no_columns)
+    return Loaded("table", ("malignant", "benign"), cells, None, features=features)
 
 
 def _bbc_news() -> Loaded:

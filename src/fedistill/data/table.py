@@ -1,23 +1,29 @@
 """Tables: one split of a source, with labels read at once and inputs only for the rows that are kept."""
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fedistill.config.inputs import InputKind
 from fedistill.config.task import PublicSource, Source
 from fedistill.data import image
+from fedistill.data.record_encoding import RecordEncoding
+from fedistill.data.records import Features, Records
 from fedistill.data.samples import Samples, Texts
 from fedistill.errors import ExperimentError
 
 Rows = NDArray[np.int64]
-Inputs = NDArray[np.uint8] | list[str]
+Inputs = NDArray[np.uint8] | list[str] | Records
 FILE_COLUMN = "(file)"
 """The column that several files of one split have when they are read: the name of each row's file."""
+
+_DISTINCT = 0.9
+"""Share of different rows from which equal records are copies; with fewer, they are equal by chance."""
 
 Split = Any
 """A `datasets.Dataset`; the library has no types to check."""
@@ -31,8 +37,10 @@ class Table:
 
     Attributes:
         labels: int64 (n,), the class of each row.
-        read: returns the inputs of given rows: uint8 images (rows, channels, height, width), or texts.
-        keys: returns a digest of each row's content; rows with equal inputs have equal keys.
+        read: returns the inputs of given rows: uint8 images (rows, channels, height, width), texts, or
+            records.
+        keys: returns a digest of each row's content; rows with equal inputs have equal keys, unless they are
+            records of so few values that equal ones need not be copies.
         column: returns the values of another column, for natural partitions.
     """
 
@@ -57,15 +65,19 @@ class Loaded:
     all labels are 0.
 
     ``rendering`` chooses how images of files and of the hub are rendered; None for other sources.
+
+    ``features`` are the columns of a table that are inputs; ``left_out`` says of others why they are not.
     """
 
-    kind: Literal["image", "text"]
+    kind: InputKind
     classes: tuple[str, ...]
     train: Table
     test: Table | None
     own_test: bool = False
     by_file: bool = False
     rendering: image.RenderingChoice | None = None
+    features: Features | None = None
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
 
 def place_of(source: Source) -> str:
@@ -108,8 +120,26 @@ def texts_table(
     )
 
 
-def samples_of(inputs: Inputs) -> Samples:
-    """Return inputs as a task holds them."""
+def records_as_table(
+    records: Records,
+    labels: NDArray[np.int64],
+    column: Callable[[str], Column],
+) -> Table:
+    def keys() -> list[bytes]:
+        contents = records.contents()
+        if len(set(contents)) < _DISTINCT * len(contents):
+            whole = digest(b"".join(contents))  # rows of another table are others
+            contents = [b"%d " % row + whole for row in range(len(contents))]
+        return [digest(content) for content in contents]
+
+    return Table(labels, records.picked, keys, column)
+
+
+def samples_of(inputs: Inputs, encoding: RecordEncoding | None = None) -> Samples:
+    """Return inputs as a task holds them; records need their encoding."""
+    if isinstance(inputs, Records):
+        assert encoding is not None
+        return torch.from_numpy(encoding.encode(inputs))
     return torch.from_numpy(inputs.copy(order="C")) if isinstance(inputs, np.ndarray) else Texts.of(inputs)
 
 

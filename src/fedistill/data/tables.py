@@ -21,7 +21,7 @@ _MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf
 
 
 def read_csv(path: Path, source: Source) -> Split:
-    """Read a CSV file, all columns as text; an empty field is missing, and nothing else is.
+    """Read a CSV file, all columns as text; a field is missing if it is empty or in ``source.missing``.
 
     Raises:
         ExperimentError: the encoding or the separator is not that of the file, or cannot be found.
@@ -33,14 +33,23 @@ def read_csv(path: Path, source: Source) -> Split:
     separator = source.separator or _separator(content, place_of(source))
     header = next(csv.reader(io.StringIO(content, newline=""), delimiter=separator))
     names = [name or f"column {number}" for number, name in enumerate(header, 1)]
+    if source.column_names is not None:
+        if len(source.column_names) != len(header):
+            raise ExperimentError(
+                f"has {len(header)} columns, but {place_of(source)}.column_names has"
+                f" {len(source.column_names)}: name each once, in order"
+            )
+        names = source.column_names
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ExperimentError(f"has several columns called {', '.join(map(repr, twice))}")
     table = arrow_csv.read_csv(
         pa.BufferReader(content.encode()),
-        arrow_csv.ReadOptions(column_names=names, skip_rows_after_names=1),
+        arrow_csv.ReadOptions(column_names=names, skip_rows_after_names=0 if source.column_names else 1),
         arrow_csv.ParseOptions(delimiter=separator, newlines_in_values=True),
         arrow_csv.ConvertOptions(
-            column_types=dict.fromkeys(names, pa.string()), null_values=[""], strings_can_be_null=True
+            column_types=dict.fromkeys(names, pa.string()),
+            null_values=["", *source.missing],
+            strings_can_be_null=True,
         ),
     )
     if table.num_rows == 0:

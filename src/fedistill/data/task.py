@@ -1,7 +1,7 @@
 """The task as the round loop sees it: raw samples, which client holds which, and the inputs of models."""
 
 import hashlib
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fedistill.data.image import Rendering
+from fedistill.data.record_encoding import RecordEncoding, read_encoding
 from fedistill.data.samples import Samples, Texts
 from fedistill.models.signature import Preprocessing, Signature
 from fedistill.state import State, decode_state, encode_state, write_file
@@ -76,8 +77,10 @@ class Task:
         public_labels: the labels (n,) that were stripped from a held-out public set, or None. Only the
             control `server-alone` receives them.
         partition: how the private samples were divided, for people to read.
-        vocabulary_frame: the set-up frame with the tokenizer of a text task, else empty.
-        vocabulary_from_public: whether a client that holds the public set can build that tokenizer.
+        vocabulary_frame: the set-up frame with the tokenizer of a text task, or with how rows of a table are
+            encoded; of images empty.
+        vocabulary_from_public: whether a client that holds the public set can build what is in that frame.
+        column_sums: the set-up frame of each client with the sums of its rows, if these are encoded by them.
         samples_elsewhere: how many samples each client has, at a site, where those of the other clients are
             missing; or None if the samples of all clients are here.
         own_tests: the samples that each client has held out of its own to test on; empty if none does so.
@@ -86,6 +89,9 @@ class Task:
         unused: how many other private samples no client has. Neither is saved, since only the checks before a
             run read them.
         rendering: how images that were transparent or had more than 8 bits were rendered, for saved models.
+        left_out: why columns of a table are no inputs, by name; ``unknown_categories``: the share of
+            categories in private rows that the encoding does not know, or None if there are none. Neither is
+            saved.
     """
 
     name: str
@@ -104,6 +110,9 @@ class Task:
     absent: tuple[AbsentSite, ...] = ()
     unused: int = 0
     rendering: Rendering = field(default_factory=Rendering)
+    column_sums: tuple[bytes, ...] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    unknown_categories: float | None = None
     _encoded: dict[Hashable, Tensor] = field(default_factory=dict, compare=False, repr=False)
 
     def signature_for(self, wanted: Preprocessing) -> Signature:
@@ -112,7 +121,7 @@ class Task:
         Raises:
             ExperimentError: the model's tokenizer cannot be read.
         """
-        if self.signature.kind == "image" or wanted == Preprocessing():
+        if self.signature.kind != "text" or wanted == Preprocessing():
             return self.signature
         if wanted.buckets is not None:
             return replace(self.signature, shape=(self._length(wanted),), vocabulary=wanted.buckets + 1)
@@ -121,7 +130,10 @@ class Task:
         return signature_of(self.tokenizer(wanted), len(self.classes))
 
     def client_inputs(self, client: int, wanted: Preprocessing) -> Tensor:
-        """Return a client's private samples as model inputs, uint8 (n, C, H, W) or int32 (n, length)."""
+        """Return a client's private samples as model inputs.
+
+        Images are uint8 (n, C, H, W), texts int32 (n, length), rows of tables float32 (n, d).
+        """
         return self._inputs(client, self.clients[client].samples, wanted)
 
     def test_inputs(self, wanted: Preprocessing) -> Tensor:
@@ -181,6 +193,10 @@ class Task:
 
         return tokenizer_for(self.vocabulary_frame, self.signature.shape[0], wanted)
 
+    def record_encoding(self) -> RecordEncoding | None:
+        """Return how rows of a table are encoded; None for other tasks."""
+        return read_encoding(self.vocabulary_frame) if self.signature.kind == "table" else None
+
     def samples(self) -> tuple[int, ...]:
         """Return how many samples each client has."""
         return self.samples_elsewhere or tuple(map(len, self.clients))
@@ -220,6 +236,8 @@ class Task:
         }
         if self.samples_elsewhere is not None:
             state["elsewhere"] = list(self.samples_elsewhere)
+        if self.column_sums:
+            state["sums"] = [frame.hex() for frame in self.column_sums]
         if self.own_tests:
             state["own_tests"] = {
                 **_plain(self.own_tests),
@@ -266,6 +284,7 @@ class Task:
             own_tests=_labelled(state["own_tests"]) if "own_tests" in state else (),
             client_names=tuple(state.get("names", ())),
             rendering=Rendering(**state.get("rendering", {})),
+            column_sums=tuple(map(bytes.fromhex, state.get("sums", ()))),
         )
 
 

@@ -1,12 +1,15 @@
 """Kinds of tasks that are not classification with one label per sample: recognised, and refused by name."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import datasets
 
+from fedistill.data.records import number
+
 _BOXES = ("bbox", "bboxes", "boxes", "objects", "annotations", "segmentation")
 """What the columns of detection data are called."""
+_MOST_NUMBERS = 20
 _ONLY = "fedistill learns to classify, with one label for each sample"
 
 
@@ -27,6 +30,19 @@ def of_label(feature: Any, column: str) -> str:
             " make a column with one"
         )
     return f"holds values of type {getattr(feature, 'dtype', type(feature).__name__)}; {_ONLY}"
+
+
+def is_quantity(labels: Sequence[Any], samples: int) -> bool:
+    """Whether the different labels of this many samples are measured numbers, as for regression, not classes.
+
+    They are if there are more than `_MOST_NUMBERS` of them, all numbers, and one has a fraction or half of
+    the samples have a number of their own.
+    """
+    values = [number(label) for label in labels]
+    if len(values) <= _MOST_NUMBERS or any(value is None for value in values):
+        return False
+    fractions = any(value is not None and not value.is_integer() for value in values)
+    return fractions or 2 * len(values) > samples
 
 
 def without_label(columns: Iterable[str]) -> str:

@@ -6,7 +6,12 @@ from torch import nn
 
 from fedistill.config.plugins import naming
 from fedistill.models import registry as models
-from fedistill.models.fixed_features import EdgeFrequencies, FixedFeaturesNet
+from fedistill.models.fixed_features import (
+    EdgeFrequencies,
+    EncodedColumns,
+    FixedFeatures,
+    FixedFeaturesNet,
+)
 from fedistill.models.frozen_features import FrozenFeatures
 from fedistill.models.huggingface.recipe import Recipe
 from fedistill.models.naive_bayes import NaiveBayes
@@ -22,7 +27,8 @@ class Architecture(BaseModel, frozen=True):
         name: as in ``models`` of an experiment; ``fixed-features``, a linear layer on features that nobody
             trains; or ``naive-bayes``.
         hf: what builds a pretrained network without the folder that ``name`` stands for.
-        features: of fixed features, the frozen model that returns them; None for `EdgeFrequencies`.
+        features: of fixed features, the frozen model that returns them; None for `EdgeFrequencies` of images
+            and `EncodedColumns` of tables.
         width: the number of these features.
         seed: of the frozen model.
     """
@@ -77,7 +83,9 @@ class Architecture(BaseModel, frozen=True):
             network = self.build(signature)
         return {name: tuple(value.shape) for name, value in network.state_dict().items()}
 
-    def _features(self, signature: Signature) -> EdgeFrequencies | FrozenFeatures:
+    def _features(self, signature: Signature) -> FixedFeatures:
+        if self.features is None and signature.kind == "table":
+            return EncodedColumns(signature.shape[0])
         if self.features is None:
             with naming("model 'fixed-features':"):
                 return EdgeFrequencies(signature.shape, self.width or 0)

@@ -12,9 +12,16 @@ from torch import Tensor, nn
 
 from fedistill.config.plugins import Reference, before_import, naming
 from fedistill.config.training import PREDICTION_BATCH
+from fedistill.data.records import Features, Records
 from fedistill.data.table import Inputs
-from fedistill.deployment.description import TOKENIZER, WEIGHTS, Description, TextPreprocessing
-from fedistill.deployment.inputs import Given, pixels_of, texts_of
+from fedistill.deployment.description import (
+    TOKENIZER,
+    WEIGHTS,
+    Description,
+    TablePreprocessing,
+    TextPreprocessing,
+)
+from fedistill.deployment.inputs import Given, pixels_of, rows_of, texts_of
 from fedistill.errors import ExperimentError
 from fedistill.models.signature import Signature
 from fedistill.rng import scoped
@@ -45,6 +52,13 @@ class Classifier(nn.Module):
         self.classes: tuple[str, ...] = description.classes
         self.signature: Signature = description.signature.signature()
         self._encode = encode
+        how = description.preprocessing
+        self._encoding = how.encoding if isinstance(how, TablePreprocessing) else None
+
+    @property
+    def features(self) -> Features | None:
+        """The columns that a model of tables reads; None for others."""
+        return None if self._encoding is None else self._encoding.features
 
     def forward(self, inputs: Tensor) -> Tensor:
         logits: Tensor = self.network(inputs)
@@ -58,18 +72,22 @@ class Classifier(nn.Module):
                 bytes, or an array or tensor of uint8: (n, channels, height, width) or (n, height, width,
                 channels), or (n, height, width) if they are grey. A data frame stands for its column with a
                 usual name, such as ``text`` or ``image``, or with the name of that of the training data.
+                For a model of tables, a data frame with the columns of the training data, or a list of
+                dictionaries with their values; what is missing is None or NaN.
             batch_size: samples per forward pass.
 
         Raises:
             ExperimentError: they are not of the kind, the size or the channels that the model was trained on;
                 or the outputs are not finite.
         """
+        if self._encoding is not None:
+            return self.predict_prepared(rows_of(samples, self._encoding.features), batch_size)
         if self.signature.kind == "text":
             return self.predict_prepared(texts_of(samples, self._column), batch_size)
         return self.predict_prepared(pixels_of(samples, self.description, self._column), batch_size)
 
     def predict_prepared(self, samples: Inputs, batch_size: int = PREDICTION_BATCH) -> Tensor:
-        """Return the same for texts, or for uint8 images of the model's shape."""
+        """Return the same for texts, records, or uint8 images of the model's shape."""
         logits = self._logits(self.prepare(samples), batch_size)
         broken = int((~torch.isfinite(logits)).any(dim=1).sum())
         if broken:
@@ -97,7 +115,10 @@ class Classifier(nn.Module):
             self.train(before)
 
     def prepare(self, samples: Inputs) -> Tensor:
-        """Return uint8 images as they are, and texts as token ids, int32 (n, length)."""
+        """Return uint8 images as they are, texts as int32 (n, length), records as float32 (n, d)."""
+        if isinstance(samples, Records):
+            assert self._encoding is not None
+            return torch.from_numpy(self._encoding.encode(samples))
         if isinstance(samples, np.ndarray):
             return torch.from_numpy(np.require(samples, requirements=("C", "W")))
         assert self._encode is not None

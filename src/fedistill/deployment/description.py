@@ -10,7 +10,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from fedistill.config.inputs import SAMPLES, InputKind
 from fedistill.config.messages import explain_errors
+from fedistill.data.record_encoding import RecordEncoding
 from fedistill.deployment.architecture import Architecture
 from fedistill.errors import ExperimentError
 from fedistill.models.signature import Signature
@@ -30,7 +32,7 @@ class _Part(BaseModel):
 class Inputs(_Part):
     """The fields of `Signature`."""
 
-    kind: Literal["image", "text"]
+    kind: InputKind
     shape: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1, max_length=3)]
     classes: int = Field(ge=1)
     vocabulary: int = Field(ge=0, le=_MOST_NUMBERS)
@@ -50,14 +52,16 @@ class Inputs(_Part):
     @model_validator(mode="after")
     def _shape_is_that_of_the_kind(self) -> Self:
         if len(self.shape) != (3 if self.kind == "image" else 1):
-            raise ValueError(f"`shape` = {list(self.shape)} is not that of an {self.kind} model")
+            raise ValueError(f"`shape` = {list(self.shape)} is not that of a model of {SAMPLES[self.kind]}")
         numbers = 1
         for side in self.shape:
             numbers *= side
         if numbers > _MOST_NUMBERS:
             raise ValueError(f"`shape` = {list(self.shape)} is too large for a sample")
-        if (self.vocabulary == 0) != (self.kind == "image"):
-            raise ValueError(f"`vocabulary` = {self.vocabulary} is not that of an {self.kind} model")
+        if (self.vocabulary == 0) != (self.kind != "text"):
+            raise ValueError(
+                f"`vocabulary` = {self.vocabulary} is not that of a model of {SAMPLES[self.kind]}"
+            )
         return self
 
 
@@ -106,11 +110,30 @@ class TextPreprocessing(_Part):
         return self
 
 
+class TablePreprocessing(_Part):
+    """How rows of a table become a model's inputs; `fedistill.data.record_encoding` says it in words."""
+
+    kind: Literal["table"] = "table"
+    encoding: RecordEncoding
+
+
+AnyPreprocessing = Annotated[
+    ImagePreprocessing | TextPreprocessing | TablePreprocessing, Field(discriminator="kind")
+]
+
+
 class Columns(_Part):
-    """Names of the columns of the training data, where the experiment named them."""
+    """Names of the columns of the training data, where the experiment named them.
+
+    Attributes:
+        names: of all columns of CSV files without a header; ``missing``, ``relabel``: as in `[task]`.
+    """
 
     input: str | None = None
     label: str | None = None
+    names: tuple[str, ...] | None = None
+    missing: tuple[str, ...] = ()
+    relabel: dict[str, str] = {}
 
 
 class Origin(_Part):
@@ -160,7 +183,7 @@ class Description(_Part):
     architecture: Architecture
     signature: Inputs | None
     classes: tuple[str, ...]
-    preprocessing: Annotated[ImagePreprocessing | TextPreprocessing, Field(discriminator="kind")] | None
+    preprocessing: AnyPreprocessing | None
     columns: Columns = Columns()
     origin: Origin
 
@@ -169,7 +192,14 @@ class Description(_Part):
         if self.signature is None:
             return self
         if self.preprocessing is None or self.preprocessing.kind != self.signature.kind:
-            raise ValueError(f"`preprocessing` is not that of an {self.signature.kind} model")
+            raise ValueError(f"`preprocessing` is not that of a model of {SAMPLES[self.signature.kind]}")
+        if isinstance(self.preprocessing, TablePreprocessing) and self.signature.shape != (
+            self.preprocessing.encoding.width,
+        ):
+            raise ValueError(
+                f"`encoding` makes {self.preprocessing.encoding.width} numbers of a row, but the model reads"
+                f" {self.signature.shape[0]}"
+            )
         if len(self.classes) != self.signature.classes:
             raise ValueError(
                 f"`classes` has {len(self.classes)} names, but the model tells {self.signature.classes} apart"

@@ -1,7 +1,8 @@
 """Programs that need neither fedistill nor the code of a model: of `torch.export`, and ONNX.
 
-A program takes uint8 pixels (n, channels, height, width) or int64 token ids (n, length), for any n, and
-returns probabilities, float32 (n, C). It is written once its probabilities for real samples are those of the
+A program takes uint8 pixels (n, channels, height, width), int64 token ids (n, length), or encoded rows of a
+table, float32 (n, d), as model.json says how they are encoded; for any n. It returns probabilities, float32
+(n, C). It is written once its probabilities for real samples are those of the
 model.
 """
 
@@ -56,7 +57,7 @@ def export_model(model: Classifier, samples: Inputs, form: Form, folder: Path) -
             or a package is missing.
     """
     inputs = model.prepare(samples)
-    inputs = inputs if inputs.dtype == torch.uint8 else inputs.long()
+    inputs = inputs.long() if inputs.dtype == torch.int32 else inputs
     program = Program(model.network).eval()
     example = torch.cat([inputs[:4], inputs[:4]])  # with one sample, the program would take no more
     data = _quietly({"torch-export": _torch_export, "onnx": _onnx}[form], program, example, form)

@@ -2,7 +2,6 @@
 
 import copy
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -109,8 +108,9 @@ def _answers(model: Classifier, network: Pretrained, samples: Inputs, out: Path)
     with quietly():
         loaded = transformers.AutoModelForSequenceClassification.from_pretrained(out, **safe).eval()
         tokenizer = transformers.AutoTokenizer.from_pretrained(out, **safe)
-    texts: Sequence[str] = list(samples)
-    cut = [texts[start : start + PREDICTION_BATCH] for start in range(0, len(texts), PREDICTION_BATCH)]
+    assert isinstance(samples, list)
+    starts = range(0, len(samples), PREDICTION_BATCH)
+    cut = [samples[start : start + PREDICTION_BATCH] for start in starts]
     return torch.cat(
         [loaded(**tokenizer(part, padding=True, truncation=True, return_tensors="pt")).logits for part in cut]
     )

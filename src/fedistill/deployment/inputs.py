@@ -1,6 +1,6 @@
 """Samples as people have them in Python, brought into the form of a model's training data."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fedistill.data import image
 from fedistill.data.image import Rendering
+from fedistill.data.records import Features, Records, records_of
 from fedistill.deployment.description import Description, ImagePreprocessing
 from fedistill.errors import ExperimentError
 
@@ -36,6 +37,42 @@ def texts_of(given: Given, column: Callable[[list[str]], str]) -> list[str]:
                 f" {_kind_of(text)}: give strings"
             )
     return [str(text) for text in found]
+
+
+def rows_of(given: Given, features: Features) -> Records:
+    """Return rows of a data frame, or of dictionaries, with the columns that the model reads.
+
+    Raises:
+        ExperimentError: they are none, lack a column, or have something else where a number should be.
+    """
+    if getattr(given, "columns", None) is not None:
+        by_name = {str(name): name for name in given.columns}
+        _check_columns(by_name, features, "the data frame")
+        columns = {name: list(map(_plain, given[by_name[name]])) for name in features.names}
+        return records_of(columns, features, len(given), _WHERE)
+    rows = [given] if isinstance(given, Mapping) else given
+    if not isinstance(rows, Sequence) or not all(isinstance(row, Mapping) for row in rows):
+        raise ExperimentError(
+            f"{_WHERE}: the model reads rows of a table: give a data frame, or a list of dictionaries, not"
+            f" {_kind_of(given)}"
+        )
+    for place, row in enumerate(rows):
+        _check_columns(row, features, f"row {place} (the first is 0)")
+    columns = {name: [_plain(row[name]) for row in rows] for name in features.names}
+    return records_of(columns, features, len(rows), _WHERE)
+
+
+def _check_columns(found: Container[str], features: Features, what: str) -> None:
+    if lacking := [name for name in features.names if name not in found]:
+        shown = ", ".join(map(repr, lacking[:5])) + (" …" if lacking[5:] else "")
+        raise ExperimentError(
+            f"{_WHERE}: the model reads {len(features.names)} columns, and {what} lacks {shown}"
+        )
+
+
+def _plain(value: Given) -> Given:
+    # pandas' mark of a missing value can neither be compared nor be tested.
+    return None if type(value).__name__ == "NAType" else value
 
 
 def pixels_of(

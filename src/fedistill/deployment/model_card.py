@@ -4,12 +4,14 @@ import re
 import shlex
 
 from fedistill.config.units import format_bytes
+from fedistill.data.record_encoding import LIMIT
 from fedistill.deployment.description import (
     FILE,
     TOKENIZER,
     WEIGHTS,
     Description,
     ImagePreprocessing,
+    TablePreprocessing,
     TextPreprocessing,
 )
 from fedistill.models.registry import is_own
@@ -72,7 +74,11 @@ def _client(description: Description) -> str:
 
 def _front_matter(description: Description) -> str:
     kind = None if description.signature is None else description.signature.kind
-    task = {"image": "image-classification", "text": "text-classification"}.get(kind or "")
+    task = {
+        "image": "image-classification",
+        "text": "text-classification",
+        "table": "tabular-classification",
+    }.get(kind or "")
     lines = ["library_name: fedistill", *([f"pipeline_tag: {task}"] if task else [])]
     return "\n".join(["---", *lines, "tags:", "- federated-learning", "- knowledge-distillation", "---"])
 
@@ -123,7 +129,7 @@ def _use(description: Description) -> str:
             " under PyTorch's names."
         )
     signature = description.signature
-    samples = "images" if signature.kind == "image" else "texts"
+    samples = {"image": "images", "text": "texts", "table": "data_frame"}[signature.kind]
     parts = [
         "With fedistill, where this folder is `DIR`:",
         "```console\n$ fedistill predict DIR FILE --out predictions.csv\n```",
@@ -158,6 +164,14 @@ def _inputs(description: Description) -> str:
         return (
             f"float32 {colours} images of the shape (n, {shape}), `(pixel - {preprocessing.mean}) /"
             f" {preprocessing.std}` of pixels from 0 to 255, {ends}"
+        )
+    if isinstance(preprocessing, TablePreprocessing):
+        return (
+            f"float32 rows of the shape (n, {shape}), {ends} In `preprocessing.encoding` of `{FILE}` are the"
+            " columns in order. Of each under `numeric` comes `(value - mean) / std`, cut at"
+            f" {LIMIT:g} and -{LIMIT:g}, or 0 where the value is missing; then, for those with `missing`, 1"
+            " where it is and else 0; then, of each under `categorical`, a number for each of its"
+            " `categories` and, with `missing`, for a missing value: 1 for that of the row, 0 for others."
         )
     assert isinstance(preprocessing, TextPreprocessing)
     words = (

@@ -157,5 +157,11 @@ def read_samples(model: Classifier, path: str, settings: RawTable) -> Unseen:
         settings,
         model.signature.kind,
         (usual.input, usual.label),
+        model.features,
+        {
+            "column_names": None if usual.names is None else list(usual.names),
+            "missing": list(usual.missing),
+            "relabel": usual.relabel,
+        },
         lambda cells, rows, where, given: decoded(cells, rows, where, given, model.description),
     )

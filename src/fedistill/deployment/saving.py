@@ -13,11 +13,13 @@ from fedistill.deployment.description import (
     FILE,
     TOKENIZER,
     WEIGHTS,
+    AnyPreprocessing,
     Columns,
     Description,
     ImagePreprocessing,
     Inputs,
     Origin,
+    TablePreprocessing,
     TextPreprocessing,
 )
 from fedistill.deployment.model_card import model_card, without_folders
@@ -70,11 +72,11 @@ def save(folder: Path, model: Trained, task: Task, columns: Columns, resize: boo
     write_file(folder / FILE, description.to_bytes())  # the last, so that a folder with it is complete
 
 
-def _preprocessing(
-    task: Task, reads: str | None, resize: bool
-) -> ImagePreprocessing | TextPreprocessing | None:
+def _preprocessing(task: Task, reads: str | None, resize: bool) -> AnyPreprocessing | None:
     if reads is None:
         return None
+    if (encoding := task.record_encoding()) is not None:
+        return TablePreprocessing(encoding=encoding)
     if task.signature.kind == "image":
         rendering = task.rendering
         return ImagePreprocessing(

@@ -7,13 +7,17 @@ from fedistill.config.units import format_bytes
 from fedistill.data.task import Task
 from fedistill.errors import ExperimentError
 from fedistill.experiment.findings import Finding
-from fedistill.experiment.preflight import examine, examine_arm
+from fedistill.experiment.preflight import STRONG_SKEW, examine, examine_arm
+from fedistill.experiment.task_checks import label_skew
 from fedistill.federation.arm import ReadyArm
 
-STATISTICS = {"text": "naive-bayes", "image": "gaussian"}
+STATISTICS = {"text": "naive-bayes", "image": "gaussian", "table": "gaussian"}
 """A method of one message for each kind of data."""
 WITH_PUBLIC, WITHOUT_PUBLIC = "bridge", "random-mask"
 """The methods that are often the cheapest way to an accuracy, with a public set and without one."""
+STARTS = {"image": "gaussian(width=32)"}
+"""Statistics that `bridge` should begin with under strong label skew, by kind of data; measured on images
+alone (benchmarks/flagship.py)."""
 BEST_LOSS = "balanced-softmax"
 """The loss that is advised for both of these."""
 
@@ -28,6 +32,14 @@ def examine_and_advise(experiment: Experiment, task: Task, arms: Sequence[ReadyA
 
 def _advice(experiment: Experiment, task: Task, arms: Sequence[ReadyArm]) -> Iterator[Finding]:
     named = {arm.method.name for arm in arms}
+    skew = label_skew(task)
+    start = STARTS.get(task.signature.kind) if skew >= STRONG_SKEW else None
+    for arm in arms if start else ():
+        if arm.method.name == WITH_PUBLIC and arm.method.settings.start is None:
+            what = (
+                f"the clients' labels are strongly skewed ({skew:.2f} of 1), so their votes alone say little"
+            )
+            yield Finding("warning", f"arm {arm.name!r}", what, f'give this arm start = "{start}"')
     statistics = STATISTICS[task.signature.kind]
     if not any(arm.method.one_shot for arm in arms):
         once = _ready(statistics, experiment, task)
@@ -40,7 +52,8 @@ def _advice(experiment: Experiment, task: Task, arms: Sequence[ReadyArm]) -> Ite
         return
     if task.public is not None and _ready(WITH_PUBLIC, experiment, task) is not None:
         what = f"with a public set and these models, {WITH_PUBLIC} is often the cheapest way to an accuracy"
-        fix = f'add [[arms]] with method = "{WITH_PUBLIC}" and train = {{ loss = "{BEST_LOSS}" }}'
+        first = f', start = "{start}"' if start else ""
+        fix = f'add [[arms]] with method = "{WITH_PUBLIC}"{first} and train = {{ loss = "{BEST_LOSS}" }}'
         yield Finding("fact", "arms", what, fix)
     elif WITHOUT_PUBLIC not in named:
         masked = _ready(WITHOUT_PUBLIC, experiment, task)

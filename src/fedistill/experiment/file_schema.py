@@ -8,6 +8,7 @@ from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 from fedistill.aggregation.registry import registry as aggregations
 from fedistill.communication.codecs.registry import registry as codecs
 from fedistill.config.hf import HfModel
+from fedistill.config.inputs import SAMPLES
 from fedistill.config.plugins import Registry
 from fedistill.config.schema import Experiment
 from fedistill.config.section import Raw, RawTable
@@ -72,7 +73,7 @@ def _usable(registry: Registry[Raw]) -> Iterator[tuple[str, Raw]]:
 
 
 def _model_names() -> list[str]:
-    return [*model_names("image"), *model_names("text")]
+    return [name for kind in SAMPLES for name in model_names(kind)]
 
 
 def _open_up(parts: RawTable) -> None:

@@ -2,16 +2,19 @@
 
 from collections.abc import Iterator, Sequence
 from functools import partial
+from pathlib import Path
 
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedistill.communication.codecs.registry import CODECS
 from fedistill.communication.messages.base import contents
 from fedistill.communication.tensor_specs import Content
+from fedistill.config.inputs import SAMPLES
 from fedistill.config.schema import Experiment
 from fedistill.config.training import OptimizerConfig
 from fedistill.config.units import format_bytes
 from fedistill.data.task import Task
+from fedistill.deployment.description import FILE, Description, TablePreprocessing
 from fedistill.errors import ExperimentError
 from fedistill.experiment.findings import Finding
 from fedistill.experiment.task_checks import check_task, label_skew
@@ -19,6 +22,7 @@ from fedistill.federation.arm import ReadyArm
 from fedistill.federation.executor import worker_count
 from fedistill.models import registry as models
 from fedistill.models.checks import check_model
+from fedistill.models.saved_start import start_file
 from fedistill.training.early_stopping import FEWEST, held_out
 from fedistill.training.loop import has_one_value_per_channel
 from fedistill.training.own_functions import check_loss, check_optimizer
@@ -65,7 +69,7 @@ def examine_arm(arm: ReadyArm) -> list[Finding]:
         return findings
     kind, augment = arm.task.signature.kind, arm.train.augment
     if augment is not None and (others := augment.others(kind)):
-        what = f"train.augment has {', '.join(others)}, but the samples of this task are {kind}s"
+        what = f"train.augment has {', '.join(others)}, but the samples of this task are {SAMPLES[kind]}"
         findings.append(Finding("error", where, what, f"take {'them' if others[1:] else 'it'} out"))
     if arm.method.uplink is None and arm.config.accumulate != 1:
         what = f"method {arm.method.name} exchanges nothing, so there is nothing to wait for"
@@ -140,14 +144,32 @@ def _training(arm: ReadyArm) -> list[Finding]:
 
 
 def _start(arm: ReadyArm) -> list[Finding]:
-    """Find a saved model that nobody starts from."""
+    """Find a saved model that nobody starts from, or one that has read rows of tables otherwise."""
     method = arm.method
     sent = {content for kind in method.uplinks + method.downlinks for content in contents(kind)}
     uses = method.has_server_model or method.clients_build_common or Content.WEIGHTS in sent
-    if arm.config.models.start is None or uses:
+    if arm.config.models.start is None:
         return []
+    if uses:
+        return list(_read_otherwise(arm, start_file(arm.config.models.start).parent))
     what = f"method {method.name} has no model at the server and sends none: nothing starts from models.start"
     return [Finding("fact", f"arm {arm.name!r}", what)]
+
+
+def _read_otherwise(arm: ReadyArm, folder: Path) -> Iterator[Finding]:
+    encoding = arm.task.record_encoding()
+    if encoding is None or not (folder / FILE).exists():
+        return
+    before = Description.read(folder).preprocessing
+    if not isinstance(before, TablePreprocessing) or before.encoding == encoding:
+        return
+    if before.encoding.places() == encoding.places():
+        what = "columns had other means and deviations when the saved model was trained"
+        yield Finding("fact", f"arm {arm.name!r}", what)
+        return
+    what = "the saved model reads other columns or categories, in as many places, than this task has"
+    fix = "name the same columns in task.table, or leave models.start out"
+    yield Finding("warning", f"arm {arm.name!r}", what, fix)
 
 
 def _codecs(arm: ReadyArm) -> list[Finding]:

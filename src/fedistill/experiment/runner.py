@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from fedistill.config.hf import is_hf
+from fedistill.config.inputs import InputKind
 from fedistill.config.partitions import Iid, Natural, Partition
 from fedistill.config.schema import Arm, Experiment
 from fedistill.data.build import build_task
@@ -56,9 +57,7 @@ def resolve(experiment: Experiment, task: Task) -> Experiment:
     return settle(experiment, task.signature.kind, len(task.clients), partition)
 
 
-def settle(
-    experiment: Experiment, data: Literal["image", "text"], clients: int, partition: Partition
-) -> Experiment:
+def settle(experiment: Experiment, data: InputKind, clients: int, partition: Partition) -> Experiment:
     """Return the experiment with what it leaves open written out: what suits the data, and these.
 
     Raises:

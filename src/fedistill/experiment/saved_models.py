@@ -151,7 +151,15 @@ def _save(
     own: Source | None = None,
 ) -> None:
     source = own or experiment.task
-    columns = Columns(input=source.input, label=source.label)
+    task = experiment.task
+    names = None if task.column_names is None else tuple(task.column_names)
+    columns = Columns(
+        input=source.input,
+        label=source.label,
+        names=names,
+        missing=tuple(task.missing),
+        relabel=task.relabel,
+    )
     counted = {"parameters": models.count_parameters(model.network)}
     resize = experiment.task.image_size is not None
     save(path, model, arm.task, columns, resize, origin.model_copy(update=counted))

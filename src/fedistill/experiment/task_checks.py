@@ -23,6 +23,8 @@ MANY_OF_ONE_CLASS = 0.9
 """Share of one class in the test set from which accuracy says little."""
 _FAIR = {"balanced-accuracy", "macro-f1", "auroc"}
 """Metrics in which a rare class counts as much as a frequent one."""
+_MANY_UNKNOWN_CATEGORIES = 0.05
+"""Share of unknown categories from which a warning is due: a row has few, where a text has many words."""
 _MOST_SHOWN = 20
 _MANY_CONFLICTS = 0.01
 """Share of samples with contradicting labels from which they are more than a few copies with wrong labels."""
@@ -37,6 +39,7 @@ def check_task(task: Task, arms: Sequence[ReadyArm]) -> list[Finding]:
         *_imbalance(task, arms[0].evaluate.metrics if arms else []),
         *_clients(task),
         *_words(task, arms),
+        *_columns(task),
         *_conflicts(task),
     ]
 
@@ -171,6 +174,32 @@ def _words(task: Task, arms: Sequence[ReadyArm]) -> list[Finding]:
     return findings
 
 
+def _columns(task: Task) -> list[Finding]:
+    """Say which columns of a table are inputs, which are not and why, and what the encoding does not know."""
+    encoding = task.record_encoding()
+    if encoding is None:
+        return []
+    marked = sum(one.missing for one in encoding.numeric)
+    parts = [
+        f"{len(encoding.numeric)} numeric columns ({marked} of them with missing values)",
+        "categorical ones: "
+        + (_shown([f"{one.name!r} ({len(one.categories)})" for one in encoding.categorical]) or "none"),
+    ]
+    if task.left_out:
+        reasons = _shown([f"{name!r} ({why})" for name, why in task.left_out.items()])
+        parts.append(f"left out: {reasons}")
+    how = "sums that clients share" if task.column_sums else "the public set"
+    what = f"a row is {encoding.width} inputs, scaled by {how}; {'; '.join(parts)}"
+    findings = [Finding("fact", "task.table", what)]
+    share = task.unknown_categories
+    if share:
+        unknown = f"{share:.1%} of the categories in private rows are unknown to the encoding"
+        fix = 'enlarge the public set, or set task.table.scaling = "sums"'
+        level: Level = "warning" if share >= _MANY_UNKNOWN_CATEGORIES else "fact"
+        findings.append(Finding(level, "task.table", unknown, fix if level == "warning" else ""))
+    return findings
+
+
 def _conflicts(task: Task) -> list[Finding]:
     """Find inputs that are equal, as models see them, while their labels differ: nobody can learn both.
 
@@ -194,7 +223,9 @@ def _conflicts(task: Task) -> list[Finding]:
     total = sum(len(labels) for _, labels in parts)
     what = f"{count} of {total} samples ({count / total:.1%}) have the same input as one with another label"
     fix = "look for copies with wrong labels, or inputs that differ only in what is cut off or not told apart"
-    level: Level = "warning" if count >= _MANY_CONFLICTS * total else "fact"
+    # Of few columns, equal rows with unlike labels are no mistake.
+    many = count >= _MANY_CONFLICTS * total and task.signature.kind != "table"
+    level: Level = "warning" if many else "fact"
     return [Finding(level, "task", what, fix)]
 
 

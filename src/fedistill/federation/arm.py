@@ -13,6 +13,7 @@ from fedistill.communication.messages.base import Message, MessageContext
 from fedistill.communication.protocol import frame as frames
 from fedistill.communication.protocol.message_coder import MessageCoder
 from fedistill.communication.protocol.shared_state import SharedState
+from fedistill.config.inputs import InputKind
 from fedistill.config.schema import Arm, Evaluate, Experiment, Sampling
 from fedistill.config.training import ResolvedTrain
 from fedistill.data.task import Task
@@ -24,7 +25,7 @@ from fedistill.federation.ledger import SETUP_ROUND, Ledger
 from fedistill.federation.local_rounds import fixed_rounds
 from fedistill.federation.metrics import CONFUSION, Metric, find_metrics
 from fedistill.federation.scores import Answers
-from fedistill.federation.setup import start_frame, vocabulary_frame
+from fedistill.federation.setup import is_alone, start_frame, vocabulary_frame
 from fedistill.methods.participants import Client, ClientInfo, FederationInfo, Server
 from fedistill.methods.registry import AnyMethod, create_method
 from fedistill.models import registry as models
@@ -50,7 +51,7 @@ def resolve_arm(config: Arm) -> Arm:
     return config.model_copy(update={"codec": codec, **method.settings.model_dump(exclude_none=True)})
 
 
-def settle_arm(config: Arm, data: Literal["image", "text"]) -> Arm:
+def settle_arm(config: Arm, data: InputKind) -> Arm:
     """Return the arm as `resolve_arm` does, with training settings that suit its kind of data written out.
 
     Raises:
@@ -356,6 +357,9 @@ def start_run(arm: ReadyArm) -> ArmRun:
         TrainingError: the server cannot start.
     """
     ledger = Ledger(public=arm.public_bytes())
+    if not is_alone(arm.method):
+        for client, frame in enumerate(arm.task.column_sums):
+            ledger.count(SETUP_ROUND, client, "up", frame)
     for info in arm.federation.clients:
         for frame in arm.setup_frames(info.id):
             ledger.count(SETUP_ROUND, info.id, "down", frame)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from fedistill.communication.codecs.registry import Wanted
 from fedistill.communication.messages.base import Message, MessageContext
 from fedistill.communication.messages.weights import Weights
+from fedistill.config.inputs import SAMPLES, InputKind
 from fedistill.config.schema import Section
 from fedistill.errors import FrameError, Refusal
 from fedistill.methods.participants import Client, ClientInfo, FederationInfo, Server, sample_public
@@ -54,10 +55,18 @@ class Needs:
 
     public: tuple[Literal["clients", "server"], ...] = ()
     public_labels: bool = False
-    inputs: Literal["any", "image", "text"] = "any"
+    inputs: Literal["any", "image", "text", "image or table"] = "any"
     models: Literal["any", "one width", "one architecture"] = "any"
     sums_alone: bool = False
     evaluation_at_clients: bool = False
+
+    def takes(self, kind: InputKind) -> bool:
+        """Whether the method has a meaning for inputs of this kind."""
+        return self.inputs == "any" or kind in self.inputs.split(" or ")
+
+    def kinds(self) -> str:
+        """Return the kinds of inputs, unless the method takes any, such as ``images or tables``."""
+        return " or ".join(f"{kind}s" for kind in self.inputs.split(" or "))
 
     def in_words(self) -> list[str]:
         """Return the requirements on models and public set, a few words each."""
@@ -67,7 +76,7 @@ class Needs:
             "any": [],
         }[self.models]
         if self.inputs != "any":
-            found.append(f"{self.inputs}s")
+            found.append(self.kinds())
         if self.public:
             what = "labelled public set" if self.public_labels else "public set"
             found.append(what if "clients" in self.public or self.public_labels else f"{what} at the server")
@@ -173,10 +182,10 @@ class Method(ABC, Generic[Up, Down, ServerStateT, ClientStateT]):
             Refusal: it does not; the text states what to change.
         """
         kind = federation.signatures[federation.server_model].kind
-        if self.needs.inputs not in ("any", kind):
+        if not self.needs.takes(kind):
             raise Refusal(
-                f"method {self.name} needs {self.needs.inputs}s, but the samples of this task are {kind}s:"
-                " remove this arm"
+                f"method {self.name} needs {self.needs.kinds()}, but the samples of this task are"
+                f" {SAMPLES[kind]}: remove this arm"
             )
         if self.needs.public and not federation.public:
             raise Refusal(

@@ -1,4 +1,4 @@
-"""Features of images that are fixed by design: nobody trains them, and nothing of them is sent."""
+"""Features of images and tables that are fixed by design: nobody trains them, and nothing of them is sent."""
 
 import math
 
@@ -62,10 +62,28 @@ class EdgeFrequencies(nn.Module):
         return torch.cat(parts, dim=1)
 
 
+class EncodedColumns(nn.Module):
+    """The inputs of models of tables themselves, (n, d).
+
+    Attributes:
+        width: d.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return rows
+
+
+FixedFeatures = EdgeFrequencies | EncodedColumns | FrozenFeatures
+
+
 class FixedFeaturesNet(nn.Module):
     """Fixed features, then a linear layer, which alone is the model's state."""
 
-    def __init__(self, features: EdgeFrequencies | FrozenFeatures, classes: int) -> None:
+    def __init__(self, features: FixedFeatures, classes: int) -> None:
         super().__init__()
         self.features = features
         self.head = nn.Linear(features.width, classes)

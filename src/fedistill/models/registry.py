@@ -1,4 +1,4 @@
-"""Models: a ladder for images and texts, pretrained ones (``hf:NAME``), custom ones (``module:function``).
+"""Models: ladders for images, texts and tables, ``hf:NAME``, and own models as ``module:function``.
 
 Every model of the ladder consists of ``features`` (a module that returns one vector per sample)
 and ``head`` (a linear layer on it), and uses group or layer norm, never batch norm, since batch
@@ -10,13 +10,13 @@ import functools
 import inspect
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from fedistill.config.hf import is_hf
+from fedistill.config.inputs import SAMPLES, InputKind
 from fedistill.config.plugins import named, naming
 from fedistill.errors import ExperimentError, nearest
 from fedistill.models.reuse import ReusedModule
@@ -29,14 +29,14 @@ WIDEST = 4096
 _HASHED = "hashed-words@"
 
 
-def _ladder() -> dict[str, dict[str, Build]]:
-    from fedistill.models import image, text
+def _ladder() -> dict[InputKind, dict[str, Build]]:
+    from fedistill.models import image, table, text
 
-    return {"image": image.LADDER, "text": text.LADDER}
+    return {"image": image.LADDER, "text": text.LADDER, "table": table.LADDER}
 
 
-def model_names(kind: Literal["image", "text"]) -> list[str]:
-    """Return the names on the ladder, from small to large: by compute for images, by weights for texts.
+def model_names(kind: InputKind) -> list[str]:
+    """Return the names on the ladder, from small to large: by compute for images, by weights for others.
 
     `cnn-m` has more weights than the ResNets, whose convolutions use each weight more often.
     """
@@ -184,7 +184,7 @@ def preprocessing(name: str) -> Preprocessing:
 
 def blank_inputs(signature: Signature, samples: int) -> Tensor:
     """Return inputs of the right shape without content."""
-    if signature.kind == "image":
+    if signature.kind != "text":
         return torch.zeros(samples, *signature.shape)
     return torch.ones(samples, *signature.shape, dtype=torch.int64)
 
@@ -206,7 +206,8 @@ def _find(name: str, signature: Signature) -> Build:
     other = next((kind for kind, models in ladder.items() if base in models), None)
     if other is not None:
         raise ExperimentError(
-            f"model {name!r} is for {other} tasks; this is a task of {signature.kind}s: {', '.join(known)}"
+            f"model {name!r} is for {SAMPLES[other]}; this is a task of {SAMPLES[signature.kind]}:"
+            f" {', '.join(known)}"
         )
     raise ExperimentError(
         f"model {name!r} is not one of {', '.join(known)} or module:function.{nearest(base, known)}"

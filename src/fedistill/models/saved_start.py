@@ -66,10 +66,19 @@ def _digest(content: bytes) -> str:
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
-def _content(start: str) -> bytes:
+def start_file(start: str) -> Path:
+    """Return the file of weights that `models.start` names, or the one in the folder that it names.
+
+    Raises:
+        ExperimentError: there is none in the folder, or several.
+    """
     path = Path(start)
+    return _in_folder(path) if path.is_dir() else path
+
+
+def _content(start: str) -> bytes:
     try:
-        return (_in_folder(path) if path.is_dir() else path).read_bytes()
+        return start_file(start).read_bytes()
     except FileNotFoundError:
         raise ExperimentError(f"{_KEY} = {start}: there is no such file or folder") from None
     except OSError as error:

@@ -2,7 +2,9 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
+
+from fedistill.config.inputs import InputKind
 
 if TYPE_CHECKING:
     from torch import nn
@@ -14,13 +16,14 @@ class Signature:
 
     Attributes:
         kind: image models take float32 (n, channels, height, width) in [-1, 1], text models take
-            int64 token ids (n, length), where 0 is padding.
-        shape: shape of one input, (channels, height, width) or (length,).
+            int64 token ids (n, length), where 0 is padding, models of tables take float32 (n, d), rows of
+            scaled numbers and of categories as 0 and 1.
+        shape: shape of one input, (channels, height, width), (length,) or (d,).
         classes: C; a model returns float32 logits (n, C).
-        vocabulary: number of token ids; 0 for images.
+        vocabulary: number of token ids; 0 for images and tables.
     """
 
-    kind: Literal["image", "text"]
+    kind: InputKind
     shape: tuple[int, ...]
     classes: int
     vocabulary: int
@@ -30,7 +33,7 @@ class Signature:
 class Preprocessing:
     """How raw samples are prepared for a model; None stands for the task's default.
 
-    Images are passed on unchanged. A custom model function declares it as an attribute::
+    Images and rows of tables are passed on unchanged. A custom model function declares it as an attribute::
 
         def net(signature): ...
 

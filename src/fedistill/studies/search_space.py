@@ -8,12 +8,12 @@ import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from pydantic import ValidationError
 
 from fedistill.communication.messages.labels import Votes
 from fedistill.communication.messages.tally import TallyReply
+from fedistill.config.inputs import InputKind
 from fedistill.config.messages import explain_errors
 from fedistill.config.schema import Arm
 from fedistill.config.section import Raw, RawTable
@@ -97,7 +97,7 @@ AGGREGATIONS: Mapping[bool, tuple[str, ...]] = {
 """Of soft labels, and of votes (true), whose mean, sharpened or not, selects the class of the majority."""
 
 
-def search_space(arm: Arm, data: Literal["image", "text"], vary: Mapping[str, Values | None]) -> Space:
+def search_space(arm: Arm, data: InputKind, vary: Mapping[str, Values | None]) -> Space:
     """Return what to vary of an arm.
 
     Args:
@@ -133,7 +133,7 @@ def search_space(arm: Arm, data: Literal["image", "text"], vary: Mapping[str, Va
     return space
 
 
-def changed(arm: Arm, settings: Settings, data: Literal["image", "text"]) -> Arm:
+def changed(arm: Arm, settings: Settings, data: InputKind) -> Arm:
     """Return an arm with some of its settings changed.
 
     Raises:
@@ -198,7 +198,7 @@ def _neighbours(space: Space, settings: Settings) -> Iterator[Settings]:
                 yield {name: {**rest, key: value}[name] for name in space if name in rest or name == key}
 
 
-def _written_out(arm: Arm, data: Literal["image", "text"]) -> RawTable:
+def _written_out(arm: Arm, data: InputKind) -> RawTable:
     """Return all settings of an arm as tables, with what it leaves open."""
     settled = settle_arm(arm, data)
     return {**create_method(settled).settings.model_dump(), **settled.model_dump()}

@@ -3,10 +3,10 @@
 import json
 import textwrap
 from collections.abc import Sequence
-from typing import Literal
 
 import tomli_w
 
+from fedistill.config.inputs import InputKind
 from fedistill.config.schema import Experiment
 from fedistill.config.section import RawTable
 from fedistill.studies.goal import Goal, TunedArm
@@ -19,7 +19,7 @@ def tuned_toml(
     experiment: Experiment,
     arms: Sequence[TunedArm],
     goal: Goal,
-    data: Literal["image", "text"],
+    data: InputKind,
     made: Sequence[str],
 ) -> str:
     """Return the experiment with the best settings of its arms, as TOML.

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 import datasets
 
-from fedistill.data.columns import INPUT_NAMES, LABEL_NAMES, NUMBER, Feature
+from fedistill.data.columns import INPUT_NAMES, LABEL_NAMES, Feature
+from fedistill.data.record_columns import kind_of_column
+from fedistill.data.records import NUMBER
 from fedistill.data.table import FILE_COLUMN, Split
 from fedistill.errors import ExperimentError, nearest
 
@@ -18,15 +20,18 @@ _SITES = re.compile(
     re.IGNORECASE,
 )
 """What columns of sites are called."""
+_LABELS_OF_TABLES = (*LABEL_NAMES, "outcome", "diagnosis", "y")
+_WORDS_OF_TEXT = 8
+"""Mean number of words from which texts are more than names and titles."""
 _LOOKED_AT = 200
 """Rows from which the mean length of a column's texts is estimated."""
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Names of columns; ``site`` is None if no column looks like sites."""
+    """Names of columns; ``input`` is None if rows are samples, ``site`` if no column looks like sites."""
 
-    input: str
+    input: str | None
     label: str
     site: str | None
 
@@ -39,9 +44,37 @@ def find_columns(split: Split, where: str, given_input: str | None, given_label:
     """
     _check_given(split, where, {"--input": given_input, "--label": given_label})
     usual = _by_name(split, LABEL_NAMES, [given_input or ""])
+    if given_input is None and _is_table(split, given_label or usual):
+        label = given_label or _by_name(split, _LABELS_OF_TABLES, []) or _label(split, where, "")
+        return Columns(None, label, _site(split, [label]))
     inputs = given_input or _input(split, where, [given_label or usual or ""])
     label = given_label or _by_name(split, LABEL_NAMES, [inputs]) or _label(split, where, inputs)
     return Columns(inputs, label, _site(split, [inputs, label]))
+
+
+def _is_table(split: Split, label: str | None) -> bool:
+    """Whether rows are samples: there are numbers and categories, and neither images nor longer texts.
+
+    The name of a person or the title of a film is no text to learn from.
+    """
+    columns = [name for name in _names(split) if name != label]
+    pictures = any(_holds_images(split.features[name]) for name in columns)
+    if pictures or _by_name(split, INPUT_NAMES, [label or ""]):
+        return False
+    kinds = {name: kind_of_column(split, name) for name in columns if not _SITES.fullmatch(name)}
+    features = [name for name, kind in kinds.items() if kind in ("numeric", "categorical")]
+    others = [name for name in kinds if name not in features and _dtype(split, name) == "string"]
+    wanted = len(features) - (0 if label else 1)  # one of them may be the label
+    if not others:
+        return wanted > 0
+    return wanted > 1 and _most_words(split, others) < _WORDS_OF_TEXT
+
+
+def _most_words(split: Split, columns: Sequence[str]) -> float:
+    """Return the mean number of words in the column with the longest texts."""
+    rows = split[: min(_LOOKED_AT, len(split))]
+    lengths = {name: sum(len((text or "").split()) for text in rows[name]) for name in columns}
+    return max(lengths.values()) / min(_LOOKED_AT, len(split))
 
 
 def find_public_input(split: Split, where: str, private: str) -> str:
@@ -89,7 +122,7 @@ def _input(split: Split, where: str, taken: Sequence[str]) -> str:
     if not lengths:
         raise ExperimentError(
             f"{where}: has neither images nor texts in its columns, {', '.join(_names(split))};"
-            " fedistill learns from these alone"
+            " and no numbers or categories besides the label: fedistill learns from these alone"
         )
     return max(lengths, key=lambda name: lengths[name])
 

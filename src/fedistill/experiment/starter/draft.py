@@ -5,9 +5,12 @@ import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from fedistill.config.inputs import COUNTED
 from fedistill.config.section import Raw, RawTable
+from fedistill.data.records import Features
 from fedistill.experiment.advice import BEST_LOSS, STATISTICS, WITH_PUBLIC, WITHOUT_PUBLIC
 from fedistill.experiment.starter.survey import Survey, Words
+from fedistill.methods.shared.moments import MOST_FEATURES
 
 CLIENTS, SAMPLES_PER_CLIENT = 5, 40
 """Simulated clients, and the samples that each should have; with fewer, there are fewer clients."""
@@ -42,6 +45,16 @@ epochs = 4
 batch_size = 16
 optimizer = { name = "adam", lr = 0.01 }"""
 
+_TABLE_MODELS = """\
+[models]   # `fedistill models` lists them
+clients = ["mlp-tab"]
+server = "mlp-tab"
+
+[train]
+epochs = 2
+batch_size = 16
+optimizer = { name = "adam", lr = 0.01 }"""
+
 
 @dataclass(frozen=True)
 class Public:
@@ -69,8 +82,8 @@ def draft(survey: Survey, source: RawTable, parts: bool, public: Public | None, 
     held_out = 0 if public else _held_out(survey)
     lines = [
         *_remark(
-            f"{survey.title}: {survey.samples:,} {survey.kind}s in {len(survey.classes)} classes. Written by"
-            " `fedistill init`; every line may be changed."
+            f"{survey.title}: {survey.samples:,} {COUNTED[survey.kind]} in {len(survey.classes)} classes."
+            " Written by `fedistill init`; every line may be changed."
         ),
         f"#   fedistill doctor {name}    checks it, and says what each arm will cost",
         f"#   fedistill compare {name}   runs all arms, and ends with a table and a page",
@@ -80,7 +93,7 @@ def draft(survey: Survey, source: RawTable, parts: bool, public: Public | None, 
         "[task]",
         *(_setting(key, value) for key, value in source.items()),
         *_samples(survey),
-        *(_images(survey) if survey.words is None else _texts(survey.words)),
+        *_inputs(survey, own_public=public is not None, held_out=held_out),
         *(_sites(survey) if survey.sites else _simulated(survey)),
         *_public(survey, public, held_out),
         "",
@@ -100,6 +113,30 @@ def _samples(survey: Survey) -> Iterator[str]:
         yield f"drop_missing = true   # {survey.missing:,} rows lack a value that is needed"
     if survey.samples > LIMIT:
         yield f"limit = {LIMIT}   # of {survey.samples:,} samples, for a first run of minutes"
+
+
+def _inputs(survey: Survey, own_public: bool, held_out: int) -> Iterator[str]:
+    if survey.features is not None:
+        return _table(survey.features, survey, shares=not (own_public or held_out))
+    return _images(survey) if survey.words is None else _texts(survey.words)
+
+
+def _table(features: Features, survey: Survey, shares: bool) -> Iterator[str]:
+    copies = survey.copies if len(survey.copies) < len(features.names) else ()
+    left_out = {**survey.left_out, **dict.fromkeys(copies, "says the same as the label")}
+    if left_out:
+        reasons = "; ".join(f"{name!r}: {reason}" for name, reason in left_out.items())
+        yield from _remark(f"Not inputs: {reasons}.")
+    how = ""
+    if shares:
+        how = (
+            " Nothing is public, so clients share counts, means and deviations of their columns, and the"
+            " categories that occur; docs/tables.md says what these reveal."
+        )
+    yield from _remark(f"Columns that are inputs.{how}")
+    categorical = [name for name in features.categorical if name not in copies]
+    table: RawTable = {"numeric": list(features.numeric), "categorical": categorical}
+    yield _setting("table", {**table, "scaling": "sums" if shares else "public"})
 
 
 def _images(survey: Survey) -> Iterator[str]:
@@ -159,8 +196,11 @@ def _held_out(survey: Survey) -> int:
 
 
 def _public(survey: Survey, public: Public | None, held_out: int) -> Iterator[str]:
-    words = " Words that no public text has are unknown to all models." if survey.kind == "text" else ""
-    form = "csv" if survey.kind == "text" else "imagefolder"
+    words = {
+        "text": " Words that no public text has are unknown to all models.",
+        "table": " Columns are scaled by these, and categories that none of them has are unknown.",
+    }.get(survey.kind, "")
+    form = "imagefolder" if survey.kind == "image" else "csv"
     example = f'public = {{ format = "{form}", train = PATH, samples = 500 }}'
     if public is not None:
         yield from _remark(f"Samples that everyone has, without labels.{words}")
@@ -180,8 +220,8 @@ def _public(survey: Survey, public: Public | None, held_out: int) -> Iterator[st
 
 
 def _models(survey: Survey) -> str:
-    if survey.kind == "text":
-        return _TEXT_MODELS
+    if survey.kind != "image":
+        return _TEXT_MODELS if survey.kind == "text" else _TABLE_MODELS
     return _IMAGE_MODELS.format(epochs=2 if survey.samples >= MANY_IMAGES else 5)
 
 
@@ -190,6 +230,9 @@ def _arms(survey: Survey, own_public: bool, held_out: bool) -> Iterator[_Arm]:
     if survey.words is not None:
         statistics = {"method": STATISTICS["text"], "length": _read(survey.words, MOST_COUNTED)}
         yield _Arm("Counts of words, sent once. Nobody trains, and yet it is hard to beat.", statistics)
+    if survey.kind == "table" and survey.width <= MOST_FEATURES:
+        why = "Means and covariances of the columns, sent once. Nobody trains, and yet it is hard to beat."
+        yield _Arm(why, {"method": STATISTICS["table"]})
     if own_public or held_out:
         yield _Arm(
             "Clients vote on the public samples, once; then small parts of the weights are merged.",
@@ -210,7 +253,11 @@ def _arms(survey: Survey, own_public: bool, held_out: bool) -> Iterator[_Arm]:
             "A random part of the weights is trained and sent.", {"method": WITHOUT_PUBLIC, **balanced}
         )
     yield _Arm("All weights, coded.", {"method": "fedavg", "codec": "qsgd"})
-    if survey.words is None:
+    if survey.kind == "table":
+        small = {"clients": ["logistic"], "server": "logistic"}
+        settings: RawTable = {"name": "fedavg-logistic", "method": "fedavg", "models": small}
+        yield _Arm("Logistic regression, whose weights are few.", settings)
+    if survey.kind == "image":
         yield _Arm("Sums of fixed features, sent once. Nobody trains.", {"method": STATISTICS["image"]})
     if held_out:
         yield _Arm(

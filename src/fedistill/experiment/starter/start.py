@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fedistill.config.inputs import SAMPLES
 from fedistill.config.schema import Experiment
 from fedistill.config.section import RawTable
 from fedistill.config.task import PublicSource, TaskConfig
@@ -55,7 +56,7 @@ def start(
         data: a file, a folder, a pattern, several of these, or ``hf:OWNER/NAME``.
         public: the same for unlabelled data that everyone may see, if there are any.
         label: the column of labels, or None if it is to be found.
-        inputs: the column of images or texts, or None if it is to be found.
+        inputs: the column of images or texts, or None if it is to be found; a table has none.
         out: the file to write, or None if one in the current folder is to be named after the data.
 
     Raises:
@@ -80,7 +81,8 @@ def _open(located: Located, label: str | None, inputs: str | None) -> _Opened:
     """Read data, and choose what they have been read for."""
     splits = read_splits(TaskConfig.model_validate(located.source))
     columns = find_columns(splits.train, located.title, inputs, label)
-    settings: RawTable = {"input": columns.input, "label": columns.label, "drop_missing": True}
+    settings: RawTable = {"label": columns.label, "drop_missing": True}
+    settings["table" if columns.input is None else "input"] = columns.input or {}
     if columns.site is not None:
         settings["partition"] = {"kind": "natural", "column": columns.site}
     elif located.parts:
@@ -94,19 +96,23 @@ def _source(opened: _Opened, folder: Path) -> RawTable:
     source, columns = opened.located.seen_from(folder), opened.columns
     if source.get("format") == "imagefolder" and (columns.input, columns.label) == ("image", "label"):
         return source  # these are no names of the user's
-    return {**source, "input": columns.input, "label": columns.label}
+    given = {} if columns.input is None else {"input": columns.input}
+    return {**source, **given, "label": columns.label}
 
 
 def _public(located: Located, opened: _Opened, folder: Path) -> Public:
     """Return public data, and how many of them are none of the private ones."""
     source = PublicSource.model_validate({**located.source, "samples": 1})
     splits = read_splits(source, test=False)
-    column = find_public_input(splits.train, located.title, opened.columns.input)
-    loaded = choose_columns(splits, source.model_copy(update={"input": column, "drop_missing": True}))
+    private, column = opened.columns.input, None
+    if private is not None:
+        column = find_public_input(splits.train, located.title, private)
+    update = {"input": column, "drop_missing": True}
+    loaded = choose_columns(splits, source.model_copy(update=update), features=opened.loaded.features)
     if loaded.kind != opened.loaded.kind:
         raise ExperimentError(
-            f"--public: {located.title} holds {loaded.kind}s, but {opened.located.title} holds"
-            f" {opened.loaded.kind}s: name public data of the same kind"
+            f"--public: {located.title} holds {SAMPLES[loaded.kind]}, but {opened.located.title} holds"
+            f" {SAMPLES[opened.loaded.kind]}: name public data of the same kind"
         )
     own = opened.loaded.train.keys() + (opened.loaded.test.keys() if opened.loaded.test else [])
     free = len(loaded.train) - int(np.isin(loaded.train.keys(), own).sum())
@@ -117,7 +123,7 @@ def _public(located: Located, opened: _Opened, folder: Path) -> Public:
         )
     settings = located.seen_from(folder)
     settings.pop("test", None)
-    if settings.get("format") != "imagefolder":
+    if settings.get("format") != "imagefolder" and column is not None:
         settings["input"] = column
     if len(loaded.train) < len(splits.train):
         settings["drop_missing"] = True

@@ -1,16 +1,18 @@
 """What is to be known of data before anyone learns from them."""
 
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from fedistill.config.inputs import InputKind
 from fedistill.config.task import TaskConfig
 from fedistill.data.image import size_of
 from fedistill.data.missing import encoded_images, image_cells
 from fedistill.data.partition import leave_out_setting
+from fedistill.data.record_sums import ColumnSums
+from fedistill.data.records import Features, Records
 from fedistill.data.sources import Splits
 from fedistill.data.table import FILE_COLUMN, Loaded
 from fedistill.errors import ExperimentError
@@ -48,12 +50,14 @@ class Survey:
         missing: rows of the training data that lack an input, a label or a site.
         sites: the training samples of each site, the largest first; empty if nothing looks like sites.
         sizes: how many images have each size; empty for texts.
-        words: None for images.
+        words: None unless the samples are texts.
+        features: the columns of a table that are inputs; ``left_out`` says of others why they are not;
+            ``copies`` are inputs that say the same as the label; ``width``: numbers that a row becomes.
     """
 
     title: str
     form: str
-    kind: Literal["image", "text"]
+    kind: InputKind
     columns: Columns
     classes: dict[str, int]
     tests: int | None
@@ -61,6 +65,10 @@ class Survey:
     sites: dict[str, int]
     sizes: dict[Size, int]
     words: Words | None
+    features: Features | None = None
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    copies: tuple[str, ...] = ()
+    width: int = 0
 
     @property
     def samples(self) -> int:
@@ -95,18 +103,44 @@ def look(title: str, splits: Splits, loaded: Loaded, config: TaskConfig, columns
         tests=None if loaded.test is None else len(loaded.test),
         missing=len(splits.train) - len(loaded.train),
         sites=dict(sites.most_common()),
-        sizes=dict(Counter(_sizes(splits, columns.input)).most_common()) if loaded.kind == "image" else {},
+        sizes=dict(_sizes(splits, str(columns.input)).most_common()) if loaded.kind == "image" else {},
         words=_words(loaded) if loaded.kind == "text" else None,
+        features=loaded.features,
+        left_out=loaded.left_out,
+        copies=tuple(_copies(loaded)),
+        width=_width(loaded),
     )
 
 
-def _sizes(splits: Splits, inputs: str) -> Iterator[Size]:
+def _width(loaded: Loaded) -> int:
+    if loaded.features is None:
+        return 0
+    records = loaded.train.read(np.arange(len(loaded.train)))
+    assert isinstance(records, Records)
+    return ColumnSums.of(records).encoding(loaded.features).width
+
+
+def _copies(loaded: Loaded) -> Iterator[str]:
+    """Yield the categorical columns of which each category is of one class, and each class has one."""
+    if loaded.features is None:
+        return
+    records = loaded.train.read(np.arange(len(loaded.train)))
+    assert isinstance(records, Records)
+    for name, values in zip(records.features.categorical, records.categories.T, strict=True):
+        pairs = set(zip(values.tolist(), loaded.train.labels.tolist(), strict=True))
+        if len(pairs) == len({value for value, _ in pairs}) == len({label for _, label in pairs}):
+            yield name
+
+
+def _sizes(splits: Splits, inputs: str) -> Counter[Size]:
+    found = Counter[Size]()
     for split, where in zip((splits.train, splits.test), splits.wheres, strict=True):
         if split is None:
             continue
         for row, cell in enumerate(image_cells(encoded_images(split, inputs))):
             if cell is not None and (cell["bytes"] is not None or cell["path"]):
-                yield size_of(cell, row, where)
+                found[size_of(cell, row, where)] += 1
+    return found
 
 
 def _words(loaded: Loaded) -> Words:
@@ -115,6 +149,7 @@ def _words(loaded: Loaded) -> Words:
 
     rows = np.unique(np.linspace(0, len(loaded.train) - 1, _TEXTS_READ).astype(np.int64))
     texts = loaded.train.read(rows)
+    assert isinstance(texts, list)
     median, most = np.quantile([sum(1 for _ in words_of(str(text))) for text in texts], [0.5, 0.9])
     return Words(int(median), int(most))
 
@@ -126,6 +161,10 @@ def doubts(survey: Survey) -> list[Finding]:
         rows = survey.missing + survey.samples
         what = f"{survey.missing} of {rows} rows lack a value that is needed, and are left out"
         found.append(Finding("warning", "data", what, "fill them in to keep them"))
+    for name in survey.copies:
+        what = f"column {name!r} says the same as the label in every row, and is no input"
+        fix = "add it to task.table if it is known before the label is"
+        found.append(Finding("warning", "data", what, fix))
     rare = {name: count for name, count in survey.classes.items() if count < FEW}
     if rare:
         shown = [f"{name!r} ({count})" for name, count in rare.items()][:_MOST_SHOWN]

@@ -2,47 +2,49 @@
 
 from collections.abc import Hashable, Iterable
 from dataclasses import replace
+from typing import cast
 
 import torch
-from torch import Tensor
 
-from fedistill.communication.messages.base import MessageContext
+from fedistill.communication.messages.base import Message
 from fedistill.communication.messages.bridge import (
-    LEVELS,
-    VOTES,
     WEIGHTS,
     BridgeReply,
     BridgeRequest,
     from_bytes,
 )
+from fedistill.communication.messages.statistics import StatisticsRequest
 from fedistill.communication.messages.weights import Weights
 from fedistill.errors import FrameError
-from fedistill.methods.base import Method, Needs, Reply
-from fedistill.methods.participants import Client, ClientInfo, FederationInfo, Server
-from fedistill.methods.shared.bridge_state import NONE, BridgeClient, BridgeServer, BridgeSettings
-from fedistill.methods.shared.expertise import class_levels, expert_votes
-from fedistill.methods.shared.label_student import learn_labels
+from fedistill.methods.base import Needs, Reply
+from fedistill.methods.participants import Client, ClientInfo, Server
+from fedistill.methods.shared.bridge_start import pool_and_learn, start_of, vote
+from fedistill.methods.shared.bridge_state import (
+    NONE,
+    BridgeClient,
+    BridgeServer,
+    BridgeSettings,
+    ChangesByModel,
+)
 from fedistill.methods.shared.masked_merges import (
-    Changes,
+    MergesParts,
     catch_up,
-    check_parameters,
     check_turn,
-    masks_of,
     merge,
-    train_part,
 )
 from fedistill.methods.shared.merging import learn_from_merged
-from fedistill.methods.shared.own_model import train_private
-from fedistill.methods.shared.private_loss import private_loss
+from fedistill.methods.shared.start import FirstStatistics, StartsWithStatistics
 from fedistill.methods.shared.weight_averaging import weights_message
-from fedistill.training.loop import predict
 from fedistill.training.model_state import ModelState
-from fedistill.training.optimizers import make_optimizer
 
-_Replies = Iterable[Reply[BridgeReply]]
+_Replies = Iterable[Reply[Message]]
+_Request = BridgeRequest | StatisticsRequest
 
 
-class Bridge(Method[BridgeReply, BridgeRequest, BridgeServer, BridgeClient]):
+class Bridge(
+    StartsWithStatistics[Message, _Request, BridgeServer, BridgeClient],
+    MergesParts[Message, _Request, BridgeServer, BridgeClient],
+):
     """Experts vote once on the public samples; the model learned from their votes is improved by its weights.
 
     Round 1: each client says about how many samples of each class it has. Round 2: clients train on private
@@ -59,6 +61,11 @@ class Bridge(Method[BridgeReply, BridgeRequest, BridgeServer, BridgeClient]):
     Clients that come later vote as long as weights are not merged, which begins when the clients of the share
     ``enough`` of all private samples have voted. Clients with nothing to do in a round are not sent anything;
     those that were away are sent the changes of all merges that they have missed.
+
+    With ``start``, clients first send one-shot statistics (see `gaussian`, `ridge` and `naive-bayes`), whose
+    model does not depend on how the data are divided, and then levels and votes, of all classes that they
+    have. What the statistics say of a public sample is the prior of its class, and votes are evidence: a
+    client with few classes cannot name the class of most samples, but tells those apart that it has.
 
     A start is a result of training, and may differ in its last bits between machines. So the first reply
     names a digest of the client's start; a client whose start differs is given the server's weights, as fp16.
@@ -78,29 +85,24 @@ class Bridge(Method[BridgeReply, BridgeRequest, BridgeServer, BridgeClient]):
     ClientState = BridgeClient
     needs = Needs(public=("clients", "server"))
     under_skew = ("loss",)
-    clients_build_common = True
     Settings = BridgeSettings
     settings: BridgeSettings
-
-    def check(self, federation: FederationInfo) -> None:
-        super().check(federation)
-        check_parameters(self.name, federation)
-
-    def message_context(self, federation: FederationInfo, client: int) -> MessageContext:
-        trained = masks_of(federation, federation.clients[client].model, self.settings.trained_share)
-        return replace(super().message_context(federation, client), trained=trained)
 
     def samples(self, public: int) -> int:
         return min(self.settings.samples or public, public)
 
     def broadcast_group(self, state: BridgeServer, info: ClientInfo) -> Hashable:
+        first = self._collecting(state)
+        if first is not None:
+            return first.asks(state.statistics, info.id)
         if state.starts and not state.informed[info.id]:
             return info.id
         return info.model, int(state.known[info.id]), state.asks(info.id)
 
     def start_server(self, server: Server) -> BridgeServer:
         clients, samples = len(server.clients), self.samples(server.public_size)
-        return BridgeServer.before_round_1(server.initial_model(), clients, samples, server.classes)
+        state = BridgeServer.before_round_1(server.initial_model(), clients, samples, server.classes)
+        return state if self.first is None else replace(state, statistics=self.first.start(server))
 
     def start_client(self, client: Client) -> BridgeClient:
         return BridgeClient(client.initial_model())
@@ -108,7 +110,10 @@ class Bridge(Method[BridgeReply, BridgeRequest, BridgeServer, BridgeClient]):
     def travelling_models(self, state: BridgeServer) -> dict[str, ModelState]:
         return state.merged
 
-    def send(self, state: BridgeServer, server: Server, client: int) -> BridgeRequest | None:
+    def send(self, state: BridgeServer, server: Server, client: int) -> _Request | None:
+        first = self._collecting(state)
+        if first is not None:
+            return first.request(state.statistics, client)
         return state.request(client, server.clients[client].model, self.settings.coverage)
 
     def compared(self, state: BridgeServer, server: Server, client: int) -> Weights | None:
@@ -116,42 +121,45 @@ class Bridge(Method[BridgeReply, BridgeRequest, BridgeServer, BridgeClient]):
         return None if trail is None else weights_message(ModelState(trail.weights))
 
     def client_step(
-        self, state: BridgeClient, client: Client, received: BridgeRequest | None
-    ) -> tuple[BridgeClient, BridgeReply | None]:
+        self, state: BridgeClient, client: Client, received: _Request | None
+    ) -> tuple[BridgeClient, Message | None]:
         if received is None:
             return state, None
+        if isinstance(received, StatisticsRequest):
+            assert self.first is not None
+            return state, self.first.reply(client)
         if received.asks & WEIGHTS:
             return self._improve(state, client, received)
-        levels, votes = class_levels(client.data.labels, client.classes), NONE
-        if received.asks & VOTES:
-            model = self._train(client)
-            inputs = client.public_inputs()[: self.samples(client.public_size)]
-            predicted = predict(client.load(model), inputs).argmax(dim=1)
-            votes = expert_votes(predicted, levels, received.thresholds)
-            state = replace(state, model=model, votes=votes)
-        said = levels if received.asks & LEVELS else NONE
-        return state, BridgeReply.telling(received.asks, said, votes)
+        return vote(state, client, received, self.samples(client.public_size), self.settings)
 
     def server_step(self, state: BridgeServer, server: Server, replies: _Replies) -> BridgeServer:
-        return self._merge(state, server, replies) if state.starts else self._label(state, server, replies)
+        first = self._collecting(state)
+        if first is not None:
+            statistics, model, logits = first.collect(state.statistics, server, replies)
+            prior = state.prior if logits is None else logits[: self.samples(len(logits))]
+            return replace(state, statistics=statistics, model=model, prior=prior)
+        own = cast(Iterable[Reply[BridgeReply]], replies)
+        if not state.starts:
+            return pool_and_learn(state, server, own, self.settings)
+        state, came = state.with_changes(server, own)
+        return self._merge(state, server, came) if came else state
 
-    def check_reply(self, state: BridgeServer, server: Server, reply: Reply[BridgeReply]) -> None:
+    def check_reply(self, state: BridgeServer, server: Server, reply: Reply[Message]) -> None:
+        first = self._collecting(state)
+        if first is not None:
+            first.check_reply(state.statistics, server, reply)
+            return
+        if not isinstance(reply.message, BridgeReply):
+            raise FrameError("it sends statistics, which it was not asked for")
         asked, has = state.asks(reply.client), reply.message.has
         if has != asked and (has or not asked & WEIGHTS):
             raise FrameError(f"a reply has {has} where {asked} was asked for")
         if has & WEIGHTS:
             check_turn(reply.message.turn, state.trails[server.clients[reply.client].model])
 
-    def _train(self, client: Client) -> ModelState:
-        """Return a client's own model, before it votes."""
-        module = client.load(client.initial_model())
-        optimizer = make_optimizer(client.train.optimizer, module)
-        train_private(module, optimizer, client, private_loss(client, module), self.settings.vote_epochs)
-        return ModelState.of(module)
-
-    def _learn(self, site: Client | Server, name: str, labels: Tensor) -> ModelState:
-        own = self.settings
-        return learn_labels(site, name, labels, own.distill_epochs, own.distill_batch_size, own.smoothing)
+    def _collecting(self, state: BridgeServer) -> FirstStatistics | None:
+        """Return the statistics that clients are asked for in this round, if they are."""
+        return None if len(state.prior) else self.first
 
     def _improve(
         self, state: BridgeClient, client: Client, received: BridgeRequest
@@ -160,39 +168,21 @@ class Bridge(Method[BridgeReply, BridgeRequest, BridgeServer, BridgeClient]):
             state = state.starting(from_bytes(received.start), received.known)
         elif received.labelled:
             samples = self.samples(client.public_size)
-            votes = state.votes if len(state.votes) else torch.full((samples,), client.classes)
-            labels = received.pooled(votes, client.classes)
-            made = None if labels is None else self._learn(client, client.model, labels).weights
-            state = state.starting(torch.zeros(0) if made is None else made)
-        mask = masks_of(client.federation, client.model, self.settings.trained_share)
+            state = state.starting(start_of(state, client, received, samples, self.settings))
+        mask = self.masks(client.federation, client.model)
         followed = catch_up(state.weights, state.merges, received, mask) if len(state.weights) else None
-        if (
-            followed is None
-        ):  # the labels were coded given votes that it does not remember, or it lost a merge
+        if followed is None:  # it forgot the votes that the labels were coded given, or it lost a merge
             return replace(state, weights=torch.zeros(0)), BridgeReply.telling(0, NONE, NONE)
-        turn, trained = received.turn, mask(received.turn)
-        model = train_part(client, followed, trained, self.settings)
-        changes = Changes.rounded((model.weights - followed)[trained], self.settings.up_step)
+        turn = received.turn
+        model, changes = self.train_merge(client, followed, turn)
         reply = BridgeReply(WEIGHTS, state.digest, turn, changes.step, NONE, NONE, changes.multiples)
         return replace(state, model=model, weights=followed, merges=turn - 1), reply
 
-    def _label(self, state: BridgeServer, server: Server, replies: _Replies) -> BridgeServer:
-        """Pool the votes, learn from them, and make all starts if enough clients have voted."""
-        state = state.with_votes(replies, equal=self.settings.weighting == "equal")
-        if not (state.labels < server.classes).any():
-            return state
-        enough = state.voted_share(server) >= self.settings.enough
-        names = sorted({info.model for info in server.clients}) if enough else []
-        starts = {name: self._learn(server, name, state.labels) for name in names}
-        own = starts.get(server.model) or self._learn(server, server.model, state.labels)
-        return replace(state.starting(starts), model=own)
-
-    def _merge(self, state: BridgeServer, server: Server, replies: _Replies) -> BridgeServer:
+    def _merge(self, state: BridgeServer, server: Server, came: ChangesByModel) -> BridgeServer:
         """Average the changes of each architecture, and let the server's model learn from the results."""
-        state, came = state.with_changes(server, replies)
         trails, merged = dict(state.trails), dict(state.merged)
         for name, changes in came.items():
-            trained = masks_of(server.federation, name, self.settings.trained_share)(trails[name].merges + 1)
+            trained = self.masks(server.federation, name)(trails[name].merges + 1)
             after = merge(trails[name], changes, trained, self.settings.down_step)
             if after is not None:
                 trails[name], merged[name] = after[0], ModelState(after[1])

@@ -20,16 +20,20 @@ from fedistill.communication.messages.bridge import (
 from fedistill.communication.messages.masked import steps_as_bytes
 from fedistill.methods.base import Reply
 from fedistill.methods.participants import Server
-from fedistill.methods.shared.expertise import pool_votes, sizes, thresholds
+from fedistill.methods.shared.expertise import pool_votes, sizes, thresholds, vote_evidence
 from fedistill.methods.shared.masked_merges import Changes, MaskSettings, Trail
 from fedistill.methods.shared.public_labels import DistillSettings
+from fedistill.methods.shared.start import StartSettings
+from fedistill.state import State
 from fedistill.training.model_state import ModelState
 
 NONE = torch.zeros(0, dtype=torch.int64)
 """An array of integers that a message does not have."""
+ChangesByModel = dict[str, list[tuple[Changes, float]]]
+"""The changes that came, each with its client's samples, by the client's model."""
 
 
-class BridgeSettings(MaskSettings, DistillSettings):
+class BridgeSettings(MaskSettings, DistillSettings, StartSettings):
     distill_epochs: int = Field(default=15, ge=1, description="epochs on the pooled labels")
     samples: int | None = Field(
         default=None, ge=1, description="public samples that are voted on, the first ones; default: all"
@@ -45,7 +49,8 @@ class BridgeSettings(MaskSettings, DistillSettings):
         default=0.8,
         gt=0,
         le=1,
-        description="share of all private samples whose clients must have voted before weights are merged",
+        description="share of all private samples whose clients must have voted, or sent statistics, before"
+        " weights are merged",
     )
     weighting: Literal["samples", "equal"] = Field(
         default="samples", description="how much a vote counts: as the client's samples of that class, or 1"
@@ -91,6 +96,8 @@ class BridgeServer:
         starts: digests of the starts by architecture; none until enough clients have voted.
         trails: what the starts have become, as all clients follow it.
         merged: the last means of each architecture, before they were rounded.
+        statistics: what was collected of those that come first, as plain data; empty without ``start``.
+        prior: (n, C) what enough of them say of the public samples, as logits; (0, C) before that.
     """
 
     model: ModelState
@@ -103,6 +110,8 @@ class BridgeServer:
     starts: dict[str, int] = field(default_factory=dict)
     trails: dict[str, Trail] = field(default_factory=dict)
     merged: dict[str, ModelState] = field(default_factory=dict)
+    statistics: State = field(default_factory=dict)
+    prior: Tensor = field(default_factory=lambda: torch.zeros(0, 0))
 
     @classmethod
     def before_round_1(cls, model: ModelState, clients: int, samples: int, classes: int) -> "BridgeServer":
@@ -116,7 +125,7 @@ class BridgeServer:
         if self.starts:
             return WEIGHTS
         unknown = int(self.levels[client, 0]) < 0
-        if unknown and not (self.levels >= 0).any():
+        if unknown and not len(self.prior) and not (self.levels >= 0).any():
             return LEVELS
         return (LEVELS if unknown else 0) | (VOTES if int(self.votes[client, 0]) < 0 else 0)
 
@@ -132,8 +141,7 @@ class BridgeServer:
         if not asks:
             return None
         if not asks & WEIGHTS:
-            known = self.levels[self.levels[:, 0] >= 0]
-            return BridgeRequest.asking(asks, thresholds(known, coverage) if asks & VOTES else NONE)
+            return BridgeRequest.asking(asks, self._least_levels(coverage) if asks & VOTES else NONE)
         trail, known_merges = self.trails[name], int(self.known[client])
         whole = self.given[client] and not self.informed[client]
         if whole:
@@ -164,28 +172,38 @@ class BridgeServer:
     def with_votes(self, replies: Iterable[Reply[BridgeReply]], equal: bool) -> "BridgeServer":
         """Return the state with the levels and votes of these replies, and with new pooled labels.
 
+        With a prior, votes are evidence beside it (`vote_evidence`); without one, they are counted. It is the
+        same state if there are no replies.
+
         Args:
             equal: count each vote once, not as many times as its client has samples of the class.
         """
         levels, votes = self.levels.clone(), self.votes.clone()
+        came = False
         for reply in replies:
+            came = True
             if reply.message.has & LEVELS:
                 levels[reply.client] = reply.message.levels
             if reply.message.has & VOTES:
                 votes[reply.client] = reply.message.votes
-        weight = torch.ones(levels.shape) if equal else sizes(levels)
-        return replace(self, levels=levels, votes=votes, labels=pool_votes(votes, weight))
+        if not came:
+            return self
+        if len(self.prior):
+            labels = (self.prior.double().log_softmax(dim=1) + vote_evidence(votes, levels)).argmax(dim=1)
+        else:
+            labels = pool_votes(votes, torch.ones(levels.shape) if equal else sizes(levels))
+        return replace(self, levels=levels, votes=votes, labels=labels)
 
     def with_changes(
         self, server: Server, replies: Iterable[Reply[BridgeReply]]
-    ) -> tuple["BridgeServer", dict[str, list[tuple[Changes, float]]]]:
+    ) -> tuple["BridgeServer", ChangesByModel]:
         """Return the state after these replies, and by model the changes that came, with their samples.
 
         A client whose start differs from the server's, or who could not make one, does not count.
         """
         votes, informed, given = self.votes.clone(), self.informed.clone(), self.given.clone()
         known = self.known.clone()
-        came: dict[str, list[tuple[Changes, float]]] = {}
+        came: ChangesByModel = {}
         for reply in replies:
             client, message, name = reply.client, reply.message, server.clients[reply.client].model
             alike = message.has and (given[client] or message.digest == self.starts[name])
@@ -199,6 +217,12 @@ class BridgeServer:
                 samples = max(server.clients[client].samples, 1)
                 came.setdefault(name, []).append((Changes(message.step, message.changes), samples))
         return replace(self, votes=votes, informed=informed, given=given, known=known), came
+
+    def _least_levels(self, coverage: float) -> Tensor:
+        """Return the levels (C,) from which clients vote for a class; with a prior, all that have any do."""
+        if len(self.prior):
+            return torch.ones(self.levels.shape[1], dtype=torch.int64)
+        return thresholds(self.levels[self.levels[:, 0] >= 0], coverage)
 
     def _labels_given_votes(self, client: int) -> tuple[Tensor, Tensor]:
         """Return the fields ``agreement`` and ``labels`` of a `BridgeRequest` to this client."""

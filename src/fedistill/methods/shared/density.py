@@ -12,12 +12,14 @@ WORDS = 4096
 def vectors(inputs: Tensor, signature: Signature, public: Tensor) -> Tensor:
     """Return samples as float32 vectors (n, d) whose distances are meaningful.
 
-    Images: their pixels, from 0 to 1. Texts: word counts, hashed to 4,096 buckets, weighted by the
-    inverse document frequency in the public texts and scaled to length 1; unweighted counts separate topics
-    no better than chance.
+    Images: their pixels, from 0 to 1. Rows of tables: their scaled columns and categories, as models take
+    them. Texts: word counts, hashed to 4,096 buckets, weighted by the inverse document frequency in the
+    public texts and scaled to length 1; unweighted counts separate topics no better than chance.
     """
     if signature.kind == "image":
         return inputs.flatten(start_dim=1).float() / 255
+    if signature.kind == "table":
+        return inputs
     common = (_counts(public) > 0).sum(dim=0)
     weights = ((1 + len(public)) / (1 + common)).log()
     return torch.nn.functional.normalize(_counts(inputs) * weights, dim=1)

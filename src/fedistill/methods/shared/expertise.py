@@ -1,4 +1,4 @@
-"""Shared by methods in which clients vote only for the classes that they know well.
+"""Shared by methods that pool votes by how well clients know the classes.
 
 A client's *level* in a class says about how many private samples of it the client has, in half powers of two:
 ``round(2 log2(1 + n_c))``. Server and clients compare levels; exact counts never leave a client.
@@ -6,6 +6,11 @@ A client's *level* in a class says about how many private samples of it the clie
 
 import torch
 from torch import Tensor
+
+RELIABILITY = 0.97
+"""Accuracy on a class of a client that has very many samples of it."""
+HALFWAY = 20.0
+"""Samples of a class with which a client has half of that accuracy."""
 
 
 def class_levels(labels: Tensor, classes: int) -> Tensor:
@@ -56,3 +61,28 @@ def pool_votes(votes: Tensor, weight: Tensor) -> Tensor:
         support[voted, row[voted]] += own[row[voted]]
     found = support[:, :classes].argmax(dim=1)
     return torch.where(support.sum(dim=1) > 0, found, classes)
+
+
+def vote_evidence(votes: Tensor, levels: Tensor) -> Tensor:
+    """Return the log-likelihood (n, C), float64, of all votes on each sample, by the sample's class.
+
+    A client with n_c samples of a class votes for it with probability a = 0.97 n_c / (n_c + 20), and else for
+    any of the classes that it has, each with the same probability. So a vote says nothing about a class that
+    its client does not have, and tells those that it has apart.
+
+    Args:
+        votes: (K, n); C or a negative number for an abstention, which says nothing.
+        levels: (K, C), of which only those of clients who have voted are used.
+    """
+    classes = levels.shape[1]
+    found = torch.zeros(votes.shape[1], classes, dtype=torch.float64)
+    for row, level in zip(votes, levels, strict=True):
+        voted = ((row >= 0) & (row < classes)).nonzero().flatten()
+        if not len(voted):
+            continue
+        held = sizes(level)
+        sure = RELIABILITY * held / (held + HALFWAY)
+        other = (held > 0).double() / (held > 0).sum().clamp(min=1)
+        likelihood = torch.diag(sure) + torch.outer(1 - sure, other)  # rows: the class, columns: the vote
+        found[voted] += likelihood.clamp(min=1e-4).log().T[row[voted]]
+    return found

@@ -7,7 +7,7 @@ which follows from the seed and the merge's number; changes are rounded to multi
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from math import prod
 from typing import Self
@@ -17,6 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from fedistill.aggregation.functional import weighted_mean
+from fedistill.communication.messages.base import MessageContext
 from fedistill.communication.messages.masked import (
     MOST_STEPS,
     Chain,
@@ -26,6 +27,7 @@ from fedistill.communication.messages.masked import (
 )
 from fedistill.config.section import Section
 from fedistill.errors import FrameError, Refusal
+from fedistill.methods.base import ClientStateT, Down, Method, ServerStateT, Up
 from fedistill.methods.participants import Client, FederationInfo
 from fedistill.methods.shared.own_model import train_private
 from fedistill.methods.shared.private_loss import private_loss
@@ -179,19 +181,41 @@ def masks_of(federation: FederationInfo, model: str, share: float) -> Callable[[
     return partial(trained_weights, federation.seed, federation.layouts[model].parts, share)
 
 
-def check_parameters(method: str, federation: FederationInfo) -> None:
-    """Check that the state of each client's model is its trainable parameters alone.
+class MergesParts(Method[Up, Down, ServerStateT, ClientStateT]):
+    """Base of methods that merge a random part of the weights at a time, to be named first."""
 
-    Raises:
-        Refusal: one of them has buffers.
-    """
-    for name in sorted({info.model for info in federation.clients}):
-        layout = federation.layouts[name]
-        if layout.buffers or layout.integers.values:
-            raise Refusal(
-                f"method {method} sends changes of weights that are trained, but {name} has buffers, such as"
-                " the statistics of batch norm: choose a client model without them (group or layer norm)"
-            )
+    clients_build_common = True
+    settings: MaskSettings
+
+    def check(self, federation: FederationInfo) -> None:
+        """Check that the state of each client's model is its trainable parameters alone.
+
+        Raises:
+            Refusal: one of them has buffers.
+        """
+        super().check(federation)
+        for name in sorted({info.model for info in federation.clients}):
+            layout = federation.layouts[name]
+            if layout.buffers or layout.integers.values:
+                raise Refusal(
+                    f"method {self.name} sends changes of weights that are trained, but {name} has buffers,"
+                    " such as the statistics of batch norm: choose a client model without them (group or"
+                    " layer norm)"
+                )
+
+    def message_context(self, federation: FederationInfo, client: int) -> MessageContext:
+        trained = self.masks(federation, federation.clients[client].model)
+        return replace(super().message_context(federation, client), trained=trained)
+
+    def masks(self, federation: FederationInfo, model: str) -> Callable[[int], Tensor]:
+        """Return what maps the number of a merge to flags (P,) of the weights of this model."""
+        return masks_of(federation, model, self.settings.trained_share)
+
+    def train_merge(self, client: Client, weights: Tensor, merge: int) -> tuple[ModelState, Changes]:
+        """Return a client's model after its part of a merge, begun at these weights (P,), and its changes."""
+        trained = self.masks(client.federation, client.model)(merge)
+        model = train_part(client, weights, trained, self.settings)
+        return model, Changes.rounded((model.weights - weights)[trained], self.settings.up_step)
 
 
 def check_turn(turn: int, trail: Trail) -> None:

@@ -24,8 +24,14 @@ from fedistill.errors import ExperimentError, FrameError, Refusal
 from fedistill.methods.base import Needs, NoState, Reply
 from fedistill.methods.participants import Client, FederationInfo, Server
 from fedistill.methods.shared.statistics import StatisticsServer, StatisticsSettings, SumsOfStatistics
-from fedistill.models.fixed_features import EdgeFrequencies, FixedFeaturesNet
+from fedistill.models.fixed_features import (
+    EdgeFrequencies,
+    EncodedColumns,
+    FixedFeatures,
+    FixedFeaturesNet,
+)
 from fedistill.models.frozen_features import FrozenFeatures
+from fedistill.models.signature import Signature
 from fedistill.training.loop import predict
 
 MOST_FEATURES = 512
@@ -36,15 +42,15 @@ class MomentsSettings(StatisticsSettings):
     features: str | None = Field(
         default=None,
         description="frozen model whose features are taken: a name as in `models`, with weights from the"
-        " seed or, of hf:NAME, from its file; or module:function, which returns them; default: frequencies of"
-        " brightness and edges, for images",
+        " seed or, of hf:NAME, from its file; or module:function, which returns them; default: of images,"
+        " frequencies of brightness and edges; of tables, the columns",
     )
     width: int | None = Field(
         default=None,
         ge=2,
         le=MOST_FEATURES,
         description="d, the number of features, or of random projections of a frozen model's; default: 64, or"
-        " all that the model has",
+        " all that the model or the table has",
     )
     levels: int = Field(
         default=3,
@@ -164,7 +170,7 @@ class MomentsMethod(SumsOfStatistics[FeatureMoments, MomentsServer]):
     byte_formula = "up = (d(d-1)/2 H + mdH')/8, H, H' bits per number, m classes; down = 11; once"
     uplink = FeatureMoments
     ServerState = MomentsServer
-    needs = Needs(inputs="image")
+    needs = Needs(inputs="image or table")
     Settings = MomentsSettings
     settings: MomentsSettings
 
@@ -183,6 +189,9 @@ class MomentsMethod(SumsOfStatistics[FeatureMoments, MomentsServer]):
 
     def check(self, federation: FederationInfo) -> None:
         own = federation.signatures[federation.server_model]
+        if self.settings.features is None and own.kind == "table":
+            _check_columns(self.name, self.settings.width, own)
+            return
         if self.settings.features is None and own.kind == "text":
             raise Refusal(
                 f"method {self.name} needs images, but the samples of this task are texts: set features to a"
@@ -258,9 +267,26 @@ class MomentsMethod(SumsOfStatistics[FeatureMoments, MomentsServer]):
     def blank(self, federation: FederationInfo) -> FixedFeaturesNet:
         return FixedFeaturesNet(self._features(federation), federation.classes)
 
-    def _features(self, federation: FederationInfo) -> EdgeFrequencies | FrozenFeatures:
+    def _features(self, federation: FederationInfo) -> FixedFeatures:
         name, width = self.settings.features, self.settings.width
         if name is None:
-            shape = federation.signatures[federation.server_model].shape
-            return EdgeFrequencies(shape, width or _WIDTH)
+            own = federation.signatures[federation.server_model]
+            if own.kind == "table":
+                return EncodedColumns(own.shape[0])
+            return EdgeFrequencies(own.shape, width or _WIDTH)
         return FrozenFeatures(name, federation.signatures[name], federation.seed, width)
+
+
+def _check_columns(method: str, width: int | None, signature: Signature) -> None:
+    """See that the inputs of models of tables can serve as features."""
+    (columns,) = signature.shape
+    if width not in (None, columns):
+        raise Refusal(
+            f"method {method}: rows of this table are {columns} numbers to a model, and all of these are the"
+            f" features, not width = {width}: leave `width` out"
+        )
+    if columns > MOST_FEATURES:
+        raise Refusal(
+            f"method {method}: rows of this table are {columns} numbers to a model, more than"
+            f' {MOST_FEATURES} features: set features = "mlp-tab", or name fewer columns in task.table'
+        )

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from fedistill.aggregation.registry import AnyAggregation
-from fedistill.communication.messages.base import Message, MessageContext
+from fedistill.communication.messages.base import Message
 from fedistill.communication.messages.labels import ChosenLabels, SoftLabels, Votes
 from fedistill.communication.messages.statistics import StatisticsRequest
 from fedistill.config.schema import Section
@@ -19,14 +19,13 @@ from fedistill.methods.base import ClientStateT, Down, Method, Needs, Reply, Ser
 from fedistill.methods.participants import (
     Client,
     ClientInfo,
-    FederationInfo,
     Participant,
     Server,
     sample_public,
 )
 from fedistill.methods.shared.own_model import Learner, train_private
 from fedistill.methods.shared.private_loss import private_loss
-from fedistill.methods.shared.start import FirstStatistics, StartSettings, first_statistics
+from fedistill.methods.shared.start import FirstStatistics, StartSettings, StartsWithStatistics
 from fedistill.state import State
 from fedistill.training.loop import fit, predict
 from fedistill.training.losses import kl
@@ -116,6 +115,7 @@ class LabelServer(Learner):
 
 
 class DrawnLabels(
+    StartsWithStatistics[Message, DownLabels | StatisticsRequest, LabelServer, Learner],
     SampledPublic[Message, DownLabels | StatisticsRequest, LabelServer, Learner],
     Generic[UpLabels, DownLabels],
 ):
@@ -139,13 +139,6 @@ class DrawnLabels(
     """Whether a tie between classes goes to the previous global label."""
     settings: DrawnSettings
 
-    def __init__(self, settings: DrawnSettings) -> None:
-        super().__init__(settings)
-        self._first = first_statistics(settings)
-        if self._first is not None:
-            self.also_up, self.also_down = (self._first.uplink,), (StatisticsRequest,)
-            self.frozen_models = self._first.method.frozen_models
-
     @abstractmethod
     def labels(self, logits: Tensor) -> Tensor:
         """Return the labels (n, C) that a client sends, from its logits (n, C)."""
@@ -154,21 +147,12 @@ class DrawnLabels(
         """Return the labels (n, C) that the server sends and distils, from the aggregated ones (n, C)."""
         return aggregated
 
-    def check(self, federation: FederationInfo) -> None:
-        super().check(federation)
-        if self._first is not None:
-            self._first.method.check(federation)
-
-    def message_context(self, federation: FederationInfo, client: int) -> MessageContext:
-        context = super().message_context(federation, client)
-        return context if self._first is None else self._first.context(context, federation, client)
-
     def broadcast_group(self, state: LabelServer, info: ClientInfo) -> Hashable:
         first = self._collecting(state)
         return first is not None and first.asks(state.start, info.id)
 
     def start_server(self, server: Server) -> LabelServer:
-        start = {} if self._first is None else self._first.start(server)
+        start = {} if self.first is None else self.first.start(server)
         return LabelServer(server.initial_model(), start=start)
 
     def start_client(self, client: Client) -> Learner:
@@ -177,7 +161,7 @@ class DrawnLabels(
     def send(self, state: LabelServer, server: Server, client: int) -> DownLabels | StatisticsRequest | None:
         first = self._collecting(state)
         if first is not None:
-            return StatisticsRequest() if first.asks(state.start, client) else None
+            return first.request(state.start, client)
         if state.labels is None:
             return None
         return cast(DownLabels, self.downlink(state.labels, state.sampled_round))
@@ -185,11 +169,11 @@ class DrawnLabels(
     def client_step(
         self, state: Learner, client: Client, received: DownLabels | StatisticsRequest | None
     ) -> tuple[Learner, Message | None]:
-        if self._first is not None and received is None:
+        if self.first is not None and received is None:
             return state, None  # its statistics have arrived, but not yet enough of the others'
         if isinstance(received, StatisticsRequest):
-            assert self._first is not None
-            return state, self._first.reply(client)
+            assert self.first is not None
+            return state, self.first.reply(client)
         model, optimizer = state.restore(client)
         if received is not None:
             inputs = client.sampled_public(self.settings.samples, received.sampled_round)
@@ -225,15 +209,16 @@ class DrawnLabels(
 
     def _collecting(self, state: LabelServer) -> FirstStatistics | None:
         """Return the statistics that clients are asked for in this round, if they are."""
-        return self._first if state.labels is None else None
+        return self.first if state.labels is None else None
 
     def _begin(
         self, first: FirstStatistics, state: LabelServer, server: Server, replies: Iterable[Reply[Message]]
     ) -> LabelServer:
         """Collect statistics; once there are enough, what they say of the round's samples are its labels."""
-        start, model, classes = first.collect(state.start, server, replies)
-        if classes is None:
+        start, model, logits = first.collect(state.start, server, replies)
+        if logits is None:
             return replace(state, model=model, start=start)
+        classes = logits.argmax(dim=1)
         drawn = sample_public(server.seed, len(classes), self.samples(len(classes)), server.round)
         labels = one_hot(classes[drawn], server.classes).float()
         return replace(state, model=model, start=start, labels=labels, sampled_round=server.round)

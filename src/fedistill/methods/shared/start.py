@@ -12,7 +12,7 @@ from fedistill.communication.messages.statistics import StatisticsRequest
 from fedistill.config.section import Raw, Section
 from fedistill.config.spelling import read_spelling
 from fedistill.errors import ExperimentError, FrameError
-from fedistill.methods.base import NoState, Reply
+from fedistill.methods.base import ClientStateT, Down, Method, NoState, Reply, ServerStateT, Up
 from fedistill.methods.participants import Client, FederationInfo, Server
 from fedistill.methods.shared.moments import MomentsSettings
 from fedistill.methods.shared.statistics import StatisticsServer, SumsOfStatistics
@@ -100,8 +100,12 @@ class FirstStatistics:
         return _plain(self.method.start_server(server))
 
     def asks(self, state: State, client: int) -> bool:
-        """Whether a client is asked for its statistics."""
+        """Return whether a client is asked for its statistics."""
         return client not in self._read(state).clients
+
+    def request(self, state: State, client: int) -> StatisticsRequest | None:
+        """Return what is sent to a client while statistics are collected."""
+        return StatisticsRequest() if self.asks(state, client) else None
 
     def reply(self, client: Client) -> Message:
         """Return a client's statistics."""
@@ -122,11 +126,11 @@ class FirstStatistics:
     def collect(
         self, state: State, server: Server, replies: Iterable[Reply[Message]]
     ) -> tuple[State, ModelState, Tensor | None]:
-        """Return the new state, the server's model and, if enough have answered, public classes (N,)."""
+        """Return the new state, the server's model and, if enough have answered, public logits (N, C)."""
         found = self.method.server_step(self._read(state), server, replies)
         samples = server.federation.samples
         enough = sum(samples[client] for client in found.clients) >= self._enough * sum(samples)
-        return _plain(found), found.model, self.method.public_labels(found, server) if enough else None
+        return _plain(found), found.model, self.method.public_logits(found, server) if enough else None
 
     def _read(self, state: State) -> StatisticsServer:
         found: StatisticsServer = from_plain(self.method.ServerState, state)
@@ -138,6 +142,23 @@ def _plain(state: StatisticsServer) -> State:
     return found
 
 
-def first_statistics(settings: StartSettings) -> FirstStatistics | None:
-    """Return the statistics that come first, if there are any."""
-    return None if settings.start is None else FirstStatistics(settings.start, settings.enough)
+class StartsWithStatistics(Method[Up, Down, ServerStateT, ClientStateT]):
+    """Base of methods with the setting ``start``, to be named before the method's other bases."""
+
+    settings: StartSettings
+
+    def __init__(self, settings: StartSettings) -> None:
+        super().__init__(settings)
+        self.first = None if settings.start is None else FirstStatistics(settings.start, settings.enough)
+        if self.first is not None:
+            self.also_up, self.also_down = (self.first.uplink,), (StatisticsRequest,)
+            self.frozen_models = self.first.method.frozen_models
+
+    def check(self, federation: FederationInfo) -> None:
+        super().check(federation)
+        if self.first is not None:
+            self.first.method.check(federation)
+
+    def message_context(self, federation: FederationInfo, client: int) -> MessageContext:
+        context = super().message_context(federation, client)
+        return context if self.first is None else self.first.context(context, federation, client)

@@ -101,17 +101,17 @@ class SumsOfStatistics(Method[StatisticsT, StatisticsRequest, CollectedT, NoStat
             model = learn_labels(
                 server,
                 server.model,
-                self.public_labels(added, server),
+                self.public_logits(added, server).argmax(dim=1),
                 epochs=settings.distill_epochs,
                 batch_size=settings.distill_batch_size,
                 smoothing=settings.smoothing,
             )
         return replace(added, model=model, clients=sorted(added.clients))
 
-    def public_labels(self, state: CollectedT, server: Server) -> Tensor:
-        """Return the class (N,) that the sums give to each public sample."""
+    def public_logits(self, state: CollectedT, server: Server) -> Tensor:
+        """Return what the model that the sums give says of each public sample, as logits (N, C)."""
         net = self.solve(state, server.federation)
-        return predict(net, server.public_inputs(self.inputs_of(server.model))).argmax(dim=1)
+        return predict(net, server.public_inputs(self.inputs_of(server.model)))
 
     def start_model(self, server: Server) -> ModelState:
         """Return what answers for the server before round 1."""

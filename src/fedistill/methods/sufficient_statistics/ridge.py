@@ -9,7 +9,8 @@ class Ridge(MomentsMethod):
     """Each client sends moments of fixed features once; the server solves ridge regression on one-hot labels.
 
     Nobody trains. The features of an image are low frequencies of its brightness and of its edges in four
-    directions (`fedistill.models.fixed_features`); they are known beforehand. With ``features``, they are
+    directions (`fedistill.models.fixed_features`); those of a table's row are the inputs of models, scaled
+    columns and categories; both are known beforehand. With ``features``, they are
     those of a frozen model, for texts too (`fedistill.models.frozen_features`); server and clients must have
     it. A client sends how many samples it has of each class, their mean features, and the covariance of
     features within classes. From these the server has all that least squares needs: with T the covariance of

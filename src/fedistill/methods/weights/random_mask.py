@@ -6,25 +6,22 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from fedistill.communication.messages.base import MessageContext
 from fedistill.communication.messages.masked import (
     MaskedReply,
     MaskedRequest,
     steps_as_bytes,
 )
 from fedistill.communication.messages.weights import Weights
-from fedistill.methods.base import Method, Needs, Reply
-from fedistill.methods.participants import Client, ClientInfo, FederationInfo, Server
+from fedistill.methods.base import Needs, Reply
+from fedistill.methods.participants import Client, ClientInfo, Server
 from fedistill.methods.shared.masked_merges import (
     Changes,
     MaskSettings,
+    MergesParts,
     Trail,
     catch_up,
-    check_parameters,
     check_turn,
-    masks_of,
     merge,
-    train_part,
 )
 from fedistill.methods.shared.weight_averaging import weights_message
 from fedistill.training.model_state import ModelState
@@ -49,7 +46,7 @@ class MaskServer:
     known: Tensor
 
 
-class RandomMask(Method[MaskedReply, MaskedRequest, MaskServer, MaskClient]):
+class RandomMask(MergesParts[MaskedReply, MaskedRequest, MaskServer, MaskClient]):
     """Clients train and send the same random part of the weights; the server averages by number of samples.
 
     Each merge has another part: ``trained_share`` of the weights of matrices and kernels, and all others. It
@@ -73,17 +70,8 @@ class RandomMask(Method[MaskedReply, MaskedRequest, MaskServer, MaskClient]):
     ClientState = MaskClient
     needs = Needs(models="one architecture", sums_alone=True)
     under_skew = ("loss",)
-    clients_build_common = True
     Settings = MaskSettings
     settings: MaskSettings
-
-    def check(self, federation: FederationInfo) -> None:
-        super().check(federation)
-        check_parameters(self.name, federation)
-
-    def message_context(self, federation: FederationInfo, client: int) -> MessageContext:
-        trained = masks_of(federation, federation.clients[client].model, self.settings.trained_share)
-        return replace(super().message_context(federation, client), trained=trained)
 
     def broadcast_group(self, state: MaskServer, info: ClientInfo) -> Hashable:
         return int(state.known[info.id])
@@ -108,13 +96,11 @@ class RandomMask(Method[MaskedReply, MaskedRequest, MaskServer, MaskClient]):
         self, state: MaskClient, client: Client, received: MaskedRequest | None
     ) -> tuple[MaskClient, MaskedReply]:
         assert received is not None
-        mask = masks_of(client.federation, client.model, self.settings.trained_share)
+        mask = self.masks(client.federation, client.model)
         weights = catch_up(state.weights, state.merges, received, mask)
         if weights is None:  # it begins again, and is told all merges in the next round
             return self.start_client(client), MaskedReply(0, 0, _NONE)
-        trained = mask(received.turn)
-        model = train_part(client, weights, trained, self.settings)
-        changes = Changes.rounded((model.weights - weights)[trained], self.settings.up_step)
+        changes = self.train_merge(client, weights, received.turn)[1]
         reply = MaskedReply(received.turn, changes.step, changes.multiples)
         return MaskClient(weights, received.turn - 1), reply
 
@@ -129,7 +115,7 @@ class RandomMask(Method[MaskedReply, MaskedRequest, MaskServer, MaskClient]):
             if message.turn:
                 samples = max(server.clients[reply.client].samples, 1)
                 came.append((Changes(message.step, message.changes), samples))
-        trained = masks_of(server.federation, server.model, self.settings.trained_share)(turn)
+        trained = self.masks(server.federation, server.model)(turn)
         merged = merge(state.trail, came, trained, self.settings.down_step)
         if merged is None:
             return replace(state, known=known)

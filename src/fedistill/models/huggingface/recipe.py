@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from fedistill.config.hf import WIDEST_RANK, HfModel
+from fedistill.config.inputs import SAMPLES
 from fedistill.config.plugins import naming
 from fedistill.config.section import Positive, Raw, RawTable
 from fedistill.errors import ExperimentError
@@ -84,9 +85,14 @@ def recipe_of(model: HfModel, folder: Path, signature: Signature) -> Recipe:
     """Read the recipe of a model from its folder.
 
     Raises:
-        ExperimentError: a file is missing, or says what is not supported.
+        ExperimentError: the task is of tables, or a file is missing or says what is not supported.
     """
     name = model.name
+    if signature.kind == "table":
+        raise ExperimentError(
+            f"model {name!r} is for images or texts; this is a task of {SAMPLES[signature.kind]}: take one"
+            " that `fedistill models` lists for these"
+        )
     config = read_json(folder, CONFIG, name)
     if _QUANTISED in config:
         raise ExperimentError(
