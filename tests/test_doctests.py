@@ -8,8 +8,10 @@ import pytest
 MODULES = [
     "fedistill.aggregation.functional",
     "fedistill.communication.varint",
+    "fedistill.config.hf",
     "fedistill.config.units",
     "fedistill.data.several_files",
+    "fedistill.deployment.model_card",
     "fedistill.rng",
 ]
 

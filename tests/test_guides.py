@@ -100,6 +100,17 @@ def test_own_data(tmp_path: Path) -> None:
     assert schema["required"] == ["rounds", "task", "models", "arms"]
 
 
+def test_hugging_face(tmp_path: Path) -> None:
+    """Clients with unlike tokenizers; and adapters of which only what is trained crosses."""
+    arms = {arm["name"]: arm for arm in follow("hugging-face.md", tmp_path)["bert"]}
+    trained = 2 * 2 * 2 * 32 * 4 + 5 * 33
+    assert arms["fedavg-lora"]["parameters"]["server"] == trained
+    assert arms["dsfl"]["client_models"] == ["hf:tiny-bert", "bag"]
+    for one in arms["fedavg-lora"]["rounds"]:
+        assert one["bytes_down"] == pytest.approx(2 * 4 * trained, abs=2 * 24)
+    assert (tmp_path / "for-transformers" / "config.json").exists()
+
+
 def test_tables(tmp_path: Path) -> None:
     arms = {arm["name"]: arm for arm in follow("tables.md", tmp_path)["patients"]}
     assert list(arms) == ["gaussian", "random-mask", "fedavg", "fedavg-logistic", "local"]

@@ -130,5 +130,5 @@ def test_models_and_machines_that_cannot_export(tmp_path: Path, monkeypatch: pyt
     ended = here("export", "model", "samples.parquet", cwd=tmp_path)
     assert (ended.returncode, ended.stderr) == (
         2,
-        "fedistill: name at least one form: --torch-export or --onnx\n",
+        "fedistill: name at least one form: --torch-export, --onnx or --hf FOLDER\n",
     )

@@ -35,6 +35,18 @@ def raw(**changes: Any) -> dict[str, Any]:
     } | changes
 
 
+def test_models_of_the_hub_by_table_or_spelling(accepts: Callable[[dict[str, Any]], bool]) -> None:
+    table = {"name": "hf:owner/bert", "lora": 4}
+    for model, valid in ((table, True), ("hf:owner/bert(lora=4)", True), (table | {"rank": 4}, False)):
+        tables = raw(models={"clients": [model], "server": model})
+        assert accepts(tables) is valid
+        if valid:
+            assert parse(tables, "test").arms[0].models.clients == ["hf:owner/bert(lora=4)"]
+        else:
+            with pytest.raises(ExperimentError, match="unknown key `rank`"):
+                parse(tables, "test")
+
+
 def dsfl(**settings: Any) -> dict[str, Any]:
     return {"arms": [{"method": "dsfl", **settings}]}
 

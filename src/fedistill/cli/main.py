@@ -32,7 +32,7 @@ from fedistill.cli.console import (
 )
 from fedistill.cli.flower import app as flower
 from fedistill.cli.init import init_command
-from fedistill.cli.predict import export_command, predict_command
+from fedistill.cli.predict import export_command, predict_command, push_command
 from fedistill.cli.sweep import sweep_command
 from fedistill.cli.tune import tune_command
 from fedistill.errors import ExperimentError, FedistillError, nearest
@@ -52,6 +52,7 @@ app.command("tune")(tune_command)
 app.command("sweep")(sweep_command)
 app.command("predict")(predict_command)
 app.command("export")(export_command)
+app.command("push")(push_command)
 app.command("init")(init_command)
 
 
@@ -299,6 +300,7 @@ def models_command(json: Json = False) -> None:
             size = count_parameters(build_model(name, signature, seed=0, client=0))
             rows.append((name, kind, size))
     rows.append(("NAME@WIDTH", "as NAME", "features of the same width for all: cnn-s@64, mlp-s@64"))
+    rows.append(("hf:NAME", "any", "of the Hugging Face hub, or of a folder (extra hf)"))
     rows.append(("module:function", "any", "your own"))
     print_list(("model", "task", "parameters"), rows, json)
     if not json:

@@ -1,4 +1,4 @@
-"""The commands for saved models: ``fedistill predict`` and ``fedistill export``."""
+"""The commands for saved models: ``fedistill predict``, ``fedistill export`` and ``fedistill push``."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -68,19 +68,34 @@ def export_command(
         bool, typer.Option("--torch-export", help="Write model.pt2, a program of torch.export.")
     ] = False,
     onnx: Annotated[bool, typer.Option("--onnx", help="Write model.onnx; needs the extra `export`.")] = False,
+    hf: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write a model of transformers to a folder from which its from_pretrained loads it.",
+            metavar="FOLDER",
+        ),
+    ] = None,
     set: SetRead = None,
     modules: Modules = "",
 ) -> None:
-    """Write a saved model as a program that needs no fedistill, into its folder."""
+    """Write a saved model as what needs no fedistill: a program, or a folder of transformers."""
     from fedistill.deployment.classifier import load_model
     from fedistill.deployment.export import FILES, export_model
     from fedistill.deployment.predictions import read_samples
 
     asked = {"torch-export": torch_export, "onnx": onnx}
-    if not any(asked.values()):
-        raise ExperimentError("name at least one form: --torch-export or --onnx")
+    if not any(asked.values()) and hf is None:
+        raise ExperimentError("name at least one form: --torch-export, --onnx or --hf FOLDER")
     loaded = load_model(model, modules=_names(modules))
     samples = read_samples(loaded, file, _settings(set))
+    count = len(samples.inputs)
+    where = f"{count:,} sample{'' if count == 1 else 's'} of {samples.where}"
+    compared = f"on {where}, probabilities differ from the model's by at most"
+    if hf is not None:
+        from fedistill.deployment.export_hf import export_hf
+
+        difference = export_hf(loaded, model, samples.inputs, hf)
+        _tell(f"{hf}: from_pretrained of transformers loads it; {compared} {difference:.1e}")
     takes = {"image": "uint8 pixels", "text": "int64 token ids", "table": "encoded rows, float32"}[
         loaded.signature.kind
     ]
@@ -88,15 +103,28 @@ def export_command(
     for form in FILES:
         if asked[form]:
             path, difference = export_model(loaded, samples.inputs, form, model)
-            count = len(samples.inputs)
-            console.print(
-                f"{path}: takes {takes} (n, {shape}), returns probabilities (n, {len(loaded.classes)}); on"
-                f" {count:,} sample{'' if count == 1 else 's'} of {samples.where}, they differ from the"
-                f" model's by at most {difference:.1e}",
-                markup=False,
-                soft_wrap=True,
-                highlight=False,
+            _tell(
+                f"{path}: takes {takes} (n, {shape}), returns probabilities (n, {len(loaded.classes)});"
+                f" {compared} {difference:.1e}"
             )
+
+
+def _tell(line: str) -> None:
+    console.print(line, markup=False, soft_wrap=True, highlight=False)
+
+
+def push_command(
+    model: Annotated[
+        Path, typer.Argument(metavar="DIR", help="The folder of a saved model, or one of export --hf.")
+    ],
+    repository: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="A model's repository on the hub.")],
+    private: Annotated[bool, typer.Option("--private", help="Make a repository that only you see.")] = False,
+    revision: Annotated[str | None, typer.Option(help="The branch. Default: main.")] = None,
+) -> None:
+    """Upload a model with its card to the Hugging Face hub, by the token of `hf auth login` or HF_TOKEN."""
+    from fedistill.deployment.push import push
+
+    _tell(push(model, repository, private=private, revision=revision))
 
 
 def _settings(overrides: list[str] | None) -> "RawTable":

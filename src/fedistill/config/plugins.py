@@ -102,6 +102,11 @@ def ask(reference: Reference) -> None:
         asked(reference)
 
 
+def is_asked() -> bool:
+    """Return whether somebody is asked before imports, as where the experiment is another one's."""
+    return _asked.get() is not None
+
+
 _EXAMPLES = {"optimizer": "lion", "loss": "focal"}
 """Names for the examples in messages, by what is wrong."""
 

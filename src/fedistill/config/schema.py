@@ -20,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from fedistill.config.hf import spelled
 from fedistill.config.link import PROFILES, Link
 from fedistill.config.messages import explain_errors
 from fedistill.config.section import Positive as Positive
@@ -29,10 +30,13 @@ from fedistill.config.task import TaskConfig
 from fedistill.config.training import PREDICTION_BATCH, Train, own_optimizer
 from fedistill.errors import ExperimentError, nearest
 
+ModelName = Annotated[str, BeforeValidator(spelled)]
+"""A name of the ladder, ``module:function``, or ``hf:NAME`` with its settings, as a table or in brackets."""
+
 
 class ModelsConfig(Section):
-    clients: list[str] = Field(min_length=1, description="assigned to the clients in turn")
-    server: str
+    clients: list[ModelName] = Field(min_length=1, description="assigned to the clients in turn")
+    server: ModelName
     start: str | None = Field(
         default=None,
         description="saved model that the server's model and those that travel start from if they are of its"
@@ -40,6 +44,9 @@ class ModelsConfig(Section):
     )
     start_digest: str | None = Field(
         default=None, description="of the file of `start`; a run writes it, to be resumed from the same file"
+    )
+    hf_digests: dict[str, str] | None = Field(
+        default=None, description="of the files of each `hf:` model; a run writes it, as `start_digest`"
     )
 
 

@@ -15,7 +15,6 @@ import zlib
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from icu4py.breakers import WordBreaker
@@ -29,8 +28,8 @@ from fedistill.communication.protocol.frame import EVERYONE, Frame, decode, enco
 from fedistill.config.task import Text
 from fedistill.errors import ExperimentError
 from fedistill.models.signature import Preprocessing, Signature
+from fedistill.models.token_ids import PAD, UNKNOWN, id_shift
 
-PAD, UNKNOWN = "[PAD]", "[UNK]"
 _SEPARATOR = "\x1f"
 _SPLIT = pre_tokenizers.Split(_SEPARATOR, "removed")
 """Marks the tokenizers that take the words of `words_of`, joined by the separator."""
@@ -130,11 +129,6 @@ def takes_words(tokenizer: Tokenizer) -> bool:
     """Return whether a tokenizer looks up the words of `words_of`, joined by U+001F."""
     own = tokenizer.pre_tokenizer
     return own is not None and own.__getstate__() == _SPLIT.__getstate__()
-
-
-def id_shift(tokenizer: Tokenizer) -> Literal[0, 1]:
-    """Return the offset of token ids: models use 0 for padding, which may be a word of a custom tokenizer."""
-    return 0 if tokenizer.id_to_token(0) in (PAD, "<pad>") else 1
 
 
 @functools.lru_cache(maxsize=16)

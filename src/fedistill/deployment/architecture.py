@@ -13,6 +13,7 @@ from fedistill.models.fixed_features import (
     FixedFeaturesNet,
 )
 from fedistill.models.frozen_features import FrozenFeatures
+from fedistill.models.huggingface.recipe import Recipe
 from fedistill.models.naive_bayes import NaiveBayes
 from fedistill.models.signature import Signature
 
@@ -25,6 +26,7 @@ class Architecture(BaseModel, frozen=True):
     Attributes:
         name: as in ``models`` of an experiment; ``fixed-features``, a linear layer on features that nobody
             trains; or ``naive-bayes``.
+        hf: what builds a pretrained network without the folder that ``name`` stands for.
         features: of fixed features, the frozen model that returns them; None for `EdgeFrequencies` of images
             and `EncodedColumns` of tables.
         width: the number of these features.
@@ -32,6 +34,7 @@ class Architecture(BaseModel, frozen=True):
     """
 
     name: str
+    hf: Recipe | None = None
     features: str | None = None
     width: int | None = Field(default=None, ge=1, le=100_000)
     seed: int | None = None
@@ -42,7 +45,8 @@ class Architecture(BaseModel, frozen=True):
         if isinstance(network, NaiveBayes):
             return cls(name=_COUNTS)
         if not isinstance(network, FixedFeaturesNet):
-            return cls(name=name)
+            recipe = getattr(network, "recipe", None)
+            return cls(name=name, hf=recipe if isinstance(recipe, Recipe) else None)
         features = network.features
         if isinstance(features, FrozenFeatures):
             return cls(name=_FIXED, features=features.name, width=features.width, seed=features.seed)
@@ -59,6 +63,10 @@ class Architecture(BaseModel, frozen=True):
                 return NaiveBayes(signature.vocabulary - 1, signature.classes)
         if self.name == _FIXED:
             return FixedFeaturesNet(self._features(signature), signature.classes)
+        if self.hf is not None:
+            from fedistill.models.huggingface.network import build_recipe  # imports what others do not need
+
+            return build_recipe(self.hf, signature, self.name)
         return models.build_model(self.name, signature, seed=0, client=0)
 
     def shapes(self, signature: Signature) -> dict[str, tuple[int, ...]] | None:
@@ -69,7 +77,7 @@ class Architecture(BaseModel, frozen=True):
         Raises:
             ExperimentError: as `build`.
         """
-        if self.name == _FIXED or ":" in self.name:
+        if self.name == _FIXED or models.is_own(self.name):
             return None
         with torch.device("meta"):
             network = self.build(signature)

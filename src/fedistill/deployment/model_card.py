@@ -14,8 +14,9 @@ from fedistill.deployment.description import (
     TablePreprocessing,
     TextPreprocessing,
 )
+from fedistill.models.registry import is_own
 
-_FOLDERS = re.compile(r"""(^|(?<=[="',\[\s]))(~|\.\.?|[A-Za-z]:)?[\\/]([^"',\[\]]*[\\/])?""")
+_FOLDERS = re.compile(r"""(^|(?<=[="',\[\s])|(?<=hf:))(~|\.\.?|[A-Za-z]:)?[\\/]([^"',\[\]]*[\\/])?""")
 """The folders of a path that begins with one of this machine, alone or in a setting."""
 
 
@@ -25,6 +26,8 @@ def without_folders(text: str) -> str:
     Examples:
         >>> without_folders("/data/my articles.csv"), without_folders("hf:owner/name")
         ('my articles.csv', 'hf:owner/name')
+        >>> without_folders("hf:./models/my-bert(lora=4)")
+        'hf:my-bert(lora=4)'
         >>> without_folders('task.train=["/data/a.csv", "../b.csv"]')
         'task.train=["a.csv", "b.csv"]'
     """
@@ -135,7 +138,13 @@ def _use(description: Description) -> str:
         f"Without it: `{WEIGHTS}` has the weights under PyTorch's names, and `{FILE}` has what this page"
         f" states in a form for programs. The network takes {_inputs(description)}",
     ]
-    if ":" in description.architecture.name:
+    recipe = description.architecture.hf
+    if recipe is not None:
+        parts.append(
+            f"The network is built by transformers (`{recipe.config.get('model_type')}`): `{FILE}` has its"
+            " configuration, and `fedistill export DIR FILE --hf FOLDER` writes it as transformers reads it."
+        )
+    if is_own(description.architecture.name):
         module, _, function = description.architecture.name.partition(":")
         parts.append(
             f"The network is what the function `{function}` of the Python module `{module}` returns, which is"

@@ -22,8 +22,9 @@ from fedistill.deployment.description import (
     TablePreprocessing,
     TextPreprocessing,
 )
-from fedistill.deployment.model_card import model_card
+from fedistill.deployment.model_card import model_card, without_folders
 from fedistill.models import registry as models
+from fedistill.models.token_ids import id_shift
 from fedistill.state import write_file
 from fedistill.training.model_state import ModelState, save_model
 
@@ -58,7 +59,7 @@ def save(folder: Path, model: Trained, task: Task, columns: Columns, resize: boo
         tokenizer = task.tokenizer(models.preprocessing(model.reads)).to_str(pretty=False)
         write_file(folder / TOKENIZER, tokenizer.encode())
     description = Description(
-        architecture=Architecture.of(model.name, model.network),
+        architecture=Architecture.of(without_folders(model.name), model.network),
         signature=None
         if model.reads is None
         else Inputs.of(task.signature_for(models.preprocessing(model.reads))),
@@ -89,4 +90,4 @@ def _preprocessing(task: Task, reads: str | None, resize: bool) -> AnyPreprocess
         return TextPreprocessing(words="hashed", length=length, buckets=wanted.buckets)
     tokenizer = task.tokenizer(wanted)
     words: Literal["unicode", "tokenizer"] = "unicode" if text.takes_words(tokenizer) else "tokenizer"
-    return TextPreprocessing(words=words, length=length, shift=text.id_shift(tokenizer))
+    return TextPreprocessing(words=words, length=length, shift=id_shift(tokenizer))

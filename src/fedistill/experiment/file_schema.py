@@ -7,6 +7,7 @@ from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 
 from fedistill.aggregation.registry import registry as aggregations
 from fedistill.communication.codecs.registry import registry as codecs
+from fedistill.config.hf import HfModel
 from fedistill.config.inputs import SAMPLES
 from fedistill.config.plugins import Registry
 from fedistill.config.schema import Experiment
@@ -44,7 +45,9 @@ def file_schema() -> RawTable:
         _ref("Codec"), _table({"up": _ref("Codec"), "down": _ref("Codec")}, required=["up", "down"])
     )
     parts["Aggregation"] = _either(*_choice({name: part(section) for name, section in poolings.items()}))
-    parts["ModelName"] = _either({"enum": _model_names()}, {"type": "string", "pattern": "[:@]"})
+    parts["ModelName"] = _either(
+        {"enum": _model_names()}, {"type": "string", "pattern": "[:@]"}, HfModel.model_json_schema()
+    )
     _open_up(parts)
     arm = parts.pop("Arm")["properties"]
     arms = [_arm(name, arm, part(settings)) for name, settings in found.items()]

@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
+from fedistill.config.hf import is_hf
 from fedistill.config.inputs import InputKind
 from fedistill.config.partitions import Iid, Natural, Partition
 from fedistill.config.schema import Arm, Experiment
@@ -32,6 +33,8 @@ from fedistill.federation.history import ArmRun
 from fedistill.federation.ledger import Ledger
 from fedistill.federation.metrics import find_metrics
 from fedistill.federation.round import play_round
+from fedistill.methods.registry import create_method
+from fedistill.models.huggingface.folder import digest_of
 from fedistill.models.saved_start import start_digest
 
 
@@ -72,17 +75,20 @@ def settle(experiment: Experiment, data: InputKind, clients: int, partition: Par
     task = experiment.task.model_copy(
         update={"clients": clients, "partition": partition, "own_test_share": share}
     )
-    arms = [_with_digest(settle_arm(arm, data)) for arm in experiment.arms]
+    arms = [_with_digests(settle_arm(arm, data)) for arm in experiment.arms]
     train = experiment.train.written_out(data)
     return experiment.model_copy(update={"task": task, "train": train, "arms": arms})
 
 
-def _with_digest(arm: Arm) -> Arm:
-    """Return the arm with the digest of the saved model that it starts from, if it does."""
-    if arm.models.start is None:
-        return arm
-    models = arm.models.model_copy(update={"start_digest": start_digest(arm.models.start)})
-    return arm.model_copy(update={"models": models})
+def _with_digests(arm: Arm) -> Arm:
+    """Return the arm with the digests of the saved model that it starts from and of its pretrained models."""
+    found: dict[str, str | dict[str, str]] = {}
+    if arm.models.start is not None:
+        found["start_digest"] = start_digest(arm.models.start)
+    names = (*arm.models.clients, arm.models.server, *create_method(arm).frozen_models)
+    if pretrained := [name for name in dict.fromkeys(names) if is_hf(name)]:
+        found["hf_digests"] = {name: digest_of(name) for name in pretrained}
+    return arm.model_copy(update={"models": arm.models.model_copy(update=found)}) if found else arm
 
 
 def select_arm(experiment: Experiment, name: str) -> Experiment:

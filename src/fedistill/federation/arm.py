@@ -29,6 +29,7 @@ from fedistill.federation.setup import is_alone, start_frame, vocabulary_frame
 from fedistill.methods.participants import Client, ClientInfo, FederationInfo, Server
 from fedistill.methods.registry import AnyMethod, create_method
 from fedistill.models import registry as models
+from fedistill.models.huggingface.folder import check_digests
 from fedistill.models.saved_start import load_starts
 from fedistill.models.signature import Signature
 from fedistill.rng import SERVER, scoped
@@ -107,6 +108,7 @@ class ReadyArm:
     def federation(self) -> FederationInfo:
         """Who takes part with which models; builds each architecture once."""
         dealt, server = self.config.models.clients, self.config.models.server
+        check_digests(self.config.models.hf_digests or {})
         layouts = {name: self._layout(name) for name in dict.fromkeys([*dealt, server])}
         samples = self.task.samples()
         names = [dealt[client % len(dealt)] for client in range(len(samples))]

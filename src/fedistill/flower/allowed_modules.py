@@ -9,6 +9,7 @@ from fedistill.config.schema import Experiment
 from fedistill.errors import ExperimentError
 from fedistill.federation.arm import resolve_arm
 from fedistill.federation.metrics import find_metrics
+from fedistill.methods.registry import create_method
 
 Config = Mapping[str, bool | float | int | str]
 """A run config or a node config, as Flower has read it."""
@@ -70,7 +71,8 @@ def look_up(experiment: Experiment) -> None:
     """
     find_metrics(experiment.evaluate.metrics)
     for arm in experiment.arms:
-        named = [("model", model) for model in (*arm.models.clients, arm.models.server)]
+        frozen = create_method(arm).frozen_models
+        named = [("model", model) for model in (*arm.models.clients, arm.models.server, *frozen)]
         named += [("optimizer", arm.train.optimizer.name or ""), ("loss", arm.train.loss)]
         for kind, function in dict.fromkeys(named):
             if ":" in function:

@@ -58,7 +58,7 @@ class FrozenFeatures(nn.Module):
 def _frozen(name: str, signature: Signature, seed: int) -> tuple[nn.Module, int]:
     """Return the model and the width of its features."""
     model = models.build_model(name, signature, seed, SERVER).eval()
-    module = model if ":" in name else Split(model, name, signature).eval()
+    module = model if models.is_own(name) else Split(model, name, signature).eval()
     with (
         naming(f"model {name!r} fails on an input of shape {(2, *signature.shape)}:"),
         torch.no_grad(),

@@ -1,4 +1,4 @@
-"""Models: ladders from small to large for images, texts and tables, and own models as ``module:function``.
+"""Models: ladders for images, texts and tables, ``hf:NAME``, and own models as ``module:function``.
 
 Every model of the ladder consists of ``features`` (a module that returns one vector per sample)
 and ``head`` (a linear layer on it), and uses group or layer norm, never batch norm, since batch
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from fedistill.config.hf import is_hf
 from fedistill.config.inputs import SAMPLES, InputKind
 from fedistill.config.plugins import named, naming
 from fedistill.errors import ExperimentError, nearest
@@ -42,6 +43,11 @@ def model_names(kind: InputKind) -> list[str]:
     return list(_ladder()[kind])
 
 
+def is_own(name: str) -> bool:
+    """Return whether a name is that of a function of the user's own, ``module:function``."""
+    return ":" in name and not is_hf(name)
+
+
 def build_model(name: str, signature: Signature, seed: int, client: int) -> nn.Module:
     """Build a model with initial weights drawn from the stream of this seed and client.
 
@@ -54,7 +60,7 @@ def build_model(name: str, signature: Signature, seed: int, client: int) -> nn.M
     """
     with scoped(seed, "init", client):
         model = _made(name, signature)
-        if ":" in name and _begins_in_first_pass(name, signature):
+        if is_own(name) and _begins_in_first_pass(name, signature):
             with naming(f"model {name!r} fails on an input of shape {(2, *signature.shape)}:"):
                 _first_pass(model, signature)
     if signature.kind == "image":
@@ -64,6 +70,12 @@ def build_model(name: str, signature: Signature, seed: int, client: int) -> nn.M
 
 def _made(name: str, signature: Signature) -> nn.Module:
     """Call the function of a model and check its result."""
+    if is_hf(name):
+        from fedistill.models.huggingface.network import build_hf  # imports what others do not need
+
+        model: nn.Module = build_hf(name, signature)
+        _separate_numbers(model)
+        return model
     make = _find(name, signature)
     with naming(f"model {name!r}: {_function(name)}({signature}) raised"):
         model = make(signature)
@@ -71,7 +83,7 @@ def _made(name: str, signature: Signature) -> nn.Module:
         raise ExperimentError(
             f"model {name!r}: {_function(name)} must return an nn.Module, not a {type(model).__name__}"
         )
-    if ":" in name:
+    if is_own(name):
         model.register_forward_hook(_logits)
         _separate_numbers(model)
     return model
@@ -124,7 +136,7 @@ def reusable(name: str, signature: Signature, slot: int = 0) -> nn.Module:
 
 @functools.lru_cache(maxsize=32)
 def _reused(name: str, signature: Signature, slot: int) -> ReusedModule:
-    return ReusedModule(lambda: build_model(name, signature, seed=0, client=0), custom=":" in name)
+    return ReusedModule(lambda: build_model(name, signature, seed=0, client=0), custom=is_own(name))
 
 
 def hashed_words(buckets: int, length: int | None) -> str:
@@ -139,8 +151,13 @@ def preprocessing(name: str) -> Preprocessing:
     """Return the preprocessing of raw samples for a model: for a custom function, its attribute.
 
     Raises:
-        ExperimentError: the function cannot be found, or its ``preprocessing`` is not a `Preprocessing`.
+        ExperimentError: the function or the folder of a pretrained model cannot be found, or the function's
+            ``preprocessing`` is not a `Preprocessing`.
     """
+    if is_hf(name):
+        from fedistill.models.huggingface.network import hf_preprocessing  # imports what others do not need
+
+        return hf_preprocessing(name)
     if name.startswith(_HASHED):
         buckets, _, length = name.removeprefix(_HASHED).partition("x")
         return Preprocessing(buckets=int(buckets), length=int(length) if length else None)

@@ -42,8 +42,8 @@ class MomentsSettings(StatisticsSettings):
     features: str | None = Field(
         default=None,
         description="frozen model whose features are taken: a name as in `models`, with weights from the"
-        " seed, or module:function, which returns them; default: of images, frequencies of brightness and"
-        " edges; of tables, the columns",
+        " seed or, of hf:NAME, from its file; or module:function, which returns them; default: of images,"
+        " frequencies of brightness and edges; of tables, the columns",
     )
     width: int | None = Field(
         default=None,
