@@ -8,8 +8,8 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from fedistill.aggregation.labels import Majority
 from fedistill.aggregation.registry import AnyAggregation
+from fedistill.aggregation.votes import Majority
 from fedistill.communication.messages.tally import TallyReply, TallyRequest, given_classes
 from fedistill.communication.messages.weights import Weights, no_integers
 from fedistill.errors import FrameError
