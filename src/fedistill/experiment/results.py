@@ -54,11 +54,13 @@ class SeedJson(TypedDict):
 
     ``multiply_adds`` and ``memory`` are absent if they are from any of the rounds. ``bytes_evaluation`` is
     what measuring ``server@own`` has made cross, both ways: it is in no other number, and absent if it is 0.
+    ``liars`` are the clients that lie by `[attack]`; absent without one.
     """
 
     seed: int
     status: Status
     error: str | None
+    liars: NotRequired[list[int]]
     parameters: dict[str, int]
     rounds: list[RoundJson]
     bytes_setup: int

@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
+from fedistill.attacks.registry import attack_of
 from fedistill.config.partitions import Iid, Natural, Partition
 from fedistill.config.schema import Arm, Experiment
 from fedistill.data.build import build_task
@@ -41,6 +42,7 @@ def prepare(experiment: Experiment) -> tuple[Task, list[ReadyArm]]:
         ExperimentError: the data cannot be loaded, or an arm does not fit them.
     """
     find_metrics(experiment.evaluate.metrics)  # before data are loaded, which may take minutes
+    attack_of(experiment)
     for arm in experiment.arms:
         resolve_arm(arm)
     task = build_task(experiment.task, experiment.seed)
@@ -70,7 +72,9 @@ def settle(
     )
     arms = [_with_digest(settle_arm(arm, data)) for arm in experiment.arms]
     train = experiment.train.written_out(data)
-    return experiment.model_copy(update={"task": task, "train": train, "arms": arms})
+    attack = attack_of(experiment)
+    table = None if attack is None else attack.model_dump(exclude_none=True)
+    return experiment.model_copy(update={"task": task, "train": train, "attack": table, "arms": arms})
 
 
 def _with_digest(arm: Arm) -> Arm:

@@ -83,6 +83,8 @@ def seed_json(arm: SeedJson) -> SeedJson:
     }
     if "multiply_adds" in arm and "memory" in arm:
         found["multiply_adds"], found["memory"] = arm["multiply_adds"], arm["memory"]
+    if "liars" in arm:
+        found["liars"] = arm["liars"]
     if "bytes_evaluation" in arm:
         found["bytes_evaluation"] = arm["bytes_evaluation"]
     return found
@@ -180,6 +182,8 @@ def arm_json(arm: ReadyArm, run: ArmRun, status: Status, error: str | None) -> A
         "bytes_total": run.ledger.total,
         "bytes_transport": sum(one.carried.get(way, 0) for one in run.records for way in ("up", "down")),
     }
+    if arm.liars:
+        found["liars"] = list(arm.liars)
     if all("multiply_adds" in one for one in rounds):
         found["multiply_adds"] = sum(one["multiply_adds"] for one in rounds)
         found["memory"] = max((one["memory"] for one in rounds), default=0)

@@ -5,6 +5,7 @@ import shutil
 import time
 from pathlib import Path
 
+from fedistill.attacks.registry import refuse_on_network
 from fedistill.config.schema import Experiment
 from fedistill.errors import ExperimentError, RuntimeFailure
 from fedistill.experiment.findings import raise_errors
@@ -38,6 +39,7 @@ def run_trial(experiment: Experiment, out: Path, command: str, watcher: Watcher)
 
 
 def _run_one(experiment: Experiment, out: Path, command: str, watcher: Watcher) -> ResultsJson:
+    refuse_on_network(experiment)
     RunFolder.check_free(out)
     if (out / "flower").exists():
         raise ExperimentError(
