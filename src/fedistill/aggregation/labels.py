@@ -42,11 +42,14 @@ class Aggregated:
         trust: for each client that replied, by number, the share of its answers in the labels, from 0 to 1;
             the shares sum to 1 unless no client answered any sample.
         state: what the aggregator keeps for the next exchange, as plain data.
+        reliability: how far each client that replied was followed, by number, from 0 to 1; empty if the
+            aggregator follows all alike.
     """
 
     labels: Tensor
     trust: dict[int, float]
     state: State = field(default_factory=dict)
+    reliability: dict[int, float] = field(default_factory=dict)
 
 
 class Aggregation(Section, ABC):
@@ -100,7 +103,8 @@ class Aggregation(Section, ABC):
         weights = counts if found.weights is None else found.weights
         total = sum(weights)
         shares = [weight / total if total else 0.0 for weight in weights]
-        return Aggregated(labels, dict(zip(clients, shares, strict=True)), found.state)
+        reliability = {} if found.reliability is None else dict(zip(clients, found.reliability, strict=True))
+        return Aggregated(labels, dict(zip(clients, shares, strict=True)), found.state, reliability)
 
     @abstractmethod
     def combine(self, answers: Answers, exchange: "ExchangeInfo") -> "Combined | None":
@@ -136,11 +140,14 @@ class Combined:
         weights: how much each client counted, in the order of the answers, in any unit, or None if every
             answer counted equally.
         state: what it keeps for the next exchange.
+        reliability: how far each client was followed, from 0 to 1, in the order of the answers; None if all
+            were alike. Results and report show it.
     """
 
     labels: Tensor
     weights: list[float] | None = None
     state: State = field(default_factory=dict)
+    reliability: list[float] | None = None
 
 
 def _evenly(labels: Tensor | None) -> Combined | None:

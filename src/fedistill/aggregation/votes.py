@@ -36,8 +36,9 @@ class DawidSkene(Aggregation):
         posterior, confusion = dawid_skene(named, classes, self.iterations, self.smoothing)
         # Expected number of correct answers: each client's diagonal, weighted by the class shares.
         shares = posterior[(named >= 0).any(dim=0)].mean(dim=0)
-        correct = torch.einsum("kcc,c->k", confusion, shares) * (named >= 0).sum(dim=1)
-        return Combined(posterior, correct.nan_to_num().tolist())
+        accuracy = torch.einsum("kcc,c->k", confusion, shares).nan_to_num()
+        correct = accuracy * (named >= 0).sum(dim=1)
+        return Combined(posterior, correct.tolist(), reliability=accuracy.clamp(0, 1).tolist())
 
 
 class Majority(Aggregation):

@@ -61,7 +61,7 @@ class LeastLikely(MessageAttack):
     roles = _OF_CLASSES
 
     def lie(self, part: Part, liar: Liar) -> Tensor:
-        return _certain(part.values.argmin(dim=1), part)
+        return _certain(_untied(part, liar).argmin(dim=1), part)
 
 
 class ClassPermuted(MessageAttack):
@@ -78,8 +78,9 @@ class ClassPermuted(MessageAttack):
     def lie(self, part: Part, liar: Liar) -> Tensor:
         if part.classes is not None:
             return part.values.roll(1, dims=0)
-        ranked = part.values.sort(dim=1, descending=True)
-        return torch.empty_like(part.values).scatter(1, ranked.indices, ranked.values.roll(1, dims=1))
+        order = _untied(part, liar).argsort(dim=1, descending=True)
+        ranked = part.values.gather(1, order)
+        return torch.empty_like(part.values).scatter(1, order, ranked.roll(1, dims=1))
 
 
 def _certain(classes: Tensor, part: Part) -> Tensor:
@@ -88,6 +89,11 @@ def _certain(classes: Tensor, part: Part) -> Tensor:
     if part.role is Role.LOGITS:
         return named * (part.values.max() - part.values.min()) + part.values.min()
     return _where_known(named, part)
+
+
+def _untied(part: Part, liar: Liar) -> Tensor:
+    """Return the rows with equal entries, as votes have, in a random order."""
+    return part.values + 1e-6 * torch.rand(part.values.shape, generator=liar.draws())
 
 
 def _where_known(rows: Tensor, part: Part) -> Tensor:

@@ -186,6 +186,7 @@ class TallyLike(Method[TallyReply, TallyRequest, TallyServer, TallyClient]):
         found = self.settings.aggregation.aggregate(rows(), server.stream("ties"), before, state.aggregation)
         if found is None:
             return state
+        server.note_reliability(found.reliability)
         labels = found.labels.argmax(dim=1)
         merged = {name: self._learn(server, held, labels, name) for name, held in state.merged.items()}
         model = merged.get(server.model) or self._learn(server, state.model, labels, server.model)
