@@ -9,7 +9,9 @@ from torch import Tensor
 
 from fedistill.aggregation.functional import weighted_mean
 
-Averaging = Literal["mean", "norm-clipping", "median", "trimmed-mean", "multi-krum"]
+Averaging = Literal["mean", "norm-clipping", "median", "trimmed-mean", "multi-krum", "screened"]
+
+_LEAST = 0.5
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,9 @@ def merge_weights(
       ``liars`` at each end (Yin et al., 2018, arXiv 1803.01498).
     - ``multi-krum``: the mean of those whose changes are close to others', all but the share ``liars``
       (Blanchard et al., 2017, arXiv 1703.02757, section 4).
+    - ``screened``: as ``norm-clipping``, without the clients whose reliability, against the median of the
+      changes cut to length, is below half of the median client's. This rule is ours; FLTrust (Cao et al.,
+      2021, arXiv 2012.13995) weighs by the cosine with a change that a trusted server has trained.
 
     A client's reliability is the cosine of its change and the average one, 0 if it is negative, times the
     share of its change that remains if those longer than the median one are cut to its length.
@@ -65,11 +70,25 @@ def merge_weights(
     elif averaging == "multi-krum":
         chosen = _close_to_others(changes, bound)
         change = _mean(changes[chosen], weights[chosen])
+    elif averaging == "screened":
+        cut_changes = changes * kept[:, None]
+        figures = _cosines(changes, cut_changes.sort(dim=0).values[_middle(len(rows))].mean(dim=0)) * kept
+        followed = figures >= _LEAST * figures.median()
+        change = _mean(cut_changes[followed], weights[followed])
     else:
         cut = (len(rows) - 1) // 2 if averaging == "median" else bound
         change = changes.sort(dim=0).values[cut : len(rows) - cut].mean(dim=0)
-    cosines = torch.cosine_similarity(changes.double(), change.double()[None], dim=1).clamp(0, 1)
-    return Merged(before + change, (cosines * kept).tolist())
+    return Merged(before + change, (_cosines(changes, change) * kept).tolist())
+
+
+def _middle(count: int) -> slice:
+    """Return the place of the median, or of the middle two, of as many sorted values."""
+    return slice((count - 1) // 2, count // 2 + 1)
+
+
+def _cosines(changes: Tensor, change: Tensor) -> Tensor:
+    """Return the cosine (k,) of changes (k, P) and another (P,), 0 where it is negative."""
+    return torch.cosine_similarity(changes.double(), change.double()[None], dim=1).clamp(0, 1)
 
 
 def _mean(changes: Tensor, weights: Tensor) -> Tensor:

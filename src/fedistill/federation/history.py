@@ -37,7 +37,7 @@ class RoundRecord:
         traffic: every frame.
         measured: what the evaluation found beside the views (`evaluation.Measured`).
         reliability: how far the server followed each client, from 0 to 1, by its number; empty for methods
-            and settings that follow all alike.
+            and settings that follow all alike, and with `evaluate.hide_sites`.
     """
 
     round: int

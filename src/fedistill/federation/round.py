@@ -70,7 +70,9 @@ def play_round(run: ArmRun, arm: ReadyArm, executor: Executor) -> RoundRecord:
         multiply_adds=[cost.multiply_adds for cost in replies.costs],
         memory=[cost.memory for cost in replies.costs],
         measured=evaluation.measured,
-        reliability={str(client): figure for client, figure in sorted(reliability.items())},
+        reliability={}
+        if arm.evaluate.hide_sites
+        else {str(client): figure for client, figure in sorted(reliability.items())},
     )
     _record(run, record, server, mean, states, replies, evaluation)
     return record
