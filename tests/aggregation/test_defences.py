@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from fedistill.aggregation.classwise import class_agreement, class_medians
+from fedistill.aggregation.classwise import class_agreement, class_likeness, class_medians
 from fedistill.aggregation.labels import Aggregated
 from fedistill.aggregation.registry import AGGREGATIONS
 from fedistill.aggregation.robust import agreement, geometric_median
@@ -253,3 +253,12 @@ def test_class_agreement_by_hand() -> None:
     half = torch.stack([right, right, right, torch.tensor([[0.0, 0.0], [0.1, 0.0]])])
     counts = torch.tensor([[1.0, 1.0]] * 3 + [[1.0, 3.0]])
     assert class_agreement(half, torch.ones(4, 2).bool(), counts).tolist() == [1, 1, 1, 0.25]
+
+
+def test_class_likeness_by_hand() -> None:
+    """The third is turned around, the fourth four times as long, and the fifth has one class, at an angle."""
+    one = torch.tensor([[3.0, 0.0], [0.0, 5.0]])
+    aslant = torch.tensor([[1.8, 2.4], [0.0, 0.0]])
+    vectors = torch.stack([one, one, -one, 4 * one, aslant])
+    present = torch.tensor([[True, True]] * 4 + [[True, False]])
+    assert class_likeness(vectors, present).tolist() == pytest.approx([1, 1, 0, 0.25, 0.6])

@@ -18,7 +18,6 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "gaussian": {"screen": True},
     "ridge": {"screen": True},
 }
-PROTOTYPES = ("fedproto", "fedtgp")
 
 
 def raw(**tables: Any) -> dict[str, Any]:
@@ -52,13 +51,21 @@ def test_the_liar_is_named(run: Run, method: str) -> None:
 
 
 def test_whose_class_outputs_are_of_other_classes_is_named(tmp_path: Any) -> None:
-    """Prototypes are not named here: those of models that began apart are hardly alike in two rounds."""
-    arms = [{"method": "fd", "pooling": "median"}, *({"method": m, "pooling": "median"} for m in PROTOTYPES)]
-    tables = {"attack": {"kind": "class-permuted", "clients": [1]}, "arms": arms}
+    tables = {
+        "attack": {"kind": "class-permuted", "clients": [1]},
+        "arms": [{"method": "fd", "pooling": "median"}],
+    }
+    (arm,) = compare(parse(raw(**tables), "test"), out=tmp_path / "run", quiet=True).results["arms"]
+    assert arm["distrusted"] == [1]
+
+
+def test_whose_prototypes_are_boosted_is_named(tmp_path: Any) -> None:
+    tables = {
+        "attack": {"kind": "boosted", "clients": [1]},
+        "arms": [{"method": method, "pooling": "median"} for method in ("fedproto", "fedtgp")],
+    }
     found = compare(parse(raw(**tables), "test"), out=tmp_path / "run", quiet=True).results["arms"]
-    assert [arm["status"] for arm in found] == ["done"] * 3
-    assert found[0]["distrusted"] == [1]
-    assert all(set(arm["reliability"]) == set("01234") for arm in found)
+    assert [arm["distrusted"] for arm in found] == [[1], [1]]
 
 
 def test_methods_that_follow_all_alike_say_nothing(tmp_path: Any) -> None:

@@ -50,3 +50,23 @@ def class_agreement(vectors: Tensor, present: Tensor, weights: Tensor) -> Tensor
         counted = weight[named].double() * sent[named]
         agreed.append((counted * nearest).sum() / counted.sum().clamp(min=torch.finfo(torch.float64).tiny))
     return torch.stack(agreed)
+
+
+def class_likeness(vectors: Tensor, present: Tensor) -> Tensor:
+    """Return how alike each client's vectors are to the medians of their classes (k,), from 0 to 1.
+
+    That is the mean, over the client's classes, of the cosine with the median of the class, 0 where it is
+    negative, times how much of the vector remains if it is cut to the length of the median one. Unlike
+    `class_agreement` it suits vectors that mean different things at different clients, as the features of
+    models that have not met yet do.
+
+    Args:
+        vectors: (k, C, d), those of k clients; ``present``: (k, C), which of them were sent.
+    """
+    medians, _ = class_medians(vectors, present)
+    lengths = vectors.double().norm(dim=2)
+    usual, _ = class_medians(lengths[..., None], present)
+    kept = (usual[:, 0] / lengths.clamp(min=torch.finfo(torch.float64).tiny)).clamp(max=1)
+    cosines = torch.cosine_similarity(vectors.double(), medians.double()[None], dim=2).clamp(0, 1)
+    alike = torch.where(present, cosines * kept, 0)
+    return alike.sum(dim=1) / present.sum(dim=1).clamp(min=1)

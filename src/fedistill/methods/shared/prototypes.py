@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fedistill.aggregation.classwise import class_agreement, class_medians
+from fedistill.aggregation.classwise import class_likeness, class_medians
 from fedistill.communication.messages.base import MessageContext
 from fedistill.communication.messages.classwise import Prototypes
 from fedistill.config.schema import Section
@@ -105,8 +105,8 @@ class PrototypeMethod(Method[Prototypes, Prototypes, PrototypeStateT, Learner]):
         vectors = torch.stack([table for table, _ in came])
         present = torch.stack([mask for _, mask in came])
         if self.settings.pooling == "median":
-            agreed = class_agreement(vectors, present, present).tolist()
-            server.note_reliability(dict(zip(clients, agreed, strict=True)))
+            alike = class_likeness(vectors, present).tolist()
+            server.note_reliability(dict(zip(clients, alike, strict=True)))
         return self.aggregate(state, server, vectors, present)
 
     def pooled(self, vectors: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
