@@ -38,12 +38,14 @@ from fedistill.federation.local_executor import SerialExecutor
 from fedistill.federation.round import play_round
 
 RESULTS = Path(__file__).parent / "results" / "attacks.json"
+OF_HOSTILE = RESULTS.with_name("hostile.json")
 FAMILIES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "labels": ({"method": "dsfl"}, {"aggregation": "reliability"}),
     "votes": ({"method": "voting"}, {"aggregation": "reliability"}),
     "weights": ({"method": "fedavg"}, {"averaging": "screened"}),
     "classwise": ({"method": "fd"}, {"pooling": "median"}),
     "prototypes": ({"method": "fedproto"}, {"pooling": "median"}),
+    "logits": ({"method": "fedmd"}, {"pooling": "median"}),
     "statistics": ({"method": "gaussian"}, {"screen": True}),
 }
 """The arm, and what the recommended setting adds to it."""
@@ -72,15 +74,16 @@ def main() -> None:
     parser.add_argument("--shares", nargs="+", type=float, default=[0.2, 0.4])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--hostile", action="store_true", help="replies that no correct client can send")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="the file of the rows")
+    parser.add_argument("--out", type=Path, help="the file of the rows; default: that of the docs")
     given = parser.parse_args()
     names = list(HOSTILE) if given.hostile else given.attacks
+    out = given.out or (OF_HOSTILE if given.hostile else RESULTS)
     for share in given.shares[:1] if given.hostile else given.shares:
         for seed in given.seeds:
             for family in given.families:
-                for defence in DEFENCES[:1] if given.hostile else DEFENCES:
+                for defence in DEFENCES:
                     for name in (*CONTROLS, *names):
-                        measure(given.out, share, seed, family, defence, name)
+                        measure(out, share, seed, family, defence, name)
 
 
 def measure(out: Path, share: float, seed: int, family: str, defence: str, name: str) -> None:

@@ -17,6 +17,7 @@ from fedistill.methods.registry import METHODS, create_method
 DOCS = Path(__file__).parent
 PAGE = DOCS / "trust.md"
 RESULTS = DOCS.parent / "benchmarks" / "results" / "attacks.json"
+HOSTILE = RESULTS.with_name("hostile.json")
 COSTS = 3.0
 """Points from which an attack is said to cost something, and its liars have to be named."""
 CONTROLS = ("honest", "silent")
@@ -34,7 +35,7 @@ Rows = Mapping[str, dict[str, Any]]
 def page() -> str:
     """The text of docs/trust.md with its tables as they should be."""
     text = PAGE.read_text(encoding="utf-8")
-    for name, made in {"attacks": attacks, "figures": figures}.items():
+    for name, made in {"attacks": attacks, "figures": figures, "hostile": hostile}.items():
         text = _between(text, name, made())
     return text
 
@@ -92,11 +93,34 @@ def figures() -> str:
         parts += [
             f"### {float(share):.0%} liars",
             "Points that each attack costs against the honest clients alone in the default setting: without"
-            f" a defence → with the recommended setting. Means over seeds {numbers}; below 0 is a gain.",
+            f" a defence → with the recommended setting. Means over seeds {numbers}, or over those of them that"
+            " the table below counts; below 0 is a gain.",
             _costs([*seeds.values()]),
             _summary([*seeds.values()]),
         ]
     return "\n\n".join(parts)
+
+
+def hostile() -> str:
+    """A row for each lie about numbers: refused, or what it costs as `_costs` has it."""
+    seeds = [*json.loads(HOSTILE.read_text(encoding="utf-8")).values()]
+    families = dict.fromkeys(key.split("/")[0] for rows in seeds for key in rows)
+    names = dict.fromkeys(key.split("/")[2] for rows in seeds for key in rows)
+    lines = [
+        (name, *(_refused_or_cost(seeds, family, name) for family in families))
+        for name in names
+        if name not in CONTROLS
+    ]
+    return table(("numbers", *families), lines)
+
+
+def _refused_or_cost(seeds: list[Rows], family: str, name: str) -> str:
+    cells = []
+    for defence in ("none", "recommended"):
+        lost = _lost(seeds, family, defence, name)
+        refused = _of(seeds, f"{family}/{defence}/{name}", lambda row: row["refused"] == row["liars"])
+        cells.append(f"{lost:.1f}" + (" (refused)" if refused and all(refused) else ""))
+    return " → ".join(cells)
 
 
 def _costs(seeds: list[Rows]) -> str:
@@ -114,6 +138,7 @@ def _costs(seeds: list[Rows]) -> str:
 def _summary(seeds: list[Rows]) -> str:
     heads = (
         "family",
+        "seeds",
         "honest alone",
         "all honest, recommended",
         "worst, no defence",
@@ -131,6 +156,7 @@ def _summary(seeds: list[Rows]) -> str:
         lines.append(
             (
                 family,
+                str(sum(f"{family}/recommended/{names[-1]}" in rows for rows in seeds)),
                 _accuracy(seeds, family, "none", "silent"),
                 _accuracy(seeds, family, "recommended", "honest"),
                 _worst(none),

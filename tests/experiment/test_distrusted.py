@@ -1,11 +1,18 @@
 """Results say how far each client was followed, and who was distrusted, by every family of methods."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from fedistill import Run, compare, parse
 from fedistill.experiment.reliability import distrusted
+from fedistill.testing.methods import (
+    MethodCase,
+    resumed_ends_as_never_stopped,
+    worker_processes_end_in_the_same_bits,
+)
+from fedistill.testing.runs import MIXED, SAME
 
 FAMILIES: dict[str, dict[str, Any]] = {
     "dsfl": {"aggregation": "reliability"},
@@ -78,6 +85,16 @@ def test_methods_that_follow_all_alike_say_nothing(tmp_path: Any) -> None:
             assert "distrusted" not in arm
             assert "reliability" not in arm["rounds"][0]
         assert '"reliability": {' not in (tmp_path / name / "events.jsonl").read_text()
+
+
+STATES = {"dsfl": MIXED, "fedavg": SAME, "gaussian": MIXED}
+"""Methods whose defence keeps something from one round to the next, and one whose defence does not."""
+
+
+@pytest.mark.parametrize("method", STATES)
+@pytest.mark.parametrize("check", [resumed_ends_as_never_stopped, worker_processes_end_in_the_same_bits])
+def test_defences_end_in_the_same_bits(check: Callable[[MethodCase], None], method: str) -> None:
+    check(MethodCase(method, STATES[method], FAMILIES[method]))
 
 
 def test_who_is_distrusted() -> None:
