@@ -93,8 +93,8 @@ def figures() -> str:
         parts += [
             f"### {float(share):.0%} liars",
             "Points that each attack costs against the honest clients alone in the default setting: without"
-            f" a defence → with the recommended setting. Means over seeds {numbers}, or over those of them that"
-            " the table below counts; below 0 is a gain.",
+            f" a defence → with the recommended setting. Means over seeds {numbers}, or as many of them as"
+            " the second table says; below 0 is a gain.",
             _costs([*seeds.values()]),
             _summary([*seeds.values()]),
         ]

@@ -17,6 +17,7 @@ from fedistill.testing.runs import MIXED, SAME
 FAMILIES: dict[str, dict[str, Any]] = {
     "dsfl": {"aggregation": "reliability"},
     "voting": {"aggregation": "reliability"},
+    "fedmd": {"pooling": "median"},
     "fedavg": {"averaging": "screened"},
     "feddf": {"averaging": "screened"},
     "fml": {"averaging": "median"},

@@ -42,8 +42,8 @@ class Aggregated:
         trust: for each client that replied, by number, the share of its answers in the labels, from 0 to 1;
             the shares sum to 1 unless no client answered any sample.
         state: what the aggregator keeps for the next exchange, as plain data.
-        reliability: how far each client that replied was followed, by number, from 0 to 1; empty if the
-            aggregator follows all alike.
+        reliability: how far each client that answered anything was followed, by number, from 0 to 1; empty if
+            the aggregator follows all alike.
     """
 
     labels: Tensor
@@ -103,7 +103,8 @@ class Aggregation(Section, ABC):
         weights = counts if found.weights is None else found.weights
         total = sum(weights)
         shares = [weight / total if total else 0.0 for weight in weights]
-        reliability = {} if found.reliability is None else dict(zip(clients, found.reliability, strict=True))
+        figures = zip(clients, found.reliability or [0.0] * len(clients), counts, strict=True)
+        reliability = {client: figure for client, figure, count in figures if count and found.reliability}
         return Aggregated(labels, dict(zip(clients, shares, strict=True)), found.state, reliability)
 
     @abstractmethod

@@ -1,5 +1,6 @@
 """Label aggregators that learn over rounds, without labels, whom to rely on."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -10,6 +11,7 @@ from fedistill.aggregation.functional import Answers
 from fedistill.aggregation.labels import Aggregation, Combined, ExchangeInfo, stacked
 from fedistill.aggregation.robust import agreement, geometric_median
 from fedistill.config.schema import Positive
+from fedistill.state import State
 
 _ITERATIONS = 10
 _PRIOR = 5.0
@@ -53,9 +55,13 @@ class Reliability(Aggregation):
         came = stacked(answers)
         if came is None:
             return None
-        rows, mask = came[0].double(), came[1].double()[..., None]
+        heard = came[1].any(dim=1)
+        if not heard.any():
+            return Combined(came[0][0])
+        clients = [one for one, said in zip(exchange.clients, heard.tolist(), strict=True) if said]
+        rows, mask = came[0][heard].double(), came[1][heard].double()[..., None]
         logs = self._corrected(rows, mask)
-        past = self._past(exchange, rows.shape[2])
+        past = self._past(clients, exchange.state, rows.shape[2])
         weights = _common(rows, mask).pow(_POWER)[:, None, None] * mask
         for _ in range(_ITERATIONS):
             said, in_all = weights * logs, weights.sum(dim=0)
@@ -66,12 +72,12 @@ class Reliability(Aggregation):
             counts = past + torch.stack([agreed, spoken], dim=1)
             weights = self._weights(counts)[:, None] * mask
         pooled = (weights * logs).sum(dim=0) / weights.sum(dim=0).clamp(min=_TINY)
-        kept = {str(client): own for client, own in zip(exchange.clients, counts, strict=True)}
+        kept = {str(client): own for client, own in zip(clients, counts, strict=True)}
         return Combined(
             torch.softmax(self.sharpness * pooled, dim=1).float(),
-            weights.mean(dim=2).sum(dim=1).tolist(),
+            _placed(weights.mean(dim=2).sum(dim=1), heard),
             state={**exchange.state, **kept},
-            reliability=_overall(counts).clamp(0, 1).tolist(),
+            reliability=_placed(_overall(counts).clamp(0, 1), heard),
         )
 
     def _corrected(self, rows: Tensor, mask: Tensor) -> Tensor:
@@ -80,10 +86,10 @@ class Reliability(Aggregation):
         prior = (spread * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
         return spread.log() - prior.clamp(min=_TINY).log()[:, None]
 
-    def _past(self, exchange: ExchangeInfo, classes: int) -> Tensor:
+    def _past(self, clients: Sequence[int], state: State, classes: int) -> Tensor:
         """Return (k, 2, C): what was confirmed, and what was said, in earlier exchanges."""
         none = torch.zeros(2, classes, dtype=torch.float64)
-        return self.memory * torch.stack([exchange.state.get(str(one), none) for one in exchange.clients])
+        return self.memory * torch.stack([state.get(str(client), none) for client in clients])
 
     def _weights(self, counts: Tensor) -> Tensor:
         """Return the weights (k, C) that follow from counts (k, 2, C)."""
@@ -146,6 +152,13 @@ def _common(rows: Tensor, mask: Tensor) -> Tensor:
         shared = (torch.minimum(own, rows) * both).sum(dim=(1, 2)) / both.sum(dim=(1, 2)).clamp(min=1)
         found.append(torch.cat([shared[:place], shared[place + 1 :]]).median())
     return torch.stack(found).clamp(min=_TINY)
+
+
+def _placed(figures: Tensor, heard: Tensor) -> list[float]:
+    """Return the figures of those who were heard, a mask (k,), at their places, and 0 for the others."""
+    found = figures.new_zeros(len(heard))
+    found[heard] = figures
+    return found.tolist()
 
 
 def _overall(counts: Tensor) -> Tensor:

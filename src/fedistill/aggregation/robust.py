@@ -69,7 +69,8 @@ class Cronus(Aggregation):
     along the direction in which they differ most is left out, and so on, until the share ``liars`` is out.
 
     Departs from the paper: a client is left out for all samples of an exchange or for none, and a fixed
-    number of clients is, whatever their spread. One-hot rows are filtered as they are.
+    number of clients is, whatever their spread; of those equally far out, the first. One-hot rows are
+    filtered as they are.
     """
 
     name: Literal["cronus"] = "cronus"
@@ -80,8 +81,8 @@ class Cronus(Aggregation):
         if came is None:
             return None
         rows, mask = came
-        kept = torch.ones(len(rows), dtype=torch.bool)
-        for _ in range(int(self.liars * len(rows))):
+        kept = mask.any(dim=1)
+        for _ in range(int(self.liars * int(kept.sum()))):
             kept[_outlier(rows, mask, kept)] = False
         labels = _masked_mean(rows, mask & kept[:, None])
         # Samples that only clients left out have answered keep their mean.
