@@ -1,6 +1,6 @@
 """Makes the pages of docs/methods/ from the methods themselves, their examples and their measured rows, and
 docs/label-skew.md (`label_skew.py`), docs/flagship.md (`flagship.py`), docs/public-data.md (`public_data.py`)
-and docs/training.md (`training_page.py`).
+and docs/training.md (`training_page.py`), and the tables of docs/trust.md (`attacks.py`).
 
     python docs/generate.py            # writes the pages
     python docs/generate.py --check    # writes nothing; names the pages that are not what this would make
@@ -30,6 +30,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from writing import made_by, table
 
+import attacks
 from fedistill.aggregation.labels import Aggregation
 from fedistill.aggregation.registry import AGGREGATIONS
 from fedistill.communication.codecs import registry as codecs
@@ -143,7 +144,7 @@ def missing() -> list[str]:
 
 
 def _kept() -> set[Path]:
-    made = ("label-skew.md", "flagship.md", flagship.PLOT, "public-data.md", "training.md")
+    made = ("label-skew.md", "flagship.md", flagship.PLOT, "public-data.md", "training.md", "trust.md")
     return {*(DOCS / "methods").glob("*.md"), *(DOCS / name for name in made), NAVIGATION}
 
 
@@ -174,6 +175,7 @@ def pages() -> dict[Path, str]:
         DOCS / flagship.PLOT: flagship.plot(),
         DOCS / "public-data.md": public_data.page(COMMAND),
         DOCS / "training.md": training_page.page(COMMAND, _fields),
+        attacks.PAGE: attacks.page(),
         folder / "README.md": _index(),
         NAVIGATION: _navigation(),
         **made,

@@ -22,6 +22,7 @@ ROOMS = [
     "flower",
     "experiment",
     "federation",
+    "attacks",
     "methods",
     "deployment",
     "data",

@@ -76,7 +76,8 @@ def test_rows_are_probabilities(name: str, rows: Tensor) -> None:
     torch.testing.assert_close(found.sum(dim=1), torch.ones(len(found)))
 
 
-@every
+# Of clients that are equally far out, cronus leaves out the first.
+@pytest.mark.parametrize("name", [name for name in AGGREGATIONS if name != "cronus"])
 @settings(max_examples=25)
 @given(rows=replies(), order=st.randoms(use_true_random=False))
 def test_the_order_of_clients_does_not_matter(name: str, rows: Tensor, order: Any) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fedistill.communication.messages.base import Message, MessageContext
+from fedistill.communication.messages.classwise import ClassOutputs
 from fedistill.communication.messages.masked import step_bits
 from fedistill.communication.protocol import frame as frames
 from fedistill.communication.protocol.endpoints import ClientEndpoint, ServerEndpoint
@@ -216,3 +217,11 @@ def test_what_is_said_of_numbers() -> None:
     with pytest.raises(FrameError, match="its weights have a root mean square of 50; 20 is the most here"):
         check_growth(torch.full((4,), 50.0).numpy(), sent=0.2)
     check_growth(torch.full((4,), 9.9).numpy(), sent=0.0)
+
+
+def test_mean_probabilities_a_thousand_times_too_large_are_refused() -> None:
+    (spec,) = ClassOutputs.specs(MessageContext(classes=2), {}).values()
+    honest = torch.tensor([[0.9, 0.1], [0.0, 0.0]]).numpy()
+    check_values(honest, spec)
+    with pytest.raises(FrameError, match="it has a number of size 900; 100 is the most"):
+        check_values(honest * 1000, spec)

@@ -596,6 +596,21 @@ def test_clients_that_were_left_out_stand_with_their_rounds_and_reasons(browse: 
 
 
 @needs_chromium
+def test_clients_stand_with_how_far_they_were_followed(browse: Any) -> None:
+    assert "hidden" in browse().id("reliability").attributes
+    some = _results()
+    some["arms"][0] |= {"reliability": {"0": 0.8, "1": 0.7, "2": 0.125}, "distrusted": [2], "liars": [1, 2]}
+    page = browse(page=_page(some))
+    assert "hidden" not in page.id("reliability").attributes
+    _, *rows = _table(page, "table-reliability")
+    assert rows == [
+        ["dsfl", "2", "0.13", "distrusted, lies"],
+        ["dsfl", "1", "0.70", "lies"],
+        ["dsfl", "0", "0.80", ""],
+    ]
+
+
+@needs_chromium
 def test_links_stand_with_their_sources(browse: Any) -> None:
     page = browse()
     _, *rows = _table(page, "table-links")

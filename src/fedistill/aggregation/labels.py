@@ -5,6 +5,9 @@ row of zeros means that the client did not answer that sample: it counts neither
 and a sample that no client answered gets a row of zeros. An aggregator knows which client each tensor is
 from, may keep a state from one exchange to the next, and reports how much it trusted each client. Rows that
 a codec made one-hot are used as received.
+
+Here are the base class and the means; `fedistill.aggregation.votes` and `fedistill.aggregation.robust` have
+the others.
 """
 
 from abc import ABC, abstractmethod
@@ -15,20 +18,15 @@ from typing import Literal
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn.functional import one_hot
 
 from fedistill.aggregation.functional import (
     Answers,
     confidences,
-    dawid_skene,
     enhanced_era,
     entropy_reduced,
-    majority,
     mean,
     mean_of_answers,
-    median,
     prior_corrected,
-    trimmed,
 )
 from fedistill.config.schema import Positive, Section
 from fedistill.errors import TrainingError
@@ -44,11 +42,14 @@ class Aggregated:
         trust: for each client that replied, by number, the share of its answers in the labels, from 0 to 1;
             the shares sum to 1 unless no client answered any sample.
         state: what the aggregator keeps for the next exchange, as plain data.
+        reliability: how far each client that answered anything was followed, by number, from 0 to 1; empty if
+            the aggregator follows all alike.
     """
 
     labels: Tensor
     trust: dict[int, float]
     state: State = field(default_factory=dict)
+    reliability: dict[int, float] = field(default_factory=dict)
 
 
 class Aggregation(Section, ABC):
@@ -102,7 +103,9 @@ class Aggregation(Section, ABC):
         weights = counts if found.weights is None else found.weights
         total = sum(weights)
         shares = [weight / total if total else 0.0 for weight in weights]
-        return Aggregated(labels, dict(zip(clients, shares, strict=True)), found.state)
+        figures = zip(clients, found.reliability or [0.0] * len(clients), counts, strict=True)
+        reliability = {client: figure for client, figure, count in figures if count and found.reliability}
+        return Aggregated(labels, dict(zip(clients, shares, strict=True)), found.state, reliability)
 
     @abstractmethod
     def combine(self, answers: Answers, exchange: "ExchangeInfo") -> "Combined | None":
@@ -138,11 +141,14 @@ class Combined:
         weights: how much each client counted, in the order of the answers, in any unit, or None if every
             answer counted equally.
         state: what it keeps for the next exchange.
+        reliability: how far each client was followed, from 0 to 1, in the order of the answers; None if all
+            were alike. Results and report show it.
     """
 
     labels: Tensor
     weights: list[float] | None = None
     state: State = field(default_factory=dict)
+    reliability: list[float] | None = None
 
 
 def _evenly(labels: Tensor | None) -> Combined | None:
@@ -248,85 +254,7 @@ class PriorCorrected(Aggregation):
         return _evenly(prior_corrected(answers, self.sharpness, self.floor))
 
 
-class DawidSkene(Aggregation):
-    """Posterior of the true class, given the clients' votes and their errors (Dawid and Skene, 1979).
-
-    Expectation maximisation estimates the class shares and each client's confusion matrix from the votes of
-    this exchange alone. A soft row votes for its most likely class, so one-hot rows lose nothing.
-    """
-
-    name: Literal["dawid-skene"] = "dawid-skene"
-    iterations: int = Field(
-        default=50, ge=1, description="maximum number of EM steps, fewer once nothing changes"
-    )
-    smoothing: Positive = Field(default=0.01, description="added to each count of a confusion matrix")
-
-    def combine(self, answers: Answers, exchange: ExchangeInfo) -> Combined | None:
-        votes = []
-        classes = 0
-        for rows, mask in answers:
-            votes.append(torch.where(mask, rows.argmax(dim=1), -1))
-            classes = rows.shape[1]
-        if not votes:
-            return None
-        named = torch.stack(votes)
-        posterior, confusion = dawid_skene(named, classes, self.iterations, self.smoothing)
-        # Expected number of correct answers: each client's diagonal, weighted by the class shares.
-        shares = posterior[(named >= 0).any(dim=0)].mean(dim=0)
-        correct = torch.einsum("kcc,c->k", confusion, shares) * (named >= 0).sum(dim=1)
-        return Combined(posterior, correct.nan_to_num().tolist())
-
-
-class Median(Aggregation):
-    """Median of each entry, normalised (Yin et al., 2018, arXiv 1803.01498, there for gradients).
-
-    Fewer than half of the clients cannot move it out of the range of the others. Under label skew it drops
-    what only a few clients know. For one-hot rows, it is the class that more than half of the clients named,
-    or the shares of votes if there is no such class.
-    """
-
-    name: Literal["median"] = "median"
-
-    def combine(self, answers: Answers, exchange: ExchangeInfo) -> Combined | None:
-        stacked = _stacked(answers)
-        return None if stacked is None else Combined(median(*stacked))
-
-
-class Trimmed(Aggregation):
-    """Mean of each entry without its lowest and highest values, normalised (Yin et al., arXiv 1803.01498).
-
-    For one-hot rows, these are shares of votes in which the first few votes for a class and the first few
-    against it do not count, or the plain shares if nothing is left.
-    """
-
-    name: Literal["trimmed"] = "trimmed"
-    share: float = Field(
-        default=0.1, ge=0, lt=0.5, description="share of the answers dropped at each end, rounded down"
-    )
-
-    def combine(self, answers: Answers, exchange: ExchangeInfo) -> Combined | None:
-        stacked = _stacked(answers)
-        if stacked is None:
-            return None
-        rows, mask = stacked
-        return Combined(trimmed(rows, mask, (self.share * mask.sum(dim=0).double()).long()))
-
-
-class Majority(Aggregation):
-    """One-hot row of the class most clients find most likely; a tie keeps the old class or is drawn.
-
-    One-hot rows lose nothing.
-    """
-
-    name: Literal["majority"] = "majority"
-
-    def combine(self, answers: Answers, exchange: ExchangeInfo) -> Combined | None:
-        votes = ((one_hot(rows.argmax(dim=1), rows.shape[1]).float(), mask) for rows, mask in answers)
-        shares = mean_of_answers(votes)
-        return None if shares is None else Combined(majority(shares, exchange.before, exchange.draws))
-
-
-def _stacked(answers: Answers) -> tuple[Tensor, Tensor] | None:
+def stacked(answers: Answers) -> tuple[Tensor, Tensor] | None:
     """Return the rows (k, n, C) and masks (k, n) of k clients, or None if there are none."""
     rows, masks = [], []
     for client_rows, mask in answers:

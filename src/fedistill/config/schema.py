@@ -187,6 +187,9 @@ class Experiment(Section):
     evaluate: Evaluate = Evaluate()
     runtime: RuntimeConfig = RuntimeConfig()
     flower: FlowerConfig = FlowerConfig()
+    attack: RawTable | None = Field(
+        default=None, description="clients that lie, for simulations: { kind, share or clients, SETTINGS }"
+    )
     link: Annotated[
         Annotated[str, Tag("str")] | Annotated[Link, Tag("Link")],
         Discriminator(lambda value: "Link" if isinstance(value, dict | Link) else "str"),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from fedistill.attacks.registry import check_attack
 from fedistill.communication.codecs.registry import CODECS
 from fedistill.communication.messages.base import contents
 from fedistill.communication.tensor_specs import Content
@@ -81,6 +82,8 @@ def examine_arm(arm: ReadyArm) -> list[Finding]:
         findings.append(Finding("error", where, what, "take `ema` out of this arm"))
     try:
         arm.method.check(arm.federation)
+        if arm.attack is not None:
+            check_attack(arm.attack, arm.method, arm.seed, len(arm.federation.clients))
     except ExperimentError as error:
         findings.append(Finding("error", where, str(error)))
     return [*findings, *_codecs(arm)]

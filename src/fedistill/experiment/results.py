@@ -29,6 +29,9 @@ Status = Literal["done", "stopped", "failed"]
 class RoundJson(Measured):
     """A round; ``kinds`` has bytes by direction and kind of message, ``missing`` reasons by client.
 
+    ``reliability`` is how far the server followed each client, from 0 to 1, by number; absent where it
+    followed all alike.
+
     ``views`` are accuracies; what else was measured is in the keys of
     `fedistill.federation.evaluation.Measured`, absent where it was not.
 
@@ -45,6 +48,7 @@ class RoundJson(Measured):
     missing: dict[str, str]
     transport: dict[str, int]
     views: dict[str, float]
+    reliability: NotRequired[dict[str, float]]
     multiply_adds: NotRequired[int]
     memory: NotRequired[int]
 
@@ -54,11 +58,19 @@ class SeedJson(TypedDict):
 
     ``multiply_adds`` and ``memory`` are absent if they are from any of the rounds. ``bytes_evaluation`` is
     what measuring ``server@own`` has made cross, both ways: it is in no other number, and absent if it is 0.
+    ``liars`` are the clients that lie by `[attack]`; absent without one.
+
+    ``reliability`` is how far the server followed each client, from 0 to 1, the mean over rounds, by number;
+    ``distrusted`` are those below half of the median. Both are absent where a method follows all alike, and
+    with `evaluate.hide_sites`.
     """
 
     seed: int
     status: Status
     error: str | None
+    liars: NotRequired[list[int]]
+    reliability: NotRequired[dict[str, float]]
+    distrusted: NotRequired[list[int]]
     parameters: dict[str, int]
     rounds: list[RoundJson]
     bytes_setup: int

@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
+from fedistill.attacks.registry import attack_of
 from fedistill.config.hf import is_hf
 from fedistill.config.inputs import InputKind
 from fedistill.config.partitions import Iid, Natural, Partition
@@ -50,6 +51,7 @@ def prepare(experiment: Experiment, out: Path | None = None) -> tuple[Task, list
         RuntimeFailure: the disk is full or fails.
     """
     find_metrics(experiment.evaluate.metrics)  # before data are loaded, which may take minutes
+    attack_of(experiment)
     for arm in experiment.arms:
         resolve_arm(arm)
     task = build_task(experiment.task, experiment.seed, scratch=out)
@@ -77,7 +79,9 @@ def settle(experiment: Experiment, data: InputKind, clients: int, partition: Par
     )
     arms = [_with_digests(settle_arm(arm, data)) for arm in experiment.arms]
     train = experiment.train.written_out(data)
-    return experiment.model_copy(update={"task": task, "train": train, "arms": arms})
+    attack = attack_of(experiment)
+    table = None if attack is None else attack.model_dump(exclude_none=True)
+    return experiment.model_copy(update={"task": task, "train": train, "attack": table, "arms": arms})
 
 
 def _with_digests(arm: Arm) -> Arm:

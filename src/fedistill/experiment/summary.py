@@ -10,6 +10,7 @@ from pathlib import Path
 from fedistill.communication.codecs import registry as codecs
 from fedistill.config.schema import Evaluate
 from fedistill.data.task import Task
+from fedistill.experiment.reliability import distrusted, mean_reliability
 from fedistill.experiment.results import (
     SCHEMA,
     SCHEMA_OF_SEEDS,
@@ -83,6 +84,10 @@ def seed_json(arm: SeedJson) -> SeedJson:
     }
     if "multiply_adds" in arm and "memory" in arm:
         found["multiply_adds"], found["memory"] = arm["multiply_adds"], arm["memory"]
+    if "liars" in arm:
+        found["liars"] = arm["liars"]
+    if "reliability" in arm and "distrusted" in arm:
+        found["reliability"], found["distrusted"] = arm["reliability"], arm["distrusted"]
     if "bytes_evaluation" in arm:
         found["bytes_evaluation"] = arm["bytes_evaluation"]
     return found
@@ -180,6 +185,11 @@ def arm_json(arm: ReadyArm, run: ArmRun, status: Status, error: str | None) -> A
         "bytes_total": run.ledger.total,
         "bytes_transport": sum(one.carried.get(way, 0) for one in run.records for way in ("up", "down")),
     }
+    if arm.liars:
+        found["liars"] = list(arm.liars)
+    reliability = mean_reliability(run.records)
+    if reliability:
+        found["reliability"], found["distrusted"] = reliability, distrusted(reliability)
     if all("multiply_adds" in one for one in rounds):
         found["multiply_adds"] = sum(one["multiply_adds"] for one in rounds)
         found["memory"] = max((one["memory"] for one in rounds), default=0)
@@ -209,5 +219,7 @@ def round_json(run: ArmRun, record: RoundRecord) -> RoundJson:
     }
     if record.multiply_adds is not None and record.memory is not None:
         found["multiply_adds"], found["memory"] = sum(record.multiply_adds), max(record.memory, default=0)
+    if record.reliability:
+        found["reliability"] = record.reliability
     found.update(record.measured)  # type: ignore[typeddict-item]  # its keys are among those of a round
     return found

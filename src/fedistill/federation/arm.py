@@ -7,6 +7,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from fedistill.attacks.base import Attack
+from fedistill.attacks.registry import attack_of
 from fedistill.communication.codecs import registry as codecs
 from fedistill.communication.kinds import Direction
 from fedistill.communication.messages.base import Message, MessageContext
@@ -74,6 +76,7 @@ class ReadyArm:
     sampling: Sampling
     evaluate: Evaluate
     metrics: tuple[Metric, ...]
+    attack: Attack | None = None
 
     @classmethod
     def of(cls, config: Arm, experiment: Experiment, task: Task) -> "ReadyArm":
@@ -98,6 +101,7 @@ class ReadyArm:
             sampling=experiment.sampling,
             evaluate=experiment.evaluate,
             metrics=find_metrics(experiment.evaluate.metrics),
+            attack=attack_of(experiment),
         )
 
     @property
@@ -138,6 +142,21 @@ class ReadyArm:
             return {}
         built = {name: models.build_model(name, self.signature(name), self.seed, SERVER) for name in names}
         return load_starts(config.start, config.start_digest, built)
+
+    @cached_property
+    def liars(self) -> tuple[int, ...]:
+        """The clients that lie, ascending; the same in all arms of one seed.
+
+        Raises:
+            ExperimentError: the attack names a client that does not exist.
+        """
+        return () if self.attack is None else self.attack.liars(self.seed, len(self.task.clients))
+
+    def attack_by(self, client: int, round: int) -> Attack | None:
+        """Return what a client does in a round in place of its honest work, or None if it is honest."""
+        if self.attack is None or round < self.attack.from_round or client not in self.liars:
+            return None
+        return self.attack
 
     def signature(self, model: str) -> Signature:
         """What a model of this arm takes and returns, by its name."""

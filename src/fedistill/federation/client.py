@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from fedistill.attacks.base import Liar
 from fedistill.communication.messages.base import Message
 from fedistill.communication.protocol.endpoints import ClientEndpoint, StaleState
 from fedistill.errors import TrainingError
@@ -60,6 +61,9 @@ def run_client(arm: ReadyArm, client: int, round: int, state: bytes, frame: byte
         before = from_plain(arm.method.ClientState, held) if held else arm.method.start_client(own)
         context = arm.message_context(client)
         end = ClientEndpoint(arm.coder, kept.get(_LINK, {}), arm.initial_shared_state(client), round, client)
+        attack = arm.attack_by(client, round)
+        if attack is not None:
+            own = attack.at(own)
         received: Message | None = None
         if frame:
             try:
@@ -71,6 +75,8 @@ def run_client(arm: ReadyArm, client: int, round: int, state: bytes, frame: byte
         with scoped(arm.seed, "layers", client, round), counting() as counter:
             after, message = arm.method.client_step(before, own, received)
         check_finite(after)
+        if attack is not None and message is not None:
+            message = attack.sent(message, Liar(arm.seed, client, round, received, context))
         reply = b"" if message is None else end.reply(message, context)
         seconds = time.perf_counter() - started
         return ClientResult(_kept(after, end.kept()), reply, seconds, counter.cost)

@@ -37,6 +37,8 @@ class RoundRecord:
         views: accuracy (0 to 1) by view, empty if nothing was evaluated.
         traffic: every frame.
         measured: what the evaluation found beside the views (`evaluation.Measured`).
+        reliability: how far the server followed each client, from 0 to 1, by its number; empty for methods
+            and settings that follow all alike, and with `evaluate.hide_sites`.
     """
 
     round: int
@@ -55,13 +57,14 @@ class RoundRecord:
     memory: list[int] | None = None
     server_multiply_adds: int | None = None
     measured: Measured = field(default_factory=Measured)
+    reliability: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> Event:
         """Return it for JSON; a frame is [client, direction, kind, bytes, payload]."""
         frames = [[e.client, e.direction, e.kind, e.bytes, e.payload] for e in self.traffic]
         found = {**asdict(self), "traffic": frames}
-        if not self.measured:
-            del found["measured"]
+        for empty in [name for name in ("measured", "reliability") if not found[name]]:
+            del found[empty]
         return found
 
     @classmethod
@@ -71,7 +74,13 @@ class RoundRecord:
         Raises:
             KeyError: a key is missing.
         """
-        absent: Event = {"multiply_adds": None, "memory": None, "server_multiply_adds": None, "measured": {}}
+        absent: Event = {
+            "multiply_adds": None,
+            "memory": None,
+            "server_multiply_adds": None,
+            "measured": {},
+            "reliability": {},
+        }
         fields = {name: (absent | event)[name] for name in cls.__dataclass_fields__}
         fields["traffic"] = [Entry(event["round"], *frame) for frame in event["traffic"]]
         return cls(**fields)

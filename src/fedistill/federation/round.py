@@ -49,7 +49,7 @@ def play_round(run: ArmRun, arm: ReadyArm, executor: Executor) -> RoundRecord:
     results = _run_clients(run, arm, executor, plan, frames)
     replies = Replies(arm, executor.quorum, _reply_check(run, arm, number), endpoint, plan, frames, results)
     with counting_loops() as counter:
-        server, server_seconds = _aggregate(run, arm, number, replies)
+        server, reliability, server_seconds = _aggregate(run, arm, number, replies)
     seconds = time.perf_counter() - started
     mean = None if arm.config.ema is None else running_mean(run.mean, run.server, server, arm.config.ema)
     states = _client_states(run, replies)
@@ -73,6 +73,9 @@ def play_round(run: ArmRun, arm: ReadyArm, executor: Executor) -> RoundRecord:
         memory=[cost.memory for cost in replies.costs],
         server_multiply_adds=counter.cost.multiply_adds,
         measured=evaluation.measured,
+        reliability={}
+        if arm.evaluate.hide_sites
+        else {str(client): figure for client, figure in sorted(reliability.items())},
     )
     _record(run, record, server, mean, states, replies, evaluation)
     return record
@@ -125,17 +128,23 @@ def _run_clients(
     return zip(plan.clients, executor.run_clients(arm.name, plan.number, jobs), strict=True)
 
 
-def _aggregate(run: ArmRun, arm: ReadyArm, number: int, replies: Replies) -> tuple[AnyState, float]:
-    """Return the server's new state, and the seconds that its step took besides waiting for clients."""
+def _aggregate(
+    run: ArmRun, arm: ReadyArm, number: int, replies: Replies
+) -> tuple[AnyState, dict[int, float], float]:
+    """Return the server's new state, how far it followed each client if not all alike, and its seconds.
+
+    These are what its step took besides waiting for clients.
+    """
     started = time.perf_counter()
+    server = arm.server(number)
     with failing_at(f"round {number}, server"):
         with scoped(arm.seed, "layers", SERVER, number):
-            state = arm.method.server_step(run.server, arm.server(number), replies)
+            state = arm.method.server_step(run.server, server, replies)
         check_finite(state)
         replies.finish()
         # As it would come from disk, so that a resumed run goes over its entries in the same order.
         state = from_plain(arm.method.ServerState, ordered(to_plain(state)))
-    return state, time.perf_counter() - started - replies.waited
+    return state, server.reliability, time.perf_counter() - started - replies.waited
 
 
 def _client_states(run: ArmRun, replies: Replies) -> dict[int, bytes]:

@@ -18,6 +18,7 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from pydantic import ValidationError
 
+from fedistill.attacks.registry import refuse_on_network
 from fedistill.communication.messages.base import contents
 from fedistill.communication.tensor_specs import Content
 from fedistill.config.messages import explain_errors
@@ -73,6 +74,7 @@ class Node:
             ExperimentError: one of the configs is wrong.
         """
         self.experiment = asked_for(run)
+        refuse_on_network(self.experiment)
         # How many sites a natural partition has is known once the data have been read.
         self.client = _client_number(own, self.experiment.task.clients or MOST_CLIENTS)
         self._config = own

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from fedistill.attacks.registry import refuse_on_network
 from fedistill.config.schema import Experiment
 from fedistill.errors import ExperimentError, RuntimeFailure
 from fedistill.experiment.callbacks import NO_CALLBACKS, Callbacks
@@ -49,6 +50,7 @@ def run_trial(
 def _run_one(
     experiment: Experiment, out: Path, command: str, watcher: Watcher, callbacks: Callbacks
 ) -> ResultsJson:
+    refuse_on_network(experiment)
     RunFolder.check_free(out)
     if (out / "flower").exists():
         raise ExperimentError(

@@ -6,6 +6,7 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from fedistill.attacks.registry import refuse_on_network
 from fedistill.config.schema import Experiment
 from fedistill.config.toml import to_toml
 from fedistill.data.task import Task
@@ -54,6 +55,7 @@ def _play(grid: Grid, asked: Experiment, out: Path, command: str) -> None:
     Raises:
         ExperimentError: the folder holds another run.
     """
+    refuse_on_network(asked)
     folder = RunFolder(out)
     begun = (out / "experiment.toml").exists()
     if begun:

@@ -206,9 +206,20 @@ class Client(Participant):
 
 @dataclass(frozen=True)
 class Server(Participant):
-    """The server in one round; ``public_labels`` (N,) is None unless the method declares that need."""
+    """The server in one round.
+
+    Attributes:
+        public_labels: (N,), None unless the method declares that need.
+        reliability: how far the method followed each client's reply in this round, from 0 to 1, by number;
+            `note_reliability` adds to it. Empty for methods that follow all alike.
+    """
 
     public_labels: Tensor | None
+    reliability: dict[int, float] = field(default_factory=dict, compare=False)
+
+    def note_reliability(self, figures: Mapping[int, float]) -> None:
+        """Note how far clients were followed, from 0 to 1, for results and report."""
+        self.reliability.update(figures)
 
     def initial_model(self, model: str | None = None) -> ModelState:
         """Return the initial state of the server's model, or of another one: the one that is shared."""

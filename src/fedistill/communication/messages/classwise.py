@@ -11,17 +11,21 @@ from fedistill.communication.messages.integer_arrays import IntegerArray, Subset
 from fedistill.communication.messages.weights import Weights, check_samples, no_integers
 from fedistill.communication.tensor_specs import Content, TensorSpec
 
+MOST_OUTPUT = 100.0
+"""A mean probability is at most 1; a codec that rounds to few levels may make it several times as large."""
+
 
 @dataclass(frozen=True)
 class ClassOutputs(Message):
-    """Mean output for each class, (C, C); a row of zeros means that this class has none."""
+    """Mean softmax output for each class, (C, C); a row of zeros means that this class has none."""
 
     kind = Kind.CLASS_OUTPUTS
     means: Tensor
 
     @classmethod
     def specs(cls, context: MessageContext, numbers: Numbers) -> dict[str, TensorSpec]:
-        return {"means": TensorSpec(Content.SCORES, (context.classes, context.classes))}
+        shape = (context.classes, context.classes)
+        return {"means": TensorSpec(Content.SCORES, shape, largest=MOST_OUTPUT)}
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,18 @@ import torch
 from pydantic import Field
 
 from fedistill.communication.messages.classwise import ClassOutputs
-from fedistill.config.schema import Section
 from fedistill.methods.base import Method, Reply
 from fedistill.methods.participants import Client, ClientInfo, Server
-from fedistill.methods.shared.class_outputs import ClassTables, train_following
+from fedistill.methods.shared.class_outputs import (
+    ClassPoolingSettings,
+    ClassTables,
+    pool_tables,
+    train_following,
+)
 from fedistill.methods.shared.own_model import Learner
 
 
-class FdSettings(Section):
+class FdSettings(ClassPoolingSettings):
     gamma: float = Field(default=0.1, ge=0, description="weight of the distillation term")
 
 
@@ -51,7 +55,7 @@ class Fd(Method[ClassOutputs, ClassOutputs, ClassTables, Learner]):
         return Learner(client.initial_model())
 
     def send(self, state: ClassTables, server: Server, client: int) -> ClassOutputs | None:
-        means = state.mean_of_others(client)
+        means = state.for_client(client)
         return None if means is None else ClassOutputs(means)
 
     def client_step(
@@ -66,4 +70,4 @@ class Fd(Method[ClassOutputs, ClassOutputs, ClassTables, Learner]):
         self, state: ClassTables, server: Server, replies: Iterable[Reply[ClassOutputs]]
     ) -> ClassTables:
         tables = {reply.client: reply.message.means for reply in replies}
-        return ClassTables.of(tables) if tables else state
+        return pool_tables(server, tables, self.settings.pooling) if tables else state

@@ -8,16 +8,24 @@ from pydantic import Field
 from torch import Tensor
 
 from fedistill.communication.messages.classwise import WeightsAndOutputs
-from fedistill.config.schema import Section
 from fedistill.methods.base import Method, Needs, NoState, Reply
 from fedistill.methods.participants import Client, ClientInfo, Server
-from fedistill.methods.shared.class_outputs import ClassTables, train_following
-from fedistill.methods.shared.weight_averaging import mean_model, trained_weights
+from fedistill.methods.shared.class_outputs import (
+    ClassPoolingSettings,
+    ClassTables,
+    pool_tables,
+    train_following,
+)
+from fedistill.methods.shared.weight_averaging import (
+    AveragingSettings,
+    merged_model,
+    trained_weights,
+)
 from fedistill.training.model_state import ModelState
 from fedistill.training.optimizers import make_optimizer
 
 
-class FdPlusSettings(Section):
+class FdPlusSettings(AveragingSettings, ClassPoolingSettings):
     gamma: float = Field(default=0.1, ge=0, description="weight of the distillation term")
 
 
@@ -65,7 +73,7 @@ class FdPlus(Method[WeightsAndOutputs, WeightsAndOutputs, FdPlusServer, NoState]
         return NoState()
 
     def send(self, state: FdPlusServer, server: Server, client: int) -> WeightsAndOutputs:
-        means = state.outputs.mean_of_others(client)
+        means = state.outputs.for_client(client)
         if means is None:
             means = torch.zeros(server.classes, server.classes)
         return WeightsAndOutputs(state.model.weights, means, state.samples, state.model.integers)
@@ -86,14 +94,18 @@ class FdPlus(Method[WeightsAndOutputs, WeightsAndOutputs, FdPlusServer, NoState]
         tables: dict[int, Tensor] = {}
         samples = 0
 
-        def trained() -> Iterable[tuple[WeightsAndOutputs, float]]:
+        def trained() -> Iterable[tuple[int, WeightsAndOutputs, float]]:
             nonlocal samples
             for reply in replies:
                 tables[reply.client] = reply.message.means
                 samples += reply.message.samples
-                yield reply.message, reply.message.samples
+                yield reply.client, reply.message, reply.message.samples
 
-        mean = mean_model(trained())
-        if mean is None:
+        merged = merged_model(server, trained(), state.model, self.settings)
+        if merged is None:
             return state
-        return FdPlusServer(mean, ClassTables.of(tables), samples)
+        followed = dict(server.reliability)
+        outputs = pool_tables(server, tables, self.settings.pooling)
+        for client, figure in followed.items():
+            server.reliability[client] = min(figure, server.reliability.get(client, 1.0))
+        return FdPlusServer(merged, outputs, samples)

@@ -8,7 +8,6 @@ from fedistill.methods.shared.prototypes import (
     PrototypeMethod,
     PrototypeServer,
     PrototypeSettings,
-    class_means,
 )
 
 
@@ -40,7 +39,7 @@ class FedProto(PrototypeMethod[PrototypeServer]):
     def aggregate(
         self, state: PrototypeServer, server: Server, vectors: Tensor, present: Tensor
     ) -> PrototypeServer:
-        means, named = class_means(vectors, present)
+        means, named = self.pooled(vectors, present)
         if state.prototypes is not None and state.present is not None:
             means = torch.where(named[:, None], means, state.prototypes)
             named = named | state.present

@@ -14,7 +14,6 @@ from fedistill.methods.shared.prototypes import (
     PrototypeMethod,
     PrototypeServer,
     PrototypeSettings,
-    class_means,
 )
 from fedistill.rng import scoped
 from fedistill.training.model_state import flatten, unflatten
@@ -65,7 +64,7 @@ class FedTgp(PrototypeMethod[FedTgpServer]):
         net = unflatten(_trainable(server), state.trainable)
         optimizer = make_optimizer(OptimizerConfig(lr=self.settings.server_lr), net)
         labels = torch.arange(classes).expand_as(present)[present]
-        vectors, margin = vectors[present], self._margin(*class_means(vectors, present))
+        vectors, margin = vectors[present], self._margin(*self.pooled(vectors, present))
         generator = server.stream("prototypes")
         for _ in range(self.settings.server_epochs):
             order = torch.randperm(len(labels), generator=generator)

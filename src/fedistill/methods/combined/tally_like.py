@@ -8,8 +8,8 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from fedistill.aggregation.labels import Majority
 from fedistill.aggregation.registry import AnyAggregation
+from fedistill.aggregation.votes import Majority
 from fedistill.communication.messages.tally import TallyReply, TallyRequest, given_classes
 from fedistill.communication.messages.weights import Weights, no_integers
 from fedistill.errors import FrameError
@@ -36,9 +36,7 @@ _Replies = Iterable[Reply[TallyReply]]
 
 
 class TallyLikeSettings(DistillSettings):
-    merge_every: int = Field(
-        default=4, ge=1, description="one in so many exchanges is of weights; 1: all are"
-    )
+    merge_every: int = Field(default=4, ge=1, description="one in so many exchanges is of weights")
     aggregation: AnyAggregation = Majority()
 
 
@@ -186,6 +184,7 @@ class TallyLike(Method[TallyReply, TallyRequest, TallyServer, TallyClient]):
         found = self.settings.aggregation.aggregate(rows(), server.stream("ties"), before, state.aggregation)
         if found is None:
             return state
+        server.note_reliability(found.reliability)
         labels = found.labels.argmax(dim=1)
         merged = {name: self._learn(server, held, labels, name) for name, held in state.merged.items()}
         model = merged.get(server.model) or self._learn(server, state.model, labels, server.model)

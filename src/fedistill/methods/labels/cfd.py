@@ -102,6 +102,7 @@ class Cfd(Method[SoftLabels, SoftLabels, LabelServer, CfdClient]):
         found = self.settings.aggregation.aggregate(rows, ties, state=state.aggregation)
         if found is None:
             return state
+        server.note_reliability(found.reliability)
         learned = distil_server(state, server, server.public_inputs(), found.labels, self.settings)
         labels = predict(server.load(learned.model), server.public_inputs()).softmax(dim=1)
         return replace(learned, labels=labels, sampled_round=server.round, aggregation=found.state)

@@ -121,6 +121,7 @@ class Comet(SampledPublic[SoftLabels, SoftLabels, CometServer, Learner]):
         for number, members in groups.items():
             group = self.settings.aggregation.aggregate(((one, rows[one]) for one in members), ties)
             assert group is not None
+            server.note_reliability(group.reliability)
             labels[number] = ClusterLabels(group.labels, server.round)
         return CometServer(clusters, labels)
 

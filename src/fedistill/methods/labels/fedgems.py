@@ -120,6 +120,7 @@ class FedGems(SampledPublic[ChosenLabels, ChosenLabels, FedGemsServer, Learner])
         found = self.settings.aggregation.aggregate(rows, ties, state=state.aggregation)
         if found is None:
             return state
+        server.note_reliability(found.reliability)
         labelled = found.labels.any(dim=1)
         probs = torch.where(labelled[:, None], found.labels, own)
         weights = torch.where(labelled, 1.0, self.settings.self_weight)

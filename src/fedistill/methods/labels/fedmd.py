@@ -2,11 +2,15 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
+from fedistill.aggregation.classwise import class_medians
 from fedistill.aggregation.functional import mean
+from fedistill.aggregation.robust import agreement
 from fedistill.communication.messages.labels import Logits
 from fedistill.methods.base import Needs, Reply
 from fedistill.methods.participants import Client, Server
@@ -22,6 +26,10 @@ class FedMdSettings(SampledSettings):
     digest_batch_size: int = Field(default=256, ge=1, description="samples per step on the consensus")
     pretrain_epochs: int = Field(
         default=5, ge=1, description="least private epochs of a client before its first exchange"
+    )
+    pooling: Literal["mean", "median"] = Field(
+        default="mean",
+        description="how the server pools logits; the median, entry by entry, bounds what liars can do",
     )
 
 
@@ -65,6 +73,11 @@ class FedMd(SampledPublic[Logits, Logits, FedMdServer, FedMdClient]):
     Settings = FedMdSettings
     settings: FedMdSettings
 
+    def __init__(self, settings: FedMdSettings) -> None:
+        super().__init__(settings)
+        if settings.pooling == "median":
+            self.needs = replace(self.needs, sums_alone=False)
+
     def start_server(self, server: Server) -> FedMdServer:
         return FedMdServer()
 
@@ -98,5 +111,19 @@ class FedMd(SampledPublic[Logits, Logits, FedMdServer, FedMdClient]):
     def server_step(
         self, state: FedMdServer, server: Server, replies: Iterable[Reply[Logits]]
     ) -> FedMdServer:
+        if self.settings.pooling == "median":
+            return self._median(state, server, replies)
         consensus = mean(reply.message.scores for reply in replies)
         return state if consensus is None else FedMdServer(consensus, server.round)
+
+    def _median(self, state: FedMdServer, server: Server, replies: Iterable[Reply[Logits]]) -> FedMdServer:
+        """Return the state with the median logits; a client is relied on as far as its labels are theirs."""
+        scores = {reply.client: reply.message.scores for reply in replies}
+        if not scores:
+            return state
+        rows = torch.stack([*scores.values()])
+        everywhere = torch.ones(rows.shape[:2], dtype=torch.bool)
+        consensus, _ = class_medians(rows, everywhere)
+        alike = agreement(consensus.softmax(dim=1), rows.softmax(dim=2), everywhere)
+        server.note_reliability(dict(zip(scores, alike.tolist(), strict=True)))
+        return FedMdServer(consensus, server.round)

@@ -121,6 +121,7 @@ class Scarlet(Method[DueLabels, FreshLabels, ScarletServer, Learner]):
         found = self.settings.aggregation.aggregate(rows, ties, state=state.aggregation)
         if found is None:
             return state
+        server.note_reliability(found.reliability)
         cache = state.cache.clone()
         cache[self._turns(server.seed, len(cache), turn) == turn] = found.labels
         sampled = self._sampled(server.seed, len(cache), turn)

@@ -3,8 +3,8 @@
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from fedistill.aggregation.labels import Majority
 from fedistill.aggregation.registry import AnyAggregation
+from fedistill.aggregation.votes import Majority
 from fedistill.communication.messages.labels import Votes
 from fedistill.methods.shared.public_labels import DrawnLabels, DrawnSettings
 

@@ -142,6 +142,7 @@ class Abstaining(SampledPublic[ChosenLabels, ChosenLabels, AbstainingServer, Abs
         found = self.settings.aggregation.aggregate(rows, ties, state=state.aggregation)
         if found is None:
             return state
+        server.note_reliability(found.reliability)
         labels, state = found.labels, replace(state, aggregation=found.state)
         kept = labels.any(dim=1) & self.clear(labels)
         if not kept.any():

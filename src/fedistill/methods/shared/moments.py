@@ -2,13 +2,14 @@
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from fedistill.aggregation.classwise import class_agreement
 from fedistill.communication.messages.base import MessageContext
 from fedistill.communication.messages.statistics import (
     MEAN_UNIT,
@@ -35,6 +36,8 @@ from fedistill.models.signature import Signature
 from fedistill.training.loop import predict
 
 MOST_FEATURES = 512
+TRUSTED = 0.5
+"""The least share of samples in classes described as others do, with which `screen` relies on a client."""
 _WIDTH = 64
 
 
@@ -57,6 +60,11 @@ class MomentsSettings(StatisticsSettings):
         ge=1,
         le=MOST_LEVELS,
         description="correlations are rounded to 2 levels + 1 numbers",
+    )
+    screen: bool = Field(
+        default=False,
+        description="leave out clients most of whose samples are of classes that they describe otherwise than"
+        " most clients do; the server then keeps the moments of each client",
     )
     l2: Positive | None = Field(
         default=None,
@@ -144,6 +152,23 @@ def l2_of_rounding(samples: Sequence[int], width: int, levels: int) -> float:
     return 0.01 + 0.35 * shares * math.sqrt(width / 12) / levels
 
 
+def agreements(by_client: Mapping[int, Moments]) -> dict[int, float]:
+    """Return the share of each client's samples in classes that it describes as most clients do.
+
+    Features are measured in standard deviations within classes, the median over clients.
+    """
+    clients = sorted(by_client)
+    samples = torch.stack([by_client[client].samples for client in clients])
+    means = torch.stack(
+        [by_client[one].sums / by_client[one].samples.clamp(min=1)[:, None] for one in clients]
+    )
+    squares = torch.stack([by_client[one].products.diag() / by_client[one].samples.sum() for one in clients])
+    between = (samples[..., None] * means.square()).sum(dim=1) / samples.sum(dim=1)[:, None]
+    deviations = (squares - between).clamp(min=0).sqrt().median(dim=0).values
+    scaled = means / deviations.clamp(min=torch.finfo(torch.float64).tiny)
+    return dict(zip(clients, class_agreement(scaled, samples > 0, samples).tolist(), strict=True))
+
+
 def inverse(matrix: Tensor, l2: float) -> Tensor:
     """Return the inverse of a covariance (d, d) that rounding may have made indefinite.
 
@@ -158,9 +183,13 @@ def inverse(matrix: Tensor, l2: float) -> Tensor:
 
 @dataclass(frozen=True)
 class MomentsServer(StatisticsServer):
-    """What answers for the server, whose moments it has, and their sum."""
+    """What answers for the server, whose moments it has, and their sum.
+
+    With ``screen``, ``by_client`` has each client's, and the sum is of those that are relied on.
+    """
 
     moments: Moments
+    by_client: dict[int, Moments] = field(default_factory=dict)
 
 
 class MomentsMethod(SumsOfStatistics[FeatureMoments, MomentsServer]):
@@ -246,11 +275,21 @@ class MomentsMethod(SumsOfStatistics[FeatureMoments, MomentsServer]):
     def add(
         self, state: MomentsServer, server: Server, replies: Iterable[Reply[FeatureMoments]]
     ) -> MomentsServer:
-        moments, clients = state.moments, [*state.clients]
+        moments, clients, by_client = state.moments, [*state.clients], dict(state.by_client)
         for reply in replies:
-            moments = moments.plus(Moments.of(reply.message, server.classes))
+            found = Moments.of(reply.message, server.classes)
             clients.append(reply.client)
-        return replace(state, clients=clients, moments=moments)
+            if self.settings.screen:
+                by_client[reply.client] = found
+            else:
+                moments = moments.plus(found)
+        if self.settings.screen and by_client:
+            agreed = agreements(by_client)
+            server.note_reliability(agreed)
+            moments = Moments.none(*moments.sums.shape)
+            for client in [one for one, share in agreed.items() if share >= TRUSTED] or agreed:
+                moments = moments.plus(by_client[client])
+        return replace(state, clients=clients, moments=moments, by_client=by_client)
 
     def solve(self, state: MomentsServer, federation: FederationInfo) -> FixedFeaturesNet:
         net = self.blank(federation)

@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Iterable
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,12 @@ from fedistill.methods.base import Method, Needs, Reply
 from fedistill.methods.participants import Client, FederationInfo, Server
 from fedistill.methods.shared.own_model import Learner, ServerModel, train_private
 from fedistill.methods.shared.private_loss import private_loss
-from fedistill.methods.shared.weight_averaging import mean_model, trained_weights, weights_message
+from fedistill.methods.shared.weight_averaging import (
+    AveragingSettings,
+    merged_model,
+    trained_weights,
+    weights_message,
+)
 from fedistill.models import registry as models
 from fedistill.models.signature import Signature
 from fedistill.training.losses import label_loss
@@ -46,6 +52,12 @@ class MutualLearning(Method[TrainedWeights, Weights, ServerModel, Learner]):
     ClientState = Learner
     needs = Needs(sums_alone=True)
     travels = "server"
+    settings: AveragingSettings
+
+    def __init__(self, settings: AveragingSettings) -> None:
+        super().__init__(settings)
+        if settings.averaging != "mean":
+            self.needs = replace(self.needs, sums_alone=False)
 
     @abstractmethod
     def loss(self, own: Tensor, travelling: Tensor, own_task: Tensor, travelling_task: Tensor) -> Tensor:
@@ -102,8 +114,9 @@ class MutualLearning(Method[TrainedWeights, Weights, ServerModel, Learner]):
     def server_step(
         self, state: ServerModel, server: Server, replies: Iterable[Reply[TrainedWeights]]
     ) -> ServerModel:
-        mean = mean_model((reply.message, reply.message.samples) for reply in replies)
-        return state if mean is None else ServerModel(mean)
+        came = ((reply.client, reply.message, reply.message.samples) for reply in replies)
+        merged = merged_model(server, came, state.model, self.settings)
+        return state if merged is None else ServerModel(merged)
 
 
 def _reads(federation: FederationInfo, model: str) -> tuple[Signature, str | None]:

@@ -3,12 +3,13 @@
 from abc import abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from fedistill.aggregation.classwise import class_likeness, class_medians
 from fedistill.communication.messages.base import MessageContext
 from fedistill.communication.messages.classwise import Prototypes
 from fedistill.config.schema import Section
@@ -24,6 +25,11 @@ from fedistill.training.loop import batch
 class PrototypeSettings(Section):
     weight: float = Field(
         default=1.0, ge=0, description="lambda, weight of the distance to the global prototypes"
+    )
+    pooling: Literal["mean", "median"] = Field(
+        default="mean",
+        description="how the server pools the clients' prototypes of a class; the median, entry by entry,"
+        " bounds what liars can do",
     )
 
 
@@ -90,11 +96,23 @@ class PrototypeMethod(Method[Prototypes, Prototypes, PrototypeStateT, Learner]):
         self, state: PrototypeStateT, server: Server, replies: Iterable[Reply[Prototypes]]
     ) -> PrototypeStateT:
         classes = server.classes
-        came = [reply.message.table(classes) for reply in replies]
+        clients, came = [], []
+        for reply in replies:
+            clients.append(reply.client)
+            came.append(reply.message.table(classes))
         if not came:
             return state
         vectors = torch.stack([table for table, _ in came])
-        return self.aggregate(state, server, vectors, torch.stack([present for _, present in came]))
+        present = torch.stack([mask for _, mask in came])
+        if self.settings.pooling == "median":
+            alike = class_likeness(vectors, present).tolist()
+            server.note_reliability(dict(zip(clients, alike, strict=True)))
+        return self.aggregate(state, server, vectors, present)
+
+    def pooled(self, vectors: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+        """Return pooled prototypes (C, d), and a mask (C,) of the classes that were sent."""
+        pool = class_medians if self.settings.pooling == "median" else class_means
+        return pool(vectors, present)
 
     @abstractmethod
     def aggregate(

@@ -202,6 +202,7 @@ class DrawnLabels(
         found = self.settings.aggregation.aggregate(rows, server.stream("ties"), before, state.aggregation)
         if found is None:
             return state
+        server.note_reliability(found.reliability)
         labels = self.global_labels(found.labels)
         inputs = server.sampled_public(self.settings.samples, server.round)
         learned = distil_server(state, server, inputs, labels, self.settings)

@@ -2,15 +2,18 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import dataclass, replace
+from typing import ClassVar, TypeVar
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from fedistill.aggregation.functional import weighted_mean
+from fedistill.aggregation.weights import Averaging, merge_weights
 from fedistill.communication.messages.scored import ScoredWeights
 from fedistill.communication.messages.weights import CarriesWeights, TrainedWeights, Weights
+from fedistill.config.schema import Section
 from fedistill.errors import TrainingError
 from fedistill.methods.base import Method, Needs, NoState, Reply
 from fedistill.methods.participants import Client, ClientInfo, Server
@@ -62,6 +65,49 @@ def mean_model(came: Iterable[tuple[CarriesWeights, float]]) -> ModelState | Non
     return None if mean is None or largest is None else ModelState(mean, largest)
 
 
+class AveragingSettings(Section):
+    averaging: Averaging = Field(
+        default="mean",
+        description="how the server averages weights: all but the mean bound what liars can do",
+    )
+    liars: float = Field(
+        default=0.2,
+        ge=0,
+        lt=0.5,
+        description="share of clients that may lie: trimmed-mean leaves it out at each end, multi-krum once",
+    )
+
+
+def merged_model(
+    server: Server,
+    came: Iterable[tuple[int, CarriesWeights, float]],
+    before: ModelState,
+    settings: AveragingSettings,
+) -> ModelState | None:
+    """Return the average of models, with the largest of each of their integers; None if none came.
+
+    Args:
+        came: the number of each client, its model, and how much it counts.
+        before: what the clients were sent.
+    """
+    clients: list[int] = []
+    largest: Tensor | None = None
+
+    def weights() -> Iterable[tuple[Tensor, float]]:
+        nonlocal largest
+        for client, message, weight in came:
+            clients.append(client)
+            largest = message.integers if largest is None else torch.maximum(largest, message.integers)
+            yield message.values, weight
+
+    found = merge_weights(weights(), before.weights, settings.averaging, settings.liars)
+    if found is None or largest is None:
+        return None
+    if found.reliability is not None:
+        server.note_reliability(dict(zip(clients, found.reliability, strict=True)))
+    return ModelState(found.weights, largest)
+
+
 class WeightAveraging(Method[TrainedWeights, Weights, ServerModel, NoState]):
     """One model for all: clients train it, and the server averages the weights by number of samples."""
 
@@ -71,6 +117,13 @@ class WeightAveraging(Method[TrainedWeights, Weights, ServerModel, NoState]):
     downlink = Weights
     ServerState = ServerModel
     needs = Needs(models="one architecture", sums_alone=True)
+    Settings: ClassVar[type[AveragingSettings]] = AveragingSettings
+    settings: AveragingSettings
+
+    def __init__(self, settings: AveragingSettings) -> None:
+        super().__init__(settings)
+        if settings.averaging != "mean":
+            self.needs = replace(self.needs, sums_alone=False)
 
     @abstractmethod
     def penalty(self, received: Weights) -> Penalty | None:
@@ -94,8 +147,9 @@ class WeightAveraging(Method[TrainedWeights, Weights, ServerModel, NoState]):
     def server_step(
         self, state: ServerModel, server: Server, replies: Iterable[Reply[TrainedWeights]]
     ) -> ServerModel:
-        mean = mean_model((reply.message, reply.message.samples) for reply in replies)
-        return state if mean is None else ServerModel(mean)
+        came = ((reply.client, reply.message, reply.message.samples) for reply in replies)
+        merged = merged_model(server, came, state.model, self.settings)
+        return state if merged is None else ServerModel(merged)
 
 
 @dataclass(frozen=True)

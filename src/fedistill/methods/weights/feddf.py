@@ -1,24 +1,26 @@
 """FedDF: small models travel, and the server distils their ensemble."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from fedistill.communication.messages.weights import TrainedWeights
 from fedistill.methods.base import Reply
 from fedistill.methods.participants import Server
 from fedistill.methods.shared.ensemble import EnsembleSettings, learn_from_ensemble
 from fedistill.methods.shared.weight_averaging import (
+    AveragingSettings,
     SmallModels,
     SmallModelsServer,
     initial_by_model,
-    means_by_model,
+    merged_model,
     public_logits,
 )
 
 
-class FedDfSettings(EnsembleSettings):
+class FedDfSettings(EnsembleSettings, AveragingSettings):
     fuse: bool = Field(default=True, description="distil the travelling models too, not only average them")
 
 
@@ -31,6 +33,8 @@ class FedDf(SmallModels):
     typically larger architecture, it keeps its weights between rounds and learns from the same ensemble.
     Exchanged: weights of the client's model each way. Bytes: ``b |θ_client| / 8`` each way, b bits per
     weight.
+
+    With an ``averaging`` other than the mean, the logits of a model that is relied on less count less.
 
     Departs from the paper: Adam at a constant rate for a fixed number of epochs, instead of a cosine
     schedule of up to 10,000 steps with early stopping on labelled validation data, which we do not assume.
@@ -51,9 +55,30 @@ class FedDf(SmallModels):
         received = [*replies]
         if not received:
             return state
-        came = [(server.clients[reply.client].model, reply.message) for reply in received]
-        teacher = torch.stack(public_logits(server, received)).mean(dim=0).softmax(dim=1)
-        travelling = means_by_model(state.travelling, came)
+        travelling = {
+            name: merged_model(
+                server,
+                (
+                    (reply.client, reply.message, reply.message.samples)
+                    for reply in received
+                    if server.clients[reply.client].model == name
+                ),
+                held,
+                self.settings,
+            )
+            or held
+            for name, held in state.travelling.items()
+        }
+        teacher = self._teacher(server, received)
         return learn_from_ensemble(
             server, state.model, travelling, teacher, self.settings, self.settings.fuse
         )
+
+    def _teacher(self, server: Server, received: Sequence[Reply[TrainedWeights]]) -> Tensor:
+        """Return the ensemble's probabilities (N, C), in which a model counts as far as it is relied on."""
+        logits = torch.stack(public_logits(server, received))
+        if not server.reliability:
+            return logits.mean(dim=0).softmax(dim=1)
+        trust = torch.tensor([server.reliability[reply.client] for reply in received])
+        shares = trust / trust.sum() if trust.any() else torch.full_like(trust, 1 / len(trust))
+        return torch.einsum("k,knc->nc", shares, logits).softmax(dim=1)

@@ -5,12 +5,12 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax
 
-from fedistill.config.schema import Section
 from fedistill.methods.shared.mutual import MutualLearning
+from fedistill.methods.shared.weight_averaging import AveragingSettings
 from fedistill.training.losses import kl
 
 
-class FedeKdLikeSettings(Section):
+class FedeKdLikeSettings(AveragingSettings):
     alpha: float = Field(
         default=0.5, gt=0, le=1, description="share of the label loss in the loss of the personal model"
     )

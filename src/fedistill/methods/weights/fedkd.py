@@ -4,14 +4,14 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fedistill.config.schema import Section
 from fedistill.methods.shared.mutual import MutualLearning
+from fedistill.methods.shared.weight_averaging import AveragingSettings
 from fedistill.training.losses import kl
 
 SMALLEST = torch.finfo(torch.float32).eps
 
 
-class FedKdSettings(Section):
+class FedKdSettings(AveragingSettings):
     floor: float = Field(
         default=0.0,
         ge=0,

@@ -5,12 +5,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from fedistill.communication.messages.weights import Weights
-from fedistill.config.schema import Section
-from fedistill.methods.shared.weight_averaging import Penalty, WeightAveraging
+from fedistill.methods.shared.weight_averaging import AveragingSettings, Penalty, WeightAveraging
 from fedistill.training.model_state import trainable
 
 
-class FedProxSettings(Section):
+class FedProxSettings(AveragingSettings):
     mu: float = Field(default=0.01, ge=0, description="strength of the pull; 0 is FedAvg")
 
 

@@ -3,12 +3,12 @@
 from pydantic import Field
 from torch import Tensor
 
-from fedistill.config.schema import Section
 from fedistill.methods.shared.mutual import MutualLearning
+from fedistill.methods.shared.weight_averaging import AveragingSettings
 from fedistill.training.losses import kl
 
 
-class FmlSettings(Section):
+class FmlSettings(AveragingSettings):
     alpha: float = Field(
         default=0.5, gt=0, le=1, description="share of the label loss in the loss of the personal model"
     )

@@ -1,0 +1,211 @@
+"""Makes the tables of docs/trust.md: the attacks there are, and what benchmarks/attacks.py has measured."""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from writing import table
+
+from fedistill.attacks.registry import ATTACKS
+from fedistill.config.schema import Arm, ModelsConfig
+from fedistill.config.training import Train
+from fedistill.methods.registry import METHODS, create_method
+
+DOCS = Path(__file__).parent
+PAGE = DOCS / "trust.md"
+RESULTS = DOCS.parent / "benchmarks" / "results" / "attacks.json"
+HOSTILE = RESULTS.with_name("hostile.json")
+COSTS = 3.0
+"""Points from which an attack is said to cost something, and its liars have to be named."""
+CONTROLS = ("honest", "silent")
+FAMILIES = {
+    "labels": ("`dsfl`", '`aggregation = "reliability"`'),
+    "votes": ("`voting`", '`aggregation = "reliability"`'),
+    "weights": ("`fedavg`", '`averaging = "screened"`'),
+    "classwise": ("`fd`", '`pooling = "median"`'),
+    "prototypes": ("`fedproto`", '`pooling = "median"`'),
+    "statistics": ("`gaussian`", "`screen = true`"),
+}
+Rows = Mapping[str, dict[str, Any]]
+
+
+def page() -> str:
+    """The text of docs/trust.md with its tables as they should be."""
+    text = PAGE.read_text(encoding="utf-8")
+    for name, made in {"attacks": attacks, "figures": figures, "hostile": hostile}.items():
+        text = _between(text, name, made())
+    return text
+
+
+def _between(text: str, name: str, made: str) -> str:
+    opens = f"<!-- Made by docs/generate.py: {name}. -->"
+    pattern = rf"(?<={re.escape(opens)}\n).*?(?=<!-- As far as here: {name}\. -->)"
+    found, count = re.subn(pattern, lambda _: f"\n{made}\n\n", text, flags=re.DOTALL)
+    if count != 1:
+        raise ValueError(f"{PAGE.name} has no place for its table of {name}")
+    return found
+
+
+def attacks() -> str:
+    """A row for each attack: what the liars do, its own settings, and the methods that it fits."""
+    rows = []
+    for kind, attack in ATTACKS.items():
+        what = " ".join((attack.__doc__ or "").split("\n\n")[0].split())
+        own = [
+            f"`{key}` ({field.default}): {field.description}"
+            for key, field in attack.model_fields.items()
+            if key not in ("kind", "share", "clients", "from_round")
+        ]
+        fits = [name for name in _methods() if attack.model_construct(kind=kind).fits(_method(name))]
+        shown = "all that send anything" if len(fits) == len(_sending()) else _few(fits)
+        rows.append((f"`{kind}`", what, "; ".join(own) or "-", shown, attack.source))
+    return table(("kind", "what the liars do", "settings", "methods", "source"), rows)
+
+
+def _methods() -> list[str]:
+    return [name for name, method in METHODS.items() if method.__module__.startswith("fedistill.")]
+
+
+def _sending() -> list[str]:
+    return [name for name in _methods() if METHODS[name].uplink is not None]
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def _method(name: str) -> Any:
+    models = ModelsConfig(clients=["a"], server="a")
+    return create_method(Arm(method=name, name=name, models=models, train=Train()))
+
+
+def figures() -> str:
+    """For each share of liars, what attacks cost each family, undefended and as recommended."""
+    kept: dict[str, Rows] = json.loads(RESULTS.read_text(encoding="utf-8"))
+    shares = sorted({setting.split(",")[0].removeprefix("share ") for setting in kept})
+    parts = []
+    for share in shares:
+        seeds = {setting: rows for setting, rows in kept.items() if setting.startswith(f"share {share},")}
+        numbers = ", ".join(sorted(setting.rpartition(" ")[2] for setting in seeds))
+        parts += [
+            f"### {float(share):.0%} liars",
+            "Points that each attack costs against the honest clients alone in the default setting: without"
+            f" a defence → with the recommended setting. Means over seeds {numbers}, or as many of them as"
+            " the second table says; below 0 is a gain.",
+            _costs([*seeds.values()]),
+            _summary([*seeds.values()]),
+        ]
+    return "\n\n".join(parts)
+
+
+def hostile() -> str:
+    """A row for each lie about numbers: refused, or what it costs as `_costs` has it."""
+    seeds = [*json.loads(HOSTILE.read_text(encoding="utf-8")).values()]
+    families = dict.fromkeys(key.split("/")[0] for rows in seeds for key in rows)
+    names = dict.fromkeys(key.split("/")[2] for rows in seeds for key in rows)
+    lines = [
+        (name, *(_refused_or_cost(seeds, family, name) for family in families))
+        for name in names
+        if name not in CONTROLS
+    ]
+    return table(("numbers", *families), lines)
+
+
+def _refused_or_cost(seeds: list[Rows], family: str, name: str) -> str:
+    cells = []
+    for defence in ("none", "recommended"):
+        lost = _lost(seeds, family, defence, name)
+        refused = _of(seeds, f"{family}/{defence}/{name}", lambda row: row["refused"] == row["liars"])
+        cells.append(f"{lost:.1f}" + (" (refused)" if refused and all(refused) else ""))
+    return " → ".join(cells)
+
+
+def _costs(seeds: list[Rows]) -> str:
+    names = dict.fromkeys(key.split("/")[2] for rows in seeds for key in rows)
+    lines = []
+    for name in [one for one in names if one not in CONTROLS]:
+        cells = []
+        for family in FAMILIES:
+            pair = [_lost(seeds, family, defence, name) for defence in ("none", "recommended")]
+            cells.append("-" if None in pair else " → ".join(f"{one:.1f}" for one in pair))
+        lines.append((name, *cells))
+    return table(("attack", *FAMILIES), lines)
+
+
+def _summary(seeds: list[Rows]) -> str:
+    heads = (
+        "family",
+        "seeds",
+        "honest alone",
+        "all honest, recommended",
+        "worst, no defence",
+        "worst, recommended",
+        f"liars named, where an attack costs over {COSTS:.0f} points",
+        "honest runs without a name",
+    )
+    lines = []
+    for family in FAMILIES:
+        names = _attacks_on(seeds, family)
+        if not names:
+            continue
+        none, ours = _losses(seeds, family, "none", names), _losses(seeds, family, "recommended", names)
+        costly = [name for name in names if none[name] > COSTS]
+        lines.append(
+            (
+                family,
+                str(sum(f"{family}/recommended/{names[-1]}" in rows for rows in seeds)),
+                _accuracy(seeds, family, "none", "silent"),
+                _accuracy(seeds, family, "recommended", "honest"),
+                _worst(none),
+                _worst(ours),
+                _share(seeds, family, costly),
+                _share(seeds, family, ["honest"]),
+            )
+        )
+    return table(heads, lines)
+
+
+def _losses(seeds: list[Rows], family: str, defence: str, names: list[str]) -> dict[str, float]:
+    return {name: _lost(seeds, family, defence, name) or 0.0 for name in names}
+
+
+def _worst(losses: dict[str, float]) -> str:
+    name = max(losses, key=lambda one: losses[one])
+    return f"{losses[name]:.1f} ({name})"
+
+
+def _attacks_on(seeds: list[Rows], family: str) -> list[str]:
+    found = dict.fromkeys(
+        key.split("/")[2] for rows in seeds for key in rows if key.startswith(f"{family}/recommended/")
+    )
+    return [name for name in found if name not in CONTROLS and _lost(seeds, family, "none", name) is not None]
+
+
+def _of(seeds: list[Rows], key: str, take: Callable[[dict[str, Any]], Any]) -> list[Any]:
+    return [take(rows[key]) for rows in seeds if key in rows]
+
+
+def _lost(seeds: list[Rows], family: str, defence: str, name: str) -> float | None:
+    """Points lost against the honest clients alone, over the seeds that have both."""
+    alone, key = f"{family}/none/silent", f"{family}/{defence}/{name}"
+    both = [rows for rows in seeds if alone in rows and key in rows]
+    found = [rows[alone]["accuracy"] - rows[key]["accuracy"] for rows in both]
+    return 100 * mean(found) if found else None
+
+
+def _accuracy(seeds: list[Rows], family: str, defence: str, name: str) -> str:
+    found = _of(seeds, f"{family}/{defence}/{name}", lambda row: row["accuracy"])
+    return f"{mean(found):.1%}" if found else "-"
+
+
+def _share(seeds: list[Rows], family: str, names: list[str]) -> str:
+    """In how many of the runs with the recommended setting the distrusted are the liars, and nobody else."""
+    right = [
+        named
+        for name in names
+        for named in _of(seeds, f"{family}/recommended/{name}", lambda row: row["distrusted"] == row["liars"])
+    ]
+    return f"{sum(right)} of {len(right)}" if right else "-"

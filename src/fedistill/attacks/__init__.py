@@ -1,0 +1,1 @@
+"""What a lying client does to its data and messages, for simulations."""

@@ -1,0 +1,31 @@
+"""The short form of the benchmark of attacks: one family under one attack, in a process of its own."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "attacks.py"
+SETTING = "share 0.2, seed 0"
+
+
+def run(out: Path, *given: str) -> tuple[str, dict[str, Any]]:
+    command = [sys.executable, str(BENCHMARK), "--seeds", "0", "--shares", "0.2", "--out", str(out), *given]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return done.stdout, json.loads(out.read_text())[SETTING]
+
+
+def test_one_family_under_one_attack(tmp_path: Path) -> None:
+    given = ("--families", "statistics", "--attacks", "shifted-labels", "sign-flip")
+    said, rows = run(tmp_path / "rows.json", *given)
+    assert len(said.splitlines()) == len(rows) == 6, "sign-flip does not fit, and has no row"
+    alone = rows["statistics/none/silent"]["accuracy"]
+    lying = {defence: rows[f"statistics/{defence}/shifted-labels"] for defence in ("none", "recommended")}
+    assert lying["none"]["accuracy"] < alone - 0.03
+    assert lying["recommended"]["accuracy"] > alone - 0.01
+    assert lying["recommended"]["distrusted"] == lying["recommended"]["liars"]
+    assert lying["none"]["distrusted"] is None
+    again, same = run(tmp_path / "rows.json", *given)
+    assert again == "", "what is kept is not run again"
+    assert same == rows
