@@ -279,11 +279,11 @@ def test_the_same_liars_lie_in_every_runtime_and_in_a_run_that_is_resumed(tmp_pa
         assert bits(finish(again, executor)) == once
     whole = compare(parse(small(rounds=2, attack={"kind": "random"}), "test"), out=tmp_path / "whole")
     first = compare(parse(small(rounds=1, attack={"kind": "random"}), "test"), out=tmp_path / "part")
-    assert first.arms["dsfl"].rounds[0]["views"] == whole.arms["dsfl"].rounds[0]["views"]
+    assert first["dsfl"].rounds[0]["views"] == whole["dsfl"].rounds[0]["views"]
     written = tmp_path / "part" / "experiment.toml"
     written.write_text(written.read_text().replace("rounds = 1", "rounds = 2"))
     resumed = resume(tmp_path / "part")
-    assert resumed.arms["dsfl"].views == whole.arms["dsfl"].views
+    assert resumed["dsfl"].views == whole["dsfl"].views
     assert 'kind = "random"' in written.read_text()
 
 

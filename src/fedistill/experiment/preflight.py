@@ -37,6 +37,8 @@ after 5 rounds) the remedy gains 1 and 4 points over plain `dsfl` for 1, 5 and 4
 13 and 24 for 0.2, 26 and 39 for 0.1. The threshold is where both seeds gain much: other tasks and more rounds
 can reverse a small gain (benchmarks/methods.py).
 """
+_CORRECTS = ("prior-corrected", "reliability")
+"""Aggregations that divide each client's rows by its class prior."""
 _PROCESS_BYTES = 250_000_000
 """Memory of a Python process with torch before it has any data; measured with torch 2.13 on Linux."""
 _MANY_BYTES = 100_000_000
@@ -117,7 +119,7 @@ def _skewed(arm: ReadyArm, skew: float) -> list[Finding]:
     plain = train.loss == "cross-entropy" and (train.not_true is None or train.not_true.beta == 0)
     if "loss" in arm.method.under_skew and plain:
         missing.append('train = { loss = "balanced-softmax" }')
-    if "aggregation" in arm.method.under_skew and aggregation.name != "prior-corrected":
+    if "aggregation" in arm.method.under_skew and aggregation.name not in _CORRECTS:
         missing.append('aggregation = "prior-corrected"')
     if not missing:
         return []

@@ -56,14 +56,14 @@ def run_client(arm: ReadyArm, client: int, round: int, state: bytes, frame: byte
     started = time.perf_counter()
     with failing_at(f"round {round}, client {client}"):
         own = arm.client(client, round, arm.local_rounds(round, frame))
+        attack = arm.attack_by(client, round)
+        if attack is not None:
+            own = attack.at(own)
         kept = decode_state(state) if state else {}
         held = kept.get(_METHOD)
         before = from_plain(arm.method.ClientState, held) if held else arm.method.start_client(own)
         context = arm.message_context(client)
         end = ClientEndpoint(arm.coder, kept.get(_LINK, {}), arm.initial_shared_state(client), round, client)
-        attack = arm.attack_by(client, round)
-        if attack is not None:
-            own = attack.at(own)
         received: Message | None = None
         if frame:
             try:

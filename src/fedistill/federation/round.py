@@ -131,9 +131,9 @@ def _run_clients(
 def _aggregate(
     run: ArmRun, arm: ReadyArm, number: int, replies: Replies
 ) -> tuple[AnyState, dict[int, float], float]:
-    """Return the server's new state, how far it followed each client if not all alike, and its seconds.
+    """Return the server's new state, how far it followed each client, and the seconds that its step took.
 
-    These are what its step took besides waiting for clients.
+    Who is followed like all others is not named; waiting for clients is not in the seconds.
     """
     started = time.perf_counter()
     server = arm.server(number)

@@ -106,6 +106,7 @@ class FdPlus(Method[WeightsAndOutputs, WeightsAndOutputs, FdPlusServer, NoState]
             return state
         followed = dict(server.reliability)
         outputs = pool_tables(server, tables, self.settings.pooling)
+        # Who lies in one of the two parts is not to be relied on, however right the other is.
         for client, figure in followed.items():
             server.reliability[client] = min(figure, server.reliability.get(client, 1.0))
         return FdPlusServer(merged, outputs, samples)

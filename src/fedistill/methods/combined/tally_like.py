@@ -188,8 +188,7 @@ class TallyLike(Method[TallyReply, TallyRequest, TallyServer, TallyClient]):
         labels = found.labels.argmax(dim=1)
         merged = {name: self._learn(server, held, labels, name) for name, held in state.merged.items()}
         model = merged.get(server.model) or self._learn(server, state.model, labels, server.model)
-        exchanges = state.exchanges + 1
-        return TallyServer(model, merged, votes, voted, labels, exchanges, found.state)
+        return TallyServer(model, merged, votes, voted, labels, state.exchanges + 1, found.state)
 
     def _learn(self, server: Server, model: ModelState, labels: Tensor, name: str) -> ModelState:
         module = server.load(model, name)
