@@ -397,12 +397,14 @@ def test_kinds_keep_their_numbers() -> None:
         "masked-request": 25,
         "masked-reply": 26,
         "evaluated-model": 27,
+        "column-sums": 28,
+        "record-encoding": 29,
     }
 
 
 def test_every_message_has_a_kind_of_its_own() -> None:
     """Only messages that carry the same and are never mixed up, weights, share one."""
     kinds = [kind.kind for kind in MESSAGES]
-    without = {Kind.VOCABULARY, Kind.REFRESH, Kind.EVALUATED_MODEL}
+    without = {Kind.VOCABULARY, Kind.REFRESH, Kind.EVALUATED_MODEL, Kind.COLUMN_SUMS, Kind.RECORD_ENCODING}
     assert sorted(set(kinds), key=int) == sorted(set(Kind) - without, key=int)
     assert [kind for kind in set(kinds) if kinds.count(kind) > 1] == [Kind.WEIGHTS]

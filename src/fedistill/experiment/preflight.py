@@ -1,8 +1,8 @@
 """Checks before a run, each with what to do about it; `doctor` shows them, and every run makes them first."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import partial
-from pathlib import Path
 
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -15,7 +15,7 @@ from fedistill.config.schema import Experiment
 from fedistill.config.training import OptimizerConfig
 from fedistill.config.units import format_bytes
 from fedistill.data.task import Task
-from fedistill.deployment.description import FILE, Description, TablePreprocessing
+from fedistill.deployment.description import Description, TablePreprocessing
 from fedistill.errors import ExperimentError
 from fedistill.experiment.findings import Finding
 from fedistill.experiment.task_checks import check_task, label_skew
@@ -158,16 +158,17 @@ def _start(arm: ReadyArm) -> list[Finding]:
     if arm.config.models.start is None:
         return []
     if uses:
-        return list(_read_otherwise(arm, start_file(arm.config.models.start).parent))
+        return list(_read_otherwise(arm, arm.config.models.start))
     what = f"method {method.name} has no model at the server and sends none: nothing starts from models.start"
     return [Finding("fact", f"arm {arm.name!r}", what)]
 
 
-def _read_otherwise(arm: ReadyArm, folder: Path) -> Iterator[Finding]:
-    encoding = arm.task.record_encoding()
-    if encoding is None or not (folder / FILE).exists():
+def _read_otherwise(arm: ReadyArm, start: str) -> Iterator[Finding]:
+    encoding, before = arm.task.record_encoding(), None
+    if encoding is None:
         return
-    before = Description.read(folder).preprocessing
+    with suppress(ExperimentError):  # weights may stand alone; what is wrong with these is found elsewhere
+        before = Description.read(start_file(start).parent).preprocessing
     if not isinstance(before, TablePreprocessing) or before.encoding == encoding:
         return
     if before.encoding.places() == encoding.places():
