@@ -22,7 +22,7 @@ from fedistill.state import Bytes
 if sys.platform == "win32":
     import msvcrt
 
-_NO_RESERVE = 0x4000 if sys.platform == "linux" else None
+_NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000) if sys.platform == "linux" else None
 """``MAP_NORESERVE``, which `mmap` has from Python 3.13: Linux refuses to map more than its memory without."""
 _IN_MEMORY = 64 << 20
 """Bytes that a `Shelf` keeps in memory at most, while it has less than eight times as many on disk."""
