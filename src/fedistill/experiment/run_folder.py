@@ -53,6 +53,8 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._log = EventLog(path / "events.jsonl")
+        self._checkpoints: dict[str, Checkpoint] = {}
+        self._unsaved: dict[str, list[Event]] = {}
 
     @classmethod
     def create(cls, path: Path, experiment: Experiment, command: str) -> "RunFolder":
@@ -190,13 +192,18 @@ class RunFolder:
         write_file(self.path / "experiment.toml", to_toml(experiment).encode())
         self.append({"event": "changed", "experiment": _plain(experiment)})
 
+    def add_round(self, arm: ReadyArm, run: ArmRun) -> None:
+        """Add an arm's last complete round to the events; it is played again unless `save` comes after it."""
+        event = {"event": "round", "arm": arm.name, **run.records[-1].to_json()}
+        self.append(event)
+        self._unsaved.setdefault(arm.name, []).append(event)
+
     def save(self, arm: ReadyArm, run: ArmRun) -> None:
-        """Save an arm after a complete round."""
-        played: list[Event] = []
-        if run.records:
-            played = [{"event": "round", "arm": arm.name, **run.records[-1].to_json()}]
-            self.append(played[0])
-        self._checkpoint(arm.name).save(arm, run, played)
+        """Save an arm as it is after the rounds that were added, if there are any since it was saved last."""
+        rounds = self._unsaved.get(arm.name, [])
+        if rounds and rounds[-1]["round"] == run.round:  # else a stop came before the last round was added
+            del self._unsaved[arm.name]
+            self._checkpoint(arm.name).save(arm, run, rounds)
 
     def restore(self, arm: ReadyArm, warn: Callable[[str], None] = lambda what: None) -> ArmRun:
         """Return an arm as it was after its last complete round, or before round 1 (`Checkpoint.restore`).
@@ -224,7 +231,9 @@ class RunFolder:
         return self.path / "models" / slug(arm) / slug(name)
 
     def _checkpoint(self, arm: str) -> Checkpoint:
-        return Checkpoint(self.path / "checkpoint" / slug(arm), arm)
+        if arm not in self._checkpoints:
+            self._checkpoints[arm] = Checkpoint(self.path / "checkpoint" / slug(arm), arm)
+        return self._checkpoints[arm]
 
 
 def _plain(experiment: Experiment) -> RawTable:
