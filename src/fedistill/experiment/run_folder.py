@@ -7,14 +7,15 @@
     results.json        the outcome, see `fedistill.experiment.results`
     report.html         the same to look at
     models/ARM/         models after the last complete round, each in a folder of its own
-    checkpoint/ARM/     the last two complete rounds of each arm (`fedistill.experiment.checkpoint`)
+    checkpoint/ARM/     the last two saved rounds of each arm (`fedistill.experiment.checkpoint`)
     session             only of a run on a network: the name under which its nodes keep their states
 
 A run with several seeds has a folder ``seed-N/`` for each of them, which is the complete folder of a run with
 that seed; beside these, only the first four files. ``events.jsonl`` says when they were started.
 
 A round is first written to ``events.jsonl``, then its state, then the manifest that names both. A crash
-between any two of these loses only the round in which it happened. Nothing is changed before all that the run
+between any two of these loses only the round in which it happened, or, with `checkpoint.every`, those since
+the last one that was saved. Nothing is changed before all that the run
 needs has been found whole.
 """
 
