@@ -107,6 +107,7 @@ class ResolvedOptimizer(TrainOptimizer):
     weight_decay: float
 
     def resolved(self, data: Literal["image", "text"]) -> "ResolvedOptimizer":
+        """Return these settings."""
         return self
 
     def in_round(self, round: int, rounds: int) -> "ResolvedOptimizer":

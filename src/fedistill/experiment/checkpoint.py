@@ -229,7 +229,11 @@ class Checkpoint:
             manifest = _Manifest.model_validate(content["manifest"])
         except OSError as error:
             raise Damaged(f"{path.name}: {error.strerror}") from None
-        except (ValidationError, ValueError, KeyError, TypeError):
+        except ValidationError:
+            raise Damaged(
+                f"{path.name} is not as it was written, or another version of fedistill has written it"
+            ) from None
+        except (ValueError, KeyError, TypeError):
             raise Damaged(f"{path.name} is not as it was written") from None
         if manifest.round != number:
             raise Damaged(f"{path.name} is the manifest of round {manifest.round}")
