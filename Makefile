@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test smoke e2e lint types check docs wheel-check fuzz extras clean
+.PHONY: demo test smoke e2e lint types check docs wheel-check fuzz kills extras clean
 
 demo: $(READY)  ## compare methods on images and on text; two to three minutes after set-up
 	$(BIN)/fedistill compare examples/digits.toml
@@ -45,7 +45,10 @@ $(READY): pyproject.toml constraints.txt
 fuzz: $(READY)  ## bytes that nobody meant, for every decoder; CASES and SEED say how many and which
 	$(BIN)/python tests/communication/fuzzing.py --cases $(or $(CASES),1000000) --seed $(or $(SEED),0)
 
-extras: e2e wheel-check fuzz  ## what takes long and .ci/run leaves out
+kills: $(READY)  ## a run that is killed at random moments ends in the same bits; KILLS and SEED say how many and which
+	$(BIN)/python benchmarks/kills.py --kills $(or $(KILLS),300) --seed $(or $(SEED),0)
+
+extras: e2e wheel-check fuzz kills  ## what takes long and .ci/run leaves out
 
 clean:
 	rm -rf $(VENV) runs site dist build

@@ -6,6 +6,7 @@ dictionary of its fields and `from_plain` restores. The bytes sent to a worker p
 disk.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -174,6 +175,21 @@ def ordered(state: State) -> State:
     return {key: ordered(value) if isinstance(value, dict) else value for key, value in sorted(state.items())}
 
 
+def as_tensor(data: bytes) -> Tensor:
+    """Return bytes as a tensor (n,) of uint8, which a state may hold."""
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8)
+
+
+def as_bytes(tensor: Tensor) -> bytes:
+    """Return the bytes that `as_tensor` made a tensor of."""
+    return tensor.numpy().tobytes()
+
+
+def blob_digest(data: bytes) -> bytes:
+    """Return the 16 bytes by which equal bytes are known."""
+    return hashlib.blake2b(data, digest_size=16).digest()
+
+
 def write_file(path: Path, data: bytes | Iterable[Bytes]) -> None:
     """Write a file completely or not at all: no reader, and no crash, ever finds half of it."""
     write_files(path.parent, {path.name: data})
@@ -184,12 +200,22 @@ def write_files(folder: Path, contents: Mapping[str, bytes | Iterable[Bytes]]) -
     folder.mkdir(parents=True, exist_ok=True)
     for name, data in contents.items():
         _write_whole(folder / name, data)
+    sync_folder(folder)
+
+
+def sync_folder(folder: Path) -> None:
+    """See that names that are new in a folder survive a crash."""
     if os.name == "posix":  # elsewhere a folder cannot be opened, nor need it be
         opened = os.open(folder, os.O_RDONLY)
         try:
-            os.fsync(opened)  # else the new names may be lost
+            os.fsync(opened)
         finally:
             os.close(opened)
+
+
+def move_into_place(part: Path) -> None:
+    """Give a complete file its name, which is that of the part without ``.part``."""
+    part.replace(part.with_suffix(""))
 
 
 def _write_whole(path: Path, data: bytes | Iterable[Bytes]) -> None:
@@ -199,7 +225,7 @@ def _write_whole(path: Path, data: bytes | Iterable[Bytes]) -> None:
             file.write(piece)
         file.flush()
         os.fsync(file.fileno())
-    part.replace(path)
+    move_into_place(part)
 
 
 def _flat(state: State) -> tuple[dict[str, Joined], dict[str, str]]:

@@ -35,7 +35,7 @@ from fedistill.communication.messages.private_samples import PrivateLogits, Priv
 from fedistill.communication.messages.weights import CountedWeights, GeneratorWeights, TrainedWeights, Weights
 from fedistill.communication.protocol.frame import Frame, StateId, encode
 from fedistill.communication.protocol.message_coder import MessageCoder
-from fedistill.communication.protocol.shared_state import EMPTY, SharedState
+from fedistill.communication.protocol.shared_state import EMPTY, SharedState, StatePart
 from fedistill.communication.tensor_specs import Content, Floats, SharedKnowledge, TensorSpec
 from fedistill.communication.varint import varint
 from fedistill.errors import FrameError, TrainingError
@@ -113,10 +113,10 @@ def test_a_memory_is_never_changed_in_place(way: Direction, kind: type[Message],
     coder = MessageCoder(create_codec(name), create_codec(name), seed=0, messages=[kind])
     before = write(coder, way, message(kind, 1, 0), round=1).shared
     twin = SharedState.of(before.plain())
-    parts = {name: {**part.value} for name, part in before.parts.items()}
+    parts = {name: StatePart({**part.value}) for name, part in before.parts.items()}
     written = write(coder, way, message(kind, 2, 1), before, round=2)
     read(coder, way, kind, written.sections, before, round=2)
-    assert digests(SharedState.of({"version": before.version, "parts": parts})) == digests(twin)
+    assert digests(SharedState(before.version, parts)) == digests(twin)
 
 
 @both_ways

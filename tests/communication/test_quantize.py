@@ -1,6 +1,7 @@
 """Quantisers: hand-computed values, settings, probabilities and scores, hostile scales, golden payloads."""
 
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -163,7 +164,7 @@ def test_numbers_come_from_the_senders_stream() -> None:
     values[0] = 1
     codec = Qsgd(QsgdSettings(levels=1))
     payloads = [
-        codec.encode(values, spec, zero(spec), Sender(random=np.random.default_rng(seed))).payload
+        codec.encode(values, spec, zero(spec), Sender(stream=partial(np.random.default_rng, seed))).payload
         for seed in (0, 0, 1)
     ]
     assert payloads[0] == payloads[1] != payloads[2]

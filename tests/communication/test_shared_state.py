@@ -184,6 +184,7 @@ def test_a_resumed_run_remembers_what_it_would_have(arm: dict[str, Any], tmp_pat
         run = start_run(first)
         for _ in range(2):
             play_round(run, first, executor)
+            folder.add_round(first, run)
             folder.save(first, run)
         assert any(memory.state_id for memory in run.shared_states.values())
         _, again = ready(arm)

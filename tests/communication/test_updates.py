@@ -108,7 +108,7 @@ def assert_comes_back(codec: Codec, shapes: list[tuple[int, ...]], kind: str, se
     spec = spec_of(*shapes)
     known = SharedKnowledge() if first else known_of(codec, spec.count)
     values = update_of(spec.count, kind, seed)
-    encoded = codec.encode(values, spec, known, Sender(random=np.random.default_rng(seed)))
+    encoded = codec.encode(values, spec, known, Sender(stream=lambda: np.random.default_rng(seed)))
     decoded = codec.decode(encoded.payload, spec, known)
     assert decoded.values.shape == spec.shape
     assert decoded.values.dtype == np.float32
@@ -129,7 +129,7 @@ def test_long_weights_come_back_about_as_they_were(codec: Codec, count: int, see
     update = update_of(count, "laplace", seed) * np.float32(0.01)
     state_id = np.float32(0) if known.reference is None else known.reference
     values = state_id + update
-    payload = codec.encode(values, spec, known, Sender(random=np.random.default_rng(seed))).payload
+    payload = codec.encode(values, spec, known, Sender(stream=lambda: np.random.default_rng(seed))).payload
     got = codec.decode(payload, spec, known).values
     agreement = np.dot(got - state_id, update) / np.dot(update, update)
     assert 0.03 < agreement < 1.3

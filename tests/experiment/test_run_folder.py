@@ -1,6 +1,7 @@
 """The folder of a run: whatever happens to a run, going on with it ends in the same bits."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import nn
 
-from fedistill import parse, state
+from fedistill import parse
 from fedistill.cli.main import main
 from fedistill.config.schema import Experiment
 from fedistill.errors import ExperimentError
@@ -30,7 +31,6 @@ from fedistill.federation.ledger import Entry
 from fedistill.models import registry as models
 from fedistill.models.registry import build_model
 from fedistill.models.signature import Signature
-from fedistill.state import decode_state
 from helpers.watchers import Watcher
 
 ROUNDS = 3
@@ -81,44 +81,105 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return found
 
 
-def crash_at_write(
-    monkeypatch: pytest.MonkeyPatch, wanted: Callable[[Path], bool], half: bool = False
-) -> None:
-    """From now on the first file that is wanted is not written, or is left half written aside."""
-    original = state._write_whole
+def crash_at(monkeypatch: pytest.MonkeyPatch, wanted: Callable[[str, Path], bool]) -> None:
+    """From now on, the first wanted change of a checkpoint is not made, and nothing after it is.
 
-    def write(path: Path, data: bytes) -> None:
-        if wanted(path):
-            if half:
-                path.with_name(path.name + ".part").write_bytes(data[: len(data) // 2])
+    Changes are told apart by what they do ("sync", "move" or "remove") and to which file; a file that is not
+    synced is left half written.
+    """
+    sync, move, remove = os.fsync, Path.replace, Path.unlink
+
+    def about(what: str, path: Path) -> None:
+        if "checkpoint" in path.parts and wanted(what, path):
             raise Crash
-        original(path, data)
 
-    monkeypatch.setattr(state, "_write_whole", write)
+    def fsync(file: int) -> None:
+        path = Path(os.readlink(f"/proc/self/fd/{file}"))
+        try:
+            about("sync", path)
+        except Crash:
+            if path.suffix == ".part":
+                os.truncate(path, path.stat().st_size // 2)
+            raise
+        sync(file)
+
+    def replace(path: Path, target: Path) -> Path:
+        about("move", path)
+        return move(path, target)
+
+    def unlink(path: Path, missing_ok: bool = False) -> None:
+        about("remove", path)
+        remove(path, missing_ok)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(Path, "replace", replace)
+    monkeypatch.setattr(Path, "unlink", unlink)
 
 
-def nth(count: int) -> Callable[[Path], bool]:
-    """True for the n-th file, counted from 0, without final models."""
+def nth(count: int) -> Callable[[str, Path], bool]:
+    """True for the n-th change, counted from 0."""
     calls = iter(range(10**6))
-    return lambda path: "models" not in path.parts and next(calls) == count
+    return lambda what, path: next(calls) == count
 
 
-# Of each round two clients work: two files of theirs, the server's, the manifest. FedAvg's clients keep
-# nothing. The first file is experiment.toml.
-@pytest.mark.parametrize("place", range(1, 3 * 4 + 3 * 2 + 1))
-def test_a_crash_at_any_file_of_any_round(
+def changes(path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """All changes of the checkpoints of a run of `experiment()`."""
+    found: list[str] = []
+
+    def note(what: str, path: Path) -> bool:
+        found.append(f"{what} {path.name}")
+        return False
+
+    with monkeypatch.context() as patched:
+        crash_at(patched, note)
+        run_experiment(experiment(), path, "", Watcher())
+    return found
+
+
+SAVED = ["sync states-{0}.bin.part", "move states-{0}.bin.part", "sync {1}"]
+NAMED = ["sync round-{0}.json.part", "move round-{0}.json.part", "sync {1}"]
+
+
+def test_a_round_is_saved_with_two_files_and_nothing_is_removed_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = changes(tmp_path / "run", monkeypatch)
+    kept = [change for change in found if not change.startswith("remove")]
+    expected = [
+        change.format(number, arm)
+        for arm in ("dsfl", "fedavg")
+        for number in range(1, ROUNDS + 1)
+        for change in SAVED + NAMED
+    ]
+    assert kept == expected
+    # Of what the third round made needless: its manifest first, and only once its own is there.
+    removed = found.index("remove round-1.json")
+    assert found[removed - 1] == "sync dsfl"
+    assert found[removed - 2] == "move round-3.json.part"
+    assert len(found) == CHANGES
+
+
+CHANGES = 39
+"""In `experiment()`: six a round, and in the third round of each arm a manifest and what only that needed."""
+
+
+@pytest.mark.parametrize("place", range(CHANGES))
+def test_a_crash_at_any_change_of_any_round(
     place: int, whole: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    played: list[int] = []
     with monkeypatch.context() as patched:
-        crash_at_write(patched, nth(place), half=place % 2 == 0)
+        crash_at(patched, nth(place))
         with pytest.raises(Crash):
             run_experiment(experiment(), tmp_path / "run", "", Watcher())
+        played = [RunFolder(tmp_path / "run").last_round(arm) for arm in ("dsfl", "fedavg")]
     watcher = Watcher()
     resume_experiment(tmp_path / "run", watcher)
     assert outcome(tmp_path / "run") == whole
-    # Only what was not saved is played again: four files a round of dsfl, then two a round of fedavg.
-    saved = place - 1
-    assert watcher.begun == {"dsfl": min(3, saved // 4), "fedavg": max(0, saved - 12) // 2}
+    # Only what was not saved is played again.
+    assert list(watcher.begun.values()) == played
+    assert watcher.found == []
+    assert not list((tmp_path / "run").rglob("checkpoint/*/*.part"))
 
 
 def test_the_crash_between_event_and_manifest_leaves_the_event(
@@ -126,8 +187,7 @@ def test_the_crash_between_event_and_manifest_leaves_the_event(
 ) -> None:
     folder = RunFolder(tmp_path / "run")
     with monkeypatch.context() as patched:
-        # The manifest of the second round of dsfl
-        crash_at_write(patched, nth(8))
+        crash_at(patched, lambda what, path: path.name == "round-2.json.part")
         with pytest.raises(Crash):
             run_experiment(experiment(), folder.path, "", Watcher())
     assert [played.round for played in folder.records("dsfl")] == [1, 2]
@@ -200,24 +260,60 @@ def test_a_half_last_line_of_events_is_ignored(half: str, whole: Any, tmp_path: 
         json.loads(line)
 
 
-def test_checkpoints_hold_the_files_of_two_rounds_and_nothing_else(tmp_path: Path) -> None:
+def test_checkpoints_hold_two_rounds_in_a_few_files_and_nothing_else(tmp_path: Path) -> None:
     folder = tmp_path / "run" / "checkpoint" / "dsfl"
-    worked: dict[int, int] = {}
     files: dict[int, set[str]] = {0: set()}
 
     def look(name: str, played: RoundRecord) -> None:
-        worked.update(dict.fromkeys(played.clients, played.round))
         number = played.round
         manifest = json.loads((folder / f"round-{number}.json").read_text())["manifest"]
         assert manifest["round"] == number
-        clients = {f"client-{client}-{last}.safetensors" for client, last in worked.items()}
-        assert set(manifest["clients"].values()) == clients
-        files[number] = {f"round-{number}.json", f"server-{number}.safetensors", *clients}
+        assert f"states-{number}.bin" in manifest["segments"]
+        files[number] = {f"round-{number}.json", *manifest["segments"]}
         assert {path.name for path in folder.iterdir()} == files[number] | files[number - 1]
+        # Of the server and four clients: weights, and with momentum as many numbers again.
+        needed = 5 * 2 * 4 * 4810
+        assert sum(path.stat().st_size for path in folder.glob("states-*")) < 4 * needed
 
-    wanted = experiment({"method": "dsfl"}, rounds=5)
+    wanted = experiment({"method": "dsfl"}, rounds=8)
     run_experiment(wanted, tmp_path / "run", "", Watcher(look))
-    assert len(set(worked.values())) > 1  # else nothing was kept from an earlier round
+    assert any(len(found) > 2 for found in files.values())  # else nothing was kept from an earlier round
+
+
+def test_rounds_that_are_saved_now_and_then_are_played_again_after_a_kill(whole: Any, tmp_path: Path) -> None:
+    """Every third; the last one, and where the run is stopped, in any case."""
+    now_and_then = experiment(checkpoint={"every": 3}, rounds=5)
+
+    def stop(name: str, played: RoundRecord) -> None:
+        if played.round == 5:
+            raise Crash
+
+    run_experiment(experiment(rounds=5), tmp_path / "whole", "", Watcher())
+    with pytest.raises(Crash):
+        run_experiment(now_and_then, tmp_path / "run", "", Watcher(stop))
+    folder = RunFolder(tmp_path / "run")
+    assert (len(folder.records("dsfl")), folder.last_round("dsfl")) == (5, 3)
+    watcher = Watcher()
+    resume_experiment(folder.path, watcher)
+    assert watcher.begun == {"dsfl": 3, "fedavg": 0}
+    assert outcome(folder.path) == outcome(tmp_path / "whole")
+    assert [folder.last_round(arm) for arm in ("dsfl", "fedavg")] == [5, 5]
+
+
+def test_a_run_that_is_stopped_saves_the_rounds_that_were_not_due(tmp_path: Path) -> None:
+    def stop(name: str, played: RoundRecord) -> None:
+        if played.round == 2:
+            raise KeyboardInterrupt
+
+    now_and_then = experiment({"method": "dsfl"}, checkpoint={"every": 10})
+    with pytest.raises(KeyboardInterrupt):
+        run_experiment(now_and_then, tmp_path / "run", "", Watcher(stop))
+    assert RunFolder(tmp_path / "run").last_round("dsfl") == 2
+    watcher = Watcher()
+    resume_experiment(tmp_path / "run", watcher)
+    assert watcher.begun == {"dsfl": 2}
+    run_experiment(experiment({"method": "dsfl"}), tmp_path / "whole", "", Watcher())
+    assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
 
 
 def stopped(path: Path, after: int = 2) -> RunFolder:
@@ -264,13 +360,11 @@ def _replace(old: str, new: str) -> Callable[[Path], None]:
 
 
 HARM: dict[str, tuple[str, Callable[[Path], None], str]] = {
-    "cut server": ("server-2.*", _cut, "server-2.safetensors is not as it was written"),
-    "cut client": ("client-*-2.*", _cut, "is not as it was written"),
-    "no server": ("server-2.*", Path.unlink, "server-2.safetensors: No such file"),
-    "no client": ("client-*-2.*", Path.unlink, "No such file"),
-    "flipped header": ("server-2.*", _flip(0.01), "server-2.safetensors is not as it was written"),
-    "flipped weight": ("server-2.*", _flip(0.9), "server-2.safetensors is not as it was written"),
-    "flipped client": ("client-*-2.*", _flip(0.9), "is not as it was written"),
+    "cut states": ("states-2.bin", _cut, "states-2.bin is not as it was written"),
+    "no states": ("states-2.bin", Path.unlink, "states-2.bin: No such file"),
+    "flipped first byte": ("states-2.bin", _flip(0), "states-2.bin is not as it was written"),
+    "flipped weight": ("states-2.bin", _flip(0.6), "states-2.bin is not as it was written"),
+    "flipped index": ("states-2.bin", _flip(1), "states-2.bin is not as it was written"),
     "cut manifest": ("round-2.json", _cut, "round-2.json is not as it was written"),
     "empty manifest": ("round-2.json", _become("{}"), "round-2.json is not as it was written"),
     "list as manifest": ("round-2.json", _become("[]"), "round-2.json is not as it was written"),
@@ -278,7 +372,7 @@ HARM: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "other round": ("round-2.json", _replace('"round": 2', '"round": 7'), "is not as it was written"),
     "file elsewhere": (
         "round-2.json",
-        _replace('"server": "server-2', '"server": "../../../server-2'),
+        _replace('"states-2.bin"', '"../../../states-2.bin"'),
         "round-2.json is not as it was written",
     ),
 }
@@ -303,10 +397,9 @@ def test_a_damaged_round_gives_way_to_the_one_before(name: str, whole: Any, tmp_
 def test_a_manifest_that_names_files_elsewhere_is_refused_though_its_digest_is_right(tmp_path: Path) -> None:
     folder = stopped(tmp_path / "run", after=1)
     place = folder.path / "checkpoint" / "dsfl"
-    (folder.path / "server-1.safetensors").write_bytes((place / "server-1.safetensors").read_bytes())
+    (folder.path / "states-1.bin").write_bytes((place / "states-1.bin").read_bytes())
     content = json.loads((place / "round-1.json").read_text())["manifest"]
-    content["digests"]["../../server-1.safetensors"] = content["digests"].pop("server-1.safetensors")
-    content["server"] = "../../server-1.safetensors"
+    content["segments"]["../../states-1.bin"] = content["segments"].pop("states-1.bin")
     (place / "round-1.json").write_text(
         json.dumps({"manifest": content, "digest": checkpoint._digest_of(content)})
     )
@@ -317,14 +410,14 @@ def test_a_manifest_that_names_files_elsewhere_is_refused_though_its_digest_is_r
 def test_if_both_rounds_are_damaged_the_message_says_how_to_go_on(whole: Any, tmp_path: Path) -> None:
     folder = stopped(tmp_path / "run")
     place = folder.path / "checkpoint" / "dsfl"
-    for path in place.glob("server-*"):
+    for path in place.glob("states-*"):
         _cut(path)
     before = everything(folder.path)
     with pytest.raises(ExperimentError) as caught:
         resume_experiment(folder.path, Watcher())
     assert str(caught.value) == (
-        "arm 'dsfl': its checkpoint is damaged (round 2: server-2.safetensors is not as it was written;"
-        " round 1: server-1.safetensors is not as it was written); delete the folder"
+        "arm 'dsfl': its checkpoint is damaged (round 2: states-2.bin is not as it was written;"
+        " round 1: states-1.bin is not as it was written); delete the folder"
         f" {place} to play this arm again from round 1"
     )
     assert everything(folder.path) == before
@@ -610,15 +703,14 @@ def test_views_are_those_of_the_models_that_are_left(tmp_path: Path) -> None:
 
 def test_final_models_are_those_of_the_last_round(tmp_path: Path) -> None:
     """Weights under PyTorch's own names, which make up the flat vector of the checkpoint."""
-    run_experiment(experiment({"method": "dsfl"}, sampling={}), tmp_path / "run", "", Watcher())
-    state = decode_state(
-        (tmp_path / "run" / "checkpoint" / "dsfl" / f"server-{ROUNDS}.safetensors").read_bytes()
-    )
+    wanted = experiment({"method": "dsfl"}, sampling={})
+    run_experiment(wanted, tmp_path / "run", "", Watcher())
+    saved = RunFolder(tmp_path / "run").restore(prepare(wanted)[1][0])
     tensors = load_file(tmp_path / "run" / "models" / "dsfl" / "server" / "model.safetensors")
     names = ["features.1.weight", "features.1.bias", "head.weight", "head.bias"]
     assert set(tensors) == set(names)
     flat = torch.cat([tensors[name].flatten() for name in names])
-    assert torch.equal(flat, state["method"]["model"]["weights"])
+    assert torch.equal(flat, saved.server.model.weights)
     assert len(list((tmp_path / "run" / "models" / "dsfl").iterdir())) == 5
 
 

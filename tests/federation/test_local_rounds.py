@@ -229,6 +229,7 @@ def test_resuming_goes_on_with_what_is_due(tmp_path: Path) -> None:
         again = start_run(ready)
         for _ in range(4):  # two exchanges, and two rounds into what accumulates
             play_round(again, ready, executor)
+            folder.add_round(ready, again)
             folder.save(ready, again)
         again = finish(ready, executor, RunFolder.open(tmp_path / "run").restore(ready))
     assert [record.local for record in again.records] == [record.local for record in run.records]

@@ -105,6 +105,7 @@ def test_a_resumed_run_has_the_same_mean(tmp_path: Path) -> None:
         folder, run = RunFolder.create(tmp_path / "run", experiment, "test"), start_run(arm)
         for _ in range(2):
             play_round(run, arm, executor)
+            folder.add_round(arm, run)
             folder.save(arm, run)
         loaded = folder.restore(arm)
         assert loaded.mean is not None

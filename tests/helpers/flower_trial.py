@@ -85,7 +85,7 @@ def what_is_kept(folder: Path) -> tuple[bytes, bytes, dict[int, bytes]]:
     opened = RunFolder(folder)
     (arm,) = prepare(opened.experiment())[1]
     run = opened.restore(arm)
-    return encode_state(to_plain(run.server)), encode_state(dump_states(run.shared_states)), run.clients
+    return encode_state(to_plain(run.server)), encode_state(dump_states(run.shared_states)), dict(run.clients)
 
 
 def at_sites(places: Iterable[Path], round: int) -> dict[int, bytes]:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
+from functools import partial
 from itertools import pairwise, product
 from typing import Any
 
@@ -110,7 +111,9 @@ def test_clients_break_ties_apart_and_one_alike() -> None:
         TopClasses(TopClassesSettings(k=2, bits=2)),
     ):
         seeds = (1, 1, *range(40))
-        sent = [codec.encode(rows, spec, SharedKnowledge(), Sender(random=drawn(seed))) for seed in seeds]
+        sent = [
+            codec.encode(rows, spec, SharedKnowledge(), Sender(stream=partial(drawn, seed))) for seed in seeds
+        ]
         assert sent[0].payload == sent[1].payload != sent[2].payload
         read = [codec.decode(each.payload, spec, SharedKnowledge()).values for each in sent[2:]]
         np.testing.assert_allclose(np.mean(read, axis=(0, 1)), 0.5, atol=0.01)

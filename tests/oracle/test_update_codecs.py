@@ -116,7 +116,7 @@ def test_qsgd_is_its_twin_given_the_same_numbers(norm: Any, levels: int, bucket:
     update = updates(1)
     numbers = [k / 256 for k in np.random.default_rng(2).integers(0, 256, SPEC.count)]
     codec = Qsgd(QsgdSettings(levels=levels, bucket=bucket, norm=norm))
-    got = sent(codec, update, Sender(random=Numbers(numbers)))  # type: ignore[arg-type]  # stands in for one
+    got = sent(codec, update, Sender(stream=lambda: Numbers(numbers)))  # type: ignore[arg-type]  # stands in for one
     expected, chances = [], iter(numbers)
     for part in split(update):
         size = bucket or max(len(part), 1)
@@ -132,7 +132,7 @@ def test_qsgd_is_right_in_the_mean(codec: Codec) -> None:
     spec = TensorSpec(Content.WEIGHTS, (8,), ((8,),))
     update = [0.9, -0.7, 0.5, 0.01, 0.0, -0.33, -1.0, 0.25]
     random = np.random.default_rng(0)
-    draws = np.array([sent(codec, update, Sender(random=random), spec) for _ in range(4_000)])
+    draws = np.array([sent(codec, update, Sender(stream=lambda: random), spec) for _ in range(4_000)])
     error = draws.std(axis=0) / math.sqrt(len(draws))
     assert (np.abs(draws.mean(axis=0) - update) <= 5 * error + 1e-9).all()
     assert len(set(draws[:, 0])) == 2

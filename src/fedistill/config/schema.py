@@ -103,6 +103,14 @@ class RuntimeConfig(Section):
     workers: int | None = Field(default=None, ge=1, description="default: one per core")
 
 
+class CheckpointConfig(Section):
+    every: int = Field(
+        default=1,
+        ge=1,
+        description="rounds between saved states; what kills the run costs the rounds since",
+    )
+
+
 class FlowerConfig(Section):
     """How long the server waits for clients on a network; and, there or not, how many must reply."""
 
@@ -186,6 +194,7 @@ class Experiment(Section):
     sampling: Sampling = Sampling()
     evaluate: Evaluate = Evaluate()
     runtime: RuntimeConfig = RuntimeConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
     flower: FlowerConfig = FlowerConfig()
     attack: RawTable | None = Field(
         default=None, description="clients that lie, for simulations: { kind, share or clients, SETTINGS }"

@@ -108,6 +108,10 @@ class ResolvedOptimizer(TrainOptimizer):
     lr: Positive
     weight_decay: float
 
+    def resolved(self, data: InputKind) -> "ResolvedOptimizer":
+        """Return these settings."""
+        return self
+
     def in_round(self, round: int, rounds: int) -> "ResolvedOptimizer":
         """Return the settings in a round from 1 to ``rounds``, where a schedule over rounds sets the rate."""
         if self.schedule is None or self.schedule.over == "steps":

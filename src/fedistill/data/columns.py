@@ -278,7 +278,7 @@ def _in_words(feature: Feature) -> str:
 
 
 def _values(split: Split, column: str) -> Column:
-    return list(split[column])
+    return list(split[column][:])  # all at once: row by row takes forty times as long
 
 
 def _columns(

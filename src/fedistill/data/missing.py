@@ -48,7 +48,7 @@ def is_missing(split: Split, column: str, kind: Content) -> NDArray[np.bool_]:
             value is None
             or value != value
             or (kind == "label" and isinstance(value, str | int) and value in no_label)
-            for value in split[column]
+            for value in split[column][:]
         ],
         dtype=bool,
     )

@@ -8,7 +8,7 @@ from fedistill.config.schema import Experiment
 from fedistill.config.section import Raw, RawTable
 from fedistill.errors import ExperimentError
 
-_FREE = ("runtime", "flower", "link")
+_FREE = ("runtime", "checkpoint", "flower", "link")
 _PATHS = (
     "task.train",
     "task.test",
@@ -26,8 +26,8 @@ _MOST_NAMED = 8
 def check_changes(before: Experiment, now: Experiment, path: Path) -> bool:
     """Return whether a run is resumed with other settings than before, all of which may be changed.
 
-    Rounds and seeds may become more, arms may be added, and files moved; `runtime`, `flower` and `link` have
-    no part in results.
+    Rounds and seeds may become more, arms may be added, and files moved; `runtime`, `checkpoint`, `flower`
+    and `link` have no part in results.
 
     Args:
         path: the run's experiment.toml, of which error messages speak.
@@ -47,7 +47,7 @@ def check_changes(before: Experiment, now: Experiment, path: Path) -> bool:
         raise ExperimentError(
             f"{path} has changed since the run began: {', '.join(named)}{more}. Put the old values back, or"
             " start a new run with another folder; only `rounds` and `seeds` may be raised, arms added, files"
-            " moved, and `runtime`, `flower` and `link` changed"
+            " moved, and `runtime`, `checkpoint`, `flower` and `link` changed"
         )
     return bool(differing)
 

@@ -1,14 +1,13 @@
-"""The last two complete rounds of an arm on disk, each with a digest of every file that it needs.
+"""The last two saved rounds of an arm on disk, each with the digests of all that it needs.
 
 ::
 
-    round-N.json            the manifest of round N: its files, their digests, and what they do not hold
-    server-N.safetensors    the server's state after round N
-    client-C-N.safetensors  the state of client C after the last round in which it worked
+    round-N.json    the manifest of round N: where its states are, and what they do not hold
+    states-M.bin    what was new since the saved round before (`fedistill.experiment.state_store`)
 
-A manifest is written after all that it names. One that is damaged, or names a file that is, gives way to that
-of the round before, so that a run loses one round and not all of them. No byte of a file is used before its
-digest has been compared: what a flipped bit changes would be other results without a word.
+A manifest is written after all that it names, so that a round is saved with two files, however many clients
+have worked in it. One that is damaged, or names what is, gives way to that of the round before. No byte is
+used before its digest has been compared: what a flipped bit changes would be other results without a word.
 """
 
 import hashlib
@@ -20,52 +19,49 @@ from typing import Annotated
 
 from pydantic import Field, ValidationError
 
-from fedistill.communication.protocol.shared_state import dump_states, load_states
+from fedistill.communication.protocol.shared_state import SharedState, dump_held, load_held
 from fedistill.config.section import RawTable, Section
 from fedistill.errors import ExperimentError
 from fedistill.experiment import events
+from fedistill.experiment.state_shelf import StateShelf
+from fedistill.experiment.state_store import NAME, Damaged, SegmentEntry, StateStore
 from fedistill.federation.arm import ReadyArm, start_run
+from fedistill.federation.client_states import ClientStates
 from fedistill.federation.history import ArmRun, Event, RoundRecord
 from fedistill.federation.ledger import Entry
 from fedistill.federation.scores import Scores
 from fedistill.methods.base import AnyState
-from fedistill.state import State, decode_state, encode_state, from_plain, to_plain, write_file, write_files
+from fedistill.state import State, decode_state, encode_state, from_plain, to_plain, write_file
 from fedistill.training.model_state import ModelState, WeightLayout
 
 _MANIFEST = re.compile(r"round-(\d+)\.json")
-_KEPT = 2
-_FileName = Annotated[str, Field(pattern=r"^(server|client-\d+)-\d+\.safetensors$")]
-"""Of a file in the checkpoint's own folder."""
-
-
-class _Damaged(Exception):
-    """A manifest or a file that it names is not as it was written."""
+_Segment = Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
+"""The name of a file in the checkpoint's own folder."""
+_Digest = Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
 
 
 class _Manifest(Section):
     """What a round has left.
 
     Attributes:
-        clients: the file of each client that has worked.
-        digests: by file. ``events``: of the arm's rounds in ``events.jsonl``.
+        server: the blob with the server's state.
+        table: the blob with the digests of clients' states and of what the server shares with each.
+        segments: where all blobs are.
+        events: digest of the arm's rounds in ``events.jsonl``.
         correct, scores: the two parts of clients' `Scores`, of which the second is mostly empty.
         setup: what the ledger has of the time before round 1.
         layouts: digests of the shapes of the arm's models, which must not change.
     """
 
     round: int = Field(ge=1)
-    server: _FileName
-    clients: dict[int, _FileName]
-    digests: dict[_FileName, str]
+    server: _Digest
+    table: _Digest
+    segments: dict[_Segment, SegmentEntry]
     events: str
     correct: dict[int, list[int]]
     scores: dict[int, RawTable]
     setup: list[Entry]
     layouts: dict[str, str]
-
-    @property
-    def files(self) -> set[str]:
-        return {self.server, *self.clients.values()}
 
 
 class Checkpoint:
@@ -74,45 +70,57 @@ class Checkpoint:
     def __init__(self, folder: Path, arm: str) -> None:
         self.folder = folder
         self.arm = arm
+        self._store = StateStore(folder)
+        self._shelf = StateShelf(self._store, arm)
+        self._shared: dict[int, SharedState] = {}
+        self._last: _Manifest | None = None
 
     def save(self, arm: ReadyArm, run: ArmRun, rounds: Sequence[Event]) -> None:
-        """Save an arm after a complete round; only clients that have worked since are written again.
+        """Save an arm after a complete round; only what is new since the last saved one is written.
+
+        From then on, if not before, its clients' states are read from here.
 
         Args:
-            rounds: the lines of ``events.jsonl`` that were added for the arm since its last checkpoint.
+            rounds: the lines of ``events.jsonl`` that were added for the arm since its last saved round.
+
+        Raises:
+            RuntimeFailure: what was saved before has been damaged since.
         """
-        old = next((self._read(n) for n in self._saved() if n < run.round), None)
-        files = {} if old is None else dict(old.clients)
-        digests = {} if old is None else dict(old.digests)
-        written: dict[str, bytes] = {}
-        for client in run.records[-1].clients if run.records else []:
-            files.pop(client, None)
-            if client in run.clients:
-                files[client] = f"client-{client}-{run.round}.safetensors"
-                written[files[client]] = run.clients[client]
-        server = f"server-{run.round}.safetensors"
+        old = self._last
+        run.clients = run.clients.on(self._shelf)
+        links = self._put_links(run)
+        states = {str(client): key.hex() for client, key in run.clients.keys_by_client.items()}
+        table = self._store.put(encode_state({"clients": states, "links": dump_held(links)}), deflate=True)
         mean = {} if run.mean is None else {"mean": to_plain(run.mean)}
-        links = dump_states(run.shared_states)
-        written[server] = encode_state({"method": to_plain(run.server), "links": links, **mean})
-        digests |= {name: _digest(data) for name, data in written.items()}
-        named = {server, *files.values()}
+        server = self._store.put(encode_state({"method": to_plain(run.server), **mean}))
+        needed = {table, server, *self._shelf.blobs(run.clients), *_digests(links)}
         manifest = _Manifest(
             round=run.round,
-            server=server,
-            clients=files,
-            digests={name: digests[name] for name in named},
+            server=server.hex(),
+            table=table.hex(),
+            segments=self._shelf.seal(needed),
             events=events.digest(rounds, "" if old is None else old.events),
             correct={client: scores.correct for client, scores in run.scores.items()},
             scores={client: found for client, one in run.scores.items() if (found := one.beyond_counts())},
             setup=run.ledger.of_round(0),
             layouts=_layouts(arm),
         )
-        write_files(self.folder, written)
         content = manifest.model_dump(mode="json")
         write_file(
             self._path(run.round), json.dumps({"manifest": content, "digest": _digest_of(content)}).encode()
         )
         self._remove_all_but([manifest] if old is None else [manifest, old])
+        self._shared, self._last = links, manifest
+
+    def _put_links(self, run: ArmRun) -> dict[int, SharedState]:
+        """Put what the server shares with clients, most of which clients' states have in common with it."""
+        for client, shared in run.shared_states.items():
+            before = self._shared.get(client)
+            if before is not shared:
+                for name, part in shared.parts.items():
+                    same = before.parts.get(name) if before else None
+                    self._store.put(part.data, deflate=True, like=same.digest if same else b"")
+        return dict(run.shared_states)
 
     def restore(
         self, arm: ReadyArm, rounds: Sequence[Event], warn: Callable[[str], None] = lambda what: None
@@ -131,7 +139,7 @@ class Checkpoint:
         for number in self._saved():
             try:
                 run = self._restored(self._read(number), arm, rounds)
-            except _Damaged as error:
+            except Damaged as error:
                 damage.append(f"round {number}: {error}")
             else:
                 if damage:
@@ -141,7 +149,10 @@ class Checkpoint:
             raise self._lost("; ".join(damage))
         if (self.folder / "manifest.json").exists():
             raise self._lost("another version of fedistill has written it")
-        return start_run(arm)
+        self._last, self._shared = None, {}
+        run = start_run(arm)
+        run.clients = ClientStates(self._shelf)
+        return run
 
     def last_round(self) -> int:
         """Return the last complete round, damaged or not; 0 before the first."""
@@ -164,17 +175,21 @@ class Checkpoint:
     def _restored(self, manifest: _Manifest, arm: ReadyArm, rounds: Sequence[Event]) -> ArmRun:
         done = [event for event in rounds if event["round"] <= manifest.round]
         if [event["round"] for event in done] != list(range(1, manifest.round + 1)):
-            raise _Damaged(f"events.jsonl does not have all rounds up to {manifest.round}")
+            raise Damaged(f"events.jsonl does not have all rounds up to {manifest.round}")
         if events.digest(done) != manifest.events:
-            raise _Damaged(f"events.jsonl has other rounds up to {manifest.round} than were played")
+            raise Damaged(f"events.jsonl has other rounds up to {manifest.round} than were played")
         self._check_models(manifest, arm)
-        saved = decode_state(self._content(manifest, manifest.server))
+        self._store.open(manifest.segments)
+        saved = decode_state(self._store.get(bytes.fromhex(manifest.server)))
+        table = decode_state(self._store.get(bytes.fromhex(manifest.table)))
+        keys = {int(client): bytes.fromhex(key) for client, key in table["clients"].items()}
+        self._shelf.check(keys.values())
         run = ArmRun(
             round=manifest.round,
             server=_server_state(arm, saved["method"]),
-            clients={client: self._content(manifest, name) for client, name in manifest.clients.items()},
+            clients=ClientStates(self._shelf, dict(sorted(keys.items()))),
             ledger=start_run(arm).ledger,
-            shared_states=load_states(saved["links"]),
+            shared_states=dict(sorted(load_held(table["links"], self._store.get).items())),
             records=self.records(done),
             scores={
                 client: Scores.of_json(correct, manifest.scores.get(client, {}))
@@ -185,6 +200,7 @@ class Checkpoint:
         run.ledger.entries = list(manifest.setup)
         for record in run.records:
             run.ledger.entries += record.traffic
+        self._last, self._shared = manifest, dict(run.shared_states)
         return run
 
     def _check_models(self, manifest: _Manifest, arm: ReadyArm) -> None:
@@ -195,16 +211,6 @@ class Checkpoint:
                 f"arm {self.arm!r}: weights of the model {', '.join(changed)} have other shapes than when the"
                 " run began: restore the model, or start a new run"
             )
-
-    def _content(self, manifest: _Manifest, name: str) -> bytes:
-        """Return the bytes of a file after comparing their digest."""
-        try:
-            data = (self.folder / name).read_bytes()
-        except OSError as error:
-            raise _Damaged(f"{name}: {error.strerror}") from None
-        if _digest(data) != manifest.digests.get(name):
-            raise _Damaged(f"{name} is not as it was written")
-        return data
 
     def _saved(self) -> list[int]:
         """Return the rounds that have a manifest, the last one first."""
@@ -219,26 +225,27 @@ class Checkpoint:
         try:
             content = json.loads(path.read_bytes())
             if content["digest"] != _digest_of(content["manifest"]):
-                raise _Damaged(f"{path.name} is not as it was written")
+                raise Damaged(f"{path.name} is not as it was written")
             manifest = _Manifest.model_validate(content["manifest"])
         except OSError as error:
-            raise _Damaged(f"{path.name}: {error.strerror}") from None
-        except (ValidationError, ValueError, KeyError, TypeError):
-            raise _Damaged(f"{path.name} is not as it was written") from None
+            raise Damaged(f"{path.name}: {error.strerror}") from None
+        except ValidationError:
+            raise Damaged(
+                f"{path.name} is not as it was written, or another version of fedistill has written it"
+            ) from None
+        except (ValueError, KeyError, TypeError):
+            raise Damaged(f"{path.name} is not as it was written") from None
         if manifest.round != number:
-            raise _Damaged(f"{path.name} is the manifest of round {manifest.round}")
+            raise Damaged(f"{path.name} is the manifest of round {manifest.round}")
         return manifest
 
     def _remove_all_but(self, manifests: Sequence[_Manifest]) -> None:
         """Remove what only rounds before these need, or rounds after these that were damaged."""
-        named = {name for manifest in manifests for name in manifest.files}
         numbers = {manifest.round for manifest in manifests}
         for number in self._saved():
             if number not in numbers:
                 self._path(number).unlink()
-        for path in self.folder.glob("*.safetensors"):
-            if path.name not in named:
-                path.unlink()
+        self._store.remove_all_but({name for manifest in manifests for name in manifest.segments})
 
     def _lost(self, what: str) -> ExperimentError:
         return ExperimentError(
@@ -257,6 +264,10 @@ def _server_state(arm: ReadyArm, plain: State) -> AnyState:
             " start a new run"
         ) from None
     return state
+
+
+def _digests(links: dict[int, SharedState]) -> set[bytes]:
+    return {part.digest for shared in links.values() for part in shared.parts.values()}
 
 
 def _layouts(arm: ReadyArm) -> dict[str, str]:

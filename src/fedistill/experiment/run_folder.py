@@ -7,14 +7,15 @@
     results.json        the outcome, see `fedistill.experiment.results`
     report.html         the same to look at
     models/ARM/         models after the last complete round, each in a folder of its own
-    checkpoint/ARM/     the last two complete rounds of each arm (`fedistill.experiment.checkpoint`)
+    checkpoint/ARM/     the last two saved rounds of each arm (`fedistill.experiment.checkpoint`)
     session             only of a run on a network: the name under which its nodes keep their states
 
 A run with several seeds has a folder ``seed-N/`` for each of them, which is the complete folder of a run with
 that seed; beside these, only the first four files. ``events.jsonl`` says when they were started.
 
 A round is first written to ``events.jsonl``, then its state, then the manifest that names both. A crash
-between any two of these loses only the round in which it happened. Nothing is changed before all that the run
+between any two of these loses only the round in which it happened, or, with `checkpoint.every`, those since
+the last one that was saved. Nothing is changed before all that the run
 needs has been found whole.
 """
 
@@ -53,6 +54,8 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._log = EventLog(path / "events.jsonl")
+        self._checkpoints: dict[str, Checkpoint] = {}
+        self._unsaved: dict[str, list[Event]] = {}
 
     @classmethod
     def create(cls, path: Path, experiment: Experiment, command: str) -> "RunFolder":
@@ -190,13 +193,18 @@ class RunFolder:
         write_file(self.path / "experiment.toml", to_toml(experiment).encode())
         self.append({"event": "changed", "experiment": _plain(experiment)})
 
+    def add_round(self, arm: ReadyArm, run: ArmRun) -> None:
+        """Add an arm's last complete round to the events; it is played again unless `save` comes after it."""
+        event = {"event": "round", "arm": arm.name, **run.records[-1].to_json()}
+        self.append(event)
+        self._unsaved.setdefault(arm.name, []).append(event)
+
     def save(self, arm: ReadyArm, run: ArmRun) -> None:
-        """Save an arm after a complete round."""
-        played: list[Event] = []
-        if run.records:
-            played = [{"event": "round", "arm": arm.name, **run.records[-1].to_json()}]
-            self.append(played[0])
-        self._checkpoint(arm.name).save(arm, run, played)
+        """Save an arm as it is after the rounds that were added, if there are any since it was saved last."""
+        rounds = self._unsaved.get(arm.name, [])
+        if rounds and rounds[-1]["round"] == run.round:  # else a stop came before the last round was added
+            del self._unsaved[arm.name]
+            self._checkpoint(arm.name).save(arm, run, rounds)
 
     def restore(self, arm: ReadyArm, warn: Callable[[str], None] = lambda what: None) -> ArmRun:
         """Return an arm as it was after its last complete round, or before round 1 (`Checkpoint.restore`).
@@ -224,7 +232,9 @@ class RunFolder:
         return self.path / "models" / slug(arm) / slug(name)
 
     def _checkpoint(self, arm: str) -> Checkpoint:
-        return Checkpoint(self.path / "checkpoint" / slug(arm), arm)
+        if arm not in self._checkpoints:
+            self._checkpoints[arm] = Checkpoint(self.path / "checkpoint" / slug(arm), arm)
+        return self._checkpoints[arm]
 
 
 def _plain(experiment: Experiment) -> RawTable:

@@ -29,6 +29,7 @@ from fedistill.experiment.saved_models import save_models
 from fedistill.experiment.summary import arm_json, results_json
 from fedistill.federation import local_executor
 from fedistill.federation.arm import ReadyArm, resolve_arm, settle_arm
+from fedistill.federation.client_states import ClientStates
 from fedistill.federation.executor import Executor, check_main_guard
 from fedistill.federation.history import ArmRun
 from fedistill.federation.ledger import Ledger
@@ -218,7 +219,7 @@ def _play(
         try:
             runs[arm.name] = folder.restore(arm, warn)
         except TrainingError as error:
-            runs[arm.name], broken[arm.name] = ArmRun(0, None, {}, Ledger()), error
+            runs[arm.name], broken[arm.name] = ArmRun(0, None, ClientStates(), Ledger()), error
     if goes_on is not None:
         watcher.findings(damage)
         folder.go_on(experiment, {name: run.round for name, run in runs.items()}, goes_on)
@@ -234,22 +235,28 @@ def _play(
                         raise broken[arm.name]
                     while run.round < arm.rounds:
                         record = play_round(run, arm, executor)
-                        folder.save(arm, run)
+                        folder.add_round(arm, run)
+                        if run.round % experiment.checkpoint.every == 0:
+                            folder.save(arm, run)
                         watcher.round(arm.name, record)
                         callbacks.round_end(arm, run, record)
                 except TrainingError as error:
                     errors[arm.name] = str(error)
                     folder.append({"event": "failed", "arm": arm.name, "error": str(error)})
                     watcher.failed(arm.name, str(error))
+                folder.save(arm, run)
                 save_models(folder, experiment, arm, run)
                 if run.round > before or arm.name in errors:
                     callbacks.arm_end(arm, describe_arm(arm, run, errors))
     except (KeyboardInterrupt, RuntimeFailure):
+        for arm in arms:
+            with suppress(RuntimeFailure):  # what has stopped the run comes first
+                folder.save(arm, runs[arm.name])
         results = _finish(folder, experiment, task, arms, runs, errors)
         for arm in arms:
             if runs[arm.name].round < arm.rounds:
                 save_models(folder, experiment, arm, runs[arm.name])
-        with suppress(RuntimeFailure):  # what has stopped the run comes first
+        with suppress(RuntimeFailure):
             callbacks.run_end(results)
         raise
     results = _finish(folder, experiment, task, arms, runs, errors)

@@ -21,6 +21,7 @@ from fedistill.config.training import ResolvedTrain
 from fedistill.data.task import Task
 from fedistill.errors import ExperimentError, FrameError
 from fedistill.federation.client_sampling import sample_clients
+from fedistill.federation.client_states import ClientStates
 from fedistill.federation.failures import failing_at
 from fedistill.federation.history import ArmRun
 from fedistill.federation.ledger import SETUP_ROUND, Ledger
@@ -390,4 +391,4 @@ def start_run(arm: ReadyArm) -> ArmRun:
     ledger = setup_ledger(arm)
     with failing_at("before round 1, server"):
         server = arm.method.start_server(arm.server(SETUP_ROUND))
-    return ArmRun(0, server, {}, ledger)
+    return ArmRun(0, server, ClientStates(), ledger)

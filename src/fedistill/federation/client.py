@@ -13,15 +13,13 @@ from fedistill.communication.messages.base import Message
 from fedistill.communication.protocol.endpoints import ClientEndpoint, StaleState
 from fedistill.errors import TrainingError
 from fedistill.federation.arm import ReadyArm
+from fedistill.federation.client_states import LINK, METHOD
 from fedistill.federation.failures import failing_at
 from fedistill.methods.base import AnyState
 from fedistill.rng import scoped
 from fedistill.state import State, decode_state, encode_state, from_plain, to_plain
 from fedistill.training.cost import Cost, counting
 from fedistill.training.model_state import ModelState
-
-_METHOD, _LINK = "method", "link"
-"""The two parts of a client's state: the method's, and what its link shares with the server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +58,10 @@ def run_client(arm: ReadyArm, client: int, round: int, state: bytes, frame: byte
         if attack is not None:
             own = attack.at(own)
         kept = decode_state(state) if state else {}
-        held = kept.get(_METHOD)
+        held = kept.get(METHOD)
         before = from_plain(arm.method.ClientState, held) if held else arm.method.start_client(own)
         context = arm.message_context(client)
-        end = ClientEndpoint(arm.coder, kept.get(_LINK, {}), arm.initial_shared_state(client), round, client)
+        end = ClientEndpoint(arm.coder, kept.get(LINK, {}), arm.initial_shared_state(client), round, client)
         received: Message | None = None
         if frame:
             try:
@@ -87,7 +85,7 @@ def client_state(arm: ReadyArm, client: int, state: bytes) -> AnyState:
 
     Before the client's first round it is the state that it starts from.
     """
-    held = decode_state(state).get(_METHOD) if state else None
+    held = decode_state(state).get(METHOD) if state else None
     if held:
         return from_plain(arm.method.ClientState, held)
     return arm.method.start_client(arm.client(client, round=0))
@@ -95,7 +93,7 @@ def client_state(arm: ReadyArm, client: int, state: bytes) -> AnyState:
 
 def _kept(method: AnyState, link: State) -> bytes:
     """What a client keeps until it takes part again: the method's state and its link's; empty if neither."""
-    parts = {_METHOD: to_plain(method), _LINK: link}
+    parts = {METHOD: to_plain(method), LINK: link}
     kept = {name: part for name, part in parts.items() if part}
     return encode_state(kept) if kept else b""
 

@@ -6,9 +6,9 @@ import multiprocessing
 import os
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar, Self, overload
 
 import torch
 
@@ -23,6 +23,27 @@ TORCH_THREADS = 1
 
 Job = tuple[int, bytes, bytes]
 """A client, its state and the frame for it; either may be empty."""
+
+
+class Jobs(Sequence[Job]):
+    """The jobs of a round, each with its client's state, which is read when the job is asked for."""
+
+    def __init__(self, clients: Sequence[int], states: Mapping[int, bytes], frames: Sequence[bytes]) -> None:
+        """``frames``: one for each client."""
+        self._clients, self._states, self._frames = clients, states, frames
+
+    def __len__(self) -> int:
+        return len(self._clients)
+
+    @overload
+    def __getitem__(self, place: int) -> Job: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[Job]: ...
+    def __getitem__(self, place: int | slice) -> Job | list[Job]:
+        if isinstance(place, slice):
+            return [self[one] for one in range(len(self))[place]]
+        client = self._clients[place]
+        return client, self._states.get(client, b""), self._frames[place]
 
 
 @dataclass(frozen=True)

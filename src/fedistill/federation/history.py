@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from fedistill.communication.protocol.shared_state import SharedState
+from fedistill.federation.client_states import ClientStates
 from fedistill.federation.evaluation import Measured
 from fedistill.federation.ledger import Entry, Ledger
 from fedistill.federation.local_rounds import PastExchange
@@ -100,7 +101,7 @@ class ArmRun:
 
     round: int
     server: AnyState
-    clients: dict[int, bytes]
+    clients: ClientStates
     ledger: Ledger
     shared_states: dict[int, SharedState] = field(default_factory=dict)
     records: list[RoundRecord] = field(default_factory=list)

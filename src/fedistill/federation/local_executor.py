@@ -154,11 +154,11 @@ class ProcessExecutor(Executor):
         self._ticket += 1
         size = max(1, min(_LARGEST_CHUNK, len(jobs) // (len(self._workers) * 8)))
         starts = range(0, len(jobs), size)
-        waiting = deque((start, _chunk(jobs[start : start + size])) for start in starts)
+        waiting = deque(starts)
         done: dict[int, list[_Result | TrainingError]] = {}
         for start in starts:
             while start not in done:
-                self._hand_out(waiting, what, arm, round)
+                self._hand_out(jobs, size, waiting, what, arm, round)
                 self._collect(done, patience=None)
             for result in done.pop(start):
                 if isinstance(result, TrainingError):
@@ -166,13 +166,16 @@ class ProcessExecutor(Executor):
                 yield result
                 # The server may have worked on that reply for a while; keep the clients busy.
                 self._collect(done, patience=0)
-                self._hand_out(waiting, what, arm, round)
+                self._hand_out(jobs, size, waiting, what, arm, round)
 
-    def _hand_out(self, waiting: deque[tuple[int, _Chunk]], what: _What, arm: str, round: int) -> None:
+    def _hand_out(
+        self, jobs: Sequence[Job], size: int, waiting: deque[int], what: _What, arm: str, round: int
+    ) -> None:
         """Give each idle worker a chunk, one at a time, since two full pipes would block both ends."""
         for worker in self._workers:
             if waiting and not worker.busy:
-                start, chunk = waiting.popleft()
+                start = waiting.popleft()
+                chunk = _chunk(jobs[start : start + size])  # only now are their states read
                 try:
                     worker.connection.send((self._ticket, start, what, arm, round, chunk))
                 except OSError:

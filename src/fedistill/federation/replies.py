@@ -9,6 +9,7 @@ from fedistill.communication.protocol.endpoints import ServerEndpoint
 from fedistill.errors import FrameError
 from fedistill.federation.arm import ReadyArm
 from fedistill.federation.client import ClientResult
+from fedistill.federation.client_states import ClientStates
 from fedistill.federation.failures import ClientFailure, check_quorum
 from fedistill.federation.ledger import Entry, Ledger
 from fedistill.methods.base import Reply
@@ -56,6 +57,7 @@ class Replies(Iterator[Reply[Message]]):
         plan: RoundPlan,
         sent: list[bytes],
         results: Iterator[tuple[int, ClientResult | ClientFailure]],
+        states: ClientStates | None = None,
     ) -> None:
         """Count what was sent.
 
@@ -63,10 +65,11 @@ class Replies(Iterator[Reply[Message]]):
             quorum: the share of the clients that must remain.
             check: refuses a client's message by raising `FrameError`, before anything is committed.
             sent: a frame for each client; an empty one stands for nothing.
+            states: takes the new states of clients, as they come.
         """
         self._arm, self._quorum, self._check, self._results = arm, quorum, check, results
         self.plan, self.endpoint = plan, endpoint
-        self.states: dict[int, bytes] = {}
+        self.states = ClientStates() if states is None else states
         self.work: list[float] = []
         self.costs: list[Cost] = []
         self.failures: dict[int, ClientFailure] = {}

@@ -14,7 +14,8 @@ from fedistill.config.schema import WhenWorth
 from fedistill.federation.arm import ReadyArm
 from fedistill.federation.client import ClientResult, check_finite
 from fedistill.federation.client_sampling import sample_clients, sample_dropouts
-from fedistill.federation.executor import Executor
+from fedistill.federation.client_states import ClientStates
+from fedistill.federation.executor import Executor, Jobs
 from fedistill.federation.failures import ClientFailure, failing_at
 from fedistill.federation.history import ArmRun, RoundRecord
 from fedistill.federation.local_rounds import relative_change, scheduled_rounds
@@ -47,12 +48,13 @@ def play_round(run: ArmRun, arm: ReadyArm, executor: Executor) -> RoundRecord:
     )
     frames = _send(run, arm, endpoint, plan)
     results = _run_clients(run, arm, executor, plan, frames)
-    replies = Replies(arm, executor.quorum, _reply_check(run, arm, number), endpoint, plan, frames, results)
+    check = _reply_check(run, arm, number)
+    replies = Replies(arm, executor.quorum, check, endpoint, plan, frames, results, states=run.clients.none())
     with counting_loops() as counter:
         server, reliability, server_seconds = _aggregate(run, arm, number, replies)
     seconds = time.perf_counter() - started
     mean = None if arm.config.ema is None else running_mean(run.mean, run.server, server, arm.config.ema)
-    states = _client_states(run, replies)
+    states = run.clients.after(replies.states)
     known = {client: scores for client, scores in run.scores.items() if client not in replies.states}
     evaluation = evaluate_round(arm, executor, plan, as_measured(server, mean), states, known)
     change = _change(run, arm, server, replies)
@@ -121,10 +123,7 @@ def _run_clients(
     run: ArmRun, arm: ReadyArm, executor: Executor, plan: RoundPlan, frames: list[bytes]
 ) -> Iterator[tuple[int, ClientResult | ClientFailure]]:
     """Give the clients their frames; each client's result comes with its number, in client order."""
-    jobs = [
-        (client, run.clients.get(client, b""), frame)
-        for client, frame in zip(plan.clients, frames, strict=True)
-    ]
+    jobs = Jobs(plan.clients, run.clients, frames)
     return zip(plan.clients, executor.run_clients(arm.name, plan.number, jobs), strict=True)
 
 
@@ -147,17 +146,12 @@ def _aggregate(
     return state, server.reliability, time.perf_counter() - started - replies.waited
 
 
-def _client_states(run: ArmRun, replies: Replies) -> dict[int, bytes]:
-    """Return the saved state of each client after the round; clients without a state are left out."""
-    return {client: state for client, state in {**run.clients, **replies.states}.items() if state}
-
-
 def _record(
     run: ArmRun,
     record: RoundRecord,
     server: AnyState,
     mean: ModelState | None,
-    states: dict[int, bytes],
+    states: ClientStates,
     replies: Replies,
     evaluation: RoundEvaluation,
 ) -> None:

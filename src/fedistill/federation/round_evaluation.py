@@ -20,7 +20,7 @@ from fedistill.federation.evaluation import (
     own_views,
     views,
 )
-from fedistill.federation.executor import Executor
+from fedistill.federation.executor import Executor, Jobs
 from fedistill.federation.failures import failing_at
 from fedistill.federation.ledger import SETUP_ROUND
 from fedistill.federation.replies import RoundPlan
@@ -126,7 +126,7 @@ def _client_scores(
 ) -> dict[int, Scores]:
     """Return the scores of the clients' models that are not known yet and can be reached."""
     asked = [info.id for info in arm.federation.clients if info.id not in known]
-    found = executor.evaluate(arm.name, [(client, clients.get(client, b""), b"") for client in asked])
+    found = executor.evaluate(arm.name, Jobs(asked, clients, [b""] * len(asked)))
     return {client: scores for client, scores in zip(asked, found, strict=True) if scores is not None}
 
 

@@ -12,6 +12,7 @@ from fedistill.experiment.run_folder import RunFolder
 from fedistill.experiment.runner import describe_arm
 from fedistill.experiment.summary import results_json
 from fedistill.federation.arm import ReadyArm, setup_ledger
+from fedistill.federation.client_states import ClientStates
 from fedistill.federation.history import ArmRun, RoundRecord
 
 
@@ -26,7 +27,7 @@ class ToldCallbacks:
     ) -> None:
         self._callbacks, self._watcher, self._folder = callbacks, watcher, folder
         self._arms = {arm.name: arm for arm in arms}
-        self._runs = {arm.name: ArmRun(0, None, {}, setup_ledger(arm)) for arm in arms}
+        self._runs = {arm.name: ArmRun(0, None, ClientStates(), setup_ledger(arm)) for arm in arms}
         self._errors: dict[str, str] = {}
         for name in self._arms:
             for record in folder.records(name) if folder.begun else []:

@@ -25,6 +25,7 @@ from fedistill.experiment.results import ArmJson
 from fedistill.experiment.summary import arm_json
 from fedistill.federation import local_executor
 from fedistill.federation.arm import ReadyArm, resolve_arm, start_run
+from fedistill.federation.client_states import ClientStates
 from fedistill.federation.executor import check_main_guard
 from fedistill.federation.history import ArmRun
 from fedistill.federation.ledger import Ledger
@@ -217,7 +218,7 @@ def _play(
     Raises:
         RuntimeFailure: the machine failed.
     """
-    ready, run = ReadyArm.of(arm, experiment, task), ArmRun(0, None, {}, Ledger())
+    ready, run = ReadyArm.of(arm, experiment, task), ArmRun(0, None, ClientStates(), Ledger())
     try:
         tried = changed(arm, settings, task.signature.kind)
         ready = ReadyArm.of(tried, experiment, task)

@@ -225,9 +225,10 @@ def same_bits_serial_in_processes_and_resumed(case: CodecCase) -> None:
             run = start_run(arm)
             for _ in range(arm.rounds - 1):
                 play_round(run, arm, executor)
+                folder.add_round(arm, run)
                 folder.save(arm, run)
-            loaded = RunFolder.open(folder.path).restore(arm)
-        require_same(finish(arm, executor, loaded), once, "a resumed run must end as one that never stopped")
+            loaded = finish(arm, executor, RunFolder.open(folder.path).restore(arm))
+            require_same(loaded, once, "a resumed run must end as one that never stopped")
     with ProcessExecutor(2, wanted, arm.task) as executor:
         there = finish(arm, executor)
     require_same(there, once, "a run in worker processes must be bit-identical to one in a single process")

@@ -166,6 +166,7 @@ def resumed_ends_as_never_stopped(case: MethodCase) -> None:
         run = start_run(arm)
         for _ in range(arm.rounds - 1):
             play_round(run, arm, executor)
+            folder.add_round(arm, run)
             folder.save(arm, run)
         _, again = case.ready(sampling=SOME_AWAY)
         loaded = RunFolder.open(folder.path).restore(again)

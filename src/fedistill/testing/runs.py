@@ -88,7 +88,7 @@ def bits(run: ArmRun) -> Bits:
     """All of a run that must not depend on where, when or how often it was run, by what it is."""
     return {
         "the server's state": encode_state(to_plain(run.server)),
-        "the clients' states": run.clients,
+        "the clients' states": dict(run.clients),
         "what both ends of the links remember": encode_state(dump_states(run.shared_states)),
         "the ledger": run.ledger,
         "accuracies": [record.views for record in run.records],

@@ -73,7 +73,8 @@ def beside(random: Random, codec: Codec, spec: TensorSpec) -> SharedKnowledge:
 
 
 def sender_of(random: Random) -> Sender:
-    return Sender(random=np.random.default_rng(random.getrandbits(64)))
+    drawn = np.random.default_rng(random.getrandbits(64))
+    return Sender(stream=lambda: drawn)
 
 
 def damaged(random: Random, valid: bytes, others: list[bytes]) -> bytes:

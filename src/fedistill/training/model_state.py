@@ -27,6 +27,7 @@ from fedistill.communication.messages.integer_arrays import StartIntegers
 from fedistill.communication.messages.weights import CarriesWeights, no_integers
 from fedistill.errors import TrainingError
 from fedistill.state import write_file
+from fedistill.training.cost import uncounted
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,8 @@ class ModelState:
     @classmethod
     def of(cls, model: nn.Module) -> "ModelState":
         """Return a copy of the state of a model."""
-        return cls(flatten(model), flatten_integers(model))
+        with uncounted():
+            return cls(flatten(model), flatten_integers(model))
 
     @classmethod
     def received(cls, message: CarriesWeights) -> "ModelState":
@@ -59,9 +61,10 @@ class ModelState:
         Raises:
             TrainingError: the model holds more or fewer numbers.
         """
-        unflatten(model, self.weights)
-        if len(self.integers):
-            _fill(list(integers(model)), self.integers, "integers in buffers")
+        with uncounted():
+            unflatten(model, self.weights)
+            if len(self.integers):
+                _fill(list(integers(model)), self.integers, "integers in buffers")
         return model
 
 

@@ -19,8 +19,12 @@ aten = torch.ops.aten
 
 def multiply_adds(operation: Operand, out: Operand, args: tuple[Operand, ...]) -> int:
     """Return those of an operation as a `TorchDispatchMode` sees it, with its result and its arguments."""
-    formula = _FORMULAS.get(getattr(operation, "overloadpacket", None))
-    return 0 if formula is None else formula(out, *args)
+    # By its identity, which torch keeps as long as it runs: its hash takes longer than all the rest here.
+    known = _by_identity.get(id(operation))
+    if known is None:
+        known = operation, _FORMULAS.get(getattr(operation, "overloadpacket", None))
+        _by_identity[id(operation)] = known
+    return 0 if known[1] is None else known[1](out, *args)
 
 
 def _product(out: Operand, left: Tensor, right: Tensor, *rest: Operand) -> int:
@@ -119,3 +123,6 @@ _FORMULAS: dict[Operand, Callable[..., int]] = {
     aten.mkldnn_rnn_layer_backward: _lstm_backward,
 }
 """Multiply-adds of an operation, from its result and its arguments."""
+
+_by_identity: dict[int, tuple[Operand, Callable[..., int] | None]] = {}
+"""Operations that have been seen, each of which is held, with their formulas."""

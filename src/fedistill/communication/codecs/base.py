@@ -11,7 +11,9 @@ allocate more.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
@@ -28,7 +30,7 @@ class Sender:
     Attributes:
         own: a state of its own, for example a residual; None if nothing is kept: on a downlink, what was not
             sent is still in the difference to `SharedKnowledge.reference`.
-        random: a stream for this tensor of this message.
+        stream: returns a stream for this tensor of this message, which most codecs never ask for.
         weight: how much the message counts at the receiver, relative to ``weights``.
         weights: the weights of all who may send such a message.
         behind: on a downlink, whether receivers hold different references, since some were away: what is lost
@@ -36,10 +38,15 @@ class Sender:
     """
 
     own: State | None = field(default_factory=dict)
-    random: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
+    stream: Callable[[], np.random.Generator] = lambda: np.random.default_rng(0)
     weight: float = 1.0
     weights: tuple[float, ...] = (1.0,)
     behind: bool = False
+
+    @cached_property
+    def random(self) -> np.random.Generator:
+        """The stream for this tensor of this message."""
+        return self.stream()
 
 
 @dataclass(frozen=True)

@@ -47,14 +47,14 @@ class Question:
         """``experts``: for each, its number of contexts and the most answers that it counts in one."""
         sizes, limits = zip(*experts, strict=True)
         self._limits = np.repeat(np.array(limits) * _UNIT, sizes)
-        if state is None:
-            self._asked = np.full(len(self._limits), _UNIT)
-            self._yes = np.full(len(self._limits), prior)
-            self._weights = np.full(len(sizes), _FULL * 6 // 5 // len(sizes))
-        else:
-            self._asked, self._yes, self._weights = (
-                state[name].numpy().astype(np.int64) for name in ("asked", "yes", "weights")
-            )
+        self._prior = prior
+        self._asked = np.full(len(self._limits), _UNIT)
+        self._yes = np.full(len(self._limits), prior)
+        self._weights = np.full(len(sizes), _FULL * 6 // 5 // len(sizes))
+        if state is not None:
+            asked = state["at"].numpy()
+            self._asked[asked], self._yes[asked] = state["asked"].numpy(), state["yes"].numpy()
+            self._weights = state["weights"].numpy().astype(np.int64)
 
     def code(self, io: SymbolIO, answers: Bools, contexts: Table) -> Bools:
         """Write answers (n,), or read as many, given each expert's context (experts, n)."""
@@ -84,10 +84,12 @@ class Question:
         self._asked[over] = self._limits[over]
 
     def state(self) -> State:
-        found = {"asked": self._asked, "yes": self._yes, "weights": self._weights}
-        return {
-            name: torch.from_numpy(values.astype(np.int32 if name == "weights" else np.int16))
-            for name, values in found.items()
+        """Return the counts of the contexts in which anything was asked: of thousands, mostly a few dozen."""
+        at = np.flatnonzero((self._asked != _UNIT) | (self._yes != self._prior))
+        counts = {"asked": self._asked[at], "yes": self._yes[at]}
+        places = {"at": at, "weights": self._weights}
+        return {name: torch.from_numpy(values.astype(np.int16)) for name, values in counts.items()} | {
+            name: torch.from_numpy(values.astype(np.int32)) for name, values in places.items()
         }
 
 

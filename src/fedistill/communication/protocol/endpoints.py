@@ -24,7 +24,7 @@ from fedistill.communication.protocol.value_checks import check_growth
 from fedistill.communication.tensor_specs import Floats
 from fedistill.errors import FrameError
 from fedistill.rng import SERVER
-from fedistill.state import State
+from fedistill.state import State, as_bytes, as_tensor, decode_state, encode_state
 
 M = TypeVar("M", bound=Message)
 _DOWN_PARTS = ("down", "reference", "told", "cache", "once-down")
@@ -147,6 +147,7 @@ class ServerEndpoint:
         message.check()
         if check is not None:
             check(message)
+        read.shared.pack()
         self.shared_states[client] = read.shared
         return message
 
@@ -177,7 +178,9 @@ class ClientEndpoint:
         self._coder, self._round, self._client = coder, round, client
         self._kept, self._received = kept, False
         held = [kept["after"], kept["before"]] if kept else []
-        self._held = [(SharedState.of(pair["memory"]), pair["own"]) for pair in held] or [(start, {})]
+        self._held = [
+            (SharedState.of(pair["memory"]), decode_state(as_bytes(pair["own"]))) for pair in held
+        ] or [(start, {})]
         self._before: tuple[SharedState, State] = (EMPTY, self._held[0][1])
         self._shared, self._own = self._before
         self._sent: Floats | None = None
@@ -225,14 +228,20 @@ class ClientEndpoint:
         return frames.encode(Frame(Kind.REFRESH, self._round, self._client + 1, ()))
 
     def kept(self) -> State:
-        """Return what the client must keep until it takes part again; empty if both sides share no state."""
+        """Return what the client must keep until it takes part again; empty if both sides share no state.
+
+        Its tensors are bytes (`state.as_tensor`), of which many are those of the exchange before.
+        """
         if not self._coder.remembers:
             return {}
         if not self._received and self._after is None:
             return self._kept  # nothing crossed in this round
         after = self._after or (self._shared, self._own)
         pairs = {"before": self._before, "after": after}
-        return {name: {"memory": shared.plain(), "own": own} for name, (shared, own) in pairs.items()}
+        return {
+            name: {"memory": shared.plain(), "own": as_tensor(encode_state(own))}
+            for name, (shared, own) in pairs.items()
+        }
 
     def _find(self, frame: Frame) -> tuple[SharedState, State]:
         if frame.state_id is None:

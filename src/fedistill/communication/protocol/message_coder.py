@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import zip_longest
 from typing import Generic, TypeVar
 
@@ -140,11 +141,13 @@ class MessageCoder:
             payloads[name] = expected.write(arrays[name])
         for name, spec in type(message).specs(context, {**known_numbers, **arrays}).items():
             once = name in message.once
-            random = numpy_stream(self._seed, f"code {way} {name}", client, _NO_ROUND if once else round)
-            sender = Sender(None, random, behind=behind)
+            stream = partial(
+                numpy_stream, self._seed, f"code {way} {name}", client, _NO_ROUND if once else round
+            )
+            sender = Sender(None, stream, behind=behind)
             if own is not None and not once:
                 weight = context.weights[context.client] if context.weights else 1.0
-                sender = Sender(own.get(name, {}), random, weight, context.weights or (1.0,))
+                sender = Sender(own.get(name, {}), stream, weight, context.weights or (1.0,))
             if _is_absent(spec):
                 payloads[name] = b""
                 continue

@@ -1,23 +1,59 @@
 """The state that both sides of a link share after their exchanges, and the id by which a frame names it."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from fedistill.communication.protocol.frame import StateId
-from fedistill.state import State, encode_state
+from fedistill.state import State, as_bytes, as_tensor, blob_digest, decode_state, encode_state
 
 
-@dataclass(frozen=True, eq=False)
 class StatePart:
-    """One part of a shared state, as plain data; equal parts have equal digests."""
+    """One part of a shared state; equal parts have equal digests.
 
-    value: State
+    It is held as plain data, as bytes, or as both, whichever was asked for last: thousands of parts lie as
+    bytes until the next exchange.
+    """
 
-    @cached_property
+    __slots__ = ("_data", "_digest", "_value")
+
+    def __init__(self, value: State) -> None:
+        self._value: State | None = value
+        self._data: bytes | None = None
+        self._digest: bytes | None = None
+
+    @classmethod
+    def of_bytes(cls, data: bytes) -> "StatePart":
+        """Return the part whose `data` these are."""
+        part = cls({})
+        part._value, part._data = None, data
+        return part
+
+    @property
+    def value(self) -> State:
+        """The part as plain data."""
+        if self._value is None:
+            self._value = decode_state(self.data)
+        return self._value
+
+    @property
+    def data(self) -> bytes:
+        """The part as bytes."""
+        if self._data is None:
+            assert self._value is not None
+            self._data = encode_state(self._value)
+        return self._data
+
+    @property
     def digest(self) -> bytes:
-        return hashlib.blake2b(encode_state(self.value), digest_size=16).digest()
+        if self._digest is None:
+            self._digest = blob_digest(self.data)
+        return self._digest
+
+    def pack(self) -> None:
+        """Hold it as bytes alone."""
+        self._digest, self._data, self._value = self.digest, self.data, None
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, StatePart) and self.digest == other.digest
@@ -57,36 +93,61 @@ class SharedState:
         return self.parts[name].value if name in self.parts else {}
 
     def plain(self) -> State:
-        """Return the state as plain data."""
-        parts = {name: part.value for name, part in self.parts.items()}
+        """Return the state as plain data, in which each part is its bytes, as a tensor."""
+        parts = {name: as_tensor(part.data) for name, part in self.parts.items()}
         return {"version": self.version, "parts": parts}
 
     @classmethod
     def of(cls, plain: State) -> "SharedState":
         """Return the state that `plain` made plain data of."""
-        return cls(plain["version"], {name: StatePart(value) for name, value in plain["parts"].items()})
+        parts = {name: StatePart.of_bytes(as_bytes(data)) for name, data in plain["parts"].items()}
+        return cls(plain["version"], parts)
+
+    def pack(self) -> None:
+        """Hold all parts as bytes alone, until they are used."""
+        for part in self.parts.values():
+            part.pack()
 
 
 EMPTY = SharedState()
 
 
+def dump_held(shared_states: Mapping[int, SharedState]) -> State:
+    """Return the shared states of many clients as plain data, in which each part is its digest."""
+    return {
+        str(client): {
+            "version": shared.version,
+            "parts": {name: part.digest.hex() for name, part in shared.parts.items()},
+        }
+        for client, shared in shared_states.items()
+    }
+
+
 def dump_states(shared_states: Mapping[int, SharedState]) -> State:
     """Return the shared states of many clients as plain data, each different part once."""
-    parts: State = {}
-    held: State = {}
-    for client, shared in shared_states.items():
-        digests = {name: part.digest.hex() for name, part in shared.parts.items()}
-        held[str(client)] = {"version": shared.version, "parts": digests}
-        parts |= {part.digest.hex(): part.value for part in shared.parts.values()}
-    return {"held": held, "parts": parts}
+    parts = {part for shared in shared_states.values() for part in shared.parts.values()}
+    return {
+        "held": dump_held(shared_states),
+        "parts": {part.digest.hex(): as_tensor(part.data) for part in parts},
+    }
 
 
 def load_states(plain: State) -> dict[int, SharedState]:
     """Return what `dump_states` made plain data of; clients share the parts that they have in common."""
-    parts = {digest: StatePart(value) for digest, value in plain["parts"].items()}
+    return load_held(plain["held"], lambda digest: as_bytes(plain["parts"][digest.hex()]))
+
+
+def load_held(held: State, data: Callable[[bytes], bytes]) -> dict[int, SharedState]:
+    """Return what `dump_held` made plain data of; clients share the parts that they have in common.
+
+    Args:
+        data: returns the bytes of a part by its digest.
+    """
+    names = {digest for one in held.values() for digest in one["parts"].values()}
+    parts = {digest: StatePart.of_bytes(data(bytes.fromhex(digest))) for digest in names}
     return {
         int(client): SharedState(
-            held["version"], {name: parts[digest] for name, digest in held["parts"].items()}
+            one["version"], {name: parts[digest] for name, digest in one["parts"].items()}
         )
-        for client, held in plain["held"].items()
+        for client, one in held.items()
     }
