@@ -26,13 +26,13 @@ from typing import Any
 from fedistill.experiment.run_folder import RunFolder
 
 EXPERIMENT = """
-rounds = 6
+rounds = 4
 models = { clients = ["mlp-s"], server = "mlp-s" }
 train = { batch_size = 16, optimizer = { lr = 0.05, momentum = 0.9 } }
 sampling = { fraction = 0.5, dropout = 0.2 }
 checkpoint = { every = EVERY }
 runtime = { kind = "processes", workers = 2 }
-task = { name = "digits", clients = 8, limit = 160, public = 40 }
+task = { name = "digits", clients = 4, limit = 80, public = 40 }
 arms = [{ method = "voting" }, { method = "fedavg", codec = "qsgd" }]
 """
 
