@@ -21,7 +21,7 @@ from fedistill.methods.combined.bridge import Bridge
 from fedistill.methods.participants import Client
 from fedistill.methods.shared import bridge_start
 from fedistill.methods.shared.bridge_state import BridgeClient
-from fedistill.methods.shared.expertise import class_levels, pool_votes, sizes, vote_evidence
+from fedistill.methods.shared.expertise import class_levels, expert_votes, pool_votes, sizes, vote_evidence
 from fedistill.methods.shared.masked_merges import Changes, masks_of, moved
 from fedistill.state import decode_state, from_plain
 from helpers.runs import finished, ready
@@ -137,6 +137,14 @@ def test_with_statistics_a_client_that_comes_after_the_votes_is_given_the_labels
     assert late
     for client in late:
         assert client_state(run, client).digest == run.server.starts["cnn-s"]
+
+
+def test_a_client_with_one_class_abstains() -> None:
+    """On two classes its votes would outweigh all others, and say nothing."""
+    predicted, least = torch.tensor([0, 0, 1]), torch.ones(2, dtype=torch.int64)
+    assert expert_votes(predicted, torch.tensor([14, 0]), least).tolist() == [2, 2, 2]
+    assert expert_votes(predicted, torch.tensor([14, 2]), least).tolist() == [0, 0, 1]
+    assert expert_votes(predicted, torch.tensor([14, 2]), torch.tensor([1, 3])).tolist() == [0, 0, 2]
 
 
 def test_evidence_of_votes() -> None:

@@ -40,8 +40,11 @@ def thresholds(levels: Tensor, coverage: float) -> Tensor:
 
 
 def expert_votes(predicted: Tensor, levels: Tensor, least: Tensor) -> Tensor:
-    """Return a client's votes (n,): its predicted class (n,) where it is an expert, else C, an abstention."""
-    expert = levels >= least
+    """Return a client's votes (n,): its predicted class (n,) where it is an expert, else C, an abstention.
+
+    A client with one class alone abstains: it would vote for that class whatever it sees.
+    """
+    expert = (levels >= least) & ((levels > 0).sum() > 1)
     return torch.where(expert[predicted], predicted, len(levels))
 
 
