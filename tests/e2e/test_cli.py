@@ -813,8 +813,8 @@ def test_codecs_are_listed(place: Path) -> None:
 
 def test_tasks_are_listed(place: Path) -> None:
     rows = listed(here("tasks", cwd=place))
-    names = ["digits", "bbc-news", "mnist", "fashion-mnist", "hf:OWNER/NAME", "(format, train)"]
-    assert [row[0] for row in rows] == names
+    names = ["digits", "breast-cancer", "bbc-news", "mnist", "fashion-mnist", "hf:OWNER/NAME"]
+    assert [row[0] for row in rows] == [*names, "(format, train)"]
 
 
 def test_models_are_listed_with_their_sizes(place: Path) -> None:
@@ -822,9 +822,12 @@ def test_models_are_listed_with_their_sizes(place: Path) -> None:
     assert list(found) == [
         *("mlp-s", "cnn-s", "cnn-m", "resnet-8", "resnet-20"),
         *("bag", "textcnn", "transformer-s"),
+        *("logistic", "mlp-tab"),
         "NAME@WIDTH",
+        "hf:NAME",
         "module:function",
     ]
+    assert found["logistic"] == ("table", f"{30 * 2 + 2:,}")
     # 28 * 28 pixels to 64 units to 10 classes.
     assert found["mlp-s"] == ("image", f"{784 * 64 + 64 + 64 * 10 + 10:,}")
     # Two 3x3 convolutions to 16 and 32 channels, 7 * 7 pixels of them to 10 classes.

@@ -13,7 +13,7 @@ import pytest
 
 from helpers.files import Files
 
-IMAGES, SIDE = 3000, 128
+IMAGES, SIDE = 6000, 128
 
 SCRIPT = '''
 """Plays a round of few samples and one of all, and says what the second took beyond the first."""
