@@ -223,23 +223,24 @@ labels.
 labels go down. At equal bytes it is 2.2 points behind at 5 kB and 1.0 at 10 kB, level at 15 and 20 kB, and
 0.7, 0.5 and 1.0 points behind at 40, 50 and 80 kB (seed 0).
 
-**With more skew, statistics come first** (`bridge-statistics`, which is `bridge` with
-`start = "gaussian(width=32)"`). A client with few classes takes every image for one of them, so that counted
-votes say little. The model of one-shot statistics does not depend on how the data are divided: what it says of a
-public image is the prior of its class, and votes are evidence beside it, which tells apart the classes that a
-client has. Labels of the 2,000 public images (seed 0) that are right: with two classes per client 34 % by counted
-votes, 76 % by statistics, 79 % by both; with Dirichlet 0.1 76, 75 and 83 %; with 0.3 counted votes of experts are
-better, 86 % to 85 %. On `fashion-10-two-classes`, where votes and weights alone end between 34 and 63 %, it is at
-78 % for 4.3 kB, and statistics alone need 41 kB for that. On digits it ends at 96.6 % (`bridge`: 94.7). `doctor`
-advises it where labels are strongly skewed.
+**With more skew, statistics come first** (`bridge-statistics`, which is `bridge` with `start =
+"gaussian(width=32)"`). A client with few classes takes every image for one of them, so that counted votes
+say little. The model of one-shot statistics does not depend on how the data are divided: what it says of a
+public image is the prior of its class, and votes are evidence beside it, which tells apart the classes that
+a client has. Labels of the 2,000 public images (seed 0) that are right: with two classes per client 34 % by
+counted votes, 76 % by statistics, 79 % by both; with Dirichlet 0.1 76, 75 and 83 %; with 0.3 counted votes
+of experts are better, 86 % to 85 %. On `fashion-10-two-classes`, where votes and weights alone end between
+34 and 63 %, it is at 78 % for 4.3 kB, and statistics alone need 41 kB for that. On digits it ends at 96.6 %
+(`bridge`: 94.7). `doctor` advises it where labels are strongly skewed.
 
 **With 50 clients** (`fashion-50`, seed 0), `bridge` has 80 % for 15.6 kB, 4.4 times what it sends with ten.
 
-**Where it does not lead.** On digits, statistics of 32 features sent once (`gaussian-32`, 3.5 kB) are better
-than all others but `bridge-statistics` from there to 20 kB: with 64 pixels and 1,000 samples there is little for a network to learn
-that they do not hold. `random-mask`, whose settings come from Fashion-MNIST, is far behind there as well:
-cnn-s takes more steps than 104 samples per client give in 15 rounds. On MNIST the first votes of
-`voting-1000` and `bridge` are worth the same; above 95 %, merges lead, and coded FedAvg comes close.
+**Where it does not lead.** On digits, statistics of 32 features sent once (`gaussian-32`, 3.5 kB) are
+better than all others but `bridge-statistics` from there to 20 kB: with 64 pixels and 1,000 samples there
+is little for a network to learn that they do not hold. `random-mask`, whose settings come from
+Fashion-MNIST, is far behind there as well: cnn-s takes more steps than 104 samples per client give in 15
+rounds. On MNIST the first votes of `voting-1000` and `bridge` are worth the same; above 95 %, merges lead,
+and coded FedAvg comes close.
 
 **On texts** (`bbc-5`), `naive-bayes-small` has 95.4 % for 10.7 kB in all, the mean of three seeds, and no arm
 that trains comes there. `bridge` needs no vocabulary on its way down, since its clients have the public
