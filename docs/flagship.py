@@ -225,7 +225,7 @@ labels go down. At equal bytes it is 2.2 points behind at 5 kB and 1.0 at 10 kB,
 
 **With more skew, statistics come first** (`bridge-statistics`, which is `bridge` with `start =
 "gaussian(width=32)"`). A client with few classes takes every image for one of them, so that counted votes
-say little. The model of one-shot statistics does not depend on how the data are divided: what it says of a
+say little. The model of one-shot statistics does not depend on how the data are divided: its answer for a
 public image is the prior of its class, and votes are evidence beside it, which tells apart the classes that
 a client has. Labels of the 2,000 public images (seed 0) that are right: with two classes per client 34 % by
 counted votes, 76 % by statistics, 79 % by both; with Dirichlet 0.1 76, 75 and 83 %; with 0.3 counted votes
