@@ -68,9 +68,9 @@ class Cronus(Aggregation):
     Robust mean estimation by filtering: of the clients that remain, the one that is furthest from their mean
     along the direction in which they differ most is left out, and so on, until the share ``liars`` is out.
 
-    Departs from the paper: a client is left out for all samples of an exchange or for none, and a fixed
-    number of clients is, whatever their spread; of those equally far out, the first. One-hot rows are
-    filtered as they are.
+    Departs from the paper, of which we had summaries alone: a client is left out for all samples of an
+    exchange or for none, and a fixed number of clients is, whatever their spread; of those equally far out,
+    the first. One-hot rows are filtered as they are.
     """
 
     name: Literal["cronus"] = "cronus"

@@ -13,7 +13,7 @@ class LabelFlip(DataAttack):
     """Each label y becomes C - 1 - y."""
 
     kind: Literal["label-flip"] = "label-flip"
-    source = "Fang et al., 2020, arXiv 1911.11815, section 3.1 (label flipping attack)"
+    source = "Fang et al., 2020, arXiv 1911.11815 (label flipping attack)"
 
     def labels(self, labels: Tensor, classes: int) -> Tensor:
         return classes - 1 - labels
@@ -23,7 +23,7 @@ class ShiftedLabels(DataAttack):
     """Each label y becomes y + 1, and the last class the first."""
 
     kind: Literal["shifted-labels"] = "shifted-labels"
-    source = "Cao et al., 2019, arXiv 1910.10897 (label flipping, each class to the next)"
+    source = "after Tolpegin et al., 2020, arXiv 2007.08432 (label flipping); each class to the next is ours"
 
     def labels(self, labels: Tensor, classes: int) -> Tensor:
         return (labels + 1) % classes
@@ -33,7 +33,7 @@ class OneClass(DataAttack):
     """All labels become one class."""
 
     kind: Literal["one-class"] = "one-class"
-    source = "Tolpekin et al., 2020, arXiv 2007.08432 (label flipping towards a target class)"
+    source = "Tolpegin et al., 2020, arXiv 2007.08432 (label flipping towards a target class)"
     target: int = Field(default=0, ge=0, description="the class, from 0; of fewer classes, the last one")
 
     def labels(self, labels: Tensor, classes: int) -> Tensor:

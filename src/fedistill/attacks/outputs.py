@@ -21,7 +21,7 @@ class Random(MessageAttack):
     """
 
     kind: Literal["random"] = "random"
-    source = "Blanchard et al., 2017, arXiv 1703.02757, section 5 (Gaussian attack, for gradients)"
+    source = "Blanchard et al., 2017, arXiv 1703.02757 (Gaussian attack, for gradients)"
     roles = frozenset(Role)
 
     def lie(self, part: Part, liar: Liar) -> Tensor:
@@ -35,7 +35,7 @@ class Colluding(MessageAttack):
     """
 
     kind: Literal["colluding"] = "colluding"
-    source = "Baruch et al., 2019, arXiv 1902.06156, section 3 (colluding workers send one vector)"
+    source = "Baruch et al., 2019, arXiv 1902.06156 (colluding workers send one vector)"
     roles = frozenset(Role)
 
     def lie(self, part: Part, liar: Liar) -> Tensor:
@@ -67,8 +67,9 @@ class LeastLikely(MessageAttack):
 class ClassPermuted(MessageAttack):
     """The entries of each row change places: each goes to the next likely class, the last to the first.
 
-    So a plausible class gets the confidence of the most likely one, which gets the least. Prototypes and
-    class means, which have no ranks, go to the next class that the client has.
+    So a plausible class gets the confidence of the most likely one, which gets the least. The paper reorders
+    confidences by rank; that each moves by one place is our choice. Prototypes and class means, which have no
+    ranks, go to the next class that the client has.
     """
 
     kind: Literal["class-permuted"] = "class-permuted"

@@ -15,7 +15,7 @@ class SignFlip(MessageAttack):
     """Weights change the other way, by as much as they would have."""
 
     kind: Literal["sign-flip"] = "sign-flip"
-    source = "Li et al., 2019, arXiv 1811.03761, section 5 (sign-flipping attack)"
+    source = "Li et al., 2019, arXiv 1811.03761 (sign-flipping attack)"
     roles = frozenset({Role.WEIGHTS, Role.CHANGES})
 
     def lie(self, part: Part, liar: Liar) -> Tensor:
@@ -31,7 +31,7 @@ class Boosted(MessageAttack):
     """
 
     kind: Literal["boosted"] = "boosted"
-    source = "Bagdasaryan et al., 2020, arXiv 1807.00459, section 4.2 (model replacement)"
+    source = "Bagdasaryan et al., 2020, arXiv 1807.00459 (model replacement)"
     roles = frozenset({Role.WEIGHTS, Role.CHANGES, Role.LOGITS, Role.PROTOTYPES, Role.MEANS})
     factor: float = Field(default=10.0, allow_inf_nan=False, description="by what they are multiplied")
 
