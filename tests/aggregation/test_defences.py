@@ -15,6 +15,7 @@ from fedistill.aggregation.labels import Aggregated
 from fedistill.aggregation.registry import AGGREGATIONS
 from fedistill.aggregation.robust import agreement, geometric_median
 from fedistill.aggregation.weights import Averaging, Merged, merge_weights
+from fedistill.methods.shared.moments import Moments, agreements
 from fedistill.state import State
 
 CLASSES = 4
@@ -137,6 +138,67 @@ def test_agreement_by_hand() -> None:
     rows = torch.tensor([[[0.7, 0.3], [0.0, 0.0]], [[0.0, 0.0], [0.0, 0.0]]])
     mask = torch.tensor([[True, False], [False, False]])
     assert agreement(torch.tensor([[0.5, 0.5], [1.0, 0.0]]), rows, mask).tolist() == pytest.approx([0.8, 0])
+
+
+NOBODY = torch.zeros(SAMPLES, CLASSES)
+
+
+@pytest.mark.parametrize("name", ["median", "trimmed", "geometric-median", "reliability"])
+def test_samples_that_nobody_answers_leave_the_figures_of_clients_alone(name: str) -> None:
+    rows = [honest(client) for client in range(4)]
+    for one in rows:
+        one[:10] = 0
+    found = pooled(name, rows)
+    assert (found.labels[:10] == 0).all()
+    assert all(0.7 < figure <= 1 for figure in found.reliability.values())
+
+
+def test_who_comes_late_is_judged_by_as_much_as_the_others() -> None:
+    """A liar of one exchange does not outweigh clients that were a little off in fifteen."""
+    clients = [honest(client) for client in range(5)]
+    state: State = {}
+    for _ in range(15):
+        state = pooled("history-weighted", clients, state).state
+    found = pooled("history-weighted", [*clients, SHIFTED], state)
+    assert accuracy(found.labels) > 0.9
+    assert found.trust[5] < 0.01
+    # Who answers nothing has told nothing of himself.
+    silent = pooled("history-weighted", [*clients, NOBODY], state)
+    assert "5" not in silent.state
+
+
+def test_what_nobody_else_has_answered_neither_confirms_nor_contradicts() -> None:
+    """Two clients answer samples of their own beside those that all answer, and all are right."""
+    rows = [one_hot(TRUTH, CLASSES).float() for _ in range(4)]
+    for client, alone in ((1, slice(10, 35)), (2, slice(35, 60))):
+        mine = torch.zeros(SAMPLES, dtype=torch.bool)
+        mine[:10] = mine[alone] = True
+        rows[client][~mine] = 0
+    for client in (0, 3):
+        rows[client][10:] = 0
+    found = pooled("reliability", rows)
+    assert min(found.reliability.values()) == pytest.approx(1, abs=0.01)
+    assert accuracy(found.labels) == 1
+
+
+def test_reliability_remembers_beyond_an_exchange_without_answers() -> None:
+    state = pooled("reliability", [honest(0), honest(1), SHIFTED]).state
+    assert pooled("reliability", [NOBODY, NOBODY, NOBODY], state).state.keys() == state.keys()
+
+
+# --- moments ---
+
+
+def test_a_column_that_most_clients_lack_is_no_lie() -> None:
+    """Five clients alike in four features; two have a fifth, a rare mark that is 0 elsewhere."""
+    generator, by_client = draws(), {}
+    for client in range(5):
+        labels = torch.arange(200) % 2
+        inputs = torch.randn(200, 5, generator=generator, dtype=torch.float64) + labels[:, None]
+        inputs[:, 4] = (torch.arange(200) % 10 == 0).double() if client > 2 else 0
+        marks = one_hot(labels, 2).double()
+        by_client[client] = Moments(marks.sum(dim=0), marks.T @ inputs, inputs.T @ inputs)
+    assert agreements(by_client) == pytest.approx(dict.fromkeys(range(5), 1.0))
 
 
 # --- weights ---

@@ -191,6 +191,12 @@ def test_who_lies() -> None:
         ({"kind": "random", "share": 1.5}, "`share` = 1.5"),
         ({"kind": "random", "factor": 2.0}, "unknown key `factor`"),
         ({"kind": "boosted", "factor": 1.0}, "1 is the honest message and 0 none"),
+        ({"kind": "boosted", "factor": 1e300}, "`factor` = 1e\\+300"),
+        ({"kind": ["label-flip"]}, r"`attack.kind` = \['label-flip'\]: must be one of"),
+        (
+            {"kind": "random", "from_round": 3},
+            "`attack.from_round` = 3: there are 2 rounds, and nobody would lie",
+        ),
     ],
 )
 def test_an_attack_that_does_not_exist_is_refused(table: dict[str, Any], said: str) -> None:
@@ -211,6 +217,13 @@ def test_an_attack_that_does_not_fit_is_refused_before_round_1(tmp_path: Path) -
     ):
         compare(wanted, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_who_is_asked_once_cannot_begin_to_lie_later() -> None:
+    _, arm = ready(small(arms=[{"method": "gaussian", "width": 16}]))
+    check_attack(attack("label-flip"), arm.method, 0, 3)
+    with pytest.raises(Refusal, match="method gaussian asks each client once, so that nobody lies with"):
+        check_attack(attack("label-flip", from_round=2), arm.method, 0, 3)
 
 
 def test_which_attacks_fit_which_methods() -> None:
@@ -288,7 +301,7 @@ def test_the_same_liars_lie_in_every_runtime_and_in_a_run_that_is_resumed(tmp_pa
 
 
 def test_nobody_lies_before_from_round() -> None:
-    _, arm = ready(small(attack={"kind": "random", "clients": [1], "from_round": 3}))
+    _, arm = ready(small(rounds=3, attack={"kind": "random", "clients": [1], "from_round": 3}))
     assert [arm.attack_by(client, round) is not None for client, round in [(1, 2), (1, 3), (0, 3)]] == [
         False,
         True,

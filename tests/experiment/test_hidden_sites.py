@@ -99,6 +99,20 @@ def test_hidden_sites_are_in_no_file_that_is_shown(runs: dict[bool, tuple[Path, 
     assert '"sites"' not in events
 
 
+def test_liars_are_sites_too(tmp_path: Path) -> None:
+    raw: dict[str, Any] = {
+        "rounds": 1,
+        "task": {"name": "digits", "clients": 3, "limit": 60},
+        "models": {"clients": ["mlp-s"], "server": "mlp-s"},
+        "runtime": {"kind": "serial"},
+        "evaluate": {"hide_sites": True},
+        "attack": {"kind": "label-flip", "clients": [1]},
+        "arms": [{"method": "fedavg"}],
+    }
+    (arm,) = run_experiment(parse(raw, "test"), tmp_path / "run", "", Watcher())["arms"]
+    assert not {"liars", "reliability", "distrusted"} & set(arm)
+
+
 def test_results_of_seeds_keep_metrics_and_their_bytes(runs: dict[bool, tuple[Path, ResultsJson]]) -> None:
     _, one = runs[False]
     both = results_of_seeds("test", [0, 1], {0: one, 1: one})

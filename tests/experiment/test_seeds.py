@@ -213,6 +213,15 @@ def test_resuming_what_is_done_plays_nothing_and_changes_nothing(both: Path, tmp
     assert results == read_results(both)
 
 
+def test_an_arm_that_is_added_is_played_with_each_seed(both: Path, tmp_path: Path) -> None:
+    path = shutil.copytree(both, tmp_path / "run")
+    above = path / "experiment.toml"
+    above.write_text(above.read_text() + '\n[[arms]]\nname = "new"\nmethod = "local"\n')
+    resume_seeds(path, Watcher())
+    for seed in (0, 1):
+        assert [arm["name"] for arm in read_results(path / f"seed-{seed}")["arms"]] == [*ARMS, "new"]
+
+
 def test_settings_that_may_change_are_changed_in_the_file_above(tmp_path: Path) -> None:
     path = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):

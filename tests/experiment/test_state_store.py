@@ -82,6 +82,25 @@ def test_a_difference_that_has_grown_is_written_whole(tmp_path: Path) -> None:
     assert store.with_bases({nearer}) == {nearer, first}
 
 
+def test_a_blob_whose_base_has_gone_is_written_again_if_it_comes_back(tmp_path: Path) -> None:
+    """Its segment stays, for the sake of another blob; a store that opens the files must not see it."""
+    base, other = noise(1, 4000), noise(2, 3000)
+    near = base[:3990] + noise(3, 10)
+    store = StateStore(tmp_path)
+    first = store.put(base, deflate=True)
+    store.remove_all_but(set(store.seal({first})))
+    difference, kept = store.put(near, deflate=True, like=first), store.put(other)
+    store.remove_all_but(set(store.seal(store.with_bases({difference, kept}))))
+    segments = store.seal({kept})
+    store.remove_all_but(set(segments))
+    reopened = StateStore(tmp_path)
+    reopened.open(segments)
+    for again in (store, reopened):
+        found = again.put(near, deflate=True)
+        assert again.get(found) == near
+        assert again.with_bases({found}) == {found}
+
+
 def test_many_blobs_wait_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(state_store, "_MOST_IN_MEMORY", 2500)
     store = StateStore(tmp_path)

@@ -20,10 +20,11 @@ from fedistill.methods.combined import bridge
 from fedistill.methods.combined.bridge import Bridge
 from fedistill.methods.participants import Client
 from fedistill.methods.shared import bridge_start
-from fedistill.methods.shared.bridge_state import BridgeClient
+from fedistill.methods.shared.bridge_state import BridgeClient, BridgeServer
 from fedistill.methods.shared.expertise import class_levels, expert_votes, pool_votes, sizes, vote_evidence
 from fedistill.methods.shared.masked_merges import Changes, masks_of, moved
 from fedistill.state import decode_state, from_plain
+from fedistill.training.model_state import ModelState
 from helpers.runs import finished, ready
 
 SETTINGS: dict[str, Any] = {"vote_epochs": 3, "distill_epochs": 3}
@@ -36,7 +37,8 @@ def played(method: str = "bridge", rounds: int = 4, **changes: Any) -> tuple[Rea
     return finished(
         {
             "rounds": rounds,
-            "task": {
+            "task": changes.pop("task", None)
+            or {
                 "name": "digits",
                 "clients": 4,
                 "limit": 240,
@@ -145,6 +147,28 @@ def test_a_client_with_one_class_abstains() -> None:
     assert expert_votes(predicted, torch.tensor([14, 0]), least).tolist() == [2, 2, 2]
     assert expert_votes(predicted, torch.tensor([14, 2]), least).tolist() == [0, 0, 1]
     assert expert_votes(predicted, torch.tensor([14, 2]), torch.tensor([1, 3])).tolist() == [0, 0, 2]
+
+
+def test_who_abstains_is_no_expert_either() -> None:
+    """Class 3 is mostly with clients that have it alone; two others vote for it."""
+    counts = torch.tensor([[0, 0, 0, 500], [0, 0, 0, 400], [90, 90, 0, 50], [0, 90, 90, 40]])
+    levels = (2 * (1 + counts).double().log2()).round().long()
+    state = replace(BridgeServer.before_round_1(ModelState(torch.zeros(1)), 4, 20, 4), levels=levels)
+    request = state.request(2, "cnn-s", coverage=0.8)
+    assert request is not None
+    assert (levels[2:, 3] >= request.thresholds[3]).all()
+
+
+def test_if_all_have_one_class_the_start_is_the_initial_model() -> None:
+    partition = {"kind": "indices", "clients": [[0, 10, 20], [1, 11, 21], [2, 12, 22]]}
+    task = {"name": "digits", "public": 40, "partition": partition}
+    arm, run = played(rounds=4, task=task)
+    assert {len(data.labels.unique()) for data in arm.task.clients} == {1}
+    initial = arm.server(0).common_model("cnn-s").weights
+    trained = masks_of(arm.federation, "cnn-s", 0.05)
+    assert run.server.trails["cnn-s"].merges == 2
+    still = ~(trained(1) | trained(2))
+    assert torch.equal(run.server.trails["cnn-s"].weights[still], initial[still])
 
 
 def test_evidence_of_votes() -> None:

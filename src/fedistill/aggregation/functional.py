@@ -161,7 +161,7 @@ def trimmed(rows: Tensor, mask: Tensor, cut: Tensor) -> Tensor:
     """Return the entrywise trimmed mean (n, C) of rows (k, n, C) where ``mask`` (k, n) is true, normalised.
 
     ``cut`` (n,) is the number of values dropped at each end. A row in which only zeros remain is the plain
-    mean instead.
+    mean instead; a row that nobody answered is all 0.
     """
     mask = mask[..., None]
     count = mask.sum(dim=0)
@@ -170,7 +170,8 @@ def trimmed(rows: Tensor, mask: Tensor, cut: Tensor) -> Tensor:
     ordered = torch.where(mask, rows.double(), torch.inf).sort(dim=0).values
     kept = torch.where(inside, ordered, 0).sum(dim=0)
     kept = torch.where(kept.sum(dim=1, keepdim=True) > 0, kept, rows.double().sum(dim=0))
-    return (kept / kept.sum(dim=1, keepdim=True)).float()
+    whole = kept.sum(dim=1, keepdim=True)
+    return (kept / torch.where(whole > 0, whole, 1)).float()
 
 
 def dawid_skene(votes: Tensor, classes: int, iterations: int, smoothing: float) -> tuple[Tensor, Tensor]:

@@ -57,18 +57,19 @@ class Reliability(Aggregation):
             return None
         heard = came[1].any(dim=1)
         if not heard.any():
-            return Combined(came[0][0])
+            return Combined(came[0][0], state=exchange.state)
         clients = [one for one, said in zip(exchange.clients, heard.tolist(), strict=True) if said]
         rows, mask = came[0][heard].double(), came[1][heard].double()[..., None]
         logs = self._corrected(rows, mask)
         past = self._past(clients, exchange.state, rows.shape[2])
         weights = _common(rows, mask).pow(_POWER)[:, None, None] * mask
+        shared = mask * (mask.sum(dim=0) > 1)  # where nobody else answered, nothing confirms or contradicts
         for _ in range(_ITERATIONS):
             said, in_all = weights * logs, weights.sum(dim=0)
             others = (said.sum(dim=0) - said) / (in_all - weights).clamp(min=_TINY)
             confirmed = torch.softmax(self.sharpness * others, dim=2)
-            agreed = (torch.minimum(rows, confirmed) * mask).sum(dim=1)
-            spoken = ((rows + confirmed) / 2 * mask).sum(dim=1)
+            agreed = (torch.minimum(rows, confirmed) * shared).sum(dim=1)
+            spoken = ((rows + confirmed) / 2 * shared).sum(dim=1)
             counts = past + torch.stack([agreed, spoken], dim=1)
             weights = self._weights(counts)[:, None] * mask
         pooled = (weights * logs).sum(dim=0) / weights.sum(dim=0).clamp(min=_TINY)
@@ -104,8 +105,9 @@ class HistoryWeighted(Aggregation):
     """Mean weighted by how near each client has been to the others so far (after ExpGuard, arXiv 2402.12265).
 
     In each exchange, a client's distance is the probability that its rows do not share with the geometric
-    median of all. Its weight is ``exp(-rate D)``, where D is the sum of its distances over all exchanges
-    beyond those of the nearest client. Whoever lies again and again soon counts nothing.
+    median of all. Its weight is ``exp(-rate D)``: D is the mean of its distances, beyond that of the nearest
+    client, times the most exchanges that any client has answered. Whoever lies again and again soon counts
+    nothing, and who comes late is judged by as much as the others.
 
     Departs from the paper, of which we had the abstract alone: it weighs clients exponentially by what it
     holds of them from present and past rounds; the distance is ours. For one-hot rows, it is the share of
@@ -121,13 +123,18 @@ class HistoryWeighted(Aggregation):
             return None
         rows, mask = came
         distances = 1 - agreement(geometric_median(rows, mask, iterations=20), rows, mask)
-        before = [float(exchange.state.get(str(client), 0.0)) for client in exchange.clients]
-        total = torch.tensor(before, dtype=torch.float64) + distances
-        weights = torch.exp(-self.rate * (total - total.min()))
+        none = torch.zeros(2, dtype=torch.float64)
+        past = torch.stack([exchange.state.get(str(client), none) for client in exchange.clients])
+        came_now = mask.any(dim=1).double()
+        sums, counts = (past + torch.stack([distances * came_now, came_now], dim=1)).unbind(dim=1)
+        apart = sums / counts.clamp(min=1)
+        nearest = torch.where(counts > 0, apart, torch.inf).min()
+        weights = torch.exp(-self.rate * counts.max() * (apart - nearest)).clamp(min=_TINY)
         counted = weights[:, None] * mask
         summed = (rows.double() * counted[..., None]).sum(dim=0)
-        labels = (summed / counted.sum(dim=0).clamp(min=torch.finfo(torch.float64).tiny)[:, None]).float()
-        kept = {str(client): value for client, value in zip(exchange.clients, total.tolist(), strict=True)}
+        labels = (summed / counted.sum(dim=0).clamp(min=_TINY)[:, None]).float()
+        found = zip(exchange.clients, torch.stack([sums, counts], dim=1), strict=True)
+        kept = {str(client): own.clone() for client, own in found if own[1] > 0}
         return Combined(
             labels,
             counted.sum(dim=1).tolist(),
@@ -162,5 +169,11 @@ def _placed(figures: Tensor, heard: Tensor) -> list[float]:
 
 
 def _overall(counts: Tensor) -> Tensor:
-    """Return the share (k,) of what was said that was confirmed, from counts (k, 2, C)."""
-    return counts[:, 0].sum(dim=1) / counts[:, 1].sum(dim=1).clamp(min=_TINY)
+    """Return the share (k,) of what was said that was confirmed, from counts (k, 2, C).
+
+    For a client of which nothing could be confirmed, it is the median of the others; 1 if there are none.
+    """
+    agreed, spoken = counts.sum(dim=2).unbind(dim=1)
+    found, judged = agreed / spoken.clamp(min=_TINY), spoken > 0
+    usual = found[judged].median() if judged.any() else found.new_ones(())
+    return torch.where(judged, found, usual)

@@ -32,13 +32,19 @@ def attack_of(experiment: Experiment) -> Attack | None:
     if table is None:
         return None
     kind = table.get("kind")
-    if kind not in ATTACKS:
+    if not isinstance(kind, str) or kind not in ATTACKS:
         wrong = "`attack.kind` is missing" if kind is None else f"`attack.kind` = {kind!r}"
         raise ExperimentError(f"{wrong}: must be one of {', '.join(ATTACKS)}.{nearest(str(kind), ATTACKS)}")
     try:
-        return ATTACKS[kind].model_validate(table)
+        attack = ATTACKS[kind].model_validate(table)
     except ValidationError as error:
         raise ExperimentError(explain_errors(error, "attack", ATTACKS[kind])) from None
+    if attack.from_round > experiment.rounds:
+        raise ExperimentError(
+            f"`attack.from_round` = {attack.from_round}: there are {experiment.rounds} rounds, and nobody"
+            " would lie"
+        )
+    return attack
 
 
 def check_attack(attack: Attack, method: AnyMethod, seed: int, clients: int) -> None:
@@ -49,6 +55,11 @@ def check_attack(attack: Attack, method: AnyMethod, seed: int, clients: int) -> 
         ExperimentError: it names a client that is none of these.
     """
     attack.liars(seed, clients)
+    if method.one_shot and attack.from_round > 1:
+        raise Refusal(
+            f"method {method.name} asks each client once, so that nobody lies with `attack.from_round` ="
+            f" {attack.from_round}: set it to 1, or remove this arm"
+        )
     if not attack.fits(method):
         fitting = [kind for kind, other in ATTACKS.items() if other.model_construct(kind=kind).fits(method)]
         raise Refusal(

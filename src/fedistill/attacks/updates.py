@@ -33,7 +33,7 @@ class Boosted(MessageAttack):
     kind: Literal["boosted"] = "boosted"
     source = "Bagdasaryan et al., 2020, arXiv 1807.00459 (model replacement)"
     roles = frozenset({Role.WEIGHTS, Role.CHANGES, Role.LOGITS, Role.PROTOTYPES, Role.MEANS})
-    factor: float = Field(default=10.0, allow_inf_nan=False, description="by what they are multiplied")
+    factor: float = Field(default=10.0, ge=-1e6, le=1e6, description="by what they are multiplied")
 
     @field_validator("factor")
     @classmethod

@@ -15,6 +15,8 @@ Value = Any
 """A cell as a reader or a data frame has it: a number, a text, a boolean, None, or anything else."""
 NUMBER = re.compile(r"[-+]?([0-9]+([.,][0-9]*)?|[.,][0-9]+)([eE][-+]?[0-9]+)?")
 """Numbers as files write them, with a decimal point or comma."""
+_LARGEST = 1e150
+"""Sizes above this have no square that is finite."""
 _WHOLE = re.compile(r"([-+]?[0-9]+)[.,]0*")
 """Whole numbers that are written as fractions, such as ``3.0``."""
 
@@ -118,10 +120,11 @@ def _numbers(values: Iterable[Value], column: str, where: str) -> Iterable[float
             yield math.nan
             continue
         found = number(value)
-        if found is None:
+        if found is None or abs(found) > _LARGEST:
+            shown = str(value)[:40]
+            fix = f"set task.missing = [{shown!r}]" if isinstance(value, str) else "replace it by null"
             raise ExperimentError(
-                f"{where}: column {column!r} is numeric, but row {row} (the first is 0) has"
-                f" {str(value)[:40]!r}: list the column in task.table.categorical, or, if that means that the"
-                f" value is missing, set task.missing = [{str(value)[:40]!r}]"
+                f"{where}: column {column!r} is numeric, but row {row} (the first is 0) has {shown!r}: list"
+                f" the column in task.table.categorical, or, if that means that the value is missing, {fix}"
             )
         yield found

@@ -8,7 +8,8 @@ from fedistill.config.schema import Experiment
 from fedistill.config.section import Raw, RawTable
 from fedistill.errors import ExperimentError
 
-_FREE = ("runtime", "checkpoint", "flower", "link")
+FREE_TABLES = ("runtime", "checkpoint", "flower", "link")
+"""Tables of an experiment on which no result depends."""
 _PATHS = (
     "task.train",
     "task.test",
@@ -59,7 +60,7 @@ def _may_change(key: str, before: Experiment, now: Experiment) -> bool:
         return now.rounds > before.rounds
     if key == "seeds":
         return now.all_seeds[: len(before.all_seeds)] == before.all_seeds and before.seeds is not None
-    return key.split(".")[0] in _FREE or key in _PATHS
+    return key.split(".")[0] in FREE_TABLES or key in _PATHS
 
 
 def _settings(experiment: Experiment) -> Iterator[tuple[str, Raw]]:

@@ -214,7 +214,11 @@ def _results(folder: RunFolder) -> ResultsJson:
 
 def _is_done(folder: RunFolder, experiment: Experiment) -> bool:
     """Whether there is nothing to resume."""
-    return folder.has_results and all(
-        arm["status"] == "done" and len(arm["rounds"]) == experiment.rounds
+    if not folder.has_results:
+        return False
+    done = {
+        arm["name"]
         for arm in _results(folder)["arms"]
-    )
+        if arm["status"] == "done" and len(arm["rounds"]) == experiment.rounds
+    }
+    return done >= {arm.name for arm in experiment.arms}

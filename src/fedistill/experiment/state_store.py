@@ -82,6 +82,7 @@ class StateStore:
         self._segments = dict(segments)
         for name, entry in segments.items():
             self._stored |= self._index(name, entry)
+        self._forget_differences_to_nothing()
         self._begin()
 
     def put(self, data: bytes, *, deflate: bool = False, like: bytes = _NO_BASE) -> bytes:
@@ -141,6 +142,7 @@ class StateStore:
         for digest in [digest for digest in self._waiting if digest not in needed]:
             self._bytes_waiting -= len(self._waiting.pop(digest))
             del self._stored[digest]
+        self._forget_differences_to_nothing()
         for segment in self._to_empty(needed):
             for digest in sorted(needed):
                 place = self._stored[digest]
@@ -161,6 +163,15 @@ class StateStore:
             digest: place
             for digest, place in self._stored.items()
             if not place.segment or place.segment in names
+        }
+        self._forget_differences_to_nothing()
+
+    def _forget_differences_to_nothing(self) -> None:
+        """Forget blobs whose base is gone, though their segment is not: if they come again, they are new."""
+        self._stored = {
+            digest: place
+            for digest, place in self._stored.items()
+            if not place.base or place.base in self._stored
         }
 
     def _begin(self) -> None:

@@ -185,7 +185,7 @@ def arm_json(arm: ReadyArm, run: ArmRun, status: Status, error: str | None) -> A
         "bytes_total": run.ledger.total,
         "bytes_transport": sum(one.carried.get(way, 0) for one in run.records for way in ("up", "down")),
     }
-    if arm.liars:
+    if arm.liars and not arm.evaluate.hide_sites:
         found["liars"] = list(arm.liars)
     reliability = mean_reliability(run.records)
     if reliability:

@@ -44,8 +44,6 @@ from fedistill.state import write_file
 app = ClientApp()
 _OWN_KEYS = ("format", "input", "label", "separator", "encoding", "drop_missing", "background", "white_level")
 """Settings of `[task]` that a node config may have for the site's own data."""
-_KEPT = 2
-"""Rounds whose states are kept: the last, and the one before it in case the server has lost a round."""
 
 
 class OwnDataError(ExperimentError):
@@ -173,7 +171,9 @@ class Node:
         for round, path in self._kept(arm):
             if round > order.round:  # of a future that the server has lost
                 path.unlink()
-        for _, path in self._kept(arm)[:-_KEPT]:
+        # The last, and those of rounds that a server may have lost and begins again.
+        kept = self.experiment.checkpoint.every + 1
+        for _, path in self._kept(arm)[:-kept]:
             path.unlink()
         self._save_model(arm, order.round, outcome.state)
         words: dict[str, float | str | list[int]] = {

@@ -11,6 +11,7 @@ from fedistill.config.schema import Experiment
 from fedistill.config.toml import to_toml
 from fedistill.data.task import Task
 from fedistill.errors import ExperimentError, FedistillError
+from fedistill.experiment.changes import FREE_TABLES
 from fedistill.experiment.folder_lock import alone_in
 from fedistill.experiment.run_folder import RunFolder
 from fedistill.experiment.runner import resume_experiment, run_experiment, settle
@@ -79,7 +80,8 @@ def _check_same(folder: RunFolder, asked: Experiment) -> None:
             f"{folder.path} holds a run that was begun in one process: continue with:"
             f" {folder.resume_command()}, or name another folder for the results"
         )
-    held = folder.experiment().model_copy(update={"flower": asked.flower})
+    held = folder.experiment()
+    held = held.model_copy(update={table: getattr(asked, table) for table in FREE_TABLES})
     kinds = [event["kind"] for event in folder.events() if event["event"] == "task" and "kind" in event]
     # What the experiment leaves open has been written out for the run's data.
     clients, partition = asked.task.clients or held.task.clients, held.task.partition

@@ -16,6 +16,7 @@ from fedistill.config.section import RawTable
 from fedistill.data.build import build_task
 from fedistill.data.task import Task
 from fedistill.errors import ExperimentError, TrainingError, nearest
+from fedistill.experiment.changes import FREE_TABLES
 from fedistill.experiment.findings import raise_errors
 from fedistill.experiment.folder_lock import alone_in
 from fedistill.experiment.measure import ACCURACY
@@ -191,8 +192,7 @@ def _check_vary(
 
 def _asked(experiment: Experiment, task: Task, seed: int, spaces: Mapping[str, Space]) -> RawTable:
     """Return all that trials depend on."""
-    # How many processes work, and the link of the report, change no trial.
-    rest = {"rounds", "runtime", "link"}
+    rest = {"rounds", *FREE_TABLES}  # these change no trial
     return {
         "experiment": experiment.model_dump(mode="json", exclude_none=True, exclude=rest),
         "data": task.fingerprint(),

@@ -64,7 +64,10 @@ class FedTgp(PrototypeMethod[FedTgpServer]):
         net = unflatten(_trainable(server), state.trainable)
         optimizer = make_optimizer(OptimizerConfig(lr=self.settings.server_lr), net)
         labels = torch.arange(classes).expand_as(present)[present]
-        vectors, margin = vectors[present], self._margin(*self.pooled(vectors, present))
+        pooled, sent = self.pooled(vectors, present)
+        vectors, margin = vectors[present], self._margin(pooled, sent)
+        if self.settings.pooling == "median":  # single vectors may be lies
+            vectors, labels = pooled[sent], torch.arange(classes)[sent]
         generator = server.stream("prototypes")
         for _ in range(self.settings.server_epochs):
             order = torch.randperm(len(labels), generator=generator)

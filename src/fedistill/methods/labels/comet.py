@@ -16,6 +16,7 @@ from fedistill.methods.shared.density import kmeans
 from fedistill.methods.shared.own_model import Learner, train_private
 from fedistill.methods.shared.private_loss import private_loss
 from fedistill.methods.shared.public_labels import SampledPublic, SampledSettings
+from fedistill.state import State
 from fedistill.training.loop import Loss, batch, predict
 from fedistill.training.losses import kl
 
@@ -39,10 +40,14 @@ class ClusterLabels:
 
 @dataclass(frozen=True)
 class CometServer:
-    """The cluster of each client (clients,), -1 before its first reply, and the labels by cluster number."""
+    """The cluster of each client (clients,), -1 before its first reply, and the labels by cluster number.
+
+    ``aggregation`` is what the aggregation of all clients keeps; that of clusters keeps nothing.
+    """
 
     clusters: Tensor
     labels: dict[int, ClusterLabels] = field(default_factory=dict)
+    aggregation: State = field(default_factory=dict)
 
 
 class Comet(SampledPublic[SoftLabels, SoftLabels, CometServer, Learner]):
@@ -118,12 +123,17 @@ class Comet(SampledPublic[SoftLabels, SoftLabels, CometServer, Learner]):
             groups[number] = [client for client in rows if int(clusters[client]) == number]
         ties = server.stream("ties")
         labels = {number: label for number, label in state.labels.items() if number in clusters.tolist()}
+        kept = state.aggregation
         for number, members in groups.items():
-            group = self.settings.aggregation.aggregate(((one, rows[one]) for one in members), ties)
+            everyone = number == -1
+            own = ((one, rows[one]) for one in members)
+            group = self.settings.aggregation.aggregate(own, ties, state=kept if everyone else None)
             assert group is not None
-            server.note_reliability(group.reliability)
+            if everyone:  # liars who agree are a cluster of their own, in which they are believed
+                server.note_reliability(group.reliability)
+                kept = group.state
             labels[number] = ClusterLabels(group.labels, server.round)
-        return CometServer(clusters, labels)
+        return CometServer(clusters, labels, kept)
 
     def _pulled(self, private: Loss, model: nn.Module, client: Client, received: SoftLabels) -> Loss:
         """The private loss plus, at each step, the divergence from the received labels on a public batch."""

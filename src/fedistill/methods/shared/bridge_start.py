@@ -38,12 +38,17 @@ def vote(
 def pool_and_learn(
     state: BridgeServer, server: Server, replies: Iterable[Reply[BridgeReply]], settings: BridgeSettings
 ) -> BridgeServer:
-    """Pool the votes, learn from them, and make all starts if enough clients have voted."""
+    """Pool the votes, learn from them, and make all starts if enough clients have voted.
+
+    If all of them abstain, the start is the common initial model.
+    """
     before, state = state, state.with_votes(replies, equal=settings.weighting == "equal")
-    if state is before or not (state.labels < server.classes).any():
+    if state is before:
         return state
     if state.voted_share(server) >= settings.enough:
         return make_starts(state, server, settings)
+    if not (state.labels < server.classes).any():
+        return state
     return replace(state, model=learn_start(server, server.model, state.labels, settings))
 
 

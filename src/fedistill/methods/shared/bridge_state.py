@@ -222,7 +222,9 @@ class BridgeServer:
         """Return the levels (C,) from which clients vote for a class; with a prior, all that have any do."""
         if len(self.prior):
             return torch.ones(self.levels.shape[1], dtype=torch.int64)
-        return thresholds(self.levels[self.levels[:, 0] >= 0], coverage)
+        known = self.levels[self.levels[:, 0] >= 0]
+        several = (known > 0).sum(dim=1) > 1  # the others abstain (`expert_votes`)
+        return thresholds(known[several] if several.any() else known, coverage)
 
     def _labels_given_votes(self, client: int) -> tuple[Tensor, Tensor]:
         """Return the fields ``agreement`` and ``labels`` of a `BridgeRequest` to this client."""

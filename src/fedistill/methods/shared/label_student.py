@@ -19,6 +19,8 @@ def learn_labels(
     round, so all participants get the same model.
     """
     labelled = (labels < site.classes).nonzero().flatten()
+    if not len(labelled):
+        return site.common_model(name)
     targets = labels[labelled]
     with scoped(site.seed, "start"):
         module = site.load(site.common_model(name), name)

@@ -152,10 +152,15 @@ def l2_of_rounding(samples: Sequence[int], width: int, levels: int) -> float:
     return 0.01 + 0.35 * shares * math.sqrt(width / 12) / levels
 
 
+_VARIES = 1e-3
+"""Deviations below this, of features of about unit size, or this share of the mean one, are none."""
+
+
 def agreements(by_client: Mapping[int, Moments]) -> dict[int, float]:
     """Return the share of each client's samples in classes that it describes as most clients do.
 
-    Features are measured in standard deviations within classes, the median over clients.
+    Features are measured in standard deviations within classes, the median over clients; where most clients
+    have one value of a feature, the root mean square, and features that vary nowhere are left out.
     """
     clients = sorted(by_client)
     samples = torch.stack([by_client[client].samples for client in clients])
@@ -164,8 +169,10 @@ def agreements(by_client: Mapping[int, Moments]) -> dict[int, float]:
     )
     squares = torch.stack([by_client[one].products.diag() / by_client[one].samples.sum() for one in clients])
     between = (samples[..., None] * means.square()).sum(dim=1) / samples.sum(dim=1)[:, None]
-    deviations = (squares - between).clamp(min=0).sqrt().median(dim=0).values
-    scaled = means / deviations.clamp(min=torch.finfo(torch.float64).tiny)
+    by_feature = (squares - between).clamp(min=0)
+    usual, mean = by_feature.sqrt().median(dim=0).values, by_feature.mean(dim=0).sqrt()
+    deviations = torch.where(usual > _VARIES * mean, usual, mean)
+    scaled = torch.where(deviations > _VARIES, means / deviations.clamp(min=_VARIES), 0)
     return dict(zip(clients, class_agreement(scaled, samples > 0, samples).tolist(), strict=True))
 
 

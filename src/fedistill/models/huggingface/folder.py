@@ -79,15 +79,17 @@ def digest_of(name: str) -> str:
         ExperimentError: as `folder_of`.
     """
     folder = folder_of(name)
-    settings = map(folder.joinpath, (CONFIG, TOKENIZER, PIXELS, SENTENCE_ENCODER))
-    files = sorted([*folder.glob("*.safetensors"), *settings])
-    return _digest(tuple((path, path.stat().st_mtime_ns) for path in files if path.is_file()))
+    settings = map(folder.joinpath, (CONFIG, TOKENIZER, TOKENIZER_CONFIG, PIXELS, SENTENCE_ENCODER))
+    parts = folder.glob(f"*/{CONFIG}")  # of a sentence encoder, such as its pooling
+    files = sorted([*folder.glob("*.safetensors"), *settings, *parts])
+    return _digest(folder, tuple((path, path.stat().st_mtime_ns) for path in files if path.is_file()))
 
 
 @functools.lru_cache(maxsize=32)
-def _digest(files: tuple[tuple[Path, int], ...]) -> str:
+def _digest(folder: Path, files: tuple[tuple[Path, int], ...]) -> str:
     found = hashlib.blake2b(digest_size=16)
     for path, _ in files:
+        found.update(path.relative_to(folder).as_posix().encode() + b"\0")
         with path.open("rb") as file:
             found.update(hashlib.file_digest(file, hashlib.blake2b).digest())
     return found.hexdigest()
