@@ -56,9 +56,7 @@ def page(command: str) -> str:
         parts += [f"## {task}", TASKS[task], costs(arms, targets), _public(arms), _lead(arms)]
         if task == HEADLINE:
             parts.append(f"![Accuracy against bytes, the median seed of each arm]({PLOT})")
-    made = MADE.format(
-        tasks=" ".join(kept), others=", ".join(f"`{name}`" for name in TASKS if name not in kept)
-    )
+    made = MADE.format(tasks=" ".join(kept))
     parts += ["## What was found", FOUND, "## How arms were tuned", TUNED, _settings("images")]
     parts += [TUNED_TEXTS, _settings("texts"), made]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -265,5 +263,4 @@ The arms of `bbc-5` were tuned in the same way on its own articles, by bytes unt
 MADE = """\
 Made by `FEDISTILL_DATA=FOLDER python benchmarks/flagship.py --tasks {tasks}`, two to ten minutes for each arm
 and seed of the image tasks on one core; rows are kept in `benchmarks/results/flagship.json`. Arms of one seed
-are parts of `bridge` left out, or changed; tasks of one seed wait for the others. The benchmark also has
-{others}, which have not been run for this page."""
+are parts of `bridge` left out, or changed; tasks of one or two seeds wait for the others."""
