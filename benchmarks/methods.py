@@ -1,13 +1,16 @@
-"""Every method on images and on text, each task under one setting.
+"""Every method on images and on text, each tuned by the same number of trials.
 
-    python benchmarks/methods.py [--tasks digits bbc-news] [--methods NAME ...] [--seed 0]
+    python benchmarks/methods.py [--tasks digits bbc-news] [--methods NAME ...] [--seed 0] [--runs FOLDER]
 
-Methods have their default settings and codecs, but for SETTINGS; where labels are pooled, a second row has
-what `doctor` advises under strong label skew; VARIANTS are further rows. Clients have unlike models where
+Each row is tuned first, as `fedistill tune` does: BUDGET trials of so many rounds on a validation part of the
+training set, of local epochs, learning rate, loss, pooling, and what else its method and codec have; the test
+set is not read. Its best settings are then run once for all rounds. The trials stay in ``--runs``: what was
+stopped goes on.
+
+Codecs are the methods' own; VARIANTS are further rows. Clients have unlike models where
 the method allows it: of any features, else of features of one length, else all have one model. Where the
 server's model travels, it is the small one, and the clients' are larger. A method that is for images or for
-texts alone has rows of those alone. Nothing here was chosen by the
-test set: training is that of the examples. One seed; on another processor it ends a point or two away, and
+texts alone has rows of those alone. One seed; on another processor it ends a point or two away, and
 a larger model at the server up to nine. Rows of other methods stay as they are.
 """
 
@@ -16,19 +19,23 @@ import json
 import platform
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from fedistill import parse
-from fedistill.config.inputs import InputKind
+from fedistill.config.schema import Experiment
 from fedistill.errors import Refusal
+from fedistill.experiment.progress import Logged
 from fedistill.experiment.runner import prepare
 from fedistill.experiment.summary import arm_json
 from fedistill.federation import local_executor
 from fedistill.federation.arm import start_run
 from fedistill.federation.round import play_round
 from fedistill.methods.registry import METHODS
+from fedistill.studies.goal import Goal, TunedArm
+from fedistill.studies.search_space import changed
+from fedistill.studies.tune import Plan, tune
 
 RESULTS = Path(__file__).parent / "results" / "methods.json"
 TASKS: dict[str, dict[str, Any]] = {
@@ -58,7 +65,9 @@ TASKS: dict[str, dict[str, Any]] = {
         "train": {"epochs": 2, "batch_size": 16, "optimizer": {"name": "adam", "lr": 0.003}},
     },
 }
-KINDS: dict[str, InputKind] = {"digits": "image", "bbc-news": "text"}
+KINDS: dict[str, Literal["image", "text"]] = {"digits": "image", "bbc-news": "text"}
+BUDGET = {"digits": (12, 8), "bbc-news": (8, 4)}
+"""Trials of each row, and the rounds of each."""
 MODELS: dict[str, list[dict[str, Any]]] = {
     "digits": [
         {"clients": ["cnn-s", "mlp-s"], "server": "cnn-m"},
@@ -78,10 +87,6 @@ SMALL_TRAVELS = {
 # Its defaults are meant for public sets of thousands and for hundreds of rounds: here a round would teach two
 # batches, and labels of round 1 would stay to the end.
 SETTINGS = {"scarlet": {"samples": 250, "duration": 3}}
-REMEDIES: dict[str, tuple[str, Any]] = {
-    "loss": ("train", {"loss": "balanced-softmax"}),
-    "aggregation": ("aggregation", "prior-corrected"),
-}
 VARIANTS: dict[str, dict[str, Any]] = {"fedgen": {"fedgen-predictor": {"share": "predictor"}}}
 
 
@@ -90,30 +95,33 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), metavar="NAME")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--runs", type=Path, default=Path("runs") / "methods")
     arguments = parser.parse_args()
     for task in arguments.tasks:
         for method in arguments.methods:
             if not METHODS[method].needs.takes(KINDS[task]):
                 continue
             for wanted in arms(method):
-                row = measure(task, wanted, arguments.seed)
-                print(task, wanted["name"], row["curve"], row["views"], f"{row['seconds']} s", flush=True)
+                row = measure(task, wanted, arguments.seed, arguments.runs)
+                print(task, wanted["name"], row["settings"], row["curve"], row["views"], flush=True)
                 keep(task, wanted["name"], row)
 
 
 def arms(method: str) -> list[dict[str, Any]]:
     arm = {"name": method, "method": method, **SETTINGS.get(method, {})}
-    found = [arm, *({**arm, "name": name, **given} for name, given in VARIANTS.get(method, {}).items())]
-    remedy = dict(REMEDIES[part] for part in METHODS[method].under_skew)
-    if remedy:
-        found.append({**arm, "name": f"{method}-balanced", **remedy})
-    return found
+    return [arm, *({**arm, "name": name, **given} for name, given in VARIANTS.get(method, {}).items())]
 
 
-def measure(task: str, wanted: dict[str, Any], seed: int) -> dict[str, Any]:
-    method = wanted["method"]
+def measure(task: str, wanted: dict[str, Any], seed: int, runs: Path) -> dict[str, Any]:
+    """Tune an arm, and run it with its best settings."""
     raw = {"seed": seed, **TASKS[task], "models": models(task, wanted), "arms": [wanted]}
-    experiment = parse({**raw, "runtime": {"kind": "serial"}}, "methods")
+    experiment = parse(raw, "methods")
+    command = f"python benchmarks/methods.py --tasks {task} --methods {wanted['method']} --seed {seed}"
+    tuned = tune_alone(experiment, task, runs / f"{task}-{seed}-{wanted['name']}", command)
+    settings = tuned.best["settings"] if tuned.best else {}
+    best = changed(experiment.arms[0], settings, KINDS[task])
+    serial = experiment.runtime.model_copy(update={"kind": "serial"})
+    experiment = experiment.model_copy(update={"arms": [best], "runtime": serial})
     data, (arm,) = prepare(experiment)
     started, run = time.perf_counter(), start_run(arm)
     with local_executor.start_executor(experiment, data) as executor:
@@ -124,6 +132,8 @@ def measure(task: str, wanted: dict[str, Any], seed: int) -> dict[str, Any]:
     main_view = "server@global" if "server@global" in views[-1] else "client@global"
     return {
         "arm": wanted,
+        "settings": settings,
+        "tuning": tuning_of(tuned),
         "models": raw["models"],
         "server_model": outcome["server_model"],
         "codec": outcome["codec"],
@@ -138,9 +148,26 @@ def measure(task: str, wanted: dict[str, Any], seed: int) -> dict[str, Any]:
         "rounds": arm.rounds,
         "seed": seed,
         "setting": {key: raw[key] for key in ("task", "train")},
-        "command": f"python benchmarks/methods.py --tasks {task} --methods {method} --seed {seed}",
+        "command": command,
         "torch": torch.__version__,
         "python": platform.python_version(),
+    }
+
+
+def tune_alone(experiment: Experiment, task: str, folder: Path, command: str) -> TunedArm:
+    trials, rounds = BUDGET[task]
+    (tuned,) = tune(experiment, Plan(trials, rounds), folder, command, Logged())
+    return tuned
+
+
+def tuning_of(tuned: TunedArm) -> dict[str, Any]:
+    """Return how many trials a row had, and the validation accuracy of its own and of its best settings."""
+    goal = Goal()
+    return {
+        "trials": len(tuned.trials),
+        "rounds": max(len(trial["result"]["rounds"]) for trial in tuned.trials),
+        "own": goal.value(tuned.trials[0]),
+        "best": None if tuned.best is None else goal.value(tuned.best),
     }
 
 
