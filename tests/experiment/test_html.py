@@ -470,8 +470,8 @@ def test_what_clients_compute_has_columns_where_it_was_counted(browse: Any) -> N
     assert "Work of a client" in head
     assert columns[-2:] == ["multiply-adds", "memory"]
     assert [row[9:11] for row in rows] == [
-        ["12 G3 G a round", "4.32 MB"],
-        ["200 k100 k a round", "-"],
+        ["12 G3 G per round", "4.32 MB"],
+        ["200 k100 k per round", "-"],
         ["-", "-"],
         ["-", "-"],
     ]
