@@ -24,7 +24,7 @@ def with_zeros(arm: ReadyArm, zeros: int) -> Task:
     """The arm's task, of whose hundred test samples so many are of class 0."""
     labels = torch.tensor([0] * zeros + [1] * (100 - zeros))
     # Samples of any kind can be sliced, which their type does not say.
-    return replace(arm.task, test=Labelled(arm.task.test.samples[:100], labels))  # type: ignore[index]
+    return replace(arm.task, test=Labelled(arm.task.test.samples[:100], labels))  # type: ignore[index]  # images
 
 
 def about(findings: list[Finding], word: str) -> list[str]:

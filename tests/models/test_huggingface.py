@@ -80,7 +80,7 @@ def test_texts_are_answered_as_transformers_answers_them(kind: str, hub: Path) -
         expected = network(given["input_ids"], attention_mask=given["attention_mask"]).logits
         assert torch.equal(model(ids), expected)
     saved = load_file(hub / kind / "model.safetensors")
-    own = dict(network.base_model.named_parameters())  # type: ignore[operator,union-attr]
+    own = dict(network.base_model.named_parameters())  # type: ignore[operator,union-attr]  # a module
     assert own.keys() <= saved.keys()
     assert all(torch.equal(saved[key], value) for key, value in own.items())
 

@@ -69,5 +69,5 @@ def test_they_see_what_imagenet_has_taught_them() -> None:
     """A white pixel of red: (1 - 0.485) / 0.229; of blue (1 - 0.406) / 0.225."""
     model = build_model("vision:resnet18", Signature("image", (1, 4, 4), 7, 0), 0, 0).eval()
     model(torch.ones(1, 1, 4, 4))
-    seen = model.get_submodule("network").seen[0, :, 0, 0]  # type: ignore[operator,union-attr,index]
+    seen = model.get_submodule("network").seen[0, :, 0, 0]  # type: ignore[operator,union-attr,index]  # a stand-in
     assert seen.tolist() == pytest.approx([(1 - 0.485) / 0.229, (1 - 0.456) / 0.224, (1 - 0.406) / 0.225])

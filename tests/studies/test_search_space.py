@@ -173,7 +173,7 @@ def test_what_the_arm_says_itself_stays() -> None:
 def test_usual_values_out_of_range_are_left_out_and_given_ones_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setitem(spaces.METHODS, "gamma", (-1.0, 0.5))  # type: ignore[arg-type]
+    monkeypatch.setitem(spaces.METHODS, "gamma", (-1.0, 0.5))  # type: ignore[arg-type]  # a wrong value
     assert space_of(method="fd")["gamma"] == (0.1, 0.5)
     assert space_of({"gamma": None}, method="fd") == {"gamma": (0.1, 0.5)}
     with pytest.raises(ExperimentError, match=r"arm 'fd': `gamma` = -1\.0: "):

@@ -51,7 +51,7 @@ def run(tmp_path: Path) -> Tune:
         experiment: Experiment, out: str = "out", at: Callable[[int], None] = lambda number: None, **plan: Any
     ) -> list[TunedArm]:
         asked = Plan(**{"trials": 3, "rounds": 1, **plan})
-        shown: Callable[[Trial, int], None] = lambda trial, count: at(trial["trial"])  # noqa: E731
+        shown: Callable[[Trial, int], None] = lambda trial, count: at(trial["trial"])  # noqa: E731  # its type stands beside it
         return tune(experiment, asked, tmp_path / out, "the command", Watcher(), shown)
 
     return run_it

@@ -63,7 +63,7 @@ def export_model(model: Classifier, samples: Inputs, form: Form, folder: Path) -
     data = _quietly({"torch-export": _torch_export, "onnx": _onnx}[form], program, example, form)
     run = {"torch-export": _torch_runner, "onnx": _onnx_runner}[form](data)
     # Torch has no types for `split`.
-    found = torch.cat([run(part) for part in inputs.split(PREDICTION_BATCH)])  # type: ignore[no-untyped-call]
+    found = torch.cat([run(part) for part in inputs.split(PREDICTION_BATCH)])  # type: ignore[no-untyped-call]  # torch
     difference = float((found.double() - model.predict_prepared(samples)).abs().max())
     if not difference <= TOLERANCE:
         raise ExperimentError(

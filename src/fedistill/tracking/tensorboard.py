@@ -31,7 +31,7 @@ class TensorBoard(Tracker):
     def begin(self, arm: TrackedArm) -> None:
         self._writer = self._package.SummaryWriter(str(arm.folder / "tensorboard" / arm.place))
         # Torch has no types for it.
-        for one in self._summary.hparams(dict(arm.settings), {}):  # type: ignore[no-untyped-call]
+        for one in self._summary.hparams(dict(arm.settings), {}):  # type: ignore[no-untyped-call]  # torch
             self._writer.file_writer.add_summary(one)
 
     def log(self, values: Mapping[str, float], round: int) -> None:

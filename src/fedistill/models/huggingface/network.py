@@ -36,14 +36,14 @@ class Pretrained(nn.Module):
         self.head = None if recipe.pooling is None else nn.Linear(_width(network), signature.classes)
         self._features: dict[bytes, Tensor] = {}
         # Torch leaves this untyped.
-        self.register_load_state_dict_post_hook(  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_post_hook(  # type: ignore[no-untyped-call]  # torch
             lambda module, _: module._features.clear()
         )
 
     @property
     def encoder(self) -> nn.Module:
         """All but the head."""
-        return self.network if self.head is not None else self.network.base_model  # type: ignore[return-value]
+        return self.network if self.head is not None else self.network.base_model  # type: ignore[return-value]  # a module
 
     def train(self, mode: bool = True) -> "Pretrained":
         super().train(mode)
