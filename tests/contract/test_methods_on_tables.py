@@ -14,10 +14,9 @@ from fedistill.data.task import Task
 from fedistill.errors import ExperimentError, Refusal
 from fedistill.experiment.preflight import examine
 from fedistill.federation.arm import ReadyArm
-from fedistill.methods.base import Method
-from fedistill.methods.registry import METHODS, AnyMethod
+from fedistill.methods.registry import METHODS
 from helpers.method_rows import ROWS, WIDTHS, Row
-from helpers.runs import run_serially
+from helpers.runs import run_serially, views_of
 
 FOR_TABLES = [row for row in ROWS if METHODS[row.method].needs.takes("table")]
 ONE = {"clients": ["mlp-tab"], "server": "mlp-tab"}
@@ -51,12 +50,6 @@ def models(row: Row) -> dict[str, Any]:
     return ONE_WIDTH if row.refusal == WIDTHS else ONE
 
 
-def views(method: AnyMethod) -> set[str]:
-    at_server = method.has_server_model or type(method).server_eval_models is not Method.server_eval_models
-    expected = {"server@global"} if at_server else set()
-    return expected | ({"client@global", "client@own"} if method.has_client_models else set())
-
-
 @pytest.mark.parametrize("row", FOR_TABLES, ids=[row.name for row in FOR_TABLES])
 def test_it_learns_from_tables(row: Row) -> None:
     """In the view that each method is held to on digits, better than by the share of the classes."""
@@ -64,7 +57,7 @@ def test_it_learns_from_tables(row: Row) -> None:
     arm = ready(experiment)
     assert [str(one) for one in examine(experiment, arm.task, [arm]) if one.level == "error"] == []
     record = run_serially(experiment, arm).records[-1]
-    assert set(record.views) == views(arm.method)
+    assert set(record.views) == views_of(arm.method)
     assert LEARNED > MORE_FREQUENT + 0.1
     assert record.views[row.learns[0]] >= LEARNED
 

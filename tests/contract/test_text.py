@@ -17,11 +17,11 @@ from fedistill.federation.client import client_state
 from fedistill.federation.history import ArmRun
 from fedistill.federation.local_executor import SerialExecutor
 from fedistill.federation.round import play_round
-from fedistill.methods.base import AnyState, Method
-from fedistill.methods.registry import METHODS, AnyMethod
+from fedistill.methods.base import AnyState
+from fedistill.methods.registry import METHODS
 from fedistill.state import encode_state, to_plain
 from helpers.method_rows import ROWS, WIDTHS, Row
-from helpers.runs import run_serially
+from helpers.runs import run_serially, views_of
 
 CLIENTS = 3
 FOR_TEXTS = [row for row in ROWS if METHODS[row.method].needs.takes("text")]
@@ -43,7 +43,7 @@ def test_it_works_on_texts(row: Row) -> None:
         assert (up > 0) == due
         # Before round 1 some have nothing to say.
         assert (down > 0) == due or record.round == 1
-        assert set(record.views) == views(method)
+        assert set(record.views) == views_of(method)
     clients = {client: client_state(arm, client, saved) for client, saved in run.clients.items()}
     assert all(finite(to_plain(state)) for state in (run.server, *clients.values()))
     if exchanges or not method.clients_work:
@@ -129,12 +129,6 @@ def models(row: Row) -> dict[str, Any]:
     if row.mixes:
         return MIXED
     return ONE_WIDTH if row.refusal == WIDTHS else ONE
-
-
-def views(method: AnyMethod) -> set[str]:
-    at_server = method.has_server_model or type(method).server_eval_models is not Method.server_eval_models
-    expected = {"server@global"} if at_server else set()
-    return expected | ({"client@global", "client@own"} if method.has_client_models else set())
 
 
 def moved(before: Tensor, after: Tensor) -> float:

@@ -8,6 +8,8 @@ from fedistill.experiment.runner import prepare
 from fedistill.federation.arm import ReadyArm
 from fedistill.federation.history import ArmRun
 from fedistill.federation.local_executor import SerialExecutor
+from fedistill.methods.base import Method
+from fedistill.methods.registry import AnyMethod
 from fedistill.testing.runs import finish
 
 
@@ -41,3 +43,10 @@ def on_digits(*arms: dict[str, Any], clients: int = 3, **more: Any) -> Experimen
         "arms": list(arms),
     }
     return parse({**raw, **more}, "test")
+
+
+def views_of(method: AnyMethod) -> set[str]:
+    """Return the views that a method's models have."""
+    at_server = method.has_server_model or type(method).server_eval_models is not Method.server_eval_models
+    expected = {"server@global"} if at_server else set()
+    return expected | ({"client@global", "client@own"} if method.has_client_models else set())
