@@ -75,14 +75,14 @@ MODELS: dict[str, list[dict[str, Any]]] = {
         {"clients": ["cnn-s"], "server": "cnn-s"},
     ],
     "bbc-news": [
-        {"clients": ["bag", "textcnn"], "server": "transformer-s"},
+        {"clients": ["bag", "textcnn"], "server": "textcnn@96"},
         {"clients": ["bag@96", "textcnn@96"], "server": "textcnn@96"},
         {"clients": ["textcnn"], "server": "textcnn"},
     ],
 }
 SMALL_TRAVELS = {
     "digits": {"clients": ["cnn-m", "mlp-s"], "server": "cnn-s"},
-    "bbc-news": {"clients": ["textcnn", "transformer-s"], "server": "bag"},
+    "bbc-news": {"clients": ["textcnn", "textcnn@96"], "server": "bag"},
 }
 # Its defaults are meant for public sets of thousands and for hundreds of rounds: here a round would teach two
 # batches, and labels of round 1 would stay to the end.

@@ -1,15 +1,17 @@
-"""What do methods reach if public images are sent, made of few, drawn, or only at the server?
+"""What do methods reach if public images are sent, made of few, drawn, or not needed?
 
     python benchmarks/public_data.py TRAIN.parquet [--seed 0] [--ways NAME ...] [--arms NAME ...]
 
 Fashion-MNIST, 10 clients, Dirichlet 0.3, 10,000 private images; a twentieth of the training file is held out
-and stands for the test set, which is never read. `bridge`, `voting` and `dsfl` with each of WAYS to a public
-set, and arms whose clients have none. docs/public-data.md shows what is kept.
+and stands for the test set, which is never read. Arms of WITH_PUBLIC with each of WAYS to a public set, and
+those of WITHOUT, which need none, once. Arms have the settings in results/flagship-images.toml, each tuned by
+as many trials (`python benchmarks/flagship.py --tune images`). docs/public-data.md shows what is kept.
 """
 
 import argparse
 import platform
 import time
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -23,30 +25,24 @@ from fedistill.federation.arm import start_run
 from fedistill.federation.round import play_round
 
 RESULTS = Path(__file__).parent / "results" / "public-data.json"
+TUNED: dict[str, Any] = tomllib.loads((RESULTS.parent / "flagship-images.toml").read_text())
 WAYS: dict[str, Any] = {
     "2000 images": 2000,
-    "200 images, WebP": {"samples": 200, "quality": 0},
     "60 images, WebP": {"samples": 60, "quality": 0},
-    "made of 40": {"samples": 2000, "images": 40, "quality": 0},
     "made of 20": {"samples": 2000, "images": 20, "quality": 0},
-    "made of 10": {"samples": 2000, "images": 10, "quality": 0},
-    "1000 made of 20": {"samples": 1000, "images": 20, "quality": 0},
     "drawn": {"samples": 2000, "images": 0},
 }
-ARMS: dict[str, dict[str, Any]] = {
-    "bridge": {"method": "bridge"},
-    "voting": {"method": "voting", "aggregation": "prior-corrected", "distill_epochs": 3},
-    "dsfl": {
-        "method": "dsfl",
-        "codec": "simplex(bits=2)",
-        "aggregation": "prior-corrected",
-        "distill_epochs": 3,
-    },
-    "fedavg": {"method": "fedavg", "codec": "stc(share=0.05)"},
-    "feddf": {"method": "feddf", "codec": "stc(share=0.05)"},
-    "random-mask": {"method": "random-mask"},
+ROUNDS = {
+    "bridge": 8,
+    "voting-1000": 4,
+    "random-mask": 12,
+    "fedavg-stc": 8,
+    "fedavg-qsgd": 8,
+    "gaussian": 8,
+    "ridge": 8,
 }
-ROUNDS = {"bridge": 12, "random-mask": 15, "voting": 4, "dsfl": 4, "fedavg": 6, "feddf": 6}
+WITH_PUBLIC = ("bridge", "voting-1000")
+WITHOUT = ("random-mask", "fedavg-stc", "fedavg-qsgd", "gaussian", "ridge")
 
 
 def main() -> None:
@@ -54,35 +50,28 @@ def main() -> None:
     parser.add_argument("train", type=Path, help="Parquet file of Fashion-MNIST's training set")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), metavar="NAME")
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), metavar="NAME")
+    parser.add_argument("--arms", nargs="+", choices=ROUNDS, default=list(ROUNDS), metavar="NAME")
     arguments = parser.parse_args()
-    for way in arguments.ways:
-        for name in arguments.arms:
+    for name in arguments.arms:
+        for way in ("none",) if name in WITHOUT else arguments.ways:
             measure(arguments.train, way, name, arguments.seed)
 
 
 def measure(train: Path, way: str, name: str, seed: int) -> None:
+    arm_settings = next(arm for arm in TUNED["arms"] if arm.get("name", arm["method"]) == name)
+    asked = TUNED["task"] | {
+        "format": "parquet",
+        "train": str(train),
+        "test_share": 0.05,
+        "public": WAYS.get(way, 2000),
+    }
     raw = {
+        **TUNED,
         "seed": seed,
         "rounds": ROUNDS[name],
-        "task": {
-            "format": "parquet",
-            "train": str(train),
-            "test_share": 0.05,
-            "limit": 10_000,
-            "public": WAYS[way],
-            "clients": 10,
-            "partition": {"kind": "dirichlet", "alpha": 0.3},
-        },
-        "models": {"clients": ["cnn-s"], "server": "cnn-s"},
-        "train": {
-            "epochs": 5,
-            "batch_size": 32,
-            "loss": "balanced-softmax",
-            "optimizer": {"name": "sgd", "lr": 0.02, "momentum": 0.9},
-        },
+        "task": {key: value for key, value in asked.items() if key != "name"},
         "runtime": {"kind": "serial"},
-        "arms": [{"name": name, **ARMS[name]}],
+        "arms": [arm_settings],
     }
     experiment = parse(raw, "public data")
     data, (arm,) = prepare(experiment)
@@ -103,10 +92,10 @@ def measure(train: Path, way: str, name: str, seed: int) -> None:
             "curve": curve,
             "public": run.ledger.public,
             "seconds": round(time.perf_counter() - started),
-            "arm": ARMS[name],
-            "task.public": WAYS[way],
-            "command": f'python benchmarks/public_data.py TRAIN.parquet --seed {seed} --ways "{way}"'
-            f" --arms {name}",
+            "arm": arm_settings,
+            "task.public": WAYS.get(way),
+            "command": f"python benchmarks/public_data.py TRAIN.parquet --seed {seed} --arms {name}"
+            + ("" if name in WITHOUT else f' --ways "{way}"'),
             "torch": torch.__version__,
             "python": platform.python_version(),
         },

@@ -1,13 +1,15 @@
 """Which pairs of local loss and aggregation hold up under strong label skew?
 
-    python benchmarks/skew.py TRAIN.parquet [--scale small] [--alpha 0.1] [--seed 0] [--arms NAME ...]
+    python benchmarks/skew.py TRAIN.parquet [--alpha 0.1] [--seed 0] [--arms NAME ...] [--runs FOLDER]
 
-Fashion-MNIST, 10 clients, Dirichlet of ``--alpha``; the server's model after each of 5 rounds of DS-FL, for
-pairs of LOSSES and AGGREGATIONS, of voting with VOTES, of OTHERS and of FedAvg with each loss. A twentieth
-of the training file is held out and stands for the test set, which is never read. `small` has a quarter of
-the images of `full`. Clients and server have one model of 106,000 parameters, below. An arm is named
-LOSS/AGGREGATION, LOSS/VOTES, LOSS/OTHER or LOSS/fedavg. Of COMET, whose server has no model, it is the mean
-of the clients'. docs/label-skew.md shows what is kept.
+Fashion-MNIST, 10 clients with 2,500 private images, 1,000 public ones, Dirichlet of ``--alpha``; the server's
+model after each of 5 rounds. An arm is named LOSS/SERVER, for what the clients minimise and what the server
+does; ARMS has them. A twentieth of the training file is held out and stands for the test set, which is never
+read. Of COMET, whose server has no model, it is the mean of the clients'.
+
+Each arm is tuned first, as `fedistill tune` does: TRIALS trials of TRIAL_ROUNDS rounds on a further part of
+the training images, at Dirichlet 0.1 and seed 0, of what VARY has. Its best settings are carried over to the
+other seeds and partitions. The trials stay in ``--runs``. docs/label-skew.md shows what is kept.
 """
 
 import argparse
@@ -21,46 +23,65 @@ from kept import keep
 from torch import nn
 
 from fedistill import parse
+from fedistill.config.schema import Experiment
+from fedistill.experiment.progress import Logged
 from fedistill.experiment.runner import prepare
 from fedistill.experiment.task_checks import label_skew
 from fedistill.federation import local_executor
 from fedistill.federation.arm import start_run
 from fedistill.federation.round import play_round
 from fedistill.models.signature import Signature
+from fedistill.studies.goal import TunedArm
+from fedistill.studies.search_space import Values, changed, search_space
+from fedistill.studies.tune import Plan, tune
 
 RESULTS = Path(__file__).parent / "results" / "skew.json"
 ROUNDS = 5
-SCALES = {"full": (20_000, 8_000), "small": (5_000, 2_000)}
+PRIVATE, PUBLIC = 2_500, 1_000
+TRIALS, TRIAL_ROUNDS = 6, 3
+TUNED_ON = {"alpha": 0.1, "seed": 0}
+VARY: dict[str, Values | None] = {
+    "train.epochs": (1, 3, 5),
+    "train.optimizer.lr": None,
+    "distill_epochs": (1, 3, 5),
+}
+"""Where the method has the setting."""
 LOSSES: dict[str, dict[str, Any]] = {
     "cross-entropy": {},
-    "smoothing": {"label_smoothing": 0.1},
     "not-true": {"not_true": {"beta": 1.0}},
     "balanced": {"loss": "balanced-softmax"},
-    "balanced-not-true": {"loss": "balanced-softmax", "not_true": {"beta": 1.0}},
 }
-AGGREGATIONS: dict[str, Any] = {
-    "mean": "mean",
-    "era": "era",
-    "enhanced-era": "enhanced-era",
-    "confidence": "confidence",
-    "prior-1": {"name": "prior-corrected", "sharpness": 1.0},
-    "prior-3": {"name": "prior-corrected", "sharpness": 3.0},
-    "prior-10": {"name": "prior-corrected", "sharpness": 10.0},
-    "dawid-skene": "dawid-skene",
-    "median": "median",
-    "trimmed": "trimmed",
-    "majority": "majority",
+SERVERS: dict[str, dict[str, Any]] = {
+    "fedavg": {"method": "fedavg"},
+    **{
+        name: {"method": "dsfl", "aggregation": name}
+        for name in ("mean", "era", "dawid-skene", "median", "reliability")
+    },
+    "prior-3": {"method": "dsfl", "aggregation": {"name": "prior-corrected", "sharpness": 3.0}},
+    "votes-majority": {"method": "voting", "aggregation": "majority"},
+    "votes-prior": {"method": "voting", "aggregation": "prior-corrected"},
+    "edge-fd": {"method": "edge-fd"},
+    "scarlet-prior": {"method": "scarlet", "aggregation": "prior-corrected"},
+    "comet-prior": {"method": "comet", "aggregation": "prior-corrected"},
 }
-VOTES: dict[str, Any] = {
-    "votes-majority": "majority",
-    "votes-prior": "prior-corrected",
-    "votes-dawid-skene": "dawid-skene",
-}
-OTHERS: dict[str, dict[str, Any]] = {
-    f"{method}{name}": {"method": method, **given}
-    for method in ("scarlet", "fedgems", "comet", "selective-fd", "edge-fd")
-    for name, given in {"": {}, "-prior": {"aggregation": "prior-corrected"}}.items()
-}
+ARMS = (
+    "cross-entropy/era",
+    "balanced/prior-3",
+    "cross-entropy/fedavg",
+    "balanced/fedavg",
+    "cross-entropy/mean",
+    "cross-entropy/prior-3",
+    "balanced/mean",
+    "not-true/prior-3",
+    "balanced/votes-prior",
+    "balanced/votes-majority",
+    "cross-entropy/edge-fd",
+    "cross-entropy/dawid-skene",
+    "balanced/reliability",
+    "balanced/median",
+    "balanced/scarlet-prior",
+    "balanced/comet-prior",
+)
 TRAIN = {"epochs": 1, "batch_size": 32, "optimizer": {"name": "sgd", "lr": 0.02, "momentum": 0.9}}
 
 
@@ -82,73 +103,77 @@ def cnn(signature: Signature) -> nn.Module:
 
 
 def main() -> None:
-    names = [f"{loss}/{pool}" for loss in LOSSES for pool in (*AGGREGATIONS, *VOTES, *OTHERS, "fedavg")]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("train", type=Path, help="Parquet file of Fashion-MNIST's training set")
-    parser.add_argument("--scale", choices=SCALES, default="small")
     parser.add_argument("--alpha", type=float, default=0.1, help="of the partition; small is skewed")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--arms", nargs="+", choices=names, default=names, metavar="NAME")
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS, metavar="NAME")
+    parser.add_argument("--runs", type=Path, default=Path("runs") / "skew")
     arguments = parser.parse_args()
-    private, public = SCALES[arguments.scale]
+    for name in arguments.arms:
+        measure(arguments.train, arguments.alpha, arguments.seed, name, arguments.runs)
+
+
+def measure(train: Path, alpha: float, seed: int, name: str, runs: Path) -> None:
+    """Tune an arm, if that is not done yet, and keep a row of its best settings."""
+    command = f"python benchmarks/skew.py TRAIN.parquet --alpha {alpha} --seed {seed} --arms {name}"
+    tuned_on = experiment(train, TUNED_ON["alpha"], int(TUNED_ON["seed"]), name)
+    tuned = tune_alone(tuned_on, runs / name.replace("/", "-"), command)
+    settings = tuned.best["settings"] if tuned.best else {}
+    asked = experiment(train, alpha, seed, name)
+    asked = asked.model_copy(update={"arms": [changed(asked.arms[0], settings, "image")]})
+    data, (arm,) = prepare(asked)
+    run, started = start_run(arm), time.perf_counter()
+    with local_executor.start_executor(asked, data) as executor:
+        while run.round < ROUNDS:
+            play_round(run, arm, executor)
+    view = "server@global" if arm.method.has_server_model else "client@global"
+    curve = [round(record.views[view], 4) for record in run.records if view in record.views]
+    print(f"{alpha} {seed} {name}: {settings} {curve}", flush=True)
+    row = {
+        "accuracy": curve,
+        "view": view,
+        "bytes": run.ledger.total,
+        "seconds": round(time.perf_counter() - started),
+        "arm": {"name": name, **SERVERS[name.split("/")[1]]},
+        "train": {**TRAIN, **LOSSES[name.split("/")[0]]},
+        "settings": settings,
+        "trials": len(tuned.trials),
+        "label_skew": round(label_skew(data), 3),
+        "command": command,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+    keep(RESULTS, f"alpha {alpha}, seed {seed}", name, row)
+
+
+def experiment(train: Path, alpha: float, seed: int, name: str) -> Experiment:
+    loss, server = name.split("/")
     raw = {
-        "seed": arguments.seed,
+        "seed": seed,
         "rounds": ROUNDS,
         "task": {
             "format": "parquet",
-            "train": str(arguments.train),
+            "train": str(train),
             "test_share": 0.05,
-            "limit": private,
-            "public": public,
+            "limit": PRIVATE,
+            "public": PUBLIC,
             "clients": 10,
-            "partition": {"kind": "dirichlet", "alpha": arguments.alpha},
+            "partition": {"kind": "dirichlet", "alpha": alpha},
         },
         "models": {"clients": ["skew:cnn"], "server": "skew:cnn"},
         "runtime": {"kind": "serial"},
-        "arms": [arm(name) for name in arguments.arms],
+        "evaluate": {"clients": ROUNDS},  # one figure of clients' models is enough
+        "arms": [{"name": name, **SERVERS[server], "train": {**TRAIN, **LOSSES[loss]}}],
     }
-    experiment = parse(raw, "skew")
-    data, ready = prepare(experiment)
-    print(f"label skew {label_skew(data):.3f}", flush=True)
-    for prepared in ready:
-        run, started = start_run(prepared), time.perf_counter()
-        with local_executor.start_executor(experiment, data) as executor:
-            while run.round < ROUNDS:
-                play_round(run, prepared, executor)
-        view = "server@global" if prepared.method.has_server_model else "client@global"
-        curve = [round(record.views[view], 4) for record in run.records]
-        print(f"{prepared.name}: {curve}", flush=True)
-        keep(
-            RESULTS,
-            f"{arguments.scale}, alpha {arguments.alpha}, seed {arguments.seed}",
-            prepared.name,
-            {
-                "accuracy": curve,
-                "view": view,
-                "bytes": run.ledger.total,
-                "seconds": round(time.perf_counter() - started),
-                "arm": arm(prepared.name),
-                "private": private,
-                "public": public,
-                "label_skew": round(label_skew(data), 3),
-                "command": f"python benchmarks/skew.py TRAIN.parquet --scale {arguments.scale}"
-                f" --alpha {arguments.alpha} --seed {arguments.seed} --arms {prepared.name}",
-                "torch": torch.__version__,
-                "python": platform.python_version(),
-            },
-        )
+    return parse(raw, "skew")
 
 
-def arm(name: str) -> dict[str, Any]:
-    loss, pool = name.split("/")
-    method = {"method": "fedavg"}
-    if pool in AGGREGATIONS:
-        method = {"method": "dsfl", "aggregation": AGGREGATIONS[pool]}
-    if pool in OTHERS:
-        method = OTHERS[pool]
-    if pool in VOTES:
-        method = {"method": "voting", "aggregation": VOTES[pool]}
-    return {"name": name, **method, "train": {**TRAIN, **LOSSES[loss]}}
+def tune_alone(asked: Experiment, folder: Path, command: str) -> TunedArm:
+    known = search_space(asked.arms[0], "image", VARY)
+    vary = {key: values for key, values in VARY.items() if key in known}
+    (tuned,) = tune(asked, Plan(TRIALS, TRIAL_ROUNDS, vary=vary), folder, command, Logged())
+    return tuned
 
 
 if __name__ == "__main__":
