@@ -295,6 +295,20 @@ def attributes(signature: Signature) -> nn.Module:
     return Attributes()
 
 
+def hook_with_a_count(signature: Signature) -> nn.Module:
+    """Its hook counts batches in a variable around it, and scales the hidden units by that."""
+    batches = 0
+
+    def scale(module: nn.Module, inputs: object, output: Tensor) -> Tensor:
+        nonlocal batches
+        batches += module.training
+        return output * (1 + 0.01 * batches)
+
+    model = Net()
+    model.body.register_forward_hook(scale)
+    return model
+
+
 def own_generators(signature: Signature) -> nn.Module:
     return OwnGenerators()
 
@@ -355,6 +369,7 @@ CARRIED_OR_ANEW = (
     "spectral_norm",
     "weight_norm",
     "attributes",
+    "hook_with_a_count",
     "own_generators",
     "global_generators",
     "frozen_by_hand",

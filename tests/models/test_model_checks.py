@@ -125,6 +125,44 @@ class ThreeAtOnce(Net):
 def three(signature):
     return ThreeAtOnce()
 
+class CountsInItsClass(Net):
+    batches = 0
+
+    def forward(self, x):
+        type(self).batches += self.training
+        return super().forward(x) * (1 + type(self).batches)
+
+def counts_in_its_class(signature):
+    return CountsInItsClass()
+
+batches = 0
+
+class CountsInItsFile(Net):
+    def forward(self, x):
+        global batches
+        batches += 1
+        return super().forward(x) * (1 + batches)
+
+def counts_in_its_file(signature):
+    return CountsInItsFile()
+
+def probabilities(signature):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.Softmax(dim=1))
+
+def log_probabilities(signature):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.LogSoftmax(dim=1))
+
+class Scripted(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(64, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x.flatten(1))
+
+def scripted(signature):
+    return torch.jit.script(Scripted())
+
 def bag(signature):
     return nn.EmbeddingBag(signature.vocabulary, signature.classes, sparse=True)
 
@@ -155,6 +193,9 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         ("detached", "cannot be trained: RuntimeError: element 0 of tensors does not require grad"),
         ("grows", "'rows' is of shape (0, 10) before training and of shape (6, 10) after it"),
         ("thaws", "'other.bias' is absent or frozen before training and of shape (10,) after it"),
+        ("counts_in_its_class", "answers otherwise when it is built or used a second time"),
+        ("counts_in_its_file", "answers otherwise when it is built or used a second time"),
+        ("probabilities", "returns probabilities (they add up to 1), but losses and pooling take logits"),
         ("three", "fails on an input of shape (3, 1, 8, 8) in training mode: ValueError: three"),
     ],
 )
@@ -165,6 +206,12 @@ def test_it_is_refused_with_what_is_wrong(name: str, said: str) -> None:
     assert str(caught.value).startswith(f"model 'checked_nets:{name}'")
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
+def test_a_module_of_torch_jit_is_refused() -> None:
+    with pytest.raises(ExperimentError, match="a module of torch\\.jit"):
+        check_model("checked_nets:scripted", IMAGE)
+
+
 @pytest.mark.parametrize("name", [f"helpers.odd_models:{name}" for name in CARRIED_OR_ANEW])
 def test_these_are_taken_and_nothing_else_is_changed(name: str) -> None:
     states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
@@ -173,8 +220,8 @@ def test_these_are_taken_and_nothing_else_is_changed(name: str) -> None:
     assert (random.getstate(), np.random.get_state()[1].tolist()) == states[1:]
 
 
-@pytest.mark.parametrize("name", ["one_frozen_backbone", "norm_of_vectors"])
-def test_frozen_layers_may_be_shared_and_batch_norm_may_need_two_samples(name: str) -> None:
+@pytest.mark.parametrize("name", ["one_frozen_backbone", "norm_of_vectors", "log_probabilities"])
+def test_layers_that_are_shared_but_frozen_two_samples_for_batch_norm_and_log_softmax(name: str) -> None:
     check_model(f"checked_nets:{name}", IMAGE)
 
 

@@ -8,11 +8,11 @@ from torch.nn.functional import cross_entropy
 
 from fedistill.config.plugins import naming
 from fedistill.errors import ExperimentError
-from fedistill.models.registry import blank_inputs, build_model
+from fedistill.models.registry import blank_inputs, build_model, is_own, reusable
 from fedistill.models.signature import Signature
 from fedistill.rng import scoped
 from fedistill.training.loop import has_one_value_per_channel
-from fedistill.training.model_state import persistent_buffers, trainable
+from fedistill.training.model_state import ModelState, persistent_buffers, trainable
 
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.complex64)
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
@@ -23,7 +23,8 @@ def check_model(name: str, signature: Signature) -> nn.Module:
 
     Raises:
         ExperimentError: as in `build_model`; or the output is not (n, classes) in one of the two modes; or it
-            cannot be trained; or its state cannot be averaged, changes its shape, or is shared by two models.
+            cannot be trained; or its state cannot be averaged, changes its shape, or is shared by two models;
+            or a custom model answers otherwise when it is built or used again.
     """
     model, other = (build_model(name, signature, seed=0, client=client) for client in (0, 1))
     _check_apart(name, model, other)
@@ -31,8 +32,10 @@ def check_model(name: str, signature: Signature) -> nn.Module:
     with scoped(0, "check"):
         model.eval()
         for samples in (2, 1, 3):
-            _logits(name, model, signature, samples, "")
+            _check_logits(name, _logits(name, model, signature, samples, ""))
         _check_training(name, model, signature)
+    if is_own(name):
+        _check_repeats(name, signature)
     return model
 
 
@@ -86,6 +89,39 @@ def _check_training(name: str, model: nn.Module, signature: Signature) -> None:
                 f" {_described(after.get(place))} after it, but all that is averaged must keep its shape:"
                 " give it a fixed shape, or register it with persistent=False, to start from scratch"
             )
+
+
+def _check_repeats(name: str, signature: Signature) -> None:
+    """See that what a custom model computes follows from its state alone, built anew or used again."""
+    builds = [build_model(name, signature, seed=0, client=0) for _ in range(2)]
+    start = ModelState.of(builds[0])
+    first, *others = (
+        *(_answers(model, signature) for model in builds),
+        *(_answers(start.load_into(reusable(name, signature)), signature) for _ in range(2)),
+    )
+    if not all(torch.equal(first, other) for other in others):
+        raise ExperimentError(
+            f"model {name!r} answers otherwise when it is built or used a second time, with equal weights and"
+            " random numbers: something outside of the module changes what it computes, such as a global"
+            " variable, an attribute of its class, or the time: keep it in the module's buffers or attributes"
+        )
+
+
+def _answers(model: nn.Module, signature: Signature) -> Tensor:
+    """Return logits of blank samples in training, then in evaluation."""
+    with scoped(0, "check"), torch.no_grad():
+        model.train()
+        trained = [model(blank_inputs(signature, samples)) for samples in (3, 2)]
+        model.eval()
+        return torch.cat([*trained, model(blank_inputs(signature, 2))])
+
+
+def _check_logits(name: str, logits: Tensor) -> None:
+    if (logits >= 0).all() and torch.allclose(logits.sum(dim=1), torch.ones(len(logits)), atol=1e-4):
+        raise ExperimentError(
+            f"model {name!r} returns probabilities (they add up to 1), but losses and pooling take logits:"
+            " leave out the softmax at its end"
+        )
 
 
 def _logits(name: str, model: nn.Module, signature: Signature, samples: int, mode: str) -> Tensor:

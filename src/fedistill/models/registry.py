@@ -83,6 +83,11 @@ def _made(name: str, signature: Signature) -> nn.Module:
         raise ExperimentError(
             f"model {name!r}: {_function(name)} must return an nn.Module, not a {type(model).__name__}"
         )
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ExperimentError(
+            f"model {name!r}: {_function(name)} returns a module of torch.jit, whose state cannot be looked"
+            " into: return the module that it was made of"
+        )
     if is_own(name):
         model.register_forward_hook(_logits)
         _separate_numbers(model)

@@ -8,6 +8,7 @@ frozen parameter moved by hand) is found by its fingerprint, and ends the module
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from functools import partial
 from hashlib import blake2b
 from itertools import count
 from random import Random
@@ -17,10 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-_OF_TORCH = frozenset(vars(nn.Module()))
-"""Attributes that every module has: tensors and parts, hooks, and the mode, which each use sets."""
+_HOOKS = frozenset(name for name in vars(nn.Module()) if "hooks" in name)
+_OF_TORCH = frozenset(vars(nn.Module())) - _HOOKS
+"""Attributes that every module has: tensors and parts, and the mode, which each use sets."""
 _PLAIN = (bool, int, float, complex, str, bytes, torch.dtype, torch.device)
-_BY_IDENTITY = (type, FunctionType, BuiltinFunctionType, MethodType, ModuleType)
+_BY_IDENTITY = (type, BuiltinFunctionType, ModuleType)
 _UNLIKE = count()
 """Numbers for what cannot be looked into and may have moved: no two fingerprints of it are equal."""
 
@@ -52,8 +54,8 @@ class ReusedModule:
 def _fingerprint(module: nn.Module) -> Hashable:
     """Return what stays the same in a module as long as nothing changes but weights and values in buffers.
 
-    It sees plain data, containers, tensors, generators and other objects' attributes. Of what it cannot look
-    into, such as a function, it sees the identity.
+    It sees plain data, containers, tensors, generators, other objects' attributes, and what functions such as
+    hooks have closed over. Of what it cannot look into, such as a class, it sees the identity.
     """
     seen: dict[int, object] = {}
     return tuple((name, _of_module(part, seen)) for name, part in module.named_modules())
@@ -100,6 +102,12 @@ def _of_value(value: object, seen: dict[int, object]) -> Hashable:
         return (id(type(value)), *(_of_value(inner, seen) for inner in value))
     if isinstance(value, _BY_IDENTITY):
         return id(value)
+    if isinstance(value, FunctionType):
+        return (id(value), *(_of_value(inner, seen) for inner in _closed_over(value)))
+    if isinstance(value, MethodType):
+        return (id(value), _of_value(value.__self__, seen))
+    if isinstance(value, partial):
+        return (id(value), *(_of_value(inner, seen) for inner in (value.func, value.args, value.keywords)))
     return (id(value), *((name, _of_value(inner, seen)) for name, inner in _attributes(value)))
 
 
@@ -124,6 +132,16 @@ def _of_plain(value: object) -> Hashable:
     if isinstance(value, Iterator):
         return "iterator", next(_UNLIKE)
     return None
+
+
+def _closed_over(function: FunctionType) -> Iterator[object]:
+    """Yield what a function keeps between calls: defaults, its attributes, and variables around it."""
+    yield from (function.__defaults__, function.__kwdefaults__, function.__dict__)
+    for cell in function.__closure__ or ():
+        try:
+            yield cell.cell_contents
+        except ValueError:  # not assigned yet
+            yield None
 
 
 def _attributes(value: object) -> Iterator[tuple[str, object]]:
