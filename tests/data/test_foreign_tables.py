@@ -232,3 +232,9 @@ def test_bytes_of_images_in_a_binary_column_are_images(make: Make, files: Files,
     found = {one.numpy().tobytes() for part in (*task.clients, task.test) for one in part.samples}
     assert found == {one.tobytes() for one in pictures}
     assert all(np.ndim(one) == 3 for one in task.test.samples)
+
+
+def test_labels_in_bytes_are_the_texts_that_they_spell(make: Make, files: Files) -> None:
+    labels = pa.array(["Zürich".encode(), "Genève".encode("latin-1")] * 6, type=pa.binary())
+    path = files.parquet("train.parquet", text=WORDS, label=labels)
+    assert make(format="parquet", train=path, public=4).classes == ("Gen\\xe8ve", "Zürich")

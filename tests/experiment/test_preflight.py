@@ -358,6 +358,22 @@ def test_equal_inputs_with_different_labels(tmp_path: Path, length: int, share: 
     assert finding.level == "warning"
 
 
+def test_classes_whose_names_hardly_differ(tmp_path: Path) -> None:
+    files = Files(tmp_path)
+    labels = ["sport", " Sport", "caf\u00e9", "cafe\u0301", "cafe", "7", "07"] * 20
+    content = raw({"method": "local"})
+    content["task"] = {
+        "format": "parquet",
+        "train": files.images("train.parquet", files.pixels(140), labels),
+        "clients": 2,
+    }
+    (finding,) = [one for one in examined(content) if "hardly differ" in one.what]
+    assert finding.level == "warning"
+    assert finding.what.startswith("' Sport' and 'sport', 'cafe\u0301' and 'caf\u00e9' are different classes")
+    content["task"]["relabel"] = {" Sport": "sport", "cafe\u0301": "caf\u00e9"}
+    assert not [one for one in examined(content) if "hardly differ" in one.what]
+
+
 def test_equal_images_with_different_labels(tmp_path: Path) -> None:
     files = Files(tmp_path)
     pictures = files.pixels(300)

@@ -224,6 +224,8 @@ def label_values(split: Split, column: str, where: str, names: list[str] | None)
                 " classes (regression is not supported)"
             )
         return [int(value) for value in values]
+    if feature.dtype in ("binary", "large_binary"):
+        return [value.decode("utf-8", errors="backslashreplace") for value in values]
     return values
 
 

@@ -1,5 +1,6 @@
 """Checks of a task before a run: its sites, its classes, the words of its texts, and contradicting labels."""
 
+import unicodedata
 from collections.abc import Sequence
 from hashlib import blake2b
 
@@ -36,6 +37,7 @@ def check_task(task: Task, arms: Sequence[ReadyArm]) -> list[Finding]:
         *_sites(task),
         *_own_tests(task),
         *_labels(task),
+        *_alike_classes(task),
         *_imbalance(task, arms[0].evaluate.metrics if arms else []),
         *_clients(task),
         *_words(task, arms),
@@ -146,6 +148,24 @@ def _imbalance(task: Task, metrics: Sequence[str]) -> list[Finding]:
     )
     asked = ", ".join(f'"{name}"' for name in dict.fromkeys([*metrics, "balanced-accuracy"]))
     return [Finding("warning", "task", what, f"set evaluate.metrics = [{asked}] and look at that")]
+
+
+def _alike_classes(task: Task) -> list[Finding]:
+    """Find classes whose names differ only in spaces, capitals, or how characters are composed."""
+    by_word: dict[str, list[str]] = {}
+    for name in task.classes:
+        word = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+        by_word.setdefault(word, []).append(name)
+    alike = [names for names in by_word.values() if len(names) > 1]
+    if not alike:
+        return []
+    shown = _shown([" and ".join(map(repr, names)) for names in alike])
+    fix = (
+        "if they are one class, write it in one way in the file, or map one name to the other in task.relabel"
+    )
+    return [
+        Finding("warning", "task", f"{shown} are different classes, though their names hardly differ", fix)
+    ]
 
 
 def _shown(items: Sequence[str]) -> str:
