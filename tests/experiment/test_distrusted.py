@@ -22,6 +22,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "feddf": {"averaging": "screened"},
     "fml": {"averaging": "median"},
     "fedkd": {"averaging": "norm-clipping"},
+    "random-mask": {"averaging": "screened", "trained_share": 0.5, "lr_factor": 2.0},
     "fd-plus": {"pooling": "median", "averaging": "multi-krum"},
     "gaussian": {"screen": True},
     "ridge": {"screen": True},

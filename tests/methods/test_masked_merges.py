@@ -1,5 +1,6 @@
 """Merges of a random part of the weights: what is drawn, rounded, trained and followed, by hand."""
 
+import math
 from functools import partial
 from typing import Any
 
@@ -14,6 +15,7 @@ from fedistill.errors import FrameError
 from fedistill.experiment.preflight import examine
 from fedistill.methods.shared.masked_merges import (
     Changes,
+    MaskSettings,
     Trail,
     _only,
     catch_up,
@@ -108,19 +110,32 @@ def test_a_merge_is_the_mean_by_samples_and_clients_follow_it_rounded() -> None:
     trained = torch.tensor([True, False, True])
     trail = Trail.at(torch.tensor([1.0, 1.0, 1.0]))
     came = [
-        (Changes(0x3F80, torch.tensor([2, 0])), 3.0),  # steps of 1
-        (Changes(0x4000, torch.tensor([-1, 4])), 1.0),  # steps of 2
+        (0, Changes(0x3F80, torch.tensor([2, 0])), 3.0),  # steps of 1
+        (5, Changes(0x4000, torch.tensor([-1, 4])), 1.0),  # steps of 2
     ]
-    found = merge(trail, came, trained, 1.0)
+    found = merge(trail, came, trained, MaskSettings(down_step=1.0))
     assert found is not None
-    after, mean = found
-    assert mean.tolist() == [2.0, 1.0, 3.0]
+    after = found.trail
+    assert found.weights.tolist() == [2.0, 1.0, 3.0]
+    assert not found.reliability
     # The changes 1 and 2 have a root mean square of 1.58.
     assert after.weights.tolist() == pytest.approx([2.58, 1.0, 2.58], abs=0.01)
-    assert merge(trail, [], trained, 1.0) is None
+    assert merge(trail, [], trained, MaskSettings()) is None
     check_turn(2, after)
     with pytest.raises(FrameError, match="merge 1 came where those for 2"):
         check_turn(1, after)
+
+
+def test_a_merge_may_take_medians_and_then_says_whom_it_followed() -> None:
+    trained = torch.tensor([True, False, True])
+    trail = Trail.at(torch.tensor([1.0, 1.0, 1.0]))
+    one = 0x3F80
+    sent = {2: [2, 2], 4: [2, 4], 7: [-2, -40]}
+    came = [(client, Changes(one, torch.tensor(values)), 1.0) for client, values in sent.items()]
+    found = merge(trail, came, trained, MaskSettings(averaging="median"))
+    assert found is not None
+    assert found.weights.tolist() == [3.0, 1.0, 3.0]
+    assert found.reliability == pytest.approx({2: 1.0, 4: 6 / math.sqrt(2 * 20), 7: 0.0}, abs=1e-6)
 
 
 def test_gradients_are_masked_only_within() -> None:

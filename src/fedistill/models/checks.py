@@ -92,7 +92,7 @@ def _check_training(name: str, model: nn.Module, signature: Signature) -> None:
 
 
 def _check_repeats(name: str, signature: Signature) -> None:
-    """See that what a custom model computes follows from its state alone, built anew or used again."""
+    """See that what a custom model computes follows from its state alone, built or used again."""
     builds = [build_model(name, signature, seed=0, client=0) for _ in range(2)]
     start = ModelState.of(builds[0])
     first, *others = (

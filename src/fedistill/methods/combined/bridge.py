@@ -183,8 +183,9 @@ class Bridge(
         trails, merged = dict(state.trails), dict(state.merged)
         for name, changes in came.items():
             trained = self.masks(server.federation, name)(trails[name].merges + 1)
-            after = merge(trails[name], changes, trained, self.settings.down_step)
+            after = merge(trails[name], changes, trained, self.settings)
             if after is not None:
-                trails[name], merged[name] = after[0], ModelState(after[1])
+                trails[name], merged[name] = after.trail, ModelState(after.weights)
+                server.note_reliability(after.reliability)
         model = learn_from_merged(server, state.model, merged, self.settings)
         return replace(state, trails=trails, merged=merged, model=model)

@@ -29,8 +29,8 @@ from fedistill.training.model_state import ModelState
 
 NONE = torch.zeros(0, dtype=torch.int64)
 """An array of integers that a message does not have."""
-ChangesByModel = dict[str, list[tuple[Changes, float]]]
-"""The changes that came, each with its client's samples, by the client's model."""
+ChangesByModel = dict[str, list[tuple[int, Changes, float]]]
+"""The changes that came, each with its client's number and samples, by the client's model."""
 
 
 class BridgeSettings(MaskSettings, DistillSettings, StartSettings):
@@ -215,7 +215,8 @@ class BridgeServer:
                 given[client] = True
             else:
                 samples = max(server.clients[client].samples, 1)
-                came.setdefault(name, []).append((Changes(message.step, message.changes), samples))
+                changes = Changes(message.step, message.changes)
+                came.setdefault(name, []).append((client, changes, samples))
         return replace(self, votes=votes, informed=informed, given=given, known=known), came
 
     def _least_levels(self, coverage: float) -> Tensor:

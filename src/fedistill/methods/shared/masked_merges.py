@@ -16,7 +16,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from fedistill.aggregation.functional import weighted_mean
+from fedistill.aggregation.weights import merge_weights
 from fedistill.communication.messages.base import MessageContext
 from fedistill.communication.messages.masked import (
     MOST_STEPS,
@@ -25,18 +25,18 @@ from fedistill.communication.messages.masked import (
     step_size,
     steps_from_bytes,
 )
-from fedistill.config.section import Section
 from fedistill.errors import FrameError, Refusal
 from fedistill.methods.base import ClientStateT, Down, Method, ServerStateT, Up
 from fedistill.methods.participants import Client, FederationInfo
 from fedistill.methods.shared.own_model import train_private
 from fedistill.methods.shared.private_loss import private_loss
+from fedistill.methods.shared.weight_averaging import AveragingSettings
 from fedistill.rng import stream
 from fedistill.training.model_state import ModelState, trainable
 from fedistill.training.optimizers import make_optimizer
 
 
-class MaskSettings(Section):
+class MaskSettings(AveragingSettings):
     """How much of the weights is trained and sent for a merge, and how."""
 
     trained_share: float = Field(
@@ -163,17 +163,43 @@ def train_part(client: Client, weights: Tensor, trained: Tensor, settings: MaskS
     return ModelState(torch.where(trained, ModelState.of(module).weights, weights))
 
 
-def merge(
-    trail: Trail, came: Iterable[tuple[Changes, float]], trained: Tensor, coarseness: float
-) -> tuple[Trail, Tensor] | None:
-    """Return a trail after the mean of these changes by weight, and the weights (P,) before it was rounded.
+@dataclass(frozen=True)
+class Merge:
+    """What a merge has led to.
 
-    None if no changes came.
+    Attributes:
+        trail: after it.
+        weights: (P,), before they were rounded.
+        reliability: how far each client was followed, by number, if the average is a robust one.
     """
-    mean = weighted_mean((changes.values(), weight) for changes, weight in came)
-    if mean is None:
+
+    trail: Trail
+    weights: Tensor
+    reliability: dict[int, float]
+
+
+def merge(
+    trail: Trail, came: Iterable[tuple[int, Changes, float]], trained: Tensor, settings: MaskSettings
+) -> Merge | None:
+    """Merge changes of the weights with these flags (P,); return None if none came.
+
+    Args:
+        came: the number of each client, its changes, and how much they count.
+    """
+    clients: list[int] = []
+
+    def values() -> Iterator[tuple[Tensor, float]]:
+        for client, changes, weight in came:
+            clients.append(client)
+            yield changes.values(), weight
+
+    start = torch.zeros(int(trained.sum()))
+    found = merge_weights(values(), start, settings.averaging, settings.liars)
+    if found is None:
         return None
-    return trail.after(Changes.rounded(mean, coarseness), trained), moved(trail.weights, mean, trained)
+    after = trail.after(Changes.rounded(found.weights, settings.down_step), trained)
+    figures = {} if found.reliability is None else dict(zip(clients, found.reliability, strict=True))
+    return Merge(after, moved(trail.weights, found.weights, trained), figures)
 
 
 def masks_of(federation: FederationInfo, model: str, share: float) -> Callable[[int], Tensor]:

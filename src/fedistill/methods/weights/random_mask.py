@@ -73,6 +73,11 @@ class RandomMask(MergesParts[MaskedReply, MaskedRequest, MaskServer, MaskClient]
     Settings = MaskSettings
     settings: MaskSettings
 
+    def __init__(self, settings: MaskSettings) -> None:
+        super().__init__(settings)
+        if settings.averaging != "mean":
+            self.needs = replace(self.needs, sums_alone=False)
+
     def broadcast_group(self, state: MaskServer, info: ClientInfo) -> Hashable:
         return int(state.known[info.id])
 
@@ -108,18 +113,19 @@ class RandomMask(MergesParts[MaskedReply, MaskedRequest, MaskServer, MaskClient]
         self, state: MaskServer, server: Server, replies: Iterable[Reply[MaskedReply]]
     ) -> MaskServer:
         turn, known = state.trail.merges + 1, state.known.clone()
-        came: list[tuple[Changes, float]] = []
+        came: list[tuple[int, Changes, float]] = []
         for reply in replies:
             message = reply.message
             known[reply.client] = turn - 1 if message.turn else 0
             if message.turn:
                 samples = max(server.clients[reply.client].samples, 1)
-                came.append((Changes(message.step, message.changes), samples))
+                came.append((reply.client, Changes(message.step, message.changes), samples))
         trained = self.masks(server.federation, server.model)(turn)
-        merged = merge(state.trail, came, trained, self.settings.down_step)
+        merged = merge(state.trail, came, trained, self.settings)
         if merged is None:
             return replace(state, known=known)
-        return MaskServer(ModelState(merged[1]), merged[0], known)
+        server.note_reliability(merged.reliability)
+        return MaskServer(ModelState(merged.weights), merged.trail, known)
 
     def check_reply(self, state: MaskServer, server: Server, reply: Reply[MaskedReply]) -> None:
         if reply.message.turn:
