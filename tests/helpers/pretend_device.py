@@ -89,6 +89,9 @@ class _Moves(TorchFunctionMode):
         kwargs = dict(kwargs or {})
         if func == torch.Tensor.device.__get__:
             return PRETEND if self._memory.has(args[0]) else func(*args)
+        if func is torch.Tensor.backward:  # hooks run in it, where this mode would be off
+            with self:
+                return torch.autograd.backward(*args, **kwargs)
         if func is torch.Tensor.cpu:
             return self._moved(args[0], there=False)
         if func is torch.Tensor.to:
