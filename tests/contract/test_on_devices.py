@@ -12,7 +12,7 @@ from helpers.pretend_device import pretended_device
 
 SMALL: dict[str, Any] = {
     "rounds": 3,
-    "task": {"clients": 2, "limit": 90, "public": 40},
+    "task": {"clients": 2, "limit": 60, "public": 24},
     "train": {"batch_size": 16, "optimizer": {"lr": 0.05, "momentum": 0.9}, "not_true": {"beta": 1.0}},
     "evaluate": {"every": 3},
 }

@@ -120,5 +120,5 @@ def test_a_site_names_its_own_device() -> None:
     wanted = RuntimeConfig(device="cuda", workers=3)
     assert _runtime({}, wanted) == wanted
     assert _runtime({"device": "cpu"}, wanted) == RuntimeConfig(device="cpu", workers=3)
-    with pytest.raises(ExperimentError, match="node config: device"):
+    with pytest.raises(ExperimentError, match="node config: `device` = 'gpu'"):
         _runtime({"device": "gpu"}, wanted)

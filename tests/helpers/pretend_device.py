@@ -7,12 +7,14 @@ array. Since the arithmetic is the same, results must be those of the processor 
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
+from torch.nn.functional import embedding_bag
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -34,25 +36,26 @@ class _Memory:
 
     def has(self, value: Tensor) -> bool:
         key = _key(value)
-        return key in self._held and not self._held[key].expired()
+        return key in self._held and not self._held[key].expired()  # type: ignore[no-untyped-call]  # torch
 
     def take(self, value: Tensor) -> None:
         if (key := _key(value)) is not None:
-            self._held[key] = StorageWeakRef(value.untyped_storage())
+            self._held[key] = StorageWeakRef(value.untyped_storage())  # type: ignore[no-untyped-call]  # torch
 
     def give_up(self, value: Tensor) -> None:
-        self._held.pop(_key(value), None)
+        if (key := _key(value)) is not None:
+            self._held.pop(key, None)
 
 
 def _key(value: Tensor) -> int | None:
     if value.layout != torch.strided:  # of oneDNN, say, which a device does not use
         return None
-    return value.untyped_storage()._cdata
+    return int(value.untyped_storage()._cdata)
 
 
-class _Rules(TorchDispatchMode):
+class _Rules(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
     def __init__(self, memory: _Memory) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         self._memory = memory
         self.operations = 0
 
@@ -89,9 +92,13 @@ class _Moves(TorchFunctionMode):
         kwargs = dict(kwargs or {})
         if func == torch.Tensor.device.__get__:
             return PRETEND if self._memory.has(args[0]) else func(*args)
-        if func is torch.Tensor.backward:  # hooks run in it, where this mode would be off
-            with self:
-                return torch.autograd.backward(*args, **kwargs)
+        if func is torch.Tensor.register_hook:  # it runs in the backward pass, where this mode is off
+            hook = partial(self._within, args[1])
+            return func(args[0], hook)
+        if func is embedding_bag and self._memory.has(args[0]) and args[0].dim() == 2:
+            # It would make these itself, on the device that it takes its input to be on without this mode.
+            starts = self._moved(torch.arange(0, args[0].numel(), args[0].shape[1]), there=True)
+            return func(args[0].flatten(), args[1], **kwargs | {"offsets": starts})
         if func is torch.Tensor.cpu:
             return self._moved(args[0], there=False)
         if func is torch.Tensor.to:
@@ -106,6 +113,10 @@ class _Moves(TorchFunctionMode):
             return self._moved(func(*args, **kwargs | {"device": "cpu"}), there=True)
         return func(*args, **kwargs)
 
+    def _within(self, hook: Callable[[Tensor], Any], gradient: Tensor) -> Any:
+        with self:
+            return hook(gradient)
+
     def _to(self, value: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         places = [one for one in (*args, kwargs.pop("device", None)) if isinstance(one, torch.device | str)]
         rest = [one for one in args if not isinstance(one, torch.device | str)]
@@ -117,7 +128,7 @@ class _Moves(TorchFunctionMode):
     def _moved(self, value: Tensor, there: bool) -> Tensor:
         if self._memory.has(value) == there:
             return value
-        moved: Tensor = _Move.apply(value, self._memory, there)
+        moved: Tensor = _Move.apply(value, self._memory, there)  # type: ignore[no-untyped-call]  # torch
         return moved
 
 
@@ -147,7 +158,7 @@ def pretended_device(patch: pytest.MonkeyPatch) -> Iterator[Callable[[], int]]:
         inside.setattr(devices, "_is_there", lambda name: name == "cuda")
         inside.setattr(devices, "_usable", lambda name: PRETEND)
         inside.setattr(devices, "_generator", lambda device: generator)
-        inside.setattr(devices, "device_name", lambda device: "a device that is not there")
+        inside.setattr(torch.cuda, "get_device_name", lambda device: "a device that is not there")
         rules = _Rules(memory)
         with rules, _Moves(memory):
             yield lambda: rules.operations

@@ -11,7 +11,7 @@ from fedistill.errors import ExperimentError
 from fedistill.models.registry import blank_inputs, build_model
 from fedistill.models.signature import Signature
 from fedistill.rng import scoped
-from fedistill.training.devices import CPU, current_device, placed
+from fedistill.training.devices import CPU, current_device, explaining, placed
 from fedistill.training.loop import has_one_value_per_channel
 from fedistill.training.model_state import persistent_buffers, trainable
 
@@ -77,7 +77,7 @@ def _check_training(name: str, model: nn.Module, signature: Signature) -> None:
     alone = () if has_one_value_per_channel(model, blank_inputs(signature, 1).to(current_device())) else (1,)
     for samples in (2, *alone, 3):
         logits = _logits(name, model, signature, samples, " in training mode")
-        with naming(f"model {name!r} cannot be trained:"):
+        with naming(f"model {name!r} cannot be trained:"), explaining():
             cross_entropy(logits, torch.zeros(samples, dtype=torch.int64)).backward()  # type: ignore[no-untyped-call]  # as in `fit`
     after = _shapes(model)
     for place in sorted(before.keys() | after.keys()):
@@ -92,7 +92,7 @@ def _check_training(name: str, model: nn.Module, signature: Signature) -> None:
 def _logits(name: str, model: nn.Module, signature: Signature, samples: int, mode: str) -> Tensor:
     """Return a model's logits for blank samples, after a check of their shape."""
     inputs = blank_inputs(signature, samples).to(current_device())
-    with naming(f"model {name!r} fails on an input of shape {tuple(inputs.shape)}{mode}:"):
+    with naming(f"model {name!r} fails on an input of shape {tuple(inputs.shape)}{mode}:"), explaining():
         output = model(inputs)
     if not isinstance(output, Tensor) or output.shape != (samples, signature.classes):
         found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__

@@ -115,7 +115,7 @@ def placed(
             _put(value, home.to(device))
         _arrived(module, optimizer)
     try:
-        with _explaining():
+        with explaining():
             yield
     finally:
         with uncounted():
@@ -131,7 +131,7 @@ def placed(
 
 
 @contextmanager
-def _explaining() -> Iterator[None]:
+def explaining() -> Iterator[None]:
     """Have errors that only devices have say what to do about them."""
     try:
         yield
