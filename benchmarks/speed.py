@@ -1,6 +1,6 @@
 """Speed against a plain PyTorch loop over the same batches, as ratios of medians in one run.
 
-    python benchmarks/speed.py [--repeats 5] [--only W1]
+    python benchmarks/speed.py [--repeats 5] [--only W1] [--device cuda]
 
 W1: FedAvg on Fashion-MNIST, 20 clients x 1,000 images, batch 32, one epoch.
 W2: DS-FL on the same, with 2,000 public images.
@@ -11,6 +11,10 @@ The plain loop has its images as float tensors in memory, makes its batches by i
 tensors in place of frames: (a) in one process with two threads, (b) in two processes with one thread each.
 Both sides are warm; evaluation is left out on both. Rounds of the three take turns, so that a noisy
 neighbour hits all alike.
+
+With ``--device cuda``, W1 and W2 on a device: the plain loop in one process, with its images in the device's
+memory, against fedistill in one process and in four that share the device. Its peak memory is that of the
+processor's memory. Without a device it ends with a message.
 """
 
 import argparse
@@ -32,8 +36,10 @@ from torch.nn import functional as F
 # What loads data is imported where a side starts: worker processes import this file too, and data
 # libraries that they never use would count as their memory.
 from fedistill.data.task import Task
+from fedistill.errors import ExperimentError
+from fedistill.training.devices import device_name, find_device
 
-RESULTS = Path(__file__).parent / "results" / "speed.json"
+RESULTS = Path(__file__).parent / "results"
 BATCH, LR, MOMENTUM = 32, 0.05, 0.9
 AIMS = {"W1": (0.45, 0.55), "W2": (0.45, 0.55), "W3": (0.70, None)}
 AIM_MEMORY = 1.2e9
@@ -48,45 +54,64 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=5, help="counted rounds of each side")
     parser.add_argument("--only", choices=WORKLOADS, help="one workload")
+    parser.add_argument("--device", choices=["cpu", "cuda", "mps"], default="cpu")
     arguments = parser.parse_args()
-    names = [arguments.only] if arguments.only else list(WORKLOADS)
-    kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    device = arguments.device
+    try:
+        about = {} if device == "cpu" else {"device": device_name(find_device(device))}
+    except ExperimentError as error:
+        parser.error(str(error))
+    names = [arguments.only] if arguments.only else [*WORKLOADS] if device == "cpu" else ["W1", "W2"]
+    path = RESULTS / ("speed.json" if device == "cpu" else f"speed-{device}.json")
+    kept = json.loads(path.read_text()) if path.exists() else {}
     for name in names:
-        kept[name] = {**machine(name, arguments.repeats), **measure(name, arguments.repeats)}
-        RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_text(json.dumps(kept, indent=1) + "\n")
+        found = measure(name, arguments.repeats, device)
+        kept[name] = {**machine(name, arguments.repeats, device), **about, **found}
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(kept, indent=1) + "\n")
 
 
-def measure(name: str, repeats: int) -> dict[str, Any]:
-    """Take turns between the three sides; print and return the medians and their ratios."""
-    sides = {side: Side(serve, name, repeats) for side, serve in SIDES.items()}
+def measure(name: str, repeats: int, device: str) -> dict[str, Any]:
+    """Take turns between the sides; print and return the medians and fedistill's ratios to the others."""
+    sides = {
+        side: Side(serve, name, repeats, device)
+        for side, serve in (SIDES if device == "cpu" else SIDES_OF_DEVICES).items()
+    }
     seconds: dict[str, list[float]] = {side: [] for side in sides}
     for _ in range(repeats + 1):
         for side, process in sides.items():
             seconds[side].append(process.round())
-    peak = sides["fedistill"].close()
-    for side in ("a", "b"):
-        sides[side].close()
+    peaks = {side: process.close() for side, process in sides.items()}
     # The first round of each side warms it up; DS-FL has nothing to distil in it.
     medians = {side: statistics.median(values[1:]) for side, values in seconds.items()}
-    ratios = {side: medians["fedistill"] / medians[side] for side in ("a", "b")}
-    aims = AIMS[name]
+    ours, plain = (
+        [side for side in sides if side.startswith("fedistill") == is_ours] for is_ours in (True, False)
+    )
+    ratios = {side: medians["fedistill"] / medians[side] for side in plain}
+    ratios |= {f"{side} to {other}": medians[side] / medians[other] for side in ours[1:] for other in plain}
+    aims = dict(zip(plain, AIMS[name], strict=True)) if device == "cpu" else {}
+    took = ", ".join(f"{side} {medians[side]:.2f}" for side in sides)
+    each = ", ".join(f"{key} {value:.2f} (aim {aims.get(key) or '-'})" for key, value in ratios.items())
     print(
-        f"{name}: fedistill {medians['fedistill']:.2f} s a round; of (a) {ratios['a']:.2f} (aim {aims[0]}),"
-        f" of (b) {ratios['b']:.2f} (aim {aims[1] or '-'});"
-        f" peak memory {peak / 1e9:.2f} GB (aim {AIM_MEMORY / 1e9})",
+        f"{name} on {device}: seconds a round: {took}; ratios: {each};"
+        f" peak memory {peaks['fedistill'] / 1e9:.2f} GB (aim {AIM_MEMORY / 1e9})",
         flush=True,
     )
-    return {"seconds": seconds, "medians": medians, "ratios": ratios, "peak_bytes": int(peak)}
+    return {
+        "seconds": seconds,
+        "medians": medians,
+        "ratios": ratios,
+        "peak_bytes": int(peaks["fedistill"]),
+    }
 
 
 class Side:
     """One of the three in a process of its own, so that none works with another's heap or threads."""
 
-    def __init__(self, serve: Callable[..., None], name: str, repeats: int) -> None:
+    def __init__(self, serve: Callable[..., None], name: str, repeats: int, device: str) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=serve, args=(theirs, name, repeats))
+        self._process = context.Process(target=serve, args=(theirs, name, repeats, device))
         self._process.start()
         self._pipe.recv()
         self._peak = 0.0
@@ -111,14 +136,14 @@ class Side:
         self._peak = max(self._peak, sum(held(pid) for pid in tree(self._process.pid)))
 
 
-def serve_fedistill(pipe: Any, name: str, repeats: int) -> None:
+def serve_fedistill(pipe: Any, name: str, repeats: int, device: str, workers: int = 2) -> None:
     from fedistill import parse
     from fedistill.experiment.runner import prepare
     from fedistill.federation import local_executor
     from fedistill.federation.arm import start_run
     from fedistill.federation.round import play_round
 
-    experiment = parse(experiment_of(WORKLOADS[name], repeats + 1), name)
+    experiment = parse(experiment_of(WORKLOADS[name], repeats + 1, device, workers), name)
     task, arms = prepare(experiment)
     with local_executor.start_executor(experiment, task) as executor:
         run = start_run(arms[0])
@@ -127,37 +152,48 @@ def serve_fedistill(pipe: Any, name: str, repeats: int) -> None:
             pipe.send(play_round(run, arms[0], executor).seconds)
 
 
-def serve_one_process(pipe: Any, name: str, repeats: int) -> None:
-    plain, step = plain_loop(name, repeats)
+def serve_one(pipe: Any, name: str, repeats: int, device: str) -> None:
+    serve_fedistill(pipe, name, repeats, device, workers=1)
+
+
+def serve_four(pipe: Any, name: str, repeats: int, device: str) -> None:
+    serve_fedistill(pipe, name, repeats, device, workers=4)
+
+
+def serve_one_process(pipe: Any, name: str, repeats: int, device: str) -> None:
+    plain, step = plain_loop(name, repeats, device)
     torch.set_num_threads(2)
     pipe.send("ready")
     while pipe.recv():
-        pipe.send(timed(lambda: step(lambda work: map(work, range(len(plain.clients))))))
+        pipe.send(timed(lambda: step(lambda work: map(work, range(len(plain.clients)))), device))
 
 
-def serve_two_processes(pipe: Any, name: str, repeats: int) -> None:
+def serve_two_processes(pipe: Any, name: str, repeats: int, device: str) -> None:
     plain, step = plain_loop(name, repeats)
     torch.set_num_threads(1)
     two = TwoProcesses(plain, name, repeats)
     pipe.send("ready")
     while pipe.recv():
-        pipe.send(timed(lambda: step(two.map)))
+        pipe.send(timed(lambda: step(two.map), device))
     two.close()
 
 
 SIDES = {"fedistill": serve_fedistill, "a": serve_one_process, "b": serve_two_processes}
+SIDES_OF_DEVICES = {"fedistill": serve_one, "fedistill-4": serve_four, "a": serve_one_process}
 
 
-def plain_loop(name: str, repeats: int) -> "tuple[Plain, Callable[..., None]]":
+def plain_loop(name: str, repeats: int, device: str = "cpu") -> "tuple[Plain, Callable[..., None]]":
     from fedistill import parse
     from fedistill.experiment.runner import prepare
 
     task, _ = prepare(parse(experiment_of(WORKLOADS[name], repeats + 1), name))
-    plain = Plain(task)
+    plain = Plain(task, device)
     return plain, plain.dsfl_round if WORKLOADS[name]["method"] == "dsfl" else plain.fedavg_round
 
 
-def experiment_of(workload: dict[str, Any], rounds: int) -> dict[str, Any]:
+def experiment_of(
+    workload: dict[str, Any], rounds: int, device: str = "cpu", workers: int = 2
+) -> dict[str, Any]:
     return {
         "rounds": rounds,
         "task": {
@@ -173,7 +209,7 @@ def experiment_of(workload: dict[str, Any], rounds: int) -> dict[str, Any]:
             "optimizer": {"name": "sgd", "lr": LR, "momentum": MOMENTUM},
         },
         "evaluate": {"every": rounds},
-        "runtime": {"kind": "processes", "workers": 2},
+        "runtime": {"kind": "processes" if workers > 1 else "serial", "workers": workers, "device": device},
         "arms": [{"method": workload["method"]}],
     }
 
@@ -181,13 +217,13 @@ def experiment_of(workload: dict[str, Any], rounds: int) -> dict[str, Any]:
 class Plain:
     """What one writes without a framework."""
 
-    def __init__(self, task: Task) -> None:
-        self.clients = [(scaled(data.samples), data.labels) for data in task.clients]
-        self.public = None if task.public is None else scaled(task.public.samples)
-        self.model = network()
+    def __init__(self, task: Task, device: str) -> None:
+        self.clients = [(scaled(data.samples).to(device), data.labels.to(device)) for data in task.clients]
+        self.public = None if task.public is None else scaled(task.public.samples).to(device)
+        self.model = network().to(device)
         self.average = self.model.state_dict()
         # DS-FL: each client has its own model and optimiser.
-        self.states = [clone(network().state_dict()) for _ in self.clients]
+        self.states = [clone(network().to(device).state_dict()) for _ in self.clients]
         self.labels: Tensor | None = None
 
     def fedavg_round(self, each: Callable[[Callable[[int], Any]], Any]) -> None:
@@ -275,7 +311,7 @@ def network() -> nn.Module:
 
 def train(model: nn.Module, images: Tensor, loss: Callable[[Tensor, Tensor], Tensor]) -> None:
     optimizer = torch.optim.SGD(model.parameters(), LR, momentum=MOMENTUM)
-    for at in torch.randperm(len(images)).split(BATCH):
+    for at in torch.randperm(len(images)).to(images.device).split(BATCH):
         optimizer.zero_grad()
         loss(model(images[at]), at).backward()
         optimizer.step()
@@ -293,9 +329,11 @@ def clone(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in weights.items()}
 
 
-def timed(work: Callable[[], object]) -> float:
+def timed(work: Callable[[], object], device: str) -> float:
     started = time.perf_counter()
     work()
+    if device != "cpu":
+        torch.accelerator.synchronize()
     return time.perf_counter() - started
 
 
@@ -315,9 +353,10 @@ def held(pid: int) -> float:
     return next((float(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:")), 0.0)
 
 
-def machine(name: str, repeats: int) -> dict[str, Any]:
+def machine(name: str, repeats: int, device: str) -> dict[str, Any]:
+    on = "" if device == "cpu" else f" --device {device}"
     return {
-        "command": f"python benchmarks/speed.py --only {name} --repeats {repeats}",
+        "command": f"python benchmarks/speed.py --only {name} --repeats {repeats}{on}",
         "cores": len(os.sched_getaffinity(0)),
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -49,23 +49,40 @@ def numpy_stream(seed: int, purpose: str, client: int = SERVER, round: int = 0) 
     return np.random.default_rng(derive(seed, purpose, client, round))
 
 
+_of_devices: list[torch.Generator] = []
+"""The generators of devices on which this process computes."""
+
+
+@contextmanager
+def also_scoped(generator: torch.Generator) -> Iterator[None]:
+    """Have `scoped` seed and restore this generator, too, inside: that of a device."""
+    _of_devices.append(generator)
+    try:
+        yield
+    finally:
+        _of_devices.remove(generator)
+
+
 @contextmanager
 def scoped(seed: int, purpose: str, client: int = SERVER, round: int = 0) -> Iterator[None]:
     """Run code that knows only global generators (layer init, dropout, a custom model) on a named stream.
 
-    These are torch's, Python's and NumPy's. Their states are restored on leaving, so the caller's own draws
-    are unaffected.
+    These are torch's, also those of devices (`also_scoped`), Python's and NumPy's. Their states are restored
+    on leaving, so the caller's own draws are unaffected.
     """
     # `torch.manual_seed` would also format three stack traces for absent devices, a millisecond each.
-    generator = torch.default_generator
-    before = generator.get_state(), random.getstate(), np.random.get_state(legacy=False)
+    generators = [torch.default_generator, *_of_devices]
+    states = [generator.get_state() for generator in generators]
+    before = random.getstate(), np.random.get_state(legacy=False)
     drawn = derive(seed, purpose, client, round)
-    generator.manual_seed(drawn)
+    for generator in generators:
+        generator.manual_seed(drawn)
     random.seed(drawn)
     np.random.seed(drawn % 2**32)
     try:
         yield
     finally:
-        generator.set_state(before[0])
-        random.setstate(before[1])
-        np.random.set_state(before[2])
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)
+        random.setstate(before[0])
+        np.random.set_state(before[1])

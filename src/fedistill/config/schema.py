@@ -100,7 +100,15 @@ class Evaluate(Section):
 
 class RuntimeConfig(Section):
     kind: Literal["auto", "serial", "processes"] = "auto"
-    workers: int | None = Field(default=None, ge=1, description="default: one per core")
+    workers: int | None = Field(
+        default=None, ge=1, description="default: one per core, and at most 4 that share a device"
+    )
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
+        default="cpu", description="where models compute; auto: cuda if there is one, else mps, else cpu"
+    )
+    deterministic: bool = Field(
+        default=True, description="on a device, refuse operations that have no deterministic algorithm"
+    )
 
 
 class CheckpointConfig(Section):

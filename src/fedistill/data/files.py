@@ -19,7 +19,7 @@ from fedistill.data.quiet import first_line, quietly
 from fedistill.data.several_files import find_files, join_files, title
 from fedistill.data.table import Split, place_of
 from fedistill.data.tables import read_csv, read_json
-from fedistill.errors import ExperimentError
+from fedistill.errors import ExperimentError, RuntimeFailure
 
 SPLIT_WORDS = {
     "train": ("train", "training"),
@@ -166,6 +166,8 @@ def _load(source: Source, path: str, parts: _Parts, key: str, split: str) -> tup
             return parts[split](), f"{path}, split {split}" if split else path
     except ExperimentError as error:
         raise ExperimentError(f"{key} = {path}: {error}") from None
+    except RuntimeFailure:
+        raise
     except Exception as error:  # each reader raises errors of its own
         cause = error.__cause__ or error
         if any(words in str(cause) for words in _EMPTY):

@@ -16,6 +16,8 @@ from fedistill.errors import ExperimentError
 Content = Literal["image", "text", "label"]
 _BATCH = 100
 """Rows read at a time: pictures that are not scaled yet may be large."""
+_CELLS = 1000
+"""Texts and labels read at a time."""
 _log = logging.getLogger(__name__)
 
 
@@ -43,12 +45,13 @@ def is_missing(split: Split, column: str, kind: Content) -> NDArray[np.bool_]:
         batches = encoded_images(split, column).with_format("arrow").iter(_BATCH)
         return np.concatenate([_without_image(batch[column]) for batch in batches])
     no_label = {"", -1} if isinstance(split.features[column], datasets.ClassLabel) else {""}
+    cells = (cell for batch in split.select_columns([column]).iter(_CELLS) for cell in batch[column])
     return np.array(
         [
             value is None
             or value != value
             or (kind == "label" and isinstance(value, str | int) and value in no_label)
-            for value in split[column][:]
+            for value in cells
         ],
         dtype=bool,
     )

@@ -1,8 +1,15 @@
-"""Reads CSV and JSON files without a change to their values: what is written as text stays text."""
+"""Reads CSV and JSON files without a change to their values: what is written as text stays text.
+
+Rows are read some at a time and laid down in a file without a name, from which they are mapped into memory
+like those of a Parquet file.
+"""
 
 import csv
 import io
+import itertools
 import json
+import uuid
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +18,15 @@ import pyarrow as pa
 from pyarrow import csv as arrow_csv
 
 from fedistill.config.task import Source
+from fedistill.data.nameless_file import NamelessFile
 from fedistill.data.table import Split, place_of
+from fedistill.data.text_file import TextFile
 from fedistill.errors import ExperimentError
 
 SEPARATORS = (",", ";", "\t", "|")
 _PROBED_ROWS = 100
-_MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
-"""Byte order marks, which programs for spreadsheets write."""
+_BATCH = 1000
+"""Rows of a JSON file that are converted at a time."""
 
 
 def read_csv(path: Path, source: Source) -> Split:
@@ -25,13 +34,13 @@ def read_csv(path: Path, source: Source) -> Split:
 
     Raises:
         ExperimentError: the encoding or the separator is not that of the file, or cannot be found.
+        RuntimeFailure: the disk of temporary files is full or fails.
     """
-    content = _decoded(path, source)
-    content = content.lstrip("\r\n")
-    if not content.strip():
+    text = TextFile(path, source)
+    if not any(part.strip() for part in text.parts()):
         raise ExperimentError("has no rows")
-    separator = source.separator or _separator(content, place_of(source))
-    header = next(csv.reader(io.StringIO(content, newline=""), delimiter=separator))
+    separator = source.separator or _separator(text, place_of(source))
+    header = next(csv.reader(_lines_of_csv(text), delimiter=separator))
     names = [name or f"column {number}" for number, name in enumerate(header, 1)]
     if source.column_names is not None:
         if len(source.column_names) != len(header):
@@ -42,8 +51,8 @@ def read_csv(path: Path, source: Source) -> Split:
         names = source.column_names
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ExperimentError(f"has several columns called {', '.join(map(repr, twice))}")
-    table = arrow_csv.read_csv(
-        pa.BufferReader(content.encode()),
+    rows = arrow_csv.open_csv(
+        text.utf8(),
         arrow_csv.ReadOptions(column_names=names, skip_rows_after_names=0 if source.column_names else 1),
         arrow_csv.ParseOptions(delimiter=separator, newlines_in_values=True),
         arrow_csv.ConvertOptions(
@@ -52,44 +61,60 @@ def read_csv(path: Path, source: Source) -> Split:
             strings_can_be_null=True,
         ),
     )
-    if table.num_rows == 0:
-        raise ExperimentError("has no rows")
-    return datasets.Dataset(table)
+    return _on_disk(rows, rows.schema)
 
 
 def read_json(path: Path, source: Source) -> Split:
     """Read one JSON object per line, an array of objects, or one object with an array for each column.
 
+    Objects on lines of their own are read some at a time, all else at once.
+
     Raises:
         ExperimentError: the file is not JSON, or none of these.
+        RuntimeFailure: the disk of temporary files is full or fails.
     """
-    content = _decoded(path, source)
-    if not content.strip():
-        raise ExperimentError("has no rows")
-    rows = _objects(content)
-    if isinstance(rows, dict):
-        return datasets.Dataset.from_dict(rows)
-    names = dict.fromkeys(name for row in rows for name in row)
-    return datasets.Dataset.from_dict({name: [row.get(name) for row in rows] for name in names})
-
-
-def _objects(content: str) -> list[dict[str, Any]] | dict[str, list[Any]]:
+    text = TextFile(path, source)
+    if _has_objects_on_lines(text):
+        columns = _columns_of_lines(text)
+        if columns is not None:
+            return _on_disk(_batches_of_lines(text, columns), columns)
+        return _from_rows([*_rows_of_lines(text)])
+    content = text.text()
     try:
         everything = json.loads(content)
     except json.JSONDecodeError:
-        return _lines(content)
+        return _from_rows([*_rows_of_lines(text)])
     if isinstance(everything, dict):
         if everything and all(isinstance(column, list) for column in everything.values()):
-            return everything
-        return [everything]
+            return datasets.Dataset.from_dict(everything)
+        return _from_rows([everything])
     if not isinstance(everything, list) or not all(isinstance(row, dict) for row in everything):
         raise ExperimentError("cannot be read as json (it must hold objects, one for each sample)")
-    return everything
+    return _from_rows(everything)
 
 
-def _lines(content: str) -> list[dict[str, Any]]:
-    rows = []
-    for number, line in enumerate(content.split("\n"), 1):
+def _from_rows(rows: list[dict[str, Any]], names: Iterable[str] | None = None) -> Split:
+    """Return rows as a split of these columns, by default of all that any of them has."""
+    named = dict.fromkeys(name for row in rows for name in row) if names is None else names
+    return datasets.Dataset.from_dict({name: [row.get(name) for row in rows] for name in named})
+
+
+def _has_objects_on_lines(text: TextFile) -> bool:
+    """Whether there are several lines, of which the first is a whole object."""
+    filled = (line for line in text.lines() if line.strip())
+    first, second = next(filled, None), next(filled, None)
+    if first is None:
+        raise ExperimentError("has no rows")
+    if second is None:
+        return False
+    try:
+        return isinstance(json.loads(first), dict)
+    except json.JSONDecodeError:
+        return False
+
+
+def _rows_of_lines(text: TextFile) -> Iterator[dict[str, Any]]:
+    for number, line in enumerate(text.lines(), 1):
         if not line.strip():
             continue
         try:
@@ -98,32 +123,78 @@ def _lines(content: str) -> list[dict[str, Any]]:
             raise ExperimentError(f"cannot be read as json (line {number}: {error})") from None
         if not isinstance(row, dict):
             raise ExperimentError(f"cannot be read as json (line {number} is not an object)")
-        rows.append(row)
-    return rows
+        yield row
 
 
-def _decoded(path: Path, source: Source) -> str:
-    with pa.input_stream(str(path), compression="detect") as stream:
-        data = bytes(stream.read())
-    encoding = next((name for mark, name in _MARKS.items() if data.startswith(mark)), source.encoding)
-    if b"\0" in data and not encoding.lower().startswith(("utf-16", "utf_16", "utf-32", "utf_32")):
-        raise ExperimentError(f"cannot be read as {source.format} (it is not a text file)")
-    try:
-        return data.decode(encoding)
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise ExperimentError(
-            f"cannot be read as {source.format} (line {line} is not text in {encoding}:"
-            f" byte {data[error.start]:#04x}): set {place_of(source)}.encoding, for example to 'latin-1' or"
-            " 'cp1252'"
-        ) from None
+def _columns_of_lines(text: TextFile) -> pa.Schema | None:
+    """Return the columns of all rows with the types that they have at once.
+
+    None if that is known only by reading them at once: nested values of several kinds, or an error.
+    """
+    found: dict[str, set[pa.DataType]] = {}
+    for rows in _some(_rows_of_lines(text)):
+        try:
+            schema = _from_rows(rows).data.schema
+        except pa.ArrowException:
+            return None
+        for field in schema:
+            found.setdefault(field.name, set()).add(field.type)
+    types = {name: _common(seen - {pa.null()}) for name, seen in found.items()}
+    if any(kind is None for kind in types.values()):
+        return None
+    return pa.schema(list(types.items()))
 
 
-def _separator(content: str, place: str) -> str:
+def _common(types: set[pa.DataType]) -> pa.DataType | None:
+    if types == {pa.int64(), pa.float64()}:
+        return pa.float64()
+    return None if len(types) > 1 else next(iter(types), pa.null())
+
+
+def _batches_of_lines(text: TextFile, columns: pa.Schema) -> Iterator[pa.RecordBatch]:
+    for rows in _some(_rows_of_lines(text)):
+        table: pa.Table = _from_rows(rows, columns.names).data.table
+        yield from table.cast(columns).to_batches()
+
+
+def _some(rows: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    while some := list(itertools.islice(rows, _BATCH)):
+        yield some
+
+
+def _on_disk(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Split:
+    """Return rows as a split that is mapped into memory from a nameless file."""
+    file = NamelessFile(None)
+    file.write(_in_file(batches, schema))
+    with pa.ipc.open_stream(pa.py_buffer(file.mapped().numpy())) as stream:
+        table = stream.read_all()
+    if table.num_rows == 0:
+        raise ExperimentError("has no rows")
+    # By default, it would be a digest of a copy of all rows.
+    return datasets.Dataset(table, fingerprint=uuid.uuid4().hex[:16])
+
+
+def _in_file(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[bytes]:
+    """Yield batches in Arrow's format of streams."""
+    sink = io.BytesIO()
+    with pa.ipc.new_stream(sink, schema) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+            yield sink.getvalue()
+            sink.seek(0)
+            sink.truncate()
+    yield sink.getvalue()
+
+
+def _lines_of_csv(text: TextFile) -> io.TextIOWrapper:
+    return io.TextIOWrapper(text.utf8(), encoding="utf-8", newline="")
+
+
+def _separator(text: TextFile, place: str) -> str:
     """Find the separator that divides the first rows into the same number of fields, and into the most."""
     fields = {}
     for separator in SEPARATORS:
-        rows = csv.reader(io.StringIO(content, newline=""), delimiter=separator)
+        rows = csv.reader(_lines_of_csv(text), delimiter=separator)
         try:
             counts = [len(row) for row, _ in zip(rows, range(_PROBED_ROWS), strict=False) if row]
         except csv.Error:  # a field beyond the reader's limit

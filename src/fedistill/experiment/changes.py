@@ -9,7 +9,9 @@ from fedistill.config.section import Raw, RawTable
 from fedistill.errors import ExperimentError
 
 FREE_TABLES = ("runtime", "checkpoint", "flower", "link")
-"""Tables of an experiment on which no result depends."""
+"""Tables of an experiment on which no result depends, but for `_OF_BITS`."""
+_OF_BITS = ("runtime.device", "runtime.deterministic")
+"""Keys of these tables on which the bits of results depend."""
 _PATHS = (
     "task.train",
     "task.test",
@@ -28,7 +30,7 @@ def check_changes(before: Experiment, now: Experiment, path: Path) -> bool:
     """Return whether a run is resumed with other settings than before, all of which may be changed.
 
     Rounds and seeds may become more, arms may be added, and files moved; `runtime`, `checkpoint`, `flower`
-    and `link` have no part in results.
+    and `link` have no part in results, but for the device and what is allowed on it.
 
     Args:
         path: the run's experiment.toml, of which error messages speak.
@@ -48,7 +50,7 @@ def check_changes(before: Experiment, now: Experiment, path: Path) -> bool:
         raise ExperimentError(
             f"{path} has changed since the run began: {', '.join(named)}{more}. Put the old values back, or"
             " start a new run with another folder; only `rounds` and `seeds` may be raised, arms added, files"
-            " moved, and `runtime`, `checkpoint`, `flower` and `link` changed"
+            " moved, and `runtime` but for the device, `checkpoint`, `flower` and `link` changed"
         )
     return bool(differing)
 
@@ -60,7 +62,7 @@ def _may_change(key: str, before: Experiment, now: Experiment) -> bool:
         return now.rounds > before.rounds
     if key == "seeds":
         return now.all_seeds[: len(before.all_seeds)] == before.all_seeds and before.seeds is not None
-    return key.split(".")[0] in FREE_TABLES or key in _PATHS
+    return (key.split(".")[0] in FREE_TABLES and key not in _OF_BITS) or key in _PATHS
 
 
 def _settings(experiment: Experiment) -> Iterator[tuple[str, Raw]]:

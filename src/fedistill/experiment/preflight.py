@@ -24,6 +24,7 @@ from fedistill.federation.executor import worker_count
 from fedistill.models import registry as models
 from fedistill.models.checks import check_model
 from fedistill.models.saved_start import start_file
+from fedistill.training.devices import computing
 from fedistill.training.early_stopping import FEWEST, held_out
 from fedistill.training.loop import has_one_value_per_channel
 from fedistill.training.own_functions import check_loss, check_optimizer
@@ -49,13 +50,14 @@ def examine(experiment: Experiment, task: Task, arms: Sequence[ReadyArm]) -> lis
     """Return all findings, those about the task first."""
     findings = check_task(task, arms)
     skew = label_skew(task)
-    for arm in arms:
-        found = [*examine_arm(arm), *_skewed(arm, skew), *_training(arm), *_start(arm)]
-        findings += found
-        if not any(finding.level == "error" for finding in found):
-            findings += [*_norms(arm), _bytes(arm)]
-    if not any(finding.level == "error" for finding in findings):
-        findings.append(_memory(experiment, task, arms))
+    with computing(experiment.runtime):
+        for arm in arms:
+            found = [*examine_arm(arm), *_skewed(arm, skew), *_training(arm), *_start(arm)]
+            findings += found
+            if not any(finding.level == "error" for finding in found):
+                findings += [*_norms(arm), _bytes(arm)]
+        if not any(finding.level == "error" for finding in findings):
+            findings.append(_memory(experiment, task, arms))
     return findings
 
 

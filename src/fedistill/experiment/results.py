@@ -157,6 +157,13 @@ class TaskOfSeedJson(TaskJson):
     seed: int
 
 
+class DeviceJson(TypedDict):
+    """The device on which models computed, where it was not the processor: ``cuda``, say, and its model."""
+
+    type: str
+    name: str
+
+
 class HardwareJson(TypedDict):
     """The machine that ended the run; of a run on a network, the server's."""
 
@@ -165,6 +172,7 @@ class HardwareJson(TypedDict):
     cores: int
     torch_threads: int
     platform: str
+    device: NotRequired[DeviceJson]
 
 
 class _Origin(TypedDict):

@@ -38,6 +38,7 @@ from fedistill.federation.round import play_round
 from fedistill.methods.registry import create_method
 from fedistill.models.huggingface.folder import digest_of
 from fedistill.models.saved_start import start_digest
+from fedistill.training.devices import find_device
 
 
 def prepare(experiment: Experiment, out: Path | None = None) -> tuple[Task, list[ReadyArm]]:
@@ -48,10 +49,11 @@ def prepare(experiment: Experiment, out: Path | None = None) -> tuple[Task, list
             default: in the system's folder for temporary files.
 
     Raises:
-        ExperimentError: the data cannot be loaded, or an arm does not fit them.
+        ExperimentError: the data cannot be loaded, an arm does not fit them, or the device is not there.
         RuntimeFailure: the disk is full or fails.
     """
-    find_metrics(experiment.evaluate.metrics)  # before data are loaded, which may take minutes
+    find_device(experiment.runtime.device)  # before data are loaded, which may take minutes
+    find_metrics(experiment.evaluate.metrics)
     attack_of(experiment)
     for arm in experiment.arms:
         resolve_arm(arm)
@@ -62,7 +64,9 @@ def prepare(experiment: Experiment, out: Path | None = None) -> tuple[Task, list
 def resolve(experiment: Experiment, task: Task) -> Experiment:
     """Return the experiment with what it leaves open written out, as it is chosen for this task."""
     partition = Natural() if task.client_names else Iid()
-    return settle(experiment, task.signature.kind, len(task.clients), partition)
+    runtime = experiment.runtime.model_copy(update={"device": find_device(experiment.runtime.device).type})
+    settled = settle(experiment, task.signature.kind, len(task.clients), partition)
+    return settled.model_copy(update={"runtime": runtime})
 
 
 def settle(experiment: Experiment, data: InputKind, clients: int, partition: Partition) -> Experiment:
@@ -273,7 +277,8 @@ def _finish(
     errors: dict[str, str],
 ) -> ResultsJson:
     described = [describe_arm(arm, runs[arm.name], errors) for arm in arms]
-    content = results_json(folder.command(), task, described, experiment.evaluate, arms[0].metrics)
+    device = find_device(experiment.runtime.device)
+    content = results_json(folder.command(), task, described, experiment.evaluate, arms[0].metrics, device)
     write_results(folder, experiment, content)
     return content
 

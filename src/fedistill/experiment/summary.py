@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+import torch
+
 from fedistill.communication.codecs import registry as codecs
 from fedistill.config.schema import Evaluate
 from fedistill.data.task import Task
@@ -29,6 +31,7 @@ from fedistill.federation.arm import ReadyArm
 from fedistill.federation.executor import TORCH_THREADS, cores
 from fedistill.federation.history import ArmRun, RoundRecord
 from fedistill.federation.metrics import Metric
+from fedistill.training.devices import CPU, device_name
 
 _PACKAGES = ("torch", "numpy", "datasets", "flwr-datasets", "constriction")
 """Dependencies whose version may change what a run's bits are."""
@@ -94,9 +97,14 @@ def seed_json(arm: SeedJson) -> SeedJson:
 
 
 def results_json(
-    command: str, task: Task, arms: list[ArmJson], evaluate: Evaluate, metrics: Sequence[Metric]
+    command: str,
+    task: Task,
+    arms: list[ArmJson],
+    evaluate: Evaluate,
+    metrics: Sequence[Metric],
+    device: torch.device = CPU,
 ) -> ResultsJson:
-    """Return the content of ``results.json``."""
+    """Return the content of ``results.json``; ``device`` is where models computed."""
     found: ResultsJson = {
         "schema": SCHEMA,
         "version": version("fedistill"),
@@ -104,7 +112,7 @@ def results_json(
             "python": platform.python_version(),
             **{name: version(name) for name in _PACKAGES},
         },
-        "hardware": hardware_json(),
+        "hardware": hardware_json(device),
         "command": command,
         "task": task_json(task, evaluate.hide_sites),
         "arms": arms,
@@ -117,15 +125,18 @@ def results_json(
     return found
 
 
-def hardware_json() -> HardwareJson:
+def hardware_json(device: torch.device = CPU) -> HardwareJson:
     """Return what may explain a difference in time or bits; nothing in it says whose machine it is."""
-    return {
+    found: HardwareJson = {
         "machine": platform.machine(),
         "processor": _processor(),
         "cores": cores(),
         "torch_threads": TORCH_THREADS,
         "platform": platform.platform(),
     }
+    if device != CPU:
+        found["device"] = {"type": device.type, "name": device_name(device)}
+    return found
 
 
 def _processor() -> str:

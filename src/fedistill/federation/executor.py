@@ -17,6 +17,7 @@ from fedistill.errors import MissingMainGuard
 from fedistill.federation.client import ClientResult
 from fedistill.federation.failures import ClientFailure
 from fedistill.federation.scores import Scores
+from fedistill.training.devices import CPU, computing, current_device
 
 TORCH_THREADS = 1
 """In each process that computes: another number would round otherwise."""
@@ -60,6 +61,8 @@ class TransportOverhead:
     late: int = 0
 
 
+_MOST_SHARING = 4
+"""Processes that share a device, unless more are asked for: each takes some 0.5 GB of it for itself."""
 WORKER_NAME = "fedistill-worker-"
 """What the names of worker processes begin with."""
 NO_MAIN_GUARD = 97
@@ -82,8 +85,10 @@ def check_main_guard() -> None:
 
 
 class Executor(ABC):
-    """Runs clients. Use as a context manager; inside, torch computes with one thread."""
+    """Runs clients. Use as a context manager; inside, torch computes with one thread, on the device set."""
 
+    runtime: RuntimeConfig = RuntimeConfig()
+    """Where the server's models compute, and those of clients in this process."""
     quorum: float = FlowerConfig().quorum
     """The share of a round's clients that must remain in it, or the arm ends (`federation.failures`)."""
     holds_client_states: ClassVar[bool] = True
@@ -92,13 +97,16 @@ class Executor(ABC):
     """Clients' private samples are those of the task, so that their classes, and `client@own`, are known."""
 
     def __enter__(self) -> Self:
-        self._threads = torch.get_num_threads()
-        prepare_process()
+        with contextlib.ExitStack() as stack:
+            stack.callback(torch.set_num_threads, torch.get_num_threads())
+            stack.callback(self.close)
+            prepare_process()
+            stack.enter_context(computing(self.runtime))
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.close()
-        torch.set_num_threads(self._threads)
+        self._stack.close()
 
     @abstractmethod
     def run_clients(
@@ -150,7 +158,8 @@ def worker_count(settings: RuntimeConfig, clients: int) -> int:
     """Return how many worker processes the settings ask for; 1 stands for this process alone."""
     if settings.kind == "serial":
         return 1
-    return min(settings.workers or cores(), clients)
+    most = cores() if current_device() == CPU else min(cores(), _MOST_SHARING)
+    return min(settings.workers or most, clients)
 
 
 def cores() -> int:

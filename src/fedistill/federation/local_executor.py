@@ -35,6 +35,7 @@ from fedistill.federation.executor import (
 )
 from fedistill.federation.scores import Scores
 from fedistill.stop_signals import STOP_SIGNALS
+from fedistill.training.devices import computing
 
 if TYPE_CHECKING:
     from multiprocessing.context import ForkServerContext, SpawnContext
@@ -50,7 +51,8 @@ _Chunk = tuple[list[bytes], list[tuple[int, bytes, int]]]
 def start_executor(experiment: Experiment, task: Task) -> Executor:
     """Return the executor that the settings ask for; ``auto`` takes processes if there are several cores."""
     settings = experiment.runtime
-    count = worker_count(settings, len(task.clients))
+    with computing(settings):
+        count = worker_count(settings, len(task.clients))
     if settings.kind == "processes" or count > 1:
         return ProcessExecutor(count, experiment, task)
     return SerialExecutor(experiment, task)
@@ -60,7 +62,7 @@ class SerialExecutor(Executor):
     """One client after the other, in this process."""
 
     def __init__(self, experiment: Experiment, task: Task) -> None:
-        self.quorum = experiment.flower.quorum
+        self.quorum, self.runtime = experiment.flower.quorum, experiment.runtime
         self._arms = _ready_arms(experiment, task)
 
     def run_clients(self, arm: str, round: int, jobs: Sequence[Job]) -> Iterator[ClientResult]:
@@ -93,7 +95,7 @@ class ProcessExecutor(Executor):
 
     def __init__(self, worker_count: int, experiment: Experiment, task: Task) -> None:
         check_main_guard()
-        self.quorum = experiment.flower.quorum
+        self.quorum, self.runtime = experiment.flower.quorum, experiment.runtime
         context = _process_context()
         self._ticket = 0
         self._workers: list[_Worker] = []
@@ -237,7 +239,13 @@ def _serve(connection: Connection, experiment: str) -> None:
         task = Task.in_file(NamelessFile.received(reduction.recv_handle(connection)), scratch)
     except (EOFError, OSError):
         return
-    arms = _ready_arms(Experiment.model_validate_json(experiment), task)
+    wanted = Experiment.model_validate_json(experiment)
+    with computing(wanted.runtime):
+        _work(connection, _ready_arms(wanted, task))
+
+
+def _work(connection: Connection, arms: dict[str, ReadyArm]) -> None:
+    """Do jobs until the other end of the connection is closed."""
     while True:
         try:
             ticket, start, what, arm, round, (frames, jobs) = connection.recv()

@@ -23,6 +23,7 @@ from fedistill.communication.messages.base import contents
 from fedistill.communication.tensor_specs import Content
 from fedistill.config.messages import explain_errors
 from fedistill.config.plugins import before_import
+from fedistill.config.schema import RuntimeConfig
 from fedistill.config.section import RawTable
 from fedistill.config.task import MOST_CLIENTS, Source
 from fedistill.data.samples import none_of
@@ -40,6 +41,7 @@ from fedistill.flower.parent_watch import end_with_parent
 from fedistill.flower.serde import Answer, Order, open_order, seal_answer
 from fedistill.models.checks import check_model
 from fedistill.state import write_file
+from fedistill.training.devices import computing
 
 app = ClientApp()
 _OWN_KEYS = ("format", "input", "label", "separator", "encoding", "drop_missing", "background", "white_level")
@@ -78,6 +80,7 @@ class Node:
         self._config = own
         self._own, self._model = _own_data(own), own.get("model")
         self.allowed = AllowedModules.of(own)
+        self.runtime = _runtime(own, self.experiment.runtime)
         home = Path(os.environ.get("FLWR_HOME", Path.home() / ".flwr"))
         root = Path(str(own.get("state", home / "fedistill")))
         self.folder = root / session / f"client-{self.client}"
@@ -236,7 +239,8 @@ def _answered(message: Message, context: Context, what: Callable[[Node, Order], 
         node = Node(context.run_config, context.node_config, order.session)
         with before_import(node.allowed.check):
             look_up(node.experiment)
-            answer = what(node, order)
+            with computing(node.runtime):
+                answer = what(node, order)
     except OwnDataError as error:
         print(error, flush=True)
         answer = Answer(words={"error": "its own data cannot be used; its log says why"})
@@ -261,6 +265,16 @@ def _client_number(own: Config, clients: int) -> int:
             f"node config: partition-id = {client!r} must be a whole number from 0 to {clients - 1}"
         )
     return client
+
+
+def _runtime(own: Config, asked: RuntimeConfig) -> RuntimeConfig:
+    """Return where a site's models compute: as its node config says, or else as the experiment does."""
+    if "device" not in own:
+        return asked
+    try:
+        return RuntimeConfig.model_validate(asked.model_dump() | {"device": own["device"]})
+    except ValidationError as error:
+        raise ExperimentError(explain_errors(error, "node config", RuntimeConfig)) from None
 
 
 def _own_data(own: Config) -> Source | None:

@@ -47,7 +47,7 @@ class FlowerExecutor(Executor):
         while len(self._register.nodes) < clients and time.monotonic() < until:
             self._greet()
             time.sleep(_POLL_SECONDS)
-        self.quorum = self._settings.quorum
+        self.quorum, self.runtime = self._settings.quorum, experiment.runtime
         there, needed = len(self._register.nodes), quorum_of(self.quorum, clients)
         if there < needed:
             asked = (

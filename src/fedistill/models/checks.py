@@ -11,6 +11,7 @@ from fedistill.errors import ExperimentError
 from fedistill.models.registry import blank_inputs, build_model, is_own, reusable
 from fedistill.models.signature import Signature
 from fedistill.rng import scoped
+from fedistill.training.devices import CPU, current_device, explaining, placed
 from fedistill.training.loop import has_one_value_per_channel
 from fedistill.training.model_state import ModelState, persistent_buffers, trainable
 
@@ -29,7 +30,7 @@ def check_model(name: str, signature: Signature) -> nn.Module:
     model, other = (build_model(name, signature, seed=0, client=client) for client in (0, 1))
     _check_apart(name, model, other)
     _check_tensors(name, model)
-    with scoped(0, "check"):
+    with scoped(0, "check"), placed(model):
         model.eval()
         for samples in (2, 1, 3):
             _check_logits(name, _logits(name, model, signature, samples, ""))
@@ -76,10 +77,10 @@ def _check_training(name: str, model: nn.Module, signature: Signature) -> None:
     before = _shapes(model)
     model.train()
     # Batch norm may need more than one sample; `training.loop.fit` sees to it.
-    alone = () if has_one_value_per_channel(model, blank_inputs(signature, 1)) else (1,)
+    alone = () if has_one_value_per_channel(model, blank_inputs(signature, 1).to(current_device())) else (1,)
     for samples in (2, *alone, 3):
         logits = _logits(name, model, signature, samples, " in training mode")
-        with naming(f"model {name!r} cannot be trained:"):
+        with naming(f"model {name!r} cannot be trained:"), explaining():
             cross_entropy(logits, torch.zeros(samples, dtype=torch.int64)).backward()  # type: ignore[no-untyped-call]  # as in `fit`
     after = _shapes(model)
     for place in sorted(before.keys() | after.keys()):
@@ -126,8 +127,8 @@ def _check_logits(name: str, logits: Tensor) -> None:
 
 def _logits(name: str, model: nn.Module, signature: Signature, samples: int, mode: str) -> Tensor:
     """Return a model's logits for blank samples, after a check of their shape."""
-    inputs = blank_inputs(signature, samples)
-    with naming(f"model {name!r} fails on an input of shape {tuple(inputs.shape)}{mode}:"):
+    inputs = blank_inputs(signature, samples).to(current_device())
+    with naming(f"model {name!r} fails on an input of shape {tuple(inputs.shape)}{mode}:"), explaining():
         output = model(inputs)
     if not isinstance(output, Tensor) or output.shape != (samples, signature.classes):
         found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
@@ -135,7 +136,7 @@ def _logits(name: str, model: nn.Module, signature: Signature, samples: int, mod
             f"model {name!r} returns {found} for {samples} sample{'s' if samples > 1 else ''}{mode}, but the"
             f" task has {signature.classes} classes: it must return ({samples}, {signature.classes})"
         )
-    return output
+    return output.to(CPU)
 
 
 def _state(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -56,7 +56,7 @@ class EdgeFrequencies(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         brightness = images.mean(dim=1, keepdim=True)
-        edges = conv2d(brightness, self._filters).abs()
+        edges = conv2d(brightness, self._filters.to(images.device)).abs()
         maps = [brightness[:, 0], *edges.unbind(dim=1)]
         parts = [_frequencies(one, kept) for one, kept in zip(maps, self._kept, strict=True)]
         return torch.cat(parts, dim=1)
@@ -107,7 +107,9 @@ def _edge_filter(turn: int) -> Tensor:
 
 def _frequencies(images: Tensor, kept: Tensor) -> Tensor:
     """Return the coefficients (n, k) of images (n, height, width) at these frequencies (k, 2)."""
-    rows, columns = (_cosines(size, kept[:, axis]) for axis, size in enumerate(images.shape[1:]))
+    rows, columns = (
+        _cosines(size, kept[:, axis]).to(images.device) for axis, size in enumerate(images.shape[1:])
+    )
     return torch.einsum("nij,ki,kj->nk", images, rows, columns)
 
 

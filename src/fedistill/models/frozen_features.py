@@ -11,6 +11,7 @@ from fedistill.models import registry as models
 from fedistill.models.features import Split
 from fedistill.models.signature import Signature
 from fedistill.rng import SERVER, derive
+from fedistill.training.devices import placed
 
 
 class FrozenFeatures(nn.Module):
@@ -50,8 +51,9 @@ class FrozenFeatures(nn.Module):
 
     @torch.no_grad()
     def forward(self, inputs: Tensor) -> Tensor:
-        found = _features(self._frozen[0], inputs)
-        return found if self._projections is None else found @ self._projections
+        with placed(self._frozen[0], device=inputs.device):
+            found = _features(self._frozen[0], inputs)
+        return found if self._projections is None else found @ self._projections.to(inputs.device)
 
 
 @functools.lru_cache(maxsize=8)

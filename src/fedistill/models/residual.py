@@ -94,5 +94,5 @@ class _OnTable(nn.Module):
         self._table, self.network = table, network
 
     def forward(self, places: Tensor) -> Tensor:
-        logits: Tensor = self.network(self._table[places])
+        logits: Tensor = self.network(self._table[places.cpu()].to(places.device))
         return logits

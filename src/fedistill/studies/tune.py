@@ -37,6 +37,7 @@ from fedistill.studies.goal import Goal, TunedArm
 from fedistill.studies.search_space import Settings, Space, Values, changed, propose, search_space, size
 from fedistill.studies.tuned_file import tuned_toml
 from fedistill.studies.tuning_folder import Trial, TuningFolder
+from fedistill.training.devices import find_device
 
 DEFAULT_TRIALS, DEFAULT_ROUNDS = 12, 8
 _PACKAGES = ("fedistill", "torch")
@@ -192,7 +193,8 @@ def _check_vary(
 
 def _asked(experiment: Experiment, task: Task, seed: int, spaces: Mapping[str, Space]) -> RawTable:
     """Return all that trials depend on."""
-    rest = {"rounds", *FREE_TABLES}  # these change no trial
+    rest = {"rounds", *FREE_TABLES}  # these change no trial, but for the device
+    device = find_device(experiment.runtime.device).type
     return {
         "experiment": experiment.model_dump(mode="json", exclude_none=True, exclude=rest),
         "data": task.fingerprint(),
@@ -200,6 +202,7 @@ def _asked(experiment: Experiment, task: Task, seed: int, spaces: Mapping[str, S
         "seed": seed,
         "search space": spaces,
         "versions": {name: version(name) for name in _PACKAGES},
+        **({} if device == "cpu" else {"device": device}),
     }
 
 

@@ -9,6 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from fedistill.config.training import PREDICTION_BATCH
 from fedistill.errors import TrainingError
 from fedistill.training.cost import BatchCosts, uncounted
+from fedistill.training.devices import CPU, current_device, placed
 from fedistill.training.early_stopping import BestEpoch, Validation
 from fedistill.training.optimizers import Optimizer
 
@@ -50,41 +51,48 @@ def fit(
     in_all = epochs * len(_batches(places, batch_size, joins)) if steps is None else steps
     left, done, first, costs, validating = steps, 0, None, BatchCosts(), BatchCosts()
     best = None if validation is None else BestEpoch(validation)
-    for epoch in range(epochs if steps is None else steps):
-        if left == 0:
-            break
-        order = places[torch.randperm(len(places), generator=generator)]
-        batches = _batches(order, batch_size, joins)[:left]
-        if left is not None:
-            left -= len(batches)
-        total = torch.zeros(())
-        for index in batches:
-            with costs.step(len(index), model, optimizer, keeps_best=best is not None):
-                optimizer.zero_grad()
-                value = loss(model(batch(inputs, index, augment)), index)
-                value.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-                with uncounted():
-                    optimizer.step(done, in_all)
-            done += 1
-            first = value.detach() if first is None else first
-            total += value.detach()
-        if not torch.isfinite(total):
-            if first is not None and not torch.isfinite(first):
-                raise TrainingError(
-                    f"the loss is {first.item()} before the first step of training: the weights that it"
-                    " starts from are broken, or the inputs are extreme; if weights were received, look at"
-                    " the rounds before and at the codec of the downlink"
-                )
-            raise TrainingError(
-                f"the loss is {total.item()} in local epoch {epoch + 1}: lower train.optimizer.lr, or look"
-                " for extreme inputs"
-            )
-        if best is not None and best.ends(
-            _mean_loss(model, inputs, best.validation, validating), model, optimizer
-        ):
-            break
-    if best is not None:
-        best.restore(model, optimizer)
+    with placed(model, optimizer):
+        for epoch in range(epochs if steps is None else steps):
+            if left == 0:
+                break
+            order = places[torch.randperm(len(places), generator=generator)]
+            batches = _batches(order, batch_size, joins)[:left]
+            if left is not None:
+                left -= len(batches)
+            total = torch.zeros(())
+            for index in batches:
+                with costs.step(len(index), model, optimizer, keeps_best=best is not None):
+                    optimizer.zero_grad()
+                    value = loss(outputs(model, inputs, index, augment), index)
+                    value.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+                    with uncounted():
+                        optimizer.step(done, in_all)
+                done += 1
+                first = value.detach() if first is None else first
+                total += value.detach().to(CPU)
+            _check_finite(first, total, epoch)
+            if best is not None and best.ends(
+                _mean_loss(model, inputs, best.validation, validating), model, optimizer
+            ):
+                break
+        if best is not None:
+            best.restore(model, optimizer)
+
+
+def _check_finite(first: Tensor | None, total: Tensor, epoch: int) -> None:
+    """Raise `TrainingError` if the losses of an epoch, or that of the first step of all, are not finite."""
+    if torch.isfinite(total):
+        return
+    if first is not None and not torch.isfinite(first):
+        raise TrainingError(
+            f"the loss is {first.item()} before the first step of training: the weights that it"
+            " starts from are broken, or the inputs are extreme; if weights were received, look at"
+            " the rounds before and at the codec of the downlink"
+        )
+    raise TrainingError(
+        f"the loss is {total.item()} in local epoch {epoch + 1}: lower train.optimizer.lr, or look"
+        " for extreme inputs"
+    )
 
 
 @torch.no_grad()
@@ -94,7 +102,7 @@ def _mean_loss(model: nn.Module, inputs: Tensor, validation: Validation, costs: 
     total = torch.zeros(())
     for index in torch.split(validation.held_out, PREDICTION_BATCH):
         with costs.batch(len(index)):
-            total += validation.loss(model(batch(inputs, index)), index) * len(index)
+            total += validation.loss(outputs(model, inputs, index), index) * len(index)
     model.train()
     return float(total) / len(validation.held_out)
 
@@ -152,26 +160,41 @@ def predict(model: nn.Module, inputs: Tensor, batch_size: int = PREDICTION_BATCH
     """
     model.eval()
     costs, parts = BatchCosts(), []
-    for index in torch.split(torch.arange(len(inputs)), batch_size):
-        with costs.batch(len(index)):
-            parts.append(model(batch(inputs, index)))
-    outputs = torch.cat(parts)
-    finite = torch.isfinite(outputs).flatten(1).all(dim=1)
+    with placed(model):
+        for index in torch.split(torch.arange(len(inputs)), batch_size):
+            with costs.batch(len(index)):
+                parts.append(outputs(model, inputs, index))
+    found = torch.cat(parts)
+    finite = torch.isfinite(found).flatten(1).all(dim=1)
     if not finite.all():
         raise TrainingError(
-            f"the model's outputs are NaN or infinite for {int((~finite).sum()):,} of {len(outputs):,}"
+            f"the model's outputs are NaN or infinite for {int((~finite).sum()):,} of {len(found):,}"
             " samples in evaluation mode: lower train.optimizer.lr, or look for extreme inputs or for"
             " statistics that a normalisation layer cannot use"
         )
-    return outputs
+    return found
 
 
-def batch(inputs: Tensor, index: Tensor, augment: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+def outputs(
+    model: nn.Module, inputs: Tensor, index: Tensor, augment: Callable[[Tensor], Tensor] | None = None
+) -> Tensor:
+    """Return what a model says of some samples, in the processor's memory; call it inside `placed`."""
+    found: Tensor = model(batch(inputs, index, augment, current_device()))
+    return found.to(CPU)
+
+
+def batch(
+    inputs: Tensor,
+    index: Tensor,
+    augment: Callable[[Tensor], Tensor] | None = None,
+    device: torch.device = CPU,
+) -> Tensor:
     """Select samples and convert them to what models take: scaled pixels, int64 tokens, or floats."""
     # Copies row by row, three times as fast as `inputs[index]`.
     picked = inputs.index_select(0, index)
     if augment is not None:
         picked = augment(picked)
+    picked = picked.to(device)  # as stored: bytes, where models take floats
     if inputs.dtype == torch.uint8:
         return to_float(picked).contiguous(memory_format=torch.channels_last)
     return picked if picked.is_floating_point() else picked.to(torch.int64)

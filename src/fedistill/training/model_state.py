@@ -113,13 +113,13 @@ class WeightLayout:
 
 
 def flatten(model: nn.Module) -> Tensor:
-    """Return a copy of a model's weights, float32 (P,)."""
-    return torch.cat([value.detach().reshape(-1).float() for value in floats(model)])
+    """Return a copy of a model's weights, float32 (P,), in the processor's memory."""
+    return torch.cat([value.detach().reshape(-1).float() for value in floats(model)]).cpu()
 
 
 def flatten_integers(model: nn.Module) -> Tensor:
-    """Return a copy of a model's integers, int64 (I,)."""
-    return torch.cat([no_integers(), *(value.detach().reshape(-1).long() for value in integers(model))])
+    """Return a copy of a model's integers, int64 (I,), in the processor's memory."""
+    return torch.cat([no_integers(), *(value.detach().reshape(-1).long().cpu() for value in integers(model))])
 
 
 def unflatten(model: nn.Module, weights: Tensor) -> nn.Module:

@@ -1,8 +1,8 @@
 """How many multiply-adds an operation of torch takes, from the shapes of its arguments.
 
-Counted are matrix products, convolutions, attention and the layers of an LSTM, on the CPU; other recurrent
-layers consist of products. Not counted are sums, activations, normalisation, look-ups of word vectors,
-distances, `nn.Bilinear` and decompositions of matrices.
+Counted are matrix products, convolutions, attention and the layers of an LSTM; other recurrent layers consist
+of products on the CPU, and are counted on CUDA as well. Not counted are sums, activations, normalisation,
+look-ups of word vectors, distances, `nn.Bilinear` and decompositions of matrices.
 """
 
 from collections.abc import Callable
@@ -105,6 +105,15 @@ def _lstm_backward(out: Operand, inputs: Tensor, of_inputs: Tensor, of_hidden: T
     return 2 * _lstm(out, inputs, of_inputs, of_hidden)
 
 
+def _recurrent(out: Operand, inputs: Tensor, weights: list[Tensor], *rest: Operand) -> int:
+    """All layers of any kind, by cuDNN, on inputs (steps, b, d) or (b, steps, d); vectors are biases."""
+    return inputs.shape[0] * inputs.shape[1] * sum(one.numel() for one in weights if one.dim() == 2)
+
+
+def _recurrent_backward(out: Operand, inputs: Tensor, weights: list[Tensor], *rest: Operand) -> int:
+    return 2 * _recurrent(out, inputs, weights)
+
+
 _FORMULAS: dict[Operand, Callable[..., int]] = {
     aten.mm: _product,
     aten.bmm: _product,
@@ -117,10 +126,18 @@ _FORMULAS: dict[Operand, Callable[..., int]] = {
     aten.convolution_backward: _convolution_backward,
     aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+    aten._scaled_dot_product_flash_attention: _attention,
+    aten._scaled_dot_product_flash_attention_backward: _attention_backward,
+    aten._scaled_dot_product_efficient_attention: _attention,
+    aten._scaled_dot_product_efficient_attention_backward: _attention_backward,
+    aten._scaled_dot_product_cudnn_attention: _attention,
+    aten._scaled_dot_product_cudnn_attention_backward: _attention_backward,
     aten._native_multi_head_attention: _fused_attention,
     aten._transformer_encoder_layer_fwd: _fused_encoder_layer,
     aten.mkldnn_rnn_layer: _lstm,
     aten.mkldnn_rnn_layer_backward: _lstm_backward,
+    aten._cudnn_rnn: _recurrent,
+    aten._cudnn_rnn_backward: _recurrent_backward,
 }
 """Multiply-adds of an operation, from its result and its arguments."""
 

@@ -17,6 +17,7 @@ from fedistill.config.plugins import named
 from fedistill.config.training import OptimizerConfig
 from fedistill.state import State
 
+_COUNT = "step"
 Moved = Sequence[tuple[Tensor, Tensor, dict[str, Tensor]]]
 """Parameters, their gradients and their buffers."""
 
@@ -60,6 +61,10 @@ class Optimizer(ABC):
         """Load copies of the buffers that `state` returned; return this optimizer."""
 
     @abstractmethod
+    def follow(self) -> None:
+        """Move the buffers to the device on which their parameters are now."""
+
+    @abstractmethod
     def _update(self, lr: float) -> None:
         """Update parameters by their dense gradients, and their buffers for the next step."""
 
@@ -78,6 +83,12 @@ class _BuiltIn(Optimizer):
         for place, buffers in state.items():
             self._buffers[int(place)] = {name: value.clone() for name, value in buffers.items()}
         return self
+
+    def follow(self) -> None:
+        for parameter, buffers in zip(self._parameters, self._buffers, strict=True):
+            # Torch counts steps on the processor, whatever the device.
+            moved = {name: value.to(parameter.device) for name, value in buffers.items() if name != _COUNT}
+            buffers.update(moved)
 
     def _update(self, lr: float) -> None:
         each = zip(self._parameters, self._buffers, strict=True)
@@ -123,7 +134,7 @@ class Adam(_BuiltIn):
     def _move(self, moved: Moved, lr: float, decay: float) -> None:
         for parameter, _, buffers in moved:
             if not buffers:
-                buffers["step"] = torch.tensor(0.0)
+                buffers[_COUNT] = torch.tensor(0.0)
                 buffers["exp_avg"] = torch.zeros_like(parameter)
                 buffers["exp_avg_sq"] = torch.zeros_like(parameter)
         adam(
@@ -132,7 +143,7 @@ class Adam(_BuiltIn):
             [buffers["exp_avg"] for _, _, buffers in moved],
             [buffers["exp_avg_sq"] for _, _, buffers in moved],
             [],
-            [buffers["step"] for _, _, buffers in moved],
+            [buffers[_COUNT] for _, _, buffers in moved],
             foreach=False,
             fused=False,
             amsgrad=False,
@@ -171,6 +182,9 @@ class Own(Optimizer):
             }
         self.inner.load_state_dict(whole)
         return self
+
+    def follow(self) -> None:
+        self.inner.load_state_dict(self.inner.state_dict())  # which moves them
 
     def _update(self, lr: float) -> None:
         for group, rate in zip(self.inner.param_groups, self._rates, strict=True):

@@ -152,7 +152,8 @@ class FedGen(Method[CountedWeights, GeneratorWeights, FedGenServer, FedGenClient
             if not shares.any():  # the generator has not learned yet
                 return value
             y, noise = generator.draw(shares, len(at), random)
-            return value + weight * cross_entropy(split.head(generator(y, noise).detach()), y)
+            features = generator(y, noise).detach().to(split.head.weight.device)
+            return value + weight * cross_entropy(split.head(features).to(y.device), y)
 
         train_private(split, optimizer, client, loss)
         counts = torch.bincount(client.data.labels, minlength=len(shares)).float()[None]

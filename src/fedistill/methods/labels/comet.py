@@ -17,7 +17,7 @@ from fedistill.methods.shared.own_model import Learner, train_private
 from fedistill.methods.shared.private_loss import private_loss
 from fedistill.methods.shared.public_labels import SampledPublic, SampledSettings
 from fedistill.state import State
-from fedistill.training.loop import Loss, batch, predict
+from fedistill.training.loop import Loss, outputs, predict
 from fedistill.training.losses import kl
 
 
@@ -142,7 +142,7 @@ class Comet(SampledPublic[SoftLabels, SoftLabels, CometServer, Learner]):
 
         def loss(logits: Tensor, at: Tensor) -> Tensor:
             now = next(turns)
-            apart = kl(model(batch(inputs, now)), received.probs[now])
+            apart = kl(outputs(model, inputs, now), received.probs[now])
             return private(logits, at) + self.settings.weight * apart
 
         return loss

@@ -273,6 +273,7 @@ def _only(module: nn.Module, trained: Tensor) -> Iterator[None]:
 
 
 def _masked(flags: Tensor, gradient: Tensor) -> Tensor:
+    flags = flags.to(gradient.device)
     if gradient.is_complex():
         return torch.view_as_complex(torch.view_as_real(gradient) * flags)
     return gradient.to_dense() * flags

@@ -19,7 +19,8 @@ from fedistill.methods.participants import Client, FederationInfo, Server
 from fedistill.methods.shared.own_model import Learner, train_private
 from fedistill.methods.shared.private_loss import private_loss
 from fedistill.models.features import Split
-from fedistill.training.loop import batch
+from fedistill.training.devices import placed
+from fedistill.training.loop import outputs
 
 
 class PrototypeSettings(Section):
@@ -84,7 +85,7 @@ class PrototypeMethod(Method[Prototypes, Prototypes, PrototypeStateT, Learner]):
                 return value
             y = labels[at]
             # The mean is over the full batch: samples without a prototype add zero.
-            distances = (split.features - targets[y]).square().mean(dim=1)
+            distances = (split.features.to(targets.device) - targets[y]).square().mean(dim=1)
             return value + self.settings.weight * (distances * known[y]).mean()
 
         train_private(split, optimizer, client, loss)
@@ -129,9 +130,10 @@ def class_sums(split: Split, inputs: Tensor, labels: Tensor, classes: int) -> tu
     """Return the sum of features (C, d), in evaluation mode, and the number of samples (C,) per class."""
     split.eval()
     sums = torch.zeros(classes, split.head.in_features)
-    for index in torch.split(torch.arange(len(inputs)), PREDICTION_BATCH):
-        split(batch(inputs, index))
-        sums.index_add_(0, labels[index], split.features)
+    with placed(split):
+        for index in torch.split(torch.arange(len(inputs)), PREDICTION_BATCH):
+            outputs(split, inputs, index)
+            sums.index_add_(0, labels[index], split.features.cpu())
     return sums, torch.bincount(labels, minlength=classes)
 
 

@@ -34,7 +34,7 @@ def train_received(client: Client, received: Weights, penalty: Penalty | None = 
 
     def loss(logits: Tensor, at: Tensor) -> Tensor:
         value = private(logits, at)
-        return value if penalty is None else value + penalty(model)
+        return value if penalty is None else value + penalty(model).to(value.device)
 
     train_private(model, make_optimizer(client.train.optimizer, model), client, loss)
     return trained_weights(model, client)

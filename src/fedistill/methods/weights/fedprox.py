@@ -26,8 +26,12 @@ class FedProx(WeightAveraging):
     settings: FedProxSettings
 
     def penalty(self, received: Weights) -> Penalty:
+        start = received.values
+
         def pull(model: nn.Module) -> Tensor:
+            nonlocal start
             weights = torch.cat([value.reshape(-1) for value in trainable(model)])
-            return self.settings.mu / 2 * (weights - received.values[: len(weights)]).square().sum()
+            start = start.to(weights.device)  # once
+            return self.settings.mu / 2 * (weights - start[: len(weights)]).square().sum()
 
         return pull
