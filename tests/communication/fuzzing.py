@@ -5,8 +5,8 @@ readers. `check` runs a group; what goes wrong is a `Failure` that names the see
 
     python tests/communication/fuzzing.py --cases 1000000 --seed 7
 
-Held of each case: the outcome is a value of the right shape with finite numbers, or `FrameError`; it comes
-within `PATIENCE` seconds; what was read leaves a memory that the next messages can be read and written
+Held of each case: the outcome is a value of the right shape with finite numbers, or `FrameError`; it takes
+no more than `PATIENCE`; what was read leaves a memory that the next messages can be read and written
 with; and, of every group's first case, that no more than `allowance` bytes are allocated at once.
 """
 
@@ -56,7 +56,7 @@ from fedistill.state import decode_state, encode_state
 from fedistill.testing.samples import damaged, elsewhere, fault_of, known_of, sender_of, spec_of, values_of
 
 PATIENCE = 20
-"""Seconds; no case takes a hundredth of it on any machine, so that only a hang is found."""
+"""Seconds of the processor, since a busy machine lets a process wait; no case takes a hundredth of it."""
 _AT_LEAST = 4_000_000
 _EACH = 128
 CODEC_CASES, END_CASES = 12, 4
@@ -136,7 +136,7 @@ def _outcome(case: Case, measured: bool, seed: int, number: int) -> str:
     except FrameError:
         return "refused"
     except _Hang:
-        raise Failure(f"{where}: no answer in {PATIENCE} seconds") from None
+        raise Failure(f"{where}: no answer in {PATIENCE} seconds of the processor") from None
     except Failure as failure:
         raise Failure(f"{where}: {failure}") from failure.__cause__
     except Exception as error:
@@ -166,13 +166,13 @@ def _alarm() -> Iterator[None]:
     def ring(*_: Any) -> None:
         raise _Hang
 
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, PATIENCE)
+    before = signal.signal(signal.SIGPROF, ring)
+    signal.setitimer(signal.ITIMER_PROF, PATIENCE)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
 
 
 # What both sides know
