@@ -7,8 +7,9 @@ from torch import Tensor
 
 from fedistill.state import State, Value, as_bytes, as_tensor, blob_digest, decode_state, encode_state
 
-METHOD, LINK = "method", "link"
-"""The two parts of a client's state: the method's, and what its link shares with the server."""
+METHOD, LINK, PRIVACY = "method", "link", "privacy"
+"""The parts of a client's state: the method's, what its link shares with the server, and the answers that it
+has made private."""
 
 
 class Shelf(Protocol):
