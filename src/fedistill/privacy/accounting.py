@@ -15,6 +15,7 @@ from scipy.optimize import brentq
 from scipy.special import log_ndtr, ndtr
 
 from fedistill.errors import ExperimentError
+from fedistill.privacy.library import opacus
 
 MOST_EPSILON = 1e4
 """A bound above this is no bound: it is given as infinite."""
@@ -80,9 +81,7 @@ def sampled_gaussian_epsilon(noise: float, rate: float, steps: int, delta: float
         return gaussian_epsilon(math.sqrt(steps) / noise, delta)
     bounds = [_renyi_epsilon(noise, rate, steps, delta)]
     if bounds[0] < MOST_EPSILON:
-        from opacus.accountants import PRVAccountant
-
-        prv = PRVAccountant()
+        prv = opacus("accountants").PRVAccountant()
         prv.history = [(noise, rate, steps)]
         with _quiet(), suppress(ArithmeticError, MemoryError, RuntimeError, ValueError):
             bounds.append(float(prv.get_epsilon(delta, eps_error=min(0.5, _TOLERANCE * bounds[0]))))
@@ -94,11 +93,7 @@ def _renyi_epsilon(noise: float, rate: float, steps: int, delta: float) -> float
     """Return the bound of Opacus' RDP accountant."""
     if rate >= 1:
         return gaussian_epsilon(math.sqrt(steps) / noise, delta)
-    try:
-        from opacus.accountants import RDPAccountant
-    except ImportError as error:
-        raise missing(error) from None
-    rdp = RDPAccountant()
+    rdp = opacus("accountants").RDPAccountant()
     rdp.history = [(noise, rate, steps)]
     with _quiet():
         return float(rdp.get_epsilon(delta, alphas=_ORDERS))
@@ -110,11 +105,6 @@ def _quiet() -> Iterator[None]:
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         yield
-
-
-def missing(error: ImportError) -> ExperimentError:
-    """Return the error of DP-SGD without its package."""
-    return ExperimentError(f"DP-SGD needs the package opacus ({error}): pip install 'fedistill[privacy]'")
 
 
 @lru_cache(maxsize=256)
@@ -134,12 +124,16 @@ def noise_for(epsilon: float, rate: float, steps: int, delta: float) -> float:
         low, high = (low, middle) if _renyi_epsilon(middle, rate, steps, delta) <= epsilon else (middle, high)
     noise = _rounded_up(high)
     # The other accountant is tighter, and takes seconds: ε falls with about the power 4/3 of the noise.
-    for _ in range(3):
-        share = sampled_gaussian_epsilon(noise, rate, steps, delta) / epsilon
-        less = _rounded_up(noise * share**0.75)
-        if less >= noise or sampled_gaussian_epsilon(less, rate, steps, delta) > epsilon:
+    share, power = sampled_gaussian_epsilon(noise, rate, steps, delta) / epsilon, 0.75
+    for _ in range(4):
+        less = _rounded_up(noise * share**power)
+        if less >= noise:
             break
-        noise = less
+        found = sampled_gaussian_epsilon(less, rate, steps, delta) / epsilon
+        if found <= 1:
+            noise, share = less, found
+        else:
+            power /= 2
     return noise
 
 

@@ -30,14 +30,14 @@ from fedistill.communication.messages.weights import (
 class Source(Enum):
     """What a number depends on, in words."""
 
-    PUBLIC = "of the round and the settings alone"
-    SIZE = "the number of private samples, which neighbouring data sets share"
-    MODEL = "private data through the trained model, and public samples"
-    RECORDS = "outputs of the model on private samples"
-    COUNTS = "private samples, counted"
-    CHOICE = "which public samples are like private ones"
-    STATISTICS = "sums over private samples"
-    SERVER = "what the server has made of messages"
+    PUBLIC = "public"
+    SIZE = "of the number of private samples"
+    MODEL = "of the trained model"
+    RECORDS = "of the model on private samples"
+    COUNTS = "of counts of private samples"
+    CHOICE = "of which public samples are chosen"
+    STATISTICS = "of sums over private samples"
+    SERVER = "of the server"
 
 
 _SERVER, _PUBLIC, _MODEL, _SIZE = Source.SERVER, Source.PUBLIC, Source.MODEL, Source.SIZE

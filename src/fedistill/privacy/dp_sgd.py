@@ -4,6 +4,7 @@ Opacus takes the gradients of single records, clips them and adds the noise; the
 arm's own optimizer, which may be any, since it sees nothing but noisy gradients.
 """
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedistill.errors import TrainingError
-from fedistill.privacy.accounting import missing
+from fedistill.privacy.library import opacus
 from fedistill.privacy.mechanisms import DpSgd
 from fedistill.training.cost import BatchCosts, uncounted
 from fedistill.training.loop import Loss, batch
@@ -55,7 +56,12 @@ def fit_privately(
     before = [value.clone() for value in model.buffers()]
     costs = BatchCosts()
     model.train()
-    with _per_record(model, trained, settings, settings.rate * len(inputs), noise) as noisy:
+    with (
+        _per_record(model, trained, settings, settings.rate * len(inputs), noise) as noisy,
+        warnings.catch_warnings(),
+    ):
+        # What Opacus takes gradients of has inputs that need none.
+        warnings.filterwarnings("ignore", "Full backward hook is firing", UserWarning)
         for step in range(steps):
             drawn = torch.rand(len(inputs), generator=draws) < settings.rate
             index = drawn.nonzero().flatten()
@@ -86,17 +92,12 @@ def _per_record(
 ) -> Iterator["DPOptimizer"]:
     """Have the model take a gradient of each record; yield what clips them and adds noise."""
     try:
-        from opacus.grad_sample import GradSampleModule
-        from opacus.optimizers import DPOptimizer
-    except ImportError as error:
-        raise missing(error) from None
-    try:
-        hooked = GradSampleModule(model)
+        hooked = opacus("grad_sample").GradSampleModule(model)
     except NotImplementedError as error:
         raise TrainingError(f"DP-SGD cannot train this model: {error}") from error
     try:
         # Its optimizer never takes a step: the arm's own does.
-        yield DPOptimizer(
+        yield opacus("optimizers").DPOptimizer(
             torch.optim.SGD(trained, lr=1.0),
             noise_multiplier=settings.noise,
             max_grad_norm=settings.clip,
@@ -122,11 +123,9 @@ def fault(model: nn.Module) -> str | None:
             "has batch norm, by which a record changes the others' gradients: use nn.GroupNorm or"
             " nn.LayerNorm"
         )
-    try:
-        from opacus.grad_sample import GradSampleModule
-        from opacus.validators import ModuleValidator
-    except ImportError as error:
-        raise missing(error) from None
     model.train()
-    faults = [*ModuleValidator.validate(model), *GradSampleModule.validate(model)]
+    faults = [
+        *opacus("validators").ModuleValidator.validate(model),
+        *opacus("grad_sample").GradSampleModule.validate(model),
+    ]
     return f"cannot be trained by DP-SGD: {faults[0]}" if faults else None
