@@ -6,13 +6,12 @@ All functions return upper bounds.
 
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 
 import numpy as np
-from scipy.optimize import brentq
-from scipy.special import log_ndtr, ndtr
+import torch
 
 from fedistill.errors import ExperimentError
 from fedistill.privacy.library import opacus
@@ -38,7 +37,8 @@ def gaussian_delta(distance: float, epsilon: float) -> float:
     if distance == 0:
         return 0.0
     near, far = distance / 2 - epsilon / distance, -distance / 2 - epsilon / distance
-    return float(ndtr(near) - math.exp(epsilon + log_ndtr(far)))
+    logs = torch.special.log_ndtr(torch.tensor([near, far], dtype=torch.float64)).tolist()
+    return math.exp(logs[0]) - math.exp(epsilon + logs[1])
 
 
 @lru_cache(maxsize=1024)
@@ -52,11 +52,20 @@ def gaussian_epsilon(distance: float, delta: float) -> float:
         >>> round(gaussian_epsilon(1.0, 1e-5), 4)
         4.3772
     """
-    if gaussian_delta(distance, 0.0) <= delta:
-        return 0.0
     if gaussian_delta(distance, MOST_EPSILON) > delta:
         return math.inf
-    return float(brentq(lambda epsilon: gaussian_delta(distance, epsilon) - delta, 0.0, MOST_EPSILON))
+    return _least(lambda epsilon: gaussian_delta(distance, epsilon) <= delta, MOST_EPSILON)
+
+
+def _least(enough: Callable[[float], bool], most: float) -> float:
+    """Return the least ε that is enough, from above, where ``most`` is."""
+    if enough(0.0):
+        return 0.0
+    low, high = 0.0, most
+    while high - low > 1e-9 * high:
+        middle = (low + high) / 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high
 
 
 @lru_cache(maxsize=1024)
@@ -160,13 +169,11 @@ def randomised_response_epsilon(each: float, classes: int, answers: int, delta: 
     total = _power(one, answers)
     losses = each * np.arange(-answers, answers + 1)
 
-    def over(epsilon: float) -> float:
+    def enough(epsilon: float) -> bool:
         above = losses > epsilon
-        return float((total[above] * -np.expm1(epsilon - losses[above])).sum()) - delta
+        return float((total[above] * -np.expm1(epsilon - losses[above])).sum()) <= delta
 
-    if over(0.0) <= 0:
-        return 0.0
-    return float(brentq(over, 0.0, answers * each))
+    return _least(enough, answers * each)
 
 
 def stays(each: float, classes: int) -> float:

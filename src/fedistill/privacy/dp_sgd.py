@@ -60,8 +60,9 @@ def fit_privately(
         _per_record(model, trained, settings, settings.rate * len(inputs), noise) as noisy,
         warnings.catch_warnings(),
     ):
-        # What Opacus takes gradients of has inputs that need none.
-        warnings.filterwarnings("ignore", "Full backward hook is firing", UserWarning)
+        # Of images, which need no gradients, and lie in memory otherwise than Opacus' gradients.
+        for about in ("Full backward hook is firing", "grad and param do not obey"):
+            warnings.filterwarnings("ignore", about, UserWarning)
         for step in range(steps):
             drawn = torch.rand(len(inputs), generator=draws) < settings.rate
             index = drawn.nonzero().flatten()

@@ -1,7 +1,6 @@
 """Labels that a client has made private: what it answered once of a public sample, it answers again."""
 
 from dataclasses import replace
-from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -14,7 +13,6 @@ from fedistill.state import State
 
 PLACES, ROWS = "places", "rows"
 """Keys of the answers that a client has given: of which public samples (m,), and what (m, C)."""
-_Labels = TypeVar("_Labels", Votes, SoftLabels, Logits)
 
 
 def private_message(
@@ -47,8 +45,7 @@ def private_message(
         table[sampled[new]] = mechanism.randomised(rows[new], type(message), draws)
         answered[sampled[new]] = True
     after = answered.nonzero().flatten()
-    return _with_rows(message, table[sampled]), {PLACES: after, ROWS: table[after]}
-
-
-def _with_rows(message: _Labels, rows: Tensor) -> _Labels:
-    return replace(message, **{"scores" if isinstance(message, Logits) else "probs": rows})
+    kept: State = {PLACES: after, ROWS: table[after]}
+    if isinstance(message, Logits):
+        return replace(message, scores=table[sampled]), kept
+    return replace(message, probs=table[sampled]), kept

@@ -134,7 +134,7 @@ class GaussianLabels(LocalMechanism):
         if message is SoftLabels:  # two rows of probabilities are at most the root of 2 apart
             return nearest_probabilities(rows + math.sqrt(2) * self.noise * noise)
         norms = rows.norm(dim=1, keepdim=True)
-        clipped = rows * (self.clip / norms.clamp(min=1e-12)).clamp(max=1)
+        clipped: Tensor = rows * (self.clip / norms.clamp(min=1e-12)).clamp(max=1)
         return clipped + 2 * self.clip * self.noise * noise
 
     def bound(self, count: int, classes: int) -> float:
