@@ -363,13 +363,12 @@ def markdown(results: AnyResultsJson, measure: Measure = ACCURACY) -> str:
             " over clients; memory is what a training step takes, at the client where it takes most.",
         ]
     if _is_private(results):
-        deltas = {
-            one["privacy"]["delta"] for arm in results["arms"] for one in of_seeds(arm) if "privacy" in one
-        }
+        every = [one for arm in results["arms"] for one in of_seeds(arm)]
+        deltas = sorted({one["privacy"]["delta"] for one in every if "privacy" in one})
         lines += [
             "",
-            f"ε is the most that a client has spent of its privacy, at δ = {', '.join(map(str, sorted(deltas)))};"
-            " what it protects, and from whom, is in results.json.",
+            f"ε is the most that a client has spent of its privacy, at δ = {', '.join(map(str, deltas))};"
+            " results.json says what it protects, and from whom.",
         ]
     return "\n".join(lines)
 

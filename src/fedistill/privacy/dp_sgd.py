@@ -80,7 +80,8 @@ def fit_privately(
                     except ValueError as error:
                         raise TrainingError(f"DP-SGD: a layer takes no part in the loss ({error})") from error
                     optimizer.step(step, steps)
-    if not all(map(torch.equal, before, model.buffers())):
+    after = list(model.buffers())
+    if len(before) != len(after) or not all(map(torch.equal, before, after)):
         raise TrainingError(
             "training has changed a buffer of the model, which holds what no noise covers: use layers without"
             " such buffers"
