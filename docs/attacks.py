@@ -1,13 +1,12 @@
 """Makes the tables of docs/trust.md: the attacks there are, and what benchmarks/attacks.py has measured."""
 
 import json
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from writing import table
+from writing import between, table
 
 from fedistill.attacks.registry import ATTACKS
 from fedistill.config.schema import Arm, ModelsConfig
@@ -36,17 +35,8 @@ def page() -> str:
     """The text of docs/trust.md with its tables as they should be."""
     text = PAGE.read_text(encoding="utf-8")
     for name, made in {"attacks": attacks, "figures": figures, "hostile": hostile}.items():
-        text = _between(text, name, made())
+        text = between(text, name, made(), PAGE.name)
     return text
-
-
-def _between(text: str, name: str, made: str) -> str:
-    opens = f"<!-- Made by docs/generate.py: {name}. -->"
-    pattern = rf"(?<={re.escape(opens)}\n).*?(?=<!-- As far as here: {name}\. -->)"
-    found, count = re.subn(pattern, lambda _: f"\n{made}\n\n", text, flags=re.DOTALL)
-    if count != 1:
-        raise ValueError(f"{PAGE.name} has no place for its table of {name}")
-    return found
 
 
 def attacks() -> str:

@@ -1,6 +1,7 @@
 """Makes the pages of docs/methods/ from the methods themselves, their examples and their measured rows, and
 docs/label-skew.md (`label_skew.py`), docs/flagship.md (`flagship.py`), docs/public-data.md (`public_data.py`)
-and docs/training.md (`training_page.py`), and the tables of docs/trust.md (`attacks.py`).
+and docs/training.md (`training_page.py`), and the tables of docs/trust.md (`attacks.py`) and of
+docs/privacy.md (`privacy_page.py`).
 
     python docs/generate.py            # writes the pages
     python docs/generate.py --check    # writes nothing; names the pages that are not what this would make
@@ -24,6 +25,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import flagship
 import label_skew
+import privacy_page
 import public_data
 import training_page
 from pydantic import BaseModel
@@ -181,6 +183,7 @@ def pages() -> dict[Path, str]:
         DOCS / "public-data.md": public_data.page(COMMAND),
         DOCS / "training.md": training_page.page(COMMAND, _fields),
         attacks.PAGE: attacks.page(),
+        privacy_page.PAGE: privacy_page.page(),
         folder / "README.md": _index(),
         NAVIGATION: _navigation(),
         **made,

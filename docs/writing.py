@@ -23,3 +23,13 @@ def _cell(text: str) -> str:
 
 def _as_html(text: str) -> str:
     return html.escape(text, quote=False).replace("|", "&#124;")
+
+
+def between(text: str, name: str, made: str, page: str) -> str:
+    """Return the text of a page with its table of this name as it was made."""
+    opens = f"<!-- Made by docs/generate.py: {name}. -->"
+    pattern = rf"(?<={re.escape(opens)}\n).*?(?=<!-- As far as here: {name}\. -->)"
+    found, count = re.subn(pattern, lambda _: f"\n{made}\n\n", text, flags=re.DOTALL)
+    if count != 1:
+        raise ValueError(f"{page} has no place for its table of {name}")
+    return found

@@ -27,6 +27,7 @@ ROOMS = [
     "deployment",
     "data",
     "models",
+    "privacy",
     "training",
     "aggregation",
     "communication/protocol",

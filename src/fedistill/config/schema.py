@@ -160,6 +160,9 @@ class Arm(BaseModel):
         description="share of the past in a running mean of the server's model, which is measured and saved",
     )
     seed: int | None = Field(default=None, ge=0, description="default: the experiment's seed")
+    privacy: RawTable | None = Field(
+        default=None, description="noise that bounds what a client tells of its data; see `[privacy]`"
+    )
     models: ModelsConfig
     train: Train
 
@@ -207,6 +210,11 @@ class Experiment(Section):
     attack: RawTable | None = Field(
         default=None, description="clients that lie, for simulations: { kind, share or clients, SETTINGS }"
     )
+    privacy: RawTable | None = Field(
+        default=None,
+        description="noise that bounds what clients tell of their data: { kind, SETTINGS }; an arm's own"
+        ' takes its place, { kind = "none" } for none',
+    )
     link: Annotated[
         Annotated[str, Tag("str")] | Annotated[Link, Tag("Link")],
         Discriminator(lambda value: "Link" if isinstance(value, dict | Link) else "str"),
@@ -224,6 +232,8 @@ class Experiment(Section):
             if isinstance(arm, dict):
                 inherited = {key: _table(raw[key]) for key in ("models", "train") if key in raw}
                 arm = _merge(own_optimizer({"train": {}, **inherited}, arm), arm)
+                if raw.get("privacy") is not None:
+                    arm.setdefault("privacy", raw["privacy"])
                 if isinstance(arm.get("method"), str):
                     arm.setdefault("name", arm["method"])
             arms.append(arm)

@@ -21,9 +21,11 @@ from fedistill.experiment.findings import Finding
 from fedistill.experiment.task_checks import check_task, label_skew
 from fedistill.federation.arm import ReadyArm
 from fedistill.federation.executor import worker_count
+from fedistill.federation.privacy_budget import check_privacy, planned_epsilons
 from fedistill.models import registry as models
 from fedistill.models.checks import check_model
 from fedistill.models.saved_start import start_file
+from fedistill.privacy.disclosures import told_of
 from fedistill.training.devices import computing
 from fedistill.training.early_stopping import FEWEST, held_out
 from fedistill.training.loop import has_one_value_per_channel
@@ -55,7 +57,7 @@ def examine(experiment: Experiment, task: Task, arms: Sequence[ReadyArm]) -> lis
             found = [*examine_arm(arm), *_skewed(arm, skew), *_training(arm), *_start(arm)]
             findings += found
             if not any(finding.level == "error" for finding in found):
-                findings += [*_norms(arm), _bytes(arm)]
+                findings += [*_norms(arm), _bytes(arm), *_privacy(arm)]
         if not any(finding.level == "error" for finding in findings):
             findings.append(_memory(experiment, task, arms))
     return findings
@@ -88,6 +90,7 @@ def examine_arm(arm: ReadyArm) -> list[Finding]:
         arm.method.check(arm.federation)
         if arm.attack is not None:
             check_attack(arm.attack, arm.method, arm.seed, len(arm.federation.clients))
+        check_privacy(arm)
     except ExperimentError as error:
         findings.append(Finding("error", where, str(error)))
     return [*findings, *_codecs(arm)]
@@ -265,6 +268,24 @@ def _bytes(arm: ReadyArm) -> Finding:
     if public := arm.public_bytes():
         what += f"; public data {format_bytes(public)} once"
     return Finding("fact", f"arm {arm.name!r}", what)
+
+
+def _privacy(arm: ReadyArm) -> list[Finding]:
+    """Tell what clients will have spent after the last round, and what of their messages noise covers."""
+    mechanism = arm.mechanism
+    if mechanism is None:
+        return []
+    epsilons = planned_epsilons(arm)
+    least, most = min(epsilons), max(epsilons)
+    spent = (
+        f"{most:.3g}" if least == most else f"{least:.3g} to {most:.3g}, by how often a client takes part,"
+    )
+    noise, sent = getattr(mechanism, "noise", None), ", ".join(told_of(arm.method.uplinks)) or "nothing"
+    what = (
+        f"{mechanism.kind}{'' if noise is None else f' with noise {noise:g}'}: after {arm.rounds} rounds"
+        f" ε = {spent} at δ = {mechanism.delta:g}, for {mechanism.unit}; what leaves a client: {sent}"
+    )
+    return [Finding("fact", f"arm {arm.name!r}", what)]
 
 
 def _memory(experiment: Experiment, task: Task, arms: Sequence[ReadyArm]) -> Finding:

@@ -53,12 +53,29 @@ class RoundJson(Measured):
     memory: NotRequired[int]
 
 
+class PrivacyJson(TypedDict):
+    """What noise has kept private: (ε, δ)-differential privacy for each client, over the rounds so far.
+
+    ``mechanism`` is the kind in `[privacy]`; ``unit`` is how neighbouring data sets differ; ``against`` is
+    who may know all else. ``epsilon`` is what each client has spent, by number, and 0 for one that has not
+    worked; absent with `evaluate.hide_sites`. ``most`` is the largest.
+    """
+
+    mechanism: str
+    unit: str
+    against: str
+    delta: float
+    epsilon: NotRequired[dict[str, float]]
+    most: float
+
+
 class SeedJson(TypedDict):
     """What an arm did with one seed; a view that its method does not have is absent from its rounds.
 
     ``multiply_adds`` and ``memory`` are absent if they are from any of the rounds. ``bytes_evaluation`` is
     what measuring ``server@own`` has made cross, both ways: it is in no other number, and absent if it is 0.
-    ``liars`` are the clients that lie by `[attack]`; absent without one.
+    ``liars`` are the clients that lie by `[attack]`; absent without one. ``privacy`` is what `[privacy]` has
+    kept; absent without it.
 
     ``reliability`` is how far the server followed each client, from 0 to 1, the mean over rounds, by number;
     ``distrusted`` are those below half of the median. Both are absent where a method follows all alike, and
@@ -69,6 +86,7 @@ class SeedJson(TypedDict):
     status: Status
     error: str | None
     liars: NotRequired[list[int]]
+    privacy: NotRequired[PrivacyJson]
     reliability: NotRequired[dict[str, float]]
     distrusted: NotRequired[list[int]]
     parameters: dict[str, int]

@@ -38,6 +38,7 @@ from fedistill.federation.round import play_round
 from fedistill.methods.registry import create_method
 from fedistill.models.huggingface.folder import digest_of
 from fedistill.models.saved_start import start_digest
+from fedistill.privacy.registry import NONE
 from fedistill.training.devices import find_device
 
 
@@ -66,7 +67,17 @@ def resolve(experiment: Experiment, task: Task) -> Experiment:
     partition = Natural() if task.client_names else Iid()
     runtime = experiment.runtime.model_copy(update={"device": find_device(experiment.runtime.device).type})
     settled = settle(experiment, task.signature.kind, len(task.clients), partition)
-    return settled.model_copy(update={"runtime": runtime})
+    arms = [_with_noise(arm, settled, task) for arm in settled.arms]
+    return settled.model_copy(update={"runtime": runtime, "arms": arms})
+
+
+def _with_noise(arm: Arm, experiment: Experiment, task: Task) -> Arm:
+    """Return the arm with all settings of its privacy, so that the noise for a budget is found only once."""
+    if arm.privacy is None:
+        return arm
+    mechanism = ReadyArm.of(arm, experiment, task).mechanism
+    table = {"kind": NONE} if mechanism is None else mechanism.model_dump(exclude_none=True)
+    return arm.model_copy(update={"privacy": table})
 
 
 def settle(experiment: Experiment, data: InputKind, clients: int, partition: Partition) -> Experiment:

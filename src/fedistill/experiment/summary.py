@@ -19,6 +19,7 @@ from fedistill.experiment.results import (
     ArmJson,
     ArmOfSeedsJson,
     HardwareJson,
+    PrivacyJson,
     ResultsJson,
     ResultsOfSeedsJson,
     RoundJson,
@@ -31,6 +32,7 @@ from fedistill.federation.arm import ReadyArm
 from fedistill.federation.executor import TORCH_THREADS, cores
 from fedistill.federation.history import ArmRun, RoundRecord
 from fedistill.federation.metrics import Metric
+from fedistill.federation.privacy_budget import spent_epsilons
 from fedistill.training.devices import CPU, device_name
 
 _PACKAGES = ("torch", "numpy", "datasets", "flwr-datasets", "constriction")
@@ -87,6 +89,8 @@ def seed_json(arm: SeedJson) -> SeedJson:
     }
     if "multiply_adds" in arm and "memory" in arm:
         found["multiply_adds"], found["memory"] = arm["multiply_adds"], arm["memory"]
+    if "privacy" in arm:
+        found["privacy"] = arm["privacy"]
     if "liars" in arm:
         found["liars"] = arm["liars"]
     if "reliability" in arm and "distrusted" in arm:
@@ -198,6 +202,9 @@ def arm_json(arm: ReadyArm, run: ArmRun, status: Status, error: str | None) -> A
     }
     if arm.liars and not arm.evaluate.hide_sites:
         found["liars"] = list(arm.liars)
+    privacy = privacy_json(arm, run)
+    if privacy is not None:
+        found["privacy"] = privacy
     reliability = mean_reliability(run.records)
     if reliability:
         found["reliability"], found["distrusted"] = reliability, distrusted(reliability)
@@ -207,6 +214,24 @@ def arm_json(arm: ReadyArm, run: ArmRun, status: Status, error: str | None) -> A
     crossed = [one.measured["evaluation"] for one in run.records if "evaluation" in one.measured]
     if crossed:
         found["bytes_evaluation"] = sum(one["up"] + one["down"] for one in crossed)
+    return found
+
+
+def privacy_json(arm: ReadyArm, run: ArmRun) -> PrivacyJson | None:
+    """Return what each client has spent of its privacy so far, or None for an arm without noise."""
+    mechanism = arm.mechanism
+    if mechanism is None:
+        return None
+    epsilons = [math.ceil(epsilon * 1e4) / 1e4 for epsilon in spent_epsilons(arm, run.records)]
+    found: PrivacyJson = {
+        "mechanism": mechanism.kind,
+        "unit": mechanism.unit,
+        "against": mechanism.against,
+        "delta": mechanism.delta,
+        "most": max(epsilons, default=0.0),
+    }
+    if not arm.evaluate.hide_sites:
+        found["epsilon"] = {str(client): epsilon for client, epsilon in enumerate(epsilons)}
     return found
 
 

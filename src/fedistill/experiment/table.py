@@ -4,6 +4,7 @@ With several seeds, accuracies, bytes and work are means ± sample standard devi
 that are done, and bytes to reach an accuracy are medians with their ranges.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 from rich import box
@@ -43,6 +44,7 @@ def rows(results: AnyResultsJson, measure: Measure = ACCURACY) -> list[list[str]
                 _name(results, arm),
                 f"{models} -> {arm['server_model'] or '-'}",
                 *(_view(arm, view, measure) for view in _views(results)),
+                *([_epsilon(seeds)] if _is_private(results) else []),
                 _bytes([sum(r["bytes_up"] for r in one["rounds"]) for one in seeds]),
                 _bytes([sum(r["bytes_down"] for r in one["rounds"]) for one in seeds]),
                 _bytes([one["bytes_setup"] for one in seeds]),
@@ -77,6 +79,12 @@ def _view(arm: AnyArmJson, view: str, measure: Measure) -> str:
         return f"{measure.write(last)} ({measure.write(best)} @{number})"
     lasts, bests = [last for last, _, _ in found], [best for _, best, _ in found]
     return f"{_values(lasts, measure)} ({_values(bests, measure)})"
+
+
+def _epsilon(seeds: Sequence[SeedJson]) -> str:
+    """Return the most that a client has spent of its privacy with any seed, rounded up."""
+    spent = [one["privacy"]["most"] for one in seeds if "privacy" in one]
+    return f"{math.ceil(max(spent) * 100) / 100:g}" if spent else "-"
 
 
 def _values(values: Sequence[float], measure: Measure) -> str:
@@ -120,12 +128,18 @@ def headings(results: AnyResultsJson) -> tuple[str, ...]:
     """Return the names of the columns.
 
     Only a run on a network has transport overhead, only one whose clients have evaluated the server's model
-    has ``server@own`` and the bytes of that, and only one in which it was counted has the clients' work.
+    has ``server@own`` and the bytes of that, only one in which it was counted has the clients' work, and only
+    one with noise has ε.
     """
     transport = ("transport",) if _on_network(results) else ()
     evaluation = ("evaluation",) if _evaluated_at_sites(results) else ()
     work = _WORK if _counts_work(results) else ()
-    return ("arm", "clients -> server", *_views(results), *_BYTES, *transport, *evaluation, *work)
+    privacy = (_EPSILON,) if _is_private(results) else ()
+    return ("arm", "clients -> server", *_views(results), *privacy, *_BYTES, *transport, *evaluation, *work)
+
+
+def _is_private(results: AnyResultsJson) -> bool:
+    return any("privacy" in one for arm in results["arms"] for one in of_seeds(arm))
 
 
 def _on_network(results: AnyResultsJson) -> bool:
@@ -140,9 +154,10 @@ def _counts_work(results: AnyResultsJson) -> bool:
     return any("multiply_adds" in one for arm in results["arms"] for one in of_seeds(arm))
 
 
+_EPSILON = "ε"
 _BYTES = ("up", "down", "set-up", "public data", "total", "total + public")
 _WORK = ("multiply-adds", "memory")
-_ALWAYS = ("arm", *VIEWS, "up", "down")
+_ALWAYS = ("arm", *VIEWS, _EPSILON, "up", "down")
 _DISPENSABLE = (
     "clients -> server",
     "transport",
@@ -346,6 +361,14 @@ def markdown(results: AnyResultsJson, measure: Measure = ACCURACY) -> str:
             "",
             "Bytes are summed over clients. Multiply-adds are those of one client in all rounds, the mean"
             " over clients; memory is what a training step takes, at the client where it takes most.",
+        ]
+    if _is_private(results):
+        every = [one for arm in results["arms"] for one in of_seeds(arm)]
+        deltas = sorted({one["privacy"]["delta"] for one in every if "privacy" in one})
+        lines += [
+            "",
+            f"ε is the most that a client has spent of its privacy, at δ = {', '.join(map(str, deltas))};"
+            " results.json says what it protects, and from whom.",
         ]
     return "\n".join(lines)
 

@@ -27,6 +27,7 @@ from fedistill.federation.history import ArmRun
 from fedistill.federation.ledger import SETUP_ROUND, Ledger
 from fedistill.federation.local_rounds import fixed_rounds
 from fedistill.federation.metrics import CONFUSION, Metric, find_metrics
+from fedistill.federation.privacy_settings import privacy_in, with_noise, with_noisy_votes
 from fedistill.federation.scores import Answers
 from fedistill.federation.setup import is_alone, start_frame, vocabulary_frame
 from fedistill.methods.participants import Client, ClientInfo, FederationInfo, Server
@@ -35,6 +36,7 @@ from fedistill.models import registry as models
 from fedistill.models.huggingface.folder import check_digests
 from fedistill.models.saved_start import load_starts
 from fedistill.models.signature import Signature
+from fedistill.privacy.mechanisms import DpSgd, Mechanism
 from fedistill.rng import SERVER, scoped
 from fedistill.training.model_state import ModelState, WeightLayout
 
@@ -78,6 +80,7 @@ class ReadyArm:
     evaluate: Evaluate
     metrics: tuple[Metric, ...]
     attack: Attack | None = None
+    privacy: Mechanism | None = None
 
     @classmethod
     def of(cls, config: Arm, experiment: Experiment, task: Task) -> "ReadyArm":
@@ -89,7 +92,8 @@ class ReadyArm:
         config = resolve_arm(config)
         assert config.codec is not None
         seed = experiment.seed if config.seed is None else config.seed
-        method = create_method(config)
+        privacy = privacy_in(config)
+        method = with_noisy_votes(create_method(config), privacy)
         up, down = codecs.pair(config.codec)
         return cls(
             config=config,
@@ -103,6 +107,7 @@ class ReadyArm:
             evaluate=experiment.evaluate,
             metrics=find_metrics(experiment.evaluate.metrics),
             attack=attack_of(experiment),
+            privacy=privacy,
         )
 
     @property
@@ -143,6 +148,15 @@ class ReadyArm:
             return {}
         built = {name: models.build_model(name, self.signature(name), self.seed, SERVER) for name in names}
         return load_starts(config.start, config.start_digest, built)
+
+    @cached_property
+    def mechanism(self) -> Mechanism | None:
+        """What makes the arm private, with the noise that its budget allows.
+
+        Raises:
+            ExperimentError: no noise is enough; or a package is missing.
+        """
+        return with_noise(self.privacy, self.train, self.rounds)
 
     @cached_property
     def liars(self) -> tuple[int, ...]:
@@ -270,6 +284,7 @@ class ReadyArm:
             data=self.task.clients[client],
             private=lambda model: self.task.client_inputs(client, models.preprocessing(model)),
             server_model=self.config.models.server,
+            dp_sgd=self.mechanism if isinstance(self.mechanism, DpSgd) else None,
         )
 
     def server(self, round: int) -> Server:

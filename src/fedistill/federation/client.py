@@ -13,9 +13,12 @@ from fedistill.communication.messages.base import Message
 from fedistill.communication.protocol.endpoints import ClientEndpoint, StaleState
 from fedistill.errors import TrainingError
 from fedistill.federation.arm import ReadyArm
-from fedistill.federation.client_states import LINK, METHOD
+from fedistill.federation.client_states import LINK, METHOD, PRIVACY
 from fedistill.federation.failures import failing_at
+from fedistill.federation.privacy_settings import check_steps
 from fedistill.methods.base import AnyState
+from fedistill.privacy.local import private_message
+from fedistill.privacy.mechanisms import LocalMechanism
 from fedistill.rng import scoped
 from fedistill.state import State, decode_state, encode_state, from_plain, to_plain
 from fedistill.training.cost import Cost, counting
@@ -68,16 +71,28 @@ def run_client(arm: ReadyArm, client: int, round: int, state: bytes, frame: byte
                 received = end.receive(arm.method.downlinks, frame, context)
             except StaleState:
                 # What the link kept, a residual too, belongs to a memory that is given up.
-                return ClientResult(_kept(before, {}), end.refresh(), time.perf_counter() - started, Cost())
+                return ClientResult(
+                    _kept(before, {}, kept.get(PRIVACY, {})),
+                    end.refresh(),
+                    time.perf_counter() - started,
+                    Cost(),
+                )
         # Dropout layers know only torch's global generator.
         with scoped(arm.seed, "layers", client, round), counting() as counter:
             after, message = arm.method.client_step(before, own, received)
         check_finite(after)
+        kept_answers = kept.get(PRIVACY, {})
+        if arm.privacy is not None:
+            check_steps(arm.privacy, own)
+            if isinstance(arm.privacy, LocalMechanism) and message is not None:
+                message, kept_answers = private_message(
+                    message, kept_answers, arm.privacy, context, arm.seed, round
+                )
         if attack is not None and message is not None:
             message = attack.sent(message, Liar(arm.seed, client, round, received, context))
         reply = b"" if message is None else end.reply(message, context)
         seconds = time.perf_counter() - started
-        return ClientResult(_kept(after, end.kept()), reply, seconds, counter.cost)
+        return ClientResult(_kept(after, end.kept(), kept_answers), reply, seconds, counter.cost)
 
 
 def client_state(arm: ReadyArm, client: int, state: bytes) -> AnyState:
@@ -91,9 +106,12 @@ def client_state(arm: ReadyArm, client: int, state: bytes) -> AnyState:
     return arm.method.start_client(arm.client(client, round=0))
 
 
-def _kept(method: AnyState, link: State) -> bytes:
-    """What a client keeps until it takes part again: the method's state and its link's; empty if neither."""
-    parts = {METHOD: to_plain(method), LINK: link}
+def _kept(method: AnyState, link: State, answers: State) -> bytes:
+    """What a client keeps until it takes part again: the method's state, its link's, and its private answers.
+
+    Empty if there is none of them.
+    """
+    parts = {METHOD: to_plain(method), LINK: link, PRIVACY: answers}
     kept = {name: part for name, part in parts.items() if part}
     return encode_state(kept) if kept else b""
 

@@ -7,8 +7,11 @@ from torch import Tensor
 
 from fedistill.state import State, Value, as_bytes, as_tensor, blob_digest, decode_state, encode_state
 
-METHOD, LINK = "method", "link"
-"""The two parts of a client's state: the method's, and what its link shares with the server."""
+METHOD, LINK, PRIVACY = "method", "link", "privacy"
+"""The parts of a client's state: the method's, what its link shares with the server, and the answers that it
+has made private."""
+_WHOLE = {METHOD, PRIVACY}
+"""Those of which each is one blob."""
 
 
 class Shelf(Protocol):
@@ -82,8 +85,9 @@ class ClientStates(MutableMapping[int, bytes]):
 def split_state(state: bytes) -> tuple[bytes, dict[str, bytes]]:
     """Return a client's state as a list of blobs, many of which it may have in common with others or earlier.
 
-    These are what the method keeps, and each thing that the link does (`ClientEndpoint.kept`), by their
-    place, for example ``link/after/memory/parts/up``; in the list, their digests stand in their place.
+    These are what the method keeps, the private answers, and each thing that the link does
+    (`ClientEndpoint.kept`), by their place, for example ``link/after/memory/parts/up``; in the list, their
+    digests stand in their place.
     """
     plain = decode_state(state)
     blobs: dict[str, bytes] = {}
@@ -94,8 +98,8 @@ def split_state(state: bytes) -> tuple[bytes, dict[str, bytes]]:
         blobs[place] = as_bytes(value)
         return blob_digest(blobs[place]).hex()
 
-    if METHOD in plain:
-        plain[METHOD] = as_tensor(encode_state(plain[METHOD]))
+    for part in _WHOLE & plain.keys():
+        plain[part] = as_tensor(encode_state(plain[part]))
     return encode_state(_changed(plain, take)), blobs
 
 
@@ -110,8 +114,8 @@ def join_state(listed: bytes, blob: Callable[[bytes], bytes]) -> bytes:
         return as_tensor(blob(bytes.fromhex(value))) if isinstance(value, str) else value
 
     plain = _changed(decode_state(listed), put_back)
-    if METHOD in plain:
-        plain[METHOD] = decode_state(as_bytes(plain[METHOD]))
+    for part in _WHOLE & plain.keys():
+        plain[part] = decode_state(as_bytes(plain[part]))
     return encode_state(plain)
 
 

@@ -40,6 +40,7 @@ from fedistill.flower.app_template import asked_for
 from fedistill.flower.parent_watch import end_with_parent
 from fedistill.flower.serde import Answer, Order, open_order, seal_answer
 from fedistill.models.checks import check_model
+from fedistill.privacy.registry import refuse_privacy_on_network
 from fedistill.state import write_file
 from fedistill.training.devices import computing
 
@@ -75,6 +76,7 @@ class Node:
         """
         self.experiment = asked_for(run)
         refuse_on_network(self.experiment)
+        refuse_privacy_on_network(self.experiment)
         # How many sites a natural partition has is known once the data have been read.
         self.client = _client_number(own, self.experiment.task.clients or MOST_CLIENTS)
         self._config = own

@@ -25,6 +25,7 @@ from fedistill.flower.app_template import ended
 from fedistill.flower.event_tail import EventTail
 from fedistill.flower.processes import TrialNetwork
 from fedistill.flower.told_callbacks import ToldCallbacks
+from fedistill.privacy.registry import refuse_privacy_on_network
 
 _POLL_SECONDS = 0.5
 _ASK_SECONDS = 30.0
@@ -51,6 +52,7 @@ def _run_one(
     experiment: Experiment, out: Path, command: str, watcher: Watcher, callbacks: Callbacks
 ) -> ResultsJson:
     refuse_on_network(experiment)
+    refuse_privacy_on_network(experiment)
     RunFolder.check_free(out)
     if (out / "flower").exists():
         raise ExperimentError(

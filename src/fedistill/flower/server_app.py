@@ -21,6 +21,7 @@ from fedistill.flower.app_template import asked_for, ended
 from fedistill.flower.executor import FlowerExecutor
 from fedistill.flower.log import RunLog
 from fedistill.flower.parent_watch import end_with_parent
+from fedistill.privacy.registry import refuse_privacy_on_network
 from fedistill.state import write_file
 
 app = ServerApp()
@@ -57,6 +58,7 @@ def _play(grid: Grid, asked: Experiment, out: Path, command: str) -> None:
         ExperimentError: the folder holds another run.
     """
     refuse_on_network(asked)
+    refuse_privacy_on_network(asked)
     folder = RunFolder(out)
     begun = (out / "experiment.toml").exists()
     if begun:

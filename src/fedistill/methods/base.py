@@ -129,6 +129,15 @@ class Method(ABC, Generic[Up, Down, ServerStateT, ClientStateT]):
     one_shot: ClassVar[bool] = False
     """Each client sends one message in a run; once the server has it, nothing more crosses."""
 
+    beyond_model: ClassVar[str | None] = (
+        "numbers of which its class does not say that they depend on private data through a trained model"
+        " alone (`beyond_model = None`)"
+    )
+    """What clients send that depends on their private data otherwise than through a model that
+    `shared.own_model.train_private` has trained, once in a step, by a loss that is a mean over its samples;
+    it follows "clients send" in the message that refuses DP-SGD. None if there is nothing but the number of
+    samples."""
+
     clients_build_common: bool = False
     """Whether clients call `Participant.common_model`, so that they must hold the saved model that an arm may
     start from; it may depend on the settings."""

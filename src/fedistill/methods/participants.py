@@ -13,6 +13,7 @@ from fedistill.errors import TrainingError
 from fedistill.models import registry as models
 from fedistill.models.features import width
 from fedistill.models.signature import Signature
+from fedistill.privacy.mechanisms import DpSgd
 from fedistill.rng import SERVER, stream
 from fedistill.training.model_state import ModelState, WeightLayout
 
@@ -188,12 +189,16 @@ class Client(Participant):
         data: its private samples as stored, and their labels (n,).
         private: returns these samples as the named model takes them; methods use `inputs`.
         server_model: name of the server's model.
+        dp_sgd: how its model is to be trained on these samples, unless without noise.
+        noisy_steps: how many steps each such training has taken; `methods.shared.own_model` notes them.
     """
 
     id: int
     data: Labelled
     private: Callable[[str], Tensor]
     server_model: str
+    dp_sgd: DpSgd | None = None
+    noisy_steps: list[int] = field(default_factory=list, compare=False)
 
     @property
     def stream_client(self) -> int:

@@ -38,6 +38,7 @@ class Fd(Method[ClassOutputs, ClassOutputs, ClassTables, Learner]):
     paper = "Jeong et al., 2018, arXiv 1811.11479, algorithm 1"
     exchanges = "mean softmax output of each class"
     byte_formula = "up = down = bC²/8"
+    beyond_model = "mean outputs over their private samples of each class"
     uplink = ClassOutputs
     downlink = ClassOutputs
     ServerState = ClassTables

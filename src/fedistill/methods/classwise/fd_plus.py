@@ -56,6 +56,7 @@ class FdPlus(Method[WeightsAndOutputs, WeightsAndOutputs, FdPlusServer, NoState]
     paper = "Jeong et al., 2018, arXiv 1811.11479; with weights: Zhu et al., 2021, arXiv 2105.10056, table 1"
     exchanges = "all weights, mean softmax output of each class"
     byte_formula = "up = down = b(|θ|+C²)/8"
+    beyond_model = "mean outputs over their private samples of each class"
     uplink = WeightsAndOutputs
     downlink = WeightsAndOutputs
     ServerState = FdPlusServer

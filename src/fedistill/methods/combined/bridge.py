@@ -79,6 +79,9 @@ class Bridge(
     paper = "ours"
     exchanges = "votes and pooled labels once, then changes of a part of the weights"
     byte_formula = "up = down = nH/8 once, then s|θ_client|H'/8"
+    beyond_model = (
+        "how many samples of each class they have, and votes for the classes that they have many of"
+    )
     uplink = BridgeReply
     downlink = BridgeRequest
     ServerState = BridgeServer

@@ -73,6 +73,7 @@ class TallyLike(Method[TallyReply, TallyRequest, TallyServer, TallyClient]):
     paper = "TallyTrain, 2026, arXiv 2607.00173 (abstract)"
     exchanges = "votes on public samples; weights in every few exchanges"
     byte_formula = "up = down = nH/8, H at most about log2(C), or b|θ_client|/8"
+    beyond_model = None
     uplink = TallyReply
     downlink = TallyRequest
     ServerState = TallyServer

@@ -19,6 +19,7 @@ class Local(Method[Message, Message, NoState, Learner]):
     paper = "control"
     exchanges = "nothing"
     byte_formula = "0"
+    beyond_model = None
     ClientState = Learner
 
     def start_server(self, server: Server) -> NoState:

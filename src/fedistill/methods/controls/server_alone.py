@@ -20,6 +20,7 @@ class ServerAlone(Method[Message, Message, Learner, NoState]):
     paper = "control"
     exchanges = "nothing"
     byte_formula = "0"
+    beyond_model = None
     needs = Needs(public=("server",), public_labels=True)
     ServerState = Learner
 

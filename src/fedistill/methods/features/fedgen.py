@@ -71,15 +71,15 @@ class FedGen(Method[CountedWeights, GeneratorWeights, FedGenServer, FedGenClient
     counts up; mean weights, the generator and the class shares down. Bytes: ``b (|θ| + C) / 8`` up,
     ``b (|θ| + |G| + C) / 8`` down, b bits per number. Codecs of updates cannot be used.
 
-    The paper uses the loss of mean logits; a_k comes from its code, which also has alpha = 10, a decay of
-    0.98, uniformly drawn labels, batch norm in the generator and a KL term between the outputs on real and
-    generated features.
+    The paper uses the loss of mean logits; a_k is from its code, which also has alpha = 10, a decay of 0.98,
+    uniformly drawn labels, batch norm in the generator, and a KL term between outputs on real and made data.
     """
 
     name = "fedgen"
     paper = "Zhu et al., 2021, arXiv 2105.10056, algorithm 1, and its published code"
     exchanges = "weights or last layer and label counts; a feature generator back"
     byte_formula = "up = b(|θ|+C)/8, down = b(|θ|+|G|+C)/8"
+    beyond_model = "how many samples of each class they have"
     uplink = CountedWeights
     downlink = GeneratorWeights
     ServerState = FedGenServer

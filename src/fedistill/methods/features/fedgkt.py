@@ -70,6 +70,7 @@ class FedGkt(Method[PrivateOutputs, PrivateLogits, FedGktServer, Learner]):
     paper = "He et al., 2020, arXiv 2007.14513, and its published code"
     exchanges = "features and logits of every private sample up (labels once); logits down"
     byte_formula = "up = bn_k(d+C)/8 + 1 (once + n_k H(y)/8), down = bn_kC/8"
+    beyond_model = "features, logits and classes of their private samples"
     uplink = PrivateOutputs
     downlink = PrivateLogits
     ServerState = FedGktServer

@@ -60,6 +60,7 @@ class Cfd(Method[SoftLabels, SoftLabels, LabelServer, CfdClient]):
     paper = "Sattler et al., 2021, arXiv 2012.00632, equations 10-17"
     exchanges = "quantised soft labels on public samples"
     byte_formula = "up = down = n(H + η)/8"
+    beyond_model = None
     uplink = SoftLabels
     downlink = SoftLabels
     ServerState = LabelServer

@@ -75,6 +75,7 @@ class Comet(SampledPublic[SoftLabels, SoftLabels, CometServer, Learner]):
     paper = "Cho et al., 2021, arXiv 2109.08119 (abstract)"
     exchanges = "soft labels on public samples up, the mean of the client's cluster down"
     byte_formula = "up = down = bnC/8"
+    beyond_model = "labels of a model whose loss on private samples has a part on public ones"
     uplink = SoftLabels
     downlink = SoftLabels
     ServerState = CometServer

@@ -31,6 +31,7 @@ class DsFl(DrawnLabels[SoftLabels, SoftLabels]):
     paper = "Itahara et al., 2020, arXiv 2008.06180; order of steps as in its authors' SCARLET code"
     exchanges = "soft labels on public samples"
     byte_formula = "up = down = bnC/8"
+    beyond_model = None
     uplink = SoftLabels
     downlink = SoftLabels
     Settings = DsFlSettings

@@ -74,6 +74,7 @@ class FedGems(SampledPublic[ChosenLabels, ChosenLabels, FedGemsServer, Learner])
     paper = "Cheng et al., 2021, arXiv 2110.11027, without labels on public samples"
     exchanges = "soft labels of public samples: the server's if confident, else the clients'"
     byte_formula = "down = bsC/8, up = b(n - s)C/8"
+    beyond_model = None
     uplink = ChosenLabels
     downlink = ChosenLabels
     ServerState = FedGemsServer

@@ -65,6 +65,9 @@ class FedMd(SampledPublic[Logits, Logits, FedMdServer, FedMdClient]):
     paper = "Li and Wang, 2019, arXiv 1910.03581, algorithm 1"
     exchanges = "logits on public samples"
     byte_formula = "up = down = bnC/8"
+    beyond_model = (
+        "logits of a model that trains for more epochs before its first exchange than the budget counts"
+    )
     uplink = Logits
     downlink = Logits
     ServerState = FedMdServer

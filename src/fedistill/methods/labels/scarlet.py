@@ -64,6 +64,7 @@ class Scarlet(Method[DueLabels, FreshLabels, ScarletServer, Learner]):
     paper = "Azuma et al., 2025, arXiv 2504.19602, and its published code"
     exchanges = "soft labels on public samples that are not cached"
     byte_formula = "up = down = bmC/8, m ≤ n"
+    beyond_model = None
     uplink = DueLabels
     downlink = FreshLabels
     ServerState = ScarletServer

@@ -67,6 +67,7 @@ class UwaLike(SampledPublic[ScoredLabels, SoftLabels, LabelServer, ScoredClient]
     paper = "Kovalchuk et al., 2025, arXiv 2509.15147 (abstract)"
     exchanges = "soft labels on public samples, densities of these once"
     byte_formula = "up = bnC/8 (once + NH/8, H at most 6), down = bnC/8"
+    beyond_model = "how likely each public sample is among their own"
     uplink = ScoredLabels
     downlink = SoftLabels
     ServerState = LabelServer

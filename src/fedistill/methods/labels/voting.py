@@ -39,6 +39,7 @@ class Voting(DrawnLabels[Votes, Votes]):
     paper = "TallyTrain, 2026, arXiv 2607.00173 (abstract)"
     exchanges = "the most probable class of each public sample"
     byte_formula = "up = down = n H/8, H at most about log2(C)"
+    beyond_model = None
     uplink = Votes
     downlink = Votes
     codec = "onehot"

@@ -71,6 +71,7 @@ class Abstaining(SampledPublic[ChosenLabels, ChosenLabels, AbstainingServer, Abs
     """
 
     uplink = ChosenLabels
+    beyond_model = "labels of those public samples that are like their own"
     downlink = ChosenLabels
     ServerState = AbstainingServer
     ClientState = AbstainingClient

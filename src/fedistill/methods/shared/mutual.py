@@ -45,6 +45,10 @@ class MutualLearning(Method[TrainedWeights, Weights, ServerModel, Learner]):
     """
 
     exchanges = "weights of the server's model"
+    beyond_model = (
+        "weights that have learned from a model which never leaves them, and is trained along"
+        " without noise of its own"
+    )
     byte_formula = "up = down = b|θ_server|/8"
     uplink = TrainedWeights
     downlink = Weights

@@ -6,6 +6,7 @@ from typing import Self
 from torch import Tensor, nn
 
 from fedistill.methods.participants import Client, Participant
+from fedistill.privacy.dp_sgd import fit_privately
 from fedistill.rng import stream
 from fedistill.state import State
 from fedistill.training.augmentation import augmentation
@@ -48,13 +49,28 @@ def train_private(
     epochs: int | None = None,
     label_losses: Loss | None = None,
 ) -> None:
-    """Train on the client's private samples with the arm's training settings.
+    """Train on the client's private samples with the arm's training settings, and with noise if it has some.
 
     Args:
         epochs: in place of those of the settings.
         label_losses: the part of the loss on labels alone, by which early stopping judges; default: that of
             logits (b, C).
     """
+    if client.dp_sgd is not None:
+        steps = client.dp_sgd.steps(client.train, epochs)
+        fit_privately(
+            model,
+            optimizer,
+            client.inputs(),
+            loss,
+            client.dp_sgd,
+            steps=steps,
+            draws=client.stream("private"),
+            noise=client.stream("private noise"),
+            augment=augmentation(client.train.augment, client.stream("augment")),
+        )
+        client.noisy_steps.append(steps)
+        return
     plain = label_losses or label_loss(client.train, client.data.labels, client.classes)
     train_on_labels(model, optimizer, client, client.inputs(), loss, plain, "private", epochs)
 

@@ -49,6 +49,7 @@ class PrototypeMethod(Method[Prototypes, Prototypes, PrototypeStateT, Learner]):
     """Clients pull features towards the global prototypes and send the mean features of their classes."""
 
     exchanges = "mean features of each class"
+    beyond_model = "mean features of their private samples of each class"
     byte_formula = "up = bC_kd/8 + log2(C over C_k)/8, down = bCd/8"
     uplink = Prototypes
     downlink = Prototypes

@@ -50,6 +50,7 @@ class SumsOfStatistics(Method[StatisticsT, StatisticsRequest, CollectedT, NoStat
     depends on the sum alone.
     """
 
+    beyond_model = "sums over their private samples"
     downlink = StatisticsRequest
     one_shot = True
     settings: StatisticsSettings

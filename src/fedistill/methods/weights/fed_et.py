@@ -64,6 +64,7 @@ class FedEt(SmallModels):
 
     name = "fed-et"
     paper = "Cho et al., 2022, arXiv 2204.12703"
+    beyond_model = None
     Settings = FedEtSettings
     settings: FedEtSettings
 

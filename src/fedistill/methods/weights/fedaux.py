@@ -61,6 +61,7 @@ class FedAux(Method[ScoredWeights, Weights, SmallModelsServer, FedAuxClient]):
     paper = "Sattler et al., 2021, arXiv 2102.02514 (abstract) and its published code"
     exchanges = "weights of the client's model, certainties of public samples once"
     byte_formula = "up = b|θ_client|/8 (once + NH/8, H at most 6), down = b|θ_client|/8"
+    beyond_model = "how certain a model of their own data is of each public sample"
     uplink = ScoredWeights
     downlink = Weights
     ServerState = SmallModelsServer

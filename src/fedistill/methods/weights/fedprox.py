@@ -22,6 +22,9 @@ class FedProx(WeightAveraging):
 
     name = "fedprox"
     paper = "Li et al., 2020, arXiv 1812.06127, equation 2"
+    beyond_model = (
+        "weights whose loss has a penalty that belongs to no record, and that DP-SGD would leave out"
+    )
     Settings = FedProxSettings
     settings: FedProxSettings
 

@@ -64,6 +64,7 @@ class RandomMask(MergesParts[MaskedReply, MaskedRequest, MaskServer, MaskClient]
     paper = "Konečný et al., 2016, arXiv 1610.05492, section 2 (random mask)"
     exchanges = "changes of a random part of the weights"
     byte_formula = "up = down = s|θ|H/8, H about 1.2 bits"
+    beyond_model = "changes of a part of the weights, which gradients of single records do not leave out"
     uplink = MaskedReply
     downlink = MaskedRequest
     ServerState = MaskServer

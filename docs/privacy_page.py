@@ -1,0 +1,127 @@
+"""Makes the tables of docs/privacy.md, from the package and from what benchmarks/privacy.py has measured."""
+
+import json
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from writing import between, table
+
+from fedistill.methods.registry import METHODS
+from fedistill.privacy.disclosures import BEFORE_ROUND_1, SOURCES, Source
+from fedistill.privacy.registry import MECHANISMS
+
+DOCS = Path(__file__).parent
+PAGE = DOCS / "privacy.md"
+RESULTS = DOCS.parent / "benchmarks" / "results" / "privacy.json"
+Rows = dict[str, dict[str, Any]]
+
+
+def page() -> str:
+    """The text of docs/privacy.md with its tables as they should be."""
+    text = PAGE.read_text(encoding="utf-8")
+    made = {
+        "mechanisms": mechanisms(),
+        "methods": methods(),
+        "fields": fields(),
+        "budgets": budgets(),
+        "labels": labels(),
+    }
+    for name, one in made.items():
+        text = between(text, name, one, PAGE.name)
+    return text
+
+
+def mechanisms() -> str:
+    """A row for each mechanism: what it does, its settings, whom it protects from whom, and its source."""
+    rows = []
+    for kind, mechanism in MECHANISMS.items():
+        what = " ".join((mechanism.__doc__ or "").split("\n\n")[0].split())
+        own = [
+            f"`{key}`{'' if field.is_required() or field.default is None else f' ({field.default})'}:"
+            f" {field.description}"
+            for key, field in mechanism.model_fields.items()
+            if key not in ("kind", "delta")
+        ]
+        rows.append((f"`{kind}`", what, "; ".join(own), mechanism.unit, mechanism.against, mechanism.source))
+    return table(("kind", "what it does", "settings", "data sets differ by", "against", "source"), rows)
+
+
+def methods() -> str:
+    """A row for each method: whether DP-SGD covers what it sends, and which other mechanisms take it."""
+    rows = []
+    for name, method in METHODS.items():
+        if not method.__module__.startswith("fedistill.") or name == "server-alone":
+            continue
+        others = [
+            kind
+            for kind, mechanism in MECHANISMS.items()
+            if method.uplink in getattr(mechanism, "messages", ())
+            or (kind == "noisy-votes" and name == "voting")
+        ]
+        beyond = method.beyond_model
+        rows.append(
+            (
+                f"[`{name}`](methods/{name}.md)",
+                "yes" if beyond is None else f"no: clients send {beyond}",
+                ", ".join(f"`{kind}`" for kind in others) or "-",
+            )
+        )
+    return table(("method", "`dp-sgd`", "others"), rows)
+
+
+def fields() -> str:
+    """A row for each message that clients send, and one for what they say before round 1."""
+    sent = {method.uplink for method in METHODS.values()}
+    rows = [(f"`{kind.__name__}`", _by_source(sources)) for kind, sources in SOURCES.items() if kind in sent]
+    return table(("message", "fields"), [*rows, ("before round 1", _by_source(BEFORE_ROUND_1))])
+
+
+def _by_source(sources: dict[str, Source]) -> str:
+    found: dict[str, list[str]] = {}
+    for name, source in sources.items():
+        found.setdefault(source.value, []).append(f"`{name}`")
+    return "; ".join(f"{', '.join(names)}: {source}" for source, names in found.items())
+
+
+def _kept(rows: str) -> list[Rows]:
+    kept: dict[str, Rows] = json.loads(RESULTS.read_text(encoding="utf-8"))
+    return [found for setting, found in kept.items() if setting.startswith(f"{rows},")]
+
+
+def budgets() -> str:
+    """A row for each method, and a column for each budget."""
+    seeds = _kept("dp-sgd")
+    names = dict.fromkeys(key.split("/")[0] for key in seeds[0])
+    columns = list(dict.fromkeys(key.split("/")[1] for key in seeds[0]))
+    rows = [(f"`{name}`", *(_accuracy(seeds, f"{name}/{column}") for column in columns)) for name in names]
+    first = next(iter(names))
+    noise = [seeds[0][f"{first}/{column}"]["noise"] for column in columns]
+    rows.append(("noise", *("-" if one is None else f"{one:g}" for one in noise)))
+    heads = tuple("no noise" if column == "none" else f"ε = {column}" for column in columns)
+    return table(("method", *heads), rows)
+
+
+def labels() -> str:
+    """A row for each mechanism and noise."""
+    seeds = _kept("votes")
+    rows = []
+    for key in seeds[0]:
+        method, kind, amount = key.split("/")
+        spent = seeds[0][key]["epsilon"]
+        setting = "each" if kind == "randomised-response" else "noise"
+        rows.append(
+            (
+                f"`{method}`",
+                "no noise" if kind == "none" else f"`{kind}`, {setting} = {amount}",
+                "-" if spent is None else f"{spent:.1f}",
+                _accuracy(seeds, key),
+            )
+        )
+    return table(("method", "mechanism", "ε of a client", "accuracy"), rows)
+
+
+def _accuracy(seeds: list[Rows], key: str) -> str:
+    """Return the mean over the seeds, with the range."""
+    found = [rows[key]["accuracy"] for rows in seeds if key in rows]
+    return f"{mean(found):.1%} ({min(found):.1%} to {max(found):.1%})"

@@ -1,0 +1,1 @@
+"""Differential privacy: what adds noise, and what it is worth."""
