@@ -29,6 +29,7 @@ ROOMS = [
     "models",
     "training",
     "aggregation",
+    "communication/secure_aggregation",
     "communication/protocol",
     "communication/codecs",
     "communication/messages",

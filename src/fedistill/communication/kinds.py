@@ -43,6 +43,10 @@ class Kind(IntEnum):
     EVALUATED_MODEL = 27
     COLUMN_SUMS = 28
     RECORD_ENCODING = 29
+    SECURE_KEYS = 40
+    SECURE_SHARES = 41
+    SECURE_ADDENDS = 42
+    SECURE_UNMASKING = 43
 
     @property
     def label(self) -> str:
