@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from fedistill.communication.secure_aggregation.collector import Collector, SecureTotal
+from fedistill.communication.secure_aggregation.collector import Collector
 from fedistill.communication.secure_aggregation.fixed_point import Addend
-from fedistill.communication.secure_aggregation.participant import SECRETS, Participant
+from fedistill.communication.secure_aggregation.participant import Participant
+from fedistill.communication.secure_aggregation.sizes import SECRETS
+from fedistill.communication.secure_aggregation.total import SecureTotal
 from fedistill.config.secure_sums import SecureSums
 
 Integers = Mapping[str, NDArray[np.int64]]

@@ -53,6 +53,10 @@ class Kind(IntEnum):
         return self.name.lower().replace("_", "-")
 
 
+SECURE_TURNS = (Kind.SECURE_KEYS, Kind.SECURE_SHARES, Kind.SECURE_UNMASKING)
+"""What the server sends in a secure sum, once a client has done its work."""
+
+
 def kind_of(number: int) -> int:
     """Return the member of `Kind` with this number, or the number itself if it is in `CUSTOM`.
 

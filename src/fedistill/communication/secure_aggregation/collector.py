@@ -1,39 +1,23 @@
 """The server's part of a secure sum: it passes on keys and shares, adds up, and takes off the masks."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-
-from torch import Tensor
 
 from fedistill.communication.entropy_coding.bit_packing import unpack
 from fedistill.communication.kinds import Kind
-from fedistill.communication.protocol.frame import Frame
 from fedistill.communication.secure_aggregation import turns
 from fedistill.communication.secure_aggregation.fixed_point import Addend
 from fedistill.communication.secure_aggregation.participant import pair_mask, zeros
 from fedistill.communication.secure_aggregation.primitives import (
-    SECRET,
     KeyPair,
     commitment,
     joined,
     mask,
     self_mask_key,
 )
+from fedistill.communication.secure_aggregation.sizes import ANNOUNCED, SEALED, SECRET
+from fedistill.communication.secure_aggregation.total import SecureTotal
 from fedistill.config.secure_sums import SecureSums
 from fedistill.errors import FrameError, TrainingError
-
-
-@dataclass(frozen=True)
-class SecureTotal:
-    """A sum.
-
-    Attributes:
-        clients: whose numbers are in it, ascending.
-        sums: float64, by the name of the addend and in its shape.
-    """
-
-    clients: tuple[int, ...]
-    sums: Mapping[str, Tensor]
 
 
 class Collector:
@@ -78,12 +62,11 @@ class Collector:
                 " (secure_sums.threshold), so that nothing was unmasked"
             )
 
-    def take_keys(self, client: int, data: bytes) -> Frame:
-        """Read the public keys of a client; return the frame, which names the state of its link."""
+    def take_keys(self, client: int, data: bytes) -> None:
+        """Read the public keys of a client."""
         frame = turns.opened(data, Kind.SECURE_KEYS, self._round, client, sections=1)
-        (keys,) = turns.parts(frame.sections[0], 1, turns.ANNOUNCED)
+        (keys,) = turns.parts(frame.sections[0], 1, ANNOUNCED)
         self._keys[client] = keys
-        return frame
 
     def keys(self) -> bytes:
         """Return the frame with the keys of all."""
@@ -93,7 +76,7 @@ class Collector:
     def take_shares(self, client: int, data: bytes) -> None:
         """Read a client's sealed shares, one for each other."""
         frame = turns.opened(data, Kind.SECURE_SHARES, self._round, client, sections=1)
-        self._sealed[client] = turns.parts(frame.sections[0], len(self._keys) - 1, turns.SEALED)
+        self._sealed[client] = turns.parts(frame.sections[0], len(self._keys) - 1, SEALED)
 
     def shares(self, client: int) -> bytes:
         """Return the frame with all shares for a client."""
@@ -174,14 +157,3 @@ class Collector:
         """Return where the share for a client is among those that another has sent: its own is left out."""
         place = self.members.index(receiver)
         return place - (receiver > sender)
-
-
-def expected_bytes(addends: Mapping[str, Addend], clients: int) -> tuple[int, int]:
-    """Return the payload bytes that a client sends and receives in a round in which nobody drops out.
-
-    Frames add about 11 bytes each, and the lists of clients about one byte per client.
-    """
-    masked = sum(-(-addend.count * addend.bits(clients) // 8) for addend in addends.values())
-    up = turns.ANNOUNCED + (clients - 1) * turns.SEALED + masked + clients * SECRET
-    down = clients * turns.ANNOUNCED + (clients - 1) * turns.SEALED
-    return up, down

@@ -21,7 +21,6 @@ from fedistill.communication.protocol.frame import StateId
 from fedistill.communication.secure_aggregation import turns
 from fedistill.communication.secure_aggregation.fixed_point import Addend
 from fedistill.communication.secure_aggregation.primitives import (
-    SECRET,
     KeyPair,
     commitment,
     mask,
@@ -30,13 +29,11 @@ from fedistill.communication.secure_aggregation.primitives import (
     split,
     unseal,
 )
+from fedistill.communication.secure_aggregation.sizes import ANNOUNCED, SEALED, SECRET, SHARES
 from fedistill.communication.tensor_specs import Classes
 from fedistill.config.secure_sums import SecureSums
 from fedistill.errors import FrameError
 from fedistill.state import as_bytes, as_tensor
-
-SECRETS = 3 * SECRET
-"""Bytes that a client draws in each round."""
 
 
 def _no_bytes() -> Tensor:
@@ -99,7 +96,7 @@ class Participant:
         frame = turns.opened(data, Kind.SECURE_KEYS, self.round, self.client, sections=2)
         members = turns.read_clients(frame.sections[0])
         needed = self._check_group(members, None, settings.needed(len(members)))
-        keys = turns.parts(frame.sections[1], len(members), turns.ANNOUNCED)
+        keys = turns.parts(frame.sections[1], len(members), ANNOUNCED)
         if keys[members.index(self.client)] != self._announced:
             raise FrameError("the server lists other keys for this client than it has sent")
         public = [part for key in keys for part in (key[:32], key[32:64])]
@@ -123,7 +120,7 @@ class Participant:
         frame = turns.opened(data, Kind.SECURE_SHARES, self.round, self.client, sections=2)
         sharing = turns.read_clients(frame.sections[0])
         self._check_group(sharing, self.members, settings.needed(len(self.members)))
-        sealed = iter(turns.parts(frame.sections[1], len(sharing) - 1, turns.SEALED))
+        sealed = iter(turns.parts(frame.sections[1], len(sharing) - 1, SEALED))
         shares = [
             as_bytes(self.shares) if member == self.client else self._unsealed(member, next(sealed))
             for member in sharing
@@ -143,7 +140,7 @@ class Participant:
         frame = turns.opened(data, Kind.SECURE_UNMASKING, self.round, self.client, sections=1)
         added = turns.read_clients(frame.sections[0])
         self._check_group(added, self.sharing, settings.needed(len(self.members)))
-        shares = turns.parts(as_bytes(self.shares), len(self.sharing), turns.SHARES)
+        shares = turns.parts(as_bytes(self.shares), len(self.sharing), SHARES)
         # Never both: with the two secrets of a client, its integers could be read.
         chosen = [
             both[SECRET:] if member in added else both[:SECRET]
@@ -168,8 +165,8 @@ class Participant:
         return pairs + commitment(self._secret(2))
 
     def _keys_of(self, member: int) -> bytes:
-        at = self.members.index(member) * turns.ANNOUNCED
-        return as_bytes(self.keys[at : at + turns.ANNOUNCED])
+        at = self.members.index(member) * ANNOUNCED
+        return as_bytes(self.keys[at : at + ANNOUNCED])
 
     def _sealing_key(self, sender: int, receiver: int) -> bytes:
         other = receiver if sender == self.client else sender

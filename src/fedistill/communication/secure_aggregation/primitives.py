@@ -18,14 +18,10 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from fedistill.communication.secure_aggregation.fixed_point import Addend
+from fedistill.communication.secure_aggregation.sizes import COMMITMENT
 from fedistill.communication.tensor_specs import Classes
 from fedistill.errors import FrameError
 
-SECRET = 16
-"""Bytes of a secret, and of a share of it."""
-PUBLIC_KEY = 32
-COMMITMENT = 16
-TAG = 16
 _NONCE = bytes(12)
 """A key seals one message, so that a nonce of zeros is never used twice with it."""
 
@@ -96,12 +92,12 @@ def unseal(key: bytes, sealed: bytes) -> bytes:
 
 def split(secret: bytes, needed: int, parts: int) -> list[bytes]:
     """Return shares of a secret, of which any ``needed`` give it back, and fewer say nothing about it."""
-    return [share for _, share in Shamir.split(needed, parts, secret)]
+    return [share for _, share in Shamir.split(needed, parts, secret, ssss=False)]
 
 
 def joined(shares: Sequence[tuple[int, bytes]]) -> bytes:
     """Return the secret from as many shares as are needed, each with its place among all, from 0."""
-    return Shamir.combine([(place + 1, share) for place, share in shares])
+    return Shamir.combine([(place + 1, share) for place, share in shares], ssss=False)
 
 
 def _derived(secret: bytes, purpose: str) -> bytes:

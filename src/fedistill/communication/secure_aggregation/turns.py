@@ -17,23 +17,8 @@ from collections.abc import Sequence
 from fedistill.communication.kinds import Kind, kind_label
 from fedistill.communication.protocol import frame as frames
 from fedistill.communication.protocol.frame import EVERYONE, Frame, StateId
-from fedistill.communication.secure_aggregation.primitives import (
-    COMMITMENT,
-    PUBLIC_KEY,
-    SECRET,
-    TAG,
-)
 from fedistill.communication.varint import read_varint, varint
 from fedistill.errors import FrameError
-
-ANNOUNCED = 2 * PUBLIC_KEY + COMMITMENT
-"""Bytes of the keys and the commitment of a client."""
-SHARES = 2 * SECRET
-"""Bytes of the two shares that a client has for another one."""
-SEALED = SHARES + TAG
-
-TURNS = (Kind.SECURE_KEYS, Kind.SECURE_SHARES, Kind.SECURE_UNMASKING)
-"""Kinds of the frames that the server sends."""
 
 
 def up(kind: Kind, round: int, client: int, *sections: bytes, state_id: StateId | None = None) -> bytes:
