@@ -35,7 +35,10 @@ def _method(arm: ReadyArm) -> Iterator[str]:
     method = arm.method
     if not isinstance(method, AddsUp):
         able = [name for name, kind in METHODS.items() if issubclass(kind, AddsUp)]
-        yield f"method {method.name}, which needs each client's message ({', '.join(able)} do not)"
+        yield (
+            f"method {method.name}, whose server reads each client's message (of {', '.join(able)} it needs"
+            " their sum)"
+        )
         return
     yield from method.without_sums(arm.federation)
     assert arm.secure_sums is not None

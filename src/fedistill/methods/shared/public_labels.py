@@ -154,7 +154,10 @@ class DrawnLabels(
     def _looks_at_replies(self) -> Iterator[str]:
         name = self.settings.aggregation.name
         if not isinstance(self.settings.aggregation, OfMean):
-            yield f"aggregation {name}, which looks at each client's labels (mean, era, majority do not)"
+            yield (
+                f"aggregation {name}, which looks at each client's labels (mean, era, enhanced-era and"
+                " majority do not)"
+            )
         if self.first is not None:
             yield "`start`, whose statistics the server reads client by client (leave it out)"
 
