@@ -286,7 +286,7 @@ def test_all_that_secure_sums_rule_out_is_refused_in_one_message() -> None:
         "aggregation reliability, which looks at each client's labels (mean, era, enhanced-era and",
         "`start`, whose statistics the server reads client by client (leave it out)",
         "2 clients per round, each of whom could tell what others send (task.clients times sampling.fraction",
-        'codec fp16 up, as masked integers have no shorter code (leave `codec` out, or write { up = "fp32",'
+        'codec fp16 up, as masked integers have no shorter code (leave `codec` out, or write { up = "fp32",',
         "attack boosted, which changes messages beyond what clients can add (attacks on labels go with it)",
         "or take secure_sums out",
     ):
