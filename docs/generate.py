@@ -264,7 +264,10 @@ def _index() -> str:
         )
         for name, method in _described().items()
     ]
-    keys = [(f"`{key}`", Arm.model_fields[key].description or "") for key in ("codec", "accumulate")]
+    keys = [
+        (f"`{key}`", Arm.model_fields[key].description or "")
+        for key in ("codec", "accumulate", "secure_sums")
+    ]
     keys += [("`models`, `train`", "what differs from the tables of the experiment")]
     parts = [
         made_by(COMMAND, "the methods in src/fedistill/methods/"),

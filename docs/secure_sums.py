@@ -43,20 +43,24 @@ def measured(kept: dict[str, Rows]) -> str:
         ]
         plain, secure = [pair[0] for pair in both], [pair[1] for pair in both]
         cells = [
-            f"{format_bytes(round(mean(row[way] for row in form)))}"
-            for way in ("up", "down")
-            for form in (plain, secure)
+            format_bytes(round(mean(row[key] for row in form)))
+            for key, form in (
+                ("up", plain),
+                ("up", secure),
+                ("masked", secure),
+                ("down", plain),
+                ("down", secure),
+            )
         ]
-        masked = format_bytes(round(mean(row["masked"] for row in secure)))
         accuracies = [f"{mean(row['accuracy'] for row in form):.1%}" for form in (plain, secure)]
-        rows.append((f"`{arm}`", *cells, masked, *accuracies, str(len(both))))
+        rows.append((f"`{arm}`", *cells, *accuracies, str(len(both))))
     heads = (
         "arm",
         "up",
         "up, secure",
+        "of which masked integers",
         "down",
         "down, secure",
-        "of it masked integers",
         "accuracy",
         "accuracy, secure",
         "seeds",

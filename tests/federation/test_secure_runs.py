@@ -14,6 +14,7 @@ from fedistill.communication.protocol import frame as frames
 from fedistill.communication.secure_aggregation import turns
 from fedistill.config.schema import Experiment
 from fedistill.errors import ExperimentError, TrainingError
+from fedistill.experiment.file_schema import file_schema
 from fedistill.experiment.preflight import examine_arm
 from fedistill.experiment.run_folder import RunFolder
 from fedistill.experiment.runner import prepare
@@ -349,6 +350,9 @@ def test_the_setting_is_a_boolean_or_a_table() -> None:
     found = parsed({"threshold": 0.6, "bits": 12}).arms[0].secure_sums
     assert found is not None
     assert (found.bits, found.needed(10)) == (12, 6)
+    (arm, *_) = file_schema()["$defs"]["Arm"]["anyOf"]
+    kinds = arm["properties"]["secure_sums"]["anyOf"]
+    assert kinds == [{"type": "boolean"}, {"$ref": "#/$defs/SecureSums"}]
     for wrong, part in (
         ("yes", "must be true, false, or a table of settings"),
         ({"threshold": 0.5}, "greater than 0.5"),
