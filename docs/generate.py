@@ -1,7 +1,7 @@
 """Makes the pages of docs/methods/ from the methods themselves, their examples and their measured rows, and
 docs/label-skew.md (`label_skew.py`), docs/flagship.md (`flagship.py`), docs/public-data.md (`public_data.py`)
-and docs/training.md (`training_page.py`), and the tables of docs/trust.md (`attacks.py`) and of
-docs/privacy.md (`privacy_page.py`).
+and docs/training.md (`training_page.py`), and the tables of docs/trust.md (`attacks.py`), of
+docs/privacy.md (`privacy_page.py`) and of docs/secure-sums.md (`secure_sums.py`).
 
     python docs/generate.py            # writes the pages
     python docs/generate.py --check    # writes nothing; names the pages that are not what this would make
@@ -27,6 +27,7 @@ import flagship
 import label_skew
 import privacy_page
 import public_data
+import secure_sums
 import training_page
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -151,7 +152,15 @@ def missing() -> list[str]:
 
 
 def _kept() -> set[Path]:
-    made = ("label-skew.md", "flagship.md", flagship.PLOT, "public-data.md", "training.md", "trust.md")
+    made = (
+        "label-skew.md",
+        "flagship.md",
+        flagship.PLOT,
+        "public-data.md",
+        "training.md",
+        "trust.md",
+        "secure-sums.md",
+    )
     return {*(DOCS / "methods").glob("*.md"), *(DOCS / name for name in made), NAVIGATION}
 
 
@@ -184,6 +193,7 @@ def pages() -> dict[Path, str]:
         DOCS / "training.md": training_page.page(COMMAND, _fields),
         attacks.PAGE: attacks.page(),
         privacy_page.PAGE: privacy_page.page(),
+        secure_sums.PAGE: secure_sums.page(),
         folder / "README.md": _index(),
         NAVIGATION: _navigation(),
         **made,
@@ -256,7 +266,10 @@ def _index() -> str:
         )
         for name, method in _described().items()
     ]
-    keys = [(f"`{key}`", Arm.model_fields[key].description or "") for key in ("codec", "accumulate")]
+    keys = [
+        (f"`{key}`", Arm.model_fields[key].description or "")
+        for key in ("codec", "accumulate", "secure_sums")
+    ]
     keys += [("`models`, `train`", "what differs from the tables of the experiment")]
     parts = [
         made_by(COMMAND, "the methods in src/fedistill/methods/"),

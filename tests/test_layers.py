@@ -30,6 +30,7 @@ ROOMS = [
     "privacy",
     "training",
     "aggregation",
+    "communication/secure_aggregation",
     "communication/protocol",
     "communication/codecs",
     "communication/messages",

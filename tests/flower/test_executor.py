@@ -87,6 +87,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "local": {},
     "voting": {"start": "gaussian(width=16)"},
     "ridge": {"features": "cnn-s", "width": 12, "distill_epochs": 2},
+    "dsfl": {"secure_sums": True},
 }
 
 

@@ -156,16 +156,32 @@ def _evenly(labels: Tensor | None) -> Combined | None:
     return None if labels is None else Combined(labels)
 
 
-class Mean(Aggregation):
+class OfMean(Aggregation, ABC):
+    """Base of aggregators that need no more than the mean of the clients' rows, as secure sums give it."""
+
+    def of_client(self, probs: Tensor) -> Tensor:
+        """Return what of a client's rows (n, C) goes into the mean."""
+        return probs
+
+    @abstractmethod
+    def of_mean(self, mean: Tensor, exchange: ExchangeInfo) -> Tensor:
+        """Return the labels (n, C) that the mean of the clients' rows (n, C) gives."""
+
+    def combine(self, answers: Answers, exchange: ExchangeInfo) -> Combined | None:
+        average = mean_of_answers((self.of_client(rows), mask) for rows, mask in answers)
+        return None if average is None else Combined(self.of_mean(average, exchange))
+
+
+class Mean(OfMean):
     """Arithmetic mean. For one-hot rows, these are the shares of votes."""
 
     name: Literal["mean"] = "mean"
 
-    def combine(self, answers: Answers, exchange: ExchangeInfo) -> Combined | None:
-        return _evenly(mean_of_answers(answers))
+    def of_mean(self, mean: Tensor, exchange: ExchangeInfo) -> Tensor:
+        return mean
 
 
-class Era(Aggregation):
+class Era(OfMean):
     """Entropy reduction: softmax of the mean divided by a temperature (DS-FL, arXiv 2008.06180).
 
     For one-hot rows, this is the softmax of the shares of votes: with 10 clients and T = 0.1, each vote of
@@ -175,12 +191,11 @@ class Era(Aggregation):
     name: Literal["era"] = "era"
     temperature: Positive = Field(default=0.1, description="T, where values below 1 sharpen the mean")
 
-    def combine(self, answers: Answers, exchange: ExchangeInfo) -> Combined | None:
-        average = mean_of_answers(answers)
-        return None if average is None else Combined(entropy_reduced(average, self.temperature))
+    def of_mean(self, mean: Tensor, exchange: ExchangeInfo) -> Tensor:
+        return entropy_reduced(mean, self.temperature)
 
 
-class EnhancedEra(Aggregation):
+class EnhancedEra(OfMean):
     """Enhanced entropy reduction: the mean raised to a power, normalised (SCARLET, arXiv 2504.19602).
 
     For one-hot rows, these are powers of the shares of votes; a class without votes stays at 0.
@@ -189,9 +204,8 @@ class EnhancedEra(Aggregation):
     name: Literal["enhanced-era"] = "enhanced-era"
     beta: Positive = Field(default=2.0, description="the power, where 1 keeps the mean")
 
-    def combine(self, answers: Answers, exchange: ExchangeInfo) -> Combined | None:
-        average = mean_of_answers(answers)
-        return None if average is None else Combined(enhanced_era(average, self.beta))
+    def of_mean(self, mean: Tensor, exchange: ExchangeInfo) -> Tensor:
+        return enhanced_era(mean, self.beta)
 
 
 class Confidence(Aggregation):

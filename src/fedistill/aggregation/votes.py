@@ -4,10 +4,11 @@ from typing import Literal
 
 import torch
 from pydantic import Field
+from torch import Tensor
 from torch.nn.functional import one_hot
 
-from fedistill.aggregation.functional import Answers, dawid_skene, majority, mean_of_answers
-from fedistill.aggregation.labels import Aggregation, Combined, ExchangeInfo
+from fedistill.aggregation.functional import Answers, dawid_skene, majority
+from fedistill.aggregation.labels import Aggregation, Combined, ExchangeInfo, OfMean
 from fedistill.config.schema import Positive
 
 
@@ -41,7 +42,7 @@ class DawidSkene(Aggregation):
         return Combined(posterior, correct.tolist(), reliability=accuracy.clamp(0, 1).tolist())
 
 
-class Majority(Aggregation):
+class Majority(OfMean):
     """One-hot row of the class most clients find most likely; a tie keeps the old class or is drawn.
 
     One-hot rows lose nothing.
@@ -49,7 +50,8 @@ class Majority(Aggregation):
 
     name: Literal["majority"] = "majority"
 
-    def combine(self, answers: Answers, exchange: ExchangeInfo) -> Combined | None:
-        votes = ((one_hot(rows.argmax(dim=1), rows.shape[1]).float(), mask) for rows, mask in answers)
-        shares = mean_of_answers(votes)
-        return None if shares is None else Combined(majority(shares, exchange.before, exchange.draws))
+    def of_client(self, probs: Tensor) -> Tensor:
+        return one_hot(probs.argmax(dim=1), probs.shape[1]).float()
+
+    def of_mean(self, mean: Tensor, exchange: ExchangeInfo) -> Tensor:
+        return majority(mean, exchange.before, exchange.draws)

@@ -43,10 +43,18 @@ class Kind(IntEnum):
     EVALUATED_MODEL = 27
     COLUMN_SUMS = 28
     RECORD_ENCODING = 29
+    SECURE_KEYS = 40
+    SECURE_SHARES = 41
+    SECURE_ADDENDS = 42
+    SECURE_UNMASKING = 43
 
     @property
     def label(self) -> str:
         return self.name.lower().replace("_", "-")
+
+
+SECURE_TURNS = (Kind.SECURE_KEYS, Kind.SECURE_SHARES, Kind.SECURE_UNMASKING)
+"""What the server sends in a secure sum, once a client has done its work."""
 
 
 def kind_of(number: int) -> int:

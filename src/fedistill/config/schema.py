@@ -26,6 +26,7 @@ from fedistill.config.messages import explain_errors
 from fedistill.config.section import Positive as Positive
 from fedistill.config.section import Raw, RawTable, Share
 from fedistill.config.section import Section as Section
+from fedistill.config.secure_sums import AnySecureSums
 from fedistill.config.task import TaskConfig
 from fedistill.config.training import PREDICTION_BATCH, Train, own_optimizer
 from fedistill.errors import ExperimentError, nearest
@@ -159,6 +160,7 @@ class Arm(BaseModel):
         lt=1,
         description="share of the past in a running mean of the server's model, which is measured and saved",
     )
+    secure_sums: AnySecureSums = None
     seed: int | None = Field(default=None, ge=0, description="default: the experiment's seed")
     privacy: RawTable | None = Field(
         default=None, description="noise that bounds what a client tells of its data; see `[privacy]`"

@@ -80,6 +80,7 @@ def _open_up(parts: RawTable) -> None:
     """Let the tables of a file be as files may have them, before they are merged and spelled out."""
     arm, models, task = (parts[name]["properties"] for name in ("Arm", "ModelsConfig", "TaskConfig"))
     arm["codec"] = {**_ref("Codecs"), "description": arm["codec"]["description"]}
+    arm["secure_sums"]["anyOf"].insert(0, {"type": "boolean"})
     arm["models"] = _table(models, required=[])
     models["clients"]["items"], models["server"] = _ref("ModelName"), _ref("ModelName")
     task["partition"] = _either({"type": "string"}, *task["partition"]["anyOf"]) | {

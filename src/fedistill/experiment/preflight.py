@@ -18,6 +18,7 @@ from fedistill.data.task import Task
 from fedistill.deployment.description import Description, TablePreprocessing
 from fedistill.errors import ExperimentError
 from fedistill.experiment.findings import Finding
+from fedistill.experiment.secure_checks import check_secure_sums
 from fedistill.experiment.task_checks import check_task, label_skew
 from fedistill.federation.arm import ReadyArm
 from fedistill.federation.executor import worker_count
@@ -93,7 +94,7 @@ def examine_arm(arm: ReadyArm) -> list[Finding]:
         check_privacy(arm)
     except ExperimentError as error:
         findings.append(Finding("error", where, str(error)))
-    return [*findings, *_codecs(arm)]
+    return [*findings, *_codecs(arm), *check_secure_sums(arm)]
 
 
 def _own_functions(arm: ReadyArm) -> Iterator[str]:

@@ -15,8 +15,11 @@ from fedistill.communication.messages.base import Message, MessageContext
 from fedistill.communication.protocol import frame as frames
 from fedistill.communication.protocol.message_coder import MessageCoder
 from fedistill.communication.protocol.shared_state import SharedState
+from fedistill.communication.secure_aggregation.fixed_point import Addend
+from fedistill.communication.secure_aggregation.sizes import round_bytes
 from fedistill.config.inputs import InputKind
 from fedistill.config.schema import Arm, Evaluate, Experiment, Sampling
+from fedistill.config.secure_sums import SecureSums
 from fedistill.config.training import ResolvedTrain
 from fedistill.data.task import Task
 from fedistill.errors import ExperimentError, FrameError
@@ -32,6 +35,7 @@ from fedistill.federation.scores import Answers
 from fedistill.federation.setup import is_alone, start_frame, vocabulary_frame
 from fedistill.methods.participants import Client, ClientInfo, FederationInfo, Server
 from fedistill.methods.registry import AnyMethod, create_method
+from fedistill.methods.secure_sums import AddsUp
 from fedistill.models import registry as models
 from fedistill.models.huggingface.folder import check_digests
 from fedistill.models.saved_start import load_starts
@@ -113,6 +117,23 @@ class ReadyArm:
     @property
     def name(self) -> str:
         return self.config.name
+
+    @property
+    def secure_sums(self) -> SecureSums | None:
+        """The settings of secure sums, or None if the server reads each client's message."""
+        return self.config.secure_sums
+
+    @property
+    def adds_up(self) -> AddsUp:
+        """The method, which has been found to work with secure sums before round 1."""
+        assert isinstance(self.method, AddsUp)
+        return self.method
+
+    @cached_property
+    def addends(self) -> dict[str, Addend]:
+        """What clients add up in a round with secure sums, by name."""
+        assert self.secure_sums is not None
+        return self.adds_up.addends(self.federation, self.secure_sums)
 
     @cached_property
     def federation(self) -> FederationInfo:
@@ -337,6 +358,10 @@ class ReadyArm:
         """
         clients = len(self.task.clients)
         participants = len(sample_clients(self.sampling, clients, self.seed, round=1))
+        if self.secure_sums is not None:
+            up, down = round_bytes(self.addends, participants)
+            own = self._all_clients("down", self.method.downlink)
+            return up * participants, down * participants + own * participants // clients
         up, down = (
             self._all_clients("up", self.method.uplink),
             self._all_clients("down", self.method.downlink),

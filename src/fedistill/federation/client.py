@@ -4,14 +4,17 @@ Only bytes enter and leave, whatever carries them.
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
 from fedistill.attacks.base import Liar
+from fedistill.communication.kinds import SECURE_TURNS
 from fedistill.communication.messages.base import Message
+from fedistill.communication.protocol import frame as frames
 from fedistill.communication.protocol.endpoints import ClientEndpoint, StaleState
-from fedistill.errors import TrainingError
+from fedistill.errors import FrameError, TrainingError
 from fedistill.federation.arm import ReadyArm
 from fedistill.federation.client_states import LINK, METHOD, PRIVACY
 from fedistill.federation.failures import failing_at
@@ -34,20 +37,32 @@ class ClientResult:
         frame: its reply, empty if there is none.
         seconds: of the whole work.
         cost: of the method's step; messages and their coding are not in it.
+        kept: what a secure sum needs of the client in its next turn; it never leaves the client's side.
     """
 
     state: bytes
     frame: bytes
     seconds: float
     cost: Cost
+    kept: bytes = b""
 
 
-def run_client(arm: ReadyArm, client: int, round: int, state: bytes, frame: bytes) -> ClientResult:
+def run_client(
+    arm: ReadyArm,
+    client: int,
+    round: int,
+    state: bytes,
+    frame: bytes,
+    draw_secrets: Callable[[int], bytes] | None = None,
+) -> ClientResult:
     """Do a client's part of a round.
 
     Args:
-        state: as the last `ClientResult` left it; empty before the client's first round.
+        state: as the last `ClientResult` left it; empty before the client's first round. In the turns of a
+            secure sum that follow the client's work, its ``kept``.
         frame: what the server sent; empty where it sent nothing.
+        draw_secrets: returns as many random bytes for a secure sum; by default, from the arm's seed, as
+            suits a simulation alone.
 
     Raises:
         TrainingError: anything that goes wrong in the work, with the round and the client.
@@ -56,6 +71,13 @@ def run_client(arm: ReadyArm, client: int, round: int, state: bytes, frame: byte
     """
     started = time.perf_counter()
     with failing_at(f"round {round}, client {client}"):
+        if arm.secure_sums is not None:
+            # Their libraries are an extra.
+            from fedistill.federation import secure_client
+
+            if is_secure_turn(frame):
+                reply, pending = secure_client.next_turn(arm, client, round, state, frame)
+                return ClientResult(b"", reply, time.perf_counter() - started, Cost(), pending)
         own = arm.client(client, round, arm.local_rounds(round, frame))
         attack = arm.attack_by(client, round)
         if attack is not None:
@@ -90,9 +112,21 @@ def run_client(arm: ReadyArm, client: int, round: int, state: bytes, frame: byte
                 )
         if attack is not None and message is not None:
             message = attack.sent(message, Liar(arm.seed, client, round, received, context))
-        reply = b"" if message is None else end.reply(message, context)
+        reply, pending = b"", b""
+        if message is not None and arm.secure_sums is not None:
+            reply, pending = secure_client.begin_sum(arm, own, message, end.acknowledge(), draw_secrets)
+        elif message is not None:
+            reply = end.reply(message, context)
         seconds = time.perf_counter() - started
-        return ClientResult(_kept(after, end.kept(), kept_answers), reply, seconds, counter.cost)
+        return ClientResult(_kept(after, end.kept(), kept_answers), reply, seconds, counter.cost, pending)
+
+
+def is_secure_turn(frame: bytes) -> bool:
+    """Whether a frame from the server is of a turn of a secure sum, once the client has done its work."""
+    try:
+        return bool(frame) and frames.decode(frame).kind in SECURE_TURNS
+    except FrameError:
+        return False
 
 
 def client_state(arm: ReadyArm, client: int, state: bytes) -> AnyState:

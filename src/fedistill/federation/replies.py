@@ -115,6 +115,9 @@ class Replies(Iterator[Reply[Message]]):
         if not result.frame:
             return None
         self._traffic.count(self.plan.number, client, "up", result.frame)
+        return self._reply(client, result)
+
+    def _reply(self, client: int, result: ClientResult) -> Reply[Message] | None:
         if client in self.plan.dropped:
             return None
         try:

@@ -23,6 +23,7 @@ from fedistill.federation.replies import Replies, RoundPlan
 from fedistill.federation.round_evaluation import RoundEvaluation, evaluate_round
 from fedistill.federation.running_mean import as_measured, running_mean
 from fedistill.methods.base import AnyState, Reply
+from fedistill.methods.participants import Server
 from fedistill.rng import SERVER, scoped
 from fedistill.state import from_plain, ordered, to_plain
 from fedistill.training.cost import counting_loops
@@ -49,9 +50,10 @@ def play_round(run: ArmRun, arm: ReadyArm, executor: Executor) -> RoundRecord:
     frames = _send(run, arm, endpoint, plan)
     results = _run_clients(run, arm, executor, plan, frames)
     check = _reply_check(run, arm, number)
-    replies = Replies(arm, executor.quorum, check, endpoint, plan, frames, results, states=run.clients.none())
+    kind = _kind_of_replies(arm)
+    replies = kind(arm, executor.quorum, check, endpoint, plan, frames, results, states=run.clients.none())
     with counting_loops() as counter:
-        server, reliability, server_seconds = _aggregate(run, arm, number, replies)
+        server, reliability, server_seconds = _aggregate(run, arm, number, replies, executor)
     seconds = time.perf_counter() - started
     mean = None if arm.config.ema is None else running_mean(run.mean, run.server, server, arm.config.ema)
     states = run.clients.after(replies.states)
@@ -127,8 +129,30 @@ def _run_clients(
     return zip(plan.clients, executor.run_clients(arm.name, plan.number, jobs), strict=True)
 
 
+def _kind_of_replies(arm: ReadyArm) -> type[Replies]:
+    if arm.secure_sums is None:
+        return Replies
+    # Their libraries are an extra.
+    from fedistill.federation.secure_replies import SecureReplies
+
+    return SecureReplies
+
+
+def _server_step(
+    run: ArmRun, arm: ReadyArm, server: Server, replies: Replies, executor: Executor
+) -> AnyState:
+    """Return the server's new state: from each reply, or, with secure sums, from their sum alone."""
+    if arm.secure_sums is None:
+        return arm.method.server_step(run.server, server, replies)
+    from fedistill.federation.secure_replies import SecureReplies
+
+    assert isinstance(replies, SecureReplies)
+    total = replies.total(executor)
+    return run.server if total is None else arm.adds_up.server_step_of_sum(run.server, server, total)
+
+
 def _aggregate(
-    run: ArmRun, arm: ReadyArm, number: int, replies: Replies
+    run: ArmRun, arm: ReadyArm, number: int, replies: Replies, executor: Executor
 ) -> tuple[AnyState, dict[int, float], float]:
     """Return the server's new state, how far it followed each client, and the seconds that its step took.
 
@@ -138,7 +162,7 @@ def _aggregate(
     server = arm.server(number)
     with failing_at(f"round {number}, server"):
         with scoped(arm.seed, "layers", SERVER, number):
-            state = arm.method.server_step(run.server, server, replies)
+            state = _server_step(run, arm, server, replies, executor)
         check_finite(state)
         replies.finish()
         # As it would come from disk, so that a resumed run goes over its entries in the same order.

@@ -7,6 +7,7 @@ model of each arm. None is ever sent, and nobody else on the machine may read th
 
 import json
 import os
+import secrets
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
@@ -31,7 +32,7 @@ from fedistill.data.task import Labelled, Task
 from fedistill.errors import ExperimentError, FedistillError, TrainingError
 from fedistill.experiment.saved_models import about_site, save_client_model
 from fedistill.federation.arm import ReadyArm
-from fedistill.federation.client import run_client
+from fedistill.federation.client import ClientResult, is_secure_turn, run_client
 from fedistill.federation.client_evaluation import evaluate_client
 from fedistill.federation.executor import prepare_process
 from fedistill.federation.scores import Scores
@@ -163,14 +164,15 @@ class Node:
         return ReadyArm.of(found[0].model_copy(update={"models": given}), self.experiment, self.task)
 
     def work(self, order: Order) -> Answer:
-        """Do the client's part of a round; keep its state before and after."""
+        """Do the client's part of a round; keep its state before and after.
+
+        Later turns of a secure sum are a part of the round, but no work: `_next_turn`.
+        """
         arm = self.arm(order.arm)
-        try:
-            outcome = run_client(
-                arm, self.client, order.round, self._state(arm, before=order.round), order.frame
-            )
-        except TrainingError as error:  # the server knows its round and its client
-            raise TrainingError(error.what) from error
+        if arm.secure_sums is not None and is_secure_turn(order.frame):
+            return self._next_turn(arm, order)
+        outcome = self._run(arm, order, self._state(arm, before=order.round))
+        self._keep_for_next_turn(arm, outcome.kept)
         folder = self._states(arm)
         write_file(folder / f"{order.round}.safetensors", outcome.state)
         for round, path in self._kept(arm):
@@ -190,6 +192,30 @@ class Node:
             scores = evaluate_client(arm, self.client, outcome.state)
             words |= {"counts": scores.correct, **_words(scores)}
         return Answer(outcome.frame, words)
+
+    def _next_turn(self, arm: ReadyArm, order: Order) -> Answer:
+        """Answer the server's frame of a turn of a secure sum, from what was kept after the turn before."""
+        path = self._between_turns(arm)
+        outcome = self._run(arm, order, path.read_bytes() if path.exists() else b"")
+        self._keep_for_next_turn(arm, outcome.kept)
+        return Answer(outcome.frame, {"seconds": outcome.seconds})
+
+    def _run(self, arm: ReadyArm, order: Order, state: bytes) -> ClientResult:
+        try:
+            return run_client(arm, self.client, order.round, state, order.frame, secrets.token_bytes)
+        except TrainingError as error:  # the server knows its round and its client
+            raise TrainingError(error.what) from error
+
+    def _keep_for_next_turn(self, arm: ReadyArm, kept: bytes) -> None:
+        """Keep the secrets of a secure sum for its next turn; after the last one, or without one, none."""
+        path = self._between_turns(arm)
+        if kept:
+            write_file(path, kept)
+        else:
+            path.unlink(missing_ok=True)
+
+    def _between_turns(self, arm: ReadyArm) -> Path:
+        return self._states(arm) / "secure-sum"
 
     def _save_model(self, arm: ReadyArm, round: int, state: bytes) -> None:
         """Leave the newest model where its site can use it."""

@@ -7,6 +7,7 @@ from flwr.serverapp import Grid
 
 from fedistill.communication.codecs import registry as codecs
 from fedistill.communication.protocol.message_coder import MessageCoder
+from fedistill.communication.secure_aggregation.sizes import round_bytes
 from fedistill.config.schema import Experiment
 from fedistill.data.task import Task
 from fedistill.errors import FrameError, RuntimeFailure
@@ -162,6 +163,8 @@ def _longest(arm: ReadyArm) -> int:
     kinds = arm.method.uplinks
     if not kinds:
         return 0
+    if arm.secure_sums is not None:
+        return round_bytes(arm.addends, len(arm.task.clients))[0] + 65_536
     plain = MessageCoder(*codecs.pair("fp32"), arm.seed)
     sizes = [arm.message_context(client) for client in range(len(arm.task.clients))]
     return 2 * max(plain.length("up", kind, one) for kind in kinds for one in sizes) + 65_536

@@ -17,7 +17,7 @@ from fedistill.communication.codecs.updates import finite
 from fedistill.communication.kinds import Kind, kind_label
 from fedistill.communication.messages.base import Message, MessageContext
 from fedistill.communication.protocol import frame as frames
-from fedistill.communication.protocol.frame import EVERYONE, Frame
+from fedistill.communication.protocol.frame import EVERYONE, Frame, StateId
 from fedistill.communication.protocol.message_coder import DecodedMessage, EncodedMessage, MessageCoder
 from fedistill.communication.protocol.shared_state import EMPTY, SharedState
 from fedistill.communication.protocol.value_checks import check_growth
@@ -130,7 +130,7 @@ class ServerEndpoint:
         if frame.state_id is None:
             shared = EMPTY
         elif frame.state_id != shared.state_id:
-            raise _stale(frame, [shared])
+            raise _stale(frame.state_id, [shared])
         read = self._coder.read(
             "up",
             kind,
@@ -150,6 +150,24 @@ class ServerEndpoint:
         read.shared.pack()
         self.shared_states[client] = read.shared
         return message
+
+    def acknowledged(self, client: int, state_id: StateId | None) -> SharedState:
+        """Return what is shared once a client has received what was sent, though no message comes up.
+
+        It is not committed: in a secure sum, the server reads the message of no single client.
+
+        Args:
+            state_id: in the client's frame.
+
+        Raises:
+            StaleState: it is that of another shared state.
+        """
+        shared, _, _ = self._open.get(client, (self._shared_state(client), None, False))
+        if state_id is None:
+            shared = EMPTY
+        elif state_id != shared.state_id:
+            raise _stale(state_id, [shared])
+        return self._coder.counted("up", shared)
 
     def _differs(self, shared: SharedState) -> bool:
         """Whether a client's reference differs from another client's for the same kind of model.
@@ -223,6 +241,11 @@ class ClientEndpoint:
         frame = Frame(message.kind, self._round, self._client + 1, written.sections, self._shared.state_id)
         return frames.encode(frame)
 
+    def acknowledge(self) -> StateId | None:
+        """Count the exchange, though the message itself does not go up; return the id for what does."""
+        self._after = (self._coder.counted("up", self._shared), self._own)
+        return self._shared.state_id
+
     def refresh(self) -> bytes:
         """Return the frame that asks to be sent everything again."""
         return frames.encode(Frame(Kind.REFRESH, self._round, self._client + 1, ()))
@@ -249,7 +272,7 @@ class ClientEndpoint:
         for shared, own in self._held:
             if shared.state_id == frame.state_id:
                 return shared, own
-        raise _stale(frame, [shared for shared, _ in self._held])
+        raise _stale(frame.state_id, [shared for shared, _ in self._held])
 
 
 def _from_meant(read: DecodedMessage[M], down: EncodedMessage) -> M:
@@ -272,9 +295,9 @@ def _reference(shared: SharedState) -> tuple[int, bytes] | None:
     return len(part.value["weights"]), part.digest
 
 
-def _stale(frame: Frame, held: list[SharedState]) -> StaleState:
+def _stale(state_id: StateId | None, held: list[SharedState]) -> StaleState:
     ids = " and ".join(str(shared.state_id or "nothing") for shared in held)
-    return StaleState(f"a frame coded against shared state {frame.state_id} came where {ids} is held")
+    return StaleState(f"a frame coded against shared state {state_id} came where {ids} is held")
 
 
 def _check(frame: Frame, round: int, client: int) -> None:

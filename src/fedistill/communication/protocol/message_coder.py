@@ -175,7 +175,7 @@ class MessageCoder:
             payloads[name] = write_once(payloads[name], held.get(name))
         sections = _without_empty_ends(type(message), payloads)
         if not self._reads_back(way, message):
-            return EncodedMessage(sections, self._counted(way, shared), kept, size=size)
+            return EncodedMessage(sections, self.counted(way, shared), kept, size=size)
         # The sender reads what it wrote: both sides share what the receiver got, not what the sender meant.
         read = self.read(way, type(message), sections, context, shared, sent=sent, round=round)
         return EncodedMessage(sections, read.shared, kept, read.weights, meant, size)
@@ -254,7 +254,7 @@ class MessageCoder:
             parts[SENT_ONCE[way]] = with_payloads({name: payloads[name] for name in once})
         if way == "down" and codec.relative and weights is not None:
             parts["reference"] = StatePart({"weights": torch.from_numpy(weights)})
-        after = self._counted(way, SharedState(shared.version, parts))
+        after = self.counted(way, SharedState(shared.version, parts))
         return DecodedMessage(expected(**numbers, **tensors), after, weights, tuple(moves))
 
     def length(self, way: Direction, kind: type[Message], context: MessageContext) -> int:
@@ -274,7 +274,7 @@ class MessageCoder:
             return self.up.remembers or self.down.remembers or bool(message.once)
         return self.remembers or self.up.relative
 
-    def _counted(self, way: Direction, shared: SharedState) -> SharedState:
+    def counted(self, way: Direction, shared: SharedState) -> SharedState:
         """Count an exchange, which a message up ends."""
         if not self.remembers:
             return EMPTY

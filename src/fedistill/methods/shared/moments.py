@@ -2,7 +2,7 @@
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from fedistill.aggregation.classwise import class_agreement
-from fedistill.communication.messages.base import MessageContext
+from fedistill.communication.messages.base import Message, MessageContext
 from fedistill.communication.messages.statistics import (
     MEAN_UNIT,
     MOST_LEVELS,
@@ -20,10 +20,14 @@ from fedistill.communication.messages.statistics import (
     FeatureMoments,
     StatisticsRequest,
 )
+from fedistill.communication.secure_aggregation.fixed_point import Addend
+from fedistill.communication.secure_aggregation.total import SecureTotal
 from fedistill.config.schema import Positive
+from fedistill.config.secure_sums import SecureSums
 from fedistill.errors import ExperimentError, FrameError, Refusal
 from fedistill.methods.base import Needs, NoState, Reply
 from fedistill.methods.participants import Client, FederationInfo, Server
+from fedistill.methods.shared.moment_sums import moment_addends, moments_to_add
 from fedistill.methods.shared.statistics import StatisticsServer, StatisticsSettings, SumsOfStatistics
 from fedistill.models.fixed_features import (
     EdgeFrequencies,
@@ -103,6 +107,15 @@ class Moments:
         found.samples[message.classes] = samples
         found.sums[message.classes] = samples[:, None] * means
         return replace(found, products=within + means.T @ (samples[:, None] * means))
+
+    @classmethod
+    def of_sums(cls, sums: Mapping[str, Tensor]) -> "Moments":
+        """Return those of the sums that `moments_to_add` adds up to."""
+        width = sums["sums"].shape[1]
+        products = torch.empty(width, width, dtype=torch.float64)
+        row, column = torch.triu_indices(width, width)
+        products[row, column] = products[column, row] = sums["products"]
+        return cls(sums["samples"], sums["sums"], products)
 
     def plus(self, other: "Moments") -> "Moments":
         return Moments(self.samples + other.samples, self.sums + other.sums, self.products + other.products)
@@ -206,7 +219,7 @@ class MomentsMethod(SumsOfStatistics[FeatureMoments, MomentsServer]):
     byte_formula = "up = (d(d-1)/2 H + mdH')/8, H, H' bits per number, m classes; down = 11; once"
     uplink = FeatureMoments
     ServerState = MomentsServer
-    needs = Needs(inputs="image or table")
+    needs = Needs(inputs="image or table", sums_alone=True)
     Settings = MomentsSettings
     settings: MomentsSettings
 
@@ -216,6 +229,8 @@ class MomentsMethod(SumsOfStatistics[FeatureMoments, MomentsServer]):
 
     def __init__(self, settings: MomentsSettings) -> None:
         super().__init__(settings)
+        if settings.screen:
+            self.needs = replace(self.needs, sums_alone=False)
         if settings.features is not None:
             self.needs = replace(self.needs, inputs="any")
             self.frozen_models = (settings.features,)
@@ -266,9 +281,12 @@ class MomentsMethod(SumsOfStatistics[FeatureMoments, MomentsServer]):
     ) -> tuple[NoState, FeatureMoments | None]:
         if received is None:
             return state, None
+        return state, message_of(self._own_features(client), client.data.labels, self.settings.levels)
+
+    def _own_features(self, client: Client) -> Tensor:
+        """Return the features (n, d) of a client's samples."""
         inputs = client.inputs(self.inputs_of(client.model))
-        features = predict(self._features(client.federation), inputs)
-        return state, message_of(features, client.data.labels, self.settings.levels)
+        return predict(self._features(client.federation), inputs)
 
     def check_reply(self, state: MomentsServer, server: Server, reply: Reply[FeatureMoments]) -> None:
         count, samples = int(reply.message.samples.sum()), server.clients[reply.client].samples
@@ -297,6 +315,21 @@ class MomentsMethod(SumsOfStatistics[FeatureMoments, MomentsServer]):
             for client in [one for one, share in agreed.items() if share >= TRUSTED] or agreed:
                 moments = moments.plus(by_client[client])
         return replace(state, clients=clients, moments=moments, by_client=by_client)
+
+    def without_sums(self, federation: FederationInfo) -> Iterator[str]:
+        if self.settings.screen:
+            yield "`screen`, which looks at each client's moments (leave it out)"
+
+    def addends(self, federation: FederationInfo, settings: SecureSums) -> dict[str, Addend]:
+        width = self._features(federation).width
+        return moment_addends(federation.classes, width, max(federation.samples), settings)
+
+    def to_add(self, client: Client, message: Message, settings: SecureSums) -> dict[str, Tensor]:
+        # Sums of exact features: what is rounded for range coding need not be rounded twice.
+        return moments_to_add(self._own_features(client), client.data.labels, client.classes, settings)
+
+    def add_sum(self, state: MomentsServer, server: Server, total: SecureTotal) -> MomentsServer:
+        return replace(state, moments=state.moments.plus(Moments.of_sums(total.sums)))
 
     def solve(self, state: MomentsServer, federation: FederationInfo) -> FixedFeaturesNet:
         net = self.blank(federation)

@@ -1,7 +1,7 @@
 """Shared by methods that learn from labels on public samples."""
 
 from abc import abstractmethod
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Generic, TypeVar, cast
 
@@ -9,20 +9,27 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
+from fedistill.aggregation.labels import ExchangeInfo, OfMean
 from fedistill.aggregation.registry import AnyAggregation
+from fedistill.aggregation.votes import Majority
 from fedistill.communication.messages.base import Message
 from fedistill.communication.messages.labels import ChosenLabels, SoftLabels, Votes
 from fedistill.communication.messages.statistics import StatisticsRequest
+from fedistill.communication.secure_aggregation.fixed_point import Addend
+from fedistill.communication.secure_aggregation.total import SecureTotal
 from fedistill.config.schema import Section
+from fedistill.config.secure_sums import SecureSums
 from fedistill.errors import FrameError
 from fedistill.methods.base import ClientStateT, Down, Method, Needs, Reply, ServerStateT, Up
 from fedistill.methods.participants import (
     Client,
     ClientInfo,
+    FederationInfo,
     Participant,
     Server,
     sample_public,
 )
+from fedistill.methods.secure_sums import AddsUp
 from fedistill.methods.shared.own_model import Learner, train_private
 from fedistill.methods.shared.private_loss import private_loss
 from fedistill.methods.shared.start import FirstStatistics, StartSettings, StartsWithStatistics
@@ -117,6 +124,7 @@ class LabelServer(Learner):
 class DrawnLabels(
     StartsWithStatistics[Message, DownLabels | StatisticsRequest, LabelServer, Learner],
     SampledPublic[Message, DownLabels | StatisticsRequest, LabelServer, Learner],
+    AddsUp,
     Generic[UpLabels, DownLabels],
 ):
     """Labels of public samples up, aggregated labels down; clients and server distil the latter.
@@ -138,6 +146,20 @@ class DrawnLabels(
     ties_to_last: ClassVar[bool] = False
     """Whether a tie between classes goes to the previous global label."""
     settings: DrawnSettings
+
+    def __init__(self, settings: DrawnSettings) -> None:
+        super().__init__(settings)
+        self.needs = replace(self.needs, sums_alone=not [*self._looks_at_replies()])
+
+    def _looks_at_replies(self) -> Iterator[str]:
+        name = self.settings.aggregation.name
+        if not isinstance(self.settings.aggregation, OfMean):
+            yield (
+                f"aggregation {name}, which looks at each client's labels (mean, era, enhanced-era and"
+                " majority do not)"
+            )
+        if self.first is not None:
+            yield "`start`, whose statistics the server reads client by client (leave it out)"
 
     @abstractmethod
     def labels(self, logits: Tensor) -> Tensor:
@@ -196,17 +218,45 @@ class DrawnLabels(
         first = self._collecting(state)
         if first is not None:
             return self._begin(first, state, server, replies)
-        # The last labels are for the same samples only if every round uses all of them.
-        before = state.labels if self.ties_to_last and self.settings.samples is None else None
+        before = self._last_labels(state)
         rows = ((reply.client, cast(UpLabels, reply.message).probs) for reply in replies)
         found = self.settings.aggregation.aggregate(rows, server.stream("ties"), before, state.aggregation)
         if found is None:
             return state
         server.note_reliability(found.reliability)
-        labels = self.global_labels(found.labels)
+        return replace(self._learned(state, server, found.labels), aggregation=found.state)
+
+    def without_sums(self, federation: FederationInfo) -> Iterator[str]:
+        yield from self._looks_at_replies()
+
+    def addends(self, federation: FederationInfo, settings: SecureSums) -> dict[str, Addend]:
+        shape = self.samples(federation.public), federation.classes
+        votes = self.uplink is Votes or isinstance(self.settings.aggregation, Majority)
+        return {"probs": Addend.integers(shape, 1) if votes else Addend.shares(shape, settings.bits)}
+
+    def to_add(self, client: Client, message: Message, settings: SecureSums) -> dict[str, Tensor]:
+        return {"probs": self._of_mean.of_client(cast(UpLabels, message).probs)}
+
+    def server_step_of_sum(self, state: LabelServer, server: Server, total: SecureTotal) -> LabelServer:
+        mean = (total.sums["probs"] / len(total.clients)).float()
+        exchange = ExchangeInfo(total.clients, server.stream("ties"), self._last_labels(state), {})
+        return self._learned(state, server, self._of_mean.of_mean(mean, exchange))
+
+    @property
+    def _of_mean(self) -> OfMean:
+        assert isinstance(self.settings.aggregation, OfMean)
+        return self.settings.aggregation
+
+    def _last_labels(self, state: LabelServer) -> Tensor | None:
+        """Return the last labels, for ties, if they are for the same samples: those of all rounds are."""
+        return state.labels if self.ties_to_last and self.settings.samples is None else None
+
+    def _learned(self, state: LabelServer, server: Server, aggregated: Tensor) -> LabelServer:
+        """Return the state in which the server's model has learned aggregated labels (n, C)."""
+        labels = self.global_labels(aggregated)
         inputs = server.sampled_public(self.settings.samples, server.round)
         learned = distil_server(state, server, inputs, labels, self.settings)
-        return replace(learned, labels=labels, sampled_round=server.round, aggregation=found.state)
+        return replace(learned, labels=labels, sampled_round=server.round)
 
     def _collecting(self, state: LabelServer) -> FirstStatistics | None:
         """Return the statistics that clients are asked for in this round, if they are."""

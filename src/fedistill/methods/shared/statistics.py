@@ -10,9 +10,11 @@ from torch import Tensor, nn
 
 from fedistill.communication.messages.base import Message
 from fedistill.communication.messages.statistics import StatisticsRequest
+from fedistill.communication.secure_aggregation.total import SecureTotal
 from fedistill.config.schema import Section
 from fedistill.methods.base import Method, NoState, Reply
 from fedistill.methods.participants import Client, ClientInfo, FederationInfo, Server
+from fedistill.methods.secure_sums import AddsUp
 from fedistill.methods.shared.label_student import learn_labels
 from fedistill.training.loop import predict
 from fedistill.training.model_state import ModelState
@@ -41,7 +43,7 @@ StatisticsT = TypeVar("StatisticsT", bound=Message)
 CollectedT = TypeVar("CollectedT", bound=StatisticsServer)
 
 
-class SumsOfStatistics(Method[StatisticsT, StatisticsRequest, CollectedT, NoState]):
+class SumsOfStatistics(Method[StatisticsT, StatisticsRequest, CollectedT, NoState], AddsUp):
     """Base of methods that ask each client for its statistics until they have arrived, and for no more.
 
     So a client whose reply was lost is asked again, and one that joins late is asked then. What answers for
@@ -69,6 +71,10 @@ class SumsOfStatistics(Method[StatisticsT, StatisticsRequest, CollectedT, NoStat
         """Return the state with these statistics and clients added, and the model as it was."""
 
     @abstractmethod
+    def add_sum(self, state: CollectedT, server: Server, total: SecureTotal) -> CollectedT:
+        """Return the state with the sum of clients' statistics added; its clients may stay as they were."""
+
+    @abstractmethod
     def solve(self, state: CollectedT, federation: FederationInfo) -> nn.Module:
         """Return the model that the sums in the state give."""
 
@@ -92,7 +98,14 @@ class SumsOfStatistics(Method[StatisticsT, StatisticsRequest, CollectedT, NoStat
     def server_step(
         self, state: CollectedT, server: Server, replies: Iterable[Reply[StatisticsT]]
     ) -> CollectedT:
-        added = self.add(state, server, replies)
+        return self._answering(state, server, self.add(state, server, replies))
+
+    def server_step_of_sum(self, state: CollectedT, server: Server, total: SecureTotal) -> CollectedT:
+        added = replace(self.add_sum(state, server, total), clients=[*state.clients, *total.clients])
+        return self._answering(state, server, added)
+
+    def _answering(self, state: CollectedT, server: Server, added: CollectedT) -> CollectedT:
+        """Return the state with these sums, and the model that they give, if they are new."""
         if len(added.clients) == len(state.clients):
             return state
         settings = self.settings

@@ -1,7 +1,7 @@
 """Shared by methods whose messages are weights."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, TypeVar
 
@@ -11,18 +11,25 @@ from torch import Tensor, nn
 
 from fedistill.aggregation.functional import weighted_mean
 from fedistill.aggregation.weights import Averaging, merge_weights
+from fedistill.communication.messages.base import Message
 from fedistill.communication.messages.scored import ScoredWeights
 from fedistill.communication.messages.weights import CarriesWeights, TrainedWeights, Weights
+from fedistill.communication.secure_aggregation.fixed_point import Addend
+from fedistill.communication.secure_aggregation.total import SecureTotal
 from fedistill.config.schema import Section
+from fedistill.config.secure_sums import SecureSums
 from fedistill.errors import TrainingError
 from fedistill.methods.base import Method, Needs, NoState, Reply
-from fedistill.methods.participants import Client, ClientInfo, Server
+from fedistill.methods.participants import Client, ClientInfo, FederationInfo, Server
+from fedistill.methods.secure_sums import AddsUp
 from fedistill.methods.shared.own_model import ServerModel, train_private
 from fedistill.methods.shared.private_loss import private_loss
 from fedistill.training.loop import predict
 from fedistill.training.model_state import ModelState
 from fedistill.training.optimizers import make_optimizer
 
+MOST_WEIGHT = 4.0
+"""With secure sums, the largest size of a weight unless `secure_sums.range` says another."""
 Penalty = Callable[[nn.Module], Tensor]
 Trained = TypeVar("Trained", TrainedWeights, ScoredWeights)
 
@@ -108,7 +115,7 @@ def merged_model(
     return ModelState(found.weights, largest)
 
 
-class WeightAveraging(Method[TrainedWeights, Weights, ServerModel, NoState]):
+class WeightAveraging(Method[TrainedWeights, Weights, ServerModel, NoState], AddsUp):
     """One model for all: clients train it, and the server averages the weights by number of samples."""
 
     exchanges = "all weights"
@@ -150,6 +157,28 @@ class WeightAveraging(Method[TrainedWeights, Weights, ServerModel, NoState]):
         came = ((reply.client, reply.message, reply.message.samples) for reply in replies)
         merged = merged_model(server, came, state.model, self.settings)
         return state if merged is None else ServerModel(merged)
+
+    def without_sums(self, federation: FederationInfo) -> Iterator[str]:
+        if self.settings.averaging != "mean":
+            yield f"averaging {self.settings.averaging}, which looks at each client's weights (leave it out)"
+        layout = federation.layouts[federation.server_model]
+        if layout.integers.values or layout.buffers:
+            model = federation.server_model
+            yield f"the buffers of model {model}, as of batch norm (take one with nn.GroupNorm)"
+
+    def addends(self, federation: FederationInfo, settings: SecureSums) -> dict[str, Addend]:
+        size = federation.layouts[federation.server_model].size
+        return {"weights": Addend.symmetric((size,), settings.range or MOST_WEIGHT, settings.bits)}
+
+    def to_add(self, client: Client, message: Message, settings: SecureSums) -> dict[str, Tensor]:
+        """Return weights times the client's samples, as a share of the most that a client has."""
+        assert isinstance(message, TrainedWeights)
+        return {"weights": message.values.double() * (message.samples / max(client.federation.samples))}
+
+    def server_step_of_sum(self, state: ServerModel, server: Server, total: SecureTotal) -> ServerModel:
+        samples = server.federation.samples
+        counted = sum(samples[client] for client in total.clients) / max(samples)
+        return ServerModel(ModelState((total.sums["weights"] / counted).float(), state.model.integers))
 
 
 @dataclass(frozen=True)

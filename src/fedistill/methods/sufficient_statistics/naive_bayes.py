@@ -8,9 +8,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fedistill.communication.messages.base import MessageContext
+from fedistill.communication.messages.base import Message, MessageContext
 from fedistill.communication.messages.statistics import StatisticsRequest, WordCounts
+from fedistill.communication.secure_aggregation.fixed_point import Addend
+from fedistill.communication.secure_aggregation.total import SecureTotal
 from fedistill.config.schema import Positive
+from fedistill.config.secure_sums import SecureSums
 from fedistill.errors import FrameError, Refusal
 from fedistill.methods.base import Needs, NoState, Reply
 from fedistill.methods.participants import Client, FederationInfo, Server
@@ -75,7 +78,7 @@ class NaiveBayes(SumsOfStatistics[WordCounts, NaiveBayesServer]):
     byte_formula = "up = CVH/8, H bits per count; down = 11; once"
     uplink = WordCounts
     ServerState = NaiveBayesServer
-    needs = Needs(inputs="text")
+    needs = Needs(inputs="text", sums_alone=True)
     Settings = NaiveBayesSettings
     settings: NaiveBayesSettings
 
@@ -141,6 +144,22 @@ class NaiveBayes(SumsOfStatistics[WordCounts, NaiveBayesServer]):
             words = words + reply.message.words.reshape(words.shape)
             clients.append(reply.client)
         return replace(state, clients=clients, texts=texts, words=words)
+
+    def addends(self, federation: FederationInfo, settings: SecureSums) -> dict[str, Addend]:
+        most = max(federation.samples)
+        words = federation.classes, self._vocabulary(federation)
+        return {
+            "texts": Addend.integers((federation.classes,), most),
+            "words": Addend.integers(words, most * self._length(federation)),
+        }
+
+    def to_add(self, client: Client, message: Message, settings: SecureSums) -> dict[str, Tensor]:
+        assert isinstance(message, WordCounts)
+        return {"texts": message.texts, "words": message.words.reshape(client.classes, -1)}
+
+    def add_sum(self, state: NaiveBayesServer, server: Server, total: SecureTotal) -> NaiveBayesServer:
+        texts, words = (state.texts + total.sums["texts"].long(), state.words + total.sums["words"].long())
+        return replace(state, texts=texts, words=words)
 
     def solve(self, state: NaiveBayesServer, federation: FederationInfo) -> Net:
         uniform = self.settings.prior == "uniform"
