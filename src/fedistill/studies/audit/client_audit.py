@@ -3,9 +3,11 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from fedistill.errors import TrainingError
 from fedistill.methods.base import AnyState
 from fedistill.methods.shared.moments import inverse
 from fedistill.studies.audit.arm_evidence import ArmEvidence
@@ -30,7 +32,14 @@ from fedistill.studies.audit.membership import (
     unseen_words,
     usable_shadows,
 )
-from fedistill.studies.audit.reconstruction import ClassMeans, class_means, decode, within_covariance
+from fedistill.studies.audit.reconstruction import (
+    ALIKE,
+    KNOWN,
+    ClassMeans,
+    class_means,
+    decode,
+    within_covariance,
+)
 from fedistill.studies.audit.roc import Scored
 from fedistill.training.loop import predict
 from fedistill.training.model_state import ModelState
@@ -38,6 +47,8 @@ from fedistill.training.model_state import ModelState
 Attack = tuple[str, str]
 """What is asked, such as ``weights``, and the score (`fedistill.studies.audit.membership`)."""
 _RIDGE = 0.1
+_LEAST = 1e-2
+"""Variances are at least about this share of their mean."""
 
 
 @dataclass
@@ -57,7 +68,7 @@ def audit_client(audit: ArmEvidence, client: int) -> ClientFindings:
     """Attack a client.
 
     Raises:
-        TrainingError: a shadow or a surrogate fails in training.
+        TrainingError: a shadow or a surrogate fails in training, or scores are not finite.
     """
     found = ClientFindings()
     if not audit.said[client]:
@@ -72,6 +83,8 @@ def audit_client(audit: ArmEvidence, client: int) -> ClientFindings:
     split = len(member_ids)
     for attack, every in scores.items():
         mean = torch.stack(every).double().mean(dim=0).numpy()
+        if not np.isfinite(mean).all():
+            raise TrainingError(f"scores of {', '.join(attack)} are not finite")
         found.scored[attack] = Scored(mean[:split], mean[split:], member_ids, other_ids)
     return found
 
@@ -124,12 +137,12 @@ class _ClientAudit:
             if isinstance(part, Statistics) and (fixed := self._audit.fixed_features(self._client)):
                 name, net = fixed
                 test = self._audit.test_inputs(name)
-                yield "statistics", self._decoded(name, [predict(net, test)], _means(part))
+                yield "statistics", self._decoded(name, [predict(net, test)], _means(part), KNOWN)
             elif isinstance(part, Features):
                 test, states = self._audit.test_inputs(self._name), self._states(number)
                 spaces = [features(self._arm, self._name, state, test) for state in states]
                 if spaces and self._arm.task.signature.kind != "text":
-                    yield "prototypes", self._decoded(self._name, spaces, part.means)
+                    yield "prototypes", self._decoded(self._name, spaces, part.means, ALIKE)
 
     def _by_model(self, asked: str, number: int) -> Iterator[tuple[Attack, Tensor]]:
         """Yield scores by a model that was sent, or by a surrogate of labels."""
@@ -183,20 +196,29 @@ class _ClientAudit:
         known = self._audit.test_half != half
         labels = self._audit.test_labels[known]
         usual, _ = class_means(test[known], labels, self._arm.task.signature.classes)
-        precision = inverse(within_covariance(test[known], labels, usual), _RIDGE)
+        covariance = within_covariance(test[known], labels, usual)
+        # A unit that never fires in the test set has no variance, and any value of it would count most.
+        covariance += torch.eye(len(covariance), dtype=torch.float64) * covariance.diag().mean() * _LEAST
+        precision = inverse(covariance, _RIDGE)
         found = trace(own.double(), self._labels, means.double(), usual, precision)
         return torch.where(self.candidates.half == half, found, 0.0)
 
-    def _decoded(self, name: str, spaces: list[Tensor], means: Tensor) -> ClassMeans:
+    def _decoded(self, name: str, spaces: list[Tensor], means: Tensor, ridge: float) -> ClassMeans:
         """Return the client's class means beside those decoded of means (C, d), averaged over the spaces."""
         task, classes = self._arm.task, self._arm.task.signature.classes
         scale = 255.0 if task.signature.kind == "image" else 1.0
-        test = self._audit.test_inputs(name).flatten(1) / scale
+        test = self._audit.test_inputs(name).flatten(1).double() / scale
         private = self._audit.private_inputs(self._client, name).flatten(1) / scale
         truth, counts = class_means(private, task.clients[self._client].labels, classes)
-        usual, known = class_means(test, self._audit.test_labels, classes)
+        labels = self._audit.test_labels
+        usual, known = class_means(test, labels, classes)
         held = (counts > 0) & (known > 0)
-        found = torch.stack([decode(space, test, means[held]) for space in spaces]).mean(dim=0)
+        shifts = []
+        for space in spaces:
+            middle, _ = class_means(space, labels, classes)
+            shift = means[held].double() - middle[held]
+            shifts.append(decode(space.double() - middle[labels], test - usual[labels], shift, ridge))
+        found = usual[held] + torch.stack(shifts).mean(dim=0)
         return ClassMeans(found, truth[held], usual[held], counts[held])
 
     def _returned(self, part: Features | Outputs, state: ModelState, inputs: Tensor) -> Tensor:

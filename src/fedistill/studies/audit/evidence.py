@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from fedistill.communication.messages.base import Message
 from fedistill.communication.messages.bridge import BridgeReply
@@ -100,8 +101,11 @@ def evidence(arm: ReadyArm, client: int, round: int, message: Message) -> list[E
             found.append(Words(message.texts, message.words.reshape(classes, -1)))
         case ClassOutputs() | WeightsAndOutputs():
             found.append(Outputs(message.means, message.means.sum(dim=1) > 0))
-        case BridgeReply() if len(message.levels):
-            found.append(Counts(sizes(message.levels)))
+        case BridgeReply():
+            if len(message.levels):
+                found.append(Counts(sizes(message.levels)))
+            if (voted := (message.votes < classes).nonzero().flatten()).numel():
+                found.append(Labels(voted, one_hot(message.votes[voted], classes).float()))
         case _:
             pass
     tensors = message.tensors()

@@ -2,11 +2,12 @@
 
 Prototypes and statistics are means of features. The server knows the features of the test set: those of
 statistics it computes as clients do; those of prototypes it takes from shadows, whose features the method has
-pulled to the same global prototypes. A linear decoder from features to inputs, fitted by ridge regression
-on the test set, decodes a mean of features into the mean of the decoded samples.
+pulled to the same global prototypes. A linear decoder, fitted by ridge regression on the test set, turns
+differences to the mean of a class in features into such differences in inputs. Being linear, it turns means
+into means.
 
-That an image of the class comes out says little, since the server knows what the class looks like. So what
-counts is how far the client's mean is told from the test set's mean of that class.
+That an image of the class comes out would say little, since the server knows what the class looks like. So
+what is decoded, and what counts, is how the client's mean differs from the test set's mean of that class.
 """
 
 from collections.abc import Sequence
@@ -16,7 +17,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-_RIDGE = 0.01
+KNOWN, ALIKE = 0.01, 10.0
+"""The ridge, by whether the server knows the features or has only shadows' (chosen on digits, seed 0)."""
+_LEAST = 0.1
+"""Standard deviations count as at least this share of their mean."""
 
 
 @dataclass(frozen=True)
@@ -56,21 +60,21 @@ class Reconstruction:
     direction: float
 
 
-def decode(features: Tensor, inputs: Tensor, means: Tensor) -> Tensor:
-    """Return means (k, d) of features as means (k, p) of inputs, by ridge regression.
+def decode(features: Tensor, inputs: Tensor, shifts: Tensor, ridge: float) -> Tensor:
+    """Return shifts (k, d) of class means of features as shifts (k, p) of class means of inputs.
 
     Args:
-        features: (n, d), of the inputs (n, p).
+        features: (n, d), of the inputs (n, p); both as differences to the means of their classes.
+        ridge: relative to the variance of each feature, `KNOWN` or `ALIKE`.
     """
-    features, inputs = features.double(), inputs.double()
-    centre, middle = features.mean(dim=0), inputs.mean(dim=0)
-    deviations = features.std(dim=0).clamp(min=1e-6)
-    scaled = (features - centre) / deviations
+    # A unit that hardly fires in these samples may do so in the client's.
+    deviations = features.std(dim=0)
+    deviations = deviations.clamp(min=_LEAST * float(deviations.mean()) + 1e-12)
+    scaled = features / deviations
     gram = scaled.T @ scaled / len(scaled)
-    weights = torch.linalg.solve(
-        gram + _RIDGE * torch.eye(len(gram), dtype=torch.float64), scaled.T @ (inputs - middle) / len(scaled)
-    )
-    decoded: Tensor = ((means.double() - centre) / deviations) @ weights + middle
+    gram += ridge * torch.eye(len(gram), dtype=gram.dtype)
+    weights = torch.linalg.solve(gram, scaled.T @ inputs / len(scaled))
+    decoded: Tensor = (shifts / deviations) @ weights
     return decoded
 
 
