@@ -112,18 +112,22 @@ class ArmEvidence:
 
     def test_inputs(self, name: str) -> Tensor:
         """Return the samples of the test set that means are compared with, as a model takes them."""
-        return self.arm.task.test_inputs(models.preprocessing(name))[:_COMPARED]
+        return self.arm.task.test_inputs(models.preprocessing(name))[:: self._step]
 
     def private_inputs(self, client: int, name: str) -> Tensor:
         """Return a client's private samples, which only serve to judge what was found."""
         return self.arm.task.client_inputs(client, models.preprocessing(name))
 
     @property
+    def _step(self) -> int:
+        return -(-len(self.arm.task.test) // _COMPARED)
+
+    @property
     def test_labels(self) -> Tensor:
         """Labels (n,) of `test_inputs`."""
-        return self.arm.task.test.labels[:_COMPARED]
+        return self.arm.task.test.labels[:: self._step]
 
     @property
     def test_half(self) -> Tensor:
         """Half (n,) of `test_inputs`."""
-        return self.half[:_COMPARED]
+        return self.half[:: self._step]

@@ -21,6 +21,7 @@ from fedistill.config.schema import Experiment
 from fedistill.data.task import Task
 from fedistill.models import registry as models
 from fedistill.rng import numpy_stream
+from fedistill.studies.audit.roc import Integers
 
 HALVES = 2
 
@@ -59,9 +60,11 @@ class Candidates:
             return torch.cat([private, task.own_test_inputs(self.client, wanted)[self.others]])
         return torch.cat([private, task.test_inputs(wanted)[self.others]])
 
-    def ids(self) -> tuple[np.ndarray[tuple[int], np.dtype[np.int64]], ...]:
+    def ids(self, task: Task) -> tuple[Integers, Integers]:
         """Return which sample each candidate is, (m,) members and (m,) others, equal for equal samples."""
-        return self.members.numpy() * 1_000_003 + self.client, self.others.numpy()
+        clients = len(task.clients)
+        others = self.others * clients + self.client if task.own_tests else self.others
+        return (self.members * clients + self.client).numpy(), others.numpy()
 
 
 def halves(task: Task, seed: int) -> Tensor:

@@ -41,6 +41,7 @@ from fedistill.studies.audit.reconstruction import (
     within_covariance,
 )
 from fedistill.studies.audit.roc import Scored
+from fedistill.studies.audit.shadows import ShadowReply
 from fedistill.training.loop import predict
 from fedistill.training.model_state import ModelState
 
@@ -79,7 +80,7 @@ def audit_client(audit: ArmEvidence, client: int) -> ClientFindings:
         for attack, values in asking.scores(number):
             scores.setdefault(attack, []).append(values)
         found.means |= dict(asking.decoded(number))
-    member_ids, other_ids = asking.candidates.ids()
+    member_ids, other_ids = asking.candidates.ids(audit.arm.task)
     split = len(member_ids)
     for attack, every in scores.items():
         mean = torch.stack(every).double().mean(dim=0).numpy()
@@ -140,7 +141,7 @@ class _ClientAudit:
                 yield "statistics", self._decoded(name, [predict(net, test)], _means(part), KNOWN)
             elif isinstance(part, Features):
                 test, states = self._audit.test_inputs(self._name), self._states(number)
-                spaces = [features(self._arm, self._name, state, test) for state in states]
+                spaces = [features(self._arm, self._name, state, test) for state in states.values()]
                 if spaces and self._arm.task.signature.kind != "text":
                     yield "prototypes", self._decoded(self._name, spaces, part.means, ALIKE)
 
@@ -156,35 +157,38 @@ class _ClientAudit:
         if len(peers) > 1:
             theirs = torch.stack([confidence(self._logits(peer), labels) for peer in peers])
             yield (asked, "co-op"), calibrated(own, theirs, torch.ones_like(theirs, dtype=torch.bool))
-        found = [
-            confidence(self._logits(self._audit.model_of(self._client, number, part)), labels)
-            for shadow in self._shadows
-            for part in evidence(self._arm, self._client, number, shadow.replies[number].message)
-            if isinstance(part, Labels | Model)
-        ]
-        references = torch.stack(found)
-        yield (asked, "lira"), calibrated(own, references, self._usable)
-        yield (asked, "blind"), mean_of_usable(references, self._usable)
+        references, places = [], []
+        for place, reply in self._replies(number):
+            for part in evidence(self._arm, self._client, number, reply.message):
+                if isinstance(part, Labels | Model):
+                    model = self._audit.model_of(self._client, number, part)
+                    references.append(confidence(self._logits(model), labels))
+                    places.append(place)
+        if references:
+            theirs, usable = torch.stack(references), self._usable[places]
+            yield (asked, "lira"), calibrated(own, theirs, usable)
+            yield (asked, "blind"), mean_of_usable(theirs, usable)
 
     def _by_own_model(self, what: str, number: int) -> Iterator[tuple[Attack, Tensor]]:
         """Yield scores by what the client would have answered, had the candidates been public samples."""
         own, score = self._audit.state(self._client, number), _hits if what == "votes" else confidence
-        states = self._states(number)
-        if not isinstance(getattr(own, "model", None), ModelState) or not states:
+        theirs = self._states(number)
+        if not isinstance(getattr(own, "model", None), ModelState) or not theirs:
             return
-        mine, *theirs = (
+        mine, *references = (
             score(answers(self._arm, self._name, state, self._asked(self._name)), self._labels)
-            for state in (own.model, *states)
+            for state in (own.model, *theirs.values())
         )
         yield (f"{what}, if asked", "loss"), mine
-        yield (f"{what}, if asked", "lira"), calibrated(mine, torch.stack(theirs), self._usable)
+        usable = self._usable[list(theirs)]
+        yield (f"{what}, if asked", "lira"), calibrated(mine, torch.stack(references), usable)
 
     def _by_means(self, part: Features | Outputs, number: int) -> Tensor | None:
         """Return scores by means of what a model returns that the server does not have, but shadows."""
         test = self._audit.test_inputs(self._name)
         scores: dict[int, list[Tensor]] = {half: [] for half in range(HALVES)}
-        for shadow, state in zip(self._shadows, self._states(number), strict=False):
-            own, half = self._asked(self._name), 1 - shadow.half
+        for place, state in self._states(number).items():
+            own, half = self._asked(self._name), 1 - self._shadows[place].half
             known, found = (self._returned(part, state, inputs) for inputs in (test, own))
             scores[half].append(self._traced(known, found, part.means, half))
         if not all(scores.values()):
@@ -226,10 +230,19 @@ class _ClientAudit:
             return features(self._arm, self._name, state, inputs)
         return answers(self._arm, self._name, state, inputs).softmax(dim=1)
 
-    def _states(self, number: int) -> list[ModelState]:
-        """Return the models that shadows have after a round; none if the method's clients keep none."""
-        found: list[AnyState] = [shadow.replies[number].state for shadow in self._shadows]
-        return [state.model for state in found if isinstance(getattr(state, "model", None), ModelState)]
+    def _replies(self, number: int) -> list[tuple[int, ShadowReply]]:
+        """Return the replies of a round of those shadows that replied, with the shadow's place."""
+        found = [(place, shadow.replies.get(number)) for place, shadow in enumerate(self._shadows)]
+        return [(place, reply) for place, reply in found if reply is not None]
+
+    def _states(self, number: int) -> dict[int, ModelState]:
+        """Return the models that shadows have after a round, by place; none if clients keep none."""
+        found: list[tuple[int, AnyState]] = [(place, one.state) for place, one in self._replies(number)]
+        return {
+            place: state.model
+            for place, state in found
+            if isinstance(getattr(state, "model", None), ModelState)
+        }
 
     def _logits(self, model: Model) -> Tensor:
         return answers(self._arm, model.name, model.state, self._asked(model.name))

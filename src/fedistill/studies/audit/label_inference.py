@@ -126,7 +126,8 @@ def _mean_output(arm: ReadyArm, part: Labels | Model) -> Tensor:
     """Return the mean output (C,) of a client, on public samples or on some of the test set."""
     if isinstance(part, Labels):
         return part.probs.mean(dim=0) if len(part.probs) else _shares(torch.ones(part.probs.shape[1]))
-    inputs = arm.task.test_inputs(models.preprocessing(part.name))[:_ASKED]
+    # Not the first ones: a test set may be sorted by class.
+    inputs = arm.task.test_inputs(models.preprocessing(part.name))[:: -(-len(arm.task.test) // _ASKED)]
     return answers(arm, part.name, part.state, inputs).softmax(dim=1).mean(dim=0)
 
 
