@@ -117,6 +117,11 @@ def evidence(arm: ReadyArm, client: int, round: int, message: Message) -> list[E
     return found
 
 
+def is_rare(message: Message | None) -> bool:
+    """Whether a message has what is sent once or twice in a run, in rounds that its kind does not tell."""
+    return isinstance(message, BridgeReply) and len(message.levels) + len(message.votes) > 0
+
+
 def _drawn(arm: ReadyArm, round: int) -> Tensor:
     """Return the indices (n,) of a round's public samples."""
     public = arm.federation.public

@@ -96,7 +96,11 @@ def guess_shares(arm: ReadyArm, said: Said) -> dict[int, list[Guess]]:
 
 def _guesses(arm: ReadyArm, rounds: Mapping[int, Sequence[Evidence]]) -> list[Guess]:
     parts = [part for number in sorted(rounds) for part in rounds[number]]
-    found = [Guess("counts", _shares(counts)) for part in parts if (counts := _counts(part)) is not None]
+    found = [
+        Guess("counts, rounded" if isinstance(part, Counts) else "counts", _shares(counts))
+        for part in parts
+        if (counts := _counts(part)) is not None
+    ]
     means = [part for part in parts if isinstance(part, Outputs)]
     if means:
         found.append(Guess("stationary outputs", stationary(means[0].means, means[0].present)))

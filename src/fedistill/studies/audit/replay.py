@@ -20,6 +20,7 @@ from fedistill.federation.executor import Executor
 from fedistill.federation.history import TIMED, ArmRun, Event, RoundRecord
 from fedistill.federation.round import play_round
 from fedistill.state import encode_state
+from fedistill.studies.audit.evidence import is_rare
 
 _NOT_COMPARED = {*TIMED, "carried", "multiply_adds", "memory", "server_multiply_adds"}
 """What may differ in a replay: times, what a network adds, and what older versions did not count."""
@@ -85,7 +86,7 @@ def replay(
         result: the arm in the folder's results.json.
         clients: those whose exchanges are kept.
         rounds: of how many rounds messages are kept, for each client and kind of message: the first, the
-            last, and others evenly between them.
+            last, and others evenly between them; besides, those that are rare.
         shown: called after each round.
 
     Raises:
@@ -106,13 +107,14 @@ def replay(
         record = play_round(run, arm, executor, observer)
         _check(folder, arm, run, record, before, result)
         for client in [one for one in clients if one in record.clients]:
-            kept = record.round in wanted[client]
+            message = observer.messages.get(client)
+            kept = record.round in wanted[client] or is_rare(message)
             exchanges[client].append(
                 Exchange(
                     record.round,
                     record.local,
                     observer.received.get(client),
-                    observer.messages.get(client) if kept else None,
+                    message if kept else None,
                     run.clients.get(client, b"") if kept else b"",
                 )
             )
