@@ -2,7 +2,7 @@
 
     python benchmarks/audit.py [--seeds 1] [--runs FOLDER] [--short]
 
-Digits, eight clients, Dirichlet 0.5, ten rounds, and BBC news for word counts: `fedistill compare`, then
+Digits, eight clients, Dirichlet 0.5, eight rounds, and BBC news for word counts: `fedistill compare`, then
 `fedistill audit` of the run, arm by arm. Seed 0 was used while the attacks were written, and is not among
 those reported. What is kept already is not run again, unless ``--out`` names another file. `python
 docs/generate.py` makes the tables of docs/audit.md of what is kept. ``--short`` is a toy of the same shape.
@@ -24,7 +24,7 @@ from fedistill.studies.audit.audit import audit
 RESULTS = Path(__file__).parent / "results" / "audit.json"
 COMMAND = "python benchmarks/audit.py"
 DIGITS: dict[str, Any] = {
-    "rounds": 10,
+    "rounds": 8,
     "task": {
         "name": "digits",
         "clients": 8,
@@ -32,7 +32,7 @@ DIGITS: dict[str, Any] = {
         "test_share": 0.4,
         "partition": {"kind": "dirichlet", "alpha": 0.5, "min_samples": 10},
     },
-    "models": {"clients": ["cnn-s"], "server": "cnn-s"},
+    "models": {"clients": ["mlp-s"], "server": "mlp-s"},
     "train": {"epochs": 3, "batch_size": 16, "optimizer": {"name": "sgd", "lr": 0.05, "momentum": 0.9}},
     "runtime": {"kind": "serial"},
     "arms": [
@@ -65,7 +65,6 @@ SHORT: dict[str, Any] = {
     **DIGITS,
     "rounds": 2,
     "task": {**DIGITS["task"], "clients": 3, "limit": 90, "public": 40},
-    "models": {"clients": ["mlp-s"], "server": "mlp-s"},
     "arms": [{"method": "fedavg"}, {"method": "voting"}, {"method": "gaussian"}],
 }
 

@@ -1,6 +1,7 @@
 """Makes the pages of docs/methods/ from the methods themselves, their examples and their measured rows, and
 docs/label-skew.md (`label_skew.py`), docs/flagship.md (`flagship.py`), docs/public-data.md (`public_data.py`)
-and docs/training.md (`training_page.py`), and the tables of docs/trust.md (`attacks.py`).
+and docs/training.md (`training_page.py`), and the tables of docs/trust.md (`attacks.py`) and docs/audit.md
+(`audit_tables.py`).
 
     python docs/generate.py            # writes the pages
     python docs/generate.py --check    # writes nothing; names the pages that are not what this would make
@@ -22,6 +23,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+import audit_tables
 import flagship
 import label_skew
 import public_data
@@ -149,7 +151,10 @@ def missing() -> list[str]:
 
 
 def _kept() -> set[Path]:
-    made = ("label-skew.md", "flagship.md", flagship.PLOT, "public-data.md", "training.md", "trust.md")
+    made = (
+        *("label-skew.md", "flagship.md", flagship.PLOT, "public-data.md", "training.md", "trust.md"),
+        "audit.md",
+    )
     return {*(DOCS / "methods").glob("*.md"), *(DOCS / name for name in made), NAVIGATION}
 
 
@@ -181,6 +186,7 @@ def pages() -> dict[Path, str]:
         DOCS / "public-data.md": public_data.page(COMMAND),
         DOCS / "training.md": training_page.page(COMMAND, _fields),
         attacks.PAGE: attacks.page(),
+        audit_tables.PAGE: audit_tables.page(),
         folder / "README.md": _index(),
         NAVIGATION: _navigation(),
         **made,
