@@ -72,7 +72,7 @@ def attack(found: AuditJson, score: str, asked: str = "weights") -> MembershipJs
 def table(folder: Path, rows: int, classes: int, columns: int) -> dict[str, Any]:
     """A table without meaning: numbers and labels are drawn apart from each other."""
     generator = np.random.default_rng(0)
-    for name, count in (("train", rows), ("test", rows)):
+    for name, count in (("train", rows), ("test", 3 * rows)):
         frame = pd.DataFrame(
             generator.normal(size=(count, columns)), columns=[f"x{i}" for i in range(columns)]
         )
@@ -126,7 +126,7 @@ def test_of_a_model_that_was_not_trained_nothing_is_told(tmp_path: Path) -> None
 def test_of_the_members_of_another_client_nothing_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before anything was exchanged, clients' models know their own samples: swapped, they are non-members."""
+    """Before anything was exchanged, models know their own samples alone: swapped, all are non-members."""
     train = {"epochs": 40, "batch_size": 16, "optimizer": {"lr": 0.05, "momentum": 0.9}}
     found = replayed({**DIGITS, "rounds": 1, "train": train}, tmp_path / "run")
     evidence = ArmEvidence(found, SMALL)

@@ -108,7 +108,7 @@ def _print_audit(found: "AuditJson", folder: Path) -> None:
         ],
     )
     _print(
-        "A client's class means (gain 1: decoded; 0: no better than the test set's)",
+        "A client's class means (gain: how much of what sets them apart from the test set's is decoded)",
         ("arm", "decoded from", "means", "of one sample", "gain", "direction"),
         [
             (

@@ -102,7 +102,7 @@ def trace(features: Tensor, labels: Tensor, client: Tensor, usual: Tensor, preci
 
 
 def unseen_words(tokens: Tensor, labels: Tensor, words: Tensor) -> Tensor:
-    """Return how many of a text's words the client never had in a text of the class, (n,).
+    """Return how many words of each text the client never had in its texts of the class, (n,).
 
     Args:
         tokens: (n, length), 0 for padding, else 1 + the word; ``labels``: (n,).
