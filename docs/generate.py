@@ -1,7 +1,7 @@
 """Makes the pages of docs/methods/ from the methods themselves, their examples and their measured rows, and
 docs/label-skew.md (`label_skew.py`), docs/flagship.md (`flagship.py`), docs/public-data.md (`public_data.py`)
-and docs/training.md (`training_page.py`), and the tables of docs/trust.md (`attacks.py`), of
-docs/privacy.md (`privacy_page.py`) and of docs/secure-sums.md (`secure_sums.py`).
+and docs/training.md (`training_page.py`), and the tables of docs/trust.md (`attacks.py`), docs/audit.md
+(`audit_tables.py`), docs/privacy.md (`privacy_page.py`) and docs/secure-sums.md (`secure_sums.py`).
 
     python docs/generate.py            # writes the pages
     python docs/generate.py --check    # writes nothing; names the pages that are not what this would make
@@ -23,6 +23,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+import audit_tables
 import flagship
 import label_skew
 import privacy_page
@@ -153,13 +154,8 @@ def missing() -> list[str]:
 
 def _kept() -> set[Path]:
     made = (
-        "label-skew.md",
-        "flagship.md",
-        flagship.PLOT,
-        "public-data.md",
-        "training.md",
-        "trust.md",
-        "secure-sums.md",
+        *("label-skew.md", "flagship.md", flagship.PLOT, "public-data.md", "training.md", "trust.md"),
+        *("audit.md", "privacy.md", "secure-sums.md"),
     )
     return {*(DOCS / "methods").glob("*.md"), *(DOCS / name for name in made), NAVIGATION}
 
@@ -194,6 +190,7 @@ def pages() -> dict[Path, str]:
         attacks.PAGE: attacks.page(),
         privacy_page.PAGE: privacy_page.page(),
         secure_sums.PAGE: secure_sums.page(),
+        audit_tables.PAGE: audit_tables.page(),
         folder / "README.md": _index(),
         NAVIGATION: _navigation(),
         **made,

@@ -842,6 +842,7 @@ def test_help_names_every_command(place: Path) -> None:
         "compare",
         "run",
         "tune",
+        "audit",
         "resume",
         "report",
         "doctor",

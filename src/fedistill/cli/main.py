@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedistill.cli.audit import audit_command
 from fedistill.cli.complete import complete_arm, complete_view
 from fedistill.cli.console import (
     ExperimentPath,
@@ -50,6 +51,7 @@ app = typer.Typer(
 app.add_typer(flower, name="flower")
 app.command("tune")(tune_command)
 app.command("sweep")(sweep_command)
+app.command("audit")(audit_command)
 app.command("predict")(predict_command)
 app.command("export")(export_command)
 app.command("push")(push_command)

@@ -184,7 +184,7 @@ def resume_experiment(
         before = folder.began_with()
         changed = before is not None and check_changes(before, experiment, folder.path / "experiment.toml")
         task, arms = prepare(experiment, path)
-        _check_data(folder, task)
+        check_data(folder, task)
         if changed:
             findings = examine(experiment, task, arms)
             watcher.findings(findings)
@@ -194,7 +194,8 @@ def resume_experiment(
         return _play(folder, experiment, task, arms, watcher, start, callbacks, goes_on)
 
 
-def _check_data(folder: RunFolder, task: Task) -> None:
+def check_data(folder: RunFolder, task: Task) -> None:
+    """Raise `ExperimentError` if a task's data are not those that the run in the folder began with."""
     before = [event["fingerprint"] for event in folder.events() if event["event"] == "task"]
     if before and before[0] != task.fingerprint():
         raise ExperimentError(

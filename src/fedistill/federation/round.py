@@ -7,6 +7,7 @@ A round is atomic: the `ArmRun` is changed only at its end, by `_record`.
 import time
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import asdict
+from typing import Protocol
 
 from fedistill.communication.messages.base import Message
 from fedistill.communication.protocol.endpoints import ServerEndpoint
@@ -30,8 +31,26 @@ from fedistill.training.cost import counting_loops
 from fedistill.training.model_state import ModelState
 
 
-def play_round(run: ArmRun, arm: ReadyArm, executor: Executor) -> RoundRecord:
+class Observer(Protocol):
+    """Sees what the server of a round has in the clear: messages that it sends, and those that it accepts.
+
+    What it is given belongs to the round, and must not be changed.
+    """
+
+    def sent(self, client: int, message: Message | None) -> None:
+        """Take what a client is sent, before its codec; None if that is nothing."""
+
+    def accepted(self, client: int, message: Message) -> None:
+        """Take a client's message, as it was decoded and checked."""
+
+
+def play_round(
+    run: ArmRun, arm: ReadyArm, executor: Executor, observer: Observer | None = None
+) -> RoundRecord:
     """Play the next round.
+
+    Args:
+        observer: sees all messages; changes nothing.
 
     Raises:
         TrainingError: the arm failed, in the work of a client on this machine, at the server, in evaluation,
@@ -47,9 +66,9 @@ def play_round(run: ArmRun, arm: ReadyArm, executor: Executor) -> RoundRecord:
     endpoint = ServerEndpoint(
         arm.coder, run.shared_states, arm.initial_shared_state, number, local if _adapts(arm) else 1
     )
-    frames = _send(run, arm, endpoint, plan)
+    frames = _send(run, arm, endpoint, plan, observer)
     results = _run_clients(run, arm, executor, plan, frames)
-    check = _reply_check(run, arm, number)
+    check = _reply_check(run, arm, number, observer)
     kind = _kind_of_replies(arm)
     replies = kind(arm, executor.quorum, check, endpoint, plan, frames, results, states=run.clients.none())
     with counting_loops() as counter:
@@ -98,7 +117,9 @@ def _sample(arm: ReadyArm, number: int, local: int) -> RoundPlan:
     return RoundPlan(number, local, clients, sample_dropouts(arm.sampling, clients, arm.seed, number))
 
 
-def _send(run: ArmRun, arm: ReadyArm, endpoint: ServerEndpoint, plan: RoundPlan) -> list[bytes]:
+def _send(
+    run: ArmRun, arm: ReadyArm, endpoint: ServerEndpoint, plan: RoundPlan, observer: Observer | None
+) -> list[bytes]:
     """Return one frame for each client; an empty one stands for nothing."""
     server = arm.server(plan.number)
     messages: dict[Hashable, Message | None] = {}
@@ -109,16 +130,29 @@ def _send(run: ArmRun, arm: ReadyArm, endpoint: ServerEndpoint, plan: RoundPlan)
             if group not in messages:
                 messages[group] = arm.method.send(run.server, server, client)
             message = messages[group]
+            if observer is not None:
+                observer.sent(client, message)
             frames.append(
                 b"" if message is None else endpoint.send(client, group, message, arm.message_context(client))
             )
     return frames
 
 
-def _reply_check(run: ArmRun, arm: ReadyArm, number: int) -> Callable[[int, Message], None]:
-    """Return the method's check of a client's message against the server's state before the round."""
+def _reply_check(
+    run: ArmRun, arm: ReadyArm, number: int, observer: Observer | None
+) -> Callable[[int, Message], None]:
+    """Return the method's check of a client's message against the server's state before the round.
+
+    The observer takes what passes it.
+    """
     server = arm.server(number)
-    return lambda client, message: arm.method.check_reply(run.server, server, Reply(client, message))
+
+    def check(client: int, message: Message) -> None:
+        arm.method.check_reply(run.server, server, Reply(client, message))
+        if observer is not None:
+            observer.accepted(client, message)
+
+    return check
 
 
 def _run_clients(
