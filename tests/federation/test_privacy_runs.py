@@ -78,9 +78,8 @@ def test_a_stopped_run_goes_on_with_the_same_bits(tmp_path: Path) -> None:
     resumed = resume(tmp_path / "parts")
     for name in ARMS:
         assert resumed[name].views == whole[name].views
-        assert [one["bytes_up"] for one in resumed[name].rounds] == [
-            one["bytes_up"] for one in whole[name].rounds
-        ]
+        sent = [[one["bytes_up"] for one in run[name].rounds] for run in (resumed, whole)]
+        assert sent[0] == sent[1]
     for folder in ("whole", "parts"):
         found = json.loads((tmp_path / folder / "results.json").read_text())
         spent = {arm["name"]: arm["privacy"] for arm in found["arms"]}
