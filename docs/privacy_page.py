@@ -1,4 +1,4 @@
-"""Makes the tables of docs/privacy.md, from the package and from what benchmarks/privacy.py has measured."""
+"""Makes the tables of docs/privacy.md: mechanisms, methods, fields, and what has been measured."""
 
 import json
 from pathlib import Path
