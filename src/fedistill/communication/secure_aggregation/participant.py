@@ -183,7 +183,7 @@ class Participant:
         """Return the keys of all masks, each with its sign: its own, and one for each other client."""
         pair = KeyPair(self._secret(1))
         return [
-            (self_mask_key(self._secret(2)), 1),
+            (self_mask_key(self._secret(2), self.round), 1),
             *(
                 pair_mask(pair, self.client, member, self._keys_of(member)[32:64], self.round)
                 for member in sharing
