@@ -123,21 +123,15 @@ def test_what_the_server_sees_of_a_client_is_uniform_and_says_nothing_of_its_inp
 
 
 def test_masks_are_never_used_twice() -> None:
-    """The same integers look otherwise in another round, though the secrets be the same, and per client."""
-    integers = {client: votes(0) for client in range(3)}
-    first, second = SecureRound(VOTES), SecureRound(VOTES, round=2)
-    first.play(integers)
-    second.play(integers)
-    sent = [
-        frames.decode(played.up["addends", client]).sections[0]
-        for played in (first, second)
-        for client in range(3)
+    """All vote alike in both rounds, and draw, as they should not, the same secrets in the second."""
+    rounds = [
+        SecureRound(VOTES, round=number, draw=lambda client, round: secrets_of(client)) for number in (1, 2)
     ]
-    assert len(set(sent)) == len(sent)
-    repeated = SecureRound(VOTES, round=2)
-    party = Participant.begin(0, 2, secrets_of(0, 1), votes(0))
-    assert party.announce() != second.up["keys", 0]
-    assert repeated.round == 2
+    sent = []
+    for played in rounds:
+        played.play({client: votes(0) for client in range(3)})
+        sent += [frames.decode(played.up["addends", client]).sections[0] for client in range(3)]
+    assert len(set(sent)) == len(sent) == 6
 
 
 def test_too_few_that_remain_unmask_nothing() -> None:

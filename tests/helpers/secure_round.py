@@ -30,6 +30,7 @@ class SecureRound:
     addends: Mapping[str, Addend]
     settings: SecureSums = field(default_factory=SecureSums)
     round: int = 1
+    draw: Callable[[int, int], bytes] = secrets_of
     up: dict[tuple[str, int], bytes] = field(default_factory=dict)
     down: dict[tuple[str, int], bytes] = field(default_factory=dict)
 
@@ -50,7 +51,7 @@ class SecureRound:
         server = self.server = Collector(self.round, self.addends, self.settings)
         parties: dict[int, Participant | None] = {}
         for client, values in integers.items():
-            party = Participant.begin(client, self.round, secrets_of(client, self.round), values)
+            party = Participant.begin(client, self.round, self.draw(client, self.round), values)
             parties[client] = party
             server.take_keys(client, self._sent("keys", client, party.announce(), tamper))
         for client in server.members:

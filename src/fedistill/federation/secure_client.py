@@ -34,7 +34,7 @@ def begin_sum(
     assert arm.secure_sums is not None
     values = arm.adds_up.to_add(client, message, arm.secure_sums)
     integers = {name: addend.encode(values[name], name) for name, addend in arm.addends.items()}
-    draw = draw or numpy_stream(arm.seed, "secure sums", client.id, client.round).bytes
+    draw = draw or numpy_stream(arm.seed, f"secure sums of {arm.name}", client.id, client.round).bytes
     participant = Participant.begin(client.id, client.round, draw(SECRETS), integers)
     return participant.announce(state_id), encode_state(to_plain(participant))
 

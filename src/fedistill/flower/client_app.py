@@ -149,6 +149,12 @@ class Node:
         if not found:
             raise ExperimentError(f"an order names arm {name!r}, which the experiment does not have")
         arm = ReadyArm.of(found[0], self.experiment, self.task)
+        if self._own is not None and arm.secure_sums is not None and arm.adds_up.bounded_by_samples:
+            raise ExperimentError(
+                f"secure sums of method {arm.method.name} are bounded by how many samples each site has, and"
+                " the server does not know that of a site's own data: take secure_sums out, or run `dsfl` or"
+                " `voting`"
+            )
         if self._model is None:
             return arm
         sent = {content for kind in arm.method.uplinks + arm.method.downlinks for content in contents(kind)}

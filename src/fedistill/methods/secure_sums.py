@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -15,6 +16,9 @@ from fedistill.methods.participants import Client, FederationInfo, Server
 
 class AddsUp(ABC):
     """A method whose server can do with the sum of the replies, each weighted at its client."""
+
+    bounded_by_samples: ClassVar[bool] = True
+    """What clients add is bounded or weighted by how many samples each has, which all must know alike."""
 
     def without_sums(self, federation: FederationInfo) -> Iterator[str]:
         """Yield which of its settings rule secure sums out, and what to do, a clause each."""

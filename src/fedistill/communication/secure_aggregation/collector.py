@@ -112,7 +112,11 @@ class Collector:
         """
         for place, member in enumerate(self.sharing):
             secret = self._secret(member, place)
-            keys = [(self_mask_key(secret), -1)] if member in self._added else self._left_over(member, secret)
+            keys = (
+                [(self_mask_key(secret, self._round), -1)]
+                if member in self._added
+                else self._left_over(member, secret)
+            )
             for key, sign in keys:
                 for name, drawn in mask(key, self._addends).items():
                     self._sums[name] += sign * drawn

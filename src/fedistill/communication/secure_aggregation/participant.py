@@ -4,8 +4,8 @@ Between two turns all that a client is lies in a `Participant`, plain data that 
 the client, and is gone after the last turn. The secrets are new in each round, so that no mask is used twice.
 
 Server and clients are taken to be honest but curious: they follow the protocol, and up to ``needed - 1``
-clients and the server may put together all that they see. Nobody vouches that a public key is of the client
-that it is said to be of, so that a server that lies could stand between all clients.
+clients and the server may put together all that they see. Nobody vouches for whose a public key is, so that
+a server that lies could stand between all clients.
 """
 
 from collections.abc import Mapping, Sequence
@@ -183,7 +183,7 @@ class Participant:
         """Return the keys of all masks, each with its sign: its own, and one for each other client."""
         pair = KeyPair(self._secret(1))
         return [
-            (self_mask_key(self._secret(2)), 1),
+            (self_mask_key(self._secret(2), self.round), 1),
             *(
                 pair_mask(pair, self.client, member, self._keys_of(member)[32:64], self.round)
                 for member in sharing
@@ -204,5 +204,5 @@ def pair_mask(pair: KeyPair, client: int, other: int, public: bytes, round: int)
 
 
 def zeros(addends: Mapping[str, Addend]) -> dict[str, Classes]:
-    """Return a sum of nothing yet, by name."""
+    """Return sums before anything is added, by name."""
     return {name: np.zeros(addend.count, np.int64) for name, addend in addends.items()}

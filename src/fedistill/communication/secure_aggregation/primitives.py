@@ -49,9 +49,9 @@ class KeyPair:
         return _derived(shared, purpose)
 
 
-def self_mask_key(secret: bytes) -> bytes:
+def self_mask_key(secret: bytes, round: int) -> bytes:
     """Return the key (32 bytes) of the mask that a client derives from its secret alone."""
-    return _derived(secret, "own mask")
+    return _derived(secret, f"own mask in round {round}")
 
 
 def commitment(secret: bytes) -> bytes:

@@ -143,6 +143,7 @@ class DrawnLabels(
     ClientState = Learner
     needs = Needs(public=("clients", "server"))
     under_skew = ("loss", "aggregation")
+    bounded_by_samples = False
     ties_to_last: ClassVar[bool] = False
     """Whether a tie between classes goes to the previous global label."""
     settings: DrawnSettings
