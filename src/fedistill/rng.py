@@ -49,6 +49,14 @@ def numpy_stream(seed: int, purpose: str, client: int = SERVER, round: int = 0) 
     return np.random.default_rng(derive(seed, purpose, client, round))
 
 
+def generator_of(device: torch.device) -> torch.Generator:
+    """Return the generator that layers on a device draw from: ``cuda`` with an index, or ``mps``."""
+    if device.type == "cuda":
+        found: torch.Generator = torch.cuda.default_generators[device.index]
+        return found
+    return torch.mps._get_default_mps_generator()  # torch has no public name for it
+
+
 _of_devices: list[torch.Generator] = []
 """The generators of devices on which this process computes."""
 

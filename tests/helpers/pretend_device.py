@@ -157,7 +157,7 @@ def pretended_device(patch: pytest.MonkeyPatch) -> Iterator[Callable[[], int]]:
     with patch.context() as inside:
         inside.setattr(devices, "_is_there", lambda name: name == "cuda")
         inside.setattr(devices, "_usable", lambda name: PRETEND)
-        inside.setattr(devices, "_generator", lambda device: generator)
+        inside.setattr(devices, "generator_of", lambda device: generator)
         inside.setattr(torch.cuda, "get_device_name", lambda device: "a device that is not there")
         rules = _Rules(memory)
         with rules, _Moves(memory):

@@ -16,9 +16,9 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
-from fedistill import rng
 from fedistill.config.schema import RuntimeConfig
 from fedistill.errors import ExperimentError
+from fedistill.rng import also_scoped, generator_of
 from fedistill.training.cost import uncounted
 from fedistill.training.optimizers import Optimizer
 
@@ -86,7 +86,7 @@ def computing(settings: RuntimeConfig) -> Iterator[None]:
     try:
         with ExitStack() as stack:
             if device != CPU:
-                stack.enter_context(rng.also_scoped(_generator(device)))
+                stack.enter_context(also_scoped(generator_of(device)))
             if device.type == "cuda":
                 stack.enter_context(_exact(settings.deterministic))
             yield
@@ -165,14 +165,6 @@ def _arrived(module: nn.Module, optimizer: Optimizer | None) -> None:
     for part in module.modules():
         if isinstance(part, nn.RNNBase):
             part.flatten_parameters()  # cuDNN wants the weights of a layer in one piece
-
-
-def _generator(device: torch.device) -> torch.Generator:
-    """Return the generator that layers on a device draw from."""
-    if device.type == "cuda":
-        found: torch.Generator = torch.cuda.default_generators[device.index]
-        return found
-    return torch.mps._get_default_mps_generator()  # torch has no public name for it
 
 
 @contextmanager
