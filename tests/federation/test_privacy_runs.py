@@ -87,7 +87,7 @@ def test_a_stopped_run_goes_on_with_the_same_bits(tmp_path: Path) -> None:
         once = randomised_response_epsilon(1.0, 10, 20, 1e-5)
         assert spent["randomised-response"]["most"] == pytest.approx(once, abs=1e-3)
         assert spent["gaussian-labels"]["most"] == pytest.approx(gaussian_epsilon(20**0.5, 1e-5), abs=1e-3)
-        # The server counts anew in each round.
+        # The server counts again in each round.
         assert spent["noisy-votes"]["most"] == pytest.approx(gaussian_epsilon(120**0.5, 1e-5), abs=1e-3)
         assert spent["noisy-votes"]["epsilon"].keys() == {"0", "1", "2"}
         assert "what it sent" in (tmp_path / folder / "report.html").read_text(encoding="utf-8")

@@ -70,7 +70,7 @@ def _least(enough: Callable[[float], bool], most: float) -> float:
 
 @lru_cache(maxsize=1024)
 def sampled_gaussian_epsilon(noise: float, rate: float, steps: int, delta: float) -> float:
-    """Return ε of DP-SGD: Gaussian noise on sums over batches that are drawn anew in each step.
+    """Return ε of DP-SGD: Gaussian noise on sums over batches that are drawn again in each step.
 
     Args:
         noise: standard deviation of the noise, in units of the largest norm that one record can add.
