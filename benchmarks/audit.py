@@ -1,11 +1,15 @@
 """What does a server that keeps all messages learn of its clients, by what the method sends?
 
     python benchmarks/audit.py [--seeds 1] [--runs FOLDER] [--short]
+    python benchmarks/audit.py --swapped
 
 Digits, eight clients, Dirichlet 0.5, eight rounds, and BBC news for word counts: `fedistill compare`, then
 `fedistill audit` of the run, arm by arm. Seed 0 was used while the attacks were written, and is not among
 those reported. What is kept already is not run again, unless ``--out`` names another file. `python
 docs/generate.py` makes the tables of docs/audit.md of what is kept. ``--short`` is a toy of the same shape.
+
+``--swapped`` prints a control: after the first round of `fedmd`, clients are asked about the members of
+another client, of whom they cannot have heard; the area should be 0.5.
 """
 
 import argparse
@@ -17,9 +21,16 @@ from typing import Any
 from kept import keep
 
 from fedistill import compare, parse
+from fedistill.experiment.run_folder import RunFolder, read_results
+from fedistill.experiment.runner import prepare
 from fedistill.federation.history import RoundRecord
-from fedistill.studies.audit.arm_evidence import Settings
+from fedistill.federation.local_executor import SerialExecutor
+from fedistill.rng import numpy_stream
+from fedistill.studies.audit.arm_evidence import ArmEvidence, Settings
 from fedistill.studies.audit.audit import audit
+from fedistill.studies.audit.client_audit import audit_client
+from fedistill.studies.audit.replay import replay
+from fedistill.studies.audit.roc import Scored, roc
 
 RESULTS = Path(__file__).parent / "results" / "audit.json"
 COMMAND = "python benchmarks/audit.py"
@@ -86,7 +97,11 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, help="keep the runs here; default: a temporary folder")
     parser.add_argument("--short", action="store_true", help="a toy of the same shape, for tests")
     parser.add_argument("--out", type=Path, default=RESULTS, help="the file of the rows")
+    parser.add_argument("--swapped", action="store_true", help="print the control")
     given = parser.parse_args()
+    if given.swapped:
+        swapped(given.seeds[0])
+        return
     chosen = {"short": SHORT} if given.short else {"digits": DIGITS, "bbc-news": BBC}
     settings = Settings(shadows=2, rounds=1) if given.short else Settings()
     with tempfile.TemporaryDirectory() as temporary:
@@ -119,6 +134,28 @@ def measure(name: str, raw: dict[str, Any], seed: int, settings: Settings, runs:
         for attack in row["membership"]:
             del attack["points"]
         keep(out, setting, title, row)
+
+
+def swapped(seed: int) -> None:
+    """Print the areas of a run of one round, for each client's own members, and for another client's."""
+    with tempfile.TemporaryDirectory() as temporary:
+        raw = {**DIGITS, "seed": seed, "rounds": 1, "arms": [{"method": "fedmd"}]}
+        compare(parse(raw, "audit"), temporary, quiet=True)
+        folder = RunFolder.open(Path(temporary))
+        experiment = folder.experiment()
+        task, (arm,) = prepare(experiment)
+        clients = range(len(task.clients))
+        with SerialExecutor(experiment, task) as executor:
+            result: Any = read_results(folder.path)["arms"][0]
+            evidence = ArmEvidence(replay(folder, arm, result, executor, clients, 1), Settings())
+    for shift in (0, 1):
+        found = [audit_client(evidence, one, (one + shift) % len(clients)).scored for one in clients]
+        for attack in found[0]:
+            area = roc(Scored.join([one[attack] for one in found]), numpy_stream(0, "audit ranges")).auc
+            whose = "another client's" if shift else "own"
+            print(
+                f"{whose} members, {', '.join(attack)}: {area.value:.2f} ({area.low:.2f} to {area.high:.2f})"
+            )
 
 
 if __name__ == "__main__":

@@ -65,8 +65,12 @@ class ClientFindings:
     means: dict[str, ClassMeans] = field(default_factory=dict)
 
 
-def audit_client(audit: ArmEvidence, client: int) -> ClientFindings:
+def audit_client(audit: ArmEvidence, client: int, asked_about: int | None = None) -> ClientFindings:
     """Attack a client.
+
+    Args:
+        asked_about: the client whose samples are the candidates; by default the same. Of another one's,
+            a message from before any exchange says nothing: a control.
 
     Raises:
         TrainingError: a shadow or a surrogate fails in training, or scores are not finite.
@@ -74,7 +78,7 @@ def audit_client(audit: ArmEvidence, client: int) -> ClientFindings:
     found = ClientFindings()
     if not audit.said[client]:
         return found
-    asking = _ClientAudit(audit, client)
+    asking = _ClientAudit(audit, client, client if asked_about is None else asked_about)
     scores: dict[Attack, list[Tensor]] = {}
     for number in audit.said[client]:
         for attack, values in asking.scores(number):
@@ -91,12 +95,12 @@ def audit_client(audit: ArmEvidence, client: int) -> ClientFindings:
 
 
 class _ClientAudit:
-    def __init__(self, audit: ArmEvidence, client: int) -> None:
+    def __init__(self, audit: ArmEvidence, client: int, asked_about: int) -> None:
         self._audit, self._arm, self._client = audit, audit.arm, client
         self._name = self._arm.federation.clients[client].model
         settings = audit.settings
         self.candidates = draw_candidates(
-            self._arm.task, client, audit.half, settings.candidates, settings.seed
+            self._arm.task, asked_about, audit.half, settings.candidates, settings.seed
         )
         self._labels = self.candidates.labels
         parts = [part for rounds in audit.said[client].values() for part in rounds]
