@@ -94,7 +94,7 @@ class _Moves(TorchFunctionMode):
             return PRETEND if self._memory.has(args[0]) else func(*args)
         if func is torch.Tensor.register_hook:  # it runs in the backward pass, where this mode is off
             hook = partial(self._within, args[1])
-            return func(args[0], hook)
+            return func(args[0], hook)  # type: ignore[no-untyped-call]  # torch leaves it untyped
         if func is embedding_bag and self._memory.has(args[0]) and args[0].dim() == 2:
             # It would make these itself, on the device that it takes its input to be on without this mode.
             starts = self._moved(torch.arange(0, args[0].numel(), args[0].shape[1]), there=True)
