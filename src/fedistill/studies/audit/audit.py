@@ -160,7 +160,9 @@ def _audit_arm(
     membership = _membership(findings, settings.seed)
     if caution and membership:
         notes.append(caution)
-    if not any(evidence.said.values()):
+    if arm.secure_sums is not None:
+        notes.append("secure sums: the server has no client's message, and no attack here uses sums")
+    elif not any(evidence.said.values()):
         notes.append("no attack here can use its messages, which does not mean that they reveal nothing")
     notes += [
         f"{one['asked']}: the blind control is off 0.5, so that members and non-members differ in more than"
