@@ -84,14 +84,19 @@ def _by_source(sources: dict[str, Source]) -> str:
     return "; ".join(f"{', '.join(names)}: {source}" for source, names in found.items())
 
 
-def _kept(rows: str) -> list[Rows]:
+def _kept(rows: str) -> tuple[list[Rows], str]:
+    """Return the rows of each seed that has as many as the first, and a line that names these seeds."""
     kept: dict[str, Rows] = json.loads(RESULTS.read_text(encoding="utf-8"))
-    return [found for setting, found in kept.items() if setting.startswith(f"{rows},")]
+    every = {setting: found for setting, found in kept.items() if setting.startswith(f"{rows},")}
+    most = max(map(len, every.values()))
+    whole = {setting: found for setting, found in every.items() if len(found) == most}
+    numbers = ", ".join(setting.rpartition(" ")[2] for setting in whole)
+    return [*whole.values()], f"Seed{'s' if len(whole) > 1 else ''}: {numbers}."
 
 
 def budgets() -> str:
     """A row for each method, and a column for each budget."""
-    seeds = _kept("dp-sgd")
+    seeds, named = _kept("dp-sgd")
     names = dict.fromkeys(key.split("/")[0] for key in seeds[0])
     columns = list(dict.fromkeys(key.split("/")[1] for key in seeds[0]))
     rows = [(f"`{name}`", *(_accuracy(seeds, f"{name}/{column}") for column in columns)) for name in names]
@@ -99,12 +104,12 @@ def budgets() -> str:
     noise = [seeds[0][f"{first}/{column}"]["noise"] for column in columns]
     rows.append(("noise", *("-" if one is None else f"{one:g}" for one in noise)))
     heads = tuple("no noise" if column == "none" else f"ε = {column}" for column in columns)
-    return table(("method", *heads), rows)
+    return f"{table(('method', *heads), rows)}\n\n{named}"
 
 
 def labels() -> str:
     """A row for each mechanism and noise."""
-    seeds = _kept("votes")
+    seeds, named = _kept("votes")
     rows = []
     for key in seeds[0]:
         method, kind, amount = key.split("/")
@@ -118,10 +123,12 @@ def labels() -> str:
                 _accuracy(seeds, key),
             )
         )
-    return table(("method", "mechanism", "ε of a client", "accuracy"), rows)
+    return f"{table(('method', 'mechanism', 'ε of a client', 'accuracy'), rows)}\n\n{named}"
 
 
 def _accuracy(seeds: list[Rows], key: str) -> str:
     """Return the mean over the seeds, with the range."""
-    found = [rows[key]["accuracy"] for rows in seeds if key in rows]
+    found = [rows[key]["accuracy"] for rows in seeds]
+    if len(found) == 1:
+        return f"{found[0]:.1%}"
     return f"{mean(found):.1%} ({min(found):.1%} to {max(found):.1%})"
