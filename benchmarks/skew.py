@@ -29,7 +29,7 @@ from fedistill.experiment.task_checks import label_skew
 from fedistill.federation import local_executor
 from fedistill.federation.arm import start_run
 from fedistill.federation.round import play_round
-from fedistill.studies.goal import TunedArm
+from fedistill.studies.goal import Goal, TunedArm
 from fedistill.studies.search_space import Values, changed, search_space
 from fedistill.studies.tune import Plan, tune
 
@@ -111,6 +111,7 @@ def measure(train: Path, alpha: float, seed: int, name: str, runs: Path) -> None
     view = "server@global" if arm.method.has_server_model else "client@global"
     curve = [round(record.views[view], 4) for record in run.records if view in record.views]
     print(f"{alpha} {seed} {name}: {settings} {curve}", flush=True)
+    goal = Goal()
     row = {
         "accuracy": curve,
         "view": view,
@@ -120,6 +121,8 @@ def measure(train: Path, alpha: float, seed: int, name: str, runs: Path) -> None
         "train": {**TRAIN, **LOSSES[name.split("/")[0]]},
         "settings": settings,
         "trials": len(tuned.trials),
+        "own": goal.value(tuned.trials[0]),
+        "best": None if tuned.best is None else goal.value(tuned.best),
         "label_skew": round(label_skew(data), 3),
         "command": command,
         "torch": torch.__version__,

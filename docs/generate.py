@@ -75,22 +75,12 @@ Methods have their default codecs. Accuracy is that on the test set after the la
 the entire run and all clients. There is one seed. On another processor a run ends a point or two away, and a
 larger model at the server, whose accuracy still swings after so few rounds, up to nine points: smaller
 differences mean nothing. `local` and `server-alone` are controls: the first exchanges nothing, the second has
-labels that no other method sees. Made by `python benchmarks/methods.py`."""
-ALIKE = """\
-All methods have this one setting. `-balanced` has what `doctor` advises under strong label skew: balanced
-softmax at the clients and, except for `scarlet`, prior-corrected labels at the server."""
+labels that no other method sees. Made by `python benchmarks/methods.py`. Methods on texts, tuned as well, are
+in [what an accuracy costs](../flagship.md)."""
 TUNED = """\
 Each row is tuned by {trials} trials of {rounds} rounds, on a validation part of the training set: local
 epochs, learning rate, loss, label smoothing, pooling, and what else the method and its codec have
 ([what is tried](../tuning.md#what-is-tried)). The best settings, by accuracy, are on the methods' pages."""
-NOTES = {
-    "bbc-news": """\
-`voting` and `cfd` end at chance here, and it is their nature: a client names hardly anything but the
-classes that it has most of, so that the majority, or the server's one bit, is the same class for nearly
-all articles; all clients learn that class and name it again. Soft labels keep what the others said
-(`dsfl`; `cfd` in `fp32`), and `-balanced` weighs it by what a client has.""",
-}
-
 AnyMethod = type[Method[Any, Any, Any, Any]]
 
 
@@ -488,7 +478,7 @@ def _measured(method: AnyMethod) -> list[str]:
             parts += [
                 _setting_of(task, rows[own[0]]),
                 table(HEADS, [_row(name, rows[name]) for name in shown]),
-                *filter(None, (_own_settings(rows[name]) for name in own)),
+                *(_own_settings(rows[name]) for name in own),
             ]
     if parts:
         command = f"`python benchmarks/methods.py --methods {method.name}`"
@@ -500,9 +490,7 @@ def _own_settings(row: dict[str, Any]) -> str:
     """What a row has besides the defaults, and what tuning brought."""
     given = {key: value for key, value in row["arm"].items() if key not in ("name", "method")}
     items = [f"`{key} = {_toml(value)}`" for key, value in (given | row.get("settings", {})).items()]
-    name, tuning = row["arm"]["name"], row.get("tuning")
-    if tuning is None:
-        return f"`{name}` has {', '.join(items)}." if items else ""
+    name, tuning = row["arm"]["name"], row["tuning"]
     has = f"`{name}` has {', '.join(items)}" if items else f"`{name}` keeps its settings"
     own = "" if tuning["own"] is None else f", {tuning['own']:.1%} before tuning"
     best = "no trial ended" if tuning["best"] is None else f"{tuning['best']:.1%} on validation samples"
@@ -513,10 +501,9 @@ def _all_measured() -> list[str]:
     parts = [MEASURED]
     for task, rows in _results().items():
         first = next(iter(rows.values()))
-        tuned = "tuning" in first
-        parts += [_setting_of(task, first), TUNED.format(**first["tuning"]) if tuned else ALIKE]
+        parts += [_setting_of(task, first), TUNED.format(**first["tuning"])]
         body = [_row(f"[{name}]({row['arm']['method']}.md)", row) for name, row in rows.items()]
-        parts += [table(HEADS, body), "" if tuned else NOTES.get(task, "")]
+        parts.append(table(HEADS, body))
     return parts
 
 
@@ -524,11 +511,10 @@ def _setting_of(task: str, row: dict[str, Any]) -> str:
     """One sentence of what a row was measured under."""
     asked, train = row["setting"]["task"], row["setting"]["train"]
     optimizer, partition = train["optimizer"], asked["partition"]
-    tuned = ", before tuning" if "tuning" in row else ""
     return (
         f"**{task}**: {asked['clients']} clients, {partition['kind'].title()} {partition['alpha']},"
         f" {asked['public']} public samples, {row['rounds']} rounds of {train['epochs']} epochs,"
-        f" batches of {train['batch_size']}, {optimizer['name']} at {optimizer['lr']}{tuned},"
+        f" batches of {train['batch_size']}, {optimizer['name']} at {optimizer['lr']}, before tuning,"
         f" seed {row['seed']}."
     )
 

@@ -9,19 +9,7 @@ from writing import made_by, table
 from fedistill.config.units import format_bytes
 
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results" / "public-data.json"
-TARGETS = (0.70, 0.75, 0.78, 0.80)
-WITHOUT = ("fedavg", "feddf", "random-mask")
-"""Arms whose clients need no public data."""
-WAYS = (
-    "2000 images",
-    "200 images, WebP",
-    "60 images, WebP",
-    "made of 40",
-    "made of 20",
-    "made of 10",
-    "1000 made of 20",
-    "drawn",
-)
+TARGETS = (0.70, 0.75, 0.78, 0.80, 0.82)
 
 WRITE = """\
 Methods that label public samples need the same samples at the server and at every client. If the clients do
@@ -60,14 +48,12 @@ Made and drawn samples have no labels, so the control `server-alone` cannot use 
 `bytes_public` of an arm in results.json is what is sent to all clients together; with `bytes_total` it makes
 everything that crosses. Methods that use public samples at the server alone are charged nothing for them."""
 SETTING = """\
-Fashion-MNIST: 10 clients with skewed shares of 10,000 images (Dirichlet 0.3), all of them with cnn-s, as the
-server has; 5 local epochs with balanced softmax, batches of 32, SGD at 0.02 with momentum 0.9. `bridge` is as
-it was when it merged weights with `stc(share=0.02)` (commit 3be09af), `random-mask` has its defaults;
-`voting`, and `dsfl` with `simplex(bits=2)`, have prior-corrected pooling and `distill_epochs = 3`; `fedavg`
-and `feddf`, whose clients have no public data, `stc(share=0.05)`. A cell has the bytes of everything, public
-data included, both directions and all clients, until the server's model first reaches the accuracy on 3,000
-training images that no client has. The test set is not read. `made of 20` are 2,000 samples, made of 20
-images; WebP has quality 0."""
+Fashion-MNIST: 10 clients with skewed shares of 10,000 images (Dirichlet 0.3), all of them with cnn-s, as
+the server has. Arms have the settings of [what an accuracy costs](flagship.md), each tuned by as many
+trials on this task with real public images (`benchmarks/results/flagship-images.toml`); none is tuned for
+images that are made or drawn. A cell has the bytes of everything, public data included, both directions and
+all clients, until the server's model first reaches the accuracy on 3,000 training images that no client
+has. The test set is not read. `made of 20` are 2,000 samples, made of 20 images; WebP has quality 0."""
 FOUND = """\
 **Real images are worth most, and cost most.** With 2,000 real images the server's model of `bridge` is at
 84 % after the votes (seed 0), with samples made of 20 images at 74 %, with drawn ones at 68 %. But a copy
@@ -119,23 +105,21 @@ def page(command: str) -> str:
 
 
 def _costs(rows: dict[str, Any]) -> str:
-    """A row for each arm and public set, arms together."""
-    arms = dict.fromkeys(name.split("/")[1] for name in rows)
-    found = []
-    for arm in arms:
-        for way in ("2000 images",) if arm in WITHOUT else WAYS:
-            if row := rows.get(f"{way}/{arm}"):
-                found.append(_cells(arm, way, row))
+    """A row for each arm and public set, arms together, each arm's cheapest set last."""
     heads = ("arm", "public data", "their bytes", *(f"{target:.0%}" for target in TARGETS), "last", "bytes")
-    return table(heads, found)
+    return table(heads, [_cells(name, row) for name, row in sorted(rows.items(), key=_place)])
 
 
-def _cells(arm: str, way: str, row: dict[str, Any]) -> tuple[str, ...]:
-    public, points = row["public"], row["curve"]
+def _place(item: tuple[str, dict[str, Any]]) -> tuple[str, int]:
+    name, row = item
+    return name.split("/")[1], -row["public"]
+
+
+def _cells(name: str, row: dict[str, Any]) -> tuple[str, ...]:
+    (way, arm), public, points = name.split("/"), row["public"], row["curve"]
     costs = []
     for target in TARGETS:
         sent = next((sent for sent, reached in points if reached >= target), None)
         costs.append("-" if sent is None else format_bytes(sent + public))
-    shown = {"fedavg": "none", "random-mask": "none", "feddf": "at the server"}.get(arm, way)
     last, accuracy = points[-1]
-    return f"`{arm}`", shown, format_bytes(public), *costs, f"{accuracy:.1%}", format_bytes(last + public)
+    return f"`{arm}`", way, format_bytes(public), *costs, f"{accuracy:.1%}", format_bytes(last + public)
