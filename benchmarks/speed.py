@@ -93,7 +93,7 @@ def measure(name: str, repeats: int, device: str) -> dict[str, Any]:
     took = ", ".join(f"{side} {medians[side]:.2f}" for side in sides)
     each = ", ".join(f"{key} {value:.2f} (aim {aims.get(key) or '-'})" for key, value in ratios.items())
     print(
-        f"{name} on {device}: seconds a round: {took}; ratios: {each};"
+        f"{name} on {device}: seconds per round: {took}; ratios: {each};"
         f" peak memory {peaks['fedistill'] / 1e9:.2f} GB (aim {AIM_MEMORY / 1e9})",
         flush=True,
     )

@@ -175,19 +175,19 @@ def test_a_tensor_that_stays_behind_is_named_with_what_to_do(monkeypatch: pytest
 
 
 @pytest.mark.parametrize(
-    ("error", "mend"),
+    ("error", "fix"),
     [
         (RuntimeError("x does not have a deterministic implementation"), "runtime.deterministic = false"),
         (torch.OutOfMemoryError("CUDA out of memory.\nTried"), "runtime.workers"),
     ],
 )
 def test_errors_of_devices_say_what_to_do(
-    error: RuntimeError, mend: str, monkeypatch: pytest.MonkeyPatch
+    error: RuntimeError, fix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with (
         pretended_device(monkeypatch),
         computing(CUDA),
-        pytest.raises(RuntimeError, match=mend) as raised,
+        pytest.raises(RuntimeError, match=fix) as raised,
         placed(nn.Linear(2, 2)),
     ):
         raise error

@@ -136,16 +136,16 @@ def explaining() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        said, mend = str(error).splitlines()[0], ""
+        said, fix = str(error).splitlines()[0], ""
         if isinstance(error, torch.OutOfMemoryError):
-            mend = "set runtime.workers or train.batch_size lower"
+            fix = "set runtime.workers or train.batch_size lower"
         elif "deterministic" in said:
-            mend = "take another layer, or set runtime.deterministic = false, and runs may differ"
+            fix = "take another layer, or set runtime.deterministic = false, and runs may differ"
         elif any(words in said for words in ("same device", "should be the same", "expected it to be on")):
-            mend = "a tensor of the model that is neither parameter nor buffer stays behind: register it"
-        if not mend:
+            fix = "a tensor of the model that is neither parameter nor buffer stays behind: register it"
+        if not fix:
             raise
-        raise RuntimeError(f'{said} ({mend}; or set runtime.device = "cpu")') from error
+        raise RuntimeError(f'{said} ({fix}; or set runtime.device = "cpu")') from error
 
 
 def _tensors(module: nn.Module) -> list[Tensor]:
