@@ -5,10 +5,10 @@
 Digits. `dp-sgd`: 5 clients (Dirichlet 1), 10 rounds, methods that send weights, soft labels, votes or
 nothing, at several budgets ε and without noise. `votes`: 20 clients with an even share each, who train for
 long and vote or label once, with noise at the client or at a trusted server. Accuracy is the server's model
-on the test set after the last round; of `local`, the mean of the clients' models. Settings were chosen on
-seed 100, which is not among those reported. Rows that are kept already are not run again. `python
-docs/generate.py` makes the tables of docs/privacy.md of what is kept. It takes some six minutes on one
-core.
+on the test set after the last round; of `local`, the mean of the clients' models. The learning rate with
+noise was chosen on seed 100, which is not among those reported; nothing else is tuned. Rows that are kept
+already are not run again. `python docs/generate.py` makes the tables of docs/privacy.md of what is kept. It
+takes some six minutes on one core.
 """
 
 import argparse
