@@ -49,7 +49,6 @@ class Needs:
         inputs: the kind of inputs without which the method has no meaning, if there is one.
         models: what the models of all clients, and of the server if it averages them, must have in common:
             nothing, the feature width, or the architecture.
-        sums_alone: whether the server needs only the weighted sum of the replies.
         evaluation_at_clients: whether the server's accuracy is measured with models that stay at the clients.
     """
 
@@ -57,7 +56,6 @@ class Needs:
     public_labels: bool = False
     inputs: Literal["any", "image", "text", "image or table"] = "any"
     models: Literal["any", "one width", "one architecture"] = "any"
-    sums_alone: bool = False
     evaluation_at_clients: bool = False
 
     def takes(self, kind: InputKind) -> bool:

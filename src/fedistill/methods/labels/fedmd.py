@@ -72,14 +72,9 @@ class FedMd(SampledPublic[Logits, Logits, FedMdServer, FedMdClient]):
     downlink = Logits
     ServerState = FedMdServer
     ClientState = FedMdClient
-    needs = Needs(public=("clients",), sums_alone=True)
+    needs = Needs(public=("clients",))
     Settings = FedMdSettings
     settings: FedMdSettings
-
-    def __init__(self, settings: FedMdSettings) -> None:
-        super().__init__(settings)
-        if settings.pooling == "median":
-            self.needs = replace(self.needs, sums_alone=False)
 
     def start_server(self, server: Server) -> FedMdServer:
         return FedMdServer()

@@ -219,7 +219,7 @@ class MomentsMethod(SumsOfStatistics[FeatureMoments, MomentsServer]):
     byte_formula = "up = (d(d-1)/2 H + mdH')/8, H, H' bits per number, m classes; down = 11; once"
     uplink = FeatureMoments
     ServerState = MomentsServer
-    needs = Needs(inputs="image or table", sums_alone=True)
+    needs = Needs(inputs="image or table")
     Settings = MomentsSettings
     settings: MomentsSettings
 
@@ -229,8 +229,6 @@ class MomentsMethod(SumsOfStatistics[FeatureMoments, MomentsServer]):
 
     def __init__(self, settings: MomentsSettings) -> None:
         super().__init__(settings)
-        if settings.screen:
-            self.needs = replace(self.needs, sums_alone=False)
         if settings.features is not None:
             self.needs = replace(self.needs, inputs="any")
             self.frozen_models = (settings.features,)

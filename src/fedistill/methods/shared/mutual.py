@@ -2,14 +2,13 @@
 
 from abc import abstractmethod
 from collections.abc import Iterable
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from fedistill.communication.messages.weights import TrainedWeights, Weights
 from fedistill.errors import Refusal
-from fedistill.methods.base import Method, Needs, Reply
+from fedistill.methods.base import Method, Reply
 from fedistill.methods.participants import Client, FederationInfo, Server
 from fedistill.methods.shared.own_model import Learner, ServerModel, train_private
 from fedistill.methods.shared.private_loss import private_loss
@@ -54,14 +53,8 @@ class MutualLearning(Method[TrainedWeights, Weights, ServerModel, Learner]):
     downlink = Weights
     ServerState = ServerModel
     ClientState = Learner
-    needs = Needs(sums_alone=True)
     travels = "server"
     settings: AveragingSettings
-
-    def __init__(self, settings: AveragingSettings) -> None:
-        super().__init__(settings)
-        if settings.averaging != "mean":
-            self.needs = replace(self.needs, sums_alone=False)
 
     @abstractmethod
     def loss(self, own: Tensor, travelling: Tensor, own_task: Tensor, travelling_task: Tensor) -> Tensor:

@@ -148,10 +148,6 @@ class DrawnLabels(
     """Whether a tie between classes goes to the previous global label."""
     settings: DrawnSettings
 
-    def __init__(self, settings: DrawnSettings) -> None:
-        super().__init__(settings)
-        self.needs = replace(self.needs, sums_alone=not [*self._looks_at_replies()])
-
     def _looks_at_replies(self) -> Iterator[str]:
         name = self.settings.aggregation.name
         if not isinstance(self.settings.aggregation, OfMean):

@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar, TypeVar
 
 import torch
@@ -123,14 +123,9 @@ class WeightAveraging(Method[TrainedWeights, Weights, ServerModel, NoState], Add
     uplink = TrainedWeights
     downlink = Weights
     ServerState = ServerModel
-    needs = Needs(models="one architecture", sums_alone=True)
+    needs = Needs(models="one architecture")
     Settings: ClassVar[type[AveragingSettings]] = AveragingSettings
     settings: AveragingSettings
-
-    def __init__(self, settings: AveragingSettings) -> None:
-        super().__init__(settings)
-        if settings.averaging != "mean":
-            self.needs = replace(self.needs, sums_alone=False)
 
     @abstractmethod
     def penalty(self, received: Weights) -> Penalty | None:

@@ -78,7 +78,7 @@ class NaiveBayes(SumsOfStatistics[WordCounts, NaiveBayesServer]):
     byte_formula = "up = CVH/8, H bits per count; down = 11; once"
     uplink = WordCounts
     ServerState = NaiveBayesServer
-    needs = Needs(inputs="text", sums_alone=True)
+    needs = Needs(inputs="text")
     Settings = NaiveBayesSettings
     settings: NaiveBayesSettings
 

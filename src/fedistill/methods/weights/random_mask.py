@@ -69,15 +69,10 @@ class RandomMask(MergesParts[MaskedReply, MaskedRequest, MaskServer, MaskClient]
     downlink = MaskedRequest
     ServerState = MaskServer
     ClientState = MaskClient
-    needs = Needs(models="one architecture", sums_alone=True)
+    needs = Needs(models="one architecture")
     under_skew = ("loss",)
     Settings = MaskSettings
     settings: MaskSettings
-
-    def __init__(self, settings: MaskSettings) -> None:
-        super().__init__(settings)
-        if settings.averaging != "mean":
-            self.needs = replace(self.needs, sums_alone=False)
 
     def broadcast_group(self, state: MaskServer, info: ClientInfo) -> Hashable:
         return int(state.known[info.id])
