@@ -152,8 +152,8 @@ class FedGen(Method[CountedWeights, GeneratorWeights, FedGenServer, FedGenClient
             if not shares.any():  # the generator has not learned yet
                 return value
             y, noise = generator.draw(shares, len(at), random)
-            features = generator(y, noise).detach().to(split.head.weight.device)
-            return value + weight * cross_entropy(split.head(features).to(y.device), y)
+            made = split.head(generator(y, noise).detach().to(split.head.weight.device))
+            return value + weight * cross_entropy(made.to(y.device), y)
 
         train_private(split, optimizer, client, loss)
         counts = torch.bincount(client.data.labels, minlength=len(shares)).float()[None]
@@ -170,8 +170,7 @@ class FedGen(Method[CountedWeights, GeneratorWeights, FedGenServer, FedGenClient
         self, state: FedGenServer, server: Server, replies: Iterable[Reply[CountedWeights]]
     ) -> FedGenServer:
         _, split = self._split(server)  # all predictors have the same shape
-        predictors: list[Predictor] = []
-        counts: list[Tensor] = []
+        predictors, counts = list[Predictor](), list[Tensor]()
 
         def trained() -> Iterable[tuple[CountedWeights, float]]:
             for reply in replies:
