@@ -209,7 +209,9 @@ def test_other_errors_are_left_as_they_are(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize(
     ("there", "found"), [(("cuda", "mps"), "cuda"), (("mps",), "mps"), ((), "cpu")], ids=str
 )
-def test_auto_takes_the_best_there_is(there: tuple[str, ...], found: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_takes_the_best_there_is(
+    there: tuple[str, ...], found: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(devices, "_is_there", there.__contains__)
     monkeypatch.setattr(devices, "_usable", torch.device)
     assert find_device("auto").type == found
