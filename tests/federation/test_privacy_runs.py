@@ -251,3 +251,67 @@ def test_a_method_cannot_train_for_longer_than_is_counted() -> None:
         pytest.raises(TrainingError, match="counts 1: it must"),
     ):
         play_round(start_run(arm), arm, executor)
+
+
+def test_no_two_arms_have_the_same_noise() -> None:
+    """Else one subtraction would take it out of both."""
+    wider = {**ALL_RECORDS, "noise": 8.0}
+    arms = [{"name": f"{factor}", "method": "fedavg", "privacy": wider} for factor in ("one", "two")]
+    _, (one, two) = prepare(parse(small(arms=arms, rounds=1), "test"))
+    with SerialExecutor(parse(small(arms=arms, rounds=1), "test"), one.task) as executor:
+        executor._arms = {arm.name: arm for arm in (one, two)}
+        first, second = (finish(arm, executor).server.model.weights for arm in (one, two))
+    assert not torch.equal(first, second)
+
+
+def test_the_round_in_which_an_arm_failed_counts() -> None:
+    arm, run = finished(small(rounds=3))
+    spent = spent_epsilons(arm, run.records)
+    assert spent_epsilons(arm, run.records[:2], failed_round=3) == pytest.approx(spent)
+    assert max(spent_epsilons(arm, run.records[:2])) < min(spent)
+
+
+MIXING = """
+from torch import nn
+
+
+class Centred(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(64, 10)
+
+    def forward(self, x):
+        x = x.flatten(1)
+        return self.layer(x - x.mean(dim=0))
+
+
+class Patches(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(16, 10)
+
+    def forward(self, x):
+        return self.layer(x.reshape(-1, 16)).reshape(len(x), -1, 10).mean(dim=1)
+
+
+def centred(signature):
+    return Centred()
+
+
+def patches(signature):
+    return Patches()
+"""
+
+
+def test_models_in_which_records_are_not_apart_are_not_trained_with_noise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mixing_nets.py").write_text(MIXING)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    models = {"clients": ["mixing_nets:centred"], "server": "mixing_nets:centred"}
+    _, arm = ready(small(models=models))
+    with pytest.raises(Refusal, match="answers otherwise to a record if the others in its batch are others"):
+        check_privacy(arm)
+    models = {"clients": ["mixing_nets:patches"], "server": "mixing_nets:patches"}
+    with pytest.raises(TrainingError, match=r"a layer takes \d+ rows where a batch has \d+ records"):
+        finished(small(models=models))

@@ -82,7 +82,7 @@ def test_an_answer_is_given_once() -> None:
     mechanism, answers, sent = RandomisedResponse(each=0.1), {}, []
     for number, believed in enumerate(([0, 1, 2], [3, 3, 3], [3, 3, 3]), start=1):
         message, answers = private_message(
-            Votes(votes(believed), number), answers, mechanism, CONTEXT, 0, number
+            Votes(votes(believed), number), answers, mechanism, CONTEXT, draws(number)
         )
         assert isinstance(message, Votes)
         assert message.sampled_round == number
@@ -98,7 +98,7 @@ def test_noisy_majorities() -> None:
     replies = [
         (client, votes([client % 2, 3])) for client in range(40)
     ]  # 20 for each of two classes; 40 for one
-    noisy = NoisyMajority(noise=3.0)
+    noisy = NoisyMajority(noise=3.0, arm="voting")
     labels = torch.stack(
         [noisy.aggregate(replies, draws(seed)).labels for seed in range(200)]  # type: ignore[union-attr]
     )
@@ -232,7 +232,7 @@ def test_every_mechanism_says_whom_it_protects_from_whom() -> None:
 
 def test_soft_labels_stay_probabilities() -> None:
     message = SoftLabels(torch.full((3, 4), 0.25), 1)
-    sent, _ = private_message(message, {}, GaussianLabels(noise=2.0), CONTEXT, 0, 1)
+    sent, _ = private_message(message, {}, GaussianLabels(noise=2.0), CONTEXT, draws())
     assert isinstance(sent, SoftLabels)
     assert sent.probs.sum(dim=1).tolist() == pytest.approx([1, 1, 1])
     assert bool((sent.probs >= 0).all())

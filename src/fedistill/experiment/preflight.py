@@ -281,7 +281,10 @@ def _privacy(arm: ReadyArm) -> list[Finding]:
     spent = (
         f"{most:.3g}" if least == most else f"{least:.3g} to {most:.3g}, by how often a client takes part,"
     )
-    noise, sent = getattr(mechanism, "noise", None), ", ".join(told_of(arm.method.uplinks)) or "nothing"
+    told = told_of(arm.method.uplinks)
+    if not any(one.startswith("samples ") for one in told):
+        told.append("samples (of the number of private samples)")  # before round 1
+    noise, sent = getattr(mechanism, "noise", None), ", ".join(told)
     what = (
         f"{mechanism.kind}{'' if noise is None else f' with noise {noise:g}'}: after {arm.rounds} rounds"
         f" ε = {spent} at δ = {mechanism.delta:g}, for {mechanism.unit}; what leaves a client: {sent}"

@@ -202,7 +202,7 @@ def arm_json(arm: ReadyArm, run: ArmRun, status: Status, error: str | None) -> A
     }
     if arm.liars and not arm.evaluate.hide_sites:
         found["liars"] = list(arm.liars)
-    privacy = privacy_json(arm, run)
+    privacy = privacy_json(arm, run, status)
     if privacy is not None:
         found["privacy"] = privacy
     reliability = mean_reliability(run.records)
@@ -217,12 +217,13 @@ def arm_json(arm: ReadyArm, run: ArmRun, status: Status, error: str | None) -> A
     return found
 
 
-def privacy_json(arm: ReadyArm, run: ArmRun) -> PrivacyJson | None:
+def privacy_json(arm: ReadyArm, run: ArmRun, status: Status) -> PrivacyJson | None:
     """Return what each client has spent of its privacy so far, or None for an arm without noise."""
     mechanism = arm.mechanism
     if mechanism is None:
         return None
-    epsilons = [math.ceil(epsilon * 1e4) / 1e4 for epsilon in spent_epsilons(arm, run.records)]
+    failed = run.round + 1 if status == "failed" and run.round < arm.rounds else None
+    epsilons = [math.ceil(epsilon * 1e4) / 1e4 for epsilon in spent_epsilons(arm, run.records, failed)]
     found: PrivacyJson = {
         "mechanism": mechanism.kind,
         "unit": mechanism.unit,

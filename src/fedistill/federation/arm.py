@@ -97,7 +97,7 @@ class ReadyArm:
         assert config.codec is not None
         seed = experiment.seed if config.seed is None else config.seed
         privacy = privacy_in(config)
-        method = with_noisy_votes(create_method(config), privacy)
+        method = with_noisy_votes(create_method(config), privacy, config.name)
         up, down = codecs.pair(config.codec)
         return cls(
             config=config,
@@ -306,6 +306,7 @@ class ReadyArm:
             private=lambda model: self.task.client_inputs(client, models.preprocessing(model)),
             server_model=self.config.models.server,
             dp_sgd=self.mechanism if isinstance(self.mechanism, DpSgd) else None,
+            noise_name=self.name,
         )
 
     def server(self, round: int) -> Server:

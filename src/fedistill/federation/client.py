@@ -107,9 +107,8 @@ def run_client(
         if arm.privacy is not None:
             check_steps(arm.privacy, own)
             if isinstance(arm.privacy, LocalMechanism) and message is not None:
-                message, kept_answers = private_message(
-                    message, kept_answers, arm.privacy, context, arm.seed, round
-                )
+                draws = own.stream(f"private answers of {own.noise_name}")
+                message, kept_answers = private_message(message, kept_answers, arm.privacy, context, draws)
         if attack is not None and message is not None:
             message = attack.sent(message, Liar(arm.seed, client, round, received, context))
         reply, pending = b"", b""

@@ -17,8 +17,10 @@ from fedistill.federation.privacy_settings import counts_rounds, takes_noisy_vot
 from fedistill.federation.setup import is_alone
 from fedistill.methods.registry import METHODS, AnyMethod
 from fedistill.models import registry as models
+from fedistill.models.signature import Signature
 from fedistill.privacy.dp_sgd import fault
 from fedistill.privacy.mechanisms import DpSgd, LocalMechanism, Mechanism, NoisyVotes
+from fedistill.rng import scoped, stream
 
 Exchange = tuple[int, int]
 """A round in which a client works, and the rounds of local training behind it."""
@@ -31,21 +33,34 @@ def planned_epsilons(arm: ReadyArm) -> list[float]:
         ExperimentError: a package is missing, or no noise is enough.
     """
     found: list[list[Exchange]] = [[] for _ in arm.federation.clients]
-    accumulate = arm.config.accumulate
     for number in range(1, arm.rounds + 1):
-        if isinstance(accumulate, int) and (number % accumulate == 0 or number == arm.rounds):
-            for client in sample_clients(arm.sampling, len(found), arm.seed, number):
-                found[client].append((number, fixed_rounds(accumulate, number)))
+        _add_planned(found, arm, number)
     return [_epsilon(arm, client, exchanges) for client, exchanges in enumerate(found)]
 
 
-def spent_epsilons(arm: ReadyArm, records: Sequence[RoundRecord]) -> list[float]:
-    """Return what each client has spent in these rounds, by number; 0 for one that did not work."""
+def spent_epsilons(
+    arm: ReadyArm, records: Sequence[RoundRecord], failed_round: int | None = None
+) -> list[float]:
+    """Return what each client has spent in these rounds, by number; 0 for one that did not work.
+
+    Args:
+        failed_round: the one after these, if the arm failed: its clients may have worked and replied.
+    """
     found: list[list[Exchange]] = [[] for _ in arm.federation.clients]
     for record in records:
         for client in record.clients:
             found[client].append((record.round, record.local))
+    if failed_round is not None:
+        _add_planned(found, arm, failed_round)
     return [_epsilon(arm, client, exchanges) for client, exchanges in enumerate(found)]
+
+
+def _add_planned(found: list[list[Exchange]], arm: ReadyArm, number: int) -> None:
+    """Add the exchanges of clients that are to work in a round."""
+    accumulate = arm.config.accumulate
+    if isinstance(accumulate, int) and (number % accumulate == 0 or number == arm.rounds):
+        for client in sample_clients(arm.sampling, len(found), arm.seed, number):
+            found[client].append((number, fixed_rounds(accumulate, number)))
 
 
 def _epsilon(arm: ReadyArm, client: int, exchanges: Sequence[Exchange]) -> float:
@@ -98,7 +113,7 @@ def check_privacy(arm: ReadyArm) -> None:
     if budget is not None and largest > budget * 1.005:
         raise Refusal(
             f"{where}: a client would spend ε = {largest:.3g}, more than privacy.epsilon = {budget:g}: raise"
-            " `noise`, or leave one of the two out"
+            " `noise`, or leave one of the two out (of a run that has begun, neither can be changed)"
         )
 
 
@@ -155,8 +170,32 @@ def _check_dp_sgd(arm: ReadyArm, mechanism: DpSgd, where: str) -> None:
         )
     for name in sorted({info.model for info in arm.federation.clients}):
         found = fault(models.reusable(name, arm.signature(name)))
+        if found is None and models.is_own(name) and _mixes_records(name, arm.signature(name)):
+            found = (
+                "answers otherwise to a record if the others in its batch are others, so that no clipping of"
+                " single records bounds what one tells: take each record by itself"
+            )
         if found is not None:
             raise Refusal(f"{where}: model {name!r} {found}")
+
+
+def _mixes_records(name: str, signature: Signature) -> bool:
+    """Whether a custom model's answer to a record depends on the other records of a batch, in training."""
+    draws, model = stream(0, "records"), models.build_model(name, signature, seed=0, client=0).train()
+    blank = models.blank_inputs(signature, 3)
+    first, second = (
+        torch.randint(1, max(signature.vocabulary, 2), blank.shape, generator=draws)
+        if signature.kind == "text"
+        else torch.randn(blank.shape, generator=draws)
+        for _ in range(2)
+    )
+    second[0] = first[0]
+    with torch.no_grad():
+        with scoped(0, "records"):
+            alone = model(first)[0]
+        with scoped(0, "records"):
+            among_others = model(second)[0]
+    return not torch.allclose(alone, among_others, rtol=1e-4, atol=1e-5, equal_nan=True)
 
 
 def _check_local(method: AnyMethod, mechanism: LocalMechanism, where: str) -> None:

@@ -41,18 +41,20 @@ def with_noise(mechanism: Mechanism | None, train: ResolvedTrain, rounds: int) -
     return mechanism.model_copy(update={"noise": found})
 
 
-def with_noisy_votes(method: AnyMethod, mechanism: Mechanism | None) -> AnyMethod:
-    """Return the method with noise in its majorities, if that is what the mechanism does and it has them."""
+def with_noisy_votes(method: AnyMethod, mechanism: Mechanism | None, arm: str) -> AnyMethod:
+    """Return an arm's method with noise in its majorities, if the mechanism adds some and it has them."""
     if not isinstance(mechanism, NoisyVotes) or not takes_noisy_votes(method):
         return method
-    noisy = NoisyMajority(noise=mechanism.noise)
+    noisy = NoisyMajority(noise=mechanism.noise, arm=arm)
     return type(method)(method.settings.model_copy(update={"aggregation": noisy}))
 
 
 def takes_noisy_votes(method: AnyMethod) -> bool:
     """Whether all that a method's server makes of votes is the class that has most of them."""
-    if not isinstance(method, Voting):
+    # Of a class that is derived from it, nobody knows what else it makes of them.
+    if type(method) is not Voting:
         return False
+    assert isinstance(method, Voting)
     return method.settings.aggregation.name in (MAJORITY, NoisyMajority.model_fields["name"].default)
 
 

@@ -190,6 +190,8 @@ class Client(Participant):
         private: returns these samples as the named model takes them; methods use `inputs`.
         server_model: name of the server's model.
         dp_sgd: how its model is to be trained on these samples, unless without noise.
+        noise_name: what the streams of its noise, and of its batches with noise, are named by; no two arms
+            have the same.
         noisy_steps: how many steps each such training has taken; `methods.shared.own_model` notes them.
     """
 
@@ -198,6 +200,7 @@ class Client(Participant):
     private: Callable[[str], Tensor]
     server_model: str
     dp_sgd: DpSgd | None = None
+    noise_name: str = ""
     noisy_steps: list[int] = field(default_factory=list, compare=False)
 
     @property

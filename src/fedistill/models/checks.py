@@ -100,7 +100,7 @@ def _check_repeats(name: str, signature: Signature) -> None:
         *(_answers(model, signature) for model in builds),
         *(_answers(start.load_into(reusable(name, signature)), signature) for _ in range(2)),
     )
-    if not all(torch.equal(first, other) for other in others):
+    if not all(torch.allclose(first, other, rtol=0, atol=0, equal_nan=True) for other in others):
         raise ExperimentError(
             f"model {name!r} answers otherwise when it is built or used a second time, with equal weights and"
             " random numbers: something outside of the module changes what it computes, such as a global"

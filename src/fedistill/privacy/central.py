@@ -8,6 +8,7 @@ from torch.nn.functional import one_hot
 from fedistill.aggregation.functional import Answers
 from fedistill.aggregation.labels import Aggregation, Combined, ExchangeInfo
 from fedistill.config.section import Positive
+from fedistill.rng import stream
 
 
 class NoisyMajority(Aggregation):
@@ -15,6 +16,8 @@ class NoisyMajority(Aggregation):
 
     name: Literal["noisy-majority"] = "noisy-majority"
     noise: Positive
+    arm: str
+    """Whose noise it is: no two arms have the same."""
 
     def combine(self, answers: Answers, exchange: ExchangeInfo) -> Combined | None:
         counts: torch.Tensor | None = None
@@ -23,5 +26,7 @@ class NoisyMajority(Aggregation):
             counts = votes if counts is None else counts + votes
         if counts is None:
             return None
-        noise = torch.randn(counts.shape, generator=exchange.draws, dtype=torch.float64)
+        seed = int(torch.randint(2**62, (), generator=exchange.draws))
+        draws = stream(seed, f"noisy votes of {self.arm}")
+        noise = torch.randn(counts.shape, generator=draws, dtype=torch.float64)
         return Combined(one_hot((counts + self.noise * noise).argmax(dim=1), counts.shape[1]).float())

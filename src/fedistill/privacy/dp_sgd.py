@@ -71,6 +71,7 @@ def fit_privately(
                 if len(index):
                     value = loss(model(batch(inputs, index, augment)), index)
                     value.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+                    _check_per_record(trained, len(index))
                 else:
                     for parameter in trained:
                         parameter.grad_sample = parameter.new_zeros(0, *parameter.shape)  # type: ignore[attr-defined]
@@ -86,6 +87,22 @@ def fit_privately(
             "training has changed a buffer of the model, which holds what no noise covers: use layers without"
             " such buffers"
         )
+
+
+def _check_per_record(trained: list[nn.Parameter], records: int) -> None:
+    """See that there is one gradient per record, so that clipping them bounds what a record adds.
+
+    Raises:
+        TrainingError: a layer was given a batch in which a record is not one row, or a module runs twice.
+    """
+    for parameter in trained:
+        found = getattr(parameter, "grad_sample", None)
+        for one in found if isinstance(found, list) else [found]:
+            if one is not None and len(one) != records:
+                raise TrainingError(
+                    f"DP-SGD: a layer takes {len(one)} rows where a batch has {records} records, so that"
+                    " clipping rows would not bound what a record tells: keep records in the first dimension"
+                )
 
 
 @contextmanager

@@ -8,7 +8,6 @@ from torch import Tensor
 from fedistill.communication.messages.base import Message, MessageContext
 from fedistill.communication.messages.labels import Logits, SoftLabels, Votes
 from fedistill.privacy.mechanisms import LocalMechanism
-from fedistill.rng import stream
 from fedistill.state import State
 
 PLACES, ROWS = "places", "rows"
@@ -20,8 +19,7 @@ def private_message(
     answers: State,
     mechanism: LocalMechanism,
     context: MessageContext,
-    seed: int,
-    round: int,
+    draws: torch.Generator,
 ) -> tuple[Message, State]:
     """Return what a client sends in place of its labels, and all answers that it has given so far.
 
@@ -41,7 +39,6 @@ def private_message(
     table[places], answered[places] = given, True
     new = ~answered[sampled]
     if new.any():
-        draws = stream(seed, "private answers", context.client, round)
         table[sampled[new]] = mechanism.randomised(rows[new], type(message), draws)
         answered[sampled[new]] = True
     after = answered.nonzero().flatten()

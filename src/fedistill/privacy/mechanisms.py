@@ -87,7 +87,7 @@ class LocalMechanism(Mechanism, ABC):
     An answer that was given is given again as it was, whatever the client has learned since.
     """
 
-    unit = "all records of one client, in their place any others"
+    unit = "all records of one client, in their place as many others"
     against = "the server, all other clients, and whoever gets a model"
     messages: ClassVar[tuple[type[Message], ...]]
     """Types of messages that it makes private."""
@@ -147,7 +147,7 @@ class NoisyVotes(Mechanism):
     kind: Literal["noisy-votes"] = "noisy-votes"
     noise: Positive = Field(description="standard deviation of the noise, in votes")
 
-    unit = "all records of one client, in their place any others, which change one vote for each sample"
+    unit = "all records of one client, in their place as many others, which change one vote for each sample"
     against = "all other clients, and whoever gets a model; the server sees the votes, and is trusted"
     source = "Papernot et al., 2018, arXiv 1802.08908, section 4.1 (GNMax; the bound that needs no data)"
 

@@ -65,8 +65,8 @@ def train_private(
             loss,
             client.dp_sgd,
             steps=steps,
-            draws=client.stream("private"),
-            noise=client.stream("private noise"),
+            draws=client.stream(f"private batches of {client.noise_name}"),
+            noise=client.stream(f"private noise of {client.noise_name}"),
             augment=augmentation(client.train.augment, client.stream("augment")),
         )
         client.noisy_steps.append(steps)

@@ -27,6 +27,7 @@ from fedistill.federation import local_executor
 from fedistill.federation.arm import ReadyArm
 from fedistill.federation.executor import Executor, check_main_guard
 from fedistill.federation.history import RoundRecord
+from fedistill.privacy.mechanisms import NoisyVotes
 from fedistill.rng import numpy_stream
 from fedistill.state import write_file
 from fedistill.studies.audit import candidates, label_inference, reconstruction, roc
@@ -162,11 +163,14 @@ def _audit_arm(
         notes.append(caution)
     if arm.secure_sums is not None:
         notes.append("secure sums: the server has no client's message, and no attack here uses sums")
-    elif not any(evidence.said.values()):
+    if isinstance(arm.privacy, NoisyVotes):
+        notes.append("noisy-votes trusts the server, which is whose view is audited here")
+    if arm.secure_sums is None and not any(evidence.said.values()):
         notes.append("no attack here can use its messages, which does not mean that they reveal nothing")
     notes += [
-        f"{one['asked']}: the blind control is off 0.5, so that members and non-members differ in more than"
-        " membership: do not trust its other scores"
+        f"{one['asked']}: the range of the blind control leaves 0.5 out. That is chance once in twenty times,"
+        " and more often where clients are few; else members and non-members differ in more than membership,"
+        " and its other scores are not to be trusted"
         for one in membership
         if one["score"] == "blind" and not one["auc"]["low"] <= 0.5 <= one["auc"]["high"]
     ]

@@ -9,7 +9,9 @@ from torch import Tensor
 
 from fedistill.errors import TrainingError
 from fedistill.methods.base import AnyState
+from fedistill.methods.combined.tally_like import TallyLike
 from fedistill.methods.shared.moments import inverse
+from fedistill.privacy.mechanisms import LocalMechanism
 from fedistill.studies.audit.arm_evidence import ArmEvidence
 from fedistill.studies.audit.asked import answers, features
 from fedistill.studies.audit.candidates import HALVES, draw_candidates
@@ -104,7 +106,10 @@ class _ClientAudit:
         )
         self._labels = self.candidates.labels
         parts = [part for rounds in audit.said[client].values() for part in rounds]
-        uses_shadows = any(isinstance(part, Labels | Model | Features | Outputs) for part in parts)
+        # What a client of TallyLike is sent is coded given its own votes, which a shadow has not cast.
+        uses_shadows = not isinstance(self._arm.method, TallyLike) and any(
+            isinstance(part, Labels | Model | Features | Outputs) for part in parts
+        )
         self._shadows = audit.shadows(client) if uses_shadows else []
         self._usable = usable_shadows([one.half for one in self._shadows], self.candidates)
         self._inputs: dict[str, Tensor] = {}
@@ -175,6 +180,8 @@ class _ClientAudit:
 
     def _by_own_model(self, what: str, number: int) -> Iterator[tuple[Attack, Tensor]]:
         """Yield scores by what the client would have answered, had the candidates been public samples."""
+        if isinstance(self._arm.privacy, LocalMechanism):
+            return  # what it would have answered has no noise
         own, score = self._audit.state(self._client, number), _hits if what == "votes" else confidence
         theirs = self._states(number)
         if not isinstance(getattr(own, "model", None), ModelState) or not theirs:

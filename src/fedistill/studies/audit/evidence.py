@@ -38,7 +38,7 @@ class Labels:
     @property
     def votes(self) -> bool:
         """Whether they are one class each."""
-        return bool((self.probs.amax(dim=1) > _CERTAIN).all())
+        return len(self.probs) > 0 and bool((self.probs.amax(dim=1) > _CERTAIN).all())
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def evidence(arm: ReadyArm, client: int, round: int, message: Message) -> list[E
     match message:
         case Logits():
             found.append(Labels(_drawn(arm, round), message.scores.softmax(dim=1)))
-        case ChosenLabels():
+        case ChosenLabels() if len(message.places):
             found.append(Labels(_drawn(arm, round)[message.places], message.probs))
         case SoftLabels() | ScoredLabels() | Votes():
             found.append(Labels(_drawn(arm, round), message.probs))

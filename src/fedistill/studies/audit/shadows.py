@@ -22,6 +22,8 @@ from fedistill.federation.ledger import SETUP_ROUND
 from fedistill.methods.base import AnyState, NoState
 from fedistill.methods.participants import Client
 from fedistill.models import registry as models
+from fedistill.privacy.local import private_message
+from fedistill.privacy.mechanisms import LocalMechanism
 from fedistill.rng import numpy_stream, scoped
 from fedistill.state import State
 from fedistill.studies.audit.candidates import HALVES
@@ -100,22 +102,26 @@ def shadows(
         generator = numpy_stream(seed, "audit shadow", client, number)
         taken = number % HALVES
         rows = draw_samples(arm.task.test.labels, half, taken, shares, samples, generator)
-        yield Shadow(taken, _replies(arm, client, exchanges, rows))
+        noise_name = f"{arm.name}, shadow {number} of audit {seed}"
+        yield Shadow(taken, _replies(arm, client, exchanges, rows, noise_name))
 
 
 def _replies(
-    arm: ReadyArm, client: int, exchanges: Sequence[Exchange], rows: Tensor
+    arm: ReadyArm, client: int, exchanges: Sequence[Exchange], rows: Tensor, noise_name: str
 ) -> dict[int, ShadowReply]:
-    """Play a shadow with these samples of the test set; return its replies in the rounds that are kept."""
+    """Play a shadow with these samples of the test set; return its replies in the rounds that are kept.
+
+    Its noise, if the arm has some, is its own: the server does not know the client's.
+    """
     keeps_nothing = arm.method.ClientState is NoState and not arm.coder.remembers
-    state: AnyState = arm.method.start_client(_in_place_of(arm, client, SETUP_ROUND, 1, rows))
-    shared, kept = {client: arm.initial_shared_state(client)}, State()
+    state: AnyState = arm.method.start_client(_in_place_of(arm, client, SETUP_ROUND, 1, rows, noise_name))
+    shared, kept, answers = {client: arm.initial_shared_state(client)}, State(), State()
     context = arm.message_context(client)
     replies = {}
     for one in exchanges:
         if keeps_nothing and one.message is None:
             continue  # its training would change nothing that is asked about
-        own = _in_place_of(arm, client, one.round, one.local, rows)
+        own = _in_place_of(arm, client, one.round, one.local, rows, noise_name)
         server = ServerEndpoint(arm.coder, shared, arm.initial_shared_state, one.round, one.local)
         end = ClientEndpoint(arm.coder, kept, arm.initial_shared_state(client), one.round, client)
         received = None
@@ -125,6 +131,9 @@ def _replies(
         with scoped(arm.seed, "layers", client, one.round):
             state, message = arm.method.client_step(state, own, received)
         if message is not None:
+            if isinstance(arm.privacy, LocalMechanism):
+                draws = own.stream(f"private answers of {noise_name}")
+                message, answers = private_message(message, answers, arm.privacy, context, draws)
             decoded = server.receive(client, arm.method.uplinks, end.reply(message, context), context)
             assert decoded is not None
             if one.message is not None:
@@ -133,12 +142,13 @@ def _replies(
     return replies
 
 
-def _in_place_of(arm: ReadyArm, client: int, round: int, local: int, rows: Tensor) -> Client:
+def _in_place_of(arm: ReadyArm, client: int, round: int, local: int, rows: Tensor, noise_name: str) -> Client:
     """Return the client with samples of the test set in place of its own."""
     task = arm.task
     data = Labelled(none_of(task.test.samples), task.test.labels[rows])
     return replace(
         arm.client(client, round, local),
         data=data,
+        noise_name=noise_name,
         private=lambda model: task.test_inputs(models.preprocessing(model))[rows],
     )
