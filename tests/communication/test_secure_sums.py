@@ -13,6 +13,7 @@ from fedistill.communication.entropy_coding.bit_packing import unpack
 from fedistill.communication.kinds import Kind
 from fedistill.communication.protocol import frame as frames
 from fedistill.communication.secure_aggregation import turns
+from fedistill.communication.secure_aggregation.collector import Collector
 from fedistill.communication.secure_aggregation.fixed_point import Addend
 from fedistill.communication.secure_aggregation.participant import Participant
 from fedistill.communication.secure_aggregation.sizes import SHARES, round_bytes
@@ -95,9 +96,7 @@ def test_numbers_are_rounded_to_the_nearest_step() -> None:
     integers = signed.encode(torch.tensor([-7.0, 0.0, 6.6]), "weights")
     assert integers.tolist() == [0, 7, 14]
     assert signed.decode(integers, 1).tolist() == [-7.0, 0.0, 7.0]
-    with pytest.raises(
-        TrainingError, match=r"number 7\.6, outside of -7 to 7: set secure_sums\.range higher"
-    ):
+    with pytest.raises(TrainingError, match=r"a number outside of -7 to 7: set secure_sums\.range higher"):
         signed.encode(torch.tensor([0.0, 1.0, 7.6]), "weights")
     with pytest.raises(TrainingError, match="NaN or infinite"):
         signed.encode(torch.tensor([0.0, 1.0, torch.nan]), "weights")
@@ -327,3 +326,17 @@ def test_lists_of_clients_are_read_back(clients: list[int]) -> None:
     if clients:
         with pytest.raises(FrameError, match="listed twice"):
             turns.read_clients(turns.client_list(clients) + b"\0")
+
+
+def test_keys_that_others_could_not_use_are_refused_where_they_arrive() -> None:
+    """Else one client's keys would cost all others the round."""
+    collector = Collector(1, VOTES, SecureSums())
+    honest = Participant.begin(0, 1, bytes(range(48)), {}).announce()
+    collector.take_keys(0, honest)
+    copied = turns.up(Kind.SECURE_KEYS, 1, 1, turns.opened(honest, Kind.SECURE_KEYS, 1, 0, 1).sections[0])
+    with pytest.raises(FrameError, match="one of them is there already"):
+        collector.take_keys(1, copied)
+    low_order = turns.up(Kind.SECURE_KEYS, 1, 2, bytes(32) + b"\x01" + bytes(47))
+    with pytest.raises(FrameError, match="not one that can be agreed with"):
+        collector.take_keys(2, low_order)
+    assert collector.members == [0]

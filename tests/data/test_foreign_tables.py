@@ -108,7 +108,7 @@ def test_latin_1_is_named_and_read_where_it_is_set(make: Make, refused: Refused,
     assert make(format="csv", train=str(path), encoding="latin-1", public=4).classes == ("hiver", "été")
 
 
-@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
 def test_byte_order_marks_say_the_encoding(make: Make, files: Files, encoding: str) -> None:
     path = files.folder / "train.csv"
     rows = [f"{word},{'été' if n % 2 else 'hiver'}" for n, word in enumerate(WORDS)]
@@ -238,3 +238,9 @@ def test_labels_in_bytes_are_the_texts_that_they_spell(make: Make, files: Files)
     labels = pa.array(["Zürich".encode(), "Genève".encode("latin-1")] * 6, type=pa.binary())
     path = files.parquet("train.parquet", text=WORDS, label=labels)
     assert make(format="parquet", train=path, public=4).classes == ("Gen\\xe8ve", "Zürich")
+
+
+def test_a_wrong_byte_is_named_with_its_line_behind_a_byte_order_mark(refused: Refused, files: Files) -> None:
+    rows = b"".join(b"a%d,b\n" % number for number in range(1000))
+    (files.folder / "train.csv").write_bytes(b"\xef\xbb\xbftext,label\n" + b"x\xe9,b\n" + rows)
+    assert "line 2 is not text" in refused(format="csv", train=str(files.folder / "train.csv"), public=4)

@@ -40,7 +40,7 @@ class SecureSums(Section):
             (6, 3)
         """
         # 0.6 of 5 clients are 3, although 0.6 * 5 may be a little more in floating point.
-        return max(LEAST, math.ceil(self.threshold * clients - 1e-9))
+        return max(LEAST, clients // 2 + 1, math.ceil(self.threshold * clients - 1e-9))
 
 
 def _table(wanted: Raw) -> SecureSums | RawTable | None:

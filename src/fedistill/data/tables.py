@@ -26,6 +26,8 @@ from fedistill.errors import ExperimentError
 SEPARATORS = (",", ";", "\t", "|")
 _PROBED_ROWS = 100
 _BATCH = 1000
+_LONGEST_ROW = 1 << 24
+"""Bytes of a CSV file that are read at once; no row may be longer."""
 """Rows of a JSON file that are converted at a time."""
 
 
@@ -53,7 +55,11 @@ def read_csv(path: Path, source: Source) -> Split:
         raise ExperimentError(f"has several columns called {', '.join(map(repr, twice))}")
     rows = arrow_csv.open_csv(
         text.utf8(),
-        arrow_csv.ReadOptions(column_names=names, skip_rows_after_names=0 if source.column_names else 1),
+        arrow_csv.ReadOptions(
+            column_names=names,
+            skip_rows_after_names=0 if source.column_names else 1,
+            block_size=_LONGEST_ROW,
+        ),
         arrow_csv.ParseOptions(delimiter=separator, newlines_in_values=True),
         arrow_csv.ConvertOptions(
             column_types=dict.fromkeys(names, pa.string()),

@@ -12,7 +12,13 @@ from fedistill.config.task import Source
 from fedistill.data.table import place_of
 from fedistill.errors import ExperimentError
 
-_MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
+_MARKS = {
+    b"\xff\xfe\0\0": "utf-32",
+    b"\0\0\xfe\xff": "utf-32",
+    b"\xef\xbb\xbf": "utf-8-sig",
+    b"\xff\xfe": "utf-16",
+    b"\xfe\xff": "utf-16",
+}
 """Byte order marks, which programs for spreadsheets write."""
 _PART = 1 << 20
 
@@ -74,7 +80,7 @@ class TextFile:
                     decoder.decode(part, final=not part)
             except UnicodeDecodeError as error:
                 given = bytes(error.object)
-                left = given[: len(given) - len(part)]  # of the part before
+                left = given[: max(0, len(given) - len(part))]  # of the part before
                 line = lines - left.count(b"\n") + given[: error.start].count(b"\n") + 1
                 wrong = line, given[error.start]
             lines += part.count(b"\n")

@@ -8,7 +8,8 @@ from fedistill.config.secure_sums import LEAST
 from fedistill.errors import ExperimentError
 from fedistill.experiment.findings import Finding
 from fedistill.federation.arm import ReadyArm
-from fedistill.federation.client_sampling import sample_clients
+from fedistill.federation.client_sampling import sample_clients, sample_dropouts
+from fedistill.federation.setup import is_alone
 from fedistill.methods.registry import METHODS, create_method
 from fedistill.methods.secure_sums import AddsUp
 
@@ -17,7 +18,7 @@ def check_secure_sums(arm: ReadyArm) -> list[Finding]:
     """Return one error with all that keeps an arm from secure sums, if it asks for them and anything does."""
     if arm.secure_sums is None:
         return []
-    reasons = [*_installed(), *_method(arm), *_clients(arm), *_message(arm)]
+    reasons = [*_installed(), *_method(arm), *_clients(arm), *_message(arm), *_before_round_1(arm)]
     if not reasons:
         return []
     what = "secure_sums hides from the server what each client sends, which does not go with: "
@@ -59,12 +60,22 @@ def _clients(arm: ReadyArm) -> Iterator[str]:
             f" others send (task.clients times sampling.fraction must be {LEAST} or more)"
         )
         return
-    needed, remain = arm.secure_sums.needed(clients), int(clients * (1 - arm.sampling.dropout))
-    if remain < needed:
-        yield (
-            f"sampling.dropout = {arm.sampling.dropout:g}, with which about {remain} of {clients} replies"
-            f" remain, fewer than the {needed} needed (lower it, or secure_sums.threshold)"
-        )
+    for round in range(1, arm.rounds + 1):
+        drawn = sample_clients(arm.sampling, len(arm.federation.clients), arm.seed, round)
+        needed, lost = arm.secure_sums.needed(clients), sample_dropouts(arm.sampling, drawn, arm.seed, round)
+        if clients - len(lost) < needed:
+            yield (
+                f"sampling.dropout = {arm.sampling.dropout:g}, with which {clients - len(lost)} of {clients}"
+                f" replies remain in round {round}, fewer than the {needed} needed (lower it, or"
+                " secure_sums.threshold)"
+            )
+            return
+
+
+def _before_round_1(arm: ReadyArm) -> Iterator[str]:
+    """Yield what clients send in the clear before any sum."""
+    if arm.task.column_sums and not is_alone(arm.method):
+        yield "the sums of its rows that each client sends so that all encode rows alike (set task.public)"
 
 
 def _message(arm: ReadyArm) -> Iterator[str]:

@@ -41,12 +41,8 @@ class SecureReplies(Replies):
         self._kept: dict[int, bytes] = {}
         self._shared: dict[int, SharedState] = {}
         self.finish()
-        started = time.perf_counter()
-        try:
-            with failing_at(f"round {self.plan.number}, secure sum"):
-                return self._sum(executor)
-        finally:
-            self.waited += time.perf_counter() - started
+        with failing_at(f"round {self.plan.number}, secure sum"):
+            return self._sum(executor)
 
     def _sum(self, executor: Executor) -> SecureTotal | None:
         server = self._collector
@@ -87,8 +83,10 @@ class SecureReplies(Replies):
         """Send clients their frames and take their answers; return how many were taken."""
         number, clients = self.plan.number, list(down)
         jobs = Jobs(clients, self._kept, [down[client] for client in clients])
-        taken = 0
-        for client, result in zip(clients, executor.run_clients(self._arm.name, number, jobs), strict=True):
+        taken, started = 0, time.perf_counter()
+        results = list(executor.run_clients(self._arm.name, number, jobs))
+        self.waited += time.perf_counter() - started
+        for client, result in zip(clients, results, strict=True):
             if isinstance(result, ClientFailure):
                 if result.reached:
                     self._traffic.count(number, client, "down", down[client])

@@ -177,6 +177,8 @@ class Node:
         arm = self.arm(order.arm)
         if arm.secure_sums is not None and is_secure_turn(order.frame):
             return self._next_turn(arm, order)
+        for left in self._states(arm).parent.glob("*/secure-sum"):
+            left.unlink()  # of a sum that ended without this client
         outcome = self._run(arm, order, self._state(arm, before=order.round))
         self._keep_for_next_turn(arm, outcome.kept)
         folder = self._states(arm)
@@ -202,7 +204,14 @@ class Node:
     def _next_turn(self, arm: ReadyArm, order: Order) -> Answer:
         """Answer the server's frame of a turn of a secure sum, from what was kept after the turn before."""
         path = self._between_turns(arm)
-        outcome = self._run(arm, order, path.read_bytes() if path.exists() else b"")
+        taken = path.with_name("secure-sum-taken")
+        try:  # only one of two orders that come at once finds it: each turn is answered once
+            path.rename(taken)
+            kept = taken.read_bytes()
+            taken.unlink()
+        except FileNotFoundError:
+            kept = b""
+        outcome = self._run(arm, order, kept)
         self._keep_for_next_turn(arm, outcome.kept)
         return Answer(outcome.frame, {"seconds": outcome.seconds})
 

@@ -174,19 +174,25 @@ def _exact(deterministic: bool) -> Iterator[None]:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     cudnn = torch.backends.cudnn
     # In these, torch would round float32 to a mantissa of 10 bits (TF32) for speed.
-    products = torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn  # type: ignore[attr-defined]  # stubs lack it
+    products, tf32 = [], None
+    if hasattr(cudnn, "conv"):
+        products = [torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn]
+    else:  # before torch 2.9, which rounds convolutions alone unless told not to
+        tf32, cudnn.allow_tf32 = cudnn.allow_tf32, False
     precisions = [one.fp32_precision for one in products]
     refuses = torch.are_deterministic_algorithms_enabled()
     warns = torch.is_deterministic_algorithms_warn_only_enabled()
     chosen = cudnn.benchmark, cudnn.deterministic
     try:
         for one in products:
-            one.fp32_precision = "ieee"  # type: ignore[union-attr]  # stubs lack it
+            one.fp32_precision = "ieee"
         torch.use_deterministic_algorithms(deterministic)
         cudnn.benchmark, cudnn.deterministic = False, deterministic
         yield
     finally:
         for one, precision in zip(products, precisions, strict=True):
             one.fp32_precision = precision
+        if tf32 is not None:
+            cudnn.allow_tf32 = tf32
         torch.use_deterministic_algorithms(refuses, warn_only=warns)
         cudnn.benchmark, cudnn.deterministic = chosen

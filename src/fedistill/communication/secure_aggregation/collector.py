@@ -63,9 +63,15 @@ class Collector:
             )
 
     def take_keys(self, client: int, data: bytes) -> None:
-        """Read the public keys of a client."""
+        """Read the public keys of a client; those that others could not use would cost them the round."""
         frame = turns.opened(data, Kind.SECURE_KEYS, self._round, client, sections=1)
         (keys,) = turns.parts(frame.sections[0], 1, ANNOUNCED)
+        public = keys[:32], keys[32:64]
+        known = {part for held in self._keys.values() for part in (held[:32], held[32:64])}
+        if public[0] == public[1] or not known.isdisjoint(public):
+            raise FrameError("its public keys are not its own: one of them is there already")
+        for key in public:
+            KeyPair(bytes(16)).agreed(key, "check")
         self._keys[client] = keys
 
     def keys(self) -> bytes:

@@ -93,10 +93,9 @@ class Addend:
             raise TrainingError(f"{name!r} to add has numbers that are NaN or infinite")
         rounded = np.rint((exact - self.low) / self.step)
         if rounded.size and (rounded.min() < 0 or rounded.max() > self.top):
-            largest = float(exact[np.abs(exact).argmax()])
+            fix = ": set secure_sums.range higher" if self.low < 0 else ""
             raise TrainingError(
-                f"{name!r} to add has the number {largest:.4g}, outside of {self.low:.4g} to {self.high:.4g}:"
-                " set secure_sums.range higher"
+                f"{name!r} to add has a number outside of {self.low:.4g} to {self.high:.4g}{fix}"
             )
         return rounded.astype(np.int64)
 

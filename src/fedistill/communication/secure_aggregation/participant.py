@@ -1,7 +1,8 @@
 """A client's part of a secure sum (Bonawitz et al., 2017, CCS, figure 4, without signatures).
 
-Between two turns all that a client is lies in a `Participant`, plain data that holds its secrets: it stays at
-the client, and is gone after the last turn. The secrets are new in each round, so that no mask is used twice.
+Between two turns all that a client is lies in a `Participant`, plain data that holds its secrets: it stays
+at the client, and is gone after the last turn, or with its next work if it was left out. The secrets are
+new in each round, so that no mask is used twice.
 
 Server and clients are taken to be honest but curious: they follow the protocol, and up to ``needed - 1``
 clients and the server may put together all that they see. Nobody vouches for whose a public key is, so that
