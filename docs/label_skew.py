@@ -46,9 +46,9 @@ answer only samples that resemble their own data, is no better than `era` here.
 between the trials and the end."""
 BY_ALPHA = """\
 How much the pair gains depends on how skewed the partition is. Both arms keep the settings that were
-tuned at Dirichlet 0.1: so trained, the pair gains three points there, and nothing from 0.2 on. `doctor`
-advises it for a skew of 0.55 or more, to experiments as they are: with one local epoch it gained 13 to 39
-points from there on, and 1 to 20 below (a small CNN, 5 rounds)."""
+tuned at Dirichlet 0.1: so trained, the pair gains three points there, about one with 0.2, and loses one
+or so from 0.3 on. `doctor` advises it for a skew of 0.55 or more, to experiments as they are: with one
+local epoch it gained 13 to 39 points from there on, and 1 to 20 below (a small CNN, 5 rounds)."""
 
 
 def page(command: str) -> str:
