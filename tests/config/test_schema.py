@@ -68,8 +68,8 @@ def refusal(path: Path, *overrides: str) -> list[str]:
         # No key is near; so all are named.
         (
             "zzz=1",
-            "unknown key `zzz`. Known: arms, attack, checkpoint, evaluate, flower, link, models, rounds,"
-            " runtime, sampling, seed, seeds, task, train",
+            "unknown key `zzz`. Known: arms, attack, checkpoint, evaluate, flower, link, models, privacy,"
+            " rounds, runtime, sampling, seed, seeds, task, train",
         ),
         # Named like one of the kinds that pydantic puts into the path of an error.
         ("task.dirichlet.alpha=1", "unknown key `task.dirichlet`."),
