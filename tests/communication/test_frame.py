@@ -399,6 +399,10 @@ def test_kinds_keep_their_numbers() -> None:
         "evaluated-model": 27,
         "column-sums": 28,
         "record-encoding": 29,
+        "secure-keys": 40,
+        "secure-shares": 41,
+        "secure-addends": 42,
+        "secure-unmasking": 43,
     }
 
 
@@ -406,5 +410,6 @@ def test_every_message_has_a_kind_of_its_own() -> None:
     """Only messages that carry the same and are never mixed up, weights, share one."""
     kinds = [kind.kind for kind in MESSAGES]
     without = {Kind.VOCABULARY, Kind.REFRESH, Kind.EVALUATED_MODEL, Kind.COLUMN_SUMS, Kind.RECORD_ENCODING}
+    without |= {kind for kind in Kind if kind.label.startswith("secure-")}
     assert sorted(set(kinds), key=int) == sorted(set(Kind) - without, key=int)
     assert [kind for kind in set(kinds) if kinds.count(kind) > 1] == [Kind.WEIGHTS]
