@@ -118,7 +118,7 @@ def _sample(arm: ReadyArm, number: int, local: int) -> RoundPlan:
 
 
 def _send(
-    run: ArmRun, arm: ReadyArm, endpoint: ServerEndpoint, plan: RoundPlan, observer: Observer | None
+    run: ArmRun, arm: ReadyArm, endpoint: ServerEndpoint, plan: RoundPlan, observer: Observer | None = None
 ) -> list[bytes]:
     """Return one frame for each client; an empty one stands for nothing."""
     server = arm.server(plan.number)
@@ -139,7 +139,7 @@ def _send(
 
 
 def _reply_check(
-    run: ArmRun, arm: ReadyArm, number: int, observer: Observer | None
+    run: ArmRun, arm: ReadyArm, number: int, observer: Observer | None = None
 ) -> Callable[[int, Message], None]:
     """Return the method's check of a client's message against the server's state before the round.
 
