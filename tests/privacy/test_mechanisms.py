@@ -100,7 +100,7 @@ def test_noisy_majorities() -> None:
     ]  # 20 for each of two classes; 40 for one
     noisy = NoisyMajority(noise=3.0, arm="voting")
     labels = torch.stack(
-        [noisy.aggregate(replies, draws(seed)).labels for seed in range(200)]  # type: ignore[union-attr]
+        [noisy.aggregate(replies, draws(seed)).labels for seed in range(200)]  # type: ignore[union-attr]  # not None
     )
     assert labels[:, 1].argmax(dim=1).unique().tolist() == [3]  # 40 votes are 13 standard deviations
     assert labels[:, 0, 0].mean() == pytest.approx(0.5, abs=0.15)

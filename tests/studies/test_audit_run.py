@@ -190,13 +190,13 @@ def test_what_is_replayed_is_what_the_server_had(tmp_path: Path) -> None:
     last = [exchanges[-1] for exchanges in found.exchanges.values()]
     assert [one.round for one in last] == [2, 2, 2]
     samples = torch.tensor(found.arm.task.samples(), dtype=torch.float64)
-    heard = torch.stack([one.message.values for one in last]).double()  # type: ignore[union-attr]
+    heard = torch.stack([one.message.values for one in last]).double()  # type: ignore[union-attr]  # not None
     folder = RunFolder.open(tmp_path / "run")
     saved = folder.restore(found.arm).server.model.weights
     assert torch.allclose((samples[:, None] * heard).sum(dim=0) / samples.sum(), saved.double(), atol=1e-6)
     sent = last[0].received
     assert sent is not None
-    assert len(sent.values) == len(saved)  # type: ignore[attr-defined]
+    assert len(sent.values) == len(saved)  # type: ignore[attr-defined]  # weights
 
 
 def test_messages_are_kept_of_the_rounds_that_are_asked_for(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def fit_privately(
                     _check_per_record(trained, len(index))
                 else:
                     for parameter in trained:
-                        parameter.grad_sample = parameter.new_zeros(0, *parameter.shape)  # type: ignore[attr-defined]
+                        parameter.grad_sample = parameter.new_zeros(0, *parameter.shape)  # type: ignore[attr-defined]  # Opacus' own
                 with uncounted():
                     try:
                         noisy.pre_step()
