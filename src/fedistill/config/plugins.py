@@ -15,6 +15,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Generic, Literal, TypeVar
 
@@ -151,6 +152,7 @@ def _imported(reference: Reference, attribute: str, form: Literal["Class", "func
         raise ExperimentError(
             f"{reference}: module {reference.module!r} cannot be imported ({type(error).__name__}: {error});"
             " modules are looked up in the current folder and where Python finds packages"
+            + _hidden(reference)
         ) from None
 
     def fits(value: object) -> bool:
@@ -161,6 +163,19 @@ def _imported(reference: Reference, attribute: str, form: Literal["Class", "func
         guess = nearest(attribute, [key for key, value in vars(module).items() if fits(value)])
         raise ExperimentError(f"{reference}: {module.__name__} has no {form.lower()} {attribute!r}.{guess}")
     return found
+
+
+def _hidden(reference: Reference) -> str:
+    """Return how to mend that an installed package of the same name goes before a folder here, or nothing."""
+    name = reference.module.partition(".")[0]
+    here, package = Path(name), sys.modules.get(name)
+    origin = getattr(package, "__file__", None)
+    if origin is None or not here.is_dir() or here.resolve() in Path(origin).resolve().parents:
+        return ""
+    return (
+        f"; the installed package {Path(origin).parent} goes before the folder {name!r} here, which has no"
+        " __init__.py: add an empty one, or give the folder another name"
+    )
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,9 @@ def _frequencies(images: Tensor, kept: Tensor) -> Tensor:
     rows, columns = (
         _cosines(size, kept[:, axis]).to(images.device) for axis, size in enumerate(images.shape[1:])
     )
-    return torch.einsum("nij,ki,kj->nk", images, rows, columns)
+    # Two by two: of three, opt_einsum chooses the order where it is installed, so that results would depend
+    # on it, and an exported program would take batches of one size alone.
+    return torch.einsum("njk,kj->nk", torch.einsum("nij,ki->njk", images, rows), columns)
 
 
 def _cosines(size: int, frequencies: Tensor) -> Tensor:
