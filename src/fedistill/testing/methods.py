@@ -4,7 +4,7 @@ import inspect
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -33,6 +33,7 @@ from fedistill.testing.runs import (
     SAME_WIDTH,
     SOME_AWAY,
     TEXTS,
+    Bits,
     Spy,
     TomlTable,
     bits,
@@ -117,6 +118,11 @@ class MethodCase:
         with SerialExecutor(wanted, found.task) as executor:
             return found, finish(found, executor)
 
+    @cached_property
+    def some_away(self) -> Bits:
+        """All that is left of a run in this process in which some clients are away: the measure of others."""
+        return bits(self.run(sampling=SOME_AWAY)[1])
+
     @property
     def exchanges(self) -> bool:
         return registry.find(self.method).uplink is not None
@@ -139,24 +145,22 @@ def it_says_what_it_is(case: MethodCase) -> None:
 
 
 def same_seed_same_bits(case: MethodCase) -> None:
-    arm, run = case.run(sampling=SOME_AWAY)
-    once = bits(run)
-    _, again = case.run(sampling=SOME_AWAY)
-    require_same(again, once, "two runs of one seed must be the same bit for bit")
+    arm, again = case.run(sampling=SOME_AWAY)
+    require_same(again, case.some_away, "two runs of one seed must be the same bit for bit")
     _, other = case.run(sampling=SOME_AWAY, seed=arm.seed + 1)
-    require(bits(other) != once, "another seed must end in another run, but nothing differs")
+    require(bits(other) != case.some_away, "another seed must end in another run, but nothing differs")
 
 
 def worker_processes_end_in_the_same_bits(case: MethodCase) -> None:
-    _, run = case.run(sampling=SOME_AWAY)
     wanted, arm = case.ready(sampling=SOME_AWAY)
     with ProcessExecutor(2, wanted, arm.task) as executor:
         there = finish(arm, executor)
-    require_same(there, bits(run), "a run in worker processes must be bit-identical to one in one process")
+    require_same(
+        there, case.some_away, "a run in worker processes must be bit-identical to one in one process"
+    )
 
 
 def resumed_ends_as_never_stopped(case: MethodCase) -> None:
-    _, whole = case.run(sampling=SOME_AWAY)
     wanted, arm = case.ready(sampling=SOME_AWAY)
     with (
         tempfile.TemporaryDirectory(prefix="fedistill-") as place,
@@ -172,7 +176,9 @@ def resumed_ends_as_never_stopped(case: MethodCase) -> None:
         loaded = RunFolder.open(folder.path).restore(again)
         require(loaded.round == arm.rounds - 1, f"round {loaded.round} was loaded of {arm.rounds - 1}")
         require_same(
-            finish(again, executor, loaded), bits(whole), "a resumed run must end as one that never stopped"
+            finish(again, executor, loaded),
+            case.some_away,
+            "a resumed run must end as one that never stopped",
         )
 
 
