@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test smoke e2e lint types check docs wheel-check fuzz kills extras clean
+.PHONY: demo test smoke e2e lint types check docs wheel-check fuzz kills thorough extras clean
 
 demo: $(READY)  ## compare methods on images and on text; two to three minutes after set-up
 	$(BIN)/fedistill compare examples/digits.toml
@@ -48,7 +48,12 @@ fuzz: $(READY)  ## bytes that nobody meant, for every decoder; CASES and SEED sa
 kills: $(READY)  ## a run that is killed at random moments ends in the same bits; KILLS and SEED say how many and which
 	$(BIN)/python benchmarks/kills.py --kills $(or $(KILLS),300) --seed $(or $(SEED),0)
 
-extras: e2e wheel-check fuzz kills  ## what takes long and .ci/run leaves out
+thorough: $(READY)  ## the long tests, and ten times as many examples of each property
+	$(BIN)/python -m pytest -n auto --dist worksteal -m long
+	$(BIN)/python -m pytest -n auto --dist worksteal --hypothesis-profile thorough tests/aggregation \
+		tests/communication tests/data tests/methods tests/oracle tests/test_state.py
+
+extras: e2e thorough wheel-check fuzz kills  ## what takes long and .ci/run leaves out
 
 clean:
 	rm -rf $(VENV) runs site dist build

@@ -79,7 +79,7 @@ TOYS: dict[str, Any] = {
 }
 
 
-@settings(max_examples=400)
+@settings(max_examples=4 * settings().max_examples)
 @given(st.sampled_from(sorted(TALKS)), st.data(), schedules)
 def test_toy_codecs_never_fall_out_of_step(talk: str, data: Any, schedule: list[list[Fate]]) -> None:
     spoken = TALKS[talk]
@@ -95,7 +95,7 @@ def test_toy_codecs_never_fall_out_of_step(talk: str, data: Any, schedule: list[
         played.play(round, fates)
 
 
-@settings(max_examples=250)
+@settings(max_examples=2 * settings().max_examples)
 @given(st.sampled_from(sorted(TALKS)), st.data(), schedules)
 def test_registered_codecs_never_fall_out_of_step(talk: str, data: Any, schedule: list[list[Fate]]) -> None:
     spoken = TALKS[talk]

@@ -23,8 +23,8 @@ from fedistill.errors import FrameError
 
 SIZE = CODEC_CASES + 4 * END_CASES
 SEED = 50_000
-EACH = -(-16_000 // (SIZE * len(CODECS)))
-"""Groups for each codec; together 16,000 cases."""
+EACH = -(-8_000 // (SIZE * len(CODECS)))
+"""Groups for each codec; together 8,000 cases; `make fuzz` has a million."""
 TARGETS = {"codec", "frame", "coder", "server", "client"}
 
 
@@ -33,13 +33,13 @@ def test_any_bytes_give_a_value_or_a_frame_error(name: str) -> None:
     counts: Counter[tuple[str, str, str]] = Counter()
     for seed in range(SEED, SEED + EACH):
         assert check(seed, (name,), counts) == SIZE
-    assert EACH * len(CODECS) * SIZE >= 16_000
+    assert EACH * len(CODECS) * SIZE >= 8_000
     # What is only ever refused, or only ever read, shows that the bytes were not worth trying.
     of_it = Counter[tuple[str, str]]()
     for (codec, target, outcome), number in counts.items():
         of_it[target, outcome] += number if codec == name else 0
     assert {target for target, _ in of_it} == TARGETS
-    assert all(of_it[target, outcome] > 2 for target in TARGETS for outcome in ("read", "refused"))
+    assert all(of_it[target, outcome] > 0 for target in TARGETS for outcome in ("read", "refused"))
 
 
 def test_pairs_of_different_codecs() -> None:

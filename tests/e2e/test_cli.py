@@ -669,12 +669,16 @@ def check_resumed(folder: Path, ended: "subprocess.CompletedProcess[str]", expec
     assert names == ["started", "task", *["round"] * 4, "resumed", *["round"] * 5]
 
 
-GROUPS = [Stop(signal.SIGINT, group=True), Stop(signal.SIGTERM, group=True), Stop(signal.SIGHUP, group=True)]
-ALONE = [
+STOPS = [
+    Stop(signal.SIGINT, group=True),
     Stop(signal.SIGTERM, group=False),
+    Stop(signal.SIGHUP, group=False, kind="serial"),
+]
+MORE_STOPS = [
+    Stop(signal.SIGTERM, group=True),
+    Stop(signal.SIGHUP, group=True),
     Stop(signal.SIGINT, group=False, kind="serial"),
     Stop(signal.SIGTERM, group=False, kind="serial"),
-    Stop(signal.SIGHUP, group=False, kind="serial"),
 ]
 
 
@@ -682,7 +686,12 @@ def stop_name(stop: Stop) -> str:
     return f"{stop.signal.name}-{stop.kind}-{'group' if stop.group else 'alone'}"
 
 
-@pytest.mark.parametrize("stopped", [*GROUPS, *ALONE], indirect=True, ids=stop_name)
+@pytest.mark.parametrize(
+    "stopped",
+    [*STOPS, *(pytest.param(stop, marks=pytest.mark.long) for stop in MORE_STOPS)],
+    indirect=True,
+    ids=stop_name,
+)
 def test_what_asks_a_run_to_end_and_going_on(
     stopped: tuple[Path, int, str], uninterrupted: Any, request: pytest.FixtureRequest
 ) -> None:

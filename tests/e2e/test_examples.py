@@ -16,7 +16,14 @@ EXAMPLES = sorted((ROOT / "examples").rglob("*.toml"))
 OF_METHODS = ROOT / "examples" / "methods"
 
 
-@pytest.mark.parametrize("example", EXAMPLES, ids=[path.stem for path in EXAMPLES])
+@pytest.mark.parametrize(
+    "example",
+    # Of two with the same data, one reads all 70,000 images in the everyday tests.
+    [
+        pytest.param(path, marks=[pytest.mark.long] if path.stem == "fashion-mnist" else [], id=path.stem)
+        for path in EXAMPLES
+    ],
+)
 def test_example_runs_every_arm(example: Path, tmp_path: Path) -> None:
     raw = tomllib.loads(example.read_text())
     if raw["task"].get("name") == "fashion-mnist" and not HAS_FASHION_MNIST:

@@ -166,7 +166,7 @@ def _imported(reference: Reference, attribute: str, form: Literal["Class", "func
 
 
 def _hidden(reference: Reference) -> str:
-    """Return how to mend that an installed package of the same name goes before a folder here, or nothing."""
+    """Return how to fix that an installed package of the same name goes before a folder here, or nothing."""
     name = reference.module.partition(".")[0]
     here, package = Path(name), sys.modules.get(name)
     origin = getattr(package, "__file__", None)
