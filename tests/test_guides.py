@@ -5,6 +5,8 @@ import re
 import shlex
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 
 from fedistill.config.toml import load
 from fedistill.experiment.results import of_seeds
+from helpers.program import here
 
 DOCS = Path(__file__).parents[1] / "docs"
 PATIENCE = 300  # seconds until a test gives up on a process; says nothing about how long one should take
@@ -28,12 +31,7 @@ def follow(guide: str, folder: Path) -> dict[str, list[dict[str, Any]]]:
             for line in block.splitlines():
                 typed, _, target = line.removeprefix("$ ").partition(" > ")
                 program, *arguments = shlex.split(typed)
-                start = "import sys; from fedistill.cli.main import main; sys.argv[0] = 'fedistill'; main()"
-                beginning = {"fedistill": ["-c", start], "python": []}[program]
-                command = [sys.executable, *beginning, *arguments]
-                done = subprocess.run(
-                    command, cwd=folder, capture_output=True, text=True, timeout=PATIENCE, check=False
-                )
+                done = {"fedistill": here, "python": python}[program](*arguments, cwd=folder)
                 assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
                 if target:
                     (folder / target).write_text(done.stdout, encoding="utf-8")
@@ -42,6 +40,21 @@ def follow(guide: str, folder: Path) -> dict[str, list[dict[str, Any]]]:
     for result in results.values():
         assert all(one["status"] == "done" for arm in result["arms"] for one in of_seeds(arm))
     return {name: result["arms"] for name, result in results.items()}
+
+
+def python(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=PATIENCE, check=False)
+
+
+@pytest.fixture(autouse=True)
+def own_modules() -> Iterator[None]:
+    """Forget the modules that a guide has written: those of another may have the same name."""
+    before = set(sys.modules)
+    yield
+    for name in set(sys.modules) - before:
+        if str(getattr(sys.modules[name], "__file__", "")).startswith(tempfile.gettempdir()):
+            del sys.modules[name]
 
 
 def last(arm: dict[str, Any], view: str) -> float:

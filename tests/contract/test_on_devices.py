@@ -7,7 +7,7 @@ import pytest
 from fedistill.models import image
 from fedistill.testing.methods import MethodCase
 from fedistill.testing.runs import bits, require_same
-from helpers.method_rows import ROWS, Row
+from helpers.method_rows import FAMILIES, Row, each
 from helpers.pretend_device import pretended_device
 
 SMALL: dict[str, Any] = {
@@ -18,7 +18,7 @@ SMALL: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("row", ROWS, ids=[row.name for row in ROWS])
+@each(everyday=FAMILIES)
 def test_a_method_on_a_device_ends_in_the_bits_of_the_processor(
     row: Row, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,7 +3,6 @@
 from functools import cache
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor
 
@@ -20,7 +19,7 @@ from fedistill.federation.round import play_round
 from fedistill.methods.base import AnyState
 from fedistill.methods.registry import METHODS
 from fedistill.state import encode_state, to_plain
-from helpers.method_rows import ROWS, WIDTHS, Row
+from helpers.method_rows import FAMILIES, ROWS, WIDTHS, Row, each
 from helpers.runs import run_serially, views_of
 
 CLIENTS = 3
@@ -30,7 +29,7 @@ ONE_WIDTH = {"clients": ["bag@48", "textcnn@48"], "server": "bag@48"}
 MIXED = {"clients": ["bag", "textcnn"], "server": "transformer-s"}
 
 
-@pytest.mark.parametrize("row", FOR_TEXTS, ids=[row.name for row in FOR_TEXTS])
+@each(FOR_TEXTS)
 def test_it_works_on_texts(row: Row) -> None:
     arm, start, run, first = played(row)
     method = arm.method
@@ -84,7 +83,7 @@ def ready(experiment: Experiment) -> ReadyArm:
     return ReadyArm.of(experiment.arms[0], experiment, news(experiment.task.model_dump_json()))
 
 
-@pytest.mark.parametrize("row", FOR_TEXTS, ids=[row.name for row in FOR_TEXTS])
+@each(FOR_TEXTS, everyday=FAMILIES)
 def test_it_learns_from_texts(row: Row) -> None:
     """Unlike small models, of the same width, in the view that each method is held to on digits."""
     chosen = SMALL if row.mixes or row.refusal == WIDTHS else ONE

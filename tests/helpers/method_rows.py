@@ -1,7 +1,10 @@
 """The contract's table of methods: a new method is one row."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+import pytest
 
 from fedistill.testing.runs import MIXED, MIXED_FOR_TEXTS, SAME, SAME_WIDTH
 
@@ -165,3 +168,20 @@ ROWS = [
         variant="-student",
     ),
 ]
+
+FAMILIES = (
+    *("local", "fedavg", "random-mask", "fd", "dsfl", "voting", "bridge"),
+    *("feddf", "fml", "fedproto", "gaussian", "naive-bayes"),
+)
+"""A method of each kind: where a test is about what methods have in common, those of the others are long."""
+
+
+def each(rows: Sequence[Row] = ROWS, everyday: Sequence[str] | None = None) -> pytest.MarkDecorator:
+    """Run a test for each row, ``row``; long are variants of a method, or all rows but those ``everyday``."""
+    return pytest.mark.parametrize("row", [param(row, everyday=everyday) for row in rows])
+
+
+def param(row: Row, *more: Any, everyday: Sequence[str] | None = None, id: str = "") -> Any:
+    """Return a row, and more arguments of a test, as `each` does."""
+    long = bool(row.variant) if everyday is None else row.name not in everyday
+    return pytest.param(row, *more, id=id or row.name, marks=[pytest.mark.long] if long else [])
