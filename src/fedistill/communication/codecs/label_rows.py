@@ -105,7 +105,8 @@ class Masses:
         )
         by_pair = (top * self._classes + classes) % _PAIRS
         by_step = min(step, 7) * _BUCKETS + rest
-        contexts = np.stack([by_before + before, _SEEN + by_pair, _SEEN + _PAIRS + by_step])
+        contexts = np.empty((3, len(at)), np.int64)
+        contexts[0], contexts[1], contexts[2] = by_before + before, _SEEN + by_pair, _SEEN + _PAIRS + by_step
         some = self._some.code(io, entries > 0, contexts)
         found = some.astype(np.int64)
         unsure = some & (left > 1)

@@ -65,7 +65,8 @@ class Question:
             opinions = log_odds[self._yes[here] * _ONE // self._asked[here]]
             mixed = (self._weights @ opinions) // _FULL
             chances = chance_of[np.minimum(np.maximum(mixed, -_FAR), _FAR) + _FAR]
-            tables = np.stack([_ONE - chances, chances], axis=1)
+            tables = np.empty((len(chances), 2), np.int64)
+            tables[:, 0], tables[:, 1] = _ONE - chances, chances
             coded[block] = io.code(answers[block].astype(np.int32), tables)
             self._learn(opinions @ (coded[block] * _ONE - chances), len(chances))
             self._count(coded[block], here)
@@ -76,10 +77,17 @@ class Question:
         self._weights = np.minimum(np.maximum(self._weights + step, -4 * _FULL), 4 * _FULL)
 
     def _count(self, answers: Table, contexts: Table) -> None:
-        found = np.bincount((contexts * 2 + answers).ravel(), minlength=2 * len(self._limits))
-        self._yes += found[1::2] * _UNIT
-        self._asked += (found[::2] + found[1::2]) * _UNIT
-        over = np.flatnonzero(self._asked > self._limits)
+        if contexts.size < len(self._limits):
+            # Of few answers, only their contexts are looked at; a place that occurs twice is written twice.
+            at = contexts.ravel()
+            np.add.at(self._asked, at, _UNIT)
+            np.add.at(self._yes, contexts[:, answers > 0].ravel(), _UNIT)
+            over = at[self._asked[at] > self._limits[at]]
+        else:
+            found = np.bincount((contexts * 2 + answers).ravel(), minlength=2 * len(self._limits))
+            self._yes += found[1::2] * _UNIT
+            self._asked += (found[::2] + found[1::2]) * _UNIT
+            over = np.flatnonzero(self._asked > self._limits)
         self._yes[over] = self._yes[over] * self._limits[over] // self._asked[over]
         self._asked[over] = self._limits[over]
 
