@@ -1,6 +1,6 @@
 """The local training loop, which all methods share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +8,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedistill.config.training import PREDICTION_BATCH
 from fedistill.errors import TrainingError
-from fedistill.training.cost import BatchCosts, uncounted
+from fedistill.training.cost import BatchCosts, counting_batches, kind_by_shapes, uncounted
 from fedistill.training.devices import CPU, current_device, placed
 from fedistill.training.early_stopping import BestEpoch, Validation
 from fedistill.training.optimizers import Optimizer
@@ -45,13 +45,18 @@ def fit(
         TrainingError: the loss is NaN or infinite, whereof the message says whether it was before the first
             step; or batch norm has one value per channel.
     """
-    places = torch.arange(len(inputs)) if validation is None else validation.training
-    joins = _last_joins(model, inputs, len(places), batch_size)
+    samples = len(inputs) if validation is None else len(validation.training)
+    joins = _last_joins(model, inputs, samples, batch_size)
     model.train()
-    in_all = epochs * len(_batches(places, batch_size, joins)) if steps is None else steps
-    left, done, first, costs, validating = steps, 0, None, BatchCosts(), BatchCosts()
+    left, done, first = steps, 0, None
     best = None if validation is None else BestEpoch(validation)
-    with placed(model, optimizer):
+    costs = BatchCosts(
+        None if augment is not None else _kind(model, inputs, loss, optimizer.kind, best is not None)
+    )
+    validating = BatchCosts()
+    with placed(model, optimizer), counting_batches():
+        places = torch.arange(samples) if validation is None else validation.training
+        in_all = epochs * len(_batches(places, batch_size, joins)) if steps is None else steps
         for epoch in range(epochs if steps is None else steps):
             if left == 0:
                 break
@@ -77,6 +82,30 @@ def fit(
                 break
         if best is not None:
             best.restore(model, optimizer)
+
+
+def _kind(
+    model: nn.Module,
+    inputs: Tensor,
+    loss: Loss | None = None,
+    optimizer: Hashable | None = None,
+    keeps_best: bool = False,
+) -> Hashable | None:
+    """Return what the cost of a batch depends on besides its size; None if there may be more.
+
+    Without a loss it is that of a prediction.
+    """
+    of_model = kind_by_shapes(model)
+    if of_model is None:
+        return None
+    about = (of_model, inputs.dtype, inputs.shape[1:], current_device(), torch.backends.mkldnn.enabled)
+    if loss is None:
+        return about
+    of_loss = kind_by_shapes(loss)
+    if of_loss is None or optimizer is None:
+        return None
+    trained = tuple(value.requires_grad for value in model.parameters())
+    return (*about, of_loss, optimizer, keeps_best, trained)
 
 
 def _check_finite(first: Tensor | None, total: Tensor, epoch: int) -> None:
@@ -159,8 +188,8 @@ def predict(model: nn.Module, inputs: Tensor, batch_size: int = PREDICTION_BATCH
         TrainingError: an output is NaN or infinite; its most likely class would be class 0 without a word.
     """
     model.eval()
-    costs, parts = BatchCosts(), []
-    with placed(model):
+    costs, parts = BatchCosts(_kind(model, inputs)), []
+    with placed(model), counting_batches():
         for index in torch.split(torch.arange(len(inputs)), batch_size):
             with costs.batch(len(index)):
                 parts.append(outputs(model, inputs, index))

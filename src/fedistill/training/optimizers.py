@@ -5,7 +5,7 @@ process. On Flower, every message starts a process.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Self
 
 import torch
@@ -28,6 +28,11 @@ class Optimizer(ABC):
     def __init__(self, parameters: Iterable[nn.Parameter], settings: OptimizerConfig) -> None:
         self._parameters = list(parameters)
         self._settings = settings.resolved("image")  # an arm has resolved its own for its kind of data
+
+    @property
+    def kind(self) -> Hashable | None:
+        """The same for all that keep buffers of the same sizes for a model; None if that is not known."""
+        return None
 
     def zero_grad(self) -> None:
         """Discard all gradients."""
@@ -75,6 +80,10 @@ class _BuiltIn(Optimizer):
     def __init__(self, parameters: Iterable[nn.Parameter], settings: OptimizerConfig) -> None:
         super().__init__(parameters, settings)
         self._buffers: list[dict[str, Tensor]] = [{} for _ in self._parameters]
+
+    @property
+    def kind(self) -> Hashable:
+        return type(self), self._settings.momentum > 0
 
     def state(self) -> State:
         return {str(place): dict(buffers) for place, buffers in enumerate(self._buffers) if buffers}
