@@ -100,7 +100,8 @@ def run_client(
                     Cost(),
                 )
         # Dropout layers know only torch's global generator.
-        with scoped(arm.seed, "layers", client, round), counting() as counter:
+        alone = arm.draws_by_torch_alone
+        with scoped(arm.seed, "layers", client, round, torch_alone=alone), counting() as counter:
             after, message = arm.method.client_step(before, own, received)
         check_finite(after)
         kept_answers = kept.get(PRIVACY, {})

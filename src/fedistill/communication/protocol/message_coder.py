@@ -163,7 +163,7 @@ class MessageCoder:
                     f"the message to send has NaN or infinite numbers in {name!r}: lower"
                     " train.optimizer.lr, or look for extreme inputs"
                 )
-            if spec.content is Content.WEIGHTS and not once:
+            if spec.content is Content.WEIGHTS and not once and way == "down":
                 meant, size = values, max(size, mean_size(values[: spec.count - spec.plain]))
             known = SharedKnowledge() if once else self._known(way, name, spec, shared, sent)
             encoded = encode_tensor(codec, values, spec, known, sender)
