@@ -157,6 +157,11 @@ _counted: dict[Hashable, dict[int, Cost]] = {}
 """What batches of each size cost in each kind of loop that this process has met."""
 
 
+def known_cost(kind: Hashable, size: int) -> Cost | None:
+    """Return what a batch of a size costs in loops of a kind, if this process has counted one."""
+    return _counted.get(kind, {}).get(size)
+
+
 class BatchCosts:
     """Counts the batches of one loop: the first of each size stands for the others of that size.
 

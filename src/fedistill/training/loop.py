@@ -1,6 +1,6 @@
 """The local training loop, which all methods share."""
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -48,22 +48,17 @@ def fit(
     samples = len(inputs) if validation is None else len(validation.training)
     joins = _last_joins(model, inputs, samples, batch_size)
     model.train()
-    left, done, first = steps, 0, None
+    done, first = 0, None
     best = None if validation is None else BestEpoch(validation)
     costs = BatchCosts(
-        None if augment is not None else _kind(model, inputs, loss, optimizer.kind, best is not None)
+        None if augment is not None else kind_of_loop(model, inputs, loss, optimizer.kind, best is not None)
     )
     validating = BatchCosts()
     with placed(model, optimizer), counting_batches():
         places = torch.arange(samples) if validation is None else validation.training
         in_all = epochs * len(_batches(places, batch_size, joins)) if steps is None else steps
-        for epoch in range(epochs if steps is None else steps):
-            if left == 0:
-                break
-            order = places[torch.randperm(len(places), generator=generator)]
-            batches = _batches(order, batch_size, joins)[:left]
-            if left is not None:
-                left -= len(batches)
+        drawn = drawn_batches(places, epochs, batch_size, steps, generator, joins=joins)
+        for epoch, batches in enumerate(drawn):
             total = torch.zeros(())
             for index in batches:
                 with costs.step(len(index), model, optimizer, keeps_best=best is not None):
@@ -84,7 +79,33 @@ def fit(
             best.restore(model, optimizer)
 
 
-def _kind(
+def drawn_batches(
+    places: Tensor,
+    epochs: int,
+    batch_size: int,
+    steps: int | None,
+    generator: torch.Generator,
+    *,
+    joins: bool = False,
+) -> Iterator[list[Tensor]]:
+    """Yield the batches (b,) of each epoch, of samples at these positions (n,) in a new order.
+
+    Args:
+        steps: number of batches in all, in place of epochs; the last epoch may end early.
+        joins: whether the last two batches of an epoch are one.
+    """
+    left = steps
+    for _ in range(epochs if steps is None else steps):
+        if left == 0:
+            return
+        order = places[torch.randperm(len(places), generator=generator)]
+        batches = _batches(order, batch_size, joins)[:left]
+        if left is not None:
+            left -= len(batches)
+        yield batches
+
+
+def kind_of_loop(
     model: nn.Module,
     inputs: Tensor,
     loss: Loss | None = None,
@@ -188,7 +209,7 @@ def predict(model: nn.Module, inputs: Tensor, batch_size: int = PREDICTION_BATCH
         TrainingError: an output is NaN or infinite; its most likely class would be class 0 without a word.
     """
     model.eval()
-    costs, parts = BatchCosts(_kind(model, inputs)), []
+    costs, parts = BatchCosts(kind_of_loop(model, inputs)), []
     with placed(model), counting_batches():
         for index in torch.split(torch.arange(len(inputs)), batch_size):
             with costs.batch(len(index)):

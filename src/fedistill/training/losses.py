@@ -36,9 +36,7 @@ def label_loss(train: Train, labels: Tensor, classes: int) -> Loss:
     if train.own_loss:
         own = named("loss", train.loss, "function")
         return lambda logits, at: own(logits, labels[at]).mean()
-    shift = None
-    if train.loss == "balanced-softmax":
-        shift = torch.bincount(labels, minlength=classes).clamp(min=1).log()
+    shift = class_shift(labels, classes) if train.loss == "balanced-softmax" else None
 
     def loss(logits: Tensor, at: Tensor) -> Tensor:
         shifted = logits if shift is None else logits + shift
@@ -46,6 +44,11 @@ def label_loss(train: Train, labels: Tensor, classes: int) -> Loss:
 
     declare_by_shapes(loss, ("labels", labels.dtype, train.label_smoothing > 0))
     return loss
+
+
+def class_shift(labels: Tensor, classes: int) -> Tensor:
+    """Return what balanced softmax adds to the logits of each class (C,), for training labels (n,)."""
+    return torch.bincount(labels, minlength=classes).clamp(min=1).log()
 
 
 def distillation_loss(probs: Tensor) -> Loss:

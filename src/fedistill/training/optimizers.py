@@ -17,6 +17,8 @@ from fedistill.config.plugins import named
 from fedistill.config.training import OptimizerConfig
 from fedistill.state import State
 
+BETAS, EPSILON = (0.9, 0.999), 1e-8
+"""Of `Adam`: what is kept of its means in each step, and what is added where it divides."""
 _COUNT = "step"
 Moved = Sequence[tuple[Tensor, Tensor, dict[str, Tensor]]]
 """Parameters, their gradients and their buffers."""
@@ -156,12 +158,12 @@ class Adam(_BuiltIn):
             foreach=False,
             fused=False,
             amsgrad=False,
-            beta1=0.9,
-            beta2=0.999,
+            beta1=BETAS[0],
+            beta2=BETAS[1],
             lr=lr,
             weight_decay=decay,
             decoupled_weight_decay=self._settings.name == "adamw",
-            eps=1e-8,
+            eps=EPSILON,
             maximize=False,
         )
 
