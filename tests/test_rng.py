@@ -134,6 +134,20 @@ def test_scoped_covers_the_generators_of_python_and_numpy() -> None:
     assert np.random.get_state()[1].tolist() == legacy
 
 
+def test_a_scope_of_torch_alone_draws_the_same_from_torch_and_leaves_the_others_be() -> None:
+    with scoped(0, "layers", 2):
+        expected = torch.rand(3)
+    for seed in (random.seed, np.random.seed, torch.manual_seed):
+        seed(1)
+    rest = random.random(), np.random.rand(), torch.rand(1)
+    for seed in (random.seed, np.random.seed, torch.manual_seed):
+        seed(1)
+    with scoped(0, "layers", 2, torch_alone=True):
+        assert torch.equal(torch.rand(3), expected)
+        found = random.random(), np.random.rand()
+    assert (*found, torch.rand(1)) == rest
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=[path.stem for path in SOURCES])
 def test_no_global_generator_in_the_sources(path: Path) -> None:
     """Calls that draw from, or seed, a generator that everything in the process shares.

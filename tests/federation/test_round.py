@@ -111,3 +111,25 @@ def test_a_round_that_fails_leaves_the_run_as_it_was(
         play_round(run, arm, executor)
     assert (run.round, run.server, run.clients, run.shared_states, run.ledger.entries) == before
     assert len(run.records) == 1
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({}, True),
+        ({"models": {"clients": ["cnn-s@8"], "server": "mlp-s"}}, True),
+        ({"models": {"clients": ["helpers.odd_models:boolean_buffer"], "server": "mlp-s"}}, False),
+        ({"train": {"loss": "helpers.own_training:focal"}}, False),
+        ({"train": {"optimizer": {"name": "helpers.own_training:counting", "lr": 0.1}}}, False),
+        ({"attack": {"kind": "label-flip", "share": 0.3}}, False),
+    ],
+)
+def test_what_is_the_users_own_may_draw_from_any_generator(changed: dict[str, Any], expected: bool) -> None:
+    table = {
+        "rounds": 1,
+        "task": {"name": "digits", "clients": 3, "limit": 60, "public": 20},
+        "models": {"clients": ["mlp-s"], "server": "mlp-s"},
+        "arms": [{"method": "dsfl"}],
+    }
+    _, (arm,) = prepare(parse({**table, **changed}, "test"))
+    assert arm.draws_by_torch_alone is expected

@@ -170,7 +170,7 @@ def test_feddf_teacher_is_the_softmax_of_mean_logits(monkeypatch: pytest.MonkeyP
         seen.append(probs)
         return logits.sum() * 0
 
-    monkeypatch.setattr("fedistill.methods.shared.ensemble.kl", keep)
+    monkeypatch.setattr("fedistill.training.losses.kl", keep)
     _, fusing = arm_of("feddf", batch_size=60, epochs=1)
     fusing.method.server_step(state, fusing.server(1), replies)
     with torch.no_grad():

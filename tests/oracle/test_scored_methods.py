@@ -71,7 +71,7 @@ def test_fedaux_weights_logits_by_certainty(monkeypatch: pytest.MonkeyPatch) -> 
         seen.append(probs)
         return logits.sum() * 0
 
-    monkeypatch.setattr("fedistill.methods.shared.ensemble.kl", keep)
+    monkeypatch.setattr("fedistill.training.losses.kl", keep)
     after = arm.method.server_step(arm.method.start_server(arm.server(0)), arm.server(1), replies)
     torch.testing.assert_close(seen[0].sort(dim=0).values, expected.sort(dim=0).values, rtol=1e-4, atol=1e-5)
     average = (flatten(first) * 10 + flatten(second) * 30) / 40

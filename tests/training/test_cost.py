@@ -2,6 +2,8 @@
 
 import warnings
 from collections.abc import Callable
+from copy import deepcopy
+from typing import Any
 
 import pytest
 import torch
@@ -11,11 +13,14 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fedistill.config.training import OptimizerConfig
-from fedistill.models.registry import build_model
+from fedistill.config.training import EarlyStopping, OptimizerConfig, Train, TrainOptimizer
+from fedistill.models.registry import build_model, model_names
 from fedistill.models.signature import Signature
-from fedistill.training.cost import Cost, CostCounter, counting
+from fedistill.training import cost
+from fedistill.training.cost import Cost, CostCounter, counting, kind_by_shapes
+from fedistill.training.early_stopping import draw_validation
 from fedistill.training.loop import fit, predict
+from fedistill.training.losses import distillation_loss, label_loss
 from fedistill.training.model_state import ModelState
 from fedistill.training.optimizers import make_optimizer
 
@@ -307,3 +312,123 @@ def test_a_step_that_fails_leaves_nothing_counting() -> None:
     before = counter.cost
     predict(nn.Linear(4, 3), torch.ones(5, 4))
     assert counter.cost == before
+
+
+ROWS = Signature("table", (6,), 5, 0)
+BUILT_IN = [(name, one) for one in (DIGITS, TEXTS, ROWS) for name in model_names(one.kind)]
+
+
+def samples_of(signature: Signature, count: int, seed: int) -> Tensor:
+    """Samples whose content differs with the seed; texts end in padding of unlike lengths."""
+    generator = torch.Generator().manual_seed(seed)
+    if signature.kind == "table":
+        return torch.randn(count, *signature.shape, generator=generator)
+    if signature.kind == "image":
+        pixels = torch.randint(0, 256, (count, *signature.shape), generator=generator)
+        return pixels.to(torch.uint8)
+    words = torch.randint(1, signature.vocabulary, (count, *signature.shape), generator=generator)
+    lengths = torch.randint(1, signature.shape[0] + 1, (count, 1), generator=generator)
+    return words.where(torch.arange(signature.shape[0]) < lengths, 0).to(torch.int32)
+
+
+def declared_loops(
+    name: str, signature: Signature, count: int, seed: int, train: Train | None = None, frozen: bool = False
+) -> list[Cost]:
+    """What training on labels, distillation and prediction take, in loops of which kinds are known."""
+    wanted = (train or Train(optimizer=TrainOptimizer(name="sgd", momentum=0.9))).resolved(signature.kind)
+    inputs = samples_of(signature, count, seed)
+    labels = torch.arange(count) % signature.classes
+    probs = torch.randn(count, signature.classes, generator=torch.Generator().manual_seed(seed)).softmax(1)
+    losses = label_loss(wanted, labels, signature.classes), distillation_loss(probs)
+    found = []
+    for loss in losses:
+        model = build_model(name, signature, 0, 0)
+        next(model.parameters()).requires_grad_(not frozen)
+        with counting() as counter:
+            fit(
+                model,
+                make_optimizer(wanted.optimizer, model),
+                inputs,
+                loss,
+                epochs=1,
+                batch_size=8,
+                generator=torch.Generator().manual_seed(0),
+                validation=draw_validation(
+                    count, wanted.early_stopping, loss, torch.Generator().manual_seed(0)
+                ),
+            )
+        found.append(counter.cost)
+    with counting() as counter:
+        predict(model, inputs, batch_size=16)
+    return [*found, counter.cost]
+
+
+@pytest.mark.parametrize(("name", "signature"), [*BUILT_IN, ("cnn-s@5", DIGITS)])
+def test_a_batch_of_a_known_shape_costs_a_built_in_model_what_it_would_be_counted_at(
+    name: str, signature: Signature, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = (1, 19)
+    counted = []
+    for size in sizes:
+        monkeypatch.setattr(cost, "_counted", {})
+        counted.append(declared_loops(name, signature, size, seed=1))
+    monkeypatch.setattr(cost, "_counted", {})
+    for size in sizes:
+        declared_loops(name, signature, size, seed=2)
+
+    count = cost.multiply_adds
+
+    def only_what_multiplies_nothing(*operation: Any) -> int:
+        assert count(*operation) == 0
+        return 0
+
+    monkeypatch.setattr(cost, "multiply_adds", only_what_multiplies_nothing)
+    assert [declared_loops(name, signature, size, seed=1) for size in sizes] == counted
+    assert all(one.multiply_adds for size in counted for one in size)
+
+
+SETTINGS: list[dict[str, Any]] = [
+    {"train": Train(optimizer=TrainOptimizer(name="sgd", lr=0.1))},
+    {"train": Train(optimizer=TrainOptimizer(name="sgd", lr=0.1, momentum=0.9))},
+    {"train": Train(optimizer=TrainOptimizer(name="adam"))},
+    {"train": Train(label_smoothing=0.1)},
+    {"train": Train(loss="balanced-softmax")},
+    {"train": Train(early_stopping=EarlyStopping(share=0.5))},
+    {"frozen": True},
+]
+
+
+def test_what_costs_depend_on_besides_shapes_is_not_mixed_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cost, "_counted", {})
+    among_others = [declared_loops("mlp-s", DIGITS, 16, 0, **each) for each in SETTINGS]
+    alone = []
+    for each in SETTINGS:
+        monkeypatch.setattr(cost, "_counted", {})
+        alone.append(declared_loops("mlp-s", DIGITS, 16, 0, **each))
+    assert among_others == alone
+    assert len({tuple(one) for one in alone}) >= 5
+
+
+class Skipping(nn.Module):
+    """Looks at dark images alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(64, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        dark = images.flatten(1)[images.flatten(1).mean(1) < 0]
+        out = images.new_zeros(len(images), 10)
+        out[: len(dark)] = self.head(dark)
+        return out
+
+
+def test_a_model_of_which_nothing_is_declared_is_counted_in_each_loop() -> None:
+    found = []
+    for shade in (0, 255):
+        with counting() as counter:
+            predict(Skipping(), torch.full((16, 1, 8, 8), shade, dtype=torch.uint8))
+        found.append(counter.cost.multiply_adds)
+    assert found == [16 * 640, 0]
+    # Whoever copies a model may change the copy.
+    assert kind_by_shapes(deepcopy(build_model("mlp-s", DIGITS, 0, 0))) is None

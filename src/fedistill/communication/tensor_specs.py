@@ -1,5 +1,6 @@
 """What both sides know about a tensor before it is sent, and about earlier messages."""
 
+import math
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -46,7 +47,7 @@ class TensorSpec:
 
     @property
     def count(self) -> int:
-        return int(np.prod(self.shape))
+        return math.prod(self.shape)
 
 
 @dataclass(frozen=True)

@@ -110,6 +110,11 @@ class RuntimeConfig(Section):
     deterministic: bool = Field(
         default=True, description="on a device, refuse operations that have no deterministic algorithm"
     )
+    fast: bool = Field(
+        default=False,
+        description="on the processor, train clients with small models together where that can be done;"
+        " results differ by rounding",
+    )
 
 
 class CheckpointConfig(Section):

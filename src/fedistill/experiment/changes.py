@@ -10,7 +10,7 @@ from fedistill.errors import ExperimentError
 
 FREE_TABLES = ("runtime", "checkpoint", "flower", "link")
 """Tables of an experiment on which no result depends, but for `_OF_BITS`."""
-_OF_BITS = ("runtime.device", "runtime.deterministic")
+_OF_BITS = ("runtime.device", "runtime.deterministic", "runtime.fast")
 """Keys of these tables on which the bits of results depend."""
 _PATHS = (
     "task.train",
@@ -30,7 +30,7 @@ def check_changes(before: Experiment, now: Experiment, path: Path) -> bool:
     """Return whether a run is resumed with other settings than before, all of which may be changed.
 
     Rounds and seeds may become more, arms may be added, and files moved; `runtime`, `checkpoint`, `flower`
-    and `link` have no part in results, but for the device and what is allowed on it.
+    and `link` have no part in results, but for the device, what is allowed on it, and `runtime.fast`.
 
     Args:
         path: the run's experiment.toml, of which error messages speak.
@@ -50,7 +50,7 @@ def check_changes(before: Experiment, now: Experiment, path: Path) -> bool:
         raise ExperimentError(
             f"{path} has changed since the run began: {', '.join(named)}{more}. Put the old values back, or"
             " start a new run with another folder; only `rounds` and `seeds` may be raised, arms added, files"
-            " moved, and `runtime` but for the device, `checkpoint`, `flower` and `link` changed"
+            " moved, and `runtime` but for the device and `fast`, `checkpoint`, `flower` and `link` changed"
         )
     return bool(differing)
 

@@ -11,7 +11,7 @@ from fedistill.communication.codecs.registry import CODECS
 from fedistill.communication.messages.base import contents
 from fedistill.communication.tensor_specs import Content
 from fedistill.config.inputs import SAMPLES
-from fedistill.config.schema import Experiment
+from fedistill.config.schema import Experiment, RuntimeConfig
 from fedistill.config.training import OptimizerConfig
 from fedistill.config.units import format_bytes
 from fedistill.data.task import Task
@@ -21,6 +21,7 @@ from fedistill.experiment.findings import Finding
 from fedistill.experiment.secure_checks import check_secure_sums
 from fedistill.experiment.task_checks import check_task, label_skew
 from fedistill.federation.arm import ReadyArm
+from fedistill.federation.client_stacks import why_alone
 from fedistill.federation.executor import worker_count
 from fedistill.federation.privacy_budget import check_privacy, planned_epsilons
 from fedistill.models import registry as models
@@ -31,6 +32,7 @@ from fedistill.training.devices import computing
 from fedistill.training.early_stopping import FEWEST, held_out
 from fedistill.training.loop import has_one_value_per_channel
 from fedistill.training.own_functions import check_loss, check_optimizer
+from fedistill.training.stacked import STACK
 
 STRONG_SKEW = 0.55
 """Label skew (`label_skew`) from which aggregated labels need a remedy.
@@ -58,7 +60,7 @@ def examine(experiment: Experiment, task: Task, arms: Sequence[ReadyArm]) -> lis
             found = [*examine_arm(arm), *_skewed(arm, skew), *_training(arm), *_start(arm)]
             findings += found
             if not any(finding.level == "error" for finding in found):
-                findings += [*_norms(arm), _bytes(arm), *_privacy(arm)]
+                findings += [*_norms(arm), _bytes(arm), *_privacy(arm), *_stacks(arm, experiment.runtime)]
         if not any(finding.level == "error" for finding in findings):
             findings.append(_memory(experiment, task, arms))
     return findings
@@ -290,6 +292,17 @@ def _privacy(arm: ReadyArm) -> list[Finding]:
         f" ε = {spent} at δ = {mechanism.delta:g}, for {mechanism.unit}; what leaves a client: {sent}"
     )
     return [Finding("fact", f"arm {arm.name!r}", what)]
+
+
+def _stacks(arm: ReadyArm, runtime: RuntimeConfig) -> Iterator[Finding]:
+    """Tell, where clients are to be trained together, of which arms that cannot be done."""
+    if not runtime.fast or not arm.method.clients_work:
+        return
+    why = why_alone(arm)
+    what = f"small models are trained together, up to {STACK} at a time"
+    if why is not None:
+        what = f"clients are trained one by one, since {why}"
+    yield Finding("fact", f"arm {arm.name!r}", f"runtime.fast: {what}")
 
 
 def _memory(experiment: Experiment, task: Task, arms: Sequence[ReadyArm]) -> Finding:

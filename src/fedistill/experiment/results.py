@@ -36,6 +36,8 @@ class RoundJson(Measured):
     `fedistill.federation.evaluation.Measured`, absent where it was not.
 
     ``multiply_adds`` and ``memory`` are absent from a round that version 0.2 or earlier has played.
+
+    ``stacked`` is how many clients were trained together with others (`runtime.fast`), absent if none.
     """
 
     round: int
@@ -51,6 +53,7 @@ class RoundJson(Measured):
     reliability: NotRequired[dict[str, float]]
     multiply_adds: NotRequired[int]
     memory: NotRequired[int]
+    stacked: NotRequired[int]
 
 
 class PrivacyJson(TypedDict):

@@ -256,6 +256,8 @@ def round_json(run: ArmRun, record: RoundRecord) -> RoundJson:
     }
     if record.multiply_adds is not None and record.memory is not None:
         found["multiply_adds"], found["memory"] = sum(record.multiply_adds), max(record.memory, default=0)
+    if record.stacked:
+        found["stacked"] = record.stacked
     if record.reliability:
         found["reliability"] = record.reliability
     found.update(record.measured)  # type: ignore[typeddict-item]  # its keys are among those of a round

@@ -20,7 +20,7 @@ from fedistill.communication.secure_aggregation.sizes import round_bytes
 from fedistill.config.inputs import InputKind
 from fedistill.config.schema import Arm, Evaluate, Experiment, Sampling
 from fedistill.config.secure_sums import SecureSums
-from fedistill.config.training import ResolvedTrain
+from fedistill.config.training import OptimizerConfig, ResolvedTrain
 from fedistill.data.task import Task
 from fedistill.errors import ExperimentError, FrameError
 from fedistill.federation.client_sampling import sample_clients
@@ -134,6 +134,15 @@ class ReadyArm:
         """What clients add up in a round with secure sums, by name."""
         assert self.secure_sums is not None
         return self.adds_up.addends(self.federation, self.secure_sums)
+
+    @cached_property
+    def draws_by_torch_alone(self) -> bool:
+        """Whether client steps draw from no global generators but torch's: no code is the user's own."""
+        ours = self.attack is None and type(self.method).__module__.startswith("fedistill.methods.")
+        optimizers = (self.train.optimizer, getattr(self.method.settings, "optimizer", None))
+        own = [one for one in optimizers if isinstance(one, OptimizerConfig) and one.own]
+        built_in = all(map(models.is_built_in, self.federation.signatures))
+        return ours and built_in and not own and not self.train.own_loss
 
     @cached_property
     def federation(self) -> FederationInfo:

@@ -11,7 +11,7 @@ import torch
 
 from fedistill.attacks.base import Liar
 from fedistill.communication.kinds import SECURE_TURNS
-from fedistill.communication.messages.base import Message
+from fedistill.communication.messages.base import Message, MessageContext
 from fedistill.communication.protocol import frame as frames
 from fedistill.communication.protocol.endpoints import ClientEndpoint, StaleState
 from fedistill.errors import FrameError, TrainingError
@@ -20,6 +20,7 @@ from fedistill.federation.client_states import LINK, METHOD, PRIVACY
 from fedistill.federation.failures import failing_at
 from fedistill.federation.privacy_settings import check_steps
 from fedistill.methods.base import AnyState
+from fedistill.methods.participants import Client
 from fedistill.privacy.local import private_message
 from fedistill.privacy.mechanisms import LocalMechanism
 from fedistill.rng import scoped
@@ -38,6 +39,7 @@ class ClientResult:
         seconds: of the whole work.
         cost: of the method's step; messages and their coding are not in it.
         kept: what a secure sum needs of the client in its next turn; it never leaves the client's side.
+        stacked: whether its model was trained together with those of others (`client_stacks`).
     """
 
     state: bytes
@@ -45,6 +47,7 @@ class ClientResult:
     seconds: float
     cost: Cost
     kept: bytes = b""
+    stacked: bool = False
 
 
 def run_client(
@@ -78,46 +81,107 @@ def run_client(
             if is_secure_turn(frame):
                 reply, pending = secure_client.next_turn(arm, client, round, state, frame)
                 return ClientResult(b"", reply, time.perf_counter() - started, Cost(), pending)
-        own = arm.client(client, round, arm.local_rounds(round, frame))
-        attack = arm.attack_by(client, round)
-        if attack is not None:
-            own = attack.at(own)
-        kept = decode_state(state) if state else {}
-        held = kept.get(METHOD)
-        before = from_plain(arm.method.ClientState, held) if held else arm.method.start_client(own)
-        context = arm.message_context(client)
-        end = ClientEndpoint(arm.coder, kept.get(LINK, {}), arm.initial_shared_state(client), round, client)
-        received: Message | None = None
-        if frame:
-            try:
-                received = end.receive(arm.method.downlinks, frame, context)
-            except StaleState:
-                # What the link kept, a residual too, belongs to a memory that is given up.
-                return ClientResult(
-                    _kept(before, {}, kept.get(PRIVACY, {})),
-                    end.refresh(),
-                    time.perf_counter() - started,
-                    Cost(),
-                )
+        work = begin_work(arm, client, round, state, frame, started)
+        if isinstance(work, ClientResult):
+            return work
         # Dropout layers know only torch's global generator.
-        with scoped(arm.seed, "layers", client, round), counting() as counter:
-            after, message = arm.method.client_step(before, own, received)
-        check_finite(after)
-        kept_answers = kept.get(PRIVACY, {})
-        if arm.privacy is not None:
-            check_steps(arm.privacy, own)
-            if isinstance(arm.privacy, LocalMechanism) and message is not None:
-                draws = own.stream(f"private answers of {own.noise_name}")
-                message, kept_answers = private_message(message, kept_answers, arm.privacy, context, draws)
-        if attack is not None and message is not None:
-            message = attack.sent(message, Liar(arm.seed, client, round, received, context))
-        reply, pending = b"", b""
-        if message is not None and arm.secure_sums is not None:
-            reply, pending = secure_client.begin_sum(arm, own, message, end.acknowledge(), draw_secrets)
-        elif message is not None:
-            reply = end.reply(message, context)
-        seconds = time.perf_counter() - started
-        return ClientResult(_kept(after, end.kept(), kept_answers), reply, seconds, counter.cost, pending)
+        alone = arm.draws_by_torch_alone
+        with scoped(arm.seed, "layers", client, round, torch_alone=alone), counting() as counter:
+            after, message = arm.method.client_step(work.before, work.own, work.received)
+        return end_work(arm, work, after, message, counter.cost, draw_secrets)
+
+
+@dataclass(slots=True)
+class ClientWork:
+    """A client in a round, between what it is sent and what it answers.
+
+    Attributes:
+        own: what it has to work with.
+        before: the state of the method, before its step.
+        kept: what the client kept, by its parts (`client_states`).
+        received: the message down, if there is one.
+        started: when the work began, as `time.perf_counter` counts.
+    """
+
+    own: Client
+    before: AnyState
+    kept: State
+    end: ClientEndpoint
+    context: MessageContext
+    received: Message | None
+    started: float
+
+
+def begin_work(
+    arm: ReadyArm, client: int, round: int, state: bytes, frame: bytes, started: float
+) -> ClientWork | ClientResult:
+    """Read what a client has kept and what it was sent, up to the method's step; see `run_client`.
+
+    Returns:
+        The work, or the result where the frame was coded against a memory that the client has lost.
+    """
+    own = arm.client(client, round, arm.local_rounds(round, frame))
+    attack = arm.attack_by(client, round)
+    if attack is not None:
+        own = attack.at(own)
+    kept = decode_state(state) if state else {}
+    held = kept.get(METHOD)
+    before = from_plain(arm.method.ClientState, held) if held else arm.method.start_client(own)
+    context = arm.message_context(client)
+    end = ClientEndpoint(arm.coder, kept.get(LINK, {}), arm.initial_shared_state(client), round, client)
+    received: Message | None = None
+    if frame:
+        try:
+            received = end.receive(arm.method.downlinks, frame, context)
+        except StaleState:
+            # What the link kept, a residual too, belongs to a memory that is given up.
+            return ClientResult(
+                _kept(before, {}, kept.get(PRIVACY, {})), end.refresh(), time.perf_counter() - started, Cost()
+            )
+    return ClientWork(own, before, kept, end, context, received, started)
+
+
+def end_work(
+    arm: ReadyArm,
+    work: ClientWork,
+    after: AnyState,
+    message: Message | None,
+    cost: Cost,
+    draw_secrets: Callable[[int], bytes] | None = None,
+    *,
+    stacked: bool = False,
+) -> ClientResult:
+    """Return what a client's work gives, after the method's step.
+
+    Args:
+        after, message: what the step has returned.
+        cost: of the step.
+        draw_secrets: as in `run_client`.
+        stacked: as in `ClientResult`.
+
+    Raises:
+        TrainingError: a number of the state or of the message is NaN or infinite.
+    """
+    own, end, context = work.own, work.end, work.context
+    check_finite(after)
+    kept_answers = work.kept.get(PRIVACY, {})
+    if arm.privacy is not None:
+        check_steps(arm.privacy, own)
+        if isinstance(arm.privacy, LocalMechanism) and message is not None:
+            draws = own.stream(f"private answers of {own.noise_name}")
+            message, kept_answers = private_message(message, kept_answers, arm.privacy, context, draws)
+    attack = arm.attack_by(own.id, own.round)
+    if attack is not None and message is not None:
+        message = attack.sent(message, Liar(arm.seed, own.id, own.round, work.received, context))
+    reply, pending = b"", b""
+    if message is not None and arm.secure_sums is not None:
+        from fedistill.federation import secure_client
+
+        reply, pending = secure_client.begin_sum(arm, own, message, end.acknowledge(), draw_secrets)
+    elif message is not None:
+        reply = end.reply(message, context)
+    seconds = time.perf_counter() - work.started
+    return ClientResult(_kept(after, end.kept(), kept_answers), reply, seconds, cost, pending, stacked)
 
 
 def is_secure_turn(frame: bytes) -> bool:

@@ -35,6 +35,7 @@ class RoundRecord:
         multiply_adds, memory: the `Cost` of each client's work, in the same order; None in a round that an
             earlier version played, which did not count it. ``server_multiply_adds``: of the loops over
             samples in the server's step, likewise.
+        stacked: how many of the clients were trained together with others (`runtime.fast`).
         views: accuracy (0 to 1) by view, empty if nothing was evaluated.
         traffic: every frame.
         measured: what the evaluation found beside the views (`evaluation.Measured`).
@@ -59,12 +60,13 @@ class RoundRecord:
     server_multiply_adds: int | None = None
     measured: Measured = field(default_factory=Measured)
     reliability: dict[str, float] = field(default_factory=dict)
+    stacked: int = 0
 
     def to_json(self) -> Event:
         """Return it for JSON; a frame is [client, direction, kind, bytes, payload]."""
         frames = [[e.client, e.direction, e.kind, e.bytes, e.payload] for e in self.traffic]
         found = {**asdict(self), "traffic": frames}
-        for empty in [name for name in ("measured", "reliability") if not found[name]]:
+        for empty in [name for name in ("measured", "reliability", "stacked") if not found[name]]:
             del found[empty]
         return found
 
@@ -81,6 +83,7 @@ class RoundRecord:
             "server_multiply_adds": None,
             "measured": {},
             "reliability": {},
+            "stacked": 0,
         }
         fields = {name: (absent | event)[name] for name in cls.__dataclass_fields__}
         fields["traffic"] = [Entry(event["round"], *frame) for frame in event["traffic"]]

@@ -17,13 +17,14 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Literal
 
-from fedistill.config.schema import Experiment
+from fedistill.config.schema import Experiment, RuntimeConfig
 from fedistill.data.nameless_file import NamelessFile
 from fedistill.data.task import Task
 from fedistill.errors import MissingMainGuard, RuntimeFailure, TrainingError
 from fedistill.federation.arm import ReadyArm
-from fedistill.federation.client import ClientResult, run_client
+from fedistill.federation.client import ClientResult
 from fedistill.federation.client_evaluation import evaluate_client
+from fedistill.federation.client_stacks import run_jobs
 from fedistill.federation.executor import (
     NO_MAIN_GUARD,
     WORKER_NAME,
@@ -36,6 +37,7 @@ from fedistill.federation.executor import (
 from fedistill.federation.scores import Scores
 from fedistill.stop_signals import STOP_SIGNALS
 from fedistill.training.devices import computing
+from fedistill.training.stacked import STACK
 
 if TYPE_CHECKING:
     from multiprocessing.context import ForkServerContext, SpawnContext
@@ -66,8 +68,7 @@ class SerialExecutor(Executor):
         self._arms = _ready_arms(experiment, task)
 
     def run_clients(self, arm: str, round: int, jobs: Sequence[Job]) -> Iterator[ClientResult]:
-        for client, state, frame in jobs:
-            yield run_client(self._arms[arm], client, round, state, frame)
+        yield from run_jobs(self._arms[arm], round, jobs, self.runtime)
 
     def evaluate(self, arm: str, jobs: Sequence[Job]) -> Iterator[Scores]:
         for client, state, frame in jobs:
@@ -155,6 +156,8 @@ class ProcessExecutor(Executor):
     def _map(self, what: _What, arm: str, round: int, jobs: Sequence[Job]) -> Iterator[_Result]:
         self._ticket += 1
         size = max(1, min(_LARGEST_CHUNK, len(jobs) // (len(self._workers) * 8)))
+        if what == "work" and self.runtime.fast:
+            size = STACK  # whatever the number of workers
         starts = range(0, len(jobs), size)
         waiting = deque(starts)
         done: dict[int, list[_Result | TrainingError]] = {}
@@ -241,26 +244,25 @@ def _serve(connection: Connection, experiment: str) -> None:
         return
     wanted = Experiment.model_validate_json(experiment)
     with computing(wanted.runtime):
-        _work(connection, _ready_arms(wanted, task))
+        _work(connection, _ready_arms(wanted, task), wanted.runtime)
 
 
-def _work(connection: Connection, arms: dict[str, ReadyArm]) -> None:
+def _work(connection: Connection, arms: dict[str, ReadyArm], runtime: RuntimeConfig) -> None:
     """Do jobs until the other end of the connection is closed."""
     while True:
         try:
             ticket, start, what, arm, round, (frames, jobs) = connection.recv()
         except (EOFError, OSError):
             return
+        handed = [(client, state, frames[frame]) for client, state, frame in jobs]
         results: list[_Result | TrainingError] = []
-        for client, state, frame in jobs:
-            try:
-                if what == "work":
-                    results.append(run_client(arms[arm], client, round, state, frames[frame]))
-                else:
-                    results.append(evaluate_client(arms[arm], client, state, frames[frame]))
-            except TrainingError as error:
-                results.append(error)
-                break
+        try:
+            if what == "work":
+                results.extend(run_jobs(arms[arm], round, handed, runtime))
+            else:
+                results.extend(evaluate_client(arms[arm], *job) for job in handed)
+        except TrainingError as error:
+            results.append(error)
         with contextlib.suppress(OSError):
             connection.send((ticket, start, results))
 

@@ -43,6 +43,7 @@ class Replies(Iterator[Reply[Message]]):
         plan: of the round; ``endpoint``: of the server, with what it and the clients now remember.
         states: the new state of each client that has worked, those that are left out among them.
         work: seconds of each client's work, 0 for one that failed; ``costs``: what it took, likewise.
+        stacked: how many of them were trained together with others.
         failures: the clients that are left out.
         heard: the clients whose message the server has decoded.
         waited: seconds of waiting for replies and decoding them.
@@ -72,6 +73,7 @@ class Replies(Iterator[Reply[Message]]):
         self.states = ClientStates() if states is None else states
         self.work: list[float] = []
         self.costs: list[Cost] = []
+        self.stacked = 0
         self.failures: dict[int, ClientFailure] = {}
         self.heard: list[int] = []
         self._traffic = Ledger()
@@ -112,6 +114,7 @@ class Replies(Iterator[Reply[Message]]):
         self.states[client] = result.state
         self.work.append(result.seconds)
         self.costs.append(result.cost)
+        self.stacked += result.stacked
         if not result.frame:
             return None
         self._traffic.count(self.plan.number, client, "up", result.frame)

@@ -95,6 +95,7 @@ def play_round(
         multiply_adds=[cost.multiply_adds for cost in replies.costs],
         memory=[cost.memory for cost in replies.costs],
         server_multiply_adds=counter.cost.multiply_adds,
+        stacked=replies.stacked,
         measured=evaluation.measured,
         reliability={}
         if arm.evaluate.hide_sites

@@ -136,6 +136,11 @@ class Method(ABC, Generic[Up, Down, ServerStateT, ClientStateT]):
     it follows "clients send" in the message that refuses DP-SGD. None if there is nothing but the number of
     samples."""
 
+    trains_received: ClassVar[bool] = False
+    """Whether `client_step` is `shared.weight_averaging.train_received` without a penalty, and nothing else,
+    so that clients may be trained together (`federation.client_stacks`). It is not inherited, since a
+    subclass may change the step."""
+
     clients_build_common: bool = False
     """Whether clients call `Participant.common_model`, so that they must hold the saved model that an arm may
     start from; it may depend on the settings."""

@@ -2,7 +2,8 @@
 
 Every model of the ladder consists of ``features`` (a module that returns one vector per sample)
 and ``head`` (a linear layer on it), and uses group or layer norm, never batch norm, since batch
-statistics of one client are meaningless to another. ``NAME@WIDTH`` is a model of the ladder with one more
+statistics of one client are meaningless to another. What a model of the ladder computes depends on the shapes
+of its inputs alone, never on what is in them. ``NAME@WIDTH`` is a model of the ladder with one more
 linear layer that brings its features to that width, for methods that exchange features.
 """
 
@@ -22,6 +23,7 @@ from fedistill.errors import ExperimentError, nearest
 from fedistill.models.reuse import ReusedModule
 from fedistill.models.signature import Build, Preprocessing, Signature
 from fedistill.rng import scoped
+from fedistill.training.cost import declare_by_shapes
 
 FEATURES = "features"
 """Name of the layer whose output is a sample's feature vector."""
@@ -48,6 +50,11 @@ def is_own(name: str) -> bool:
     return ":" in name and not is_hf(name)
 
 
+def is_built_in(name: str) -> bool:
+    """Return whether a name is that of a model of the ladder."""
+    return not is_own(name) and not is_hf(name)
+
+
 def build_model(name: str, signature: Signature, seed: int, client: int) -> nn.Module:
     """Build a model with initial weights drawn from the stream of this seed and client.
 
@@ -65,6 +72,8 @@ def build_model(name: str, signature: Signature, seed: int, client: int) -> nn.M
                 _first_pass(model, signature)
     if signature.kind == "image":
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # stub lacks it
+    if is_built_in(name):
+        declare_by_shapes(model, (name, signature))
     return model
 
 

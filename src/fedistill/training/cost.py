@@ -11,10 +11,11 @@ Both are counted, not timed: they follow from the shapes of tensors alone.
   needs less, since it can take samples one by one.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -130,6 +131,37 @@ def counting_loops() -> Iterator[CostCounter]:
         _active.reset(before)
 
 
+_Declared = nn.Module | Callable[[Tensor, Tensor], Tensor]
+"""A model or a loss."""
+_declared: WeakKeyDictionary[_Declared, Hashable] = WeakKeyDictionary()
+
+
+def declare_by_shapes(part: _Declared, kind: Hashable) -> None:
+    """Declare that what a model or a loss computes follows from the shapes and types of its inputs alone.
+
+    Then a process counts a batch of a shape once for all loops with this kind of model and of loss, and not
+    once in each. A copy of the model is not declared: who copies one may change it.
+
+    Args:
+        kind: the same for models, or losses, that compute the same for the same shapes, and for no others.
+    """
+    _declared[part] = kind
+
+
+def kind_by_shapes(part: _Declared) -> Hashable | None:
+    """Return the kind that `declare_by_shapes` was given, or None if nothing is declared."""
+    return _declared.get(part)
+
+
+_counted: dict[Hashable, dict[int, Cost]] = {}
+"""What batches of each size cost in each kind of loop that this process has met."""
+
+
+def known_cost(kind: Hashable, size: int) -> Cost | None:
+    """Return what a batch of a size costs in loops of a kind, if this process has counted one."""
+    return _counted.get(kind, {}).get(size)
+
+
 class BatchCosts:
     """Counts the batches of one loop: the first of each size stands for the others of that size.
 
@@ -137,8 +169,14 @@ class BatchCosts:
     an estimate.
     """
 
-    def __init__(self) -> None:
-        self._by_size: dict[int, int] = {}
+    def __init__(self, kind: Hashable | None = None) -> None:
+        """Begin a loop.
+
+        Args:
+            kind: stands for all that the cost of a batch depends on besides its size, so that the first batch
+                stands for those of other loops too; None if there may be more.
+        """
+        self._by_size: dict[int, Cost] = {} if kind is None else _counted.setdefault(kind, {})
 
     @contextmanager
     def batch(self, size: int) -> Iterator[None]:
@@ -147,14 +185,13 @@ class BatchCosts:
         if counter is None or not _can_pause(counter):
             yield
         elif size in self._by_size:
-            counter.add(self._by_size[size])
-            with uncounted():
+            with self._known(counter, size):
                 yield
         else:
             before = counter.cost.multiply_adds
             with counter.awake():
                 yield
-            self._by_size[size] = counter.cost.multiply_adds - before
+            self._by_size[size] = Cost(counter.cost.multiply_adds - before)
 
     @contextmanager
     def step(
@@ -166,8 +203,11 @@ class BatchCosts:
             keeps_best: whether a copy of what training changes is kept beside, as for early stopping.
         """
         counter = _active.get()
-        if counter is None or size in self._by_size:
-            with self.batch(size):
+        if counter is None:
+            yield
+            return
+        if size in self._by_size and _can_pause(counter):
+            with self._known(counter, size):
                 yield
             return
         held = [*model.parameters(), *model.buffers()]
@@ -179,7 +219,17 @@ class BatchCosts:
         copied = [value for value in held if value.requires_grad or not isinstance(value, nn.Parameter)]
         copies = (*copied, *buffers) if keeps_best else ()
         held_in_all = (*held, *gradients, *buffers, *copies)
-        counter.hold(sum(value.nbytes for value in held_in_all) + sum(saved.values()))
+        memory = sum(value.nbytes for value in held_in_all) + sum(saved.values())
+        counter.hold(memory)
+        if size in self._by_size:
+            self._by_size[size] = replace(self._by_size[size], memory=memory)
+
+    @contextmanager
+    def _known(self, counter: CostCounter, size: int) -> Iterator[None]:
+        counter.add(self._by_size[size].multiply_adds)
+        counter.hold(self._by_size[size].memory)
+        with uncounted():
+            yield
 
 
 @contextmanager
@@ -198,6 +248,22 @@ def uncounted() -> Iterator[None]:
         if not counter.rests:
             counter.__enter__()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         _active.reset(before)
+
+
+@contextmanager
+def counting_batches() -> Iterator[None]:
+    """Count only the batches of a loop that runs inside, by its `BatchCosts`: the rest multiplies nothing."""
+    counter = _active.get()
+    if counter is None or counter.rests or not _can_pause(counter):
+        yield
+        return
+    counter.__exit__(None, None, None)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    counter.rests = True
+    try:
+        yield
+    finally:
+        counter.rests = False
+        counter.__enter__()  # type: ignore[no-untyped-call]  # torch leaves it untyped
 
 
 def _can_pause(counter: CostCounter) -> bool:

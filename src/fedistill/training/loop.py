@@ -1,6 +1,6 @@
 """The local training loop, which all methods share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +8,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedistill.config.training import PREDICTION_BATCH
 from fedistill.errors import TrainingError
-from fedistill.training.cost import BatchCosts, uncounted
+from fedistill.training.cost import BatchCosts, counting_batches, kind_by_shapes, uncounted
 from fedistill.training.devices import CPU, current_device, placed
 from fedistill.training.early_stopping import BestEpoch, Validation
 from fedistill.training.optimizers import Optimizer
@@ -45,20 +45,20 @@ def fit(
         TrainingError: the loss is NaN or infinite, whereof the message says whether it was before the first
             step; or batch norm has one value per channel.
     """
-    places = torch.arange(len(inputs)) if validation is None else validation.training
-    joins = _last_joins(model, inputs, len(places), batch_size)
+    samples = len(inputs) if validation is None else len(validation.training)
+    joins = _last_joins(model, inputs, samples, batch_size)
     model.train()
-    in_all = epochs * len(_batches(places, batch_size, joins)) if steps is None else steps
-    left, done, first, costs, validating = steps, 0, None, BatchCosts(), BatchCosts()
+    done, first = 0, None
     best = None if validation is None else BestEpoch(validation)
-    with placed(model, optimizer):
-        for epoch in range(epochs if steps is None else steps):
-            if left == 0:
-                break
-            order = places[torch.randperm(len(places), generator=generator)]
-            batches = _batches(order, batch_size, joins)[:left]
-            if left is not None:
-                left -= len(batches)
+    costs = BatchCosts(
+        None if augment is not None else kind_of_loop(model, inputs, loss, optimizer.kind, best is not None)
+    )
+    validating = BatchCosts()
+    with placed(model, optimizer), counting_batches():
+        places = torch.arange(samples) if validation is None else validation.training
+        in_all = epochs * len(_batches(places, batch_size, joins)) if steps is None else steps
+        drawn = drawn_batches(places, epochs, batch_size, steps, generator, joins=joins)
+        for epoch, batches in enumerate(drawn):
             total = torch.zeros(())
             for index in batches:
                 with costs.step(len(index), model, optimizer, keeps_best=best is not None):
@@ -77,6 +77,56 @@ def fit(
                 break
         if best is not None:
             best.restore(model, optimizer)
+
+
+def drawn_batches(
+    places: Tensor,
+    epochs: int,
+    batch_size: int,
+    steps: int | None,
+    generator: torch.Generator,
+    *,
+    joins: bool = False,
+) -> Iterator[list[Tensor]]:
+    """Yield the batches (b,) of each epoch, of samples at these positions (n,) in a new order.
+
+    Args:
+        steps: number of batches in all, in place of epochs; the last epoch may end early.
+        joins: whether the last two batches of an epoch are one.
+    """
+    left = steps
+    for _ in range(epochs if steps is None else steps):
+        if left == 0:
+            return
+        order = places[torch.randperm(len(places), generator=generator)]
+        batches = _batches(order, batch_size, joins)[:left]
+        if left is not None:
+            left -= len(batches)
+        yield batches
+
+
+def kind_of_loop(
+    model: nn.Module,
+    inputs: Tensor,
+    loss: Loss | None = None,
+    optimizer: Hashable | None = None,
+    keeps_best: bool = False,
+) -> Hashable | None:
+    """Return what the cost of a batch depends on besides its size; None if there may be more.
+
+    Without a loss it is that of a prediction.
+    """
+    of_model = kind_by_shapes(model)
+    if of_model is None:
+        return None
+    about = (of_model, inputs.dtype, inputs.shape[1:], current_device(), torch.backends.mkldnn.enabled)
+    if loss is None:
+        return about
+    of_loss = kind_by_shapes(loss)
+    if of_loss is None or optimizer is None:
+        return None
+    trained = tuple(value.requires_grad for value in model.parameters())
+    return (*about, of_loss, optimizer, keeps_best, trained)
 
 
 def _check_finite(first: Tensor | None, total: Tensor, epoch: int) -> None:
@@ -159,8 +209,8 @@ def predict(model: nn.Module, inputs: Tensor, batch_size: int = PREDICTION_BATCH
         TrainingError: an output is NaN or infinite; its most likely class would be class 0 without a word.
     """
     model.eval()
-    costs, parts = BatchCosts(), []
-    with placed(model):
+    costs, parts = BatchCosts(kind_of_loop(model, inputs)), []
+    with placed(model), counting_batches():
         for index in torch.split(torch.arange(len(inputs)), batch_size):
             with costs.batch(len(index)):
                 parts.append(outputs(model, inputs, index))

@@ -6,6 +6,7 @@ from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
 from fedistill.config.plugins import named
 from fedistill.config.training import NotTrue, Train
+from fedistill.training.cost import declare_by_shapes
 from fedistill.training.loop import Loss
 
 
@@ -35,13 +36,28 @@ def label_loss(train: Train, labels: Tensor, classes: int) -> Loss:
     if train.own_loss:
         own = named("loss", train.loss, "function")
         return lambda logits, at: own(logits, labels[at]).mean()
-    shift = torch.zeros(classes)
-    if train.loss == "balanced-softmax":
-        shift = torch.bincount(labels, minlength=classes).clamp(min=1).log()
+    shift = class_shift(labels, classes) if train.loss == "balanced-softmax" else None
 
     def loss(logits: Tensor, at: Tensor) -> Tensor:
-        return cross_entropy(logits + shift, labels[at], label_smoothing=train.label_smoothing)
+        shifted = logits if shift is None else logits + shift
+        return cross_entropy(shifted, labels[at], label_smoothing=train.label_smoothing)
 
+    declare_by_shapes(loss, ("labels", labels.dtype, train.label_smoothing > 0))
+    return loss
+
+
+def class_shift(labels: Tensor, classes: int) -> Tensor:
+    """Return what balanced softmax adds to the logits of each class (C,), for training labels (n,)."""
+    return torch.bincount(labels, minlength=classes).clamp(min=1).log()
+
+
+def distillation_loss(probs: Tensor) -> Loss:
+    """Return the loss on the targets (n, C) of all samples, by `kl`."""
+
+    def loss(logits: Tensor, at: Tensor) -> Tensor:
+        return kl(logits, probs[at])
+
+    declare_by_shapes(loss, ("distillation", probs.dtype))
     return loss
 
 

@@ -151,7 +151,7 @@ def trainable(model: nn.Module) -> Iterator[Tensor]:
     """Yield the trainable parameters, in the order of the flat vector, as in `floats`."""
     seen: set[int] = set()  # tied weights travel once
     # `parameters` would also work, but forms a name for each of them on each call.
-    for module in model.modules():
+    for module in _parts(model):
         for value in module._parameters.values():
             if value is not None and value.requires_grad and id(value) not in seen:
                 seen.add(id(value))
@@ -160,7 +160,7 @@ def trainable(model: nn.Module) -> Iterator[Tensor]:
 
 def float_buffers(model: nn.Module) -> Iterator[Tensor]:
     """Yield the persistent floating-point and complex buffers, in the order of the flat vector."""
-    for _, value in persistent_buffers(model):
+    for value in _buffers(model):
         if value.is_complex():
             yield torch.view_as_real(value)
         elif value.is_floating_point():
@@ -169,7 +169,7 @@ def float_buffers(model: nn.Module) -> Iterator[Tensor]:
 
 def integers(model: nn.Module) -> Iterator[Tensor]:
     """Yield the persistent integer and boolean buffers."""
-    for _, value in persistent_buffers(model):
+    for value in _buffers(model):
         if not value.is_floating_point() and not value.is_complex():
             yield value
 
@@ -183,6 +183,23 @@ def persistent_buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
                 continue
             seen.add(id(value))
             yield f"{prefix}.{name}" if prefix else name, value
+
+
+def _buffers(model: nn.Module) -> Iterator[Tensor]:
+    if any(part._buffers for part in _parts(model)):  # most models have none
+        yield from (value for _, value in persistent_buffers(model))
+
+
+def _parts(model: nn.Module) -> Iterator[nn.Module]:
+    """Yield what `modules` does, each part once, in the same order, without the names that it forms."""
+    seen: set[int] = set()
+    ahead: list[nn.Module | None] = [model]
+    while ahead:
+        part = ahead.pop()
+        if part is not None and id(part) not in seen:
+            seen.add(id(part))
+            yield part
+            ahead += reversed(part._modules.values())
 
 
 def _range(dtype: torch.dtype) -> tuple[int, int]:

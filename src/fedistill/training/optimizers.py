@@ -5,7 +5,7 @@ process. On Flower, every message starts a process.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Self
 
 import torch
@@ -17,6 +17,8 @@ from fedistill.config.plugins import named
 from fedistill.config.training import OptimizerConfig
 from fedistill.state import State
 
+BETAS, EPSILON = (0.9, 0.999), 1e-8
+"""Of `Adam`: what is kept of its means in each step, and what is added where it divides."""
 _COUNT = "step"
 Moved = Sequence[tuple[Tensor, Tensor, dict[str, Tensor]]]
 """Parameters, their gradients and their buffers."""
@@ -28,6 +30,11 @@ class Optimizer(ABC):
     def __init__(self, parameters: Iterable[nn.Parameter], settings: OptimizerConfig) -> None:
         self._parameters = list(parameters)
         self._settings = settings.resolved("image")  # an arm has resolved its own for its kind of data
+
+    @property
+    def kind(self) -> Hashable | None:
+        """The same for all that keep buffers of the same sizes for a model; None if that is not known."""
+        return None
 
     def zero_grad(self) -> None:
         """Discard all gradients."""
@@ -75,6 +82,10 @@ class _BuiltIn(Optimizer):
     def __init__(self, parameters: Iterable[nn.Parameter], settings: OptimizerConfig) -> None:
         super().__init__(parameters, settings)
         self._buffers: list[dict[str, Tensor]] = [{} for _ in self._parameters]
+
+    @property
+    def kind(self) -> Hashable:
+        return type(self), self._settings.momentum > 0
 
     def state(self) -> State:
         return {str(place): dict(buffers) for place, buffers in enumerate(self._buffers) if buffers}
@@ -147,12 +158,12 @@ class Adam(_BuiltIn):
             foreach=False,
             fused=False,
             amsgrad=False,
-            beta1=0.9,
-            beta2=0.999,
+            beta1=BETAS[0],
+            beta2=BETAS[1],
             lr=lr,
             weight_decay=decay,
             decoupled_weight_decay=self._settings.name == "adamw",
-            eps=1e-8,
+            eps=EPSILON,
             maximize=False,
         )
 

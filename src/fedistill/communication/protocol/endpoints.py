@@ -142,7 +142,7 @@ class ServerEndpoint:
         )
         if read.weights is not None:
             trained = read.weights[: len(read.weights) - context.buffers]
-            check_growth(trained, down.size if down else 0.0)
+            check_growth(trained, down.size if down else 0.0, read.largest)
         message = _from_meant(read, down) if down and behind else read.message
         message.check()
         if check is not None:

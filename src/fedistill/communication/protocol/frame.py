@@ -16,7 +16,7 @@ no pickle, no type, no name and no shape: the receiver knows what it expects, an
 import zlib
 from dataclasses import dataclass
 
-from fedistill.communication.kinds import kind_of
+from fedistill.communication.kinds import Kind, kind_of
 from fedistill.communication.varint import read_varint, varint
 from fedistill.errors import FrameError
 
@@ -76,12 +76,17 @@ def encode(frame: Frame) -> bytes:
     )
     for payload in frame.sections:
         parts += [varint(len(payload)), payload]
-    body = b"".join(parts)
-    return body + zlib.crc32(body).to_bytes(_CHECKSUM, "little")
+    checksum = 0
+    for part in parts:
+        checksum = zlib.crc32(part, checksum)
+    data = b"".join([*parts, checksum.to_bytes(_CHECKSUM, "little")])
+    if isinstance(frame.kind, Kind) and all(type(payload) is bytes for payload in frame.sections):
+        _keep(data, frame)
+    return data
 
 
 _read: tuple[tuple[bytes, Frame], ...] = ()
-"""The frames that were read last, the latest one first: one that came down, and one that went up."""
+"""The frames that were read or written last, the latest first: one that came down, and one that went up."""
 _READ = 2
 
 
@@ -89,17 +94,22 @@ def decode(data: bytes) -> Frame:
     """Read a frame.
 
     Never allocates more than the length of ``data``, whatever the bytes say. The ledger, the endpoint and, in
-    one process, all clients of a broadcast read the same `bytes`, so the last ones are read once.
+    one process, all clients of a broadcast read the same `bytes`, so the last ones are read once, and those
+    that this process has just written, not at all.
 
     Raises:
         FrameError: the bytes are not exactly one frame of this version, or the checksum differs.
     """
-    global _read
     frame = next((frame for known, frame in _read if known is data), None) or _decode(data)
     if isinstance(data, bytes):  # which cannot change
-        others = [pair for pair in _read if pair[0] is not data]
-        _read = ((data, frame), *others[: _READ - 1])
+        _keep(data, frame)
     return frame
+
+
+def _keep(data: bytes, frame: Frame) -> None:
+    global _read
+    others = [pair for pair in _read if pair[0] is not data]
+    _read = ((data, frame), *others[: _READ - 1])
 
 
 def _decode(data: bytes) -> Frame:

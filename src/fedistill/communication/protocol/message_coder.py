@@ -70,12 +70,14 @@ class DecodedMessage(Generic[M]):
         shared: the state that both sides share from now on.
         weights: its weights (P,), or None if it has none.
         moves: names of the tensors that are weights, except those that are sent once.
+        largest: the largest size of a number of these.
     """
 
     message: M
     shared: SharedState
     weights: Floats | None
     moves: tuple[str, ...] = ()
+    largest: float = 0.0
 
 
 class MessageCoder:
@@ -163,7 +165,7 @@ class MessageCoder:
                     f"the message to send has NaN or infinite numbers in {name!r}: lower"
                     " train.optimizer.lr, or look for extreme inputs"
                 )
-            if spec.content is Content.WEIGHTS and not once:
+            if spec.content is Content.WEIGHTS and not once and way == "down":
                 meant, size = values, max(size, mean_size(values[: spec.count - spec.plain]))
             known = SharedKnowledge() if once else self._known(way, name, spec, shared, sent)
             encoded = encode_tensor(codec, values, spec, known, sender)
@@ -222,7 +224,7 @@ class MessageCoder:
         codec = self._codec(way)
         codec_states: State = {}
         parts = dict(shared.parts)
-        weights = None
+        weights, largest = None, 0.0
         moves: list[str] = []
         for name, spec in expected.specs(context, {**known_numbers, **arrays}).items():
             if _is_absent(spec):
@@ -233,7 +235,7 @@ class MessageCoder:
             known = SharedKnowledge() if name in once else self._known(way, name, spec, shared, sent)
             with _section(name):
                 decoded = decode_tensor(codec, payloads[name], spec, known)
-                check_values(decoded.values, spec)
+                size = check_values(decoded.values, spec)
             tensors[name] = torch.from_numpy(decoded.values)
             if name in once:
                 continue
@@ -242,7 +244,7 @@ class MessageCoder:
                 parts["cache"] = with_rows(shared.value("cache"), spec, tensors[name], numbers["turn"])
                 tensors[name] = parts["cache"].value["probs"]
             if spec.content is Content.WEIGHTS:
-                weights = decoded.values
+                weights, largest = decoded.values, max(largest, size)
                 moves.append(name)
             other = self._codec("down" if way == "up" else "up")
             if spec.rows is not None and other.remembers:
@@ -255,7 +257,7 @@ class MessageCoder:
         if way == "down" and codec.relative and weights is not None:
             parts["reference"] = StatePart({"weights": torch.from_numpy(weights)})
         after = self.counted(way, SharedState(shared.version, parts))
-        return DecodedMessage(expected(**numbers, **tensors), after, weights, tuple(moves))
+        return DecodedMessage(expected(**numbers, **tensors), after, weights, tuple(moves), largest)
 
     def length(self, way: Direction, kind: type[Message], context: MessageContext) -> int:
         """Estimate the bytes of a first frame: exact for codecs of fixed width, else for random numbers."""

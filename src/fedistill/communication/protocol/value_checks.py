@@ -1,5 +1,7 @@
 """Numbers that no correct sender sends: refused where they are decoded, whatever codec carried them."""
 
+import math
+
 import numpy as np
 
 from fedistill.communication.tensor_specs import Content, Floats, TensorSpec
@@ -11,28 +13,37 @@ _USUAL = 0.1
 _DIVERGES = " (if the client is honest, its training diverges: lower train.optimizer.lr)"
 
 
-def check_values(values: Floats, spec: TensorSpec) -> None:
+def check_values(values: Floats, spec: TensorSpec) -> float:
     """Check a decoded tensor: finite; rows of probabilities that add up to 1; nothing above ``spec.largest``.
+
+    Returns:
+        The largest size of its numbers, 0 if it has none.
 
     Raises:
         FrameError: it is not so.
     """
-    if not np.isfinite(values).all():
-        raise FrameError("it has numbers that are NaN or infinite")
     if not values.size:
-        return
+        return 0.0
+    largest = _largest(values)
+    if not math.isfinite(largest):
+        raise FrameError("it has numbers that are NaN or infinite")
     if spec.content is not Content.PROBS:
-        largest = float(np.abs(values).max())
         if largest > spec.largest:
             hint = _DIVERGES if spec.content is Content.WEIGHTS else ""
             raise FrameError(f"it has a number of size {largest:.3g}; {spec.largest:.3g} is the most{hint}")
-        return
+        return largest
     if values.min() < 0:
         raise FrameError(f"it has a probability of {values.min():.3g}")
     sums = values.sum(axis=1, dtype=np.float64)
     wrong = np.abs(sums - 1) > _OFF
     if wrong.any():
         raise FrameError(f"it has rows of probabilities that add up to {sums[wrong][0]:.3g}, not to 1")
+    return largest
+
+
+def _largest(values: Floats) -> float:
+    """Return the largest size of any numbers; NaN if there is one."""
+    return float(np.maximum(values.max(), -values.min()))  # without copies of all numbers
 
 
 def mean_size(weights: Floats) -> float:
@@ -40,7 +51,7 @@ def mean_size(weights: Floats) -> float:
     return float(np.sqrt(np.square(weights, dtype=np.float64).mean())) if weights.size else 0.0
 
 
-def check_growth(weights: Floats, sent: float) -> None:
+def check_growth(weights: Floats, sent: float, largest: float = math.inf) -> None:
     """Check a client's weights (P,) against those that it was sent.
 
     Training does not make a model's weights a hundred times as large in a round. A mean with such weights
@@ -49,11 +60,15 @@ def check_growth(weights: Floats, sent: float) -> None:
     Args:
         weights: without buffers.
         sent: the root mean square of the weights that the client was sent, 0 if none were.
+        largest: no size of a number is above it.
 
     Raises:
         FrameError: their root mean square is above 100 times that, or 10 if that is more.
     """
-    size, most = mean_size(weights), _GROWTH * max(sent, _USUAL)
+    most = _GROWTH * max(sent, _USUAL)
+    if largest <= most:  # and so is their mean
+        return
+    size = mean_size(weights)
     if size > most:
         raise FrameError(
             f"its weights have a root mean square of {size:.3g}; {most:.3g} is the most here{_DIVERGES}"

@@ -10,7 +10,7 @@ from fedistill.config.training import OptimizerConfig
 from fedistill.methods.participants import Server
 from fedistill.methods.shared.weight_averaging import SmallModelsServer
 from fedistill.training.loop import fit
-from fedistill.training.losses import kl
+from fedistill.training.losses import distillation_loss
 from fedistill.training.model_state import ModelState
 from fedistill.training.optimizers import make_optimizer
 
@@ -54,7 +54,7 @@ def _distil(
         model,
         make_optimizer(settings.optimizer, model),
         server.public_inputs(name),
-        lambda logits, at: kl(logits, teacher[at]),
+        distillation_loss(teacher),
         epochs=settings.epochs,
         batch_size=settings.batch_size,
         generator=server.stream(f"distil {name}"),

@@ -71,8 +71,9 @@ def train_private(
         )
         client.noisy_steps.append(steps)
         return
-    plain = label_losses or label_loss(client.train, client.data.labels, client.classes)
-    train_on_labels(model, optimizer, client, client.inputs(), loss, plain, "private", epochs)
+    if client.train.early_stopping is not None and label_losses is None:
+        label_losses = label_loss(client.train, client.data.labels, client.classes)
+    train_on_labels(model, optimizer, client, client.inputs(), loss, label_losses or loss, "private", epochs)
 
 
 def train_on_labels(

@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from fedistill.methods.participants import Client
+from fedistill.training.cost import declare_by_shapes, kind_by_shapes
 from fedistill.training.loop import Loss, predict
 from fedistill.training.losses import label_loss, not_true
 
@@ -22,4 +23,6 @@ def private_loss(client: Client, model: nn.Module) -> Loss:
     def preserving(logits: Tensor, at: Tensor) -> Tensor:
         return loss(logits, at) + not_true(logits, start[at], labels[at], settings)
 
+    if (kind := kind_by_shapes(loss)) is not None:
+        declare_by_shapes(preserving, ("not true", kind))
     return preserving

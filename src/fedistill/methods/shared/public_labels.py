@@ -35,7 +35,7 @@ from fedistill.methods.shared.private_loss import private_loss
 from fedistill.methods.shared.start import FirstStatistics, StartSettings, StartsWithStatistics
 from fedistill.state import State
 from fedistill.training.loop import fit, predict
-from fedistill.training.losses import kl
+from fedistill.training.losses import distillation_loss
 from fedistill.training.optimizers import Optimizer
 
 UpLabels = TypeVar("UpLabels", SoftLabels, Votes)
@@ -61,7 +61,7 @@ def distil(
         model,
         optimizer,
         inputs,
-        lambda logits, at: kl(logits, probs[at]),
+        distillation_loss(probs),
         epochs=settings.distill_epochs,
         batch_size=settings.distill_batch_size,
         generator=site.stream("distil"),

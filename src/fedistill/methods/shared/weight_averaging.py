@@ -39,10 +39,12 @@ def train_received(client: Client, received: Weights, penalty: Penalty | None = 
     model = client.load(ModelState.received(received))
     private = private_loss(client, model)
 
-    def loss(logits: Tensor, at: Tensor) -> Tensor:
+    def penalized(logits: Tensor, at: Tensor) -> Tensor:
+        assert penalty is not None
         value = private(logits, at)
-        return value if penalty is None else value + penalty(model).to(value.device)
+        return value + penalty(model).to(value.device)
 
+    loss = private if penalty is None else penalized
     train_private(model, make_optimizer(client.train.optimizer, model), client, loss)
     return trained_weights(model, client)
 

@@ -65,6 +65,7 @@ class FedEt(SmallModels):
     name = "fed-et"
     paper = "Cho et al., 2022, arXiv 2204.12703"
     beyond_model = None
+    trains_received = True
     Settings = FedEtSettings
     settings: FedEtSettings
 

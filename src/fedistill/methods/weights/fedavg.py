@@ -15,6 +15,7 @@ class FedAvg(WeightAveraging):
     name = "fedavg"
     paper = "McMahan et al., 2017, arXiv 1602.05629, algorithm 1"
     beyond_model = None
+    trains_received = True
 
     def penalty(self, received: Weights) -> None:
         return None

@@ -43,6 +43,7 @@ class FedDf(SmallModels):
     name = "feddf"
     paper = "Lin et al., 2020, arXiv 2006.07242, algorithms 1 and 3"
     beyond_model = None
+    trains_received = True
     Settings = FedDfSettings
     settings: FedDfSettings
 
