@@ -14,7 +14,7 @@ from fedistill.experiment.preflight import examine
 from fedistill.experiment.run_folder import RunFolder
 from fedistill.experiment.runner import prepare, resume_experiment, run_experiment
 from fedistill.federation.history import ArmRun, RoundRecord
-from fedistill.federation.local_executor import start_executor
+from fedistill.federation.local_executor import _that_stack, start_executor
 from fedistill.methods.weights.fedavg import FedAvg
 from fedistill.testing.runs import bits, finish, require_same
 from helpers.runs import finished
@@ -60,7 +60,7 @@ def both(**more: Any) -> tuple[ArmRun, ArmRun]:
         ),
         (
             {"arms": [{"method": "feddf"}], "models": {"clients": ["mlp-s", "cnn-s"], "server": "mlp-s"}},
-            set(range(1, 18, 2)),
+            {*range(1, 18, 2), 16},  # the last one of its stack has nobody to be trained with
         ),
     ],
     ids=["all", "codecs, liars, some away", "two models"],
@@ -75,6 +75,7 @@ def test_results_are_those_of_the_exact_mode_but_for_rounding(more: dict[str, An
         assert (one.stacked, other.stacked) == (0, len({*one.clients} - alone))
         assert (one.clients, one.dropped, one.missing) == (other.clients, other.dropped, other.missing)
         assert (one.multiply_adds, one.memory) == (other.multiply_adds, other.memory)
+        assert sum(other.work) <= other.seconds
 
 
 @pytest.mark.parametrize(
@@ -86,6 +87,27 @@ def test_what_cannot_be_stacked_has_the_bits_of_the_exact_mode(more: dict[str, A
     exact, fast = both(**more)
     require_same(fast, bits(exact), "nothing was stacked")
     assert [record.stacked for record in fast.records] == [0, 0]
+
+
+def test_clients_with_much_longer_batches_are_trained_apart() -> None:
+    """Shorter batches are filled up: with 16 samples, three of 40 and one of 100 there are two groups."""
+    rows = iter(range(1000))
+    partition = {
+        "kind": "indices",
+        "clients": [[next(rows) for _ in range(size)] for size in (100, 40, 16, 40, 16, 40)],
+    }
+    task = {"name": "digits", "clients": 6, "partition": partition, "public": 40}
+    train = {"batch_size": 128, "optimizer": {"lr": 0.05}}
+    exact, fast = both(task=task, train=train)
+    torch.testing.assert_close(fast.server.model.weights, exact.server.model.weights, rtol=1e-3, atol=2e-5)
+    assert [record.stacked for record in fast.records] == [5, 5]
+
+
+def test_only_clients_that_are_trained_together_are_handed_out_together() -> None:
+    arms = [{"method": "fedavg"}, {"method": "fedprox"}]
+    experiment = parse(table(TWO, arms=arms), "test")
+    task, _ = prepare(experiment)
+    assert _that_stack(experiment, task) == {"fedavg"}
 
 
 def test_a_method_that_changes_the_step_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:

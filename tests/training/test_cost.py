@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fedistill.config.training import EarlyStopping, OptimizerConfig, Train, TrainOptimizer
-from fedistill.models.registry import build_model, model_names
+from fedistill.models.registry import build_model, model_names, reusable
 from fedistill.models.signature import Signature
 from fedistill.training import cost
 from fedistill.training.cost import Cost, CostCounter, counting, kind_by_shapes
@@ -342,7 +343,7 @@ def declared_loops(
     losses = label_loss(wanted, labels, signature.classes), distillation_loss(probs)
     found = []
     for loss in losses:
-        model = build_model(name, signature, 0, 0)
+        model = reusable(name, signature)
         next(model.parameters()).requires_grad_(not frozen)
         with counting() as counter:
             fit(
@@ -360,6 +361,7 @@ def declared_loops(
         found.append(counter.cost)
     with counting() as counter:
         predict(model, inputs, batch_size=16)
+    next(model.parameters()).requires_grad_(True)  # others of this process use it again
     return [*found, counter.cost]
 
 
@@ -430,5 +432,61 @@ def test_a_model_of_which_nothing_is_declared_is_counted_in_each_loop() -> None:
             predict(Skipping(), torch.full((16, 1, 8, 8), shade, dtype=torch.uint8))
         found.append(counter.cost.multiply_adds)
     assert found == [16 * 640, 0]
-    # Whoever copies a model may change the copy.
-    assert kind_by_shapes(deepcopy(build_model("mlp-s", DIGITS, 0, 0))) is None
+    # Whoever copies a model, or builds one to make another of it, may change it.
+    assert kind_by_shapes(reusable("mlp-s", DIGITS)) is not None
+    assert kind_by_shapes(deepcopy(reusable("mlp-s", DIGITS))) is None
+    assert kind_by_shapes(build_model("mlp-s", DIGITS, 0, 0)) is None
+
+
+def test_a_part_of_a_model_and_other_numbers_cost_what_they_cost_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loss = label_loss(Train(), torch.arange(40) % 10, 10)
+
+    momentum = Train(optimizer=TrainOptimizer(name="sgd", momentum=0.9)).resolved("image").optimizer
+
+    def memory(part: str = "", dtype: torch.dtype = torch.float32) -> int:
+        model = reusable("mlp-s", DIGITS)
+        optimizer = make_optimizer(momentum, model.get_submodule(part))
+        inputs = torch.randn(40, 1, 8, 8, dtype=dtype)
+        try:
+            with counting() as counter:
+                fit(
+                    model.to(dtype),
+                    optimizer,
+                    inputs,
+                    loss,
+                    epochs=1,
+                    batch_size=8,
+                    generator=torch.Generator().manual_seed(0),
+                )
+        finally:
+            model.float()
+            model.zero_grad()
+        return counter.cost.memory
+
+    each: list[dict[str, Any]] = [{}, {"part": "head"}, {"dtype": torch.float64}]
+    monkeypatch.setattr(cost, "_counted", {})
+    among_others = [memory(**one) for one in each]
+    alone = []
+    for one in each:
+        monkeypatch.setattr(cost, "_counted", {})
+        alone.append(memory(**one))
+    assert among_others == alone
+    assert len(set(alone)) == 3
+
+
+@dataclass
+class Weighted:
+    """A loss that cannot be told from others by a hash."""
+
+    weight: float
+
+    def __call__(self, logits: Tensor, at: Tensor) -> Tensor:
+        return self.weight * logits.square().mean()
+
+
+def test_a_loss_without_a_hash_is_counted_as_any_other() -> None:
+    with counting() as counter:
+        train(reusable("mlp-s", DIGITS), DIGITS, 40, loss=Weighted(0.5))
+    assert counter.cost.multiply_adds > 0

@@ -146,3 +146,13 @@ def test_losses_that_cannot_be_meant(settings: dict[str, Any], what: str) -> Non
 def test_a_loss_is_named_as_a_function_of_a_module() -> None:
     with pytest.raises(ExperimentError, match="for example my_losses:focal"):
         check_loss(Train(loss="losses.py/x:focal").resolved("image"), 3)
+
+
+@pytest.mark.parametrize("name", ["cross-entropy", "balanced-softmax"])
+def test_logits_of_half_precision_have_the_loss_of_whole_numbers(name: str) -> None:
+    labels = torch.tensor([0, 1, 2, 2])
+    logits = torch.tensor([[3.25, -1.5, 0.125], [0.5, 2.0, 1.0], [1.0, 1.0, 4.0], [0.0, 0.25, 0.5]])
+    loss = label_loss(Train(loss=name), labels, 3)
+    found = loss(logits.bfloat16(), torch.arange(4))
+    assert found.dtype == torch.float32
+    assert found == loss(logits, torch.arange(4))

@@ -77,7 +77,8 @@ def _run_stack(arm: ReadyArm, round: int, jobs: Sequence[Job]) -> Iterator[Clien
     trained: dict[int, Trained] = {}
     for name in sorted(stackable):
         alike = {place: work for place, work in begun.items() if work.own.model == name}
-        trained |= _train(arm, name, alike)
+        for group in _groups(alike):
+            trained |= _train(arm, name, group)
     for place, (client, state, frame) in enumerate(jobs):
         done = trained.get(place)
         if done is None or done.weights is None:
@@ -87,6 +88,7 @@ def _run_stack(arm: ReadyArm, round: int, jobs: Sequence[Job]) -> Iterator[Clien
         work = begun[place]
         with failing_at(f"round {round}, client {client}"):
             message = TrainedWeights(done.weights, len(work.own.data))
+            work.started += time.perf_counter()
             result = end_work(arm, work, work.before, message, done.cost, stacked=True)
         yield result
 
@@ -102,24 +104,37 @@ def _begin(arm: ReadyArm, client: int, round: int, state: bytes, frame: bytes) -
         return None
     if isinstance(work, ClientResult) or not isinstance(work.received, Weights) or not len(work.own.data):
         return None
-    work.started -= time.perf_counter()  # its own seconds so far, below 0
+    # Until the clock is added again: what it has taken so far, below 0.
+    work.started -= time.perf_counter()
     return work
+
+
+def _groups(alike: dict[int, ClientWork]) -> Iterator[dict[int, ClientWork]]:
+    """Yield those whose largest batches differ by a factor of two at most: shorter ones are filled up.
+
+    It depends on numbers of samples alone, and a group has two clients at least.
+    """
+    largest = {place: min(len(work.own.data), work.own.train.batch_size) for place, work in alike.items()}
+    waiting = sorted(alike, key=lambda place: (-largest[place], place))
+    while waiting:
+        size = sum(2 * largest[place] >= largest[waiting[0]] for place in waiting)
+        if size > 1:
+            yield {place: alike[place] for place in sorted(waiting[:size])}
+        waiting = waiting[size:]
 
 
 def _train(arm: ReadyArm, name: str, alike: dict[int, ClientWork]) -> dict[int, Trained]:
     """Train the models of clients of one architecture; return what became of each, by place in the stack."""
-    if not alike:
-        return {}
     started = time.perf_counter()
     module = models.reusable(name, arm.signature(name))
     first = next(iter(alike.values())).own
     try:
         found = fit_together(module, [_trainee(work) for work in alike.values()], first.train, first.classes)
-    except TrainingError:
+    except Exception:  # each is trained alone then, and who fails has the error with its name
         return {}
     share = (time.perf_counter() - started) / len(alike)
     for work in alike.values():
-        work.started += time.perf_counter() - share
+        work.started -= share
     return dict(zip(alike, found, strict=True))
 
 

@@ -24,7 +24,7 @@ from fedistill.errors import MissingMainGuard, RuntimeFailure, TrainingError
 from fedistill.federation.arm import ReadyArm
 from fedistill.federation.client import ClientResult
 from fedistill.federation.client_evaluation import evaluate_client
-from fedistill.federation.client_stacks import run_jobs
+from fedistill.federation.client_stacks import run_jobs, why_alone
 from fedistill.federation.executor import (
     NO_MAIN_GUARD,
     WORKER_NAME,
@@ -99,6 +99,7 @@ class ProcessExecutor(Executor):
         self.quorum, self.runtime = experiment.flower.quorum, experiment.runtime
         context = _process_context()
         self._ticket = 0
+        self._stacks = _that_stack(experiment, task) if self.runtime.fast else frozenset[str]()
         self._workers: list[_Worker] = []
         try:
             for number in range(worker_count):
@@ -156,7 +157,7 @@ class ProcessExecutor(Executor):
     def _map(self, what: _What, arm: str, round: int, jobs: Sequence[Job]) -> Iterator[_Result]:
         self._ticket += 1
         size = max(1, min(_LARGEST_CHUNK, len(jobs) // (len(self._workers) * 8)))
-        if what == "work" and self.runtime.fast:
+        if what == "work" and arm in self._stacks:
             size = STACK  # whatever the number of workers
         starts = range(0, len(jobs), size)
         waiting = deque(starts)
@@ -273,6 +274,14 @@ def _end_with_parent() -> None:
     assert parent is not None
     parent.join()
     os._exit(1)
+
+
+def _that_stack(experiment: Experiment, task: Task) -> frozenset[str]:
+    """Return the names of arms of which clients may be trained together."""
+    with computing(experiment.runtime):
+        return frozenset(
+            name for name, arm in _ready_arms(experiment, task).items() if why_alone(arm) is None
+        )
 
 
 def _ready_arms(experiment: Experiment, task: Task) -> dict[str, ReadyArm]:

@@ -72,8 +72,6 @@ def build_model(name: str, signature: Signature, seed: int, client: int) -> nn.M
                 _first_pass(model, signature)
     if signature.kind == "image":
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # stub lacks it
-    if is_built_in(name):
-        declare_by_shapes(model, (name, signature))
     return model
 
 
@@ -150,7 +148,14 @@ def reusable(name: str, signature: Signature, slot: int = 0) -> nn.Module:
 
 @functools.lru_cache(maxsize=32)
 def _reused(name: str, signature: Signature, slot: int) -> ReusedModule:
-    return ReusedModule(lambda: build_model(name, signature, seed=0, client=0), custom=is_own(name))
+    def build() -> nn.Module:
+        model = build_model(name, signature, seed=0, client=0)
+        # Of other builds nobody knows what is done to them: a user's own model may have one inside.
+        if is_built_in(name):
+            declare_by_shapes(model, (name, signature))
+        return model
+
+    return ReusedModule(build, custom=is_own(name))
 
 
 def hashed_words(buckets: int, length: int | None) -> str:

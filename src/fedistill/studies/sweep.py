@@ -88,6 +88,7 @@ def sweep(
 def _asked(points: Sequence[GridPoint], experiments: Mapping[str, Experiment]) -> dict[str, _Kept]:
     dumped = {
         name: one.model_dump(mode="json", exclude_none=True, exclude=_CHANGES_NO_RESULT)
+        | ({"runtime": {"fast": True}} if one.runtime.fast else {})
         for name, one in experiments.items()
     }
     asked: dict[str, _Kept] = {

@@ -193,7 +193,7 @@ def _check_vary(
 
 def _asked(experiment: Experiment, task: Task, seed: int, spaces: Mapping[str, Space]) -> RawTable:
     """Return all that trials depend on."""
-    rest = {"rounds", *FREE_TABLES}  # these change no trial, but for the device
+    rest = {"rounds", *FREE_TABLES}  # these change no trial, but for the device and `fast`
     device = find_device(experiment.runtime.device).type
     return {
         "experiment": experiment.model_dump(mode="json", exclude_none=True, exclude=rest),
@@ -203,6 +203,7 @@ def _asked(experiment: Experiment, task: Task, seed: int, spaces: Mapping[str, S
         "search space": spaces,
         "versions": {name: version(name) for name in _PACKAGES},
         **({} if device == "cpu" else {"device": device}),
+        **({"fast": True} if experiment.runtime.fast else {}),
     }
 
 

@@ -150,7 +150,10 @@ def declare_by_shapes(part: _Declared, kind: Hashable) -> None:
 
 def kind_by_shapes(part: _Declared) -> Hashable | None:
     """Return the kind that `declare_by_shapes` was given, or None if nothing is declared."""
-    return _declared.get(part)
+    try:
+        return _declared.get(part)
+    except TypeError:  # a callable that has no hash, or none that can be referred to weakly
+        return None
 
 
 _counted: dict[Hashable, dict[int, Cost]] = {}

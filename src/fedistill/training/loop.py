@@ -119,7 +119,15 @@ def kind_of_loop(
     of_model = kind_by_shapes(model)
     if of_model is None:
         return None
-    about = (of_model, inputs.dtype, inputs.shape[1:], current_device(), torch.backends.mkldnn.enabled)
+    numbers = tuple(value.dtype for value in model.parameters())
+    about = (
+        of_model,
+        numbers,
+        inputs.dtype,
+        inputs.shape[1:],
+        current_device(),
+        torch.backends.mkldnn.enabled,
+    )
     if loss is None:
         return about
     of_loss = kind_by_shapes(loss)

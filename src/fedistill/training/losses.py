@@ -39,7 +39,9 @@ def label_loss(train: Train, labels: Tensor, classes: int) -> Loss:
     shift = class_shift(labels, classes) if train.loss == "balanced-softmax" else None
 
     def loss(logits: Tensor, at: Tensor) -> Tensor:
-        shifted = logits if shift is None else logits + shift
+        # Half precision is enough for a network, and not for a logarithm.
+        whole = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        shifted = whole if shift is None else whole + shift
         return cross_entropy(shifted, labels[at], label_smoothing=train.label_smoothing)
 
     declare_by_shapes(loss, ("labels", labels.dtype, train.label_smoothing > 0))

@@ -85,7 +85,7 @@ class _BuiltIn(Optimizer):
 
     @property
     def kind(self) -> Hashable:
-        return type(self), self._settings.momentum > 0
+        return type(self), self._settings.momentum > 0, tuple(one.shape for one in self._parameters)
 
     def state(self) -> State:
         return {str(place): dict(buffers) for place, buffers in enumerate(self._buffers) if buffers}
