@@ -70,7 +70,7 @@ def test_models_that_differ_are_accepted_or_refused_as_the_row_says(row: Row) ->
     assert all(row.refusal in error for error in errors)
 
 
-@each()
+@each(everyday=FAMILIES)
 def test_it_learns(row: Row) -> None:
     view, margin = row.learns
     views = learned(row)

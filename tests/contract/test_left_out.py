@@ -16,7 +16,7 @@ from fedistill.state import encode_state, to_plain
 from fedistill.testing.methods import MethodCase
 from fedistill.testing.runs import finish, require_one_memory
 from helpers.bad_replies import Change, Changing, damaged, only
-from helpers.method_rows import Row, each
+from helpers.method_rows import FAMILIES, Row, each
 
 
 def played(row: Row, change: Change) -> tuple[ReadyArm, ArmRun]:
@@ -25,7 +25,7 @@ def played(row: Row, change: Change) -> tuple[ReadyArm, ArmRun]:
         return arm, finish(arm, executor)
 
 
-@each()
+@each(everyday=FAMILIES)
 def test_a_reply_that_is_refused_is_as_good_as_lost(row: Row, monkeypatch: pytest.MonkeyPatch) -> None:
     bad = 1 if METHODS[row.method].one_shot else 2
     arm, run = played(row, only([bad], [1, 3], damaged_if_any))
