@@ -9,7 +9,8 @@ import pytest
 import fedistill
 from fedistill.errors import ExperimentError, RuntimeFailure
 from fedistill.experiment.callbacks import Callbacks
-from fedistill.studies.sweep import sweep
+from fedistill.studies.grid import GridPoint
+from fedistill.studies.sweep import _asked, sweep
 from helpers.program import here
 from helpers.small import write_small
 from helpers.watchers import Watcher
@@ -134,3 +135,14 @@ def test_a_page_of_one_run_has_its_place(out: Path, tmp_path: Path) -> None:
         2,
         "fedistill: the same folder is there twice: name each run once\n",
     )
+
+
+def test_a_point_asks_for_stacked_clients_or_for_none(file: Path) -> None:
+    """Their bits differ, whatever else of `runtime` may change."""
+    point = GridPoint("alpha=1", ())
+
+    def asked(*overrides: str) -> Any:
+        return _asked([point], {point.name: fedistill.load(file, overrides=overrides)})
+
+    assert asked("runtime.fast=true") != asked()
+    assert asked("runtime.workers=2") == asked("runtime.fast=false") == asked()

@@ -421,3 +421,14 @@ def test_what_cannot_be_tuned_is_said_before_any_trial(
         with pytest.raises(ExperimentError, match=said):
             run(experiment, **plan)
     assert not (tmp_path / "out").exists()
+
+
+def test_trials_of_stacked_clients_are_not_those_of_single_ones(experiment: Experiment) -> None:
+    task = build_task(experiment.task, 0)
+
+    def asked(**runtime: Any) -> Any:
+        changed = experiment.runtime.model_copy(update=runtime)
+        return tuning._asked(experiment.model_copy(update={"runtime": changed}), task, 0, {})
+
+    assert asked(fast=True) != asked()
+    assert asked(workers=2) == asked()
