@@ -8,7 +8,11 @@ that docs/trust.md recommends, under each attack that fits it, with no attack, a
 alone (the control `silent`). Accuracy is the server's model on the test set after the last round; of methods
 without one, the mean of the honest clients' models. Rows that are kept already are not run again, so that a
 stopped benchmark goes on where it was. Defences were chosen on seeds 100 to 103, which are not among those
-reported. `python docs/generate.py` makes the tables of docs/attacks.md of what is kept.
+reported. `python docs/generate.py` makes the tables of docs/trust.md of what is kept.
+
+Both settings of a family are tuned first with honest clients, as `fedistill tune` does: TRIALS trials of all
+rounds on a validation part of the training set, at seed TUNED_ON, of what VARY has. The trials stay in
+``--runs``.
 
 With ``--hostile``, the same clients send replies that no correct client can send, which the server refuses,
 or logits and scores a thousand times as large.
@@ -19,12 +23,14 @@ import json
 import platform
 import time
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from kept import keep
 from torch import Tensor
+from tuning import settings_of, tune_alone, tuning_of, with_settings
 
 from fedistill import parse
 from fedistill.attacks.base import Liar, MessageAttack
@@ -36,6 +42,9 @@ from fedistill.federation.arm import ReadyArm, start_run
 from fedistill.federation.history import ArmRun
 from fedistill.federation.local_executor import SerialExecutor
 from fedistill.federation.round import play_round
+from fedistill.studies.goal import TunedArm
+from fedistill.studies.search_space import Values
+from fedistill.studies.tune import Plan
 
 RESULTS = Path(__file__).parent / "results" / "attacks.json"
 OF_HOSTILE = RESULTS.with_name("hostile.json")
@@ -65,6 +74,19 @@ KINDS: dict[str, dict[str, Any]] = {
     "boosted -5": {"factor": -5.0},
 }
 ROUNDS = 4
+TRIALS, TUNED_ON = 12, 100
+VARY: dict[str, Values | None] = {
+    "train.epochs": (1, 2, 4, 8),
+    "train.optimizer.lr": None,
+    "train.loss": None,
+    "train.label_smoothing": None,
+    "distill_epochs": None,
+    "digest_epochs": None,
+    "gamma": None,
+    "weight": None,
+    "levels": None,
+}
+"""Where the method has the setting. What settings say of lies stays as it is."""
 
 
 def main() -> None:
@@ -75,6 +97,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--hostile", action="store_true", help="replies that no correct client can send")
     parser.add_argument("--out", type=Path, help="the file of the rows; default: that of the docs")
+    parser.add_argument("--runs", type=Path, default=Path("runs") / "attacks")
     given = parser.parse_args()
     names = list(HOSTILE) if given.hostile else given.attacks
     out = given.out or (OF_HOSTILE if given.hostile else RESULTS)
@@ -83,16 +106,17 @@ def main() -> None:
             for family in given.families:
                 for defence in DEFENCES:
                     for name in (*CONTROLS, *names):
-                        measure(out, share, seed, family, defence, name)
+                        measure(out, share, seed, family, defence, name, given.runs)
 
 
-def measure(out: Path, share: float, seed: int, family: str, defence: str, name: str) -> None:
+def measure(out: Path, share: float, seed: int, family: str, defence: str, name: str, runs: Path) -> None:
     """Run one arm under one attack and keep its row, unless it is kept already or the attack does not fit."""
     setting, row = f"share {share}, seed {seed}", f"{family}/{defence}/{name}"
     if row in (json.loads(out.read_text()).get(setting, {}) if out.exists() else {}):
         return
     started = time.perf_counter()
-    arm, run = play(share, seed, family, defence, name)
+    tuned = tune_honest(family, defence, runs)
+    arm, run = play(share, seed, family, defence, name, tuned)
     if run is None:
         return
     last = mean_reliability(run.records)
@@ -101,6 +125,8 @@ def measure(out: Path, share: float, seed: int, family: str, defence: str, name:
         "liars": list(arm.liars),
         "distrusted": distrusted(last) if last else None,
         "refused": sorted({int(client) for record in run.records for client in record.missing}),
+        "settings": settings_of(tuned),
+        "tuning": tuning_of(tuned),
         "seconds": round(time.perf_counter() - started, 1),
         "torch": torch.__version__,
         "python": platform.python_version(),
@@ -109,10 +135,17 @@ def measure(out: Path, share: float, seed: int, family: str, defence: str, name:
     keep(out, setting, row, found)
 
 
-def play(share: float, seed: int, family: str, defence: str, name: str) -> tuple[ReadyArm, ArmRun | None]:
-    """Return the arm and its run; None in place of the run if the attack does not fit the arm's method."""
+@cache
+def tune_honest(family: str, defence: str, runs: Path) -> TunedArm:
+    """Tune an arm, if that is not done yet, whose clients are all honest."""
+    command = f"python benchmarks/attacks.py --families {family}"
+    experiment = parse(honest(TUNED_ON, family, defence), "attacks")
+    return tune_alone(experiment, Plan(TRIALS, ROUNDS, vary=VARY), runs / family / defence, command, "image")
+
+
+def honest(seed: int, family: str, defence: str) -> dict[str, Any]:
     arm, added = FAMILIES[family]
-    raw: dict[str, Any] = {
+    return {
         "seed": seed,
         "rounds": ROUNDS,
         "task": {
@@ -128,11 +161,18 @@ def play(share: float, seed: int, family: str, defence: str, name: str) -> tuple
         "runtime": {"kind": "serial"},
         "arms": [{**arm, **(added if defence == "recommended" else {})}],
     }
+
+
+def play(
+    share: float, seed: int, family: str, defence: str, name: str, tuned: TunedArm
+) -> tuple[ReadyArm, ArmRun | None]:
+    """Return the arm and its run; None in place of the run if the attack does not fit the arm's method."""
+    raw = honest(seed, family, defence)
     if name in KINDS:
         raw["attack"] = {"kind": name.split()[0], "share": share, **KINDS[name]}
     elif name == "silent" or name in HOSTILE:
         raw["attack"] = {"kind": "silent", "share": share}
-    experiment = parse(raw, "attacks")
+    experiment = with_settings(parse(raw, "attacks"), tuned, "image")
     task, (ready,) = prepare(experiment)
     if name in HOSTILE:
         hostile = Hostile(kind="hostile", share=share)

@@ -22,20 +22,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from tuning import settings_of, tune_alone, tuning_of, with_settings
 
 from fedistill import parse
-from fedistill.config.schema import Experiment
 from fedistill.errors import Refusal
-from fedistill.experiment.progress import Logged
 from fedistill.experiment.runner import prepare
 from fedistill.experiment.summary import arm_json
 from fedistill.federation import local_executor
 from fedistill.federation.arm import start_run
 from fedistill.federation.round import play_round
 from fedistill.methods.registry import METHODS
-from fedistill.studies.goal import Goal, TunedArm
-from fedistill.studies.search_space import changed
-from fedistill.studies.tune import Plan, tune
+from fedistill.studies.tune import Plan
 
 RESULTS = Path(__file__).parent / "results" / "methods.json"
 TASKS: dict[str, dict[str, Any]] = {
@@ -117,11 +114,10 @@ def measure(task: str, wanted: dict[str, Any], seed: int, runs: Path) -> dict[st
     raw = {"seed": seed, **TASKS[task], "models": models(task, wanted), "arms": [wanted]}
     experiment = parse(raw, "methods")
     command = f"python benchmarks/methods.py --tasks {task} --methods {wanted['method']} --seed {seed}"
-    tuned = tune_alone(experiment, task, runs / f"{task}-{seed}-{wanted['name']}", command)
-    settings = tuned.best["settings"] if tuned.best else {}
-    best = changed(experiment.arms[0], settings, KINDS[task])
+    folder = runs / f"{task}-{seed}-{wanted['name']}"
+    tuned = tune_alone(experiment, Plan(*BUDGET[task]), folder, command, KINDS[task])
     serial = experiment.runtime.model_copy(update={"kind": "serial"})
-    experiment = experiment.model_copy(update={"arms": [best], "runtime": serial})
+    experiment = with_settings(experiment, tuned, KINDS[task]).model_copy(update={"runtime": serial})
     data, (arm,) = prepare(experiment)
     started, run = time.perf_counter(), start_run(arm)
     with local_executor.start_executor(experiment, data) as executor:
@@ -132,7 +128,7 @@ def measure(task: str, wanted: dict[str, Any], seed: int, runs: Path) -> dict[st
     main_view = "server@global" if "server@global" in views[-1] else "client@global"
     return {
         "arm": wanted,
-        "settings": settings,
+        "settings": settings_of(tuned),
         "tuning": tuning_of(tuned),
         "models": raw["models"],
         "server_model": outcome["server_model"],
@@ -151,23 +147,6 @@ def measure(task: str, wanted: dict[str, Any], seed: int, runs: Path) -> dict[st
         "command": command,
         "torch": torch.__version__,
         "python": platform.python_version(),
-    }
-
-
-def tune_alone(experiment: Experiment, task: str, folder: Path, command: str) -> TunedArm:
-    trials, rounds = BUDGET[task]
-    (tuned,) = tune(experiment, Plan(trials, rounds), folder, command, Logged())
-    return tuned
-
-
-def tuning_of(tuned: TunedArm) -> dict[str, Any]:
-    """Return how many trials a row had, and the validation accuracy of its own and of its best settings."""
-    goal = Goal()
-    return {
-        "trials": len(tuned.trials),
-        "rounds": max(len(trial["result"]["rounds"]) for trial in tuned.trials),
-        "own": goal.value(tuned.trials[0]),
-        "best": None if tuned.best is None else goal.value(tuned.best),
     }
 
 

@@ -20,18 +20,17 @@ from typing import Any
 
 import torch
 from kept import keep
+from tuning import settings_of, tune_alone, tuning_of, with_settings
 
 from fedistill import parse
 from fedistill.config.schema import Experiment
-from fedistill.experiment.progress import Logged
 from fedistill.experiment.runner import prepare
 from fedistill.experiment.task_checks import label_skew
 from fedistill.federation import local_executor
 from fedistill.federation.arm import start_run
 from fedistill.federation.round import play_round
-from fedistill.studies.goal import Goal, TunedArm
-from fedistill.studies.search_space import Values, changed, search_space
-from fedistill.studies.tune import Plan, tune
+from fedistill.studies.search_space import Values
+from fedistill.studies.tune import Plan
 
 RESULTS = Path(__file__).parent / "results" / "skew.json"
 ROUNDS = 8
@@ -99,10 +98,10 @@ def measure(train: Path, alpha: float, seed: int, name: str, runs: Path) -> None
     """Tune an arm, if that is not done yet, and keep a row of its best settings."""
     command = f"python benchmarks/skew.py TRAIN.parquet --alpha {alpha} --seed {seed} --arms {name}"
     tuned_on = experiment(train, TUNED_ON["alpha"], int(TUNED_ON["seed"]), name)
-    tuned = tune_alone(tuned_on, runs / name.replace("/", "-"), command)
-    settings = tuned.best["settings"] if tuned.best else {}
-    asked = experiment(train, alpha, seed, name)
-    asked = asked.model_copy(update={"arms": [changed(asked.arms[0], settings, "image")]})
+    plan = Plan(TRIALS, TRIAL_ROUNDS, vary=VARY)
+    tuned = tune_alone(tuned_on, plan, runs / name.replace("/", "-"), command, "image")
+    settings = settings_of(tuned)
+    asked = with_settings(experiment(train, alpha, seed, name), tuned, "image")
     data, (arm,) = prepare(asked)
     run, started = start_run(arm), time.perf_counter()
     with local_executor.start_executor(asked, data) as executor:
@@ -111,7 +110,6 @@ def measure(train: Path, alpha: float, seed: int, name: str, runs: Path) -> None
     view = "server@global" if arm.method.has_server_model else "client@global"
     curve = [round(record.views[view], 4) for record in run.records if view in record.views]
     print(f"{alpha} {seed} {name}: {settings} {curve}", flush=True)
-    goal = Goal()
     row = {
         "accuracy": curve,
         "view": view,
@@ -120,9 +118,7 @@ def measure(train: Path, alpha: float, seed: int, name: str, runs: Path) -> None
         "arm": {"name": name, **SERVERS[name.split("/")[1]]},
         "train": {**TRAIN, **LOSSES[name.split("/")[0]]},
         "settings": settings,
-        "trials": len(tuned.trials),
-        "own": goal.value(tuned.trials[0]),
-        "best": None if tuned.best is None else goal.value(tuned.best),
+        **tuning_of(tuned),
         "label_skew": round(label_skew(data), 3),
         "command": command,
         "torch": torch.__version__,
@@ -151,13 +147,6 @@ def experiment(train: Path, alpha: float, seed: int, name: str) -> Experiment:
         "arms": [{"name": name, **SERVERS[server], "train": {**TRAIN, **LOSSES[loss]}}],
     }
     return parse(raw, "skew")
-
-
-def tune_alone(asked: Experiment, folder: Path, command: str) -> TunedArm:
-    known = search_space(asked.arms[0], "image", VARY)
-    vary = {key: values for key, values in VARY.items() if key in known}
-    (tuned,) = tune(asked, Plan(TRIALS, TRIAL_ROUNDS, vary=vary), folder, command, Logged())
-    return tuned
 
 
 if __name__ == "__main__":
