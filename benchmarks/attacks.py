@@ -43,7 +43,7 @@ from fedistill.federation.history import ArmRun
 from fedistill.federation.local_executor import SerialExecutor
 from fedistill.federation.round import play_round
 from fedistill.studies.goal import TunedArm
-from fedistill.studies.search_space import Values
+from fedistill.studies.search_space import Values, search_space
 from fedistill.studies.tune import Plan
 
 RESULTS = Path(__file__).parent / "results" / "attacks.json"
@@ -86,7 +86,7 @@ VARY: dict[str, Values | None] = {
     "weight": None,
     "levels": None,
 }
-"""Where the method has the setting. What settings say of lies stays as it is."""
+"""Where the setting is of use to the method. What settings say of lies stays as it is."""
 
 
 def main() -> None:
@@ -140,7 +140,9 @@ def tune_honest(family: str, defence: str, runs: Path) -> TunedArm:
     """Tune an arm, if that is not done yet, whose clients are all honest."""
     command = f"python benchmarks/attacks.py --families {family}"
     experiment = parse(honest(TUNED_ON, family, defence), "attacks")
-    return tune_alone(experiment, Plan(TRIALS, ROUNDS, vary=VARY), runs / family / defence, command, "image")
+    usual = search_space(experiment.arms[0], "image", {})
+    vary = {key: values for key, values in VARY.items() if key in usual}
+    return tune_alone(experiment, Plan(TRIALS, ROUNDS, vary=vary), runs / family / defence, command, "image")
 
 
 def honest(seed: int, family: str, defence: str) -> dict[str, Any]:

@@ -523,8 +523,17 @@ def test_what_is_wrong_is_said_in_words(wanted: Any, said: str) -> None:
 # --- in methods ---
 
 
-@every
-@pytest.mark.parametrize("method", ["dsfl", "cfd", "scarlet", "voting", "fedgems", "selective-fd", "edge-fd"])
+@pytest.mark.parametrize(
+    ("method", "name"),
+    [
+        pytest.param(
+            *(method, name),
+            marks=[] if method == "dsfl" or name in ("mean", "reliability") else [pytest.mark.long],
+        )
+        for method in ("dsfl", "cfd", "scarlet", "voting", "fedgems", "selective-fd", "edge-fd")
+        for name in AGGREGATIONS
+    ],
+)
 def test_every_method_pools_by_it_with_one_hot_rows_and_lost_replies(method: str, name: str) -> None:
     codec = {} if method in ("cfd", "voting") else {"codec": "onehot"}
     wanted = experiment(method, aggregation=name, **codec).model_copy(

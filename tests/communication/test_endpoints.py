@@ -123,7 +123,13 @@ PAIRS = [
 ]
 
 
-@pytest.mark.parametrize(("talk", "up", "down"), PAIRS)
+@pytest.mark.parametrize(
+    ("talk", "up", "down"),
+    [
+        pytest.param(*pair, marks=[] if pair[1] == pair[2] or "fp32" in pair else [pytest.mark.long])
+        for pair in PAIRS
+    ],
+)
 def test_every_pair_of_registered_codecs_through_a_rough_run(talk: str, up: str, down: str) -> None:
     played = world(TALKS[talk], create_codec(up), create_codec(down))
     for round, fates in enumerate(ROUGH, start=1):

@@ -90,8 +90,10 @@ def meant(codec: Codec, values: Floats) -> Floats | None:
 
 
 @all_codecs
-@pytest.mark.parametrize("classes", [2, 3, 10, 46, 1000])
-@pytest.mark.parametrize("count", [0, 1, 2, 77])
+@pytest.mark.parametrize(
+    "classes", [2, 10, 1000, *(pytest.param(more, marks=pytest.mark.long) for more in (3, 46))]
+)
+@pytest.mark.parametrize("count", [0, 1, 77, pytest.param(2, marks=pytest.mark.long)])
 def test_messages_of_drawn_rows(codec: Codec, classes: int, count: int) -> None:
     if classes == 1000 and count == 77:
         count = 20

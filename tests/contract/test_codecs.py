@@ -9,14 +9,14 @@ import pytest
 from fedistill.communication.codecs.registry import CODECS, create_codec
 from fedistill.communication.tensor_specs import Content
 from fedistill.experiment.preflight import examine
-from fedistill.federation.local_executor import ProcessExecutor, SerialExecutor
+from fedistill.federation.local_executor import SerialExecutor
 from fedistill.testing.codecs import RUN_CHECKS, TENSOR_CHECKS, CodecCase
 from fedistill.testing.runs import MIXED, SAME, finish
 
 WEIGHTS = [name for name, codec in CODECS.items() if Content.WEIGHTS in codec.codes]
 LABELS = [name for name, codec in CODECS.items() if Content.PROBS in codec.codes]
 CASES = [("fedavg", name) for name in WEIGHTS] + [("dsfl", name) for name in LABELS]
-CASES += [
+MORE = [
     ("feddf", "qsgd"),
     ("feddf", "stc"),
     ("fedprox", "top-k"),
@@ -29,7 +29,11 @@ CASES += [
 # A share of one in a hundred of few weights is nothing; these learn more slowly by design.
 SETTINGS: dict[str, dict[str, Any]] = {"top-k": {"share": 0.05}, "stc": {"share": 0.1}}
 MIXES = ("feddf", "scarlet", "cfd", "fml", "fedkd")
-each = pytest.mark.parametrize(("method", "codec"), CASES)
+LONG = {case for case in MORE if case[1] != "low-rank"}
+each = pytest.mark.parametrize(
+    ("method", "codec"),
+    [pytest.param(*case, marks=[pytest.mark.long] if case in LONG else []) for case in CASES + MORE],
+)
 
 
 def case_of(method: str, codec: Any) -> CodecCase:
@@ -52,7 +56,7 @@ def test_the_contract_of_tensors(codec: str, check: Callable[[Mapping[str, Any]]
     check(settings(codec))
 
 
-@pytest.mark.parametrize(("method", "codec"), [case for case in CASES if case[0] in ("fedavg", "dsfl")])
+@pytest.mark.parametrize(("method", "codec"), CASES)
 def test_accuracy_is_near_that_of_plain_numbers(method: str, codec: str) -> None:
     plain, coded = learned(method, "fp32"), learned(method, codec)
     assert coded[0] >= plain[0] - 0.12
@@ -70,7 +74,7 @@ def learned(method: str, codec: str) -> tuple[float, int]:
         train={"epochs": 2, "batch_size": 16, "optimizer": {"lr": 0.05, "momentum": 0.9}},
         task={"limit": 900, "public": 300, "partition": {"kind": "iid"}},
     )
-    with ProcessExecutor(2, wanted, arm.task) as executor:
+    with SerialExecutor(wanted, arm.task) as executor:
         run = finish(arm, executor)
     return run.records[-1].views["server@global"], run.ledger.total
 

@@ -38,8 +38,11 @@ def test_every_method_is_in_the_table() -> None:
 
 # What variants of a method may break, since they keep more.
 OF_VARIANTS = ("worker_processes_end_in_the_same_bits", "resumed_ends_as_never_stopped")
-# What the library does with a method, rather than the method itself.
-OF_FAMILIES = ("a_client_that_is_absent_comes_back", "adaptive_exchanges_outlast_lost_replies")
+# What the library does with a method, rather than the method itself, or what runs in processes show as well.
+OF_FAMILIES = (
+    *("a_client_that_is_absent_comes_back", "adaptive_exchanges_outlast_lost_replies"),
+    *("local_training_accumulates", "same_seed_same_bits"),
+)
 
 
 def chosen(row: Row, check: str) -> list[str]:

@@ -180,7 +180,7 @@ print(held() - before)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="what a process holds is known on Linux alone")
-@pytest.mark.parametrize("form", ["csv", "json"])
+@pytest.mark.parametrize("form", ["csv", pytest.param("json", marks=pytest.mark.long)])
 def test_rows_are_not_held_in_memory(form: str, tmp_path: Path) -> None:
     text, rows = "word " * 2000, 6000
     path = tmp_path / f"rows.{form}"

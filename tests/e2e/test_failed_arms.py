@@ -34,7 +34,7 @@ ERRORS = {
 }
 
 
-@pytest.mark.parametrize("runtime", ["serial", "processes"])
+@pytest.mark.parametrize("runtime", ["serial", pytest.param("processes", marks=pytest.mark.long)])
 def test_nan_in_evaluation_ends_its_arms_alone_and_resume_tries_them_again(
     tmp_path: Path, runtime: str
 ) -> None:

@@ -4,9 +4,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.long
 def test_killed_runs_end_in_the_bits_of_one_that_was_not() -> None:
     command = [sys.executable, str(ROOT / "benchmarks" / "kills.py"), "--kills", "3", "--every", "2"]
     found = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -31,7 +31,7 @@ def articles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("model", ["bag", "textcnn"])
+@pytest.mark.parametrize("model", ["bag", pytest.param("textcnn", marks=pytest.mark.long)])
 def test_own_texts_are_learned_with_the_default_settings(articles: Path, tmp_path: Path, model: str) -> None:
     experiment: dict[str, Any] = {
         "rounds": 4,
