@@ -38,10 +38,11 @@ from fedistill.attacks.parts import Part, Role
 from fedistill.attacks.registry import ATTACKS
 from fedistill.experiment.reliability import distrusted, mean_reliability
 from fedistill.experiment.runner import prepare
-from fedistill.federation.arm import ReadyArm, start_run
+from fedistill.federation.arm import ReadyArm
 from fedistill.federation.history import ArmRun
 from fedistill.federation.local_executor import SerialExecutor
 from fedistill.federation.round import play_round
+from fedistill.federation.setup import start_run
 from fedistill.studies.goal import TunedArm
 from fedistill.studies.search_space import Values, search_space
 from fedistill.studies.tune import Plan

@@ -27,8 +27,8 @@ from fedistill import parse
 from fedistill.errors import FedistillError
 from fedistill.experiment.runner import prepare
 from fedistill.federation import local_executor
-from fedistill.federation.arm import start_run
 from fedistill.federation.round import play_round
+from fedistill.federation.setup import start_run
 from fedistill.models.signature import Signature
 
 RESULTS = Path(__file__).parent / "results" / "client_sampling.json"

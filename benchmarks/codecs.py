@@ -40,12 +40,12 @@ from fedistill.communication.protocol import frame as frames
 from fedistill.communication.protocol.message_coder import MessageCoder
 from fedistill.communication.tensor_specs import Content, SharedKnowledge, TensorSpec
 from fedistill.experiment.runner import prepare
-from fedistill.federation.arm import start_run
 from fedistill.federation.client import ClientResult
 from fedistill.federation.executor import Executor, Job
 from fedistill.federation.local_executor import SerialExecutor
 from fedistill.federation.round import play_round
 from fedistill.federation.scores import Scores
+from fedistill.federation.setup import start_run
 
 RESULTS = Path(__file__).parent / "results" / "codecs.json"
 Floats = NDArray[np.float32]

@@ -29,8 +29,8 @@ from fedistill.errors import Refusal
 from fedistill.experiment.runner import prepare
 from fedistill.experiment.summary import arm_json
 from fedistill.federation import local_executor
-from fedistill.federation.arm import start_run
 from fedistill.federation.round import play_round
+from fedistill.federation.setup import start_run
 from fedistill.methods.registry import METHODS
 from fedistill.studies.tune import Plan
 

@@ -21,8 +21,8 @@ from kept import keep
 from fedistill import parse
 from fedistill.experiment.runner import prepare
 from fedistill.federation import local_executor
-from fedistill.federation.arm import start_run
 from fedistill.federation.round import play_round
+from fedistill.federation.setup import start_run
 
 RESULTS = Path(__file__).parent / "results" / "public-data.json"
 TUNED: dict[str, Any] = tomllib.loads((RESULTS.parent / "flagship-images.toml").read_text())

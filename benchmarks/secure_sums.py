@@ -27,9 +27,9 @@ from fedistill import parse
 from fedistill.communication.secure_aggregation.primitives import joined, split
 from fedistill.config.secure_sums import SecureSums
 from fedistill.experiment.runner import prepare
-from fedistill.federation.arm import start_run
 from fedistill.federation.local_executor import SerialExecutor
 from fedistill.federation.round import play_round
+from fedistill.federation.setup import start_run
 
 RESULTS = Path(__file__).parent / "results" / "secure_sums.json"
 ARMS: dict[str, dict[str, Any]] = {

@@ -27,8 +27,8 @@ from fedistill.config.schema import Experiment
 from fedistill.experiment.runner import prepare
 from fedistill.experiment.task_checks import label_skew
 from fedistill.federation import local_executor
-from fedistill.federation.arm import start_run
 from fedistill.federation.round import play_round
+from fedistill.federation.setup import start_run
 from fedistill.studies.search_space import Values
 from fedistill.studies.tune import Plan
 

@@ -26,10 +26,11 @@ from torch.nn import functional as F
 
 from fedistill import parse
 from fedistill.experiment.runner import prepare
-from fedistill.federation.arm import ReadyArm, start_run
+from fedistill.federation.arm import ReadyArm
 from fedistill.federation.client_sampling import sample_clients
 from fedistill.federation.local_executor import SerialExecutor
 from fedistill.federation.round import play_round
+from fedistill.federation.setup import start_run
 
 RESULTS = Path(__file__).parent / "results" / "small_clients.json"
 BATCH, LR, MOMENTUM = 32, 0.05, 0.9

@@ -140,8 +140,8 @@ def serve_fedistill(pipe: Any, name: str, repeats: int, device: str, workers: in
     from fedistill import parse
     from fedistill.experiment.runner import prepare
     from fedistill.federation import local_executor
-    from fedistill.federation.arm import start_run
     from fedistill.federation.round import play_round
+    from fedistill.federation.setup import start_run
 
     experiment = parse(experiment_of(WORKLOADS[name], repeats + 1, device, workers), name)
     task, arms = prepare(experiment)

@@ -109,9 +109,9 @@ def run(
 ) -> dict[str, Any]:
     from fedistill import parse
     from fedistill.experiment.runner import prepare
-    from fedistill.federation.arm import start_run
     from fedistill.federation.local_executor import SerialExecutor
     from fedistill.federation.round import play_round
+    from fedistill.federation.setup import public_bytes, start_run
 
     text = task.get("name") == "bbc-news"
     model = "textcnn" if text else "lenet:lenet"
@@ -151,7 +151,7 @@ def run(
             "both": round(8 * sum(map(sum, ways.values())) / labels, 3),
             **{way: round(8 * sum(sizes) / len(sizes) / len(public), 3) for way, sizes in ways.items()},
         },
-        "bytes_public": arm.public_bytes(),
+        "bytes_public": public_bytes(arm),
         "rounds": rounds,
         "seconds": round(time.perf_counter() - started),
     }

@@ -137,9 +137,10 @@ def divided(data: Any, random: np.random.Generator) -> tuple[Any, Any]:
 def run(codec: Any, seed: int, rounds: int, held: bool) -> dict[str, Any]:
     """Play one arm; return its accuracy every tenth round, and its uplink."""
     from fedistill import parse
-    from fedistill.federation.arm import ReadyArm, start_run
+    from fedistill.federation.arm import ReadyArm
     from fedistill.federation.local_executor import SerialExecutor
     from fedistill.federation.round import play_round
+    from fedistill.federation.setup import start_run
 
     wanted = parse(
         {

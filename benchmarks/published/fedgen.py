@@ -89,8 +89,8 @@ def run(method: str, alpha: float, rounds: int, seed: int) -> dict[str, Any]:
     from fedistill import parse
     from fedistill.experiment.runner import prepare
     from fedistill.federation import local_executor
-    from fedistill.federation.arm import start_run
     from fedistill.federation.round import play_round
+    from fedistill.federation.setup import start_run
 
     wanted = parse(setting(method, alpha, rounds, seed), method)
     task, (arm,) = prepare(wanted)

@@ -106,9 +106,9 @@ def run(method: str, folder: Path, rounds: int, seed: int) -> dict[str, Any]:
     """Play one arm; return its figures every tenth of the rounds, and its bytes."""
     from fedistill import parse
     from fedistill.experiment.runner import prepare
-    from fedistill.federation.arm import start_run
     from fedistill.federation.local_executor import SerialExecutor
     from fedistill.federation.round import play_round
+    from fedistill.federation.setup import start_run
 
     wanted = parse(setting(method, folder, rounds, seed), method)
     task, (arm,) = prepare(wanted)

@@ -37,10 +37,10 @@ from fedistill.communication.protocol.shared_state import EMPTY, SharedState, du
 from fedistill.communication.tensor_specs import Content, Floats, SharedKnowledge, TensorSpec
 from fedistill.errors import FrameError
 from fedistill.experiment.runner import prepare
-from fedistill.federation.arm import start_run
 from fedistill.federation.history import RoundRecord
 from fedistill.federation.local_executor import SerialExecutor
 from fedistill.federation.round import play_round
+from fedistill.federation.setup import start_run
 from fedistill.state import State, decode_state, encode_state, to_plain
 
 WEIGHTS = Talk(TrainedWeights, Weights)

@@ -20,10 +20,11 @@ from fedistill.communication.tensor_specs import Content
 from fedistill.config.schema import Experiment
 from fedistill.experiment.run_folder import RunFolder
 from fedistill.experiment.runner import prepare
-from fedistill.federation.arm import ReadyArm, start_run
+from fedistill.federation.arm import ReadyArm
 from fedistill.federation.history import ArmRun
 from fedistill.federation.local_executor import SerialExecutor
 from fedistill.federation.round import play_round
+from fedistill.federation.setup import start_run
 from fedistill.state import decode_state, encode_state
 
 leaves = st.one_of(

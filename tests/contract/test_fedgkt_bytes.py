@@ -8,6 +8,7 @@ import torch
 from fedistill import parse
 from fedistill.experiment.preflight import examine
 from fedistill.experiment.runner import prepare
+from fedistill.federation.expected_bytes import expected_bytes
 from helpers.byte_formulas import CLASSES, CLIENTS, payloads, played
 
 WIDTH = 64
@@ -36,7 +37,7 @@ def test_features_logits_and_once_labels(codec: str) -> None:
         shares = torch.bincount(data.labels) / size
         entropy = -float(torch.xlogy(shares, shares).sum()) / math.log(2)
         assert size * entropy / 8 - 1 <= first - flat <= math.ceil(size * 4 / 8) + CLASSES
-    up, _ = arm.expected_bytes()
+    up, _ = expected_bytes(arm)
     assert up >= sum(e.bytes for e in run.ledger.entries if e.direction == "up" and e.round == 1)
 
 
@@ -68,7 +69,7 @@ def test_doctor_foretells_the_most() -> None:
     wanted = parse(raw, "test")
     task, (arm,) = prepare(wanted)
     samples = sum(len(data) for data in task.clients)
-    up, down = arm.expected_bytes()
+    up, down = expected_bytes(arm)
     assert 0 < up - 4 * samples * (WIDTH + CLASSES) < samples + CLIENTS * (18 + CLASSES)
     assert 0 < down - 4 * samples * CLASSES <= CLIENTS * 18
     facts = [str(finding) for finding in examine(wanted, task, [arm])]

@@ -20,12 +20,13 @@ from fedistill.communication.tensor_specs import Content, TensorSpec
 from fedistill.communication.varint import varint
 from fedistill.errors import FrameError
 from fedistill.federation import round as rounds
-from fedistill.federation.arm import ReadyArm, start_run
+from fedistill.federation.arm import ReadyArm
 from fedistill.federation.client import ClientResult
 from fedistill.federation.history import ArmRun
 from fedistill.federation.local_executor import SerialExecutor
 from fedistill.federation.replies import Replies
 from fedistill.federation.round import play_round
+from fedistill.federation.setup import start_run
 from fedistill.methods.registry import METHODS
 from fedistill.testing.methods import MethodCase
 from helpers.method_rows import ROWS, Row

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from fedistill.federation.expected_bytes import expected_bytes
 from fedistill.models.registry import build_model
 from fedistill.rng import SERVER
 from fedistill.training.model_state import flatten
@@ -21,7 +22,7 @@ def test_what_travels_is_of_the_size_of_the_servers_model(method: str, codec: st
         assert arm.federation.clients[client].parameters != MLP
         assert payloads(run, "down", client) == [number * MLP] * 2
         assert payloads(run, "up", client) == [number * MLP + 1] * 2  # samples: one byte below 128
-    assert arm.expected_bytes() == tuple(
+    assert expected_bytes(arm) == tuple(
         sum(e.bytes for e in run.ledger.entries if e.direction == way and e.round == 2)
         for way in ("up", "down")
     )

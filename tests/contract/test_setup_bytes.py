@@ -8,7 +8,7 @@ from fedistill import parse
 from fedistill.communication.kinds import Kind
 from fedistill.communication.protocol.frame import decode
 from fedistill.experiment.runner import prepare
-from fedistill.federation.arm import start_run
+from fedistill.federation.setup import start_run
 
 TEXT: dict[str, Any] = {"length": 8, "vocabulary": 200}
 

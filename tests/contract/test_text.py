@@ -11,11 +11,12 @@ from fedistill.config.schema import Experiment
 from fedistill.config.task import TaskConfig
 from fedistill.data.build import build_task
 from fedistill.data.task import Task
-from fedistill.federation.arm import ReadyArm, start_run
+from fedistill.federation.arm import ReadyArm
 from fedistill.federation.client import client_state
 from fedistill.federation.history import ArmRun
 from fedistill.federation.local_executor import SerialExecutor
 from fedistill.federation.round import play_round
+from fedistill.federation.setup import start_run
 from fedistill.methods.base import AnyState
 from fedistill.methods.registry import METHODS
 from fedistill.state import encode_state, to_plain

@@ -37,7 +37,7 @@ from fedistill.data.task import Task
 from fedistill.errors import ExperimentError, FrameError
 from fedistill.experiment.runner import prepare
 from fedistill.experiment.task_checks import check_task
-from fedistill.federation.arm import start_run
+from fedistill.federation.setup import start_run
 from fedistill.models.signature import Preprocessing
 from helpers.files import Files
 

@@ -16,9 +16,10 @@ from fedistill.config.schema import Experiment
 from fedistill.errors import ExperimentError
 from fedistill.experiment.preflight import examine
 from fedistill.experiment.runner import prepare
-from fedistill.federation.arm import ReadyArm, start_run
+from fedistill.federation.arm import ReadyArm
 from fedistill.federation.client import client_state
 from fedistill.federation.local_executor import ProcessExecutor, SerialExecutor
+from fedistill.federation.setup import start_run
 from fedistill.methods.registry import METHODS
 from fedistill.models.registry import build_model
 from fedistill.models.signature import Preprocessing

@@ -28,7 +28,7 @@ from torch import nn
 
 from fedistill import parse
 from fedistill.experiment.runner import prepare
-from fedistill.federation.arm import start_run
+from fedistill.federation.setup import start_run
 from fedistill.federation.local_executor import start_executor
 from fedistill.federation.round import play_round
 

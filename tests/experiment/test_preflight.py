@@ -21,9 +21,11 @@ from fedistill.experiment.findings import Finding, raise_errors
 from fedistill.experiment.preflight import STRONG_SKEW, examine
 from fedistill.experiment.runner import prepare
 from fedistill.experiment.task_checks import label_skew
-from fedistill.federation.arm import ReadyArm, start_run
+from fedistill.federation.arm import ReadyArm
+from fedistill.federation.expected_bytes import expected_bytes
 from fedistill.federation.local_executor import SerialExecutor
 from fedistill.federation.round import play_round
+from fedistill.federation.setup import public_bytes, start_run
 from helpers.files import Files
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "digits.toml"
@@ -432,7 +434,7 @@ def test_all_errors_are_said_at_once() -> None:
 def test_expected_bytes_are_those_of_a_real_round(method: str, codec: str, by_hand: tuple[int, int]) -> None:
     wanted = parse(raw({"method": method, "codec": codec}), "test")
     task, (arm,) = prepare(wanted)
-    expected = arm.expected_bytes()
+    expected = expected_bytes(arm)
     run = start_run(arm)
     with SerialExecutor(wanted, task) as executor:
         play_round(run, arm, executor)
@@ -448,7 +450,7 @@ def test_expected_bytes_are_those_of_a_real_round(method: str, codec: str, by_ha
         said = "exchanges nothing"
     assert fact.what.startswith(said)
     public = 4 * task.public.bytes if task.public and method in ("dsfl", "fedmd") else 0
-    assert arm.public_bytes() == run.ledger.public == public
+    assert public_bytes(arm) == run.ledger.public == public
     assert fact.what.removeprefix(said) == (f"; public data {format_bytes(public)} once" if public else "")
 
 
@@ -457,7 +459,7 @@ def test_expected_bytes_of_a_part_of_the_clients() -> None:
     content["sampling"] = {"fraction": 0.5}
     wanted = parse(content, "test")
     _, (arm,) = prepare(wanted)
-    assert arm.expected_bytes() == (2 * 19_256, 2 * 19_254)
+    assert expected_bytes(arm) == (2 * 19_256, 2 * 19_254)
 
 
 def test_expected_bytes_of_models_of_two_sizes() -> None:
@@ -465,7 +467,7 @@ def test_expected_bytes_of_models_of_two_sizes() -> None:
     sizes = [peer.parameters for peer in arm.federation.clients]
     assert sizes[0] == sizes[2] == 4810
     assert sizes[1] == sizes[3] != 4810
-    assert arm.expected_bytes() == (
+    assert expected_bytes(arm) == (
         sum(4 * format_bytes + 16 for format_bytes in sizes),
         sum(4 * format_bytes + 14 for format_bytes in sizes),
     )

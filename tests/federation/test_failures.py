@@ -17,7 +17,7 @@ from fedistill.errors import TrainingError
 from fedistill.experiment.run_folder import RunFolder
 from fedistill.experiment.runner import prepare, resume_experiment, run_experiment
 from fedistill.federation import round as round_module
-from fedistill.federation.arm import ReadyArm, start_run
+from fedistill.federation.arm import ReadyArm
 from fedistill.federation.client_sampling import sample_dropouts
 from fedistill.federation.failures import (
     ClientFailure,
@@ -29,6 +29,7 @@ from fedistill.federation.failures import (
 from fedistill.federation.history import ArmRun, RoundRecord
 from fedistill.federation.local_executor import SerialExecutor
 from fedistill.federation.round import play_round
+from fedistill.federation.setup import start_run
 from fedistill.testing.runs import bits, finish, require_one_memory
 from helpers.bad_replies import Change, Changing, changing, damaged, only, rewritten, with_section
 from helpers.runs import on_digits

@@ -18,11 +18,11 @@ from fedistill.config.schema import Experiment, RuntimeConfig
 from fedistill.data.task import Task
 from fedistill.errors import RuntimeFailure, TrainingError
 from fedistill.experiment.runner import prepare
-from fedistill.federation.arm import start_run
 from fedistill.federation.client import ClientResult
 from fedistill.federation.executor import Executor, Job, worker_count
 from fedistill.federation.local_executor import ProcessExecutor, SerialExecutor, start_executor
 from fedistill.federation.round import play_round
+from fedistill.federation.setup import start_run
 from fedistill.state import decode_state
 
 MODULE = '''

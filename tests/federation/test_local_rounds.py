@@ -21,7 +21,6 @@ from fedistill.config.schema import WhenWorth
 from fedistill.errors import ExperimentError, FrameError
 from fedistill.experiment.preflight import examine
 from fedistill.experiment.runner import prepare
-from fedistill.federation.arm import start_run
 from fedistill.federation.client import ClientResult
 from fedistill.federation.executor import Executor, Job
 from fedistill.federation.history import ArmRun
@@ -35,6 +34,7 @@ from fedistill.federation.local_rounds import (
 )
 from fedistill.federation.round import play_round
 from fedistill.federation.scores import Scores
+from fedistill.federation.setup import start_run
 from fedistill.testing.runs import finish
 
 

@@ -11,9 +11,9 @@ import torch
 from fedistill.communication.messages.labels import SoftLabels
 from fedistill.errors import FrameError, TrainingError
 from fedistill.experiment.runner import prepare, run_experiment
-from fedistill.federation.arm import start_run
 from fedistill.federation.local_executor import SerialExecutor
 from fedistill.federation.round import play_round
+from fedistill.federation.setup import start_run
 from fedistill.methods.labels.dsfl import DsFl
 from fedistill.testing.runs import finish
 from helpers.runs import on_digits

@@ -11,9 +11,10 @@ from fedistill import parse
 from fedistill.config.schema import Experiment
 from fedistill.data.task import Task
 from fedistill.experiment.runner import prepare, run_experiment
-from fedistill.federation.arm import ReadyArm, start_run
+from fedistill.federation.arm import ReadyArm
 from fedistill.federation.local_executor import SerialExecutor
 from fedistill.federation.round import play_round
+from fedistill.federation.setup import start_run
 from fedistill.models.registry import build_model
 from fedistill.rng import SERVER
 from fedistill.training.model_state import flatten

@@ -15,10 +15,10 @@ from fedistill.communication.messages.labels import Votes
 from fedistill.errors import ExperimentError, Refusal, TrainingError
 from fedistill.experiment.preflight import examine
 from fedistill.experiment.runner import prepare
-from fedistill.federation.arm import start_run
 from fedistill.federation.local_executor import ProcessExecutor, SerialExecutor
 from fedistill.federation.privacy_budget import check_privacy, planned_epsilons, spent_epsilons
 from fedistill.federation.round import play_round
+from fedistill.federation.setup import start_run
 from fedistill.methods.base import Method, NoSettings, Reply
 from fedistill.methods.participants import Client, Server
 from fedistill.methods.registry import METHODS

@@ -9,11 +9,12 @@ import pytest
 from fedistill import parse
 from fedistill.errors import TrainingError
 from fedistill.experiment.runner import prepare
-from fedistill.federation.arm import ReadyArm, start_run
+from fedistill.federation.arm import ReadyArm
 from fedistill.federation.client import ClientResult
 from fedistill.federation.executor import Job
 from fedistill.federation.local_executor import SerialExecutor
 from fedistill.federation.round import play_round
+from fedistill.federation.setup import start_run
 
 
 class Noting(SerialExecutor):

@@ -14,11 +14,12 @@ from fedistill.config.schema import Experiment, Sampling
 from fedistill.errors import ExperimentError
 from fedistill.experiment.preflight import examine
 from fedistill.experiment.run_folder import RunFolder
-from fedistill.federation.arm import ReadyArm, start_run
+from fedistill.federation.arm import ReadyArm
 from fedistill.federation.history import ArmRun
 from fedistill.federation.local_executor import SerialExecutor
 from fedistill.federation.round import play_round
 from fedistill.federation.running_mean import running_mean
+from fedistill.federation.setup import start_run
 from fedistill.methods.shared.own_model import ServerModel
 from fedistill.testing.runs import bits, finish
 from fedistill.training.model_state import ModelState

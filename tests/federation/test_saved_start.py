@@ -13,8 +13,9 @@ from fedistill.errors import ExperimentError
 from fedistill.experiment.preflight import examine
 from fedistill.experiment.run_folder import RunFolder
 from fedistill.experiment.runner import prepare, resume_experiment, run_experiment
-from fedistill.federation.arm import ReadyArm, start_run
+from fedistill.federation.arm import ReadyArm
 from fedistill.federation.local_executor import ProcessExecutor, SerialExecutor
+from fedistill.federation.setup import start_run
 from fedistill.models.registry import build_model
 from fedistill.testing.runs import bits, finish, require_same, small_experiment
 from fedistill.training.model_state import flatten

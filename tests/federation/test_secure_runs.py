@@ -18,12 +18,14 @@ from fedistill.experiment.file_schema import file_schema
 from fedistill.experiment.preflight import examine_arm
 from fedistill.experiment.run_folder import RunFolder
 from fedistill.experiment.runner import prepare
-from fedistill.federation.arm import ReadyArm, start_run
+from fedistill.federation.arm import ReadyArm
 from fedistill.federation.client import ClientResult
 from fedistill.federation.executor import Job
+from fedistill.federation.expected_bytes import expected_bytes
 from fedistill.federation.history import ArmRun
 from fedistill.federation.local_executor import ProcessExecutor, SerialExecutor
 from fedistill.federation.round import play_round
+from fedistill.federation.setup import start_run
 from fedistill.testing.runs import bits, finish, require_one_memory, require_same
 from fedistill.training.loop import predict
 from helpers.bad_replies import Changing
@@ -122,7 +124,7 @@ def test_what_crosses_is_counted_as_predicted() -> None:
         sum(entry.bytes for entry in run.records[1].traffic if entry.direction == way)
         for way in ("up", "down")
     ]
-    assert arm.expected_bytes() == (*counted,)
+    assert expected_bytes(arm) == (*counted,)
     kinds = run.ledger.kinds(2, "up")
     assert [*kinds] == ["secure-keys", "secure-shares", "secure-addends", "secure-unmasking"]
     # 30 samples of 10 classes, of 19 bits: 16, and 3 for the sum over 5 clients; two bytes for the length.

@@ -11,6 +11,7 @@ from fedistill.communication.messages.labels import Votes
 from fedistill.communication.messages.statistics import FeatureMoments
 from fedistill.errors import ExperimentError, FrameError
 from fedistill.federation.arm import ReadyArm, resolve_arm
+from fedistill.federation.expected_bytes import expected_bytes, expected_bytes_of_others
 from fedistill.federation.history import ArmRun
 from fedistill.methods.base import Reply
 from fedistill.methods.participants import sample_public
@@ -132,7 +133,7 @@ def test_what_cannot_be_is_refused(start: Any, said: str) -> None:
 def test_doctor_names_the_bytes_of_the_start() -> None:
     _, plain = ready(raw(1))
     _, arm = ready(raw(1, start=START))
-    assert arm.expected_bytes() == plain.expected_bytes()
-    assert plain.expected_bytes_of_others() == 0
+    assert expected_bytes(arm) == expected_bytes(plain)
+    assert expected_bytes_of_others(plain) == 0
     _, run = played(1, start=START)
-    assert 0.5 * arm.expected_bytes_of_others() < run.ledger.total <= arm.expected_bytes_of_others()
+    assert 0.5 * expected_bytes_of_others(arm) < run.ledger.total <= expected_bytes_of_others(arm)

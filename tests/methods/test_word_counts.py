@@ -10,7 +10,7 @@ import torch
 from fedistill.communication.messages.statistics import StatisticsRequest, WordCounts
 from fedistill.errors import ExperimentError, FrameError, Refusal
 from fedistill.experiment.preflight import examine
-from fedistill.federation.arm import start_run
+from fedistill.federation.setup import start_run
 from fedistill.methods.base import NoState, Reply
 from fedistill.models import registry as models
 from helpers.runs import finished, ready

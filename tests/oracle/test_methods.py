@@ -14,9 +14,10 @@ from fedistill.communication.messages.labels import SoftLabels
 from fedistill.communication.messages.weights import TrainedWeights
 from fedistill.communication.protocol.endpoints import ServerEndpoint
 from fedistill.config.schema import Experiment
-from fedistill.federation.arm import ReadyArm, start_run
+from fedistill.federation.arm import ReadyArm
 from fedistill.federation.local_executor import SerialExecutor
 from fedistill.federation.round import play_round
+from fedistill.federation.setup import start_run
 from fedistill.methods.base import Reply
 from fedistill.methods.shared.class_outputs import ClassTables
 from fedistill.models.registry import build_model

@@ -10,6 +10,7 @@ from fedistill.experiment.findings import Finding
 from fedistill.experiment.preflight import STRONG_SKEW, examine, examine_arm
 from fedistill.experiment.task_checks import label_skew
 from fedistill.federation.arm import ReadyArm
+from fedistill.federation.expected_bytes import expected_bytes
 
 STATISTICS = {"text": "naive-bayes", "image": "gaussian", "table": "gaussian"}
 """A method of one message for each kind of data."""
@@ -44,7 +45,7 @@ def _advice(experiment: Experiment, task: Task, arms: Sequence[ReadyArm]) -> Ite
     if not any(arm.method.one_shot for arm in arms):
         once = _ready(statistics, experiment, task)
         if once is not None:
-            cost = f"about {format_bytes(sum(once.expected_bytes()))} or less"
+            cost = f"about {format_bytes(sum(expected_bytes(once)))} or less"
             what = f"no arm sends statistics once; {statistics} would cost {cost} in all, and nobody trains"
             yield Finding("fact", "arms", what, f'compare with it: add [[arms]] with method = "{statistics}"')
     trained = any(arm.method.uplink is not None and not arm.method.one_shot for arm in arms)
@@ -58,7 +59,7 @@ def _advice(experiment: Experiment, task: Task, arms: Sequence[ReadyArm]) -> Ite
     elif WITHOUT_PUBLIC not in named:
         masked = _ready(WITHOUT_PUBLIC, experiment, task)
         if masked is not None:
-            cost = format_bytes(sum(masked.expected_bytes()))
+            cost = format_bytes(sum(expected_bytes(masked)))
             what = (
                 f"{WITHOUT_PUBLIC}, which trains and sends a small part of the weights, would cost about"
                 f" {cost}"

@@ -25,11 +25,12 @@ from fedistill.errors import ExperimentError
 from fedistill.experiment import events
 from fedistill.experiment.state_shelf import StateShelf
 from fedistill.experiment.state_store import NAME, Damaged, SegmentEntry, StateStore
-from fedistill.federation.arm import ReadyArm, start_run
+from fedistill.federation.arm import ReadyArm
 from fedistill.federation.client_states import ClientStates
 from fedistill.federation.history import ArmRun, Event, RoundRecord
 from fedistill.federation.ledger import Entry
 from fedistill.federation.scores import Scores
+from fedistill.federation.setup import start_run
 from fedistill.methods.base import AnyState
 from fedistill.state import State, decode_state, encode_state, from_plain, to_plain, write_file
 from fedistill.training.model_state import ModelState, WeightLayout

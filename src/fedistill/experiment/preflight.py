@@ -23,7 +23,9 @@ from fedistill.experiment.task_checks import check_task, label_skew
 from fedistill.federation.arm import ReadyArm
 from fedistill.federation.client_stacks import why_alone
 from fedistill.federation.executor import worker_count
+from fedistill.federation.expected_bytes import expected_bytes, expected_bytes_of_others
 from fedistill.federation.privacy_budget import check_privacy, planned_epsilons
+from fedistill.federation.setup import public_bytes
 from fedistill.models import registry as models
 from fedistill.models.checks import check_model
 from fedistill.models.saved_start import start_file
@@ -251,7 +253,7 @@ def _batches_of_one(arm: ReadyArm, name: str) -> Iterator[tuple[str, str]]:
 
 
 def _bytes(arm: ReadyArm) -> Finding:
-    up, down = arm.expected_bytes()
+    up, down = expected_bytes(arm)
     step = arm.config.accumulate if isinstance(arm.config.accumulate, int) else 1
     exchanges = -(-arm.rounds // step)
     kinds = [kind for kind in (arm.method.uplink, arm.method.downlink) if kind is not None]
@@ -264,11 +266,11 @@ def _bytes(arm: ReadyArm) -> Finding:
     else:
         total, unit = format_bytes((up + down) * exchanges), "rounds" if step == 1 else "exchanges"
         what += f" per round, {total} in {exchanges} {unit}"
-    if others := arm.expected_bytes_of_others():
+    if others := expected_bytes_of_others(arm):
         what += f"; before that about {format_bytes(others)} or less, once"
     if up == down == 0:
         what = "exchanges nothing"
-    if public := arm.public_bytes():
+    if public := public_bytes(arm):
         what += f"; public data {format_bytes(public)} once"
     return Finding("fact", f"arm {arm.name!r}", what)
 

@@ -10,29 +10,21 @@ from torch import Tensor, nn
 from fedistill.attacks.base import Attack
 from fedistill.attacks.registry import attack_of
 from fedistill.communication.codecs import registry as codecs
-from fedistill.communication.kinds import Direction
-from fedistill.communication.messages.base import Message, MessageContext
+from fedistill.communication.messages.base import MessageContext
 from fedistill.communication.protocol import frame as frames
 from fedistill.communication.protocol.message_coder import MessageCoder
 from fedistill.communication.protocol.shared_state import SharedState
 from fedistill.communication.secure_aggregation.fixed_point import Addend
-from fedistill.communication.secure_aggregation.sizes import round_bytes
 from fedistill.config.inputs import InputKind
 from fedistill.config.schema import Arm, Evaluate, Experiment, Sampling
 from fedistill.config.secure_sums import SecureSums
 from fedistill.config.training import OptimizerConfig, ResolvedTrain
 from fedistill.data.task import Task
 from fedistill.errors import ExperimentError, FrameError
-from fedistill.federation.client_sampling import sample_clients
-from fedistill.federation.client_states import ClientStates
-from fedistill.federation.failures import failing_at
-from fedistill.federation.history import ArmRun
-from fedistill.federation.ledger import SETUP_ROUND, Ledger
 from fedistill.federation.local_rounds import fixed_rounds
 from fedistill.federation.metrics import CONFUSION, Metric, find_metrics
 from fedistill.federation.privacy_settings import privacy_in, with_noise, with_noisy_votes
 from fedistill.federation.scores import Answers
-from fedistill.federation.setup import is_alone, start_frame, vocabulary_frame
 from fedistill.methods.participants import Client, ClientInfo, FederationInfo, Server
 from fedistill.methods.registry import AnyMethod, create_method
 from fedistill.methods.secure_sums import AddsUp
@@ -263,7 +255,7 @@ class ReadyArm:
 
     def initial_shared_state(self, client: int) -> SharedState:
         """Return what both sides of a client's link know before its first exchange."""
-        return self._initial_shared_states[self._travelling(client)]
+        return self._initial_shared_states[self.travelling(client)]
 
     def local_rounds(self, round: int, frame: bytes) -> int:
         """Return the rounds of local training behind a client's reply, from the frame that it was sent.
@@ -337,74 +329,15 @@ class ReadyArm:
     @cached_property
     def _initial_shared_states(self) -> dict[str, SharedState]:
         server = self.server(round=0)
-        names = dict.fromkeys(self._travelling(info.id) for info in self.federation.clients)
+        names = dict.fromkeys(self.travelling(info.id) for info in self.federation.clients)
         return {name: self.coder.start(self.method.known_weights(server, name)) for name in names}
-
-    def public_bytes(self) -> int:
-        """One copy of the public set for each client that needs one."""
-        if self.task.public is None or "clients" not in self.method.needs.public:
-            return 0
-        return self.task.public.bytes * len(self.task.clients)
-
-    def setup_frames(self, client: int) -> list[bytes]:
-        """Return the frames that a client gets before round 1.
-
-        It must hold a saved start if all clients build their models alike, or if the downlink's codec codes
-        the first weights as a difference to the start. Any other is sent the start in an ordinary message, or
-        has no use for it.
-        """
-        own, travelling = self.federation.clients[client].model, self._travelling(client)
-        alike = self.method.clients_build_common
-        start = self.federation.starts.get(own if alike else travelling)
-        sent = [vocabulary_frame(self.method, self.task, {own, travelling})]
-        if start is not None and (alike or self.initial_shared_state(client).parts):
-            sent.append(start_frame(start))
-        return [frame for frame in sent if frame]
-
-    def expected_bytes(self) -> tuple[int, int]:
-        """Return the bytes up and down of a full round, an upper bound where a codec has no fixed width.
-
-        Messages that cross in place of the usual ones are not counted.
-        """
-        clients = len(self.task.clients)
-        participants = len(sample_clients(self.sampling, clients, self.seed, round=1))
-        if self.secure_sums is not None:
-            up, down = round_bytes(self.addends, participants)
-            own = self._all_clients("down", self.method.downlink)
-            return up * participants, down * participants + own * participants // clients
-        up, down = (
-            self._all_clients("up", self.method.uplink),
-            self._all_clients("down", self.method.downlink),
-        )
-        return up * participants // clients, down * participants // clients
-
-    def expected_bytes_of_others(self) -> int:
-        """Return the bytes of messages in place of the usual ones, one of each type with each client."""
-        others: list[tuple[Direction, type[Message]]] = [
-            *(("up", kind) for kind in self.method.also_up),
-            *(("down", kind) for kind in self.method.also_down),
-        ]
-        return sum(self._all_clients(way, kind) for way, kind in others)
-
-    def _all_clients(self, way: Direction, kind: type[Message] | None) -> int:
-        """Return the expected bytes of a message of this type with each client."""
-        if kind is None:
-            return 0
-        # Of clients that differ in neither, messages are equally long.
-        alike = [(info.model, self.message_context(info.id).private) for info in self.federation.clients]
-        by_kind = {
-            key: self.coder.length(way, kind, self.message_context(client))
-            for client, key in enumerate(alike)
-            if key not in alike[:client]
-        }
-        return sum(by_kind[key] for key in alike)
 
     def _public(self, side: Literal["clients", "server"]) -> Callable[[str], Tensor] | None:
         if side not in self.method.needs.public or self.task.public is None:
             return None
         return lambda model: self.task.public_inputs(models.preprocessing(model))
 
-    def _travelling(self, client: int) -> str:
+    def travelling(self, client: int) -> str:
         """Name of the model whose weights cross between the server and a client."""
         server, own = self.config.models.server, self.federation.clients[client].model
         return server if self.method.travels == "server" else own
@@ -418,27 +351,3 @@ class ReadyArm:
 
     def _module(self, name: str) -> nn.Module:
         return models.reusable(name, self.signature(name))
-
-
-def setup_ledger(arm: ReadyArm) -> Ledger:
-    """Return what an arm costs before round 1."""
-    ledger = Ledger(public=arm.public_bytes())
-    if not is_alone(arm.method):
-        for client, frame in enumerate(arm.task.column_sums):
-            ledger.count(SETUP_ROUND, client, "up", frame)
-    for info in arm.federation.clients:
-        for frame in arm.setup_frames(info.id):
-            ledger.count(SETUP_ROUND, info.id, "down", frame)
-    return ledger
-
-
-def start_run(arm: ReadyArm) -> ArmRun:
-    """Return an arm before round 1, its set-up traffic counted.
-
-    Raises:
-        TrainingError: the server cannot start.
-    """
-    ledger = setup_ledger(arm)
-    with failing_at("before round 1, server"):
-        server = arm.method.start_server(arm.server(SETUP_ROUND))
-    return ArmRun(0, server, ClientStates(), ledger)

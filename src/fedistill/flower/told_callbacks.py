@@ -11,9 +11,10 @@ from fedistill.experiment.results import ResultsJson
 from fedistill.experiment.run_folder import RunFolder
 from fedistill.experiment.runner import describe_arm
 from fedistill.experiment.summary import results_json
-from fedistill.federation.arm import ReadyArm, setup_ledger
+from fedistill.federation.arm import ReadyArm
 from fedistill.federation.client_states import ClientStates
 from fedistill.federation.history import ArmRun, RoundRecord
+from fedistill.federation.setup import setup_ledger
 
 
 class ToldCallbacks:

@@ -25,13 +25,14 @@ from fedistill.experiment.progress import Watcher
 from fedistill.experiment.results import ArmJson
 from fedistill.experiment.summary import arm_json
 from fedistill.federation import local_executor
-from fedistill.federation.arm import ReadyArm, resolve_arm, start_run
+from fedistill.federation.arm import ReadyArm, resolve_arm
 from fedistill.federation.client_states import ClientStates
 from fedistill.federation.executor import check_main_guard
 from fedistill.federation.history import ArmRun
 from fedistill.federation.ledger import Ledger
 from fedistill.federation.metrics import find_metrics
 from fedistill.federation.round import play_round
+from fedistill.federation.setup import start_run
 from fedistill.state import write_file
 from fedistill.studies.goal import Goal, TunedArm
 from fedistill.studies.search_space import Settings, Space, Values, changed, propose, search_space, size

@@ -16,9 +16,10 @@ from fedistill.config.schema import Experiment
 from fedistill.config.section import Raw
 from fedistill.errors import FrameError
 from fedistill.experiment.run_folder import RunFolder
-from fedistill.federation.arm import ReadyArm, start_run
+from fedistill.federation.arm import ReadyArm
 from fedistill.federation.local_executor import ProcessExecutor, SerialExecutor
 from fedistill.federation.round import play_round
+from fedistill.federation.setup import start_run
 from fedistill.state import encode_state
 from fedistill.testing.checks import NamedCheck, require, run_checks, written
 from fedistill.testing.runs import (

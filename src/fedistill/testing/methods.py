@@ -17,10 +17,11 @@ from fedistill.config.section import Raw
 from fedistill.errors import FrameError
 from fedistill.experiment.preflight import examine
 from fedistill.experiment.run_folder import RunFolder
-from fedistill.federation.arm import ReadyArm, start_run
+from fedistill.federation.arm import ReadyArm
 from fedistill.federation.history import ArmRun
 from fedistill.federation.local_executor import ProcessExecutor, SerialExecutor
 from fedistill.federation.round import play_round
+from fedistill.federation.setup import start_run
 from fedistill.methods.base import Method
 from fedistill.methods.registry import registry
 from fedistill.rng import SERVER

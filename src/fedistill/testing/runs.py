@@ -10,7 +10,7 @@ from fedistill.config.task import TaskConfig
 from fedistill.config.toml import parse
 from fedistill.data.build import build_task
 from fedistill.data.task import Task
-from fedistill.federation.arm import ReadyArm, start_run
+from fedistill.federation.arm import ReadyArm
 from fedistill.federation.client import ClientResult
 from fedistill.federation.evaluation import Measured
 from fedistill.federation.executor import Executor, Job
@@ -19,6 +19,7 @@ from fedistill.federation.history import ArmRun
 from fedistill.federation.ledger import Ledger
 from fedistill.federation.round import play_round
 from fedistill.federation.scores import Scores
+from fedistill.federation.setup import start_run
 from fedistill.state import decode_state, encode_state, to_plain
 from fedistill.testing.checks import require
 

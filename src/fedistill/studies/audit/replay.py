@@ -15,10 +15,11 @@ from fedistill.errors import ExperimentError
 from fedistill.experiment.results import ArmJson
 from fedistill.experiment.run_folder import RunFolder
 from fedistill.experiment.summary import round_json
-from fedistill.federation.arm import ReadyArm, start_run
+from fedistill.federation.arm import ReadyArm
 from fedistill.federation.executor import Executor
 from fedistill.federation.history import TIMED, ArmRun, Event, RoundRecord
 from fedistill.federation.round import play_round
+from fedistill.federation.setup import start_run
 from fedistill.state import encode_state
 from fedistill.studies.audit.evidence import is_rare
 
