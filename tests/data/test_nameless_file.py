@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fedistill.data import nameless_file
-from fedistill.data.nameless_file import NamelessFile, Shelf
+from fedistill.data.nameless_file import NamelessFile, TensorStore
 from fedistill.errors import RuntimeFailure
 
 unlisted = pytest.mark.skipif(sys.platform == "win32", reason="Windows lists a file until it is deleted")
@@ -71,14 +71,14 @@ def test_a_disk_that_takes_nothing_is_named(tmp_path: Path) -> None:
             file.write([b"abc"])
 
 
-def test_a_shelf_returns_what_was_put_on_it_wherever_it_lies(
+def test_a_store_returns_what_was_put_into_it_wherever_it_lies(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(nameless_file, "_IN_MEMORY", 100)
-    shelf, given = Shelf(tmp_path), {}
+    store, given = TensorStore(tmp_path), {}
     for number in range(40):
         given[number] = torch.arange(number * 3, dtype=torch.int32).reshape(-1, 3) * number
-        shelf.put(number, given[number].clone())
-        assert number in shelf
-        assert number + 1 not in shelf
-    assert all(torch.equal(shelf[number], value) for number, value in given.items())
+        store.put(number, given[number].clone())
+        assert number in store
+        assert number + 1 not in store
+    assert all(torch.equal(store[number], value) for number, value in given.items())

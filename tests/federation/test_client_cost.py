@@ -1,5 +1,6 @@
 """What an arm costs its clients, worked out by hand for mlp-s and cnn-s on images of 8 by 8 pixels."""
 
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from fedistill.experiment.run_folder import RunFolder
 from fedistill.experiment.runner import resume_experiment, run_experiment
 from fedistill.experiment.seeds import run_seeds
 from fedistill.experiment.summary import arm_json
+from fedistill.federation.client import Stopwatch
 from fedistill.federation.history import RoundRecord
 from helpers.bad_replies import changing, damaged, only
 from helpers.runs import finished, on_digits
@@ -182,3 +184,15 @@ def test_results_of_several_seeds_have_them_for_each(tmp_path: Path) -> None:
         one["rounds"][0]["multiply_adds"] for one in arm["seeds"]
     ]
     assert all(one["memory"] > 0 for one in arm["seeds"])
+
+
+def test_a_stopwatch_counts_its_own_stretches_and_what_is_added(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By hand: 1 s until it is stopped, 0.25 s of a common step, and 2 s after it goes on."""
+    now = iter([10.0, 11.0, 50.0, 52.0])
+    monkeypatch.setattr(time, "perf_counter", lambda: next(now))
+    watch = Stopwatch()
+    watch.stop()
+    assert watch.seconds() == 1.0
+    watch.add(0.25)
+    watch.start()
+    assert watch.seconds() == 3.25

@@ -25,7 +25,7 @@ if sys.platform == "win32":
 _NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000) if sys.platform == "linux" else None
 """``MAP_NORESERVE``, which `mmap` has from Python 3.13: Linux refuses to map more than its memory without."""
 _IN_MEMORY = 64 << 20
-"""Bytes that a `Shelf` keeps in memory at most, while it has less than eight times as many on disk."""
+"""Bytes that a `TensorStore` keeps in memory at most, while it has less than eight times as many on disk."""
 
 
 class NamelessFile:
@@ -131,7 +131,7 @@ def map_file(descriptor: int) -> Tensor:
     return torch.frombuffer(private, dtype=torch.uint8)
 
 
-class Shelf:
+class TensorStore:
     """Tensors by key, that are moved to nameless files when they are too many for memory."""
 
     def __init__(self, folder: Path | None) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fedistill.data.image import Rendering
-from fedistill.data.nameless_file import NamelessFile, Shelf, map_file
+from fedistill.data.nameless_file import NamelessFile, TensorStore, map_file
 from fedistill.data.record_encoding import RecordEncoding, read_encoding
 from fedistill.data.samples import Samples, join, split
 from fedistill.models.signature import Preprocessing, Signature
@@ -72,7 +72,7 @@ class _Made:
         file: the file that it lies in.
     """
 
-    encoded: Shelf | None = None
+    encoded: TensorStore | None = None
     file: NamelessFile | None = None
 
 
@@ -188,7 +188,7 @@ class Task:
     def _inputs(self, whose: int | str, samples: Samples, wanted: Preprocessing) -> Tensor:
         if isinstance(samples, Tensor):
             return samples
-        encoded, key = self._made.encoded or Shelf(self.scratch), (whose, wanted)
+        encoded, key = self._made.encoded or TensorStore(self.scratch), (whose, wanted)
         self._made.encoded = encoded
         if key not in encoded:
             from fedistill.data.text import encode_texts, hash_texts

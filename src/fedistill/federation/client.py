@@ -72,7 +72,7 @@ def run_client(
 
     A frame that was coded against a memory that the client has lost is answered by a refresh, without work.
     """
-    started = time.perf_counter()
+    clock = Stopwatch()
     with failing_at(f"round {round}, client {client}"):
         if arm.secure_sums is not None:
             # Their libraries are an extra.
@@ -80,8 +80,8 @@ def run_client(
 
             if is_secure_turn(frame):
                 reply, pending = secure_client.next_turn(arm, client, round, state, frame)
-                return ClientResult(b"", reply, time.perf_counter() - started, Cost(), pending)
-        work = begin_work(arm, client, round, state, frame, started)
+                return ClientResult(b"", reply, clock.seconds(), Cost(), pending)
+        work = begin_work(arm, client, round, state, frame, clock)
         if isinstance(work, ClientResult):
             return work
         # Dropout layers know only torch's global generator.
@@ -89,6 +89,28 @@ def run_client(
         with scoped(arm.seed, "layers", client, round, torch_alone=alone), counting() as counter:
             after, message = arm.method.client_step(work.before, work.own, work.received)
         return end_work(arm, work, after, message, counter.cost, draw_secrets)
+
+
+class Stopwatch:
+    """Seconds of one client's work, which may be interrupted by others'; it runs from the start."""
+
+    def __init__(self) -> None:
+        self._before = 0.0
+        self._since: float | None = time.perf_counter()
+
+    def stop(self) -> None:
+        self._before = self.seconds()
+        self._since = None
+
+    def start(self) -> None:
+        self._since = time.perf_counter()
+
+    def add(self, seconds: float) -> None:
+        """Count what was done for this client while the watch stood."""
+        self._before += seconds
+
+    def seconds(self) -> float:
+        return self._before + (0.0 if self._since is None else time.perf_counter() - self._since)
 
 
 @dataclass(slots=True)
@@ -100,7 +122,7 @@ class ClientWork:
         before: the state of the method, before its step.
         kept: what the client kept, by its parts (`client_states`).
         received: the message down, if there is one.
-        started: when the work began, as `time.perf_counter` counts.
+        clock: runs while the client, and no other, is worked for.
     """
 
     own: Client
@@ -109,11 +131,11 @@ class ClientWork:
     end: ClientEndpoint
     context: MessageContext
     received: Message | None
-    started: float
+    clock: Stopwatch
 
 
 def begin_work(
-    arm: ReadyArm, client: int, round: int, state: bytes, frame: bytes, started: float
+    arm: ReadyArm, client: int, round: int, state: bytes, frame: bytes, clock: Stopwatch
 ) -> ClientWork | ClientResult:
     """Read what a client has kept and what it was sent, up to the method's step; see `run_client`.
 
@@ -136,9 +158,9 @@ def begin_work(
         except StaleState:
             # What the link kept, a residual too, belongs to a memory that is given up.
             return ClientResult(
-                _kept(before, {}, kept.get(PRIVACY, {})), end.refresh(), time.perf_counter() - started, Cost()
+                _kept(before, {}, kept.get(PRIVACY, {})), end.refresh(), clock.seconds(), Cost()
             )
-    return ClientWork(own, before, kept, end, context, received, started)
+    return ClientWork(own, before, kept, end, context, received, clock)
 
 
 def end_work(
@@ -180,8 +202,8 @@ def end_work(
         reply, pending = secure_client.begin_sum(arm, own, message, end.acknowledge(), draw_secrets)
     elif message is not None:
         reply = end.reply(message, context)
-    seconds = time.perf_counter() - work.started
-    return ClientResult(_kept(after, end.kept(), kept_answers), reply, seconds, cost, pending, stacked)
+    kept = _kept(after, end.kept(), kept_answers)
+    return ClientResult(kept, reply, work.clock.seconds(), cost, pending, stacked)
 
 
 def is_secure_turn(frame: bytes) -> bool:

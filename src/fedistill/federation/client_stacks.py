@@ -13,7 +13,7 @@ from fedistill.communication.messages.weights import TrainedWeights, Weights
 from fedistill.config.schema import RuntimeConfig
 from fedistill.errors import TrainingError
 from fedistill.federation.arm import ReadyArm
-from fedistill.federation.client import ClientResult, ClientWork, begin_work, end_work, run_client
+from fedistill.federation.client import ClientResult, ClientWork, Stopwatch, begin_work, end_work, run_client
 from fedistill.federation.executor import Job
 from fedistill.federation.failures import failing_at
 from fedistill.models import registry as models
@@ -88,7 +88,7 @@ def _run_stack(arm: ReadyArm, round: int, jobs: Sequence[Job]) -> Iterator[Clien
         work = begun[place]
         with failing_at(f"round {round}, client {client}"):
             message = TrainedWeights(done.weights, len(work.own.data))
-            work.started += time.perf_counter()
+            work.clock.start()
             result = end_work(arm, work, work.before, message, done.cost, stacked=True)
         yield result
 
@@ -99,13 +99,12 @@ def _begin(arm: ReadyArm, client: int, round: int, state: bytes, frame: bytes) -
         return None
     try:
         with failing_at(f"round {round}, client {client}"):
-            work = begin_work(arm, client, round, state, frame, time.perf_counter())
+            work = begin_work(arm, client, round, state, frame, Stopwatch())
     except TrainingError:
         return None
     if isinstance(work, ClientResult) or not isinstance(work.received, Weights) or not len(work.own.data):
         return None
-    # Until the clock is added again: what it has taken so far, below 0.
-    work.started -= time.perf_counter()
+    work.clock.stop()
     return work
 
 
@@ -134,7 +133,7 @@ def _train(arm: ReadyArm, name: str, alike: dict[int, ClientWork]) -> dict[int, 
         return {}
     share = (time.perf_counter() - started) / len(alike)
     for work in alike.values():
-        work.started -= share
+        work.clock.add(share)
     return dict(zip(alike, found, strict=True))
 
 
