@@ -269,6 +269,13 @@ def test_two_arms_of_one_name_are_refused_whether_the_name_is_given_or_the_metho
     ]
 
 
+def test_two_arms_whose_names_differ_in_case_alone_are_refused(path: Path) -> None:
+    assert refusal(path, "arms.0.name=DSFL") == [
+        "the arms 'DSFL' and 'dsfl' would share a folder where file systems ignore case: give one of them"
+        " another `name`"
+    ]
+
+
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     missing, folder, latin = tmp_path / "none.toml", tmp_path / "folder", tmp_path / "latin.toml"
     folder.mkdir()

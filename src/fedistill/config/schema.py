@@ -256,10 +256,18 @@ class Experiment(Section):
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:
-        names = [arm.name for arm in self.arms]
-        for name in names:
-            if names.count(name) > 1:
+        called: dict[str, str] = {}
+        for name in (arm.name for arm in self.arms):
+            # A name is that of a folder, and not every file system tells capitals from small letters.
+            other = called.get(name.casefold())
+            if other == name:
                 raise ValueError(f"two arms are called {name!r}; give one of them another `name`")
+            if other is not None:
+                raise ValueError(
+                    f"the arms {other!r} and {name!r} would share a folder where file systems ignore case:"
+                    " give one of them another `name`"
+                )
+            called[name.casefold()] = name
         return self
 
     @model_validator(mode="after")
