@@ -3,6 +3,7 @@
 import ast
 import importlib.util
 import re
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -53,6 +54,7 @@ def name_of(path: Path) -> str:
 MODULES = {name_of(path): path for path in SOURCES}
 
 
+@cache
 def imports(path: Path) -> set[str]:
     """All modules that a file imports, anywhere in it; `from a import b` is `a` and, if a module, `a.b`."""
     found: set[str] = set()
@@ -73,6 +75,7 @@ def room(module: str) -> str:
     return "/".join(place[: 2 if place[:1] == ("communication",) else 1])
 
 
+@cache
 def arrows() -> dict[str, set[str]]:
     """From each room to those that it uses, not counting the package's own front door."""
     found: dict[str, set[str]] = {name: set() for name in ROOMS}

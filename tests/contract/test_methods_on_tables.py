@@ -15,7 +15,7 @@ from fedistill.errors import ExperimentError, Refusal
 from fedistill.experiment.preflight import examine
 from fedistill.federation.arm import ReadyArm
 from fedistill.methods.registry import METHODS
-from helpers.method_rows import ROWS, WIDTHS, Row
+from helpers.method_rows import FAMILIES, ROWS, WIDTHS, Row, each
 from helpers.runs import run_serially, views_of
 
 FOR_TABLES = [row for row in ROWS if METHODS[row.method].needs.takes("table")]
@@ -50,7 +50,7 @@ def models(row: Row) -> dict[str, Any]:
     return ONE_WIDTH if row.refusal == WIDTHS else ONE
 
 
-@pytest.mark.parametrize("row", FOR_TABLES, ids=[row.name for row in FOR_TABLES])
+@each(FOR_TABLES, everyday=FAMILIES)
 def test_it_learns_from_tables(row: Row) -> None:
     """In the view that each method is held to on digits, better than by the share of the classes."""
     experiment = experiment_of(row)

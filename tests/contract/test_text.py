@@ -30,7 +30,7 @@ ONE_WIDTH = {"clients": ["bag@48", "textcnn@48"], "server": "bag@48"}
 MIXED = {"clients": ["bag", "textcnn"], "server": "transformer-s"}
 
 
-@each(FOR_TEXTS)
+@each(FOR_TEXTS, everyday=FAMILIES)
 def test_it_works_on_texts(row: Row) -> None:
     arm, start, run, first = played(row)
     method = arm.method
@@ -84,7 +84,7 @@ def ready(experiment: Experiment) -> ReadyArm:
     return ReadyArm.of(experiment.arms[0], experiment, news(experiment.task.model_dump_json()))
 
 
-@each(FOR_TEXTS, everyday=FAMILIES)
+@each(FOR_TEXTS, everyday=("fedavg", "dsfl", "voting", "fedproto", "naive-bayes"))
 def test_it_learns_from_texts(row: Row) -> None:
     """Unlike small models, of the same width, in the view that each method is held to on digits."""
     chosen = SMALL if row.mixes or row.refusal == WIDTHS else ONE

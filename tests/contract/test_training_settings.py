@@ -17,7 +17,7 @@ from fedistill.testing.methods import (
 )
 from fedistill.testing.runs import SAME, TEXTS, bits, finish
 from fedistill.training import loop, losses, optimizers
-from helpers.method_rows import ROWS, Row
+from helpers.method_rows import FAMILIES, Row, each
 from helpers.own_training import EVERYTHING, OF_ONES_OWN, Counting
 
 LABELS = {"validation", "augmentation", "own loss"}
@@ -55,7 +55,7 @@ class Seen:
         return noted
 
 
-@pytest.mark.parametrize("row", ROWS, ids=[row.name for row in ROWS])
+@each(everyday=FAMILIES)
 def test_every_method_that_trains_obeys_all_settings(row: Row, monkeypatch: pytest.MonkeyPatch) -> None:
     method = registry.find(row.method)
     text = method.needs.inputs == "text"

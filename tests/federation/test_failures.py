@@ -105,7 +105,16 @@ def test_a_client_left_out_once_stays_in_step_as_if_its_reply_had_been_lost(
     assert [e.kind for e in run.ledger.of_round(2) if (e.client, e.direction) == (1, "up")] == ["unreadable"]
 
 
-@remembering
+EVERYDAY = ("relative", "residual", "predicted labels", "votes", "cache", "sent once", "plain")
+
+
+@pytest.mark.parametrize(
+    "arm",
+    [
+        pytest.param(arm, marks=[] if name in EVERYDAY else [pytest.mark.long], id=name)
+        for name, arm in REMEMBERING.items()
+    ],
+)
 def test_the_bits_are_those_of_worker_processes_and_of_a_run_that_was_resumed(
     arm: dict[str, Any], tmp_path: Path
 ) -> None:
