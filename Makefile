@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test smoke e2e lint types check docs wheel-check fuzz kills thorough extras clean
+.PHONY: demo test smoke e2e lint types check docs wheel-check fuzz hostile kills thorough extras clean
 
 demo: $(READY)  ## compare methods on images and on text; two to three minutes after set-up
 	$(BIN)/fedistill compare examples/digits.toml
@@ -42,6 +42,9 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,flower]'
 	touch $(READY)
 
+hostile: $(READY)  ## whole frames with hostile content, for the server of every method; CASES and SEED as for fuzz
+	$(BIN)/python tests/contract/hostile.py --cases $(or $(CASES),100000) --seed $(or $(SEED),0)
+
 fuzz: $(READY)  ## bytes that nobody meant, for every decoder; CASES and SEED say how many and which
 	$(BIN)/python tests/communication/fuzzing.py --cases $(or $(CASES),1000000) --seed $(or $(SEED),0)
 
@@ -53,7 +56,7 @@ thorough: $(READY)  ## the long tests, and ten times as many examples of each pr
 	$(BIN)/python -m pytest -n auto --dist worksteal --hypothesis-profile thorough tests/aggregation \
 		tests/communication tests/data tests/methods tests/oracle tests/test_state.py
 
-extras: e2e thorough wheel-check fuzz kills  ## what takes long and .ci/run leaves out
+extras: e2e thorough wheel-check fuzz hostile kills  ## what takes long and .ci/run leaves out
 
 clean:
 	rm -rf $(VENV) runs site dist build
