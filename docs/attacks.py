@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from writing import between, table
+from writing import between, chosen_settings, table
 
 from fedistill.attacks.registry import ATTACKS
 from fedistill.config.schema import Arm, ModelsConfig
@@ -88,7 +88,21 @@ def figures() -> str:
             _costs([*seeds.values()]),
             _summary([*seeds.values()]),
         ]
-    return "\n\n".join(parts)
+    return "\n\n".join([_settings([*kept.values()]), *parts])
+
+
+def _settings(runs: list[Rows]) -> str:
+    """What tuning has chosen for each family, in both of its settings."""
+    heads = ("family", "default", "chosen for it", "recommended", "chosen for it")
+    lines = []
+    for family, (method, added) in FAMILIES.items():
+        found = [
+            _of(runs, f"{family}/{defence}/honest", lambda row: chosen_settings(row["settings"]))
+            for defence in ("none", "recommended")
+        ]
+        if all(found):
+            lines.append((family, method, found[0][0], added, found[1][0]))
+    return table(heads, lines)
 
 
 def hostile() -> str:

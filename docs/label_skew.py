@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from writing import made_by, table
+from writing import chosen_settings, made_by, table
 
 from fedistill.config.units import format_bytes
 
@@ -80,9 +80,8 @@ def _arms(kept: dict[str, dict[str, Any]]) -> str:
         shown = [
             f"{100 * group[arm]['accuracy'][-1]:.1f}" if arm in group else "-" for group in seeds.values()
         ]
-        tuned = ", ".join(f"{key.split('.')[-1]} {value}" for key, value in first["settings"].items())
         gained = f"{100 * first['own']:.1f} → {100 * first['best']:.1f}"
-        cells = f"`{arm}`", *shown, format_bytes(first["bytes"]), gained, tuned or "as before"
+        cells = f"`{arm}`", *shown, format_bytes(first["bytes"]), gained, chosen_settings(first["settings"])
         rows.append((sum(found) / len(found), cells))
     rows.sort(key=lambda row: -row[0])
     heads = ("arm", *(f"seed {seed}" for seed in seeds), "bytes", "tuning", "settings")

@@ -5,7 +5,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from writing import between, table
+from writing import between, chosen_settings, table
 
 from fedistill.methods.registry import METHODS
 from fedistill.privacy.disclosures import BEFORE_ROUND_1, SOURCES, Source
@@ -100,11 +100,19 @@ def budgets() -> str:
     names = dict.fromkeys(key.split("/")[0] for key in seeds[0])
     columns = list(dict.fromkeys(key.split("/")[1] for key in seeds[0]))
     rows = [(f"`{name}`", *(_accuracy(seeds, f"{name}/{column}") for column in columns)) for name in names]
-    first = next(iter(names))
-    noise = [seeds[0][f"{first}/{column}"]["noise"] for column in columns]
-    rows.append(("noise", *("-" if one is None else f"{one:g}" for one in noise)))
     heads = tuple("no noise" if column == "none" else f"ε = {column}" for column in columns)
-    return f"{table(('method', *heads), rows)}\n\n{named}"
+    chosen = [
+        (f"`{name}`", head, *_tuned(seeds[0][f"{name}/{column}"]))
+        for name in names
+        for column, head in zip(columns, heads, strict=True)
+    ]
+    accuracies = table(("method", *heads), rows)
+    return f"{accuracies}\n\n{named}\n\n{table(('method', 'budget', 'noise', 'settings'), chosen)}"
+
+
+def _tuned(row: dict[str, Any]) -> tuple[str, str]:
+    noise = "-" if row["noise"] is None else f"{row['noise']:g}"
+    return noise, chosen_settings(row["settings"])
 
 
 def labels() -> str:
@@ -121,9 +129,10 @@ def labels() -> str:
                 "no noise" if kind == "none" else f"`{kind}`, {setting} = {amount}",
                 "-" if spent is None else f"{spent:.1f}",
                 _accuracy(seeds, key),
+                chosen_settings(seeds[0][key]["settings"]),
             )
         )
-    return f"{table(('method', 'mechanism', 'ε of a client', 'accuracy'), rows)}\n\n{named}"
+    return f"{table(('method', 'mechanism', 'ε of a client', 'accuracy', 'settings'), rows)}\n\n{named}"
 
 
 def _accuracy(seeds: list[Rows], key: str) -> str:

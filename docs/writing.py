@@ -2,6 +2,7 @@
 
 import html
 import re
+from typing import Any
 
 
 def made_by(command: str, source: str) -> str:
@@ -23,6 +24,16 @@ def _cell(text: str) -> str:
 
 def _as_html(text: str) -> str:
     return html.escape(text, quote=False).replace("|", "&#124;")
+
+
+def chosen_settings(settings: dict[str, Any]) -> str:
+    """What tuning has changed of an arm, by the last part of each setting's name."""
+    named = (f"{key.split('.')[-1]} {_plain(value)}" for key, value in settings.items())
+    return ", ".join(named) or "as before"
+
+
+def _plain(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def between(text: str, name: str, made: str, page: str) -> str:
