@@ -12,7 +12,7 @@ from hypothesis import given, settings
 
 from fedistill.communication.codecs.base import Sender
 from fedistill.communication.codecs.bounded_rounding import energy, read_nearest, write_nearest
-from fedistill.communication.codecs.quantize import Qsgd, QsgdSettings
+from fedistill.communication.codecs.qsgd import Qsgd, QsgdSettings
 from fedistill.communication.codecs.registry import CODECS, create_codec
 from fedistill.communication.messages.base import MessageContext
 from fedistill.communication.messages.weights import TrainedWeights, Weights

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from fedistill.communication.codecs.base import Sender
+from fedistill.communication.codecs.int8 import Int8, Int8Settings
 from fedistill.communication.codecs.log_probs import LogProbs, LogProbsSettings
-from fedistill.communication.codecs.quantize import Int8, Int8Settings
 from fedistill.communication.entropy_coding.adaptive_model import Counts
 from fedistill.communication.entropy_coding.symbol_io import SymbolWriter
 from fedistill.communication.tensor_specs import Content, Floats, SharedKnowledge, TensorSpec

@@ -10,18 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedistill.communication.codecs import low_rank, quantize, sparsify
+from fedistill.communication.codecs import int8, low_rank, qsgd, sign, sparsify
 from fedistill.communication.codecs.base import Codec, NoSettings, Sender
+from fedistill.communication.codecs.int8 import Int8, Int8Settings
 from fedistill.communication.codecs.low_rank import LowRank, LowRankSettings
-from fedistill.communication.codecs.quantize import (
-    DAdaQuant,
-    DAdaQuantSettings,
-    Int8,
-    Int8Settings,
-    Qsgd,
-    QsgdSettings,
-    Sign,
-)
+from fedistill.communication.codecs.qsgd import DAdaQuant, DAdaQuantSettings, Qsgd, QsgdSettings
+from fedistill.communication.codecs.sign import Sign
 from fedistill.communication.codecs.sparsify import Stc, StcSettings, TopK, TopKSettings
 from fedistill.communication.codecs.updates import FeedbackCodec
 from fedistill.communication.entropy_coding.range_coder import Encoder, ideal_bits
@@ -54,7 +48,7 @@ SHAPES = [(), (0,), (3, 0), (1,), (6,), (300,), (4, 7), (20, 30), (3, 2, 3, 3), 
 def test_every_codec_is_tested() -> None:
     written = {
         kind
-        for module in (low_rank, quantize, sparsify)
+        for module in (int8, low_rank, qsgd, sign, sparsify)
         for _, kind in inspect.getmembers(module, inspect.isclass)
         if issubclass(kind, Codec) and kind.__module__ == module.__name__
     }

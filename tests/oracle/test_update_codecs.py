@@ -13,16 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedistill.communication.codecs.base import Codec, NoSettings, Sender
+from fedistill.communication.codecs.int8 import Int8, Int8Settings
 from fedistill.communication.codecs.low_rank import LowRank, LowRankSettings
-from fedistill.communication.codecs.quantize import (
-    DAdaQuant,
-    DAdaQuantSettings,
-    Int8,
-    Int8Settings,
-    Qsgd,
-    QsgdSettings,
-    Sign,
-)
+from fedistill.communication.codecs.qsgd import DAdaQuant, DAdaQuantSettings, Qsgd, QsgdSettings
+from fedistill.communication.codecs.sign import Sign
 from fedistill.communication.codecs.sparsify import Stc, StcSettings, TopK, TopKSettings
 from fedistill.communication.entropy_coding import matrix_coder, parametric_model
 from fedistill.communication.entropy_coding.range_coder import Encoder

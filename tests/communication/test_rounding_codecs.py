@@ -11,16 +11,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from fedistill.communication.codecs.base import Codec, NoSettings, Sender
-from fedistill.communication.codecs.quantize import (
-    DAdaQuant,
-    DAdaQuantSettings,
-    Int8,
-    Int8Settings,
-    Qsgd,
-    QsgdSettings,
-    Sign,
-    _share,
-)
+from fedistill.communication.codecs.int8 import Int8, Int8Settings
+from fedistill.communication.codecs.qsgd import DAdaQuant, DAdaQuantSettings, Qsgd, QsgdSettings, _share
+from fedistill.communication.codecs.sign import Sign
 from fedistill.communication.tensor_specs import Content, Floats, SharedKnowledge, TensorSpec
 from fedistill.errors import FrameError
 
