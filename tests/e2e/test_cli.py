@@ -22,8 +22,9 @@ from fedistill.communication.codecs.registry import CODECS
 from fedistill.config.partitions import Iid
 from fedistill.config.toml import load
 from fedistill.errors import RuntimeFailure
+from fedistill.experiment.reach import reach_markdown
 from fedistill.experiment.runner import settle
-from fedistill.experiment.table import markdown, reach_markdown
+from fedistill.experiment.table import markdown
 from fedistill.methods.registry import METHODS
 from helpers.processes import processes_with, wait_for
 from helpers.program import PATIENCE, PROGRAM, fedistill, here, start

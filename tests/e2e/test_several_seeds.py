@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from fedistill.experiment.table import markdown, reach_markdown
+from fedistill.experiment.reach import reach_markdown
+from fedistill.experiment.table import markdown
 from helpers.program import here, start
 from helpers.small import second_round_of, stop_once, write_small
 

@@ -2,8 +2,10 @@
 
 from typing import Any
 
+from fedistill.experiment.reach import reach_markdown
 from fedistill.experiment.side_by_side import side_by_side
-from fedistill.experiment.table import markdown, reach_markdown, rich_table
+from fedistill.experiment.table import markdown
+from fedistill.experiment.terminal_table import rich_table
 
 
 def task(**changed: Any) -> dict[str, Any]:

@@ -11,15 +11,9 @@ from rich.console import Console
 from fedistill.config.units import format_bytes
 from fedistill.errors import ExperimentError
 from fedistill.experiment.measure import ACCURACY, Measure
-from fedistill.experiment.table import (
-    headings,
-    last_and_best,
-    markdown,
-    reach_markdown,
-    reached,
-    rich_table,
-    rows,
-)
+from fedistill.experiment.reach import reach_markdown, reached
+from fedistill.experiment.table import headings, last_and_best, markdown, rows
+from fedistill.experiment.terminal_table import rich_table
 
 
 @pytest.mark.parametrize(

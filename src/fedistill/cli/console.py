@@ -120,7 +120,7 @@ def print_table(results: "AnyResultsJson", page: Path | None, measure: "Measure 
         measure: what the table shows; by default, accuracy.
     """
     from fedistill.experiment.measure import ACCURACY
-    from fedistill.experiment.table import rich_table
+    from fedistill.experiment.terminal_table import rich_table
 
     target = wide()
     target.print(rich_table(results, target.width, measure or ACCURACY))

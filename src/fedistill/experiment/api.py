@@ -9,7 +9,7 @@ from rich.console import Console
 
 from fedistill.config.schema import Experiment
 from fedistill.errors import nearest
-from fedistill.experiment import table
+from fedistill.experiment import table, terminal_table
 from fedistill.experiment.arm_summary import ArmSummary, arm_summary
 from fedistill.experiment.callbacks import Callback, Callbacks
 from fedistill.experiment.followed import follow
@@ -117,7 +117,7 @@ class Run:
             return table.markdown(self.results)
         console = Console(file=StringIO(), width=_TEXT_WIDTH)
         with console.capture() as captured:
-            console.print(table.rich_table(self.results, _TEXT_WIDTH))
+            console.print(terminal_table.rich_table(self.results, _TEXT_WIDTH))
         return "\n".join(line.rstrip() for line in captured.get().splitlines())
 
     def frame(self) -> "DataFrame":

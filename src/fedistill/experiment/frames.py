@@ -6,8 +6,8 @@ import pandas as pd
 
 from fedistill.config.section import Raw
 from fedistill.errors import nearest
+from fedistill.experiment.reach import reached
 from fedistill.experiment.results import AnyResultsJson, counted, last_views, of_seeds
-from fedistill.experiment.table import reached
 from fedistill.federation.evaluation import VIEWS
 
 _COUNTED_LATER = ("multiply_adds", "memory")

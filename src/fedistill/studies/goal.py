@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from fedistill.config.units import format_bytes
 from fedistill.experiment.measure import ACCURACY, Measure
+from fedistill.experiment.reach import reached
 from fedistill.experiment.results import ArmJson
-from fedistill.experiment.table import last_and_best, reached
+from fedistill.experiment.table import last_and_best
 from fedistill.studies.tuning_folder import Trial
 
 
