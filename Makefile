@@ -42,7 +42,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,flower]'
 	touch $(READY)
 
-hostile: $(READY)  ## whole frames with hostile content, for the server of every method; CASES and SEED as for fuzz
+hostile: $(READY)  ## complete frames with hostile content, for the server of every method; CASES and SEED as for fuzz
 	$(BIN)/python tests/contract/hostile.py --cases $(or $(CASES),100000) --seed $(or $(SEED),0)
 
 fuzz: $(READY)  ## bytes that nobody meant, for every decoder; CASES and SEED say how many and which

@@ -1,4 +1,4 @@
-"""Whole frames with hostile content, sent to the server of every method by one client among honest ones.
+"""Complete frames with hostile content, sent to the server of every method by one client among honest ones.
 
 Each case changes an honest reply at random (`helpers.lies.random_lie`). Held of it: the server refuses
 it, and leaves out its sender and nobody else; or it takes it. One in `LEARNED` of those that it takes goes
