@@ -3,7 +3,8 @@
 import json
 import re
 from collections.abc import Iterable, Iterator
-from typing import Any
+
+from fedistill.config.section import RawTable
 
 _BLANK = re.compile(r"[ \t\n\r]*")
 
@@ -17,7 +18,7 @@ def begins_array(parts: Iterable[str]) -> bool:
     return next(filter(None, (part.lstrip() for part in parts)), "").startswith("[")
 
 
-def objects_of(parts: Iterable[str]) -> Iterator[dict[str, Any]]:
+def objects_of(parts: Iterable[str]) -> Iterator[RawTable]:
     """Yield the objects of an array; no more of the text than some parts and one object is held.
 
     Raises:
@@ -35,7 +36,7 @@ def objects_of(parts: Iterable[str]) -> Iterator[dict[str, Any]]:
 
 
 class _Text:
-    """A text that is read from its start, of which what has been read is forgotten."""
+    """Reads parts of a text as they are wanted, and forgets what has been taken."""
 
     def __init__(self, parts: Iterator[str]) -> None:
         self._parts, self._held, self._at = parts, "", 0
@@ -48,7 +49,7 @@ class _Text:
         self._at += len(found)
         return found
 
-    def object(self) -> dict[str, Any]:
+    def object(self) -> RawTable:
         self._skip_blanks()
         while self._held[self._at : self._at + 1] == "{":
             try:

@@ -12,12 +12,12 @@ import json
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import datasets
 import pyarrow as pa
 from pyarrow import csv as arrow_csv
 
+from fedistill.config.section import RawTable
 from fedistill.config.task import Source
 from fedistill.data.json_array import NoArrayOfObjects, begins_array, objects_of
 from fedistill.data.nameless_file import NamelessFile
@@ -101,13 +101,13 @@ def read_json(path: Path, source: Source) -> Split:
     return _from_rows(everything)
 
 
-def _from_objects(read: Callable[[], Iterator[dict[str, Any]]]) -> Split:
+def _from_objects(read: Callable[[], Iterator[RawTable]]) -> Split:
     """Return the rows that each call reads from the start."""
     columns = _columns_of(read())
     return _from_rows([*read()]) if columns is None else _on_disk(_batches(read(), columns), columns)
 
 
-def _from_rows(rows: list[dict[str, Any]], names: Iterable[str] | None = None) -> Split:
+def _from_rows(rows: list[RawTable], names: Iterable[str] | None = None) -> Split:
     """Return rows as a split of these columns, by default of all that any of them has."""
     named = dict.fromkeys(name for row in rows for name in row) if names is None else names
     return datasets.Dataset.from_dict({name: [row.get(name) for row in rows] for name in named})
@@ -127,7 +127,7 @@ def _has_objects_on_lines(text: TextFile) -> bool:
         return False
 
 
-def _rows_of_lines(text: TextFile) -> Iterator[dict[str, Any]]:
+def _rows_of_lines(text: TextFile) -> Iterator[RawTable]:
     for number, line in enumerate(text.lines(), 1):
         if not line.strip():
             continue
@@ -140,7 +140,7 @@ def _rows_of_lines(text: TextFile) -> Iterator[dict[str, Any]]:
         yield row
 
 
-def _columns_of(read: Iterator[dict[str, Any]]) -> pa.Schema | None:
+def _columns_of(read: Iterator[RawTable]) -> pa.Schema | None:
     """Return the columns of all rows with the types that they have at once.
 
     None if that is known only by reading them at once: nested values of several kinds, or an error.
@@ -165,13 +165,13 @@ def _common(types: set[pa.DataType]) -> pa.DataType | None:
     return None if len(types) > 1 else next(iter(types), pa.null())
 
 
-def _batches(read: Iterator[dict[str, Any]], columns: pa.Schema) -> Iterator[pa.RecordBatch]:
+def _batches(read: Iterator[RawTable], columns: pa.Schema) -> Iterator[pa.RecordBatch]:
     for rows in _some(read):
         table: pa.Table = _from_rows(rows, columns.names).data.table
         yield from table.cast(columns).to_batches()
 
 
-def _some(rows: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+def _some(rows: Iterator[RawTable]) -> Iterator[list[RawTable]]:
     while some := list(itertools.islice(rows, _BATCH)):
         yield some
 
