@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -80,20 +81,36 @@ VALUES = st.one_of(
 )
 
 
+def lines(rows: list[dict[str, Any]]) -> str:
+    return "\n".join(map(json.dumps, rows)) + "\n\n"
+
+
+def array(rows: list[dict[str, Any]]) -> str:
+    return json.dumps(rows)
+
+
+def indented(rows: list[dict[str, Any]]) -> str:
+    return f"\n {json.dumps(rows, indent=4, ensure_ascii=False)}\r\n\t"
+
+
 @given(
     columns=st.lists(st.lists(VALUES, min_size=8, max_size=8), min_size=1, max_size=3),
     present=st.lists(st.booleans(), min_size=8, max_size=8),
 )
-def test_json_lines_have_the_types_and_rows_of_reading_at_once(
-    columns: list[list[Any]], present: list[bool], tmp_path_factory: pytest.TempPathFactory
+@pytest.mark.parametrize("layout", [lines, array, indented])
+def test_json_has_the_types_and_rows_of_reading_at_once(
+    layout: Callable[[list[dict[str, Any]]], str],
+    columns: list[list[Any]],
+    present: list[bool],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     """Whatever is in them, the outcome is that of reading them at once, be it an error."""
     rows = [
         {f"c{place}": column[number] for place, column in enumerate(columns) if place == 0 or present[number]}
         for number in range(8)
     ]
-    path = tmp_path_factory.mktemp("json") / "rows.jsonl"
-    path.write_text("\n".join(map(json.dumps, rows)) + "\n\n")
+    path = tmp_path_factory.mktemp("json") / "rows.json"
+    path.write_text(layout(rows))
     try:
         expected = json_at_once(rows)
     except (pa.ArrowException, OverflowError) as error:
@@ -122,6 +139,45 @@ def test_a_line_that_is_not_json_is_named(tmp_path: Path) -> None:
     path.write_text('{"a": 1}\n{"a": 2}\n\n{"a": 3\n{"a": 4}\n')
     with pytest.raises(ExperimentError, match="line 4: Expecting"):
         read_json(path, source("json"))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '[{"a": 1}, {"a": 2}',
+        '[{"a": 1} {"a": 2}]',
+        '[{"a": 1}, ]',
+        '[{"a": 1}, 2]',
+        '[{"a": 1}, [{"a": 2}]]',
+        '[{"a": 1}]]',
+        '[{"a": 1}] {"a": 2}',
+        '[{"a": "1}]',
+        "[1, 2]",
+        "[",
+    ],
+)
+def test_what_is_not_an_array_of_objects_is_refused(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    path.write_text(content)
+    with pytest.raises(ExperimentError, match="cannot be read as json"):
+        read_json(path, source("json"))
+
+
+def test_a_long_object_is_tried_a_few_times(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Each trial reads it from its start: one for each of its parts would take hours for a large one."""
+    decoded: list[int] = []
+    decode = json.JSONDecoder.raw_decode
+
+    def counted(self: json.JSONDecoder, text: str, at: int = 0) -> tuple[Any, int]:
+        decoded.append(at)
+        return decode(self, text, at)
+
+    monkeypatch.setattr(json.JSONDecoder, "raw_decode", counted)
+    rows = [{"text": "word " * 5000}, {"text": "b"}]
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps(rows))
+    assert read_json(path, source("json")).to_list() == rows
+    assert len(decoded) < 40
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "latin-1"])
@@ -180,20 +236,24 @@ print(held() - before)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="what a process holds is known on Linux alone")
-@pytest.mark.parametrize("form", ["csv", pytest.param("json", marks=pytest.mark.long)])
-def test_rows_are_not_held_in_memory(form: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("form", "start", "between", "end"),
+    [
+        ("csv", "text,label\n", "\n", "\n"),
+        pytest.param("json", "", "\n", "\n", marks=pytest.mark.long),
+        ("json", "[", ",", "]"),
+    ],
+    ids=["csv", "lines", "array"],
+)
+def test_rows_are_not_held_in_memory(form: str, start: str, between: str, end: str, tmp_path: Path) -> None:
     text, rows = "word " * 2000, 6000
     path = tmp_path / f"rows.{form}"
     with path.open("w") as sink:
-        if form == "csv":
-            sink.write("text,label\n")
         for number in range(rows):
             label = "ab"[number % 2]
-            sink.write(
-                f"{text}{number},{label}\n"
-                if form == "csv"
-                else json.dumps({"text": text, "label": label}) + "\n"
-            )
+            row = f"{text}{number},{label}" if form == "csv" else json.dumps({"text": text, "label": label})
+            sink.write((between if number else start) + row)
+        sink.write(end)
     done = subprocess.run(
         [sys.executable, "-c", MEASURED, str(path), form],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},

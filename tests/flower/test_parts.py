@@ -41,6 +41,7 @@ with warnings.catch_warnings():
         seal_answer,
         seal_order,
     )
+    from helpers.flower_desk import Desk
 
 
 pytestmark = pytest.mark.usefixtures("app")
@@ -253,8 +254,19 @@ def test_a_site_brings_a_table(tmp_path: Path) -> None:
     unknown, known = mine.clients[1].samples
     assert unknown.tolist() == [0, 0, 0]
     assert known.tolist() == [pytest.approx((50 - age.mean) / age.std), 0, 1]
-    with pytest.raises(ExperimentError, match=r'scaling = "sums" needs the sums of every site'):
-        assert node(tmp_path / "other", given, task=task | {"table": {"scaling": "sums"}}).task
+
+
+def test_sums_and_a_table_of_ones_own_are_refused_and_the_server_is_told_why(tmp_path: Path) -> None:
+    """Other faults of a site's data stay there; this is one of the experiment."""
+    task = {"format": "csv", "train": patients(tmp_path / "all.csv", 60), "clients": 2, "public": 12}
+    wanted = experiment(task={**task, "table": {"scaling": "sums"}})
+    own = {"partition-id": 1, "train": patients(tmp_path / "mine.csv", 20), "format": "csv"}
+    desk = Desk(wanted, tmp_path, [own])
+    (reply,) = desk.pull_messages(desk.push_messages([seal_order(Order("5e551"), 10, "query")]))
+    said = open_answer(reply).words["error"]
+    assert isinstance(said, str)
+    assert said.startswith('task.table.scaling = "sums" needs the sums of every site')
+    assert said.endswith('set it to "public"')
 
 
 def test_data_that_do_not_fit_the_task_are_refused(tmp_path: Path) -> None:

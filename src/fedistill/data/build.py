@@ -144,11 +144,6 @@ def build_at_site(
         RuntimeFailure: as in `build_task`.
     """
     task = build_task(config, seed, scratch=scratch)
-    if task.column_sums:
-        raise ExperimentError(
-            'task.table.scaling = "sums" needs the sums of every site before the task is built, and those of'
-            ' data that are only at a site do not reach it: set it to "public"'
-        )
     # A site's images are rendered like the others' as far as the experiment says how.
     shared = {key: getattr(config, key) for key in ("background", "white_level") if getattr(own, key) is None}
     shared["relabel"] = config.relabel

@@ -32,8 +32,11 @@ from fedistill.data.table import (
     texts_table,
 )
 from fedistill.errors import ExperimentError, nearest
+from fedistill.hub import denial_of
 
 DATA_VARIABLE = "FEDISTILL_DATA"
+_PATIENCE = 5.0
+"""Seconds in which a hub must accept a connection."""
 HUB_NAMES = {"mnist": "ylecun/mnist", "fashion-mnist": "zalando-datasets/fashion_mnist"}
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 EMBEDDED = ("digits", "breast-cancer", "bbc-news")
@@ -213,7 +216,7 @@ def _debian_fashion_mnist(image_size: tuple[int, int] | None, test: bool) -> Loa
 def _hub(name: str, source: Source, test: bool, also_as: str | None = None) -> Splits:
     import datasets
 
-    from fedistill.data.quiet import first_line, quietly
+    from fedistill.data.quiet import quietly
 
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
         raise ExperimentError(f"{place_of(source)}.name = 'hf:{name}': write hf:OWNER/NAME")
@@ -228,16 +231,17 @@ def _hub(name: str, source: Source, test: bool, also_as: str | None = None) -> S
                 if test or split == "train"
             }
     except Exception as error:  # the hub client's errors have no common base class
+        denial = denial_of(error, name, "dataset")
         place = (
             f"put {also_as}-train.parquet and {also_as}-test.parquet (columns image, label) into a"
             f" folder and set {DATA_VARIABLE} to it"
             if also_as
-            else "download it once while online, or use local files with task.format"
+            else denial.fix or "download it once while online, or use local files with task.format"
         )
         debian = ", or install Debian's package dataset-fashion-mnist" if also_as == "fashion-mnist" else ""
         raise ExperimentError(
-            f"data set hf:{name} is not on this machine and could not be fetched"
-            f" ({first_line(error)}); {place}{debian}"
+            f"data set hf:{name} is not on this machine and could not be fetched ({denial.reason});"
+            f" {place}{debian}"
         ) from None
     if "train" not in found:
         raise ExperimentError(
@@ -261,18 +265,19 @@ def _files(source: Source, test: bool) -> Splits:
 
 @contextlib.contextmanager
 def _offline_without_network() -> Iterator[None]:
-    """Use earlier downloads if the hub's host name cannot be resolved.
+    """Use earlier downloads if the hub cannot be reached.
 
-    The hub client would do the same, but only after half a minute of retries.
+    The hub client would do the same, but only after half a minute of retries for each thing that it asks.
     """
     import datasets
     from huggingface_hub import constants
 
     before = constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE
-    host = urllib.parse.urlsplit(constants.ENDPOINT).hostname or ""
-    if not urllib.request.getproxies():
+    hub = urllib.parse.urlsplit(constants.ENDPOINT)
+    if not constants.HF_HUB_OFFLINE and not urllib.request.getproxies():
+        port = hub.port or (80 if hub.scheme == "http" else 443)
         try:
-            socket.getaddrinfo(host, 443)
+            socket.create_connection((hub.hostname or "", port), timeout=_PATIENCE).close()
         except OSError:
             constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
     try:

@@ -4,20 +4,22 @@ Rows are read some at a time and laid down in a file without a name, from which 
 like those of a Parquet file.
 """
 
+import contextlib
 import csv
 import io
 import itertools
 import json
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import datasets
 import pyarrow as pa
 from pyarrow import csv as arrow_csv
 
+from fedistill.config.section import RawTable
 from fedistill.config.task import Source
+from fedistill.data.json_array import NoArrayOfObjects, begins_array, objects_of
 from fedistill.data.nameless_file import NamelessFile
 from fedistill.data.table import Split, place_of
 from fedistill.data.text_file import TextFile
@@ -73,18 +75,18 @@ def read_csv(path: Path, source: Source) -> Split:
 def read_json(path: Path, source: Source) -> Split:
     """Read one JSON object per line, an array of objects, or one object with an array for each column.
 
-    Objects on lines of their own are read some at a time, all else at once.
+    Objects are read some at a time, columns at once.
 
     Raises:
         ExperimentError: the file is not JSON, or none of these.
         RuntimeFailure: the disk of temporary files is full or fails.
     """
     text = TextFile(path, source)
-    if _has_objects_on_lines(text):
-        columns = _columns_of_lines(text)
-        if columns is not None:
-            return _on_disk(_batches_of_lines(text, columns), columns)
-        return _from_rows([*_rows_of_lines(text)])
+    if begins_array(text.parts()):
+        with contextlib.suppress(NoArrayOfObjects):
+            return _from_objects(lambda: objects_of(text.parts()))
+    elif _has_objects_on_lines(text):
+        return _from_objects(lambda: _rows_of_lines(text))
     content = text.text()
     try:
         everything = json.loads(content)
@@ -99,7 +101,13 @@ def read_json(path: Path, source: Source) -> Split:
     return _from_rows(everything)
 
 
-def _from_rows(rows: list[dict[str, Any]], names: Iterable[str] | None = None) -> Split:
+def _from_objects(read: Callable[[], Iterator[RawTable]]) -> Split:
+    """Return the rows that each call reads from the start."""
+    columns = _columns_of(read())
+    return _from_rows([*read()]) if columns is None else _on_disk(_batches(read(), columns), columns)
+
+
+def _from_rows(rows: list[RawTable], names: Iterable[str] | None = None) -> Split:
     """Return rows as a split of these columns, by default of all that any of them has."""
     named = dict.fromkeys(name for row in rows for name in row) if names is None else names
     return datasets.Dataset.from_dict({name: [row.get(name) for row in rows] for name in named})
@@ -119,7 +127,7 @@ def _has_objects_on_lines(text: TextFile) -> bool:
         return False
 
 
-def _rows_of_lines(text: TextFile) -> Iterator[dict[str, Any]]:
+def _rows_of_lines(text: TextFile) -> Iterator[RawTable]:
     for number, line in enumerate(text.lines(), 1):
         if not line.strip():
             continue
@@ -132,13 +140,13 @@ def _rows_of_lines(text: TextFile) -> Iterator[dict[str, Any]]:
         yield row
 
 
-def _columns_of_lines(text: TextFile) -> pa.Schema | None:
+def _columns_of(read: Iterator[RawTable]) -> pa.Schema | None:
     """Return the columns of all rows with the types that they have at once.
 
     None if that is known only by reading them at once: nested values of several kinds, or an error.
     """
     found: dict[str, set[pa.DataType]] = {}
-    for rows in _some(_rows_of_lines(text)):
+    for rows in _some(read):
         try:
             schema = _from_rows(rows).data.schema
         except pa.ArrowException:
@@ -157,13 +165,13 @@ def _common(types: set[pa.DataType]) -> pa.DataType | None:
     return None if len(types) > 1 else next(iter(types), pa.null())
 
 
-def _batches_of_lines(text: TextFile, columns: pa.Schema) -> Iterator[pa.RecordBatch]:
-    for rows in _some(_rows_of_lines(text)):
+def _batches(read: Iterator[RawTable], columns: pa.Schema) -> Iterator[pa.RecordBatch]:
+    for rows in _some(read):
         table: pa.Table = _from_rows(rows, columns.names).data.table
         yield from table.cast(columns).to_batches()
 
 
-def _some(rows: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+def _some(rows: Iterator[RawTable]) -> Iterator[list[RawTable]]:
     while some := list(itertools.islice(rows, _BATCH)):
         yield some
 

@@ -121,6 +121,7 @@ class Node:
             number = _client_number(self._config, len(whole.clients))
             private, held = whole.clients[number], whole.own_tests[number] if whole.own_tests else None
         else:
+            self._check_scaling()
             try:
                 whole, private, held = build_at_site(config, seed, self._own, self.client, self.folder.parent)
             except FedistillError as error:
@@ -128,6 +129,16 @@ class Node:
         _only(whole, self.client, private, held).save(self._samples)
         built: _Built = {"source": self._source, "fingerprint": whole.fingerprint()}
         write_file(self.folder / "built.json", json.dumps(built).encode())
+
+    def _check_scaling(self) -> None:
+        """Raise where the scale of a table comes from sums: unlike what is wrong with data, all may know."""
+        table = self.experiment.task.table
+        if table is not None and table.scaling == "sums":
+            raise ExperimentError(
+                'task.table.scaling = "sums" needs the sums of every site before the task is built, and those'
+                " of data that are only at a site, as its node config has them by `train`, do not reach it:"
+                ' set it to "public"'
+            )
 
     @property
     def _samples(self) -> Path:

@@ -12,6 +12,7 @@ from fedistill.config.hf import HfModel
 from fedistill.config.plugins import Reference, ask, is_asked
 from fedistill.config.section import RawTable
 from fedistill.errors import ExperimentError
+from fedistill.hub import Denial, denial_of
 
 CONFIG, PIXELS, TOKENIZER_CONFIG = "config.json", "preprocessor_config.json", "tokenizer_config.json"
 TOKENIZER, SENTENCE_ENCODER = "tokenizer.json", "modules.json"
@@ -48,6 +49,7 @@ def folder_of(name: str) -> Path:
 def _from_hub(place: str, fetch: bool) -> Path:
     """Return the copy of a model on this machine; a newer one on the hub is not looked for."""
     import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError  # no attribute of the package until imported
 
     name, _, revision = place.partition("@")
 
@@ -59,16 +61,17 @@ def _from_hub(place: str, fetch: bool) -> Path:
         )
 
     try:
-        with contextlib.suppress(huggingface_hub.errors.LocalEntryNotFoundError):
+        with contextlib.suppress(LocalEntryNotFoundError):
             found = copy(local=True)
             if not fetch or any(found.glob("*.safetensors")):
                 return found
         return copy(local=not fetch)
     except Exception as error:  # the hub client's errors have no common base class
-        reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+        denial = denial_of(error, place) if fetch else Denial("nothing is, for somebody else's experiment")
+        version = f" --revision {revision}" if revision else ""
         raise ExperimentError(
-            f"model 'hf:{place}' is not on this machine and was not fetched ({reason}): bring it by"
-            f" `hf download {name}`, or name a folder that has it"
+            f"model 'hf:{place}' is not on this machine and was not fetched ({denial.reason}):"
+            f" {denial.fix or f'bring it by `hf download {name}{version}`, or name a folder that has it'}"
         ) from None
 
 
