@@ -190,7 +190,7 @@ class _Tree(HTMLParser):
         self._open[-1].children.append(data)
 
 
-def _chromium(page: Path, fragment: str, profile: Path) -> str:
+def _chromium(page: Path, fragment: str, profile: Path, width: int) -> str:
     done = subprocess.run(
         [
             "chromium",
@@ -199,7 +199,7 @@ def _chromium(page: Path, fragment: str, profile: Path) -> str:
             "--disable-gpu",
             "--disable-background-networking",
             f"--user-data-dir={profile}",
-            "--window-size=1280,2400",
+            f"--window-size={width},2400",
             "--virtual-time-budget=20000",
             "--dump-dom",
             f"{page.as_uri()}{fragment}",
@@ -216,9 +216,9 @@ def _chromium(page: Path, fragment: str, profile: Path) -> str:
 @pytest.fixture(scope="module")
 def browse(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Open a page in the browser and return its finished DOM; a page is opened once."""
-    seen: dict[tuple[str, str], Node] = {}
+    seen: dict[tuple[str, str, int], Node] = {}
 
-    def open_page(fragment: str = "", script: str = "", page: str = "") -> Node:
+    def open_page(fragment: str = "", script: str = "", page: str = "", width: int = 1280) -> Node:
         page = page or _page()
         if script:
             # Waits for the page as a reader would, then notes what only a script can see.
@@ -230,12 +230,12 @@ def browse(tmp_path_factory: pytest.TempPathFactory) -> Any:
               }}, 50);
             }}</script>"""
             page = page.replace("</body>", f"{script}</body>")
-        if (fragment, page) not in seen:
+        if (fragment, page, width) not in seen:
             folder = tmp_path_factory.mktemp("page")
             path = folder / "report.html"
             path.write_text(page, encoding="utf-8")
-            seen[fragment, page] = _Tree(_chromium(path, fragment, folder / "profile")).root
-        return seen[fragment, page]
+            seen[fragment, page, width] = _Tree(_chromium(path, fragment, folder / "profile", width)).root
+        return seen[fragment, page, width]
 
     return open_page
 
@@ -321,6 +321,24 @@ def test_the_page_runs_without_an_error_and_shows_all_names_as_text(browse: Any)
         # A legend cuts a long name; what it shows must still be the text.
         assert HOSTILE[:23] in page.id(plot).text
     assert "<b>two</b>" in page.id("plot-partition").text
+
+
+@needs_chromium
+def test_settings_are_folded(browse: Any) -> None:
+    (fold,) = (node for node in browse().all() if node.tag == "details" and SETTINGS in node.text)
+    assert "open" not in fold.attributes
+
+
+@needs_chromium
+@pytest.mark.parametrize(("width", "scrolls"), [(1600, False), (500, True)])
+def test_a_table_that_is_too_wide_says_that_it_scrolls(browse: Any, width: int, scrolls: bool) -> None:
+    page = browse(width=width)
+    (place,) = (
+        node
+        for node in page.of_class("scroll")
+        if any(inner.attributes.get("id") == "table-summary" for inner in node.all())
+    )
+    assert ("more" in place.attributes["class"].split()) == scrolls
 
 
 @needs_chromium

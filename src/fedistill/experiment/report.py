@@ -6,10 +6,10 @@ from pathlib import Path
 
 from fedistill.config.link import PROFILES, Link, LinkUse, round_seconds
 from fedistill.config.schema import Experiment
-from fedistill.config.toml import to_toml
 from fedistill.experiment.html import render
 from fedistill.experiment.results import AnyResultsJson
 from fedistill.experiment.run_folder import RunFolder, read_results
+from fedistill.experiment.shown_settings import shown_settings
 from fedistill.experiment.side_by_side import named, side_by_side
 from fedistill.federation.history import RoundRecord
 from fedistill.state import write_file
@@ -67,7 +67,10 @@ def write_side_by_side(path: Path, runs: Mapping[str, Path]) -> AnyResultsJson:
     for name, folder in folders.items():
         for link, arms in _times(folder, read_results(folder.path), links).items():
             times[link] |= {named(name, arm): each for arm, each in arms.items()}
-    settings = "\n".join(f"# {name}\n{to_toml(one)}" for name, one in experiments.items())
+    settings = "\n".join(
+        f"# {name}\n{shown_settings(one, read_results(folders[name].path))}"
+        for name, one in experiments.items()
+    )
     _write_page(path, content, times, links, settings, first)
     return content
 
@@ -75,7 +78,9 @@ def write_side_by_side(path: Path, runs: Mapping[str, Path]) -> AnyResultsJson:
 def _write_report(folder: RunFolder, experiment: Experiment, content: AnyResultsJson) -> None:
     first, links = _links(experiment.link)
     times = _times(folder, content, links)
-    _write_page(folder.path / "report.html", content, times, links, to_toml(experiment), first)
+    _write_page(
+        folder.path / "report.html", content, times, links, shown_settings(experiment, content), first
+    )
 
 
 def _write_page(

@@ -31,7 +31,7 @@ def last_and_best(arm: SeedJson, view: str, measure: Measure = ACCURACY) -> tupl
 def rows(results: AnyResultsJson, measure: Measure = ACCURACY) -> list[list[str]]:
     """Return one row of texts per arm, under `headings`."""
     table = []
-    on_network, counts_work = _on_network(results), _counts_work(results)
+    networked, counts_work = on_network(results), _counts_work(results)
     evaluated_at_sites = _evaluated_at_sites(results)
     for arm in results["arms"]:
         seeds = counted(arm)
@@ -50,7 +50,7 @@ def rows(results: AnyResultsJson, measure: Measure = ACCURACY) -> list[list[str]
                 _bytes(public),
                 _bytes(total),
                 _bytes(list(map(sum, zip(total, public, strict=True)))),
-                *([_bytes([one["bytes_transport"] for one in seeds])] if on_network else []),
+                *([_bytes([one["bytes_transport"] for one in seeds])] if networked else []),
                 *([_bytes([one.get("bytes_evaluation", 0) for one in seeds])] if evaluated_at_sites else []),
                 *(_work(seeds, results["task"]["clients"]) if counts_work else []),
             ]
@@ -130,7 +130,7 @@ def headings(results: AnyResultsJson) -> tuple[str, ...]:
     has ``server@own`` and the bytes of that, only one in which it was counted has the clients' work, and only
     one with noise has ε.
     """
-    transport = ("transport",) if _on_network(results) else ()
+    transport = ("transport",) if on_network(results) else ()
     evaluation = ("evaluation",) if _evaluated_at_sites(results) else ()
     work = WORK if _counts_work(results) else ()
     privacy = (EPSILON,) if _is_private(results) else ()
@@ -141,7 +141,7 @@ def _is_private(results: AnyResultsJson) -> bool:
     return any("privacy" in one for arm in results["arms"] for one in of_seeds(arm))
 
 
-def _on_network(results: AnyResultsJson) -> bool:
+def on_network(results: AnyResultsJson) -> bool:
     return any(one["bytes_transport"] for arm in results["arms"] for one in of_seeds(arm))
 
 
