@@ -33,8 +33,8 @@ docs: $(READY)  ## the site, in site/; a warning, a broken link or a page that l
 	$(BIN)/zensical build --clean --strict
 	! grep -rlE '<(script|link|img|iframe)[^>]* (src|href)="(https?:)?//' site --include='*.html'
 
-wheel-check:  ## builds the wheel, installs it in an empty environment and runs it on digits
-	PYTHON=$(PYTHON) .ci/wheel-check
+wheel-check: $(READY)  ## builds the wheel, installs it in an empty environment and runs it there, also on own data
+	PYTHON=$(PYTHON) TESTS=$(abspath $(BIN))/python .ci/wheel-check
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

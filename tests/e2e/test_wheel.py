@@ -1,4 +1,7 @@
-"""What is in the wheel: installed beside the libraries that the tests have, and used in an empty folder."""
+"""What is in the wheel: installed beside the libraries that the tests have, and used in an empty folder.
+
+With ``FEDISTILL_PROGRAM``, the command of another environment is tried: `.ci/wheel-check` has an empty one.
+"""
 
 import json
 import os
@@ -7,6 +10,7 @@ import site
 import subprocess
 import sys
 import venv
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -29,6 +33,8 @@ def run(*command: str | Path, cwd: Path) -> str:
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The command, in an environment that has the wheel, and sees the libraries of this one."""
+    if given := os.environ.get("FEDISTILL_PROGRAM"):
+        return Path(given)
     place = tmp_path_factory.mktemp("wheel")
     source, empty = place / "source", place / "empty"
     source.mkdir()
@@ -52,17 +58,60 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return scripts / "fedistill"
 
 
-def test_first_run_on_own_texts(program: Path, tmp_path: Path) -> None:
+def texts(files: Files) -> str:
     words = {"sport": "goal match team", "money": "bank market rates", "films": "film star award"}
-    rows = [(f"{words[label]} {row} {label}", label) for row in range(100) for label in words]
-    Files(tmp_path).csv("texts.csv", text=[text for text, _ in rows], label=[label for _, label in rows])
-    assert "wrote texts.toml; next: fedistill doctor texts.toml" in run(
-        program, "init", "texts.csv", cwd=tmp_path
+    rows = [(f"{words[label]} {row} {label}", label, row % 3) for row in range(100) for label in words]
+    columns = dict(zip(("text", "label", "hospital"), zip(*rows, strict=True), strict=True))
+    return files.csv("mine.csv", **columns)
+
+
+def images(files: Files) -> str:
+    """Dark and bright noise, in a folder for each site."""
+    for place in range(3):
+        noise = files.pixels(60, seed=place)
+        files.tree(
+            f"mine/site-{place}", dark=[one // 4 for one in noise], bright=[192 + one // 4 for one in noise]
+        )
+    return "mine"
+
+
+def table(files: Files) -> str:
+    ages = [20 + 7 * row % 60 for row in range(300)]
+    return files.csv(
+        "mine.csv",
+        age=ages,
+        smoker=["yes" if row % 4 == 0 else "no" for row in range(300)],
+        outcome=["ill" if age > 50 else "well" for age in ages],
+        hospital=[("north", "south", "west")[row % 3] for row in range(300)],
     )
-    short = ["--set", "rounds=1", "--set", "train.epochs=1", "--set", 'runtime.kind="serial"']
-    done = json.loads(run(program, "compare", "texts.toml", *short, "--json", "--out", "run", cwd=tmp_path))
-    assert all(arm["status"] == "done" for arm in done["arms"])
-    assert done["arms"][0]["rounds"][0]["views"]["server@global"] > 0.9
+
+
+@pytest.mark.parametrize(
+    ("data", "arm"),
+    [
+        (texts, "naive-bayes"),
+        pytest.param(images, "fedavg", marks=pytest.mark.long),
+        pytest.param(table, "fedavg", marks=pytest.mark.long),
+    ],
+    ids=["texts", "images", "table"],
+)
+def test_first_run_on_own_data_of_several_sites(
+    program: Path, tmp_path: Path, data: Callable[[Files], str], arm: str
+) -> None:
+    """By the commands of README's section on one's own data."""
+    path = Path(data(Files(tmp_path)))
+    found = json.loads(run(program, "init", path.name, "--json", cwd=tmp_path))
+    assert len(found["sites"]) == 3
+    assert min(found["sites"].values()) > 90
+    checked = run(program, "doctor", "mine.toml", cwd=tmp_path)
+    assert arm in checked
+    short = ["--set", "rounds=3", "--set", 'runtime.kind="serial"']
+    command = ("run", "mine.toml", "--arm", arm, *short, "--json", "--out", "run")
+    done = json.loads(run(program, *command, cwd=tmp_path))
+    (played,) = done["arms"]
+    assert played["status"] == "done"
+    assert played["rounds"][-1]["views"]["server@global"] > 0.8
+    assert len(done["task"]["client_names"]) == 3
     assert (tmp_path / "run" / "report.html").is_file()
 
 
