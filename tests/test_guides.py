@@ -87,6 +87,13 @@ def test_python(tmp_path: Path) -> None:
     assert "plotly" in (tmp_path / "runs" / "compare" / "plot.html").read_text(encoding="utf-8")
 
 
+def test_report(tmp_path: Path) -> None:
+    (arm,) = follow("report.md", tmp_path)["votes"]
+    assert len(arm["rounds"]) == 3
+    page = (tmp_path / "runs" / "votes" / "report.html").read_text(encoding="utf-8")
+    assert str(tmp_path) not in page
+
+
 def test_sweeps(tmp_path: Path) -> None:
     follow("sweeps.md", tmp_path)
     for page in ("skew/report.html", "both.html"):
