@@ -403,7 +403,7 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     ),
     "unknown codec": (
         ["compare", "exp.toml", "--set", "arms.0.codec=fp61"],
-        ["arm 'fedavg': codec 'fp61' is not one of fp32, fp16, onehot,", "Did you mean 'fp16'?"],
+        ["arm 'fedavg': codec 'fp61' is not one of fp32, fp16, int8,", "Did you mean 'fp16'?"],
     ),
     "neither a codec's name nor a table": (
         ["compare", "exp.toml", "--set", "arms.0.codec=3"],
@@ -461,7 +461,7 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
 }
 
 
-REAL = ("unknown key", "missing option")
+REAL = ("unknown key", "refusal of a method", "missing option")
 """Those of `WRONG` that get a process of their own."""
 
 
