@@ -50,7 +50,7 @@ from fedistill.communication.protocol.endpoints import ClientEndpoint, ServerEnd
 from fedistill.communication.protocol.frame import EVERYONE, StateId
 from fedistill.communication.protocol.message_coder import MessageCoder
 from fedistill.communication.protocol.shared_state import SharedState
-from fedistill.communication.tensor_specs import TensorSpec
+from fedistill.communication.tensor_specs import Content, TensorSpec
 from fedistill.errors import FrameError
 from fedistill.state import decode_state, encode_state
 from fedistill.testing.samples import damaged, elsewhere, fault_of, known_of, sender_of, spec_of, values_of
@@ -310,7 +310,9 @@ def message_of(random: Random, kind: type[Message], sizes: MessageContext, round
         whole = replace(spec, shape=(sizes.population, spec.shape[1])) if kind.caches else spec
         # What is sent once is one of two values, so that it is as held in some frames and not in others.
         seeded = Random(random.randrange(2)) if name in kind.once else random
-        fields[name] = torch.from_numpy(values_of(seeded, whole))
+        values = torch.from_numpy(values_of(seeded, whole))
+        # A root mean square above 10 is refused, which few large numbers may have once they are rounded.
+        fields[name] = values.clamp(-1, 1) if spec.content is Content.WEIGHTS else values
     if kind is CountedWeights:  # more samples than anybody can have are refused
         fields["counts"] = fields["counts"].clamp(-1e6, 1e6)
     return kind(**fields)

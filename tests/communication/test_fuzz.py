@@ -23,8 +23,8 @@ from fedistill.errors import FrameError
 
 SIZE = CODEC_CASES + 4 * END_CASES
 SEED = 50_000
-EACH = -(-4_000 // (SIZE * len(CODECS)))
-"""Groups for each codec; together 4,000 cases; `make fuzz` has a million."""
+EACH = -(-6_000 // (SIZE * len(CODECS)))
+"""Groups for each codec; together 6,000 cases; `make fuzz` has a million."""
 TARGETS = {"codec", "frame", "coder", "server", "client"}
 
 
@@ -33,7 +33,7 @@ def test_any_bytes_give_a_value_or_a_frame_error(name: str) -> None:
     counts: Counter[tuple[str, str, str]] = Counter()
     for seed in range(SEED, SEED + EACH):
         assert check(seed, (name,), counts) == SIZE
-    assert EACH * len(CODECS) * SIZE >= 4_000
+    assert EACH * len(CODECS) * SIZE >= 6_000
     # What is only ever refused, or only ever read, shows that the bytes were not worth trying.
     of_it = Counter[tuple[str, str]]()
     for (codec, target, outcome), number in counts.items():
