@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from fedistill.config.toml import load
 from fedistill.data.sources import DATA_VARIABLE, DEBIAN_FASHION_MNIST
+from fedistill.federation.arm import resolve_arm
+from helpers.method_rows import FAMILIES
 from helpers.program import fedistill, here
 
 ROOT = Path(__file__).parents[2]
@@ -15,11 +18,21 @@ HAS_FASHION_MNIST = DEBIAN_FASHION_MNIST.is_dir() or DATA_VARIABLE in os.environ
 EXAMPLES = sorted((ROOT / "examples").rglob("*.toml"))
 
 
+def everyday(example: Path) -> bool:
+    """Whether it is run each time: of two that read all 70,000 images, one; of methods, one of each kind."""
+    return example.stem != "fashion-mnist" if example.parent.name != "methods" else example.stem in FAMILIES
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=[path.stem for path in EXAMPLES])
+def test_example_is_valid(example: Path) -> None:
+    experiment = load(example)
+    assert [resolve_arm(arm).method for arm in experiment.arms] == [arm.method for arm in experiment.arms]
+
+
 @pytest.mark.parametrize(
     "example",
-    # Of two with the same data, one reads all 70,000 images in the everyday tests.
     [
-        pytest.param(path, marks=[pytest.mark.long] if path.stem == "fashion-mnist" else [], id=path.stem)
+        pytest.param(path, marks=[] if everyday(path) else [pytest.mark.long], id=path.stem)
         for path in EXAMPLES
     ],
 )
