@@ -1,28 +1,26 @@
-"""The short form of the benchmark of attacks: one family, tuned, under one attack."""
+"""The short form of the benchmark of attacks: one family, tuned, under one attack, in a process of its own."""
 
 import json
-import runpy
+import subprocess
 import sys
 from pathlib import Path
-
-import pytest
+from typing import Any
 
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "attacks.py"
 SETTING = "share 0.2, seed 0"
 
 
-def test_one_family_under_one_attack(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "rows.json"
-    given = ["--families", "statistics", "--attacks", "shifted-labels", "sign-flip"]
-    places = ["--out", str(out), "--runs", str(tmp_path / "runs")]
-    monkeypatch.setattr(sys, "argv", ["attacks.py", "--seeds", "0", "--shares", "0.2", *given, *places])
-    monkeypatch.syspath_prepend(BENCHMARK.parent)
-    runpy.run_path(str(BENCHMARK), run_name="__main__")
-    rows = json.loads(out.read_text())[SETTING]
-    said = capsys.readouterr().out.splitlines()
-    assert len(said) == len(rows) == 6, "sign-flip does not fit, and has no row"
+def run(place: Path) -> tuple[str, dict[str, Any]]:
+    given = ["--families", "statistics", "--attacks", "shifted-labels", "sign-flip", "--seeds", "0"]
+    places = ["--out", str(place / "rows.json"), "--runs", str(place / "runs")]
+    command = [sys.executable, str(BENCHMARK), "--shares", "0.2", *given, *places]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return done.stdout, json.loads((place / "rows.json").read_text())[SETTING]
+
+
+def test_one_family_under_one_attack(tmp_path: Path) -> None:
+    said, rows = run(tmp_path)
+    assert len(said.splitlines()) == len(rows) == 6, "sign-flip does not fit, and has no row"
     alone = rows["statistics/none/silent"]["accuracy"]
     lying = {defence: rows[f"statistics/{defence}/shifted-labels"] for defence in ("none", "recommended")}
     assert lying["none"]["accuracy"] < alone - 0.03
@@ -30,6 +28,6 @@ def test_one_family_under_one_attack(
     assert lying["recommended"]["distrusted"] == lying["recommended"]["liars"]
     assert lying["none"]["distrusted"] is None
     assert lying["none"]["tuning"]["trials"] == len({"default", 2, 5, 15}), "all levels that are usual"
-    runpy.run_path(str(BENCHMARK), run_name="__main__")
-    assert capsys.readouterr().out == "", "what is kept is not run again"
-    assert json.loads(out.read_text())[SETTING] == rows
+    again, same = run(tmp_path)
+    assert again == "", "what is kept is not run again"
+    assert same == rows
