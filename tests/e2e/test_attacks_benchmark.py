@@ -1,4 +1,4 @@
-"""The short form of the benchmark of attacks: one family, tuned, under one attack, in a process of its own."""
+"""The short form of the benchmark of attacks, in a process of its own: one family, tuned, one attack."""
 
 import json
 import subprocess
