@@ -148,6 +148,7 @@ def _summary(seeds: list[Rows]) -> str:
         "all honest, recommended",
         "worst, no defence",
         "worst, recommended",
+        "the same against the honest alone with the recommended setting",
         f"liars named, where an attack costs over {COSTS:.0f} points",
         "honest runs without a name",
     )
@@ -157,6 +158,7 @@ def _summary(seeds: list[Rows]) -> str:
         if not names:
             continue
         none, ours = _losses(seeds, family, "none", names), _losses(seeds, family, "recommended", names)
+        own = _losses(seeds, family, "recommended", names, against="recommended")
         costly = [name for name in names if none[name] > COSTS]
         lines.append(
             (
@@ -166,6 +168,7 @@ def _summary(seeds: list[Rows]) -> str:
                 _accuracy(seeds, family, "recommended", "honest"),
                 _worst(none),
                 _worst(ours),
+                _worst(own),
                 _share(seeds, family, costly),
                 _share(seeds, family, ["honest"]),
             )
@@ -173,8 +176,10 @@ def _summary(seeds: list[Rows]) -> str:
     return table(heads, lines)
 
 
-def _losses(seeds: list[Rows], family: str, defence: str, names: list[str]) -> dict[str, float]:
-    return {name: _lost(seeds, family, defence, name) or 0.0 for name in names}
+def _losses(
+    seeds: list[Rows], family: str, defence: str, names: list[str], against: str = "none"
+) -> dict[str, float]:
+    return {name: _lost(seeds, family, defence, name, against) or 0.0 for name in names}
 
 
 def _worst(losses: dict[str, float]) -> str:
@@ -193,9 +198,9 @@ def _of(seeds: list[Rows], key: str, take: Callable[[dict[str, Any]], Any]) -> l
     return [take(rows[key]) for rows in seeds if key in rows]
 
 
-def _lost(seeds: list[Rows], family: str, defence: str, name: str) -> float | None:
-    """Points lost against the honest clients alone, over the seeds that have both."""
-    alone, key = f"{family}/none/silent", f"{family}/{defence}/{name}"
+def _lost(seeds: list[Rows], family: str, defence: str, name: str, against: str = "none") -> float | None:
+    """Points lost against the honest clients alone in the setting ``against``, over seeds that have both."""
+    alone, key = f"{family}/{against}/silent", f"{family}/{defence}/{name}"
     both = [rows for rows in seeds if alone in rows and key in rows]
     found = [rows[alone]["accuracy"] - rows[key]["accuracy"] for rows in both]
     return 100 * mean(found) if found else None

@@ -163,9 +163,9 @@ def report_command(
     json: Json = False,
 ) -> None:
     """Print the table of a run and write its report.html again; or that of several runs, side by side."""
-    from fedistill.experiment import reach as to_reach
     from fedistill.experiment import table
     from fedistill.experiment.measure import Measure
+    from fedistill.experiment.reach import reach_markdown
     from fedistill.experiment.report import read_side_by_side, rewrite_report, write_side_by_side
     from fedistill.federation.evaluation import VIEWS
 
@@ -186,7 +186,7 @@ def report_command(
     measure = Measure.find(results, metric)
     if reach:
         targets = sorted(measure.read_target("--reach", target) for target in reach)
-        print(to_reach.reach_markdown(results, view, targets, measure))
+        print(reach_markdown(results, view, targets, measure))
     elif markdown:
         print(table.markdown(results, measure))
     elif json:
