@@ -4,7 +4,7 @@
 
     experiment = fedistill.load("experiment.toml", ["rounds=5"])
     run = fedistill.compare(experiment)
-    print(run.table())
+    print(run)
 
 Each name is imported when it is first used: ``import fedistill`` alone loads neither torch nor numpy.
 """

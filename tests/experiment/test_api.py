@@ -65,8 +65,8 @@ def test_an_arm_has_its_rounds_and_its_last_views(run: fedistill.Run) -> None:
 
 
 def test_the_table_is_text_or_markdown(run: fedistill.Run) -> None:
-    assert run.table(markdown=True) == markdown(run.results)
-    lines = run.table().splitlines()
+    assert run.markdown() == markdown(run.results)
+    lines = str(run).splitlines()
     assert lines[0].strip() == "digits, 2 clients, iid, 2 rounds"
     (row,) = [line for line in lines if line.strip().startswith("dsfl")]
     assert f"{run['dsfl'].views['server@global']:.1%}" in row
@@ -79,14 +79,14 @@ def test_a_run_is_tables_of_pandas_and_plots(run: fedistill.Run) -> None:
     assert len(rounds) == 4
     for name in run.arms:
         assert rounds[rounds["arm"] == name]["bytes_total"].iloc[-1] == run[name].bytes_total
-    final = run.frame().set_index("arm")
+    final = run.table().set_index("arm")
     assert final.loc["dsfl", "server@global"] == run["dsfl"].views["server@global"]
     assert final["bytes_public"].tolist() == [run[name].bytes_public for name in run.arms]
     reached = run.bytes_to(0.0).set_index("arm")
     assert reached.loc["dsfl", "round"] == 2  # the first that was evaluated
     assert reached.loc["dsfl", "bytes"] == run["dsfl"].bytes_total
     assert {trace.name for trace in run.plot().data} == {"fedavg", "dsfl"}
-    assert run._repr_markdown_() == run.table(markdown=True)
+    assert run._repr_markdown_() == run.markdown()
 
 
 def test_a_folder_without_results_is_refused(tmp_path: Path) -> None:
@@ -244,7 +244,7 @@ def test_a_script_without_a_main_guard_is_told_so_in_one_line(tmp_path: Path) ->
 def test_a_script_with_a_main_guard_runs(tmp_path: Path) -> None:
     ended = script(
         tmp_path,
-        'if __name__ == "__main__":\n    print(fedistill.compare(experiment, "run"))\n',
+        'if __name__ == "__main__":\n    print(repr(fedistill.compare(experiment, "run")))\n',
     )
     assert (ended.returncode, ended.stderr) == (0, "")
     assert ended.stdout == "<Run 'run': fedavg (done), dsfl (done)>\n"
@@ -254,7 +254,7 @@ def test_a_script_without_a_main_guard_runs_in_one_process(tmp_path: Path) -> No
     ended = script(
         tmp_path,
         'experiment = fedistill.load("exp.toml", ["runtime.kind=serial", "rounds=1"])\n'
-        'print(fedistill.compare(experiment, "run"))\n',
+        'print(repr(fedistill.compare(experiment, "run")))\n',
     )
     assert (ended.returncode, ended.stderr) == (0, "")
     assert ended.stdout == "<Run 'run': fedavg (done), dsfl (done)>\n"

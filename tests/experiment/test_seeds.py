@@ -200,7 +200,7 @@ def test_a_seed_that_has_not_begun_is_missed(both: Path, tmp_path: Path) -> None
     (path / "results.json").write_text(json.dumps({**results, "seeds": [0, 1, 2]}))
     run = fedistill.Run(path)
     assert [run[name].status for name in ARMS] == ["stopped", "stopped"]
-    assert "| dsfl [2 of 3 seeds] |" in run.table(markdown=True)
+    assert "| dsfl [2 of 3 seeds] |" in run.markdown()
 
 
 def test_resuming_what_is_done_plays_nothing_and_changes_nothing(both: Path, tmp_path: Path) -> None:
@@ -330,8 +330,8 @@ def test_the_api_has_each_seed_and_their_mean(both: Path) -> None:
     with pytest.raises(AttributeError, match=r"take the model of one, `seeds\[0\].client_model\(1\)`"):
         arm.client_model(1)
     assert second.server_model().description.origin.seed == second.seed == 1
-    assert "seeds 0, 1" in run.table()
-    assert run.table(markdown=True) == markdown(run.results)
+    assert "seeds 0, 1" in str(run)
+    assert run.markdown() == markdown(run.results)
 
 
 # --- files of other versions ---
@@ -392,7 +392,7 @@ def test_schema_1_is_read(tmp_path: Path) -> None:
     path = RunFolder.create(tmp_path / "run", experiment(seeds=None), "").path
     (path / "results.json").write_text(json.dumps(SCHEMA_1))
     run = fedistill.Run(path)
-    assert run.table(markdown=True).splitlines()[2:] == [
+    assert run.markdown().splitlines()[2:] == [
         "| fedavg | mlp-s -> mlp-s | 75.0% (75.0% @1) | - | - | 2 kB | 3 kB | 0 B | 0 B | 5 kB | 5 kB |"
     ]
     arm = run["fedavg"]

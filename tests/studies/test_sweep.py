@@ -95,7 +95,7 @@ def test_a_sweep_that_was_stopped_continues(out: Path, file: Path, tmp_path: Pat
     watcher = Watcher()
     results = sweep(file, ["seeds=2"], GRID, tmp_path / "out", "test", watcher)
     assert not [name for name in watcher.begun if name.startswith("epochs=1")]
-    whole = [fedistill.Run(out / f"epochs={epochs}").frame() for epochs in (1, 2)]
+    whole = [fedistill.Run(out / f"epochs={epochs}").table() for epochs in (1, 2)]
     views = [one["rounds"][0]["views"]["server@global"] for arm in results["arms"] for one in arm["seeds"]]
     assert views == [accuracy for frame in whole for accuracy in frame["server@global"]]
 

@@ -9,13 +9,14 @@ from rich.console import Console
 
 from fedistill.config.schema import Experiment
 from fedistill.errors import nearest
-from fedistill.experiment import table, terminal_table
 from fedistill.experiment.arm_summary import ArmSummary, arm_summary
 from fedistill.experiment.callbacks import Callback, Callbacks
 from fedistill.experiment.followed import follow
 from fedistill.experiment.results import AnyResultsJson
 from fedistill.experiment.run_folder import default_folder, read_results
 from fedistill.experiment.seeds import resume_seeds, run_seeds
+from fedistill.experiment.table import markdown
+from fedistill.experiment.terminal_table import rich_table
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -111,24 +112,15 @@ class Run:
                 return arm_summary(arm, seeds, self.path)
         raise KeyError(f"no arm {name!r}; the arms are {', '.join(self.arms)}.{nearest(name, self.arms)}")
 
-    def table(self, markdown: bool = False) -> str:
-        """Return the table of accuracy beside bytes as text, or as Markdown."""
-        if markdown:
-            return table.markdown(self.results)
-        console = Console(file=StringIO(), width=_TEXT_WIDTH)
-        with console.capture() as captured:
-            console.print(terminal_table.rich_table(self.results, _TEXT_WIDTH))
-        return "\n".join(line.rstrip() for line in captured.get().splitlines())
-
-    def frame(self) -> "DataFrame":
-        """Return what `table` is made of, as a pandas DataFrame: one row per arm and seed.
+    def table(self) -> "DataFrame":
+        """Return accuracy beside bytes as a pandas DataFrame: one row per arm and seed.
 
         Columns: ``arm``, ``seed``, ``method``, ``codec``, ``status``, how many ``rounds``; accuracy (0 to 1)
         by view when it was last evaluated, NaN if the arm does not have the view; ``bytes_up``,
         ``bytes_down``, ``bytes_setup``, ``bytes_public``, ``bytes_total`` (without public data) and
         ``bytes_transport``, summed over clients; ``multiply_adds`` and ``memory`` of clients' work.
 
-        The mean over seeds of a column: ``run.frame().groupby("arm", sort=False)["server@global"].mean()``.
+        The mean over seeds of a column: ``run.table().groupby("arm", sort=False)["server@global"].mean()``.
         """
         from fedistill.experiment.frames import arms_frame
 
@@ -196,9 +188,20 @@ class Run:
 
         return plot(self.results, x, view, backend, public)
 
+    def markdown(self) -> str:
+        """Return the table of accuracy beside bytes as Markdown: one row per arm, means over seeds."""
+        return markdown(self.results)
+
     def _repr_markdown_(self) -> str:
-        """Return the table, which a notebook shows for a run."""
-        return self.table(markdown=True)
+        """Return what a notebook shows for a run: its table."""
+        return self.markdown()
+
+    def __str__(self) -> str:
+        """Return the same table as text, as the command line prints it; so ``print(run)``."""
+        console = Console(file=StringIO(), width=_TEXT_WIDTH)
+        with console.capture() as captured:
+            console.print(rich_table(self.results, _TEXT_WIDTH))
+        return "\n".join(line.rstrip() for line in captured.get().splitlines())
 
     def __repr__(self) -> str:
         arms = ", ".join(f"{name} ({self[name].status})" for name in self.arms)
