@@ -55,7 +55,7 @@ FAMILIES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "weights": ({"method": "fedavg"}, {"averaging": "screened"}),
     "classwise": ({"method": "fd"}, {"pooling": "median"}),
     "prototypes": ({"method": "fedproto"}, {"pooling": "median"}),
-    "logits": ({"method": "fedmd"}, {"pooling": "median"}),
+    "logits": ({"method": "fedmd"}, {"pooling": "reliability"}),
     "statistics": ({"method": "gaussian"}, {"screen": True}),
 }
 """The arm, and what the recommended setting adds to it."""

@@ -26,7 +26,7 @@ FAMILIES = {
     "weights": ("`fedavg`", '`averaging = "screened"`'),
     "classwise": ("`fd`", '`pooling = "median"`'),
     "prototypes": ("`fedproto`", '`pooling = "median"`'),
-    "logits": ("`fedmd`", '`pooling = "median"`'),
+    "logits": ("`fedmd`", '`pooling = "reliability"`'),
     "statistics": ("`gaussian`", "`screen = true`"),
 }
 Rows = Mapping[str, dict[str, Any]]

@@ -12,6 +12,7 @@ from torch.nn.functional import one_hot
 
 from fedistill.aggregation.classwise import class_agreement, class_likeness, class_medians
 from fedistill.aggregation.labels import Aggregated
+from fedistill.aggregation.logits import median_logits, reliable_logits
 from fedistill.aggregation.registry import AGGREGATIONS
 from fedistill.aggregation.robust import agreement, geometric_median
 from fedistill.aggregation.weights import Averaging, Merged, merge_weights
@@ -61,6 +62,22 @@ def test_reliability_finds_four_liars_of_ten_who_all_say_the_same(lie: Tensor) -
         max(found.reliability[liar] for liar in range(6, 10))
         < min(found.reliability[one] for one in range(6)) / 2
     )
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_liars_in_unison_do_not_outvote_more_clients_who_know_half_of_the_classes(seed: int) -> None:
+    """Of ten classes, each of six honest clients knows five, and there four samples of five."""
+    generator = draws(seed)
+    truth = torch.randint(10, (400,), generator=generator)
+    rows = [one_hot(torch.randint(10, (400,), generator=generator), 10).float()] * 4
+    for _ in range(6):
+        own = torch.randperm(10, generator=generator)[:5]
+        knows = torch.isin(truth, own) & (torch.rand(400, generator=generator) < 0.8)
+        guessed = own[torch.randint(5, (400,), generator=generator)]
+        rows.append(one_hot(torch.where(knows, truth, guessed), 10).float())
+    found = pooled("reliability", rows)
+    assert {client for client, share in found.trust.items() if share == 0} == {0, 1, 2, 3}
+    assert (found.labels.argmax(dim=1) == truth).double().mean() > 0.6
 
 
 def test_reliability_counts_a_client_by_class() -> None:
@@ -289,6 +306,53 @@ def test_screened_is_the_mean_of_those_who_go_along() -> None:
 
 
 # --- vectors of classes ---
+
+
+# --- logits ---
+
+
+def logits(client: int) -> Tensor:
+    return 4 * honest(client)
+
+
+def test_the_median_of_logits_by_hand() -> None:
+    found = median_logits({2: torch.tensor([[0.0, 3.0]]), 5: torch.tensor([[1.0, 2.0]]), 7: torch.ones(1, 2)})
+    assert torch.equal(found.scores, torch.tensor([[1.0, 2.0]]))
+    assert max(found.reliability, key=lambda client: found.reliability[client]) == 5
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [4 * SHIFTED, 4 * ONE_CLASS, torch.zeros_like(SHIFTED), -1000 * logits(8)],
+    ids=["shifted", "one class", "zero", "negated"],
+)
+def test_liars_about_logits_count_nothing(lie: Tensor) -> None:
+    alone = reliable_logits({client: logits(client) for client in range(6)}, {})
+    found = reliable_logits({client: logits(client) if client < 6 else lie for client in range(10)}, {})
+    assert accuracy(found.scores) > 0.95
+    assert torch.allclose(found.scores, alone.scores, atol=0.3)
+    assert max(found.reliability[liar] for liar in range(6, 10)) < min(alone.reliability.values()) / 2
+
+
+def test_true_logits_a_thousand_times_as_large_move_the_mean_as_far_as_others() -> None:
+    alone = reliable_logits({client: logits(client) for client in range(6)}, {})
+    boosted = {client: logits(client) * (1000 if client == 3 else 1) for client in range(6)}
+    found = reliable_logits(boosted, {})
+    assert torch.allclose(found.scores, alone.scores, atol=0.2)
+    assert found.reliability[3] < 0.01 < 0.5 < min(own for one, own in found.reliability.items() if one != 3)
+
+
+def test_who_lied_about_logits_is_remembered() -> None:
+    once = reliable_logits(
+        {client: 4 * SHIFTED if client == 3 else logits(client) for client in range(4)}, {}
+    )
+    again = {0: logits(0), 3: logits(3)}
+    assert reliable_logits(again, once.state).reliability[3] < reliable_logits(again, {}).reliability[3]
+
+
+def test_logits_of_clients_whom_nobody_confirms_are_their_mean() -> None:
+    found = reliable_logits({0: torch.tensor([[1e4, 0.0]]), 1: torch.tensor([[0.0, 1e4]])}, {})
+    assert torch.equal(found.scores, torch.tensor([[5e3, 5e3]]))
 
 
 @given(st.data())

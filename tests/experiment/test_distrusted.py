@@ -17,7 +17,7 @@ from fedistill.testing.runs import MIXED, SAME
 FAMILIES: dict[str, dict[str, Any]] = {
     "dsfl": {"aggregation": "reliability"},
     "voting": {"aggregation": "reliability"},
-    "fedmd": {"pooling": "median"},
+    "fedmd": {"pooling": "reliability"},
     "fedavg": {"averaging": "screened"},
     "feddf": {"averaging": "screened"},
     "fml": {"averaging": "median"},

@@ -26,9 +26,10 @@ class Reliability(Aggregation):
     For each client and class, the aggregator counts how much of the probability that the client gives to the
     class the pooled labels of the *other* clients give too, in this exchange and earlier ones. The share, to
     a power, is the client's weight in that class. Weights and labels are found in turn, ten times in each
-    exchange; they begin with each client's agreement with the median other one, which liars who all send the
-    same cannot raise while they are fewer than half. A client that is confirmed less than ``least`` times as
-    often as the median one counts nothing. The work grows with the square of the number of clients.
+    exchange; they begin with the correlation of each client's rows with those of the median other one, which
+    liars who all send the same cannot raise while they are fewer than half. A client that is confirmed less
+    than ``least`` times as often as the median one counts nothing. The work grows with the square of the
+    number of clients.
 
     The rows are pooled as in `prior-corrected`, whose ``sharpness`` and ``floor`` these are. This rule is
     ours; learning reliability from agreement alone is Dawid and Skene's (1979), whose confusion matrices it
@@ -144,20 +145,23 @@ class HistoryWeighted(Aggregation):
 
 
 def _common(rows: Tensor, mask: Tensor) -> Tensor:
-    """Return the agreement (k,) of each client with the median other one, from 0 to 1.
+    """Return the correlation (k,) of each client's rows with those of the median other one, above 0.
 
-    Liars who all send the same agree with less than half of the others, however well with each other.
+    Liars who all send the same correlate with less than half of the others, however well with each other;
+    and unlike agreement, correlation gives nothing for what their rows have in common with any by chance.
 
     Args:
         rows: (k, n, C); ``mask``: (k, n, 1), 0 where a client did not answer.
     """
     if len(rows) == 1:
         return rows.new_ones(1)
+    usual = (rows * mask).sum(dim=1, keepdim=True) / mask.sum(dim=1, keepdim=True).clamp(min=1)
+    away = (rows - usual) * mask
     found = []
-    for place, own in enumerate(rows):
-        both = mask[place] * mask
-        shared = (torch.minimum(own, rows) * both).sum(dim=(1, 2)) / both.sum(dim=(1, 2)).clamp(min=1)
-        found.append(torch.cat([shared[:place], shared[place + 1 :]]).median())
+    for place, own in enumerate(away):
+        lengths = (away.square() * mask[place]).sum(dim=(1, 2)) * (own.square() * mask).sum(dim=(1, 2))
+        alike = (own * away).sum(dim=(1, 2)) / lengths.sqrt().clamp(min=_TINY)
+        found.append(torch.cat([alike[:place], alike[place + 1 :]]).median())
     return torch.stack(found).clamp(min=_TINY)
 
 

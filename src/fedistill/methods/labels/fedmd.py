@@ -1,22 +1,21 @@
 """FedMD: logits on public samples up, their mean down."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
-from fedistill.aggregation.classwise import class_medians
 from fedistill.aggregation.functional import mean
-from fedistill.aggregation.robust import agreement
+from fedistill.aggregation.logits import median_logits, reliable_logits
 from fedistill.communication.messages.labels import Logits
 from fedistill.methods.base import Needs, Reply
 from fedistill.methods.participants import Client, Server
 from fedistill.methods.shared.own_model import Learner, train_private
 from fedistill.methods.shared.private_loss import private_loss
 from fedistill.methods.shared.public_labels import SampledPublic, SampledSettings
+from fedistill.state import State
 from fedistill.training.loop import fit, predict
 from fedistill.training.losses import logit_mae
 
@@ -27,18 +26,20 @@ class FedMdSettings(SampledSettings):
     pretrain_epochs: int = Field(
         default=5, ge=1, description="least private epochs of a client before its first exchange"
     )
-    pooling: Literal["mean", "median"] = Field(
+    pooling: Literal["mean", "median", "reliability"] = Field(
         default="mean",
-        description="how the server pools logits; the median, entry by entry, bounds what liars can do",
+        description="how the server pools logits; the median, entry by entry, and `reliability`, which weighs"
+        " clients by how far the others confirm them, bound what liars can do",
     )
 
 
 @dataclass(frozen=True)
 class FedMdServer:
-    """The last consensus (n, C) and the round of its samples."""
+    """The last consensus (n, C), the round of its samples, and what the server knows of who is reliable."""
 
     consensus: Tensor | None = None
     sampled_round: int = 0
+    judged: State = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -109,19 +110,13 @@ class FedMd(SampledPublic[Logits, Logits, FedMdServer, FedMdClient]):
     def server_step(
         self, state: FedMdServer, server: Server, replies: Iterable[Reply[Logits]]
     ) -> FedMdServer:
-        if self.settings.pooling == "median":
-            return self._median(state, server, replies)
-        consensus = mean(reply.message.scores for reply in replies)
-        return state if consensus is None else FedMdServer(consensus, server.round)
-
-    def _median(self, state: FedMdServer, server: Server, replies: Iterable[Reply[Logits]]) -> FedMdServer:
-        """Return the state with the median logits; a client is relied on as far as its labels are theirs."""
+        if self.settings.pooling == "mean":
+            consensus = mean(reply.message.scores for reply in replies)
+            return state if consensus is None else FedMdServer(consensus, server.round)
         scores = {reply.client: reply.message.scores for reply in replies}
         if not scores:
             return state
-        rows = torch.stack([*scores.values()])
-        everywhere = torch.ones(rows.shape[:2], dtype=torch.bool)
-        consensus, _ = class_medians(rows, everywhere)
-        alike = agreement(consensus.softmax(dim=1), rows.softmax(dim=2), everywhere)
-        server.note_reliability(dict(zip(scores, alike.tolist(), strict=True)))
-        return FedMdServer(consensus, server.round)
+        median = self.settings.pooling == "median"
+        pooled = median_logits(scores) if median else reliable_logits(scores, state.judged)
+        server.note_reliability(pooled.reliability)
+        return FedMdServer(pooled.scores, server.round, pooled.state)
