@@ -106,4 +106,4 @@ def test_without_a_network_one_message_says_what_to_do(refused: Refused) -> None
 
 @pytest.mark.parametrize("name", ["hf:", "hf:a b", "hf:a/b/c", "hf:/b"])
 def test_a_name_that_no_hub_has_is_refused_at_once(refused: Refused, name: str) -> None:
-    assert refused(name=name) == f"task.name = {name!r}: write hf:OWNER/NAME"
+    assert refused(name=name) == f"task.name = {name!r}: write hf:OWNER/NAME, or hf:OWNER/NAME@REVISION"

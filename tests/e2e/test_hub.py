@@ -158,12 +158,14 @@ class Opened:
     """What is read, or said, by what was named: ``model`` or ``data``, its name, and a token or none.
 
     Attributes:
+        older: the commit of the data set's branch v1.
         online: to somebody with an empty cache.
         later: to the same when the hub is gone.
         forwarded: whether a token left the hub.
     """
 
     hub: str
+    older: str
     online: dict[str, Any]
     later: dict[str, Any]
     forwarded: bool
@@ -180,14 +182,18 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Opened:
         hub.add("models/owner/private", made, private=True)
         hub.add("models/owner/open", made)
         hub.add("datasets/owner/gated", folder / "texts", gated=True)
-        hub.add("datasets/owner/texts", folder / "texts")
+        (folder / "older").mkdir()
+        Files(folder / "older").parquet("train.parquet", **OLDER)
+        texts = hub.add("datasets/owner/texts", folder / "texts")
+        older = texts.commit(folder / "older", branch="v1")
         env = variables(hub.address, folder / "home")
         online = json.loads(python(OPEN, env, folder, *ONLINE))
     later = json.loads(python(OPEN, env, folder, *LATER))
-    return Opened(hub.address, online, later, hub.forwarded)
+    return Opened(hub.address, older, online, later, hub.forwarded)
 
 
 ROWS = {"text": ["alpha 1", "bravo 2", "xylem 3"], "label": [0, 1, 2]}
+OLDER = {"text": ["alpha 0", "bravo 0"], "label": [0, 1]}
 DENIED = {
     "model hf:owner/nothing": "unknown",
     "model hf:owner/gated": "closed",
@@ -195,12 +201,16 @@ DENIED = {
     "model hf:owner/private": "unknown",
     "model hf:owner/open hf_old": "rejected",
     "model hf:owner/open@v2": "no revision",
+    "data hf:owner/texts@v3": "no revision",
     "data hf:owner/nothing": "unknown",
     "data hf:owner/gated": "closed",
     "data hf:owner/gated hf_old": "rejected",
 }
-ONLINE = (*DENIED, f"model hf:owner/private {TOKEN}", "data hf:owner/texts")
-LATER = ("model hf:owner/tiny@v2", "model hf:owner/private", "data hf:owner/gated", "data hf:owner/texts")
+ONLINE = (*DENIED, f"model hf:owner/private {TOKEN}", "data hf:owner/texts", "data hf:owner/texts@v1")
+LATER = (
+    *("model hf:owner/tiny@v2", "model hf:owner/private", "data hf:owner/gated", "data hf:owner/texts"),
+    *("data hf:owner/texts@v1", "data hf:owner/texts@v2"),
+)
 
 
 @pytest.mark.parametrize("asked", DENIED)
@@ -222,7 +232,7 @@ def test_what_a_hub_refuses_is_said_with_what_to_do(asked: str, opened: Opened) 
             "log in again by `hf auth login`, or correct or unset HF_TOKEN",
         ),
         "no revision": (
-            "has owner/open, but no revision 'v2' of it",
+            f"has {place.partition('@')[0]}, but no revision {place.partition('@')[2]!r} of it",
             f"take a branch, tag or commit that {page}/tree/main lists",
         ),
     }[DENIED[asked]]
@@ -250,5 +260,14 @@ def test_a_hub_that_cannot_be_reached_is_named(opened: Opened) -> None:
 
 
 def test_what_is_here_needs_no_hub(opened: Opened) -> None:
-    assert opened.online["data hf:owner/texts"] == opened.later["data hf:owner/texts"] == ROWS
+    assert opened.online["data hf:owner/texts@v1"] == opened.later["data hf:owner/texts@v1"] == OLDER
     assert "model.safetensors" in opened.later["model hf:owner/private"]
+
+
+def test_without_a_hub_another_revision_is_refused(opened: Opened) -> None:
+    """`datasets` opens what it has prepared last, whichever revision that is and was asked for."""
+    assert opened.online["data hf:owner/texts"] == ROWS
+    for name in ("hf:owner/texts", "hf:owner/texts@v2"):
+        said = opened.later[f"data {name}"]
+        assert said.startswith(f"data set {name}: the hub cannot be reached, and what was opened last")
+        assert f"is revision {opened.older[:12]} of it" in said

@@ -120,12 +120,12 @@ def test_a_data_set_of_the_hub(files: Files, begin: Begin, monkeypatch: pytest.M
     loaded = []
     table = datasets.Dataset.from_dict(rows(100))
 
-    def load(name: str, subset: str | None, split: str) -> datasets.Dataset:
-        loaded.append((name, split))
+    def load(place: str, split: str, **_: Any) -> datasets.Dataset:
+        loaded.append((place, split))
         return table
 
     monkeypatch.setattr(datasets, "load_dataset", load)
-    monkeypatch.setattr(datasets, "get_dataset_split_names", lambda name, subset: ["train"])
+    monkeypatch.setattr(datasets, "get_dataset_split_names", lambda *_, **__: ["train"])
     started, raw = begin("hf:somebody/Short-Texts")
     assert started.path == Path("Short-Texts.toml")
     assert raw["task"]["name"] == "hf:somebody/Short-Texts"

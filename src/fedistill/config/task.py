@@ -28,7 +28,9 @@ class Source(Section):
     """Where samples come from: a named data set, or files of one format."""
 
     name: str | None = Field(
-        default=None, description="digits, breast-cancer, bbc-news, mnist, fashion-mnist or hf:OWNER/NAME"
+        default=None,
+        description="digits, breast-cancer, bbc-news, mnist, fashion-mnist, or hf:OWNER/NAME, with"
+        " @REVISION or without",
     )
     format: Literal["parquet", "csv", "json", "imagefolder", "save_to_disk"] | None = Field(
         default=None, description="format of your own files; save_to_disk: folders that `datasets` has saved"

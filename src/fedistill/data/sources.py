@@ -4,26 +4,21 @@ A source is read lazily: labels at once, inputs only for the rows that a task ke
 hub is imported where it is used: its libraries take as long to import as torch.
 """
 
-import contextlib
 import gzip
 import importlib.util
 import os
-import re
-import socket
-import urllib.parse
-import urllib.request
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from fedistill.config.task import Source, TableConfig, TaskConfig
+from fedistill.data.hub_data import read_hub
 from fedistill.data.records import Features, Records
 from fedistill.data.table import (
     FILE_COLUMN,
     Loaded,
-    Split,
+    Splits,
     Table,
     arrays,
     no_columns,
@@ -32,11 +27,8 @@ from fedistill.data.table import (
     texts_table,
 )
 from fedistill.errors import ExperimentError, nearest
-from fedistill.hub import denial_of
 
 DATA_VARIABLE = "FEDISTILL_DATA"
-_PATIENCE = 5.0
-"""Seconds in which a hub must accept a connection."""
 HUB_NAMES = {"mnist": "ylecun/mnist", "fashion-mnist": "zalando-datasets/fashion_mnist"}
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 EMBEDDED = ("digits", "breast-cancer", "bbc-news")
@@ -51,22 +43,6 @@ _CELLS = (
     *(f"worst {measure}" for measure in _MEASURES),
 )
 """The columns of the task breast-cancer, as scikit-learn calls them."""
-
-
-@dataclass(frozen=True)
-class Splits:
-    """Splits of files or of a hub data set, before it is chosen which of their columns is what.
-
-    Attributes:
-        test: None if there is no test split, or if it was not to be read.
-        wheres: names of both for messages.
-        own_test: whether there is a test split, read or not.
-    """
-
-    train: Split
-    test: Split | None
-    wheres: tuple[str, str]
-    own_test: bool
 
 
 def open_source(
@@ -114,7 +90,7 @@ def read_splits(source: Source, *, test: bool = True) -> Splits:
     """
     if source.format is not None:
         return _files(source, test)
-    return _hub(str(source.name).removeprefix("hf:"), source, test)
+    return read_hub(str(source.name).removeprefix("hf:"), source, test)
 
 
 def choose_columns(
@@ -195,7 +171,16 @@ def _named(name: str, source: Source, image_size: tuple[int, int] | None, test: 
             return choose_columns(_files(files, test), files, image_size)
     if name == "fashion-mnist" and DEBIAN_FASHION_MNIST.is_dir():
         return _debian_fashion_mnist(image_size, test)
-    return choose_columns(_hub(HUB_NAMES[name], source, test, also_as=name), source, image_size)
+    return choose_columns(read_hub(HUB_NAMES[name], source, test, _instead(name)), source, image_size)
+
+
+def _instead(name: str) -> str:
+    """Return how to have a data set without the hub."""
+    files = (
+        f"put {name}-train.parquet and {name}-test.parquet (columns image, label) into a folder and set"
+        f" {DATA_VARIABLE} to it"
+    )
+    return f"{files}, or install Debian's package dataset-fashion-mnist" if name == "fashion-mnist" else files
 
 
 def _debian_fashion_mnist(image_size: tuple[int, int] | None, test: bool) -> Loaded:
@@ -213,74 +198,8 @@ def _debian_fashion_mnist(image_size: tuple[int, int] | None, test: bool) -> Loa
     return Loaded("image", classes, read("train"), read("t10k") if test else None, own_test=True)
 
 
-def _hub(name: str, source: Source, test: bool, also_as: str | None = None) -> Splits:
-    import datasets
-
-    from fedistill.data.quiet import quietly
-
-    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
-        raise ExperimentError(f"{place_of(source)}.name = 'hf:{name}': write hf:OWNER/NAME")
-    splits = {"train": str(source.train or "train"), "test": str(source.test or "test")}
-    try:
-        with quietly(), _offline_without_network():
-            available = datasets.get_dataset_split_names(name, source.subset)
-            present = {split: wanted for split, wanted in splits.items() if wanted.split("[")[0] in available}
-            found = {
-                split: datasets.load_dataset(name, source.subset, split=wanted)
-                for split, wanted in present.items()
-                if test or split == "train"
-            }
-    except Exception as error:  # the hub client's errors have no common base class
-        denial = denial_of(error, name, "dataset")
-        place = (
-            f"put {also_as}-train.parquet and {also_as}-test.parquet (columns image, label) into a"
-            f" folder and set {DATA_VARIABLE} to it"
-            if also_as
-            else denial.fix or "download it once while online, or use local files with task.format"
-        )
-        debian = ", or install Debian's package dataset-fashion-mnist" if also_as == "fashion-mnist" else ""
-        raise ExperimentError(
-            f"data set hf:{name} is not on this machine and could not be fetched ({denial.reason});"
-            f" {place}{debian}"
-        ) from None
-    if "train" not in found:
-        raise ExperimentError(
-            f"data set hf:{name} has no split {splits['train']!r}; it has {', '.join(available)}:"
-            f" choose one with {place_of(source)}.train"
-        )
-    if source.test and "test" not in present:
-        raise ExperimentError(
-            f"data set hf:{name} has no split {source.test!r}; it has {', '.join(available)}"
-        )
-    wheres = (f"hf:{name}, split {splits['train']}", f"hf:{name}, split {splits['test']}")
-    return Splits(found["train"], found.get("test"), wheres, own_test="test" in present)
-
-
 def _files(source: Source, test: bool) -> Splits:
     from fedistill.data.files import has_test_split, read_files
 
     train, held, wheres = read_files(source, test=test)
     return Splits(train, held, wheres, own_test=has_test_split(source))
-
-
-@contextlib.contextmanager
-def _offline_without_network() -> Iterator[None]:
-    """Use earlier downloads if the hub cannot be reached.
-
-    The hub client would do the same, but only after half a minute of retries for each thing that it asks.
-    """
-    import datasets
-    from huggingface_hub import constants
-
-    before = constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE
-    hub = urllib.parse.urlsplit(constants.ENDPOINT)
-    if not constants.HF_HUB_OFFLINE and not urllib.request.getproxies():
-        port = hub.port or (80 if hub.scheme == "http" else 443)
-        try:
-            socket.create_connection((hub.hostname or "", port), timeout=_PATIENCE).close()
-        except OSError:
-            constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE = before

@@ -54,6 +54,22 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Splits:
+    """Splits of files or of a hub data set, before it is chosen which of their columns is what.
+
+    Attributes:
+        test: None if there is no test split, or if it was not to be read.
+        wheres: names of both for messages.
+        own_test: whether there is a test split, read or not.
+    """
+
+    train: Split
+    test: Split | None
+    wheres: tuple[str, str]
+    own_test: bool
+
+
+@dataclass(frozen=True)
 class Loaded:
     """A source's splits; ``test`` is None if the source has no test split, or if it was not to be read.
 

@@ -14,8 +14,8 @@ from fedistill.config.section import RawTable
 from fedistill.config.task import PublicSource, TaskConfig
 from fedistill.config.toml import parse
 from fedistill.data.build import build_task
-from fedistill.data.sources import Splits, choose_columns, read_splits
-from fedistill.data.table import Loaded
+from fedistill.data.sources import choose_columns, read_splits
+from fedistill.data.table import Loaded, Splits
 from fedistill.errors import ExperimentError
 from fedistill.experiment.advice import examine_and_advise
 from fedistill.experiment.findings import Finding, raise_errors

@@ -13,8 +13,7 @@ from fedistill.data.missing import encoded_images, image_cells
 from fedistill.data.partition import leave_out_setting
 from fedistill.data.record_sums import ColumnSums
 from fedistill.data.records import Features, Records
-from fedistill.data.sources import Splits
-from fedistill.data.table import FILE_COLUMN, Loaded
+from fedistill.data.table import FILE_COLUMN, Loaded, Splits
 from fedistill.errors import ExperimentError
 from fedistill.experiment.findings import Finding
 from fedistill.experiment.starter.columns import Columns
