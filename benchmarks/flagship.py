@@ -61,7 +61,7 @@ TASKS: dict[str, tuple[str, dict[str, Any]]] = {
             "public": 500,
             "clients": 5,
             "partition": "dirichlet(alpha=0.5)",
-            "text": {"length": 64, "vocabulary": 4000},
+            "text": {"length": 256, "vocabulary": 4000},
         },
     ),
 }

@@ -109,13 +109,10 @@ def _settings(runs: list[Rows]) -> str:
 def hostile() -> str:
     """A row for each lie about numbers: refused, or what it costs as `_costs` has it."""
     seeds = [*json.loads(HOSTILE.read_text(encoding="utf-8")).values()]
-    families = dict.fromkeys(key.split("/")[0] for rows in seeds for key in rows)
-    names = dict.fromkeys(key.split("/")[2] for rows in seeds for key in rows)
-    lines = [
-        (name, *(_refused_or_cost(seeds, family, name) for family in families))
-        for name in names
-        if name not in CONTROLS
-    ]
+    played = [key.split("/") for rows in seeds for key in rows]
+    lies = [(family, name) for family, _, name in played if name not in CONTROLS]
+    families, names = (dict.fromkeys(ones) for ones in zip(*lies, strict=True))
+    lines = [(name, *(_refused_or_cost(seeds, family, name) for family in families)) for name in names]
     return table(("numbers", *families), lines)
 
 

@@ -342,6 +342,20 @@ def test_true_logits_a_thousand_times_as_large_move_the_mean_as_far_as_others() 
     assert found.reliability[3] < 0.01 < 0.5 < min(own for one, own in found.reliability.items() if one != 3)
 
 
+def test_nobody_says_anything_in_logits() -> None:
+    found = reliable_logits({client: torch.zeros(5, 3) for client in range(3)}, {})
+    assert torch.equal(found.scores, torch.zeros(5, 3))
+
+
+@given(scale=st.sampled_from([1e-6, 1.0, 1e3]))
+def test_what_logits_are_followed_does_not_depend_on_their_size(scale: float) -> None:
+    rows = {client: logits(client) if client < 6 else 4 * SHIFTED for client in range(8)}
+    found = reliable_logits(rows, {})
+    scaled = reliable_logits({client: scale * own for client, own in rows.items()}, {})
+    assert torch.allclose(scaled.scores, scale * found.scores, rtol=1e-4, atol=1e-6 * scale)
+    assert scaled.reliability == pytest.approx(found.reliability, abs=1e-4)
+
+
 def test_who_lied_about_logits_is_remembered() -> None:
     once = reliable_logits(
         {client: 4 * SHIFTED if client == 3 else logits(client) for client in range(4)}, {}

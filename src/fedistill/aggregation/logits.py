@@ -11,6 +11,10 @@ from fedistill.aggregation.learned import Reliability
 from fedistill.aggregation.robust import agreement
 from fedistill.state import State
 
+_TINY = 1e-12
+_SHARP = 3.0
+"""Root mean square of the median client's logits, less the mean of each row, as they are compared."""
+
 
 @dataclass(frozen=True)
 class PooledLogits:
@@ -43,23 +47,28 @@ def median_logits(scores: Mapping[int, Tensor]) -> PooledLogits:
 def reliable_logits(scores: Mapping[int, Tensor], state: State) -> PooledLogits:
     """Return the mean of clients' logits, each weighted as `Reliability` finds from their probabilities.
 
-    Logits longer than the median client's are first cut to its length, which probabilities hardly show: who
-    sends true ones ten times as large is believed, moves the mean no further than others, and is followed a
-    tenth as far.
+    For that all are scaled alike, so that the median client's are sharp, whatever its logits' size: who says
+    nothing, logits of zero, agrees with nobody. Logits longer than those of the median client that is
+    followed are then cut to its length, which probabilities hardly show: who sends true ones ten times as
+    large is believed, moves the mean no further than others, and is followed a tenth as far.
 
     Args:
         scores: logits (n, C) by client, of at least one.
         state: that of the exchange before, empty in the first one.
     """
-    rows = {client: own.double().softmax(dim=1) for client, own in scores.items()}
+    exact = {client: own.double() - own.double().mean(dim=1, keepdim=True) for client, own in scores.items()}
+    lengths = torch.stack([own.norm() for own in exact.values()]).clamp(min=_TINY)
+    scale = _SHARP * next(iter(exact.values())).numel() ** 0.5 / lengths.median()
+    rows = {client: (scale * own).softmax(dim=1) for client, own in exact.items()}
     found = Reliability().aggregate(rows.items(), torch.Generator(), state=state)
     assert found is not None
-    lengths = torch.stack([own.double().norm() for own in scores.values()])
-    cuts = (lengths.median() / lengths.clamp(min=torch.finfo(torch.float64).tiny)).clamp(max=1).tolist()
-    alike = not any(found.trust.values())  # nobody confirms anybody
+    shares = torch.tensor([found.trust[client] for client in scores])
+    if not shares.any():  # nobody confirms anybody
+        shares += 1 / len(shares)
+    cuts = (lengths[shares > 0].median() / lengths).clamp(max=1).tolist()
     pooled = torch.zeros_like(next(iter(scores.values())), dtype=torch.float64)
     followed = {}
-    for (client, own), cut in zip(scores.items(), cuts, strict=True):
-        pooled += (1 / len(scores) if alike else found.trust[client]) * cut * own
+    for (client, own), share, cut in zip(scores.items(), shares.tolist(), cuts, strict=True):
+        pooled += share * cut * own
         followed[client] = found.reliability[client] * cut
     return PooledLogits(pooled.float(), followed, found.state)
