@@ -4,8 +4,6 @@ import json
 import re
 from collections.abc import Mapping
 
-from pydantic import BeforeValidator
-
 from fedistill.config.section import Raw, RawTable
 from fedistill.errors import ExperimentError
 
@@ -51,20 +49,6 @@ def read_spelling(kind: str, text: str) -> RawTable:
         found[setting["key"]] = _read(setting["value"].strip())
         place = setting.end()
     return {**found, "name": call["name"]}
-
-
-def spelled(key: str) -> BeforeValidator:
-    """Let a setting, a choice with settings of its own, be written as a name or `read_spelling` has it."""
-
-    def table(wanted: Raw) -> Raw:
-        if not isinstance(wanted, str):
-            return wanted
-        try:
-            return read_spelling(key, wanted)
-        except ExperimentError as error:
-            raise ValueError(str(error).removeprefix(f"{key} ")) from None
-
-    return BeforeValidator(table)
 
 
 def _written(value: Raw) -> str:

@@ -91,9 +91,9 @@ def _open_up(parts: RawTable) -> None:
         names = _either({"enum": list(NAMES)}, {"type": "string", "pattern": "^hf:"})
         parts[source]["properties"]["name"] = names | {"description": name["description"]}
     for section in parts.values():
-        for name in ("start", "voter"):
-            if spelled := section.get("properties", {}).get(name):
-                spelled["anyOf"].insert(0, {"type": "string"})
+        start = section.get("properties", {}).get("start")
+        if start is not None:
+            start["anyOf"].insert(0, {"type": "string"})
 
 
 def _arm(name: str, common: RawTable, settings: RawTable) -> RawTable:

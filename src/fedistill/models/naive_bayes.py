@@ -51,20 +51,3 @@ class NaiveBayes(nn.Module):
         found = embedding((tokens - 1).clamp(min=0), self.words)
         logits = found.masked_fill((tokens == 0).unsqueeze(2), 0.0).sum(dim=1) + self.prior
         return logits.log_softmax(dim=1)
-
-
-def count_words(tokens: Tensor, labels: Tensor, classes: int, vocabulary: int) -> tuple[Tensor, Tensor]:
-    """Return how many texts (C,) and words (C, V) of each class there are, int64.
-
-    Args:
-        tokens: word ids (n, length) from 1 to V; 0 is padding.
-        labels: (n,).
-
-    Examples:
-        >>> count_words(torch.tensor([[1, 2, 2], [2, 0, 0]]), torch.tensor([0, 1]), classes=2, vocabulary=2)
-        (tensor([1, 1]), tensor([[1, 2],
-                [0, 1]]))
-    """
-    cells = (labels[:, None] * vocabulary + tokens.long() - 1)[tokens > 0]
-    words = torch.bincount(cells, minlength=classes * vocabulary)
-    return torch.bincount(labels, minlength=classes), words.reshape(classes, vocabulary)

@@ -17,7 +17,7 @@ from fedistill.communication.messages.statistics import StatisticsRequest
 from fedistill.communication.messages.weights import Weights
 from fedistill.errors import FrameError
 from fedistill.methods.base import Needs, Reply
-from fedistill.methods.participants import Client, ClientInfo, FederationInfo, Server
+from fedistill.methods.participants import Client, ClientInfo, Server
 from fedistill.methods.shared.bridge_start import pool_and_learn, start_of, vote
 from fedistill.methods.shared.bridge_state import (
     NONE,
@@ -65,8 +65,7 @@ class Bridge(
     With ``start``, clients first send one-shot statistics (see `gaussian`, `ridge` and `naive-bayes`), whose
     model does not depend on how the data are divided, and then levels and votes, of all classes that they
     have. What the statistics say of a public sample is the prior of its class, and votes are evidence: a
-    client with few classes cannot name the class of most samples, but tells those apart that it has. With
-    ``voter``, clients who hold texts vote by a naive Bayes of their own words, which needs few of them.
+    client with few classes cannot name the class of most samples, but tells those apart that it has.
 
     A start is a result of training, and may differ in its last bits between machines. So the first reply
     names a digest of the client's start; a client whose start differs is given the server's weights, as fp16.
@@ -91,11 +90,6 @@ class Bridge(
     under_skew = ("loss",)
     Settings = BridgeSettings
     settings: BridgeSettings
-
-    def check(self, federation: FederationInfo) -> None:
-        super().check(federation)
-        if self.settings.voter is not None:
-            self.settings.voter.check(federation)
 
     def samples(self, public: int) -> int:
         return min(self.settings.samples or public, public)

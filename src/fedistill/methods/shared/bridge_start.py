@@ -25,23 +25,14 @@ def vote(
     """Return a client's levels and votes on the first public samples, as it was asked for them."""
     levels, votes = class_levels(client.data.labels, client.classes), NONE
     if received.asks & VOTES:
-        if settings.voter is None:
-            state, predicted = _trained(state, client, samples, settings.vote_epochs)
-        else:
-            predicted = settings.voter.classes_of(client, samples)
+        module = client.load(client.initial_model())
+        optimizer = make_optimizer(client.train.optimizer, module)
+        train_private(module, optimizer, client, private_loss(client, module), settings.vote_epochs)
+        predicted = predict(module, client.public_inputs()[:samples]).argmax(dim=1)
         votes = expert_votes(predicted, levels, received.thresholds)
-        state = replace(state, votes=votes)
+        state = replace(state, model=ModelState.of(module), votes=votes)
     said = levels if received.asks & LEVELS else NONE
     return state, BridgeReply.telling(received.asks, said, votes)
-
-
-def _trained(state: BridgeClient, client: Client, samples: int, epochs: int) -> tuple[BridgeClient, Tensor]:
-    """Return the state with a model trained on private data, and the classes (n,) that it names."""
-    module = client.load(client.initial_model())
-    optimizer = make_optimizer(client.train.optimizer, module)
-    train_private(module, optimizer, client, private_loss(client, module), epochs)
-    predicted = predict(module, client.public_inputs()[:samples]).argmax(dim=1)
-    return replace(state, model=ModelState.of(module)), predicted
 
 
 def pool_and_learn(

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -18,14 +18,12 @@ from fedistill.communication.messages.bridge import (
     as_bytes,
 )
 from fedistill.communication.messages.masked import steps_as_bytes
-from fedistill.config.spelling import spelled
 from fedistill.methods.base import Reply
 from fedistill.methods.participants import Server
 from fedistill.methods.shared.expertise import pool_votes, sizes, thresholds, vote_evidence
 from fedistill.methods.shared.masked_merges import Changes, MaskSettings, Trail
 from fedistill.methods.shared.public_labels import DistillSettings
 from fedistill.methods.shared.start import StartSettings
-from fedistill.methods.shared.voter import NaiveBayesVoter
 from fedistill.state import State
 from fedistill.training.model_state import ModelState
 
@@ -41,11 +39,6 @@ class BridgeSettings(MaskSettings, DistillSettings, StartSettings):
         default=None, ge=1, description="public samples that are voted on, the first ones; default: all"
     )
     vote_epochs: int = Field(default=20, ge=1, description="epochs on private data before a client votes")
-    voter: Annotated[NaiveBayesVoter | None, spelled("voter")] = Field(
-        default=None,
-        description="what votes for a client: naive-bayes, of counts of its own words, or a table { name,"
-        " SETTINGS }; default: the model that it trains for `vote_epochs`",
-    )
     coverage: float = Field(
         default=0.8,
         gt=0,

@@ -4,14 +4,14 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from torch import Tensor
 
 from fedistill.communication.messages.base import Message, MessageContext
 from fedistill.communication.messages.statistics import StatisticsRequest
-from fedistill.config.section import Section
-from fedistill.config.spelling import spelled
-from fedistill.errors import FrameError
+from fedistill.config.section import Raw, Section
+from fedistill.config.spelling import read_spelling
+from fedistill.errors import ExperimentError, FrameError
 from fedistill.methods.base import ClientStateT, Down, Method, NoState, Reply, ServerStateT, Up
 from fedistill.methods.participants import Client, FederationInfo, Server
 from fedistill.methods.shared.moments import MomentsSettings
@@ -49,8 +49,18 @@ _METHODS: dict[str, type[AnyStatistics]] = {
 }
 
 
+def _table(wanted: Raw) -> Raw:
+    """Return the table that a name stands for."""
+    if not isinstance(wanted, str):
+        return wanted
+    try:
+        return read_spelling("start", wanted)
+    except ExperimentError as error:
+        raise ValueError(str(error).removeprefix("start ")) from None
+
+
 class StartSettings(Section):
-    start: Annotated[Start | None, spelled("start")] = Field(
+    start: Annotated[Start | None, BeforeValidator(_table)] = Field(
         default=None,
         description="statistics that clients send first, once, and that give the first global labels:"
         " gaussian, ridge or naive-bayes, or a table { name, SETTINGS }; default: none",

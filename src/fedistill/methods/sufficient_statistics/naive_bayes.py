@@ -20,7 +20,6 @@ from fedistill.methods.participants import Client, FederationInfo, Server
 from fedistill.methods.shared.statistics import StatisticsServer, StatisticsSettings, SumsOfStatistics
 from fedistill.models import registry as models
 from fedistill.models.naive_bayes import NaiveBayes as Net
-from fedistill.models.naive_bayes import count_words
 
 
 class NaiveBayesSettings(StatisticsSettings):
@@ -115,14 +114,14 @@ class NaiveBayes(SumsOfStatistics[WordCounts, NaiveBayesServer]):
     ) -> tuple[NoState, WordCounts | None]:
         if received is None:
             return state, None
-        texts, words = count_words(
-            client.inputs(self.inputs_of(client.model)),
-            client.data.labels,
-            client.classes,
-            self._vocabulary(client.federation),
-        )
+        tokens, labels = client.inputs(self.inputs_of(client.model)).long(), client.data.labels
+        length = self._vocabulary(client.federation)
+        kept = tokens > 0
+        cells = (labels[:, None] * length + tokens - 1)[kept]
+        words = torch.bincount(cells, minlength=client.classes * length)
         words[words < self.settings.least] = 0
-        return state, WordCounts(texts, words.flatten(), self.settings.least - 1)
+        texts = torch.bincount(labels, minlength=client.classes)
+        return state, WordCounts(texts, words, self.settings.least - 1)
 
     def check_reply(self, state: NaiveBayesServer, server: Server, reply: Reply[WordCounts]) -> None:
         message, samples = reply.message, server.clients[reply.client].samples
