@@ -153,6 +153,13 @@ print(json.dumps(found))
 """
 
 
+BEGIN = """
+from fedistill.cli.main import main
+
+main()
+"""
+
+
 @dataclass
 class Opened:
     """What is read, or said, by what was named: ``model`` or ``data``, its name, and a token or none.
@@ -271,3 +278,17 @@ def test_without_a_hub_another_revision_is_refused(opened: Opened) -> None:
         said = opened.later[f"data {name}"]
         assert said.startswith(f"data set {name}: the hub cannot be reached, and what was opened last")
         assert f"is revision {opened.older[:12]} of it" in said
+
+
+def test_an_experiment_is_begun_with_data_of_a_hub(tmp_path: Path) -> None:
+    (tmp_path / "news").mkdir()
+    texts = [f"{('alpha', 'bravo')[number % 2]} {number}" for number in range(120)]
+    Files(tmp_path / "news").parquet("train.parquet", text=texts, label=["good", "bad"] * 60)
+    with fake_hub() as hub:
+        hub.add("datasets/owner/Short-News", tmp_path / "news")
+        env = variables(hub.address, tmp_path / "home")
+        said = python(BEGIN, env, tmp_path, "init", "hf:owner/Short-News@main")
+    begun = (tmp_path / "Short-News.toml").read_text()
+    assert "fedistill doctor Short-News.toml" in said
+    assert 'name = "hf:owner/Short-News@main"' in begun
+    assert "120 texts" in begun

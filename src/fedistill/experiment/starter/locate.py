@@ -64,7 +64,7 @@ def locate(data: Sequence[str]) -> Located:
     if first.startswith(_HUB):
         if len(data) > 1:
             raise ExperimentError(f"{first}: name one data set of the hub, or files alone")
-        return Located({"name": first}, _stem(first.removeprefix(_HUB)))
+        return Located({"name": first}, _stem(first.removeprefix(_HUB).partition("@")[0]))
     if first in NAMES and not Path(first).exists():
         raise ExperimentError(
             f"{first} is a data set that fedistill has by name, and no file here: write an example with"
