@@ -134,8 +134,7 @@ def _outlier(rows: Tensor, mask: Tensor, kept: Tensor) -> int:
     """Return the client, of those kept (k,), that is furthest out along the widest direction."""
     mean = _masked_mean(rows, mask & kept[:, None])
     # A sample that a client did not answer says nothing for or against it.
-    away = torch.where((mask & kept[:, None])[..., None], rows - mean, 0).double().flatten(start_dim=1)
+    away = torch.where(mask[kept][..., None], rows[kept] - mean, 0).double().flatten(start_dim=1)
     # The direction's coordinates are an eigenvector of the matrix of inner products of clients.
     _, vectors = torch.linalg.eigh(away @ away.T)
-    scores = torch.where(kept, vectors[:, -1].abs(), -1.0)
-    return int(scores.argmax())
+    return int(kept.nonzero()[vectors[:, -1].abs().argmax()])
