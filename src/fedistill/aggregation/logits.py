@@ -45,7 +45,7 @@ def median_logits(scores: Mapping[int, Tensor]) -> PooledLogits:
 
 
 def reliable_logits(scores: Mapping[int, Tensor], state: State) -> PooledLogits:
-    """Return the mean of clients' logits, each weighted as `Reliability` finds from their probabilities.
+    """Return the mean of clients' logits, less the mean of each row, weighted as `Reliability` finds.
 
     For that all are scaled alike, so that the median client's are sharp, whatever its logits' size: who says
     nothing, logits of zero, agrees with nobody. Logits longer than those of the median client that is
@@ -56,6 +56,7 @@ def reliable_logits(scores: Mapping[int, Tensor], state: State) -> PooledLogits:
         scores: logits (n, C) by client, of at least one.
         state: that of the exchange before, empty in the first one.
     """
+    # What all classes of a row have in common says nothing of its class, and a lie in it would not be seen.
     exact = {client: own.double() - own.double().mean(dim=1, keepdim=True) for client, own in scores.items()}
     lengths = torch.stack([own.norm() for own in exact.values()]).clamp(min=_TINY)
     scale = _SHARP * next(iter(exact.values())).numel() ** 0.5 / lengths.median()
@@ -68,7 +69,7 @@ def reliable_logits(scores: Mapping[int, Tensor], state: State) -> PooledLogits:
     cuts = (lengths[shares > 0].median() / lengths).clamp(max=1).tolist()
     pooled = torch.zeros_like(next(iter(scores.values())), dtype=torch.float64)
     followed = {}
-    for (client, own), share, cut in zip(scores.items(), shares.tolist(), cuts, strict=True):
+    for (client, own), share, cut in zip(exact.items(), shares.tolist(), cuts, strict=True):
         pooled += share * cut * own
         followed[client] = found.reliability[client] * cut
     return PooledLogits(pooled.float(), followed, found.state)
