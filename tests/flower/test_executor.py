@@ -205,7 +205,11 @@ def test_a_site_that_was_refused_gets_in_once_it_is_mended(
 
     monkeypatch.setattr(client_app.Node, "_build", with_other_data_at_first)
     play(desk, asked, tmp_path / "run")
-    assert [kind for node, kind, _ in desk.taken if node == 12] == ["query", "query", "train"]
+    # A slow answer is asked for again, so that there may be more questions than two.
+    kinds = [kind for node, kind, _ in desk.taken if node == 12]
+    assert set(kinds[:-1]) == {"query"}
+    assert len(kinds) >= 3
+    assert kinds[-1] == "train"
     assert RunFolder(tmp_path / "run").records("dsfl")[0].missing == {}
 
 
