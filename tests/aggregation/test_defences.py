@@ -16,6 +16,7 @@ from fedistill.aggregation.logits import median_logits, reliable_logits
 from fedistill.aggregation.registry import AGGREGATIONS
 from fedistill.aggregation.robust import agreement, geometric_median
 from fedistill.aggregation.weights import Averaging, Merged, merge_weights
+from fedistill.experiment.reliability import distrusted
 from fedistill.methods.shared.moments import Moments, agreements
 from fedistill.state import State
 
@@ -355,6 +356,25 @@ def test_true_logits_a_thousand_times_as_large_move_the_mean_as_far_as_others() 
     found = reliable_logits(boosted, {})
     assert torch.allclose(found.scores, alone.scores, atol=0.2)
     assert found.reliability[3] < 0.01 < 0.5 < min(own for one, own in found.reliability.items() if one != 3)
+
+
+def test_honest_clients_whose_models_have_larger_logits_are_not_distrusted() -> None:
+    rows = {client: logits(client) * (1, 1, 1, 1, 2.5, 5)[client] for client in range(6)}
+    found = reliable_logits(rows, {})
+    assert distrusted({str(client): own for client, own in found.reliability.items()}) == []
+    assert accuracy(found.scores) > 0.95
+    tenfold = reliable_logits(rows | {5: 10 * logits(5)}, {}).reliability
+    assert distrusted({str(client): own for client, own in tenfold.items()}) == [5]
+
+
+@pytest.mark.parametrize("silent", [6, 8])
+def test_silent_clients_do_not_silence_the_others(silent: int) -> None:
+    alone = reliable_logits({client: logits(client) for client in range(6)}, {})
+    nothing = {6 + place: torch.zeros(SAMPLES, CLASSES) for place in range(silent)}
+    found = reliable_logits({client: logits(client) for client in range(6)} | nothing, {})
+    assert accuracy(found.scores) > 0.95
+    # Students learn from the size of the consensus, beside its classes.
+    assert found.scores.norm() > 0.5 * alone.scores.norm()
 
 
 @pytest.mark.parametrize("rows", [(1,), (SAMPLES, 1)], ids=["one number", "a number per row"])

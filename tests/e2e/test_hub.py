@@ -168,6 +168,8 @@ class Opened:
         older: the commit of the data set's branch v1.
         online: to somebody with an empty cache.
         later: to the same when the hub is gone.
+        in_memory: to who asks then for small data to be kept in memory.
+        unknown: to who has, then, no note of what the branches were.
         forwarded: whether a token left the hub.
     """
 
@@ -175,6 +177,8 @@ class Opened:
     older: str
     online: dict[str, Any]
     later: dict[str, Any]
+    in_memory: dict[str, Any]
+    unknown: dict[str, Any]
     forwarded: bool
 
 
@@ -195,11 +199,16 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Opened:
         older = texts.commit(folder / "older", branch="v1")
         env = variables(hub.address, folder / "home")
         online = json.loads(python(OPEN, env, folder, *ONLINE))
-    later = json.loads(python(OPEN, env, folder, *LATER))
-    return Opened(hub.address, older, online, later, hub.forwarded)
+    by_commit = [f"data hf:owner/texts@{older}", f"data hf:owner/texts@{older[:8]}"]
+    later = json.loads(python(OPEN, env, folder, *LATER, *by_commit))
+    in_memory = json.loads(python(OPEN, {**env, **SMALL}, folder, *LATER))
+    shutil.rmtree(folder / "home" / "hub" / "datasets--owner--texts" / "refs")
+    unknown = json.loads(python(OPEN, env, folder, *LATER))
+    return Opened(hub.address, older, online, later, in_memory, unknown, hub.forwarded)
 
 
 ROWS = {"text": ["alpha 1", "bravo 2", "xylem 3"], "label": [0, 1, 2]}
+SMALL = {"HF_DATASETS_IN_MEMORY_MAX_SIZE": "1000000"}
 OLDER = {"text": ["alpha 0", "bravo 0"], "label": [0, 1]}
 DENIED = {
     "model hf:owner/nothing": "unknown",
@@ -274,10 +283,24 @@ def test_what_is_here_needs_no_hub(opened: Opened) -> None:
 def test_without_a_hub_another_revision_is_refused(opened: Opened) -> None:
     """`datasets` opens what it has prepared last, whichever revision that is and was asked for."""
     assert opened.online["data hf:owner/texts"] == ROWS
-    for name in ("hf:owner/texts", "hf:owner/texts@v2"):
-        said = opened.later[f"data {name}"]
-        assert said.startswith(f"data set {name}: the hub cannot be reached, and what was opened last")
-        assert f"is revision {opened.older[:12]} of it" in said
+    for found in (opened.later, opened.in_memory):
+        for name in ("hf:owner/texts", "hf:owner/texts@v2"):
+            said = found[f"data {name}"]
+            assert said.startswith(f"data set {name}: the hub did not give it now, and what was opened last")
+            assert (
+                f"is revision {opened.older} of it: connect once, write hf:owner/texts@{opened.older}" in said
+            )
+
+
+def test_without_a_hub_a_commit_is_known_by_its_name(opened: Opened) -> None:
+    for name in (opened.older, opened.older[:8]):
+        assert opened.later[f"data hf:owner/texts@{name}"] == OLDER
+
+
+def test_where_nothing_tells_what_a_branch_was_it_is_refused(opened: Opened) -> None:
+    """Whoever names none gets what is here."""
+    assert "the hub did not give it now" in opened.unknown["data hf:owner/texts@v1"]
+    assert opened.unknown["data hf:owner/texts"] == OLDER
 
 
 def test_an_experiment_is_begun_with_data_of_a_hub(tmp_path: Path) -> None:

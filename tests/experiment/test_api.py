@@ -64,9 +64,11 @@ def test_an_arm_has_its_rounds_and_its_last_views(run: fedistill.Run) -> None:
         run["dsf"]
 
 
-def test_the_table_is_text_or_markdown(run: fedistill.Run) -> None:
+def test_the_table_is_text_or_markdown(run: fedistill.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
     assert run.markdown() == markdown(run.results)
     lines = str(run).splitlines()
+    assert "\x1b" not in str(run)
     assert lines[0].strip() == "digits, 2 clients, iid, 2 rounds"
     (row,) = [line for line in lines if line.strip().startswith("dsfl")]
     assert f"{run['dsfl'].views['server@global']:.1%}" in row

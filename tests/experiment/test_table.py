@@ -219,6 +219,17 @@ def test_markdown() -> None:
     assert second.replace(r"\|", "").count("|") == third.count("|") == len(headings(RESULTS)) + 1
 
 
+def test_what_was_spent_of_privacy_has_a_column_where_there_was_noise() -> None:
+    """The most of any client, rounded up, with its δ below."""
+    first, *others = RESULTS["arms"]
+    private = {**RESULTS, "arms": [{**first, "privacy": {"most": 2.341, "delta": 1e-5}}, *others]}
+    head, _, dsfl, other, *_, note = markdown(private).splitlines()
+    place = head.split(" | ").index("ε")
+    assert [row.split(" | ")[place] for row in (dsfl, other.replace(r"\|", ""))] == ["2.35", "-"]
+    assert note.startswith("ε is the most that a client has spent of its privacy, at δ = 1e-05;")
+    assert "ε" not in markdown(RESULTS)
+
+
 def test_what_a_network_adds_has_a_column_where_there_was_one() -> None:
     first, *others = RESULTS["arms"]
     carried = {**RESULTS, "arms": [{**first, "bytes_transport": 4_321}, *others]}

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _PATIENCE = 5.0
 """Seconds in which a hub must accept a connection."""
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_SHORT_COMMIT = re.compile(r"[0-9a-f]{7,40}")
 
 
 def read_hub(name: str, source: Source, test: bool, instead: str | None = None) -> Splits:
@@ -51,10 +52,11 @@ def read_hub(name: str, source: Source, test: bool, instead: str | None = None) 
             available = datasets.get_dataset_split_names(repository, source.subset, revision=at["revision"])
             present = {split: wanted for split, wanted in splits.items() if wanted.split("[")[0] in available}
             found = {
-                split: datasets.load_dataset(repository, split=wanted, **at)
+                split: datasets.load_dataset(repository, split=wanted, keep_in_memory=False, **at)
                 for split, wanted in present.items()
                 if test or split == "train"
             }
+            known = _commit_of(repository, revision or "main")
     except Exception as error:  # the hub client's errors have no common base class
         denial = denial_of(error, name, "dataset")
         fix = denial.fix or "download it once while online, or use local files with task.format"
@@ -63,7 +65,7 @@ def read_hub(name: str, source: Source, test: bool, instead: str | None = None) 
             f" {instead or fix}"
         ) from None
     for split in found.values():
-        _check_revision(split, name)
+        _check_revision(split, name, known)
     if "train" not in found:
         raise ExperimentError(
             f"data set hf:{name} has no split {splits['train']!r}; it has {', '.join(available)}:"
@@ -77,29 +79,42 @@ def read_hub(name: str, source: Source, test: bool, instead: str | None = None) 
     return Splits(found["train"], found.get("test"), wheres, own_test="test" in present)
 
 
-def _check_revision(split: "Dataset", name: str) -> None:
+def _check_revision(split: "Dataset", name: str, known: str | None) -> None:
     """Refuse another revision than the one asked for.
 
-    If it cannot be reached, the hub's client opens whatever it has prepared last of a data set, and asks
+    If it does not get an answer, the hub's client opens whatever it has prepared last of a data set, and asks
     neither for the revision of its download nor for the one that it was told.
 
+    Args:
+        known: the commit that was asked for, as far as anything tells.
+
     Raises:
-        ExperimentError: these are other data.
+        ExperimentError: these are other data, or nothing tells whether they are.
     """
+    opened = Path(split.cache_files[0]["filename"]).parent.name if split.cache_files else ""
+    repository, _, revision = name.partition("@")
+    named = _SHORT_COMMIT.fullmatch(revision) and opened.startswith(revision)
+    if not _COMMIT.fullmatch(opened) or named or known == opened or (known is None and not revision):
+        return
+    raise ExperimentError(
+        f"data set hf:{name}: the hub did not give it now, and what was opened last on this machine is"
+        f" revision {opened} of it: connect once, write hf:{repository}@{opened}, or set HF_DATASETS_CACHE to"
+        " a folder that has the wanted revision alone"
+    )
+
+
+def _commit_of(repository: str, revision: str) -> str | None:
+    """Return the commit that a name stands for now or, if the hub does not say, stood for when last asked."""
+    import huggingface_hub
     from huggingface_hub import constants
     from huggingface_hub.file_download import repo_folder_name
 
-    repository, _, revision = name.partition("@")
-    opened = Path(split.cache_files[0]["filename"]).parent.name if split.cache_files else ""
-    known = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=repository, repo_type="dataset"), "refs")
-    at = known / (revision or "main")
-    wanted = at.read_text(encoding="utf-8").strip() if at.is_file() else revision
-    if wanted and _COMMIT.fullmatch(opened) and wanted != opened:
-        raise ExperimentError(
-            f"data set hf:{name}: the hub cannot be reached, and what was opened last on this machine is"
-            f" revision {opened[:12]} of it: connect once, or set HF_DATASETS_CACHE to a folder that has the"
-            " revision alone"
-        )
+    try:
+        return huggingface_hub.HfApi().dataset_info(repository, revision=revision, timeout=_PATIENCE).sha
+    except Exception:  # the hub client's errors have no common base class
+        folder = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=repository, repo_type="dataset"))
+        at = folder / "refs" / revision
+        return at.read_text(encoding="utf-8").strip() if at.is_file() else None
 
 
 @contextlib.contextmanager

@@ -198,7 +198,7 @@ class Run:
 
     def __str__(self) -> str:
         """Return the same table as text, as the command line prints it; so ``print(run)``."""
-        console = Console(file=StringIO(), width=_TEXT_WIDTH)
+        console = Console(file=StringIO(), width=_TEXT_WIDTH, color_system=None, force_terminal=False)
         with console.capture() as captured:
             console.print(rich_table(self.results, _TEXT_WIDTH))
         return "\n".join(line.rstrip() for line in captured.get().splitlines())
