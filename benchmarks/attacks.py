@@ -214,7 +214,7 @@ class Hostile(MessageAttack):
 
     kind: str = "hostile"
     source = "tests/contract/test_hostile.py"
-    roles = frozenset(Role) - {Role.MEANS, Role.CHANGES}
+    roles = frozenset(Role) - {Role.CHANGES}
     _name: str = ""
 
     def lie(self, part: Part, liar: Liar) -> Tensor:
