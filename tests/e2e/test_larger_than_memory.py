@@ -95,6 +95,7 @@ def picture(label: int, noise: np.random.Generator) -> bytes:
     return sink.getvalue()
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="what processes share is known on Linux alone")
 def test_a_run_takes_a_part_of_the_memory_of_its_samples(tmp_path: Path) -> None:
     noise = np.random.default_rng(0)

@@ -1,6 +1,7 @@
 """The loss on private labels against plain formulas, and that every method trains by it."""
 
 import math
+from functools import cache
 from typing import Any
 
 import pytest
@@ -143,6 +144,11 @@ def arm_of(method: str, train: dict[str, Any], **changes: Any) -> tuple[Experime
     )
 
 
+@cache
+def plain_models(method: str) -> list[Tensor]:
+    return models(method, {})
+
+
 def models(method: str, train: dict[str, Any]) -> list[Tensor]:
     """The weights of all models after the last round."""
     wanted, arm = arm_of(method, train)
@@ -153,10 +159,20 @@ def models(method: str, train: dict[str, Any]) -> list[Tensor]:
     return [state.model.weights for state in states if hasattr(state, "model")]
 
 
-@pytest.mark.parametrize("option", OPTIONS, ids=lambda option: "+".join(option))
-@pytest.mark.parametrize("method", TRAINED)
+@pytest.mark.parametrize(
+    ("method", "option"),
+    [
+        pytest.param(
+            *(method, option),
+            id=f"{method}-{'+'.join(option)}",
+            marks=[] if method in ("fedavg", "dsfl") or option is OPTIONS[-1] else [pytest.mark.long],
+        )
+        for method in TRAINED
+        for option in OPTIONS
+    ],
+)
 def test_every_method_trains_by_the_setting(method: str, option: dict[str, Any]) -> None:
-    plain, other = models(method, {}), models(method, option)
+    plain, other = plain_models(method), models(method, option)
     assert plain
     same = [torch.equal(one, two) for one, two in zip(plain, other, strict=True)]
     if method == "server-alone" and set(option) == {"not_true"}:
@@ -167,7 +183,7 @@ def test_every_method_trains_by_the_setting(method: str, option: dict[str, Any])
 
 @pytest.mark.parametrize("method", TRAINED)
 def test_beta_0_is_without_the_term(method: str) -> None:
-    for one, two in zip(models(method, {}), models(method, {"not_true": {"beta": 0.0}}), strict=True):
+    for one, two in zip(plain_models(method), models(method, {"not_true": {"beta": 0.0}}), strict=True):
         assert torch.equal(one, two)
 
 

@@ -110,11 +110,12 @@ def _commit_of(repository: str, revision: str) -> str | None:
     from huggingface_hub.file_download import repo_folder_name
 
     try:
-        return huggingface_hub.HfApi().dataset_info(repository, revision=revision, timeout=_PATIENCE).sha
+        found = huggingface_hub.HfApi().dataset_info(repository, revision=revision, timeout=_PATIENCE)
     except Exception:  # the hub client's errors have no common base class
         folder = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=repository, repo_type="dataset"))
         at = folder / "refs" / revision
         return at.read_text(encoding="utf-8").strip() if at.is_file() else None
+    return str(found.sha)
 
 
 @contextlib.contextmanager

@@ -124,6 +124,13 @@ class MethodCase:
         """All that is left of a run in this process in which some clients are away: the measure of others."""
         return bits(self.run(sampling=SOME_AWAY)[1])
 
+    @cached_property
+    def watched(self) -> tuple[ReadyArm, ArmRun, dict[str, list[int]]]:
+        """Six rounds in which replies are lost and clients away for long, and the lengths of their frames."""
+        wanted, arm = self.ready(rounds=6, sampling={"fraction": 0.5, "dropout": 0.4})
+        with Spy(SerialExecutor(wanted, arm.task)) as spy:
+            return arm, finish(arm, spy), spy.lengths
+
     @property
     def exchanges(self) -> bool:
         return registry.find(self.method).uplink is not None
@@ -185,15 +192,13 @@ def resumed_ends_as_never_stopped(case: MethodCase) -> None:
 
 def both_ends_remember_the_same(case: MethodCase) -> None:
     """What a link remembers is equal at both of its ends, regardless of who was absent."""
-    arm, run = case.run(rounds=6, sampling={"fraction": 0.5, "dropout": 0.4})
+    arm, run, _ = case.watched
     require_one_memory(run, arm)
 
 
 def the_ledger_is_the_sum_of_frame_lengths(case: MethodCase) -> None:
-    wanted, arm = case.ready(sampling={"fraction": 0.75, "dropout": 0.5})
-    with Spy(SerialExecutor(wanted, arm.task)) as spy:
-        run = finish(arm, spy)
-    for way, lengths in spy.lengths.items():
+    arm, run, crossed = case.watched
+    for way, lengths in crossed.items():
         counted = sum(entry.bytes for entry in run.ledger.entries if entry.direction == way)
         require(counted == sum(lengths), f"the ledger has {counted} bytes {way}, but {sum(lengths)} crossed")
     require(
