@@ -29,7 +29,6 @@ check: lint types test
 
 docs: $(READY)  ## the site, in site/; a warning, a broken link or a page that loads from elsewhere is an error
 	$(BIN)/python docs/generate.py --check
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	$(BIN)/zensical build --clean --strict
 	! grep -rlE '<(script|link|img|iframe)[^>]* (src|href)="(https?:)?//' site --include='*.html'
 
@@ -39,7 +38,7 @@ wheel-check: $(READY)  ## builds the wheel, installs it in an empty environment 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch -c constraints.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,flower]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,docs,flower]'
 	touch $(READY)
 
 hostile: $(READY)  ## complete frames with hostile content, for the server of every method; CASES and SEED as for fuzz

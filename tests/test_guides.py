@@ -106,6 +106,7 @@ def test_sweeps(tmp_path: Path) -> None:
     assert last(even[1]["seeds"][0], "client@global") > last(skewed[1]["seeds"][0], "client@global")
 
 
+@pytest.mark.long
 def test_own_data(tmp_path: Path) -> None:
     runs = follow("own-data.md", tmp_path)
     texts = {arm["name"]: arm for arm in runs["texts"]}
@@ -119,6 +120,7 @@ def test_own_data(tmp_path: Path) -> None:
     assert schema["required"] == ["rounds", "task", "models", "arms"]
 
 
+@pytest.mark.long
 def test_hugging_face(tmp_path: Path) -> None:
     """Clients with unlike tokenizers; and adapters of which only what is trained crosses."""
     arms = {arm["name"]: arm for arm in follow("hugging-face.md", tmp_path)["bert"]}
