@@ -17,6 +17,7 @@ from fedistill.config.toml import load
 from fedistill.config.units import format_bytes
 from fedistill.data.task import Labelled
 from fedistill.errors import ExperimentError
+from fedistill.experiment.at_scale import at_scale
 from fedistill.experiment.findings import Finding, raise_errors
 from fedistill.experiment.preflight import STRONG_SKEW, examine
 from fedistill.experiment.runner import prepare
@@ -460,6 +461,25 @@ def test_expected_bytes_of_a_part_of_the_clients() -> None:
     wanted = parse(content, "test")
     _, (arm,) = prepare(wanted)
     assert expected_bytes(arm) == (2 * 19_256, 2 * 19_254)
+
+
+def test_the_cost_of_many_more_clients_than_the_task_has() -> None:
+    """A tenth of 1,000,000 clients in each of three rounds, of whom .271 will then have worked."""
+    content = raw({"method": "dsfl"})
+    content["sampling"] = {"fraction": 0.1}
+    _, (arm,) = prepare(parse(content, "test"))
+    assert arm.task.public is not None
+    label, public, model = 40 * 10 * 4 + 15, arm.task.public.bytes, 4 * 4810
+    (found,) = at_scale([arm], 1_000_000)
+    once = format_bytes(100_000 * label)
+    assert found.what == (
+        "with 1,000,000 clients like these, of which 100,000 work in a round:"
+        f" about {once} up and {once} down or less, {format_bytes(600_000 * label)} in 3 exchanges; public data of"
+        f" {format_bytes(271_000 * public)} for the 271,000 who will have worked; their models take"
+        f" {format_bytes(271_000 * model)} on the disk of a simulation"
+    )
+    (alone,) = at_scale([prepare(parse(raw({"method": "server-alone"}), "test"))[1][0]], 7)
+    assert alone.what == "with 7 clients like these, of which 7 work in a round: nothing is exchanged"
 
 
 def test_expected_bytes_of_models_of_two_sizes() -> None:

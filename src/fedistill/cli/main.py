@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -206,14 +207,22 @@ def _by_name(folders: Sequence[Path]) -> dict[str, Path]:
 
 
 @app.command("doctor")
-def doctor_command(experiment: ExperimentPath, set: Set = None, json: Json = False) -> None:
+def doctor_command(
+    experiment: ExperimentPath,
+    set: Set = None,
+    clients: Annotated[
+        int | None,
+        typer.Option(min=1, help="Say what it would cost with so many clients like those of the task."),
+    ] = None,
+    json: Json = False,
+) -> None:
     """Check an experiment without running it."""
     from fedistill.config.toml import load
     from fedistill.experiment.advice import examine_and_advise
     from fedistill.experiment.findings import merged, raise_errors
     from fedistill.experiment.seeds import examine_seeds
 
-    _, findings = examine_seeds(load(experiment, set or []), examine_and_advise)
+    _, findings = examine_seeds(load(experiment, set or []), partial(examine_and_advise, population=clients))
     if json:
         print_json([asdict(finding) for finding in findings])
     else:

@@ -6,6 +6,7 @@ from fedistill.config.schema import Arm, Experiment
 from fedistill.config.units import format_bytes
 from fedistill.data.task import Task
 from fedistill.errors import ExperimentError
+from fedistill.experiment.at_scale import at_scale
 from fedistill.experiment.findings import Finding
 from fedistill.experiment.preflight import STRONG_SKEW, examine, examine_arm
 from fedistill.experiment.task_checks import label_skew
@@ -23,12 +24,18 @@ BEST_LOSS = "balanced-softmax"
 """The loss that is advised for both of these."""
 
 
-def examine_and_advise(experiment: Experiment, task: Task, arms: Sequence[ReadyArm]) -> list[Finding]:
-    """Return the findings of `examine` and, if there are no errors, facts about arms that are missing."""
+def examine_and_advise(
+    experiment: Experiment, task: Task, arms: Sequence[ReadyArm], population: int | None = None
+) -> list[Finding]:
+    """Return the findings of `examine` and, if there are no errors, facts about arms that are missing.
+
+    With ``population``, also about each arm with so many clients.
+    """
     findings = examine(experiment, task, arms)
     if any(finding.level == "error" for finding in findings):
         return findings
-    return [*findings, *_advice(experiment, task, arms)]
+    scaled = [] if population is None else at_scale(arms, population)
+    return [*findings, *scaled, *_advice(experiment, task, arms)]
 
 
 def _advice(experiment: Experiment, task: Task, arms: Sequence[ReadyArm]) -> Iterator[Finding]:

@@ -7,13 +7,16 @@ from fedistill.federation.arm import ReadyArm
 from fedistill.federation.client_sampling import sample_clients
 
 
-def expected_bytes(arm: ReadyArm) -> tuple[int, int]:
+def expected_bytes(arm: ReadyArm, population: int | None = None) -> tuple[int, int]:
     """Return the bytes up and down of a full round, an upper bound where a codec has no fixed width.
 
     Messages that cross in place of the usual ones are not counted.
+
+    Args:
+        population: from how many clients, like those of the task, the round's are drawn; default: the task's.
     """
     clients = len(arm.task.clients)
-    participants = len(sample_clients(arm.sampling, clients, arm.seed, round=1))
+    participants = len(sample_clients(arm.sampling, population or clients, arm.seed, round=1))
     if arm.secure_sums is not None:
         up, down = round_bytes(arm.addends, participants)
         own = _all_clients(arm, "down", arm.method.downlink)
