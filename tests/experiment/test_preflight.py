@@ -474,9 +474,9 @@ def test_the_cost_of_many_more_clients_than_the_task_has() -> None:
     once = format_bytes(100_000 * label)
     assert found.what == (
         "with 1,000,000 clients like these, of which 100,000 work in a round:"
-        f" about {once} up and {once} down or less, {format_bytes(600_000 * label)} in 3 exchanges; public data of"
-        f" {format_bytes(271_000 * public)} for the 271,000 who will have worked; their models take"
-        f" {format_bytes(271_000 * model)} on the disk of a simulation"
+        f" about {once} up and {once} down or less, {format_bytes(600_000 * label)} in 3 exchanges;"
+        f" public data of {format_bytes(271_000 * public)} for the 271,000 who will have worked;"
+        f" their models take {format_bytes(271_000 * model)} on the disk of a simulation"
     )
     (alone,) = at_scale([prepare(parse(raw({"method": "server-alone"}), "test"))[1][0]], 7)
     assert alone.what == "with 7 clients like these, of which 7 work in a round: nothing is exchanged"

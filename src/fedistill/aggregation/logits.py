@@ -53,7 +53,7 @@ def reliable_logits(scores: Mapping[int, Tensor], state: State) -> PooledLogits:
     nothing, logits of zero, agrees with nobody, and is no part of the median. Logits longer than those of the
     median client that is followed are then cut to its length, which probabilities hardly show: who sends true
     ones ten times as large is believed, and moves the mean no further than others. Models of several kinds
-    may differ so by a few times; beyond three, a client is said to be followed as much less as it is cut.
+    may differ so by a few times; beyond three, a client is reported as followed as much less as it is cut.
 
     Args:
         scores: logits (n, C) by client, of at least one.
