@@ -42,7 +42,7 @@ $(READY): pyproject.toml constraints.txt
 	touch $(READY)
 
 hostile: $(READY)  ## complete frames with hostile content, for the server of every method; CASES and SEED as for fuzz
-	$(BIN)/python tests/contract/hostile.py --cases $(or $(CASES),100000) --seed $(or $(SEED),0)
+	PYTHONPATH=tests $(BIN)/python tests/contract/hostile.py --cases $(or $(CASES),100000) --seed $(or $(SEED),0)
 
 fuzz: $(READY)  ## bytes that nobody meant, for every decoder; CASES and SEED say how many and which
 	$(BIN)/python tests/communication/fuzzing.py --cases $(or $(CASES),1000000) --seed $(or $(SEED),0)

@@ -1,4 +1,5 @@
-"""Makes the tables of docs/trust.md: the attacks there are, and what benchmarks/attacks.py has measured."""
+"""Makes the tables of docs/trust.md: who sends what, the attacks there are, and what benchmarks/attacks.py
+has measured."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -9,6 +10,16 @@ from typing import Any
 from writing import between, chosen_settings, table
 
 from fedistill.attacks.registry import ATTACKS
+from fedistill.communication.messages.base import Message
+from fedistill.communication.messages.bridge import BridgeReply
+from fedistill.communication.messages.classwise import ClassOutputs, Prototypes, WeightsAndOutputs
+from fedistill.communication.messages.labels import ChosenLabels, DueLabels, Logits, SoftLabels, Votes
+from fedistill.communication.messages.masked import MaskedReply
+from fedistill.communication.messages.private_samples import PrivateOutputs
+from fedistill.communication.messages.scored import ScoredLabels, ScoredWeights
+from fedistill.communication.messages.statistics import FeatureMoments, WordCounts
+from fedistill.communication.messages.tally import TallyReply
+from fedistill.communication.messages.weights import CountedWeights, TrainedWeights
 from fedistill.config.schema import Arm, ModelsConfig
 from fedistill.config.training import Train
 from fedistill.methods.registry import METHODS, create_method
@@ -30,14 +41,97 @@ FAMILIES = {
     "statistics": ("`gaussian`", "`screen = true`"),
 }
 Rows = Mapping[str, dict[str, Any]]
+_ALL_IT_KNOWS = "everything that the trained model knows"
+_ANSWERS = "its model's answers to these samples"
+_ALIKE = "where its data lie among the public ones"
+TOLD: dict[type[Message], tuple[str, str]] = {
+    TrainedWeights: ("weights; on how many samples they were trained", _ALL_IT_KNOWS),
+    MaskedReply: ("changes of weights", _ALL_IT_KNOWS),
+    ScoredWeights: (
+        "weights; on how many samples they were trained; once, how certain a model of its own data is of each"
+        " public sample",
+        f"{_ALL_IT_KNOWS}; {_ALIKE}",
+    ),
+    CountedWeights: (
+        "weights of a model or of its last layer; counts of samples per class",
+        f"{_ALL_IT_KNOWS}; its mix of classes, exactly or nearly",
+    ),
+    WeightsAndOutputs: (
+        "weights; on how many samples they were trained; mean outputs of each class",
+        f"{_ALL_IT_KNOWS}; which classes it has, and their means",
+    ),
+    ClassOutputs: ("mean outputs of each class", "which classes it has, and their means"),
+    Prototypes: ("mean features of each class", "which classes it has, and their means"),
+    SoftLabels: ("soft labels of public samples", _ANSWERS),
+    DueLabels: ("soft labels of public samples", _ANSWERS),
+    Logits: ("logits of public samples", _ANSWERS),
+    Votes: ("votes on public samples", "the class that its model names"),
+    ChosenLabels: (
+        "soft labels of those public samples that are like its own, and which these are; of `fedgems`, of"
+        " those that the server asks for",
+        f"{_ANSWERS}; {_ALIKE}, which `fedgems` does not tell",
+    ),
+    ScoredLabels: (
+        "soft labels of public samples; once, how likely each public sample is among its own",
+        f"{_ANSWERS}; {_ALIKE}",
+    ),
+    TallyReply: (
+        "in most exchanges votes on public samples, in the others weights",
+        f"the class that its model names; {_ALL_IT_KNOWS}",
+    ),
+    BridgeReply: (
+        "about how many samples of each class it has; votes on public samples; then changes of weights",
+        f"its mix of classes, roughly; the class that its model names; {_ALL_IT_KNOWS}",
+    ),
+    PrivateOutputs: (
+        "features and logits of private samples; once, their classes",
+        "each of its samples, as the first layers see it",
+    ),
+    WordCounts: (
+        "counts of texts and of words per class",
+        "its mix of classes, exactly; which words its texts have",
+    ),
+    FeatureMoments: (
+        "counts of samples and mean features per class; spreads and correlations of features",
+        "its mix of classes, exactly; means and spreads of its samples",
+    ),
+}
+"""Of each message that clients send: what it has, and what that tells of a client without further work."""
 
 
 def page() -> str:
     """The text of docs/trust.md with its tables as they should be."""
     text = PAGE.read_text(encoding="utf-8")
-    for name, made in {"attacks": attacks, "figures": figures, "hostile": hostile}.items():
+    for name, made in {
+        "sent": sent,
+        "attacks": attacks,
+        "figures": figures,
+        "hostile": hostile,
+    }.items():
         text = between(text, name, made(), PAGE.name)
     return text
+
+
+def sent() -> str:
+    """A row for what a client sends, with the methods in which it does."""
+    rows: dict[tuple[str, str], list[str]] = {("nothing", "nothing"): []}
+    rows |= {told: [] for told in TOLD.values()}
+    for name in _methods():
+        uplink = METHODS[name].uplink
+        rows[TOLD[uplink] if uplink else ("nothing", "nothing")].append(name)
+    starting = _few([name for name in _methods() if "start" in METHODS[name].Settings.model_fields])
+    methods = {told: _few(names) for told, names in rows.items()}
+    for kind in (WordCounts, FeatureMoments):
+        methods[TOLD[kind]] += f"; at first, {starting} with `start`"
+    cells = [(what, named, tells) for (what, tells), named in methods.items()]
+    before = (
+        "before round 1: how many samples it has; sums of a table's columns, if its encoding is made of them",
+        "all",
+        "its size; means, spreads and categories of its columns",
+    )
+    return table(
+        ("what clients send", "methods", "what it tells of a client without further work"), [*cells, before]
+    )
 
 
 def attacks() -> str:

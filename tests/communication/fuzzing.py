@@ -33,6 +33,7 @@ from fedistill.communication.codecs.base import Codec, Decoded
 from fedistill.communication.codecs.registry import CODECS
 from fedistill.communication.kinds import CUSTOM, Kind
 from fedistill.communication.messages.base import Message, MessageContext, contents
+from fedistill.communication.messages.bridge import WEIGHTS, BridgeReply, BridgeRequest
 from fedistill.communication.messages.classwise import ClassOutputs, Prototypes, WeightsAndOutputs
 from fedistill.communication.messages.labels import (
     ChosenLabels,
@@ -42,8 +43,11 @@ from fedistill.communication.messages.labels import (
     SoftLabels,
     Votes,
 )
+from fedistill.communication.messages.masked import MaskedReply, MaskedRequest, step_bits
 from fedistill.communication.messages.private_samples import PrivateLogits, PrivateOutputs
+from fedistill.communication.messages.scored import ScoredLabels, ScoredWeights
 from fedistill.communication.messages.statistics import FeatureMoments, StatisticsRequest, WordCounts
+from fedistill.communication.messages.tally import TallyReply, TallyRequest
 from fedistill.communication.messages.weights import CountedWeights, GeneratorWeights, TrainedWeights, Weights
 from fedistill.communication.protocol import frame as frames
 from fedistill.communication.protocol.endpoints import ClientEndpoint, ServerEndpoint
@@ -246,7 +250,7 @@ def _require_whole(came: Decoded, spec: TensorSpec) -> None:
 
 # Frames, exchanges and the two ends
 
-_PAIRS: tuple[tuple[type[Message], type[Message]], ...] = (
+PAIRS: tuple[tuple[type[Message], type[Message]], ...] = (
     (TrainedWeights, Weights),
     (ClassOutputs, ClassOutputs),
     (Logits, Logits),
@@ -261,6 +265,11 @@ _PAIRS: tuple[tuple[type[Message], type[Message]], ...] = (
     (PrivateOutputs, PrivateLogits),
     (WordCounts, StatisticsRequest),
     (FeatureMoments, StatisticsRequest),
+    (ScoredLabels, SoftLabels),
+    (ScoredWeights, Weights),
+    (MaskedReply, MaskedRequest),
+    (BridgeReply, BridgeRequest),
+    (TallyReply, TallyRequest),
     (Described, Described),
     (WithBackbone, WithBackbone),
 )
@@ -287,20 +296,33 @@ def sizes_of(random: Random) -> MessageContext:
         generator=((3, 4), (4,)),
         private=samples // 2,
         length=6,
+        trained=lambda merge: torch.arange(54) % 3 == merge % 3,
     )
+
+
+def _numbers_of(random: Random, kind: type[Message], sizes: MessageContext, round: int) -> dict[str, int]:
+    """The integers of a message that somebody might send in this round."""
+    numbers = {name: round if name in ("sampled_round", "turn") else 100 for name in kind.number_names()}
+    ranges = {
+        "present": sizes.classes + 1,
+        "chosen": sizes.samples + 1,
+        "voted": sizes.samples + 1,
+        "known": round,
+        "asks": 2 * WEIGHTS,
+        "has": 2 * WEIGHTS,
+        **dict.fromkeys(("labelled", "given", "merges"), 2),
+    }
+    numbers |= {name: random.randrange(below) for name, below in ranges.items() if name in numbers}
+    if not numbers.get("has", WEIGHTS) & WEIGHTS:
+        numbers["turn"] = 0
+    if "step" in numbers:
+        numbers["step"] = step_bits(random.choice((0.0, 0.01)))
+    return numbers
 
 
 def message_of(random: Random, kind: type[Message], sizes: MessageContext, round: int) -> Message:
     """What a sender might send in this round."""
-    numbers = {name: round if name in ("sampled_round", "turn") else 100 for name in kind.number_names()}
-    if kind is Prototypes:
-        numbers["present"] = random.randrange(sizes.classes + 1)
-    if kind is ChosenLabels:
-        numbers["chosen"] = random.randrange(sizes.samples + 1)
-    if kind is FeatureMoments:
-        numbers["present"] = random.randrange(sizes.classes + 1)
-    if kind is PrivateOutputs:
-        numbers["labelled"] = random.randrange(2)
+    numbers = _numbers_of(random, kind, sizes, round)
     integer_arrays = {name: whole.example() for name, whole in kind.integer_arrays(sizes, numbers).items()}
     fields: dict[str, Any] = {
         **numbers,
@@ -324,7 +346,7 @@ def fits(codec: type[Codec], kind: type[Message]) -> bool:
 
 def _end_cases(random: Random, names: tuple[str, ...]) -> Iterator[Case]:
     first = CODECS[random.choice(names)]
-    up, down = random.choice([pair for pair in _PAIRS if any(fits(first, kind) for kind in pair)])
+    up, down = random.choice([pair for pair in PAIRS if any(fits(first, kind) for kind in pair)])
     ways = []
     for kind in (up, down):
         fitting = [CODECS[name] for name in names if fits(CODECS[name], kind)] or [CODECS["fp32"]]

@@ -18,8 +18,10 @@ from fuzzing import CODEC_CASES, END_CASES, Failure, allowance, check, group
 
 from fedistill.communication.codecs.base import Codec, Decoded, Encoded, Sender
 from fedistill.communication.codecs.registry import CODECS, create_codec
+from fedistill.communication.messages.base import Message
 from fedistill.communication.tensor_specs import Content, Floats, SharedKnowledge, TensorSpec
 from fedistill.errors import FrameError
+from fedistill.methods.registry import METHODS
 
 SIZE = CODEC_CASES + 4 * END_CASES
 SEED = 50_000
@@ -47,6 +49,17 @@ def test_pairs_of_different_codecs() -> None:
     for seed in range(50):
         check(seed, counts=counts)
     assert {codec for codec, _, _ in counts} == set(CODECS)
+
+
+def test_the_message_of_every_method_is_tried() -> None:
+    def below(kind: type[Message]) -> set[type[Message]]:
+        return {kind}.union(*map(below, kind.__subclasses__()))
+
+    assert METHODS  # whose import has made all of their messages
+    ours = {kind for kind in below(Message) - {Message} if kind.__module__.startswith("fedistill.")}
+    sent = {kind for method in METHODS.values() for kind in (method.uplink, method.downlink) if kind}
+    tried = {kind for pair in fuzzing.PAIRS for kind in pair}
+    assert {kind.__name__ for kind in (ours | sent) - tried} == set()
 
 
 def test_a_seed_gives_the_same_cases() -> None:

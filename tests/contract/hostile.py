@@ -4,20 +4,16 @@ Each case changes an honest reply at random (`helpers.lies.random_lie`). Held of
 it, and leaves out its sender and nobody else; or it takes it. One in `LEARNED` of those that it takes goes
 through the server's step, which must not fail, and must leave finite numbers::
 
-    python tests/contract/hostile.py --cases 100000 --seed 0
+    PYTHONPATH=tests python tests/contract/hostile.py --cases 100000 --seed 0
 """
 
 import argparse
-import sys
 from collections import Counter
-from pathlib import Path
 from random import Random
 
 import pytest
 import torch
 from rich.progress import track
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from fedistill.methods.registry import METHODS
 from helpers.lies import LIAR, Scene, random_lie

@@ -1,5 +1,7 @@
 """What a lying client may send of every method: it alone is left out, and the reason says what it sent."""
 
+from functools import lru_cache
+
 import pytest
 import torch
 from hostile import WITH_UPLINK, check
@@ -9,7 +11,19 @@ from fedistill.communication.messages.classwise import ClassOutputs
 from fedistill.communication.protocol.value_checks import check_growth, check_values
 from fedistill.communication.tensor_specs import Content, TensorSpec
 from fedistill.errors import FrameError
-from helpers.lies import LIAR, Scene, frame_lies, number_lies, value_lies
+from fedistill.methods.registry import METHODS
+from helpers.lies import (
+    ALWAYS_TAKEN,
+    INTEGERS,
+    LIAR,
+    Scene,
+    count_lies,
+    doubtful_frames,
+    doubtful_lies,
+    frame_lies,
+    number_lies,
+    value_lies,
+)
 from helpers.method_rows import Row
 
 
@@ -18,11 +32,46 @@ def test_a_liar_is_left_out_and_named(row: Row, monkeypatch: pytest.MonkeyPatch)
     scene = Scene(row, monkeypatch)
     honest = scene.sent[LIAR]
     assert not scene.refused(honest.frame)
-    lies = [*frame_lies(scene), *number_lies(honest), *value_lies(honest)]
+    lies = [*frame_lies(scene), *number_lies(honest), *value_lies(honest), *count_lies(honest)]
     assert len(lies) >= 6
     for name, lie in lies:
         found = scene.refused(lie)
         assert list(found) == [LIAR], f"{name}: {found or 'accepted'}"
+        assert found[LIAR].startswith("its reply is refused: "), name
+
+
+ROUNDS_BEFORE_INTEGERS = {"tally-like": 0, "fedgkt": 0, "bridge": 2}
+"""After so many rounds these send votes, classes, and changes of weights; else one round goes before."""
+CELLS = [
+    (row, lie)
+    for row in WITH_UPLINK
+    if row.variant in ("", "-started")
+    for lie in doubtful_lies(METHODS[row.method].uplink)
+]
+
+
+@lru_cache(maxsize=1)
+def scene_of(name: str, before: int | None) -> Scene:
+    (row,) = (row for row in WITH_UPLINK if row.name == name)
+    with pytest.MonkeyPatch.context() as patch:
+        return Scene(row, patch, before)
+
+
+@pytest.mark.parametrize(
+    ("row", "lie"), [pytest.param(row, lie, id=f"{row.name}-{lie}") for row, lie in CELLS]
+)
+def test_what_could_be_true_is_learned_from(row: Row, lie: str) -> None:
+    """Or it is refused, and its sender named: it neither ends the run nor leaves NaN or infinite numbers."""
+    scene = scene_of(row.name, ROUNDS_BEFORE_INTEGERS.get(row.name) if lie in INTEGERS else None)
+    frames = dict(doubtful_frames(scene.sent[LIAR], lie))
+    assert frames
+    for name, frame in frames.items():
+        found = scene.refused(frame)
+        if not found:
+            scene.learn_from(frame)
+            continue
+        assert lie not in ALWAYS_TAKEN, f"{name}: {found}"
+        assert list(found) == [LIAR], name
         assert found[LIAR].startswith("its reply is refused: "), name
 
 
