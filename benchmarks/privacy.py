@@ -1,6 +1,7 @@
 """What does privacy cost in accuracy?
 
     python benchmarks/privacy.py [--seeds 0 1 2] [--rows dp-sgd votes] [--runs FOLDER]
+    python benchmarks/privacy.py --short --out FILE --runs FOLDER
 
 Digits. `dp-sgd`: 5 clients (Dirichlet 1), 10 rounds, methods that send weights, soft labels, votes or
 nothing, at several budgets ε and without noise. `votes`: 20 clients with an even share each, who train for
@@ -10,7 +11,8 @@ on the test set after the last round; of `local`, the mean of the clients' model
 Each arm, at each budget, is tuned first as `fedistill tune` does: TRIALS trials of all rounds on a validation
 part of the training set, at seed TUNED_ON, which is not among those reported, of what VARY has. The trials
 stay in ``--runs``; rows that are kept already are not run again. It takes some forty minutes on one core.
-`python docs/generate.py` makes the tables of docs/privacy.md of what is kept.
+`python docs/generate.py` makes the tables of docs/privacy.md of what is kept. The short form is votes, with
+noise and without, after SHORT_TRIALS trials.
 """
 
 import argparse
@@ -34,7 +36,8 @@ from fedistill.testing.runs import finish
 RESULTS = Path(__file__).parent / "results" / "privacy.json"
 BUDGETS = (1.0, 3.0, 8.0)
 METHODS = ("fedavg", "dsfl", "voting", "local")
-TRIALS, TUNED_ON = 16, 100
+TRIALS, SHORT_TRIALS, TUNED_ON = 16, 2, 100
+SHORT = ("voting/none/", "voting/randomised-response/1")
 VARY: dict[str, Values | None] = {
     "train.epochs": (1, 2, 4, 8),
     "train.batch_size": (16, 32, 64),
@@ -62,17 +65,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--rows", nargs="+", choices=("dp-sgd", "votes"), default=["dp-sgd", "votes"])
+    parser.add_argument("--short", action="store_true", help="votes with noise and without, seed 0")
     parser.add_argument("--out", type=Path, default=RESULTS, help="the file of the rows")
     parser.add_argument("--runs", type=Path, default=Path("runs") / "privacy")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    for seed in given.seeds:
-        for rows in given.rows:
+    seeds, chosen = ([0], ["votes"]) if given.short else (given.seeds, given.rows)
+    trials = SHORT_TRIALS if given.short else TRIALS
+    for seed in seeds:
+        for rows in chosen:
             setting = f"{rows}, seed {seed}"
             for name, experiment in (_dp_sgd() if rows == "dp-sgd" else _votes()).items():
-                if name in kept_rows(given.out, setting):
+                if name in kept_rows(given.out, setting) or (given.short and name not in SHORT):
                     continue
-                row = _measured(rows, name, experiment, seed, given.runs)
+                row = _measured(rows, name, experiment, seed, given.runs, trials)
                 keep(given.out, setting, name, row)
                 print(setting, name, row["settings"], f"{row['accuracy']:.3f}", row["epsilon"], flush=True)
 
@@ -117,9 +123,11 @@ def _votes() -> dict[str, dict[str, Any]]:
     return found
 
 
-def _measured(rows: str, name: str, raw: dict[str, Any], seed: int, runs: Path) -> dict[str, Any]:
+def _measured(
+    rows: str, name: str, raw: dict[str, Any], seed: int, runs: Path, trials: int
+) -> dict[str, Any]:
     """Tune an arm, if that is not done yet, and run it with its best settings."""
-    plan = Plan(TRIALS, raw["rounds"], vary=_varied(raw["arms"][0], AT_ONCE if rows == "votes" else VARY))
+    plan = Plan(trials, raw["rounds"], vary=_varied(raw["arms"][0], AT_ONCE if rows == "votes" else VARY))
     tuned_on, folder = parse({**raw, "seed": TUNED_ON}, "privacy"), runs / rows / name.replace("/", "-")
     tuned = tune_alone(tuned_on, plan, folder, f"python benchmarks/privacy.py --rows {rows}", "image")
     experiment = with_settings(parse({**raw, "seed": seed}, "privacy"), tuned, "image")

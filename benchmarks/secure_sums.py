@@ -1,6 +1,6 @@
 """What do secure sums cost, in bytes, accuracy and time?
 
-    python benchmarks/secure_sums.py [--arms dsfl ...] [--seeds 0 1 2]
+    python benchmarks/secure_sums.py [--arms dsfl ...] [--seeds 0 1 2] [--out FILE]
     python benchmarks/secure_sums.py --sharing
 
 Digits, 10 clients, Dirichlet 0.5, 3 rounds, or one for statistics: each arm without secure sums and with, the
@@ -12,7 +12,6 @@ With ``--sharing``, it times what `pycryptodome` takes to share a secret among c
 """
 
 import argparse
-import json
 import platform
 import time
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import Any
 import Crypto
 import cryptography
 import torch
-from kept import keep
+from kept import keep, kept_rows
 
 from fedistill import parse
 from fedistill.communication.secure_aggregation.primitives import joined, split
@@ -47,6 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--out", type=Path, default=RESULTS, help="the file of the rows")
     parser.add_argument("--sharing", action="store_true", help="time the sharing of secrets instead")
     given = parser.parse_args()
     if given.sharing:
@@ -55,13 +55,13 @@ def main() -> None:
     for seed in given.seeds:
         for name in given.arms:
             for form in FORMS:
-                measure(seed, name, form)
+                measure(given.out, seed, name, form)
 
 
-def measure(seed: int, name: str, form: str) -> None:
+def measure(out: Path, seed: int, name: str, form: str) -> None:
     """Run one arm in one form and keep its row, unless it is kept already."""
     setting, row = f"seed {seed}", f"{name}/{form}"
-    if row in (json.loads(RESULTS.read_text()).get(setting, {}) if RESULTS.exists() else {}):
+    if row in kept_rows(out, setting):
         return
     arm = {"method": name, **ARMS[name], **({"secure_sums": True} if form == "secure" else {})}
     raw: dict[str, Any] = {
@@ -101,7 +101,7 @@ def measure(seed: int, name: str, form: str) -> None:
         "python": platform.python_version(),
     }
     print(f"{setting}, {row}: {found}", flush=True)
-    keep(RESULTS, setting, row, found)
+    keep(out, setting, row, found)
 
 
 def time_sharing() -> None:
