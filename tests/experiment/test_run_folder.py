@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -31,6 +30,7 @@ from fedistill.federation.ledger import Entry
 from fedistill.models import registry as models
 from fedistill.models.registry import build_model
 from fedistill.models.signature import Signature
+from helpers.processes import another_in
 from helpers.watchers import Watcher
 
 ROUNDS = 3
@@ -778,24 +778,9 @@ def test_an_added_arm_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     assert (folder.path / "events.jsonl").read_bytes() == before
 
 
-HOLD = """
-import sys, time
-from pathlib import Path
-from fedistill.experiment.folder_lock import alone_in
-with alone_in(Path(sys.argv[1])):
-    print("held", flush=True)
-    time.sleep(60)
-"""
-
-
 def test_while_a_process_plays_in_a_folder_no_other_does(whole: Any, tmp_path: Path) -> None:
     folder = stopped(tmp_path / "run", after=1)
-    holder = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(folder.path)], stdout=subprocess.PIPE, text=True
-    )
-    try:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "held\n"
+    with another_in(folder.path, "alone_in"):
         before = everything(folder.path)
         with pytest.raises(ExperimentError) as caught:
             resume_experiment(folder.path, Watcher())
@@ -804,8 +789,5 @@ def test_while_a_process_plays_in_a_folder_no_other_does(whole: Any, tmp_path: P
             " another folder with --out"
         )
         assert everything(folder.path) == before
-    finally:
-        holder.kill()
-        holder.communicate()
     resume_experiment(folder.path, Watcher())  # a process that was killed has let go of it
     assert outcome(folder.path) == whole

@@ -509,6 +509,6 @@ class Told(Watch):
 
 
 def test_a_folder_of_a_start_that_failed_is_not_used_again(tmp_path: Path) -> None:
-    (tmp_path / "flower").mkdir()
+    (tmp_path / "flower" / "keys").mkdir(parents=True)
     with pytest.raises(ExperimentError, match="flower is left from a run that never began: its logs say why"):
         local_trial.run_trial(experiment(), tmp_path, "test", Watch())

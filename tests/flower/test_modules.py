@@ -1,12 +1,15 @@
 """What a node imports because an experiment names it: only what its site has allowed."""
 
+import json
 import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
+import transformers
 
 from fedistill.config.schema import Experiment
 from fedistill.errors import ExperimentError, RuntimeFailure
@@ -14,8 +17,10 @@ from fedistill.experiment.run_folder import RunFolder
 from fedistill.flower.allowed_modules import AllowedModules, modules_of
 from fedistill.flower.app_template import write_app
 from fedistill.flower.processes import TrialNetwork
+from fedistill.models.huggingface import folder as hub_folder
 from helpers.flower_trial import CLIENTS, experiment, frames, in_process
 from helpers.installed import Installer, installed
+from helpers.tiny_hf import save_vit
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # Flower uses what its libraries will drop
@@ -131,6 +136,88 @@ def test_nor_an_aggregation(tmp_path: Path, mark: Path) -> None:
     asked = experiment(arms=[{"method": "dsfl", "aggregation": {"name": "site_models:Mean"}}])
     assert "`aggregation`: 'site_models:Mean': this node does not let an experiment" in said(asked, tmp_path)
     assert not mark.exists()
+
+
+CODE = """
+from pathlib import Path
+from transformers import PreTrainedConfig, ViTForImageClassification
+
+Path(MARK).touch()
+
+class MineConfig(PreTrainedConfig):
+    model_type = "mine"
+
+class Mine(ViTForImageClassification):
+    config_class = MineConfig
+"""
+
+
+@pytest.fixture
+def with_code(tmp_path: Path, mark: Path) -> Path:
+    """A folder of a model as the hub has them with code of their own, which leaves the mark."""
+    folder = save_vit(tmp_path / "vit", side=8)
+    (folder / "mine.py").write_text(CODE.replace("MARK", repr(str(mark))))
+    point = {"AutoConfig": "mine.MineConfig", "AutoModelForImageClassification": "mine.Mine"}
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"auto_map": point}))
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["query", "train"])
+@pytest.mark.parametrize("part", ["clients", "server", "features"])
+def test_nor_a_model_of_the_hub(
+    tmp_path: Path, with_code: Path, mark: Path, kind: str, part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its folder is not so much as looked at."""
+
+    def look(*_: Any) -> None:
+        raise AssertionError("the folder of a model that is not allowed was read")
+
+    name = f"hf:{with_code}"
+    models = {"clients": ["mlp-s"], "server": "mlp-s"}
+    if part == "features":
+        changes: dict[str, Any] = {"arms": [{"method": "ridge", "features": name}]}
+    else:
+        changes = {"models": models | {part: [name] if part == "clients" else name}}
+    asked = experiment(**changes)
+    monkeypatch.setattr(hub_folder, "read_json", look)
+    monkeypatch.setattr(hub_folder, "_digest", look)
+    assert said(asked, tmp_path, kind, modules="site_models") == (
+        f"model {name!r}: this node does not let an experiment name the module hf; if its site trusts that,"
+        ' modules="site_models,hf" in its node config allows it'
+    )
+    assert not mark.exists()
+
+
+def test_a_model_of_the_hub_that_is_allowed_runs_no_code_of_its_folder(
+    tmp_path: Path, with_code: Path, mark: Path
+) -> None:
+    """One of a known type is what transformers makes of its configuration; another is refused."""
+    asked = experiment(models={"clients": [f"hf:{with_code}"], "server": "mlp-s"})
+    assert said(asked, tmp_path / "known", "train", modules="hf") == ""
+    config = with_code / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"model_type": "mine"}))
+    assert "Unrecognized model identifier: mine" in said(asked, tmp_path / "unknown", "train", modules="hf")
+    assert not mark.exists()
+    transformers.AutoConfig.from_pretrained(with_code, trust_remote_code=True)
+    assert mark.exists(), "it does run where it is trusted"
+
+
+def test_nor_is_it_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted: list[bool] = []
+    unchanged = huggingface_hub.snapshot_download
+
+    def download(*given: Any, local_files_only: bool, **options: Any) -> str:
+        wanted.append(local_files_only)
+        return unchanged(*given, local_files_only=local_files_only, **options)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    asked = experiment(models={"clients": ["hf:nobody/nothing"], "server": "mlp-s"})
+    assert said(asked, tmp_path, "train", modules="hf").startswith(
+        "model 'hf:nobody/nothing' is not on this machine and was not fetched"
+    )
+    assert wanted
+    assert all(wanted)
 
 
 def test_a_nodes_own_model_is_its_own_choice_and_nothing_else_of_its_module(

@@ -32,7 +32,7 @@ from helpers.flower_trial import (
     what_is_kept,
 )
 from helpers.processes import wait_for
-from helpers.program import PROGRAM, start
+from helpers.program import PROGRAM, here, start
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "flower-digits" / "experiment.toml"
@@ -61,7 +61,7 @@ def listens(port: int) -> bool:
 def test_stopped_and_resumed_it_ends_as_in_one_process(tmp_path: Path) -> None:
     """`up` is stopped by Ctrl-C after a round and leaves nothing running; `resume` ends in the same bits.
 
-    The folder has been moved in between.
+    The folder has been moved in between. A `resume` beside the first network disturbs nothing.
     """
     out = tmp_path / "run"
     command = ["flower", "up", str(EXAMPLE), "--nodes", str(CLIENTS), "--out", str(out)]
@@ -76,6 +76,11 @@ def test_stopped_and_resumed_it_ends_as_in_one_process(tmp_path: Path) -> None:
         wait_for(begun, "round 1", PATIENCE)
         assert process.poll() is None, process.communicate()
         assert len(processes_of(out)) >= 1 + CLIENTS
+        app = out / "flower" / "app" / "pyproject.toml"
+        written = app.stat().st_mtime_ns
+        second = here("flower", "resume", out, cwd=ROOT)
+        assert second.stderr.startswith(f"fedistill: {out}: another process is running in this folder: wait")
+        assert app.stat().st_mtime_ns == written
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=PATIENCE)
     finally:

@@ -12,6 +12,7 @@ from fedistill.config.schema import Experiment
 from fedistill.errors import ExperimentError, RuntimeFailure
 from fedistill.experiment.callbacks import NO_CALLBACKS, Callbacks
 from fedistill.experiment.findings import raise_errors
+from fedistill.experiment.folder_lock import alone_in, network_in
 from fedistill.experiment.preflight import examine
 from fedistill.experiment.progress import Watcher
 from fedistill.experiment.results import AnyResultsJson, ResultsJson
@@ -53,32 +54,47 @@ def _run_one(
 ) -> ResultsJson:
     refuse_on_network(experiment)
     refuse_privacy_on_network(experiment)
-    RunFolder.check_free(out)
-    if (out / "flower").exists():
-        raise ExperimentError(
-            f"{out / 'flower'} is left from a run that never began: its logs say why; delete it, and run this"
-            " again"
-        )
+    _check_free(out)
     task, arms = prepare(experiment, out)
     findings = examine(experiment, task, arms)
     watcher.findings(findings)
     raise_errors(findings)
     experiment, nodes = resolve(experiment, task), len(task.clients)
-    callbacks.run_start(out, experiment, resumed=False)
-    keys.make_keys(out / "flower" / "keys", nodes, [])
-    app_template.write_app(experiment, out / "flower" / "app", out.absolute(), command)
-    return _play_and_tell(experiment, nodes, out, watcher, callbacks, arms)
+    with network_in(out):
+        with alone_in(out):  # another may have begun while data were read
+            _check_free(out)
+        callbacks.run_start(out, experiment, resumed=False)
+        keys.make_keys(_keys(out), nodes, [])
+        app_template.write_app(experiment, out / "flower" / "app", out.absolute(), command)
+        return _play_and_tell(experiment, nodes, out, watcher, callbacks, arms)
+
+
+def _check_free(out: Path) -> None:
+    """Raise `ExperimentError` if a folder holds a run, or what is left of one or is about to be one."""
+    RunFolder.check_free(out)
+    if _keys(out).exists():
+        with network_in(out):
+            raise ExperimentError(
+                f"{out / 'flower'} is left from a run that never began: its logs say why; delete it, and run"
+                " this again"
+            )
+
+
+def _keys(out: Path) -> Path:
+    """Return the folder that a trial writes before all others."""
+    return out / "flower" / "keys"
 
 
 def resume_trial(out: Path, watcher: Watcher, callbacks: Callbacks = NO_CALLBACKS) -> AnyResultsJson:
     """Resume a run that `up` began; return the results.
 
     Raises:
-        ExperimentError: there is none in the folder.
+        ExperimentError: there is none in the folder, or it is still going on; nothing was changed.
         RuntimeFailure: the run or a callback failed.
     """
     folder = RunFolder.open(out)
-    if not folder.on_trial:
+    # A trial that never began may have left its app where a run in one process was begun after it.
+    if not folder.on_trial or (folder.experiment().seeds is None and not folder.on_network):
         raise ExperimentError(
             f"{out} was not run by `fedistill flower up`; continue with: {folder.resume_command()}"
         )
@@ -90,13 +106,14 @@ def resume_trial(out: Path, watcher: Watcher, callbacks: Callbacks = NO_CALLBACK
 def _resume_one(out: Path, watcher: Watcher, callbacks: Callbacks) -> ResultsJson:
     folder = RunFolder(out)
     experiment, app = folder.experiment(), out / "flower" / "app"
-    # The folder may have been moved, and its settings for the network changed.
-    shutil.rmtree(app)
-    app_template.write_app(experiment, app, out.absolute(), folder.command())
-    assert experiment.task.clients is not None, "written out where the run began"
-    arms = prepare(experiment, out)[1] if callbacks else []
-    callbacks.run_start(out, experiment, resumed=True)
-    return _play_and_tell(experiment, experiment.task.clients, out, watcher, callbacks, arms)
+    with network_in(out):
+        # The folder may have been moved, and its settings for the network changed.
+        shutil.rmtree(app)
+        app_template.write_app(experiment, app, out.absolute(), folder.command())
+        assert experiment.task.clients is not None, "written out where the run began"
+        arms = prepare(experiment, out)[1] if callbacks else []
+        callbacks.run_start(out, experiment, resumed=True)
+        return _play_and_tell(experiment, experiment.task.clients, out, watcher, callbacks, arms)
 
 
 def _play_and_tell(
