@@ -372,9 +372,12 @@ def test_silent_clients_do_not_silence_the_others(silent: int) -> None:
     alone = reliable_logits({client: logits(client) for client in range(6)}, {})
     nothing = {6 + place: torch.zeros(SAMPLES, CLASSES) for place in range(silent)}
     found = reliable_logits({client: logits(client) for client in range(6)} | nothing, {})
-    assert accuracy(found.scores) > 0.95
-    # Students learn from the size of the consensus, beside its classes.
-    assert found.scores.norm() > 0.5 * alone.scores.norm()
+    assert torch.equal(found.scores, alone.scores)
+    assert found.reliability == alone.reliability | dict.fromkeys(nothing, 0.0)
+    liar = {20: -logits(9)}
+    lied = reliable_logits({client: logits(client) for client in range(6)} | nothing | liar, {})
+    assert accuracy(lied.scores) > 0.95
+    assert lied.reliability[20] < 0.5 * min(lied.reliability[client] for client in range(6))
 
 
 @pytest.mark.parametrize("rows", [(1,), (SAMPLES, 1)], ids=["one number", "a number per row"])

@@ -4,7 +4,7 @@ The rules are those of `fedistill.testing`, to which anybody's method can be hel
 """
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import pytest
@@ -25,11 +25,15 @@ LEARNING: dict[str, Any] = {
 }
 
 
-CASES = {row.name: MethodCase(row.method, row.models, row.settings) for row in ROWS}
+@lru_cache(maxsize=1)
+def _case(name: str) -> MethodCase:
+    (row,) = [one for one in ROWS if one.name == name]
+    return MethodCase(row.method, row.models, row.settings)
 
 
 def case_of(row: Row) -> MethodCase:
-    return CASES[row.name]
+    """The case of a row, with the runs that it keeps, until that of another row is asked for."""
+    return _case(row.name)
 
 
 def test_every_method_is_in_the_table() -> None:

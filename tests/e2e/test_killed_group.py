@@ -6,6 +6,7 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -67,7 +68,10 @@ def test_nothing_is_left_of_the_data(tmp_path: Path, temporary: Path) -> None:
     try:
         wait_for(lambda: (tmp_path / "waiting").exists() or process.poll() is not None, "round 2", PATIENCE)
         assert process.poll() is None, process.communicate()
-        open_files = [os.readlink(link) for link in Path(f"/proc/{process.pid}/fd").iterdir()]
+        open_files = []
+        for link in Path(f"/proc/{process.pid}/fd").iterdir():
+            with suppress(FileNotFoundError):  # it was closed meanwhile
+                open_files.append(os.readlink(link))
         assert [name for name in open_files if name.startswith(str(tmp_path)) and name.endswith(" (deleted)")]
         os.killpg(process.pid, signal.SIGKILL)
         assert process.wait(PATIENCE) == -signal.SIGKILL

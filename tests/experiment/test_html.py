@@ -633,14 +633,14 @@ def test_what_each_client_has_spent_of_its_privacy_stands_rounded_up(browse: Any
     assert "hidden" in browse().id("privacy").attributes
     some = _results()
     kept = {"mechanism": "gaussian-labels", "unit": "one sample", "against": "the server", "delta": 1e-5}
-    some["arms"][0]["privacy"] = kept | {"epsilon": {"0": 3.1415, "1": 0.0, "2": 2.0}, "most": 3.1415}
+    some["arms"][0]["privacy"] = kept | {"epsilon": {"0": 3.1415, "1": 0.0, "2": 1.1}, "most": 3.1415}
     some["arms"][1]["privacy"] = kept | {"epsilon": {"0": 1.001, "1": 1.001, "2": 1.001}, "most": 1.001}
     page = browse(page=_page(some))
     assert "hidden" not in page.id("privacy").attributes
     _, *rows = _table(page, "table-privacy")
     beside = ["0.00001", "one sample", "the server"]
     assert rows == [
-        ["dsfl", "gaussian-labels", "0: 3.15, 1: 0.00, 2: 2.00", *beside],
+        ["dsfl", "gaussian-labels", "0: 3.15, 1: 0.00, 2: 1.10", *beside],
         [HOSTILE, "gaussian-labels", "1.01", *beside],
     ]
 

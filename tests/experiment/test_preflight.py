@@ -478,6 +478,18 @@ def test_the_cost_of_many_more_clients_than_the_task_has() -> None:
         f" public data of {format_bytes(271_000 * public)} for the 271,000 who will have worked;"
         f" their models take {format_bytes(271_000 * model)} on the disk of a simulation"
     )
+    content["arms"] = [{"method": "dsfl", "accumulate": 2}]
+    (fewer,) = at_scale([prepare(parse(content, "test"))[1][0]], 1_000_000)
+    assert f"{format_bytes(400_000 * label)} in 2 exchanges" in fewer.what
+    assert "190,000 who will have worked" in fewer.what
+    content["arms"] = [{"method": "gaussian"}]
+    once_each = prepare(parse(content, "test"))[1][0]
+    (up, down), count = expected_bytes(once_each, 1_000_000), 271_000 / 100_000
+    (said,) = at_scale([once_each], 1_000_000)
+    assert (
+        f"about {format_bytes(up * count)} up and {format_bytes(down * count)} down or less, once"
+        in said.what
+    )
     (alone,) = at_scale([prepare(parse(raw({"method": "server-alone"}), "test"))[1][0]], 7)
     assert alone.what == "with 7 clients like these, of which 7 work in a round: nothing is exchanged"
 

@@ -70,13 +70,17 @@ def test_where_a_run_is_about_to_begin_no_network_does(place: Path) -> None:
     assert refused(place, "alone_in", UP) == IN_USE
 
 
-def test_where_a_run_plays_no_network_does(place: Path) -> None:
+def test_a_run_in_one_process_is_no_networks_to_resume(place: Path) -> None:
     """Not even if a network that never began has left its app there."""
     lay_out(experiment(rounds=1), place / "run")
     in_process(experiment(rounds=1), place / "run")
-    assert refused(place, "alone_in", RESUME_NETWORK) == (
-        "fedistill: run was not run by `fedistill flower up`; continue with: fedistill resume run\n"
+    before = everything(place)
+    ended = here(*RESUME_NETWORK, cwd=place)
+    assert (ended.returncode, ended.stderr) == (
+        2,
+        "fedistill: run was not run by `fedistill flower up`; continue with: fedistill resume run\n",
     )
+    assert everything(place) == before
 
 
 def test_a_trial_holds_its_folder_from_its_first_file_to_its_end(

@@ -49,11 +49,11 @@ def median_logits(scores: Mapping[int, Tensor]) -> PooledLogits:
 def reliable_logits(scores: Mapping[int, Tensor], state: State) -> PooledLogits:
     """Return the mean of clients' logits, less the mean of each row, weighted as `Reliability` finds.
 
-    For that all are scaled alike, so that the median client's are sharp, whatever its logits' size: who says
-    nothing, logits of zero, agrees with nobody, and is no part of the median. Logits longer than those of the
-    median client that is followed are then cut to its length, which probabilities hardly show: who sends true
-    ones ten times as large is believed, and moves the mean no further than others. Models of several kinds
-    may differ so by a few times; beyond three, a client is reported as followed as much less as it is cut.
+    For that all are scaled alike, so that the median client's are sharp, whatever its logits' size. Who says
+    nothing, logits of zero, is left out. Logits longer than those of the median client that is followed are
+    cut to its length, which probabilities hardly show: who sends true ones ten times as large is believed,
+    and moves the mean no further than others. Models of several kinds may differ so by a few times; beyond
+    three, a client is reported as followed as much less as it is cut.
 
     Args:
         scores: logits (n, C) by client, of at least one.
@@ -61,21 +61,20 @@ def reliable_logits(scores: Mapping[int, Tensor], state: State) -> PooledLogits:
     """
     # What all classes of a row have in common says nothing of its class, and a lie in it would not be seen.
     exact = {client: own.double() - own.double().mean(dim=1, keepdim=True) for client, own in scores.items()}
+    exact = {client: own for client, own in exact.items() if own.norm() > _TINY}
+    pooled = torch.zeros_like(next(iter(scores.values())), dtype=torch.float64)
+    followed = dict.fromkeys(scores, 0.0)
+    if not exact:
+        return PooledLogits(pooled.float(), followed, state)
     lengths = torch.stack([own.norm() for own in exact.values()])
-    speaks = lengths > _TINY
-    if not speaks.any():
-        return PooledLogits(torch.zeros_like(next(iter(scores.values()))), dict.fromkeys(scores, 0.0), state)
-    scale = _SHARP * next(iter(exact.values())).numel() ** 0.5 / lengths[speaks].median()
+    scale = _SHARP * next(iter(exact.values())).numel() ** 0.5 / lengths.median()
     rows = {client: (scale * own).softmax(dim=1) for client, own in exact.items()}
     found = Reliability().aggregate(rows.items(), torch.Generator(), state=state)
     assert found is not None
-    shares = torch.tensor([found.trust[client] for client in scores])
-    if not shares[speaks].any():  # nobody confirms anybody
-        shares = speaks / speaks.sum()
-    usual = lengths[speaks & (shares > 0)].median()
-    cuts = (usual / lengths.clamp(min=_TINY)).clamp(max=1).tolist()
-    pooled = torch.zeros_like(next(iter(scores.values())), dtype=torch.float64)
-    followed = {}
+    shares = torch.tensor([found.trust[client] for client in exact])
+    if not shares.any():  # nobody confirms anybody
+        shares += 1 / len(shares)
+    cuts = (lengths[shares > 0].median() / lengths).clamp(max=1).tolist()
     for (client, own), share, cut in zip(exact.items(), shares.tolist(), cuts, strict=True):
         pooled += share * cut * own
         followed[client] = found.reliability[client] * min(1.0, _UNLIKE * cut)

@@ -5,7 +5,7 @@ import re
 import socket
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,6 +49,7 @@ def read_hub(name: str, source: Source, test: bool, instead: str | None = None) 
     splits = {"train": str(source.train or "train"), "test": str(source.test or "test")}
     try:
         with quietly(), _offline_without_network():
+            known = {_commit_of(repository, revision or "main")}
             available = datasets.get_dataset_split_names(repository, source.subset, revision=at["revision"])
             present = {split: wanted for split, wanted in splits.items() if wanted.split("[")[0] in available}
             found = {
@@ -56,7 +57,7 @@ def read_hub(name: str, source: Source, test: bool, instead: str | None = None) 
                 for split, wanted in present.items()
                 if test or split == "train"
             }
-            known = _commit_of(repository, revision or "main")
+            known.add(_commit_of(repository, revision or "main"))  # somebody may have changed it meanwhile
     except Exception as error:  # the hub client's errors have no common base class
         denial = denial_of(error, name, "dataset")
         fix = denial.fix or "download it once while online, or use local files with task.format"
@@ -79,14 +80,14 @@ def read_hub(name: str, source: Source, test: bool, instead: str | None = None) 
     return Splits(found["train"], found.get("test"), wheres, own_test="test" in present)
 
 
-def _check_revision(split: "Dataset", name: str, known: str | None) -> None:
+def _check_revision(split: "Dataset", name: str, known: Set[str | None]) -> None:
     """Refuse another revision than the one asked for.
 
     If it does not get an answer, the hub's client opens whatever it has prepared last of a data set, and asks
     neither for the revision of its download nor for the one that it was told.
 
     Args:
-        known: the commit that was asked for, as far as anything tells.
+        known: the commit that was asked for, before and after, as far as anything tells; else None.
 
     Raises:
         ExperimentError: these are other data, or nothing tells whether they are.
@@ -94,7 +95,7 @@ def _check_revision(split: "Dataset", name: str, known: str | None) -> None:
     opened = Path(split.cache_files[0]["filename"]).parent.name if split.cache_files else ""
     repository, _, revision = name.partition("@")
     named = _SHORT_COMMIT.fullmatch(revision) and opened.startswith(revision)
-    if not _COMMIT.fullmatch(opened) or named or known == opened or (known is None and not revision):
+    if not _COMMIT.fullmatch(opened) or named or opened in known or (known == {None} and not revision):
         return
     raise ExperimentError(
         f"data set hf:{name}: the hub did not give it now, and what was opened last on this machine is"
@@ -110,7 +111,9 @@ def _commit_of(repository: str, revision: str) -> str | None:
     from huggingface_hub.file_download import repo_folder_name
 
     try:
-        found = huggingface_hub.HfApi().dataset_info(repository, revision=revision, timeout=_PATIENCE)
+        found = huggingface_hub.HfApi().dataset_info(
+            repository, revision=revision, timeout=_PATIENCE, expand=["sha"]
+        )
     except Exception:  # the hub client's errors have no common base class
         folder = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=repository, repo_type="dataset"))
         at = folder / "refs" / revision

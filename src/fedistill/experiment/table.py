@@ -83,7 +83,7 @@ def _view(arm: AnyArmJson, view: str, measure: Measure) -> str:
 def _epsilon(seeds: Sequence[SeedJson]) -> str:
     """Return the most that a client has spent of its privacy with any seed, rounded up."""
     spent = [one["privacy"]["most"] for one in seeds if "privacy" in one]
-    return f"{math.ceil(max(spent) * 100) / 100:g}" if spent else "-"
+    return f"{math.ceil(max(spent) * 100 - 1e-6) / 100:g}" if spent else "-"
 
 
 def _values(values: Sequence[float], measure: Measure) -> str:

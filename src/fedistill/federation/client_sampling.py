@@ -6,9 +6,14 @@ from fedistill.config.schema import Sampling
 from fedistill.rng import numpy_stream
 
 
+def participants(settings: Sampling, clients: int) -> int:
+    """Return how many clients take part in a round, at least one."""
+    return max(1, math.floor(settings.fraction * clients + 0.5))
+
+
 def sample_clients(settings: Sampling, clients: int, seed: int, round: int) -> list[int]:
-    """Draw the clients of a round, at least one; return them in order."""
-    count = max(1, math.floor(settings.fraction * clients + 0.5))
+    """Draw the clients of a round; return them in order."""
+    count = participants(settings, clients)
     if count >= clients:
         return list(range(clients))
     drawn = numpy_stream(seed, "sampling", round=round).choice(clients, count, replace=False)

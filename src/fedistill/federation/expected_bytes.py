@@ -4,7 +4,7 @@ from fedistill.communication.kinds import Direction
 from fedistill.communication.messages.base import Message
 from fedistill.communication.secure_aggregation.sizes import round_bytes
 from fedistill.federation.arm import ReadyArm
-from fedistill.federation.client_sampling import sample_clients
+from fedistill.federation.client_sampling import participants
 
 
 def expected_bytes(arm: ReadyArm, population: int | None = None) -> tuple[int, int]:
@@ -16,16 +16,16 @@ def expected_bytes(arm: ReadyArm, population: int | None = None) -> tuple[int, i
         population: from how many clients, like those of the task, the round's are drawn; default: the task's.
     """
     clients = len(arm.task.clients)
-    participants = len(sample_clients(arm.sampling, population or clients, arm.seed, round=1))
+    working = participants(arm.sampling, population or clients)
     if arm.secure_sums is not None:
-        up, down = round_bytes(arm.addends, participants)
+        up, down = round_bytes(arm.addends, working)
         own = _all_clients(arm, "down", arm.method.downlink)
-        return up * participants, down * participants + own * participants // clients
+        return up * working, down * working + own * working // clients
     up, down = (
         _all_clients(arm, "up", arm.method.uplink),
         _all_clients(arm, "down", arm.method.downlink),
     )
-    return up * participants // clients, down * participants // clients
+    return up * working // clients, down * working // clients
 
 
 def expected_bytes_of_others(arm: ReadyArm) -> int:

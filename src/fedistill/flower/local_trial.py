@@ -107,9 +107,13 @@ def _resume_one(out: Path, watcher: Watcher, callbacks: Callbacks) -> ResultsJso
     folder = RunFolder(out)
     experiment, app = folder.experiment(), out / "flower" / "app"
     with network_in(out):
-        # The folder may have been moved, and its settings for the network changed.
-        shutil.rmtree(app)
-        app_template.write_app(experiment, app, out.absolute(), folder.command())
+        # The folder may have been moved, and its settings for the network changed. The app there stays until
+        # the new one is whole: it is what tells that a network played here.
+        new = app.with_name("app.new")
+        shutil.rmtree(new, ignore_errors=True)
+        app_template.write_app(experiment, new, out.absolute(), folder.command())
+        shutil.rmtree(app, ignore_errors=True)
+        new.rename(app)
         assert experiment.task.clients is not None, "written out where the run began"
         arms = prepare(experiment, out)[1] if callbacks else []
         callbacks.run_start(out, experiment, resumed=True)
