@@ -50,7 +50,7 @@ fuzz: $(READY)  ## bytes that nobody meant, for every decoder; CASES and SEED sa
 kills: $(READY)  ## a run that is killed at random moments ends in the same bits; KILLS and SEED say how many and which
 	$(BIN)/python benchmarks/kills.py --kills $(or $(KILLS),300) --seed $(or $(SEED),0)
 
-thorough: $(READY)  ## the long tests, and ten times as many examples of each property
+thorough: $(READY)  ## the long tests, and many more examples of each property
 	$(BIN)/python -m pytest -n auto --dist worksteal -m long
 	$(BIN)/python -m pytest -n auto --dist worksteal --hypothesis-profile thorough tests/aggregation \
 		tests/communication tests/data tests/methods tests/oracle tests/test_state.py

@@ -21,7 +21,7 @@ os.environ.update(
 # Tests run side by side: threads of one that wait for each other by spinning take the time of another.
 torch.set_num_threads(1)
 # What a machine needs for an example says nothing about the code.
-settings.register_profile("quick", deadline=None, max_examples=30)
+settings.register_profile("quick", deadline=None, max_examples=20)
 settings.register_profile("thorough", deadline=None, max_examples=300)
 settings.load_profile("quick")
 

@@ -94,6 +94,7 @@ def test_report(tmp_path: Path) -> None:
     assert str(tmp_path) not in page
 
 
+@pytest.mark.long
 def test_sweeps(tmp_path: Path) -> None:
     follow("sweeps.md", tmp_path)
     for page in ("skew/report.html", "both.html"):
@@ -132,6 +133,7 @@ def test_hugging_face(tmp_path: Path) -> None:
     assert (tmp_path / "for-transformers" / "config.json").exists()
 
 
+@pytest.mark.long
 def test_tables(tmp_path: Path) -> None:
     arms = {arm["name"]: arm for arm in follow("tables.md", tmp_path)["patients"]}
     assert list(arms) == ["gaussian", "random-mask", "fedavg", "fedavg-logistic", "local"]

@@ -39,6 +39,7 @@ def test_a_signature_needs_no_torch() -> None:
     assert not HEAVY & found
 
 
+@pytest.mark.long
 def test_data_libraries_are_loaded_for_the_data_that_need_them() -> None:
     build = """
 from fedistill.config.schema import TaskConfig

@@ -94,6 +94,7 @@ def test_a_folder_of_images(files: Files, tmp_path: Path, init: Callable[..., st
     assert reached["local"] < reached["bridge"]
 
 
+@pytest.mark.long
 def test_parquet_with_a_column_of_sites(files: Files, tmp_path: Path, init: Callable[..., str]) -> None:
     pictures, labels = digits(700)
     rng = np.random.default_rng(0)
@@ -110,6 +111,7 @@ def test_parquet_with_a_column_of_sites(files: Files, tmp_path: Path, init: Call
     assert task["client_names"] == ["West", "Süd", "Ost"]
 
 
+@pytest.mark.long
 def test_public_data_of_ones_own(files: Files, tmp_path: Path, init: Callable[..., str]) -> None:
     """Copies of private samples do not count, and the file names both from where it lies."""
     pictures, labels = digits(400)

@@ -89,7 +89,7 @@ def table(files: Files) -> str:
 @pytest.mark.parametrize(
     ("data", "arm"),
     [
-        (texts, "naive-bayes"),
+        pytest.param(texts, "naive-bayes", marks=pytest.mark.long),
         pytest.param(images, "fedavg", marks=pytest.mark.long),
         pytest.param(table, "fedavg", marks=pytest.mark.long),
     ],
