@@ -37,8 +37,8 @@ wheel-check: $(READY)  ## builds the wheel, installs it in an empty environment 
 
 $(READY): pyproject.toml constraints.txt Makefile
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) torch -c constraints.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e '.[dev,docs,flower]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch -c constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,docs,flower]'
 	touch $(READY)
 
 hostile: $(READY)  ## complete frames with hostile content, for the server of every method; CASES and SEED as for fuzz
