@@ -36,7 +36,7 @@ from helpers.program import PROGRAM, here, start
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "flower-digits" / "experiment.toml"
-PATIENCE = 240
+PATIENCE = 480
 
 
 @pytest.fixture(autouse=True)

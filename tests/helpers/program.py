@@ -14,7 +14,7 @@ from fedistill.cli import main
 from fedistill.stop_signals import STOP_SIGNALS
 
 PROGRAM = Path(sys.executable).parent / "fedistill"
-PATIENCE = 120  # seconds until a test gives up on a process; says nothing about how long one should take
+PATIENCE = 240  # seconds until a test gives up on a process; says nothing about how long one should take
 
 
 def fedistill(*arguments: str | Path, cwd: Path, **more: Any) -> subprocess.CompletedProcess[str]:
