@@ -338,19 +338,23 @@ def timed(work: Callable[[], object], device: str) -> float:
 
 
 def tree(pid: int) -> list[int]:
-    try:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    except OSError:
-        return [pid]
+    children: list[str] = []
+    # Each thread has a list of the processes that it started.
+    for listed in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            children += listed.read_text().split()
+        except OSError:  # the thread has ended
+            continue
     return [pid, *(found for child in children for found in tree(int(child)))]
 
 
-def held(pid: int) -> float:
+def held(pid: int, kinds: tuple[str, ...] = ("Pss",)) -> float:
+    """Return the bytes that a process holds, of the kinds that the system tells apart."""
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     except OSError:
         return 0.0
-    return next((float(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:")), 0.0)
+    return sum(float(line.split()[1]) * 1024 for line in lines if line.split(":")[0] in kinds)
 
 
 def machine(name: str, repeats: int, device: str) -> dict[str, Any]:
