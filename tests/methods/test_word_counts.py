@@ -15,7 +15,7 @@ from fedistill.methods.base import NoState, Reply
 from fedistill.models import registry as models
 from helpers.runs import finished, ready
 
-NET = "my_nets:net"
+NET = "count_nets:net"
 
 
 def raw(task: dict[str, Any] | None = None, used: Any = None, **arm: Any) -> dict[str, Any]:
@@ -73,18 +73,19 @@ def test_unlike_tokenizers_are_refused_where_tokens_are_counted(tmp_path: Any, m
     Tokenizer(WordLevel({"[PAD]": 0, "[UNK]": 1, "the": 2}, unk_token="[UNK]")).save(
         str(tmp_path / "own.json")
     )
-    (tmp_path / "my_nets.py").write_text(
+    (tmp_path / "count_nets.py").write_text(
         "from fedistill.models.signature import Preprocessing\n"
         "from fedistill.models.text import Bag\n"
         "def net(signature): return Bag(signature)\n"
         "net.preprocessing = Preprocessing(tokenizer='own.json')\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "count_nets", raising=False)  # and forgets it afterwards
     unlike = {"clients": ["bag", NET], "server": "bag"}
     _, arm = ready(raw(used=unlike))
     arm.method.check(arm.federation)
     _, arm = ready(raw(used=unlike, words="tokens"))
-    with pytest.raises(Refusal, match="all models need the same tokenizer, but bag, my_nets:net differ"):
+    with pytest.raises(Refusal, match="all models need the same tokenizer, but bag, count_nets:net differ"):
         arm.method.check(arm.federation)
     arm, run = finished(raw(used={"clients": [NET], "server": NET}, words="tokens"))
     assert run.server.words.shape == (5, 2)
