@@ -80,7 +80,6 @@ def test_unlike_tokenizers_are_refused_where_tokens_are_counted(tmp_path: Any, m
         "net.preprocessing = Preprocessing(tokenizer='own.json')\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.delitem(sys.modules, "count_nets", raising=False)  # and forgets it afterwards
     unlike = {"clients": ["bag", NET], "server": "bag"}
     _, arm = ready(raw(used=unlike))
     arm.method.check(arm.federation)
