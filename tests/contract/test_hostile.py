@@ -7,11 +7,12 @@ import torch
 from hostile import WITH_UPLINK, check
 
 from fedistill.communication.messages.base import MessageContext
-from fedistill.communication.messages.classwise import ClassOutputs
-from fedistill.communication.protocol.value_checks import check_growth, check_values
+from fedistill.communication.messages.classwise import ClassOutputs, Prototypes
+from fedistill.communication.protocol.value_checks import check_direction, check_growth, check_values
 from fedistill.communication.tensor_specs import Content, TensorSpec
 from fedistill.errors import FrameError
 from fedistill.methods.registry import METHODS
+from fedistill.methods.shared.prototypes import out_of_scale
 from helpers.lies import (
     ALWAYS_TAKEN,
     INTEGERS,
@@ -102,6 +103,49 @@ def test_what_is_said_of_numbers() -> None:
     with pytest.raises(FrameError, match="its weights have a root mean square of 50; 20 is the most here"):
         check_growth(torch.full((4,), 50.0).numpy(), sent=0.2)
     check_growth(torch.full((4,), 9.9).numpy(), sent=0.0)
+
+
+def test_what_is_said_of_weights_that_are_turned_around() -> None:
+    sent = torch.ones(400).numpy()
+    check_direction(-torch.ones(99).numpy(), torch.ones(99).numpy())  # chance alone could do it
+    check_direction(sent, torch.zeros(400).numpy())
+    # 110 weights turned around, or 290, of 400: cosines of 0.45 and -0.45; the bound is -10 / sqrt(400).
+    turned = sent.copy()
+    turned[:110] = -1
+    check_direction(turned, sent)
+    turned[:290] = -1
+    check_direction(turned, sent)
+    turned[:310] = -1
+    with pytest.raises(FrameError, match=r"point against those that it was sent \(cosine -0.55\)"):
+        check_direction(turned, sent)
+    with pytest.raises(FrameError, match="its weights are all 0"):
+        check_direction(0 * sent, sent)
+
+
+def test_prototypes_out_of_scale_are_those_of_the_few() -> None:
+    def sent(*sizes: float) -> dict[int, Prototypes]:
+        classes, present = torch.tensor([0]), 1
+        return {
+            client: Prototypes(torch.full((1, 2), size), classes, present)
+            for client, size in enumerate(sizes)
+        }
+
+    assert out_of_scale(sent(1.0, 99.0, 0.0)) == {}
+    assert out_of_scale(sent(1.0, 200.0)) == {}
+    assert out_of_scale(sent(0.0, 0.0, 5.0)) == {}
+    assert out_of_scale(sent(1.0, 2.0, 400.0, 3.0)) == {
+        2: "its prototypes are 200 times as long as the median client's"
+    }
+
+
+def test_who_is_left_out_beside_the_others_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    (row,) = (row for row in WITH_UPLINK if row.name == "fedproto")
+    scene = Scene(row, monkeypatch)
+    (lie,) = (frame for _, frame in doubtful_frames(scene.sent[LIAR], "x 1000"))
+    found = scene.learn_from(lie)
+    assert list(found) == [LIAR]
+    assert found[LIAR].startswith("its reply is left out: its prototypes are ")
+    assert scene.learn_from(scene.sent[LIAR].frame) == {}
 
 
 def test_mean_probabilities_a_thousand_times_too_large_are_refused() -> None:

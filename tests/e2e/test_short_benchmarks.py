@@ -36,8 +36,13 @@ def test_one_family_under_one_attack_and_hostile_numbers(tmp_path: Path) -> None
     assert same == rows
 
     _, hostile = run("attacks.py", tmp_path / "hostile.json", *given, "--hostile")
-    assert hostile["statistics/none/x 1000"]["accuracy"] < alone - 0.1
-    assert hostile["statistics/recommended/x 1000"]["accuracy"] > alone - 0.02
+    for lie in ("huge", "negative", "x 1000"):
+        refused = hostile[f"statistics/none/{lie}"]
+        assert refused["refused"] == refused["liars"]
+        assert refused["accuracy"] == alone, "they are as good as silent"
+    believed = hostile["statistics/none/zero"]
+    assert believed["refused"] == []
+    assert alone - 0.02 < believed["accuracy"] < alone
     assert hostile["statistics/recommended/silent"] | {"seconds": 0} == (
         rows["statistics/recommended/silent"] | {"seconds": 0}
     )

@@ -39,12 +39,13 @@ HUGE = 1e38
 LIAR = 1
 MUST_BE_REFUSED = {
     Content.PROBS: ("nan", "inf", "huge", "x 1000", "negative", "zero rows"),
-    Content.WEIGHTS: ("nan", "inf", "huge", "x 1000"),
+    Content.WEIGHTS: ("nan", "inf", "huge", "x 1000", "negative", "zero rows"),
     Content.SCORES: ("nan", "inf", "huge"),
 }
-"""By what the numbers mean. Weights of zero, or scores a thousand times as large, may be honest."""
-ALWAYS_TAKEN = {"negative", "zero rows"}
-"""Of what need not be refused: within all bounds, as numbers a thousand times as large may not be."""
+"""By what the numbers mean. Scores a thousand times as large, or turned around, may be honest."""
+ALWAYS_TAKEN = {"negative"}
+"""Of what need not be refused: within all bounds, as numbers a thousand times as large may not be, or logits
+of zero."""
 UNKNOWN_TO_THE_SERVER = {"digest"}
 """Integers of which any value may be honest."""
 
@@ -122,8 +123,11 @@ class Scene:
         replies.finish()
         return {client: failure.reason for client, failure in replies.failures.items()}
 
-    def learn_from(self, lie: bytes) -> None:
+    def learn_from(self, lie: bytes) -> dict[int, str]:
         """Let the server take its step, with this in place of the liar's reply.
+
+        Returns:
+            Who is left out, and why.
 
         Raises:
             TrainingError: the step fails, or leaves NaN or infinite numbers.
@@ -131,6 +135,7 @@ class Scene:
         replies = self._replies(lie)
         with SerialExecutor(self.wanted, self.arm.task) as executor:
             rounds._aggregate(self.run, self.arm, self.plan.number, replies, executor)
+        return {client: failure.reason for client, failure in replies.failures.items()}
 
     def _replies(self, lie: bytes) -> Replies:
         endpoint, down = self._open()

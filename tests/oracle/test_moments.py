@@ -13,8 +13,16 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import Ridge
 from torch import Tensor
 
+from fedistill.errors import FrameError
 from fedistill.methods.registry import METHODS
-from fedistill.methods.shared.moments import Moments, MomentsMethod, inverse, l2_of_rounding, message_of
+from fedistill.methods.shared.moments import (
+    Moments,
+    MomentsMethod,
+    check_bounds,
+    inverse,
+    l2_of_rounding,
+    message_of,
+)
 from fedistill.models.fixed_features import EdgeFrequencies
 from fedistill.training.loop import predict
 from helpers.runs import finished
@@ -183,3 +191,51 @@ def test_features_are_cosine_transforms_of_brightness_and_of_edges() -> None:
 def test_an_even_image_has_no_edges() -> None:
     features = EdgeFrequencies((1, 8, 8), width=30)(torch.ones(1, 1, 8, 8))
     torch.testing.assert_close(features.abs().sum(), torch.tensor(8.0))  # the mean, times 8
+
+
+@settings(deadline=None)
+@given(
+    channels=st.integers(1, 3),
+    height=st.integers(5, 12),
+    across=st.integers(5, 12),
+    contrast=st.floats(0, 100),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_features_and_their_moments_are_within_their_bounds(
+    channels: int, height: int, across: int, contrast: float, seed: int
+) -> None:
+    shape = channels, height, across
+    features = EdgeFrequencies(shape, width=min(20, EdgeFrequencies.most(shape)))
+    low, high = features.bounds()
+    random = torch.Generator().manual_seed(seed)
+    images = (contrast * torch.randn(40, *shape, generator=random)).clamp(-1, 1)
+    found = features(images).double()
+    slack = 1e-4 * (high - low)
+    assert ((low - slack <= found) & (found <= high + slack)).all()
+    labels = torch.randint(0, CLASSES, (40,), generator=random)
+    check_bounds(message_of(found, labels, levels=3), low, high)
+
+
+def test_the_bounds_of_brightness_and_of_edges_are_reached() -> None:
+    features = EdgeFrequencies((1, 8, 8), width=30)
+    low, high = features.bounds()
+    of_white = features(torch.ones(1, 1, 8, 8))[0].double()
+    # Brightness of all pixels comes first: its mean times 8.
+    assert [float(low[0]), float(high[0])] == pytest.approx([-8, 8])
+    assert float(of_white[0]) == pytest.approx(8)
+    means = (low == 0).nonzero().flatten()
+    assert len(means) == 4  # the mean of edges in each direction
+    torch.testing.assert_close(
+        high[means], 4 * features._filters.double().abs().sum(dim=(1, 2, 3)), atol=1e-5, rtol=0
+    )
+
+
+@pytest.mark.parametrize("factor", [-1.0, 1000.0])
+def test_moments_that_no_image_has_are_refused(factor: float) -> None:
+    features = EdgeFrequencies((1, 8, 8), width=30)
+    images = torch.rand(60, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(60) % CLASSES
+    found = features(images).double()
+    check_bounds(message_of(found, labels, levels=3), *features.bounds())
+    with pytest.raises(FrameError, match=r"feature \d+ has (class means from|a standard deviation of)"):
+        check_bounds(message_of(factor * found, labels, levels=3), *features.bounds())

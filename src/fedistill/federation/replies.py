@@ -1,7 +1,7 @@
 """The replies of a round, and which of its clients are left out of it."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from fedistill.communication.messages.base import Message
@@ -98,6 +98,12 @@ class Replies(Iterator[Reply[Message]]):
         """Receive what the server step has not asked for: those bytes have crossed all the same."""
         for _ in self:
             pass
+
+    def leave_out(self, reasons: Mapping[int, str]) -> None:
+        """Count clients as missing whose replies the server step has left out, and check the quorum again."""
+        for client, reason in reasons.items():
+            self.failures[client] = ClientFailure(f"its reply is left out: {reason}", reached=True)
+        check_quorum(self._quorum, self.plan.number, len(self.plan.clients), self.failures)
 
     def crossed(self) -> list[Entry]:
         """Return the frames of the round, up and down; a frame that never reached its client is not one."""

@@ -200,6 +200,7 @@ def _aggregate(
             state = _server_step(run, arm, server, replies, executor)
         check_finite(state)
         replies.finish()
+        replies.leave_out(server.left_out)
         # As it would come from disk, so that a resumed run goes over its entries in the same order.
         state = from_plain(arm.method.ServerState, ordered(to_plain(state)))
     return state, server.reliability, time.perf_counter() - started - replies.waited

@@ -220,14 +220,23 @@ class Server(Participant):
         public_labels: (N,), None unless the method declares that need.
         reliability: how far the method followed each client's reply in this round, from 0 to 1, by number;
             `note_reliability` adds to it. Empty for methods that follow all alike.
+        left_out: why the method left clients' replies out that `check_reply` alone could not refuse.
     """
 
     public_labels: Tensor | None
     reliability: dict[int, float] = field(default_factory=dict, compare=False)
+    left_out: dict[int, str] = field(default_factory=dict, compare=False)
 
     def note_reliability(self, figures: Mapping[int, float]) -> None:
         """Note how far clients were followed, from 0 to 1, for results and report."""
         self.reliability.update(figures)
+
+    def leave_out(self, client: int, reason: str) -> None:
+        """Note that a reply does not count, since beside those of the others it cannot be true.
+
+        The exchange stands all the same: both sides remember the reply. The client counts as missing.
+        """
+        self.left_out[client] = reason
 
     def initial_model(self, model: str | None = None) -> ModelState:
         """Return the initial state of the server's model, or of another one: the one that is shared."""

@@ -41,6 +41,7 @@ class EdgeFrequencies(nn.Module):
             for column in range(columns)
         )
         kept = order[:width]
+        self._sizes = sizes
         self._kept = [
             torch.tensor([(row, column) for _, at, row, column in kept if at == place]).reshape(-1, 2)
             for place in range(len(sizes))
@@ -53,6 +54,22 @@ class EdgeFrequencies(nn.Module):
         _, height, across = shape
         grown = max(height - _SIZE + 1, 0) * max(across - _SIZE + 1, 0)
         return height * across + _ORIENTATIONS * grown if grown else 0
+
+    def bounds(self) -> tuple[Tensor, Tensor]:
+        """Return the least and the most that each feature can be (d,), float64, of images in [-1, 1]."""
+        brightest = torch.ones(len(self._sizes))
+        brightest[1:] = self._filters.abs().sum(dim=(1, 2, 3))
+        low, high = [], []
+        for place, (size, kept, most) in enumerate(zip(self._sizes, self._kept, brightest, strict=True)):
+            rows, columns = (_cosines(length, kept[:, axis]).double() for axis, length in enumerate(size))
+            (row_up, row_down), (up, down) = (
+                (w.clamp(min=0).sum(1), w.clamp(max=0).sum(1)) for w in (rows, columns)
+            )
+            up, down = row_up * up + row_down * down, row_up * down + row_down * up
+            # Brightness is from -1 to 1, and the size of an edge at least 0.
+            high.append(most * (up if place else up - down))
+            low.append(most * (down if place else down - up))
+        return torch.cat(low), torch.cat(high)
 
     def forward(self, images: Tensor) -> Tensor:
         brightness = images.mean(dim=1, keepdim=True)

@@ -20,7 +20,7 @@ from fedistill.communication.protocol import frame as frames
 from fedistill.communication.protocol.frame import EVERYONE, Frame, StateId
 from fedistill.communication.protocol.message_coder import DecodedMessage, EncodedMessage, MessageCoder
 from fedistill.communication.protocol.shared_state import EMPTY, SharedState
-from fedistill.communication.protocol.value_checks import check_growth
+from fedistill.communication.protocol.value_checks import check_direction, check_growth
 from fedistill.communication.tensor_specs import Floats
 from fedistill.errors import FrameError
 from fedistill.rng import SERVER
@@ -143,6 +143,8 @@ class ServerEndpoint:
         if read.weights is not None:
             trained = read.weights[: len(read.weights) - context.buffers]
             check_growth(trained, down.size if down else 0.0, read.largest)
+            if down and down.meant is not None and len(down.meant) == len(read.weights):
+                check_direction(trained, down.meant[: len(trained)])
         message = _from_meant(read, down) if down and behind else read.message
         message.check()
         if check is not None:

@@ -50,7 +50,7 @@ class EncodedMessage:
         shared: the state that both sides share once the message has arrived.
         own: what the sender alone keeps.
         weights: the weights (P,) that the receiver will have, or None where nothing depends on them.
-        meant: those that were to be sent, or None if there are none.
+        meant: the first of the weights that were to be sent, or None if there are none.
         size: the root mean square of the weights, without buffers; 0 if it has none.
     """
 
@@ -68,7 +68,7 @@ class DecodedMessage(Generic[M]):
 
     Attributes:
         shared: the state that both sides share from now on.
-        weights: its weights (P,), or None if it has none.
+        weights: its weights (P,), of several the first, or None if it has none.
         moves: names of the tensors that are weights, except those that are sent once.
         largest: the largest size of a number of these.
     """
@@ -166,7 +166,8 @@ class MessageCoder:
                     " train.optimizer.lr, or look for extreme inputs"
                 )
             if spec.content is Content.WEIGHTS and not once and way == "down":
-                meant, size = values, max(size, mean_size(values[: spec.count - spec.plain]))
+                meant = values if meant is None else meant
+                size = max(size, mean_size(values[: spec.count - spec.plain]))
             known = SharedKnowledge() if once else self._known(way, name, spec, shared, sent)
             encoded = encode_tensor(codec, values, spec, known, sender)
             payloads[name] = encoded.payload
@@ -177,7 +178,7 @@ class MessageCoder:
             payloads[name] = write_once(payloads[name], held.get(name))
         sections = _without_empty_ends(type(message), payloads)
         if not self._reads_back(way, message):
-            return EncodedMessage(sections, self.counted(way, shared), kept, size=size)
+            return EncodedMessage(sections, self.counted(way, shared), kept, meant=meant, size=size)
         # The sender reads what it wrote: both sides share what the receiver got, not what the sender meant.
         read = self.read(way, type(message), sections, context, shared, sent=sent, round=round)
         return EncodedMessage(sections, read.shared, kept, read.weights, meant, size)
@@ -244,7 +245,8 @@ class MessageCoder:
                 parts["cache"] = with_rows(shared.value("cache"), spec, tensors[name], numbers["turn"])
                 tensors[name] = parts["cache"].value["probs"]
             if spec.content is Content.WEIGHTS:
-                weights, largest = decoded.values, max(largest, size)
+                weights = decoded.values if weights is None else weights
+                largest = max(largest, size)
                 moves.append(name)
             other = self._codec("down" if way == "up" else "up")
             if spec.rows is not None and other.remembers:

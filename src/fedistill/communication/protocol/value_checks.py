@@ -73,3 +73,32 @@ def check_growth(weights: Floats, sent: float, largest: float = math.inf) -> Non
         raise FrameError(
             f"its weights have a root mean square of {size:.3g}; {most:.3g} is the most here{_DIVERGES}"
         )
+
+
+_BY_CHANCE = 10.0
+
+
+def check_direction(weights: Floats, sent: Floats) -> None:
+    """Check a client's weights (P,) against those that it was sent (P,): not turned around, and not all 0.
+
+    Training starts from what was sent. It may go far from there, but not to the other side of zero, where
+    directions that have nothing to do with each other are 1 / sqrt(P) off a right angle. Below a hundred
+    weights, chance alone could do it.
+
+    Args:
+        weights, sent: finite, and without buffers.
+
+    Raises:
+        FrameError: they are all 0, or the cosine between the two is below -10 / sqrt(P).
+    """
+    squares = float(sent @ sent)
+    if not squares:
+        return
+    size = float(weights @ weights)
+    if not size:
+        raise FrameError("its weights are all 0")
+    cosine = float(weights @ sent) / math.sqrt(squares) / math.sqrt(size)
+    if cosine < -_BY_CHANCE / math.sqrt(len(sent)):
+        raise FrameError(
+            f"its weights point against those that it was sent (cosine {cosine:.2f}), where no training leads"
+        )

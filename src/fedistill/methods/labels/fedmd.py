@@ -10,6 +10,7 @@ from torch import Tensor
 from fedistill.aggregation.functional import mean
 from fedistill.aggregation.logits import median_logits, reliable_logits
 from fedistill.communication.messages.labels import Logits
+from fedistill.errors import FrameError
 from fedistill.methods.base import Needs, Reply
 from fedistill.methods.participants import Client, Server
 from fedistill.methods.shared.own_model import Learner, train_private
@@ -18,6 +19,10 @@ from fedistill.methods.shared.public_labels import SampledPublic, SampledSetting
 from fedistill.state import State
 from fedistill.training.loop import fit, predict
 from fedistill.training.losses import logit_mae
+
+_MOST = 745.0
+"""Logits that differ by more have a softmax of 0 in all 64 bits. It bounds their mean size, which lossy
+codecs keep, and which is about ten for a model that is sure."""
 
 
 class FedMdSettings(SampledSettings):
@@ -106,6 +111,15 @@ class FedMd(SampledPublic[Logits, Logits, FedMdServer, FedMdClient]):
         train_private(model, optimizer, client, private_loss(client, model), epochs)
         scores = predict(model, client.sampled_public(self.settings.samples, client.round))
         return replace(state.after(model, optimizer), pretrained=True), Logits(scores, client.round)
+
+    def check_reply(self, state: FedMdServer, server: Server, reply: Reply[Logits]) -> None:
+        super().check_reply(state, server, reply)
+        mean_size = float(reply.message.scores.double().abs().mean())
+        if not 0 < mean_size <= _MOST:
+            raise FrameError(
+                f"its logits have a mean size of {mean_size:.3g}, which must be above 0 and at most {_MOST:g}"
+                " (if the client is honest, its training diverges: lower train.optimizer.lr)"
+            )
 
     def server_step(
         self, state: FedMdServer, server: Server, replies: Iterable[Reply[Logits]]

@@ -92,12 +92,7 @@ class Moments:
     @classmethod
     def of(cls, message: FeatureMoments, classes: int) -> "Moments":
         """Return what a message says, up to its rounding."""
-        # A correct client has no scales beyond these, with which all sums are finite.
-        scales = message.scales.cumsum(dim=0).clamp(-MOST_SCALE, MOST_SCALE)
-        deviations = torch.exp2(scales.double() / SCALES_PER_OCTAVE)
-        means = message.means.reshape(message.present, -1).double()
-        means[1:] += means[:1].clone()
-        means *= deviations * MEAN_UNIT
+        deviations, means = _described(message)
         samples = message.samples.double()
         within = torch.eye(len(deviations), dtype=torch.float64)
         row, column = torch.triu_indices(len(deviations), len(deviations), offset=1)
@@ -147,6 +142,44 @@ def message_of(features: Tensor, labels: Tensor, levels: int) -> FeatureMoments:
         present=len(classes),
         levels=levels,
     )
+
+
+def _described(message: FeatureMoments) -> tuple[Tensor, Tensor]:
+    """Return a message's standard deviations (d,) within classes and class means (m, d), float64."""
+    # A correct client has no scales beyond these, with which all sums are finite.
+    scales = message.scales.cumsum(dim=0).clamp(-MOST_SCALE, MOST_SCALE)
+    deviations = torch.exp2(scales.double() / SCALES_PER_OCTAVE)
+    means = message.means.reshape(message.present, -1).double()
+    means[1:] += means[:1].clone()
+    return deviations, means * (deviations * MEAN_UNIT)
+
+
+def check_bounds(message: FeatureMoments, low: Tensor, high: Tensor) -> None:
+    """Check moments against what features can be: from ``low`` to ``high``, each (d,).
+
+    Numbers between two bounds have no larger standard deviation than half of their distance (Popoviciu).
+    Means and deviations may be off by their rounding.
+
+    Raises:
+        FrameError: a mean or a deviation is out of bounds; says of which feature.
+    """
+    deviations, means = _described(message)
+    most = (high - low) / 2 * 2 ** (1 / SCALES_PER_OCTAVE)
+    if (deviations > most).any():
+        worst = int((deviations / most).argmax())
+        raise FrameError(
+            f"feature {worst} has a standard deviation of {deviations[worst]:.3g};"
+            f" {most[worst]:.3g} is the most"
+        )
+    off = MEAN_UNIT * deviations
+    beyond = ((low - off - means).maximum(means - high - off)).amax(dim=0)
+    if (beyond > 0).any():
+        worst = int(beyond.argmax())
+        found = means[:, worst]
+        raise FrameError(
+            f"feature {worst} has class means from {found.min():.3g} to {found.max():.3g};"
+            f" it can be from {low[worst]:.3g} to {high[worst]:.3g}"
+        )
 
 
 def l2_of_rounding(samples: Sequence[int], width: int, levels: int) -> float:
@@ -294,6 +327,9 @@ class MomentsMethod(SumsOfStatistics[FeatureMoments, MomentsServer]):
             raise FrameError(f"it counts {count} samples, but has {samples}")
         if reply.message.levels != self.settings.levels:
             raise FrameError(f"it has {reply.message.levels} levels, not {self.settings.levels}")
+        features = self._features(server.federation)
+        if isinstance(features, EdgeFrequencies):
+            check_bounds(reply.message, *features.bounds())
 
     def add(
         self, state: MomentsServer, server: Server, replies: Iterable[Reply[FeatureMoments]]

@@ -1,7 +1,7 @@
 """Shared by methods whose messages are prototypes: one feature vector per class."""
 
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
@@ -32,6 +32,9 @@ class PrototypeSettings(Section):
         description="how the server pools the clients' prototypes of a class; the median, entry by entry,"
         " bounds what liars can do",
     )
+
+
+_UNLIKE = 100.0
 
 
 @dataclass(frozen=True)
@@ -98,17 +101,18 @@ class PrototypeMethod(Method[Prototypes, Prototypes, PrototypeStateT, Learner]):
         self, state: PrototypeStateT, server: Server, replies: Iterable[Reply[Prototypes]]
     ) -> PrototypeStateT:
         classes = server.classes
-        clients, came = [], []
-        for reply in replies:
-            clients.append(reply.client)
-            came.append(reply.message.table(classes))
+        came = {reply.client: reply.message for reply in replies}
+        for client, reason in out_of_scale(came).items():
+            server.leave_out(client, reason)
+            del came[client]
         if not came:
             return state
-        vectors = torch.stack([table for table, _ in came])
-        present = torch.stack([mask for _, mask in came])
+        tables = [message.table(classes) for message in came.values()]
+        vectors = torch.stack([table for table, _ in tables])
+        present = torch.stack([mask for _, mask in tables])
         if self.settings.pooling == "median":
             alike = class_likeness(vectors, present).tolist()
-            server.note_reliability(dict(zip(clients, alike, strict=True)))
+            server.note_reliability(dict(zip(came, alike, strict=True)))
         return self.aggregate(state, server, vectors, present)
 
     def pooled(self, vectors: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
@@ -124,6 +128,22 @@ class PrototypeMethod(Method[Prototypes, Prototypes, PrototypeStateT, Learner]):
 
         ``present`` (k, C) is the mask of the classes that each client sent.
         """
+
+
+def out_of_scale(prototypes: Mapping[int, Prototypes]) -> dict[int, str]:
+    """Return whose prototypes are over a hundred times as long as the median client's, in words.
+
+    Models of one width differ by a few times. Of two clients nobody knows which one is right.
+    """
+    sizes = {
+        client: float(sent.vectors.double().square().mean().sqrt()) for client, sent in prototypes.items()
+    }
+    usual = sorted(sizes.values())[(len(sizes) - 1) // 2] if len(sizes) > 2 else 0.0
+    return {
+        client: f"its prototypes are {size / usual:.3g} times as long as the median client's"
+        for client, size in sizes.items()
+        if usual and size > _UNLIKE * usual
+    }
 
 
 @torch.no_grad()
