@@ -36,6 +36,8 @@ from fedistill.privacy.mechanisms import DpSgd, Mechanism
 from fedistill.rng import SERVER, scoped
 from fedistill.training.model_state import ModelState, WeightLayout
 
+_MOST_CONTEXTS = 4096
+
 
 def resolve_arm(config: Arm) -> Arm:
     """Return the arm with its method's and its codecs' settings written out.
@@ -251,7 +253,16 @@ class ReadyArm:
         return self.method.server_net(self.federation)
 
     def message_context(self, client: int) -> MessageContext:
-        return self.method.message_context(self.federation, client)
+        """Return what both sides know in advance of a client's messages, the same in all rounds."""
+        if client not in self._contexts:
+            if len(self._contexts) == _MOST_CONTEXTS:
+                self._contexts.clear()
+            self._contexts[client] = self.method.message_context(self.federation, client)
+        return self._contexts[client]
+
+    @cached_property
+    def _contexts(self) -> dict[int, MessageContext]:
+        return {}
 
     def initial_shared_state(self, client: int) -> SharedState:
         """Return what both sides of a client's link know before its first exchange."""
@@ -300,7 +311,9 @@ class ReadyArm:
             round=round,
             federation=self.federation,
             model=self.federation.clients[client].model,
-            train=train.model_copy(update={"epochs": train.epochs * local, "steps": steps}),
+            train=train
+            if local == 1
+            else train.model_copy(update={"epochs": train.epochs * local, "steps": steps}),
             public=self._public("clients"),
             id=client,
             data=self.task.clients[client],

@@ -119,7 +119,8 @@ def kind_of_loop(
     of_model = kind_by_shapes(model)
     if of_model is None:
         return None
-    numbers = tuple(value.dtype for value in model.parameters())
+    parameters = [*model.parameters()]
+    numbers = tuple(value.dtype for value in parameters)
     about = (
         of_model,
         numbers,
@@ -133,7 +134,7 @@ def kind_of_loop(
     of_loss = kind_by_shapes(loss)
     if of_loss is None or optimizer is None:
         return None
-    trained = tuple(value.requires_grad for value in model.parameters())
+    trained = tuple(value.requires_grad for value in parameters)
     return (*about, of_loss, optimizer, keeps_best, trained)
 
 

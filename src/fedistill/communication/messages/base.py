@@ -7,7 +7,7 @@ arrays of integers without loss (`integer_arrays`). The receiver knows beforehan
 
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -118,18 +118,17 @@ class Message:
     @classmethod
     def names(cls) -> list[str]:
         """Return the names of the fields, in the order in which they are sent."""
-        return [one.name for one in fields(cls)]
+        return [*_fields(cls).names]
 
     @classmethod
     def needed_names(cls) -> list[str]:
         """Return the names of the fields without a default, which come first; others may be left out."""
-        defaults = (one.default is MISSING and one.default_factory is MISSING for one in fields(cls))
-        return [name for name, needed in zip(cls.names(), defaults, strict=True) if needed]
+        return [*_fields(cls).needed]
 
     @classmethod
     def number_names(cls) -> list[str]:
         """Return the names of the fields that are integers."""
-        return [one.name for one in fields(cls) if one.type in (int, "int")]
+        return [*_fields(cls).numbers]
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors, those of integers among them."""
@@ -139,6 +138,28 @@ class Message:
     def numbers(self) -> dict[str, int]:
         """Return the integers."""
         return {name: getattr(self, name) for name in self.number_names()}
+
+
+class _Fields(NamedTuple):
+    names: tuple[str, ...]
+    needed: tuple[str, ...]
+    numbers: tuple[str, ...]
+
+
+_FIELDS: dict[type[Message], _Fields] = {}
+
+
+def _fields(kind: type[Message]) -> _Fields:
+    """Return the names of a class's fields, worked out once for all of its messages."""
+    if kind not in _FIELDS:
+        found = fields(kind)
+        needed = (one for one in found if one.default is MISSING and one.default_factory is MISSING)
+        _FIELDS[kind] = _Fields(
+            tuple(one.name for one in found),
+            tuple(one.name for one in needed),
+            tuple(one.name for one in found if one.type in (int, "int")),
+        )
+    return _FIELDS[kind]
 
 
 def check_message(message: type[Message]) -> None:

@@ -91,13 +91,12 @@ def check_direction(weights: Floats, sent: Floats) -> None:
     Raises:
         FrameError: they are all 0, or the cosine between the two is below -10 / sqrt(P).
     """
-    squares = float(sent @ sent)
-    if not squares:
+    product = float(weights @ sent)
+    if product > 0 or not sent.any():
         return
-    size = float(weights @ weights)
-    if not size:
+    if not weights.any():
         raise FrameError("its weights are all 0")
-    cosine = float(weights @ sent) / math.sqrt(squares) / math.sqrt(size)
+    cosine = product / math.sqrt(float(sent @ sent)) / math.sqrt(float(weights @ weights))
     if cosine < -_BY_CHANCE / math.sqrt(len(sent)):
         raise FrameError(
             f"its weights point against those that it was sent (cosine {cosine:.2f}), where no training leads"
