@@ -214,6 +214,8 @@ def _refused_or_cost(seeds: list[Rows], family: str, name: str) -> str:
     cells = []
     for defence in ("none", "recommended"):
         lost = _lost(seeds, family, defence, name)
+        if lost is None:
+            return "-"
         refused = _of(seeds, f"{family}/{defence}/{name}", lambda row: row["refused"] == row["liars"])
         cells.append(f"{lost:.1f}" + (" (refused)" if refused and all(refused) else ""))
     return " → ".join(cells)
@@ -223,11 +225,7 @@ def _costs(seeds: list[Rows]) -> str:
     names = dict.fromkeys(key.split("/")[2] for rows in seeds for key in rows)
     lines = []
     for name in [one for one in names if one not in CONTROLS]:
-        cells = []
-        for family in FAMILIES:
-            pair = [_lost(seeds, family, defence, name) for defence in ("none", "recommended")]
-            cells.append("-" if None in pair else " → ".join(f"{one:.1f}" for one in pair))
-        lines.append((name, *cells))
+        lines.append((name, *(_refused_or_cost(seeds, family, name) for family in FAMILIES)))
     return table(("attack", *FAMILIES), lines)
 
 

@@ -333,19 +333,11 @@ def message_of(random: Random, kind: type[Message], sizes: MessageContext, round
         # What is sent once is one of two values, so that it is as held in some frames and not in others.
         seeded = Random(random.randrange(2)) if name in kind.once else random
         values = torch.from_numpy(values_of(seeded, whole))
-        fields[name] = _as_weights(values) if spec.content is Content.WEIGHTS else values
+        # A root mean square above 10 is refused, which few large numbers may have once they are rounded.
+        fields[name] = values.clamp(-1, 1) if spec.content is Content.WEIGHTS else values
     if kind is CountedWeights:  # more samples than anybody can have are refused
         fields["counts"] = fields["counts"].clamp(-1e6, 1e6)
     return kind(**fields)
-
-
-def _as_weights(values: torch.Tensor) -> torch.Tensor:
-    """Return numbers that no correct receiver refuses, whatever a codec makes of them.
-
-    A root mean square above 10 is refused, which few large numbers may have once they are rounded, and so are
-    weights that are all 0.
-    """
-    return values.clamp(-1, 1) if (values.abs() > 0.1).any() else values + 0.1
 
 
 def fits(codec: type[Codec], kind: type[Message]) -> bool:

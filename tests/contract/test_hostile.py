@@ -107,7 +107,8 @@ def test_what_is_said_of_numbers() -> None:
 
 def test_what_is_said_of_weights_that_are_turned_around() -> None:
     sent = torch.ones(400).numpy()
-    check_direction(-torch.ones(99).numpy(), torch.ones(99).numpy())  # chance alone could do it
+    for factor in (-1, 0):  # chance and rounding alone could do it
+        check_direction(factor * torch.ones(99).numpy(), torch.ones(99).numpy())
     check_direction(sent, torch.zeros(400).numpy())
     # 110 weights turned around, or 290, of 400: cosines of 0.45 and -0.45; the bound is -10 / sqrt(400).
     turned = sent.copy()
@@ -118,6 +119,9 @@ def test_what_is_said_of_weights_that_are_turned_around() -> None:
     turned[:310] = -1
     with pytest.raises(FrameError, match=r"point against those that it was sent \(cosine -0.55\)"):
         check_direction(turned, sent)
+    check_direction(1e-30 * sent, 1e-30 * sent)
+    with pytest.raises(FrameError, match=r"cosine -1\.00"):
+        check_direction(-1e-30 * sent, sent)
     with pytest.raises(FrameError, match="its weights are all 0"):
         check_direction(0 * sent, sent)
 

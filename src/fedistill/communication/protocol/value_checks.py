@@ -76,6 +76,7 @@ def check_growth(weights: Floats, sent: float, largest: float = math.inf) -> Non
 
 
 _BY_CHANCE = 10.0
+_FEW = 100
 
 
 def check_direction(weights: Floats, sent: Floats) -> None:
@@ -91,12 +92,12 @@ def check_direction(weights: Floats, sent: Floats) -> None:
     Raises:
         FrameError: they are all 0, or the cosine between the two is below -10 / sqrt(P).
     """
-    product = float(weights @ sent)
-    if product > 0 or not sent.any():
+    if weights @ sent > 0 or len(sent) < _FEW or not sent.any():
         return
     if not weights.any():
         raise FrameError("its weights are all 0")
-    cosine = product / math.sqrt(float(sent @ sent)) / math.sqrt(float(weights @ weights))
+    one, other = weights.astype(np.float64), sent.astype(np.float64)  # in which tiny numbers have squares
+    cosine = float(one @ other) / math.sqrt(float(one @ one) * float(other @ other))
     if cosine < -_BY_CHANCE / math.sqrt(len(sent)):
         raise FrameError(
             f"its weights point against those that it was sent (cosine {cosine:.2f}), where no training leads"
