@@ -17,8 +17,9 @@ os.environ.update(
     HF_HUB_OFFLINE="1",
     HF_HUB_DISABLE_TELEMETRY="1",
     HF_DATASETS_DISABLE_PROGRESS_BARS="1",
+    # Tests run side by side: threads of one that wait for each other by spinning take the time of another.
+    OMP_NUM_THREADS="1",
 )
-# Tests run side by side: threads of one that wait for each other by spinning take the time of another.
 torch.set_num_threads(1)
 # What a machine needs for an example says nothing about the code.
 settings.register_profile("quick", deadline=None, max_examples=20)

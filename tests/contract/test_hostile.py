@@ -126,6 +126,23 @@ def test_what_is_said_of_weights_that_are_turned_around() -> None:
         check_direction(0 * sent, sent)
 
 
+def test_weights_that_are_turned_around_are_believed_if_most_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was sent is then wrong, and training turns it back."""
+    (row,) = (row for row in WITH_UPLINK if row.name == "fedavg")
+    scene = Scene(row, monkeypatch)
+    turned = {client: dict(value_lies(sent))["values negative"] for client, sent in scene.sent.items()}
+    assert sorted(turned) == [0, 1, 2, 3]
+
+    def answered(*clients: int) -> tuple[list[int], dict[int, str]]:
+        return scene.answered({client: turned[client] for client in clients})
+
+    came, refused = answered(0, 1)
+    assert (came, list(refused)) == ([2, 3], [0, 1])
+    assert "and those of most clients do not" in refused[1]
+    assert answered(0, 1, 2) == ([3, 0, 1, 2], {}), "they come last"
+    assert answered(0, 1, 2, 3) == ([0, 1, 2, 3], {})
+
+
 def test_prototypes_out_of_scale_are_those_of_the_few() -> None:
     def sent(*sizes: float) -> dict[int, Prototypes]:
         classes, present = torch.tensor([0]), 1

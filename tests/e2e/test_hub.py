@@ -21,6 +21,7 @@ import fedistill
 from fedistill.errors import RuntimeFailure
 from helpers.fake_hub import TOKEN, fake_hub
 from helpers.files import Files
+from helpers.made_once import made_once
 from helpers.program import PATIENCE
 from helpers.tiny_hf import save_bert
 
@@ -184,7 +185,11 @@ class Opened:
 
 @pytest.fixture(scope="module")
 def opened(tmp_path_factory: pytest.TempPathFactory) -> Opened:
-    folder = tmp_path_factory.mktemp("hub")
+    return Opened(**made_once(tmp_path_factory, "hub", lambda: opened_in(tmp_path_factory.mktemp("hub"))))
+
+
+def opened_in(folder: Path) -> dict[str, Any]:
+    """What `Opened` has."""
     made = save_bert(folder / "bert", WORDS)
     (folder / "texts").mkdir()
     Files(folder / "texts").parquet("train.parquet", **ROWS)
@@ -204,7 +209,15 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Opened:
     in_memory = json.loads(python(OPEN, {**env, **SMALL}, folder, *LATER))
     shutil.rmtree(folder / "home" / "hub" / "datasets--owner--texts" / "refs")
     unknown = json.loads(python(OPEN, env, folder, *LATER))
-    return Opened(hub.address, older, online, later, in_memory, unknown, hub.forwarded)
+    return {
+        "hub": hub.address,
+        "older": older,
+        "online": online,
+        "later": later,
+        "in_memory": in_memory,
+        "unknown": unknown,
+        "forwarded": hub.forwarded,
+    }
 
 
 ROWS = {"text": ["alpha 1", "bravo 2", "xylem 3"], "label": [0, 1, 2]}

@@ -119,9 +119,13 @@ class Scene:
 
     def refused(self, lie: bytes) -> dict[int, str]:
         """Who is left out, and why, if the liar sends this."""
-        replies = self._replies(lie)
-        replies.finish()
-        return {client: failure.reason for client, failure in replies.failures.items()}
+        return self.answered({LIAR: lie})[1]
+
+    def answered(self, lies: dict[int, bytes]) -> tuple[list[int], dict[int, str]]:
+        """Whose replies the server step gets, in order, and who is left out, and why, if these send that."""
+        replies = self._replies(lies)
+        came = [reply.client for reply in replies]
+        return came, {client: failure.reason for client, failure in replies.failures.items()}
 
     def learn_from(self, lie: bytes) -> dict[int, str]:
         """Let the server take its step, with this in place of the liar's reply.
@@ -132,15 +136,15 @@ class Scene:
         Raises:
             TrainingError: the step fails, or leaves NaN or infinite numbers.
         """
-        replies = self._replies(lie)
+        replies = self._replies({LIAR: lie})
         with SerialExecutor(self.wanted, self.arm.task) as executor:
             rounds._aggregate(self.run, self.arm, self.plan.number, replies, executor)
         return {client: failure.reason for client, failure in replies.failures.items()}
 
-    def _replies(self, lie: bytes) -> Replies:
+    def _replies(self, lies: dict[int, bytes]) -> Replies:
         endpoint, down = self._open()
         results = [
-            (client, replace(result, frame=lie) if client == LIAR else result)
+            (client, replace(result, frame=lies.get(client, result.frame)))
             for client, result in self.results
             if isinstance(result, ClientResult)
         ]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from fedistill.communication.messages.base import Message
 from fedistill.communication.protocol.endpoints import ServerEndpoint
+from fedistill.communication.protocol.value_checks import TurnedAround
 from fedistill.errors import FrameError
 from fedistill.federation.arm import ReadyArm
 from fedistill.federation.client import ClientResult
@@ -33,6 +34,9 @@ class RoundPlan:
 
 class Replies(Iterator[Reply[Message]]):
     """The replies of a round: each is decoded when it is asked for, in client order, and then let go.
+
+    Weights that point against those that were sent (`TurnedAround`) are held back until all others have come.
+    If most clients' are so, what was sent is wrong, and they come last; else they are refused.
 
     A client whose reply is refused for any reason (damaged, coded against another state, numbers that are
     not finite, `Message.check`, `Method.check_reply`) is left out: nothing is committed at the server, so
@@ -77,6 +81,8 @@ class Replies(Iterator[Reply[Message]]):
         self.failures: dict[int, ClientFailure] = {}
         self.heard: list[int] = []
         self._traffic = Ledger()
+        self._turned: list[tuple[int, ClientResult, TurnedAround]] = []
+        self._found = self._find()
         self.waited = 0.0
         for client, frame in zip(plan.clients, sent, strict=True):
             if frame:
@@ -85,14 +91,27 @@ class Replies(Iterator[Reply[Message]]):
     def __next__(self) -> Reply[Message]:
         started = time.perf_counter()
         try:
-            for client, result in self._results:
-                reply = self._receive(client, result)
-                if reply is not None:
-                    return reply
+            reply = next(self._found, None)
         finally:
             self.waited += time.perf_counter() - started
+        if reply is not None:
+            return reply
         check_quorum(self._quorum, self.plan.number, len(self.plan.clients), self.failures)
         raise StopIteration
+
+    def _find(self) -> Iterator[Reply[Message]]:
+        for client, result in self._results:
+            reply = self._receive(client, result)
+            if reply is not None:
+                yield reply
+        believed = len(self._turned) > len(self.heard)
+        for client, result, error in self._turned:
+            if believed:
+                reply = self._reply(client, result, even_turned=True)
+                if reply is not None:
+                    yield reply
+            else:
+                self._refuse(client, error)
 
     def finish(self) -> None:
         """Receive what the server step has not asked for: those bytes have crossed all the same."""
@@ -126,22 +145,34 @@ class Replies(Iterator[Reply[Message]]):
         self._traffic.count(self.plan.number, client, "up", result.frame)
         return self._reply(client, result)
 
-    def _reply(self, client: int, result: ClientResult) -> Reply[Message] | None:
+    def _reply(
+        self, client: int, result: ClientResult, *, even_turned: bool = False
+    ) -> Reply[Message] | None:
         if client in self.plan.dropped:
             return None
         try:
-            message = self._decode(client, result.frame)
+            message = self._decode(client, result.frame, even_turned)
+        except TurnedAround as error:
+            self._turned.append((client, result, error))
+            return None
         except FrameError as error:
-            self.failures[client] = ClientFailure(f"its reply is refused: {error}", reached=True)
+            self._refuse(client, error)
             return None
         if message is None:
             return None
         self.heard.append(client)
         return Reply(client, message)
 
-    def _decode(self, client: int, frame: bytes) -> Message | None:
+    def _refuse(self, client: int, error: FrameError) -> None:
+        self.failures[client] = ClientFailure(f"its reply is refused: {error}", reached=True)
+
+    def _decode(self, client: int, frame: bytes, even_turned: bool) -> Message | None:
         """Return the client's message, or None if it asks to be sent everything again."""
-        context = self._arm.message_context(client)
         return self.endpoint.receive(
-            client, self._arm.method.uplinks, frame, context, lambda message: self._check(client, message)
+            client,
+            self._arm.method.uplinks,
+            frame,
+            self._arm.message_context(client),
+            lambda message: self._check(client, message),
+            even_turned=even_turned,
         )

@@ -66,7 +66,9 @@ class SecureReplies(Replies):
         self.heard = list(total.clients)
         return total
 
-    def _reply(self, client: int, result: ClientResult) -> Reply[Message] | None:
+    def _reply(
+        self, client: int, result: ClientResult, *, even_turned: bool = False
+    ) -> Reply[Message] | None:
         """Take the keys of a client; nobody reads a reply."""
         try:
             frame = frames.decode(result.frame)

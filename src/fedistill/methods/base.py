@@ -281,7 +281,8 @@ class Method(ABC, Generic[Up, Down, ServerStateT, ClientStateT]):
     def server_step(self, state: ServerStateT, server: Server, replies: Iterable[Reply[Up]]) -> ServerStateT:
         """Process the replies, which come in client order and may be none; return the new state.
 
-        Replies are decoded one by one as they are read. An error in this step ends the arm.
+        Replies are decoded one by one as they are read. Clients whose weights point against those that were
+        sent come last, if most do; else they are refused. An error in this step ends the arm.
         """
 
     def check_reply(self, state: ServerStateT, server: Server, reply: Reply[Up]) -> None:

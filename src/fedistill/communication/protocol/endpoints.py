@@ -102,14 +102,18 @@ class ServerEndpoint:
         data: bytes,
         context: MessageContext,
         check: Callable[[M], None] | None = None,
+        *,
+        even_turned: bool = False,
     ) -> M | None:
         """Read a reply and commit the exchange; return None if the client asks to be sent everything again.
 
         Args:
             expected: the type of the message, or the types that it may have.
             check: refuses the message by raising `FrameError`, as `Message.check` does before it.
+            even_turned: whether to take weights that point against those that were sent.
 
         Raises:
+            TurnedAround: its weights do; nothing is committed.
             FrameError: the frame is damaged or not the one that was expected, or its message is refused;
                 nothing is committed.
             StaleState: it was coded against another shared state; nothing is committed.
@@ -143,8 +147,9 @@ class ServerEndpoint:
         if read.weights is not None:
             trained = read.weights[: len(read.weights) - context.buffers]
             check_growth(trained, down.size if down else 0.0, read.largest)
-            if down and down.meant is not None and len(down.meant) == len(read.weights):
-                check_direction(trained, down.meant[: len(trained)])
+            meant = None if down is None or even_turned else down.meant
+            if meant is not None and len(meant) == len(read.weights):
+                check_direction(trained, meant[: len(trained)])
         message = _from_meant(read, down) if down and behind else read.message
         message.check()
         if check is not None:

@@ -79,18 +79,23 @@ _BY_CHANCE = 10.0
 _FEW = 100
 
 
+class TurnedAround(FrameError):
+    """A client's weights point against those that it was sent, which is wrong if the latter are right."""
+
+
 def check_direction(weights: Floats, sent: Floats) -> None:
     """Check a client's weights (P,) against those that it was sent (P,): not turned around, and not all 0.
 
     Training starts from what was sent. It may go far from there, but not to the other side of zero, where
-    directions that have nothing to do with each other are 1 / sqrt(P) off a right angle. Below a hundred
-    weights, chance alone could do it.
+    directions that have nothing to do with each other are 1 / sqrt(P) off a right angle; unless what was sent
+    is broken, so that training turns it back. Below a hundred weights, chance alone could do it.
 
     Args:
         weights, sent: finite, and without buffers.
 
     Raises:
-        FrameError: they are all 0, or the cosine between the two is below -10 / sqrt(P).
+        FrameError: they are all 0.
+        TurnedAround: the cosine between the two is below -10 / sqrt(P).
     """
     if weights @ sent > 0 or len(sent) < _FEW or not sent.any():
         return
@@ -99,6 +104,7 @@ def check_direction(weights: Floats, sent: Floats) -> None:
     one, other = weights.astype(np.float64), sent.astype(np.float64)  # in which tiny numbers have squares
     cosine = float(one @ other) / math.sqrt(float(one @ one) * float(other @ other))
     if cosine < -_BY_CHANCE / math.sqrt(len(sent)):
-        raise FrameError(
-            f"its weights point against those that it was sent (cosine {cosine:.2f}), where no training leads"
+        raise TurnedAround(
+            f"its weights point against those that it was sent (cosine {cosine:.2f}), and those of most"
+            " clients do not"
         )
