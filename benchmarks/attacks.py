@@ -14,8 +14,8 @@ Both settings of a family are tuned first with honest clients, as `fedistill tun
 rounds on a validation part of the training set, at seed TUNED_ON, of what VARY has. The trials stay in
 ``--runs``.
 
-With ``--hostile``, the same clients send replies that no correct client can send, which the server refuses,
-or logits and scores a thousand times as large.
+With ``--hostile``, the same clients send numbers that mean nothing: huge, turned around, zero, or a thousand
+times as large. Most are refused.
 """
 
 import argparse
@@ -206,7 +206,7 @@ HOSTILE: dict[str, Any] = {
     "zero": torch.zeros_like,
     "x 1000": lambda values: values * 1000,
 }
-"""Lies about numbers, whatever they mean; no attack of `[attack]` is refused, and these mostly are."""
+"""Lies about numbers, whatever they mean; most are refused, as lies of `[attack]` seldom are."""
 
 
 class Hostile(MessageAttack):

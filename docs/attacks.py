@@ -1,5 +1,5 @@
-"""Makes the tables of docs/trust.md: who sends what, the attacks there are, and what benchmarks/attacks.py
-has measured."""
+"""Makes the tables of docs/trust.md: who sends what, the attacks there are, what benchmarks/attacks.py has
+measured, and in short what those of audits, privacy and secure sums have."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -7,6 +7,9 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import audit_tables
+import privacy_page
+import secure_sums
 from writing import between, chosen_settings, table
 
 from fedistill.attacks.registry import ATTACKS
@@ -107,6 +110,9 @@ def page() -> str:
         "attacks": attacks,
         "figures": figures,
         "hostile": hostile,
+        "leaks": audit_tables.in_short,
+        "budgets": privacy_page.accuracies,
+        "secure": secure_sums.in_short,
     }.items():
         text = between(text, name, made(), PAGE.name)
     return text

@@ -73,6 +73,28 @@ def membership() -> str:
     return table(heads, lines)
 
 
+def in_short() -> str:
+    """A row for each arm: of each kind of attack, the one that finds out most."""
+    heads = ("arm", "members told, AUC", "TPR at 1 % FPR", "mix of classes, off by", "gain of class means")
+    lines = []
+    for _, name, row in _rows():
+        scores = [one for one in row["membership"] if one["score"] in STRONGEST]
+        best = max(scores, key=lambda one: one["auc"]["value"])
+        guesses = row["label_shares"]
+        guess = min(guesses, key=lambda one: one["total_variation"])
+        gains = [one["gain"] for one in row["class_means"]]
+        lines.append(
+            (
+                f"`{name}`",
+                _area(best),
+                _rate(best["tpr"]["0.01"]),
+                f"{guess['total_variation']:.2f} of {guess['uniform']['total_variation']:.2f}",
+                f"{max(gains):.2f}" if gains else "-",
+            )
+        )
+    return table(heads, lines)
+
+
 def shares() -> str:
     """A row for each arm and way of guessing."""
     heads = ("arm", "guessed from", "total variation", "all equal", "KL divergence", "all equal")

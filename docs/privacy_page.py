@@ -96,18 +96,33 @@ def _kept(rows: str) -> tuple[list[Rows], str]:
 
 def budgets() -> str:
     """A row for each method, and a column for each budget."""
-    seeds, named = _kept("dp-sgd")
-    names = dict.fromkeys(key.split("/")[0] for key in seeds[0])
-    columns = list(dict.fromkeys(key.split("/")[1] for key in seeds[0]))
-    rows = [(f"`{name}`", *(_accuracy(seeds, f"{name}/{column}") for column in columns)) for name in names]
-    heads = tuple("no noise" if column == "none" else f"ε = {column}" for column in columns)
+    seeds, _ = _kept("dp-sgd")
     chosen = [
         (f"`{name}`", head, *_tuned(seeds[0][f"{name}/{column}"]))
-        for name in names
-        for column, head in zip(columns, heads, strict=True)
+        for name in _names(seeds)
+        for column, head in _columns(seeds).items()
     ]
-    accuracies = table(("method", *heads), rows)
-    return f"{accuracies}\n\n{named}\n\n{table(('method', 'budget', 'noise', 'settings'), chosen)}"
+    return f"{accuracies()}\n\n{table(('method', 'budget', 'noise', 'settings'), chosen)}"
+
+
+def accuracies() -> str:
+    """A row for each method with its accuracy at each budget, and the seeds."""
+    seeds, named = _kept("dp-sgd")
+    columns = _columns(seeds)
+    rows = [
+        (f"`{name}`", *(_accuracy(seeds, f"{name}/{column}") for column in columns)) for name in _names(seeds)
+    ]
+    return f"{table(('method', *columns.values()), rows)}\n\n{named}"
+
+
+def _names(seeds: list[Rows]) -> list[str]:
+    return [*dict.fromkeys(key.split("/")[0] for key in seeds[0])]
+
+
+def _columns(seeds: list[Rows]) -> dict[str, str]:
+    """The budgets, and the heads of their columns."""
+    budgets = dict.fromkeys(key.split("/")[1] for key in seeds[0])
+    return {one: "no noise" if one == "none" else f"ε = {one}" for one in budgets}
 
 
 def _tuned(row: dict[str, Any]) -> tuple[str, str]:

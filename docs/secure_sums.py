@@ -32,15 +32,9 @@ def page() -> str:
 
 def measured(kept: dict[str, Rows]) -> str:
     """A row for each arm: bytes and accuracy without secure sums and with, over seeds that have both."""
-    seeds = {name: rows for name, rows in kept.items() if name.startswith("seed ")}
-    numbers = ", ".join(sorted(name.removeprefix("seed ") for name in seeds))
+    numbers = ", ".join(sorted(name.removeprefix("seed ") for name in _seeds(kept)))
     rows = []
-    for arm in dict.fromkeys(key.split("/")[0] for one in seeds.values() for key in one):
-        both = [
-            (one[f"{arm}/plain"], one[f"{arm}/secure"])
-            for one in seeds.values()
-            if f"{arm}/plain" in one and f"{arm}/secure" in one
-        ]
+    for arm, both in _pairs(kept).items():
         plain, secure = [pair[0] for pair in both], [pair[1] for pair in both]
         cells = [
             format_bytes(round(mean(row[key] for row in form)))
@@ -72,6 +66,37 @@ def measured(kept: dict[str, Rows]) -> str:
         " `python benchmarks/secure_sums.py`."
     )
     return f"{about}\n\n{table(heads, rows)}"
+
+
+def in_short() -> str:
+    """A row for each arm: its bytes and accuracy with secure sums, against those without."""
+    kept: dict[str, Rows] = json.loads(RESULTS.read_text(encoding="utf-8"))
+    rows = []
+    for arm, both in _pairs(kept).items():
+        up, down = (
+            mean(secure[way] for _, secure in both) / mean(plain[way] for plain, _ in both)
+            for way in ("up", "down")
+        )
+        lost = 100 * mean(plain["accuracy"] - secure["accuracy"] for plain, secure in both)
+        rows.append((f"`{arm}`", f"{up:.1f}", f"{down:.1f}", f"{round(lost, 1) + 0.0:.1f}"))
+    return table(("arm", "bytes up, to those without", "down", "points lost"), rows)
+
+
+def _seeds(kept: dict[str, Rows]) -> dict[str, Rows]:
+    return {name: rows for name, rows in kept.items() if name.startswith("seed ")}
+
+
+def _pairs(kept: dict[str, Rows]) -> dict[str, list[tuple[dict[str, Any], dict[str, Any]]]]:
+    """The rows of each arm without secure sums and with them, of seeds that have both."""
+    seeds = [*_seeds(kept).values()]
+    return {
+        arm: [
+            (one[f"{arm}/plain"], one[f"{arm}/secure"])
+            for one in seeds
+            if f"{arm}/plain" in one and f"{arm}/secure" in one
+        ]
+        for arm in dict.fromkeys(key.split("/")[0] for one in seeds for key in one)
+    }
 
 
 def sharing(kept: Rows) -> str:

@@ -187,6 +187,11 @@ def number_lies(sent: Sent) -> Iterator[tuple[str, bytes]]:
         if name in UNKNOWN_TO_THE_SERVER:
             continue
         yield f"{name} of 2^40", _with_number(sent, name, 1 << 40)
+        number = sent.message.numbers()[name]
+        if name in ("samples", "present"):
+            yield f"{name} one more", _with_number(sent, name, number + 1)
+        elif name in ("turn", "merges", "sampled_round") and number > 1:
+            yield f"{name} before", _with_number(sent, name, number - 1)
 
 
 def _with_number(sent: Sent, name: str, number: int) -> bytes:
