@@ -11,7 +11,7 @@ import pytest
 
 from fedistill.experiment.run_folder import RunFolder
 from fedistill.experiment.runner import run_experiment
-from helpers.bad_replies import Change, changing, damaged, only, with_section
+from helpers.bad_replies import Change, changing, damaged, only, turned_around, with_section
 from helpers.flower_trial import CLIENTS, Watch, at_sites, experiment, frames, what_is_kept
 from helpers.nan_model import write_nan_model
 
@@ -47,6 +47,8 @@ BAD: dict[str, tuple[dict[str, Any], Callable[[bytes], bytes]]] = {
     "clusters": ({"method": "comet", "codec": {"name": "simplex", "bits": 2}}, damaged),
     "refused by its check": ({"method": "fedavg"}, with_section(1, varint(0))),
     "refused by the method": ({"method": "dsfl"}, with_section(1, varint(1))),
+    "of an old turn": ({"method": "scarlet", "samples": 20, "codec": "fp32"}, with_section(1, varint(1))),
+    "turned around": ({"method": "fedavg", "codec": "fp32"}, turned_around),
 }
 
 

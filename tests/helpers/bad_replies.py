@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from fedistill.communication.protocol import frame as frames
 from fedistill.communication.protocol.frame import Frame
 from fedistill.config.schema import Experiment
@@ -76,3 +78,9 @@ def with_section(place: int, section: bytes) -> Callable[[bytes], bytes]:
         return replace(frame, sections=tuple(sections))
 
     return rewritten(change)
+
+
+def turned_around(reply: bytes) -> bytes:
+    """All numbers of its first section, in fp32, have the other sign."""
+    numbers = np.frombuffer(frames.decode(reply).sections[0], "<f4")
+    return with_section(0, (-numbers).tobytes())(reply)
