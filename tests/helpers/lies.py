@@ -43,9 +43,8 @@ MUST_BE_REFUSED = {
     Content.SCORES: ("nan", "inf", "huge"),
 }
 """By what the numbers mean. Scores a thousand times as large, or turned around, may be honest."""
-ALWAYS_TAKEN = {"negative"}
-"""Of what need not be refused: within all bounds, as numbers a thousand times as large may not be, or logits
-of zero."""
+ALWAYS_TAKEN = {"negative", "zero rows"}
+"""Of what need not be refused: within all bounds, as numbers a thousand times as large may not be."""
 UNKNOWN_TO_THE_SERVER = {"digest"}
 """Integers of which any value may be honest."""
 
@@ -127,21 +126,21 @@ class Scene:
         came = [reply.client for reply in replies]
         return came, {client: failure.reason for client, failure in replies.failures.items()}
 
-    def learn_from(self, lie: bytes) -> dict[int, str]:
+    def learn_from(self, lie: bytes, quorum: float = 0.0) -> dict[int, str]:
         """Let the server take its step, with this in place of the liar's reply.
 
         Returns:
             Who is left out, and why.
 
         Raises:
-            TrainingError: the step fails, or leaves NaN or infinite numbers.
+            TrainingError: the step fails, or leaves NaN or infinite numbers, or too few clients are left in.
         """
-        replies = self._replies({LIAR: lie})
+        replies = self._replies({LIAR: lie}, quorum)
         with SerialExecutor(self.wanted, self.arm.task) as executor:
             rounds._aggregate(self.run, self.arm, self.plan.number, replies, executor)
         return {client: failure.reason for client, failure in replies.failures.items()}
 
-    def _replies(self, lies: dict[int, bytes]) -> Replies:
+    def _replies(self, lies: dict[int, bytes], quorum: float = 0.0) -> Replies:
         endpoint, down = self._open()
         results = [
             (client, replace(result, frame=lies.get(client, result.frame)))
@@ -149,7 +148,7 @@ class Scene:
             if isinstance(result, ClientResult)
         ]
         check = rounds._reply_check(self.run, self.arm, self.plan.number)
-        return Replies(self.arm, 0.0, check, endpoint, self.plan, down, iter(results))
+        return Replies(self.arm, quorum, check, endpoint, self.plan, down, iter(results))
 
 
 def _carries_numbers(arm: ReadyArm) -> bool:

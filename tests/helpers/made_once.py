@@ -14,7 +14,7 @@ def made_once(
 ) -> dict[str, Any]:
     """Return what the first worker that asks for a name makes, as JSON; the others wait for it."""
     if "PYTEST_XDIST_WORKER" not in os.environ:
-        return make()
+        return _plain(json.dumps(make()))
     # All workers' folders of one run lie in one.
     place = factory.getbasetemp().parent / f"{name}.json"
     with place.open("a+") as file:
@@ -24,5 +24,9 @@ def made_once(
         if not made:
             made = json.dumps(make())
             file.write(made)
+    return _plain(made)
+
+
+def _plain(made: str) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(made)
     return found

@@ -4,7 +4,7 @@
   that names the round and the client or the server. The other arms go on.
 - A client whose reply is invalid, or, on a network, a client that fails or cannot be reached, is left out of
   the round: its reason is recorded, its bytes count, and nothing changes that its link shares with the
-  server.
+  server; unless the method alone could tell, beside the others' replies (`Server.leave_out`).
 - Where fewer clients than the quorum (`flower.quorum`) remain in a round, the arm ends and lists the reasons.
 """
 

@@ -1,6 +1,7 @@
 """The replies of a round, and which of its clients are left out of it."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -33,10 +34,11 @@ class RoundPlan:
 
 
 class Replies(Iterator[Reply[Message]]):
-    """The replies of a round: each is decoded when it is asked for, in client order, and then let go.
+    """The replies of a round: each is decoded when it is asked for, and then let go.
 
-    Weights that point against those that were sent (`TurnedAround`) are held back until all others have come.
-    If most clients' are so, what was sent is wrong, and they come last; else they are refused.
+    They come in client order, but for weights that point against those that were sent (`TurnedAround`): these
+    are held back until all others have come. If more clients of a model send such than do not, what they were
+    sent is wrong, and they come last; else they are refused.
 
     A client whose reply is refused for any reason (damaged, coded against another state, numbers that are
     not finite, `Message.check`, `Method.check_reply`) is left out: nothing is committed at the server, so
@@ -104,9 +106,10 @@ class Replies(Iterator[Reply[Message]]):
             reply = self._receive(client, result)
             if reply is not None:
                 yield reply
-        believed = len(self._turned) > len(self.heard)
+        votes = Counter(self._arm.travelling(client) for client in self.heard)
+        votes.subtract(self._arm.travelling(client) for client, _, _ in self._turned)
         for client, result, error in self._turned:
-            if believed:
+            if votes[self._arm.travelling(client)] < 0:
                 reply = self._reply(client, result, even_turned=True)
                 if reply is not None:
                     yield reply
@@ -119,8 +122,13 @@ class Replies(Iterator[Reply[Message]]):
             pass
 
     def leave_out(self, reasons: Mapping[int, str]) -> None:
-        """Count clients as missing whose replies the server step has left out, and check the quorum again."""
+        """Count clients as missing whose replies the server step has left out, and check the quorum again.
+
+        Those that it has not received are missing already.
+        """
         for client, reason in reasons.items():
+            if client not in self.heard:
+                continue
             self.failures[client] = ClientFailure(f"its reply is left out: {reason}", reached=True)
         check_quorum(self._quorum, self.plan.number, len(self.plan.clients), self.failures)
 

@@ -144,14 +144,14 @@ class ServerEndpoint:
             sent=down.weights if down else None,
             round=self._round,
         )
-        if read.weights is not None:
-            trained = read.weights[: len(read.weights) - context.buffers]
+        trained = None if read.weights is None else read.weights[: len(read.weights) - context.buffers]
+        if trained is not None:
             check_growth(trained, down.size if down else 0.0, read.largest)
-            meant = None if down is None or even_turned else down.meant
-            if meant is not None and len(meant) == len(read.weights):
-                check_direction(trained, meant[: len(trained)])
         message = _from_meant(read, down) if down and behind else read.message
         message.check()
+        meant = None if down is None or even_turned else down.meant
+        if trained is not None and meant is not None and len(meant) == len(trained) + context.buffers:
+            check_direction(trained, meant[: len(trained)])
         if check is not None:
             check(message)
         read.shared.pack()

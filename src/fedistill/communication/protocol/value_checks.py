@@ -75,7 +75,7 @@ def check_growth(weights: Floats, sent: float, largest: float = math.inf) -> Non
         )
 
 
-_BY_CHANCE = 10.0
+_TURNED = -0.5
 _FEW = 100
 
 
@@ -86,16 +86,16 @@ class TurnedAround(FrameError):
 def check_direction(weights: Floats, sent: Floats) -> None:
     """Check a client's weights (P,) against those that it was sent (P,): not turned around, and not all 0.
 
-    Training starts from what was sent. It may go far from there, but not to the other side of zero, where
-    directions that have nothing to do with each other are 1 / sqrt(P) off a right angle; unless what was sent
-    is broken, so that training turns it back. Below a hundred weights, chance alone could do it.
+    Training starts from what was sent, and seldom leads to the other side of zero, where directions that have
+    nothing to do with each other are 1 / sqrt(P) off a right angle. It does where what was sent is broken, so
+    that training turns it back. Below a hundred weights, chance alone could do it.
 
     Args:
         weights, sent: finite, and without buffers.
 
     Raises:
         FrameError: they are all 0.
-        TurnedAround: the cosine between the two is below -10 / sqrt(P).
+        TurnedAround: the cosine between the two is below -0.5.
     """
     if weights @ sent > 0 or len(sent) < _FEW or not sent.any():
         return
@@ -103,8 +103,8 @@ def check_direction(weights: Floats, sent: Floats) -> None:
         raise FrameError("its weights are all 0")
     one, other = weights.astype(np.float64), sent.astype(np.float64)  # in which tiny numbers have squares
     cosine = float(one @ other) / math.sqrt(float(one @ one) * float(other @ other))
-    if cosine < -_BY_CHANCE / math.sqrt(len(sent)):
+    if cosine < _TURNED:
         raise TurnedAround(
             f"its weights point against those that it was sent (cosine {cosine:.2f}), and those of most"
-            " clients do not"
+            f" clients do not{_DIVERGES}"
         )

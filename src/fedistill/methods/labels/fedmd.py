@@ -115,10 +115,12 @@ class FedMd(SampledPublic[Logits, Logits, FedMdServer, FedMdClient]):
     def check_reply(self, state: FedMdServer, server: Server, reply: Reply[Logits]) -> None:
         super().check_reply(state, server, reply)
         mean_size = float(reply.message.scores.double().abs().mean())
-        if not 0 < mean_size <= _MOST:
+        if not mean_size:
+            raise FrameError("its logits are all 0")
+        if mean_size > _MOST:
             raise FrameError(
-                f"its logits have a mean size of {mean_size:.3g}, which must be above 0 and at most {_MOST:g}"
-                " (if the client is honest, its training diverges: lower train.optimizer.lr)"
+                f"its logits have a mean size of {mean_size:.3g}; {_MOST:g} is the most (if the client is"
+                " honest, its training diverges: lower train.optimizer.lr)"
             )
 
     def server_step(

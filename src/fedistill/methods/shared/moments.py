@@ -1,5 +1,6 @@
 """Shared by methods in which clients send counts, means and covariances of fixed features, once."""
 
+import functools
 import math
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -152,6 +153,11 @@ def _described(message: FeatureMoments) -> tuple[Tensor, Tensor]:
     means = message.means.reshape(message.present, -1).double()
     means[1:] += means[:1].clone()
     return deviations, means * (deviations * MEAN_UNIT)
+
+
+@functools.lru_cache(maxsize=8)
+def _edge_bounds(shape: tuple[int, ...], width: int) -> tuple[Tensor, Tensor]:
+    return EdgeFrequencies(shape, width).bounds()
 
 
 def check_bounds(message: FeatureMoments, low: Tensor, high: Tensor) -> None:
@@ -327,9 +333,9 @@ class MomentsMethod(SumsOfStatistics[FeatureMoments, MomentsServer]):
             raise FrameError(f"it counts {count} samples, but has {samples}")
         if reply.message.levels != self.settings.levels:
             raise FrameError(f"it has {reply.message.levels} levels, not {self.settings.levels}")
-        features = self._features(server.federation)
-        if isinstance(features, EdgeFrequencies):
-            check_bounds(reply.message, *features.bounds())
+        own = server.federation.signatures[server.federation.server_model]
+        if self.settings.features is None and own.kind == "image":
+            check_bounds(reply.message, *_edge_bounds(own.shape, self.settings.width or _WIDTH))
 
     def add(
         self, state: MomentsServer, server: Server, replies: Iterable[Reply[FeatureMoments]]

@@ -133,16 +133,21 @@ class PrototypeMethod(Method[Prototypes, Prototypes, PrototypeStateT, Learner]):
 def out_of_scale(prototypes: Mapping[int, Prototypes]) -> dict[int, str]:
     """Return whose prototypes are over a hundred times as long as the median client's, in words.
 
-    Models of one width differ by a few times. Of two clients nobody knows which one is right.
+    Models of one width differ by a few times. Of two clients nobody knows which one is right, and of an even
+    number the longer half is believed; prototypes of 0 say nothing of a length.
     """
     sizes = {
-        client: float(sent.vectors.double().square().mean().sqrt()) for client, sent in prototypes.items()
+        client: float(sent.vectors.double().square().mean().sqrt())
+        for client, sent in prototypes.items()
+        if sent.vectors.any()
     }
-    usual = sorted(sizes.values())[(len(sizes) - 1) // 2] if len(sizes) > 2 else 0.0
+    if len(prototypes) < 3:
+        return {}
+    usual = sorted(sizes.values())[len(sizes) // 2] if sizes else 0.0
     return {
-        client: f"its prototypes are {size / usual:.3g} times as long as the median client's"
+        client: f"its prototypes are {size / usual:,.0f} times as long as the median client's"
         for client, size in sizes.items()
-        if usual and size > _UNLIKE * usual
+        if size > _UNLIKE * usual
     }
 
 
