@@ -23,7 +23,8 @@ class RoundRecord:
     """What happened in a round; the names are the keys of its line in ``events.jsonl``.
 
     Attributes:
-        clients: who took part, empty if no exchange was due. ``dropped``: whose reply was lost, refused or left out.
+        clients: who took part, empty if no exchange was due. ``dropped``: whose reply was lost, refused or
+            left out.
         missing: why a client was left out, by its number (`federation.failures`); replies that are lost
             because `sampling.dropout` asks for it have no reason.
         carried: the fields of the round's `TransportOverhead`, empty if there was no exchange.
