@@ -173,10 +173,14 @@ def test_the_doctor_tells_who_is_stacked(more: dict[str, Any], said: str) -> Non
     assert findings(**more, runtime=EXACT) == []
 
 
-def test_a_run_is_resumed_as_it_began() -> None:
-    def changed(fast: bool) -> Experiment:
-        return parse(table({"kind": "serial", "fast": fast}), "test")
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [({"fast": True}, r"fast \(false, now true\)"), ({"server_threads": 2}, r"server_threads \(1, now 2\)")],
+)
+def test_a_run_is_resumed_as_it_began(more: dict[str, Any], said: str) -> None:
+    def changed(**more: Any) -> Experiment:
+        return parse(table({"kind": "serial", **more}), "test")
 
-    assert not check_changes(changed(True), changed(True), Path("experiment.toml"))
-    with pytest.raises(ExperimentError, match=r"runtime\.fast \(false, now true\)"):
-        check_changes(changed(False), changed(True), Path("experiment.toml"))
+    assert not check_changes(changed(**more), changed(**more), Path("experiment.toml"))
+    with pytest.raises(ExperimentError, match=rf"runtime\.{said}"):
+        check_changes(changed(), changed(**more), Path("experiment.toml"))

@@ -137,12 +137,12 @@ def test_a_page_of_one_run_has_its_place(out: Path, tmp_path: Path) -> None:
     )
 
 
-def test_a_point_asks_for_stacked_clients_or_for_none(file: Path) -> None:
+def test_a_point_asks_for_what_rounds_otherwise(file: Path) -> None:
     """Their bits differ, whatever else of `runtime` may change."""
     point = GridPoint("alpha=1", ())
 
     def asked(*overrides: str) -> Any:
         return _asked([point], {point.name: fedistill.load(file, overrides=overrides)})
 
-    assert asked("runtime.fast=true") != asked()
+    assert asked() != asked("runtime.fast=true") != asked("runtime.server_threads=2") != asked()
     assert asked("runtime.workers=2") == asked("runtime.fast=false") == asked()

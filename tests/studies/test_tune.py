@@ -423,12 +423,12 @@ def test_what_cannot_be_tuned_is_said_before_any_trial(
     assert not (tmp_path / "out").exists()
 
 
-def test_trials_of_stacked_clients_are_not_those_of_single_ones(experiment: Experiment) -> None:
+def test_trials_that_round_otherwise_are_not_the_same(experiment: Experiment) -> None:
     task = build_task(experiment.task, 0)
 
     def asked(**runtime: Any) -> Any:
         changed = experiment.runtime.model_copy(update=runtime)
         return tuning._asked(experiment.model_copy(update={"runtime": changed}), task, 0, {})
 
-    assert asked(fast=True) != asked()
+    assert asked() != asked(fast=True) != asked(server_threads=2) != asked()
     assert asked(workers=2) == asked()

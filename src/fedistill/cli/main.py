@@ -87,9 +87,7 @@ def compare_command(
     json: Json = False,
 ) -> None:
     """Run every arm of an experiment, with each of its seeds, and compare them."""
-    from fedistill.config.toml import load
-
-    _run(load(experiment, set or []), out or _folder_for(experiment), track, quiet, json)
+    _run(_load(experiment, set), out or _folder_for(experiment), track, quiet, json)
 
 
 @app.command("run")
@@ -103,11 +101,20 @@ def run_command(
     json: Json = False,
 ) -> None:
     """Run one arm of an experiment."""
-    from fedistill.config.toml import load
+    loaded = _load(experiment, set)
     from fedistill.experiment.runner import select_arm
 
-    loaded = select_arm(load(experiment, set or []), arm)
-    _run(loaded, out or _folder_for(experiment), track, quiet, json)
+    _run(select_arm(loaded, arm), out or _folder_for(experiment), track, quiet, json)
+
+
+def _load(experiment: Path, set: Sequence[str] | None) -> "Experiment":
+    """Read an experiment that is about to be run; its workers are started meanwhile."""
+    from fedistill.config.toml import load
+    from fedistill.federation.processes import start_early
+
+    loaded = load(experiment, set or [])
+    start_early(loaded.runtime)
+    return loaded
 
 
 def _folder_for(experiment: Path) -> Path:

@@ -115,6 +115,12 @@ class RuntimeConfig(Section):
         description="on the processor, train clients with small models together where that can be done;"
         " results differ by rounding",
     )
+    server_threads: int = Field(
+        default=1,
+        ge=1,
+        description="on the processor, threads that train and evaluate the server's model; another number"
+        " rounds otherwise",
+    )
 
 
 class CheckpointConfig(Section):

@@ -4,13 +4,13 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from fedistill.config.schema import Experiment
+from fedistill.config.schema import Experiment, RuntimeConfig
 from fedistill.config.section import Raw, RawTable
 from fedistill.errors import ExperimentError
 
 FREE_TABLES = ("runtime", "checkpoint", "flower", "link")
 """Tables of an experiment on which no result depends, but for `_OF_BITS`."""
-_OF_BITS = ("runtime.device", "runtime.deterministic", "runtime.fast")
+_OF_BITS = ("runtime.device", "runtime.deterministic", "runtime.fast", "runtime.server_threads")
 """Keys of these tables on which the bits of results depend."""
 _PATHS = (
     "task.train",
@@ -30,7 +30,7 @@ def check_changes(before: Experiment, now: Experiment, path: Path) -> bool:
     """Return whether a run is resumed with other settings than before, all of which may be changed.
 
     Rounds and seeds may become more, arms may be added, and files moved; `runtime`, `checkpoint`, `flower`
-    and `link` have no part in results, but for the device, what is allowed on it, and `runtime.fast`.
+    and `link` have no part in results, but for `_OF_BITS`.
 
     Args:
         path: the run's experiment.toml, of which error messages speak.
@@ -50,9 +50,15 @@ def check_changes(before: Experiment, now: Experiment, path: Path) -> bool:
         raise ExperimentError(
             f"{path} has changed since the run began: {', '.join(named)}{more}. Put the old values back, or"
             " start a new run with another folder; only `rounds` and `seeds` may be raised, arms added, files"
-            " moved, and `runtime` but for the device and `fast`, `checkpoint`, `flower` and `link` changed"
+            " moved, and `checkpoint`, `flower`, `link` and `runtime` changed, but for the device, `fast` and"
+            " `server_threads`"
         )
     return bool(differing)
+
+
+def rounding(runtime: RuntimeConfig) -> RawTable:
+    """Return what is set, besides the device, on which the bits of results depend."""
+    return runtime.model_dump(include={"fast", "server_threads"}, exclude_defaults=True)
 
 
 def _may_change(key: str, before: Experiment, now: Experiment) -> bool:

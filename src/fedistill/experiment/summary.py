@@ -29,11 +29,12 @@ from fedistill.experiment.results import (
     TaskOfSeedJson,
 )
 from fedistill.federation.arm import ReadyArm
-from fedistill.federation.executor import TORCH_THREADS, cores
 from fedistill.federation.history import ArmRun, RoundRecord
 from fedistill.federation.metrics import Metric
 from fedistill.federation.privacy_budget import spent_epsilons
+from fedistill.federation.processes import cores
 from fedistill.training.devices import CPU, device_name
+from fedistill.training.threads import TORCH_THREADS
 
 _PACKAGES = ("torch", "numpy", "datasets", "flwr-datasets", "constriction")
 """Dependencies whose version may change what a run's bits are."""

@@ -35,6 +35,7 @@ from fedistill.models.signature import Signature
 from fedistill.privacy.mechanisms import DpSgd, Mechanism
 from fedistill.rng import SERVER, scoped
 from fedistill.training.model_state import ModelState, WeightLayout
+from fedistill.training.threads import TORCH_THREADS
 
 _MOST_CONTEXTS = 4096
 
@@ -79,6 +80,7 @@ class ReadyArm:
     metrics: tuple[Metric, ...]
     attack: Attack | None = None
     privacy: Mechanism | None = None
+    server_threads: int = TORCH_THREADS
 
     @classmethod
     def of(cls, config: Arm, experiment: Experiment, task: Task) -> "ReadyArm":
@@ -106,6 +108,7 @@ class ReadyArm:
             metrics=find_metrics(experiment.evaluate.metrics),
             attack=attack_of(experiment),
             privacy=privacy,
+            server_threads=experiment.runtime.server_threads,
         )
 
     @property
@@ -333,6 +336,7 @@ class ReadyArm:
             train=self._train(round),
             public=self._public("server"),
             public_labels=self.task.public_labels if self.method.needs.public_labels else None,
+            threads=self.server_threads,
         )
 
     def _train(self, round: int) -> ResolvedTrain:

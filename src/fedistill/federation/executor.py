@@ -16,11 +16,10 @@ from fedistill.config.schema import FlowerConfig, RuntimeConfig
 from fedistill.errors import MissingMainGuard
 from fedistill.federation.client import ClientResult
 from fedistill.federation.failures import ClientFailure
+from fedistill.federation.processes import cores
 from fedistill.federation.scores import Scores
 from fedistill.training.devices import CPU, computing, current_device
-
-TORCH_THREADS = 1
-"""In each process that computes: another number would round otherwise."""
+from fedistill.training.threads import TORCH_THREADS, threads
 
 Job = tuple[int, bytes, bytes]
 """A client, its state and the frame for it; either may be empty."""
@@ -98,7 +97,7 @@ class Executor(ABC):
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
-            stack.callback(torch.set_num_threads, torch.get_num_threads())
+            stack.enter_context(threads(TORCH_THREADS))
             stack.callback(self.close)
             prepare_process()
             stack.enter_context(computing(self.runtime))
@@ -160,8 +159,3 @@ def worker_count(settings: RuntimeConfig, clients: int) -> int:
         return 1
     most = cores() if current_device() == CPU else min(cores(), _MOST_SHARING)
     return min(settings.workers or most, clients)
-
-
-def cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -34,6 +34,7 @@ from fedistill.federation.executor import (
     prepare_process,
     worker_count,
 )
+from fedistill.federation.processes import process_context
 from fedistill.federation.scores import Scores
 from fedistill.stop_signals import STOP_SIGNALS
 from fedistill.training.devices import computing
@@ -97,7 +98,7 @@ class ProcessExecutor(Executor):
     def __init__(self, worker_count: int, experiment: Experiment, task: Task) -> None:
         check_main_guard()
         self.quorum, self.runtime = experiment.flower.quorum, experiment.runtime
-        context = _process_context()
+        context = process_context()
         self._ticket = 0
         self._stacks = _that_stack(experiment, task) if self.runtime.fast else frozenset[str]()
         self._workers: list[_Worker] = []
@@ -213,15 +214,6 @@ class ProcessExecutor(Executor):
             f"{worker.process.name} ended ({cause}); if memory ran out, set runtime.workers lower or"
             " runtime.kind = 'serial' in the run's experiment.toml"
         )
-
-
-def _process_context() -> "ForkServerContext | SpawnContext":
-    """Return how workers are started: from a fork server where the system has one."""
-    if "forkserver" in multiprocessing.get_all_start_methods():
-        forked = multiprocessing.get_context("forkserver")
-        forked.set_forkserver_preload([__name__])
-        return forked
-    return multiprocessing.get_context("spawn")
 
 
 def _chunk(jobs: Sequence[Job]) -> _Chunk:

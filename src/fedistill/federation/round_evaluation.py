@@ -112,8 +112,9 @@ def _server_scores(
         return client_state(arm, client, clients.get(client, b""))
 
     found = []
-    with failing_at("evaluation, server"):
-        for name, model in arm.method.server_eval_models(server, arm.server(SETUP_ROUND), own):
+    at_server = arm.server(SETUP_ROUND)
+    with failing_at("evaluation, server"), at_server.computing():
+        for name, model in arm.method.server_eval_models(server, at_server, own):
             answers = arm.answers(name, model)
             confusion = {"everywhere": answers.confusion()} if arm.asks_for_confusion else {}
             right = answers.correct_by_class().tolist()

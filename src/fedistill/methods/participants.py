@@ -1,6 +1,7 @@
 """What a method works with: the server or a client in one round, and what both know about the arm."""
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -16,6 +17,7 @@ from fedistill.models.signature import Signature
 from fedistill.privacy.mechanisms import DpSgd
 from fedistill.rng import SERVER, stream
 from fedistill.training.model_state import ModelState, WeightLayout
+from fedistill.training.threads import TORCH_THREADS, threads
 
 
 @dataclass(frozen=True)
@@ -218,14 +220,24 @@ class Server(Participant):
 
     Attributes:
         public_labels: (N,), None unless the method declares that need.
+        threads: of its own computation (`computing`).
         reliability: how far the method followed each client's reply in this round, from 0 to 1, by number;
             `note_reliability` adds to it. Empty for methods that follow all alike.
         left_out: why the method left clients' replies out that `check_reply` alone could not refuse.
     """
 
     public_labels: Tensor | None
+    threads: int = TORCH_THREADS
     reliability: dict[int, float] = field(default_factory=dict, compare=False)
     left_out: dict[int, str] = field(default_factory=dict, compare=False)
+
+    def computing(self) -> AbstractContextManager[None]:
+        """Have torch compute with all threads that the experiment allows the server, inside.
+
+        For what no client computes too, such as to train and evaluate the server's own model: another number
+        of threads rounds otherwise. Replies are read outside, since clients may be at work meanwhile.
+        """
+        return threads(self.threads)
 
     def note_reliability(self, figures: Mapping[int, float]) -> None:
         """Note how far clients were followed, from 0 to 1, for results and report."""

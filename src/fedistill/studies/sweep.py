@@ -18,6 +18,7 @@ from fedistill.config.section import RawTable
 from fedistill.config.toml import load
 from fedistill.errors import ExperimentError
 from fedistill.experiment.callbacks import NO_CALLBACKS, Callbacks
+from fedistill.experiment.changes import rounding
 from fedistill.experiment.findings import Finding, raise_errors
 from fedistill.experiment.progress import Prefixed, Watcher
 from fedistill.experiment.report import write_side_by_side
@@ -88,7 +89,7 @@ def sweep(
 def _asked(points: Sequence[GridPoint], experiments: Mapping[str, Experiment]) -> dict[str, _Kept]:
     dumped = {
         name: one.model_dump(mode="json", exclude_none=True, exclude=_CHANGES_NO_RESULT)
-        | ({"runtime": {"fast": True}} if one.runtime.fast else {})
+        | ({"runtime": rounding(one.runtime)} if rounding(one.runtime) else {})
         for name, one in experiments.items()
     }
     asked: dict[str, _Kept] = {

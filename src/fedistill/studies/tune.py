@@ -16,7 +16,7 @@ from fedistill.config.section import RawTable
 from fedistill.data.build import build_task
 from fedistill.data.task import Task
 from fedistill.errors import ExperimentError, TrainingError, nearest
-from fedistill.experiment.changes import FREE_TABLES
+from fedistill.experiment.changes import FREE_TABLES, rounding
 from fedistill.experiment.findings import raise_errors
 from fedistill.experiment.folder_lock import alone_in
 from fedistill.experiment.measure import ACCURACY
@@ -194,7 +194,7 @@ def _check_vary(
 
 def _asked(experiment: Experiment, task: Task, seed: int, spaces: Mapping[str, Space]) -> RawTable:
     """Return all that trials depend on."""
-    rest = {"rounds", *FREE_TABLES}  # these change no trial, but for the device and `fast`
+    rest = {"rounds", *FREE_TABLES}  # these change no trial, but for the device and `rounding`
     device = find_device(experiment.runtime.device).type
     return {
         "experiment": experiment.model_dump(mode="json", exclude_none=True, exclude=rest),
@@ -204,7 +204,7 @@ def _asked(experiment: Experiment, task: Task, seed: int, spaces: Mapping[str, S
         "search space": spaces,
         "versions": {name: version(name) for name in _PACKAGES},
         **({} if device == "cpu" else {"device": device}),
-        **({"fast": True} if experiment.runtime.fast else {}),
+        **rounding(experiment.runtime),
     }
 
 

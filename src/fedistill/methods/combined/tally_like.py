@@ -195,5 +195,6 @@ class TallyLike(Method[TallyReply, TallyRequest, TallyServer, TallyClient]):
         module = server.load(model, name)
         probs = one_hot(labels, server.classes).float()
         optimizer = make_optimizer(server.train.optimizer, module)
-        distil(server, module, optimizer, server.public_inputs(name), probs, self.settings)
+        with server.computing():
+            distil(server, module, optimizer, server.public_inputs(name), probs, self.settings)
         return ModelState.of(module)

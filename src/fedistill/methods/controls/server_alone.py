@@ -40,5 +40,6 @@ class ServerAlone(Method[Message, Message, Learner, NoState]):
         assert server.public_labels is not None
         model, optimizer = state.restore(server)
         loss = label_loss(server.train, server.public_labels, server.classes)
-        train_on_labels(model, optimizer, server, server.public_inputs(), loss, loss, "public-training")
+        with server.computing():
+            train_on_labels(model, optimizer, server, server.public_inputs(), loss, loss, "public-training")
         return state.after(model, optimizer)

@@ -143,7 +143,8 @@ class FedGkt(Method[PrivateOutputs, PrivateLogits, FedGktServer, Learner]):
 
         net = state.model.load_into(self._net(server.federation))
         optimizer = make_optimizer(self.settings.optimizer, net).restore(state.optimizer)
-        logits = learn(net, optimizer, features, loss, self.settings, server.stream("server-net"))
+        with server.computing():
+            logits = learn(net, optimizer, features, loss, self.settings, server.stream("server-net"))
         answers = logits.split_with_sizes([len(message.scores) for message in came.values()])
         sent = {**state.logits, **dict(zip(came, answers, strict=True))}
         return FedGktServer(ModelState.of(net), optimizer.state(), labels, sent)

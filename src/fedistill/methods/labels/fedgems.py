@@ -131,15 +131,16 @@ class FedGems(SampledPublic[ChosenLabels, ChosenLabels, FedGemsServer, Learner])
             rows = kl_div(logits.log_softmax(dim=1), probs[at], reduction="none").sum(dim=1)
             return (weights[at] * rows).mean()
 
-        fit(
-            model,
-            optimizer,
-            server.sampled_public(self.settings.samples, server.round),
-            loss,
-            epochs=self.settings.distill_epochs,
-            batch_size=self.settings.distill_batch_size,
-            generator=server.stream("distil"),
-        )
+        with server.computing():
+            fit(
+                model,
+                optimizer,
+                server.sampled_public(self.settings.samples, server.round),
+                loss,
+                epochs=self.settings.distill_epochs,
+                batch_size=self.settings.distill_batch_size,
+                generator=server.stream("distil"),
+            )
         return replace(state.after(model, optimizer), taught=True, aggregation=found.state)
 
     def _own(self, state: FedGemsServer, server: Server) -> tuple[Tensor, Tensor]:

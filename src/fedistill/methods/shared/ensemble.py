@@ -50,13 +50,14 @@ def _distil(
     server: Server, name: str, state: ModelState, teacher: Tensor, settings: EnsembleSettings
 ) -> ModelState:
     model = server.load(state, name)
-    fit(
-        model,
-        make_optimizer(settings.optimizer, model),
-        server.public_inputs(name),
-        distillation_loss(teacher),
-        epochs=settings.epochs,
-        batch_size=settings.batch_size,
-        generator=server.stream(f"distil {name}"),
-    )
+    with server.computing():
+        fit(
+            model,
+            make_optimizer(settings.optimizer, model),
+            server.public_inputs(name),
+            distillation_loss(teacher),
+            epochs=settings.epochs,
+            batch_size=settings.batch_size,
+            generator=server.stream(f"distil {name}"),
+        )
     return ModelState.of(model)

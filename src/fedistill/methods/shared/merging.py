@@ -20,9 +20,10 @@ def learn_from_merged(
     """
     if server.model in merged:
         return merged[server.model]
-    rows = [predict(server.load(held, name), server.public_inputs(name)) for name, held in merged.items()]
-    teacher = torch.stack([logits.softmax(dim=1) for logits in rows]).mean(dim=0)
-    module = server.load(model)
-    optimizer = make_optimizer(server.train.optimizer, module)
-    distil(server, module, optimizer, server.public_inputs(), teacher, settings)
+    with server.computing():
+        rows = [predict(server.load(held, name), server.public_inputs(name)) for name, held in merged.items()]
+        teacher = torch.stack([logits.softmax(dim=1) for logits in rows]).mean(dim=0)
+        module = server.load(model)
+        optimizer = make_optimizer(server.train.optimizer, module)
+        distil(server, module, optimizer, server.public_inputs(), teacher, settings)
     return ModelState.of(module)

@@ -73,7 +73,8 @@ def distil_server(
 ) -> ServerT:
     """Distil into the server's model and return its new state."""
     model, optimizer = state.restore(server)
-    distil(server, model, optimizer, inputs, probs, settings)
+    with server.computing():
+        distil(server, model, optimizer, inputs, probs, settings)
     return state.after(model, optimizer)
 
 

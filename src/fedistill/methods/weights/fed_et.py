@@ -109,15 +109,16 @@ class FedEt(SmallModels):
             return cross_entropy(logits, labels[at]) + self.settings.diversity * other
 
         model = server.load(state)
-        fit(
-            model,
-            make_optimizer(self.settings.optimizer, model),
-            server.public_inputs(),
-            loss,
-            epochs=self.settings.epochs,
-            batch_size=self.settings.batch_size,
-            generator=server.stream("distil"),
-        )
+        with server.computing():
+            fit(
+                model,
+                make_optimizer(self.settings.optimizer, model),
+                server.public_inputs(),
+                loss,
+                epochs=self.settings.epochs,
+                batch_size=self.settings.batch_size,
+                generator=server.stream("distil"),
+            )
         return ModelState.of(model)
 
 
