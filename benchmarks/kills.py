@@ -25,15 +25,16 @@ from typing import Any
 
 from fedistill.experiment.run_folder import RunFolder
 
-EXPERIMENT = """
-rounds = 4
-models = { clients = ["mlp-s"], server = "mlp-s" }
-train = { batch_size = 16, optimizer = { lr = 0.05, momentum = 0.9 } }
-sampling = { fraction = 0.5, dropout = 0.2 }
-checkpoint = { every = EVERY }
-runtime = { kind = "processes", workers = 2 }
-task = { name = "digits", clients = 4, limit = 80, public = 40 }
-arms = [{ method = "voting" }, { method = "fedavg", codec = "qsgd" }]
+ROUNDS = 4
+EXPERIMENT = f"""
+rounds = {ROUNDS}
+models = {{ clients = ["mlp-s"], server = "mlp-s" }}
+train = {{ batch_size = 16, optimizer = {{ lr = 0.05, momentum = 0.9 }} }}
+sampling = {{ fraction = 0.5, dropout = 0.2 }}
+checkpoint = {{ every = EVERY }}
+runtime = {{ kind = "processes", workers = 2 }}
+task = {{ name = "digits", clients = 4, limit = 80, public = 40 }}
+arms = [{{ method = "voting" }}, {{ method = "fedavg", codec = "qsgd" }}]
 """
 
 
@@ -59,19 +60,23 @@ def play(folder: Path, kills: int, every: int, random: random.Random) -> tuple[i
     process = start(whole, *begin, str(whole))
     playing = time.time()
     end(process)
-    # To the last round: what is written after it takes as long again, and is written anew in any case.
-    longest, expected = 1.2 * ((whole / "events.jsonl").stat().st_mtime - playing), outcome(whole)
+    longest, expected = (whole / "events.jsonl").stat().st_mtime - playing, outcome(whole)
     runs, places = 0, Counter[str]()
     while sum(places.values()) < kills:
-        path, ended = folder / f"run-{runs}", False
+        path, ended, played = folder / f"run-{runs}", False, False
         while not ended:
             begun = (path / "experiment.toml").exists()
             process = start(path, *(["resume"] if begun else begin), str(path))
-            moment = random.uniform(0, longest) if sum(places.values()) < kills else None
+            # Of a run that has played all its rounds, the rest is killed once.
+            moment = None if played or sum(places.values()) == kills else random.uniform(0, longest)
             ended = end(process, moment)
             if not ended:
                 places[state_of(path)] += 1
+                played = has_played(path)
+                # Other work on the machine makes runs longer and shorter.
+                longest *= 0.9 if played else 1.03
         runs += 1
+        print(f"{sum(places.values())} of {kills} kills, in {runs} runs", file=sys.stderr, flush=True)
         if outcome(path) != expected:
             sys.exit(f"run {runs}, after {sum(places.values())} kills in all, differs from the one without")
         shutil.rmtree(path)
@@ -110,11 +115,19 @@ def end(process: "subprocess.Popen[bytes]", moment: float | None = None) -> bool
     return True
 
 
+def saved_rounds(path: Path) -> list[int]:
+    folder = RunFolder(path)
+    return [folder.last_round(arm) for arm in ("voting", "fedavg")]
+
+
 def state_of(path: Path) -> str:
     """Return how far a run had come when it was killed."""
-    folder = RunFolder(path)
-    saved = [folder.last_round(arm) for arm in ("voting", "fedavg")]
-    return f"after {saved[0]} rounds of voting and {saved[1]} of fedavg"
+    voting, fedavg = saved_rounds(path)
+    return f"after {voting} rounds of voting and {fedavg} of fedavg"
+
+
+def has_played(path: Path) -> bool:
+    return saved_rounds(path) == [ROUNDS, ROUNDS]
 
 
 def outcome(path: Path) -> Any:
