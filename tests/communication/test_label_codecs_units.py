@@ -321,6 +321,15 @@ def test_what_no_sender_writes_is_refused(codec: Codec, payload: bytes) -> None:
         codec.decode(payload, spec_of(2, 10), SharedKnowledge())
 
 
+def test_a_row_of_many_classes_that_adds_up_to_less_is_refused() -> None:
+    """There rows are coded as those of `top-classes` are, in which the sum is free."""
+    spec = spec_of(2, 320)
+    uniform = np.full(spec.shape, 1 / 320, np.float32)
+    payload = top(3, 2).encode(uniform, spec, SharedKnowledge(), Sender()).payload
+    with pytest.raises(FrameError, match="add up to less than 1"):
+        simplex(2, "predictive").decode(payload, spec, SharedKnowledge())
+
+
 def test_a_label_that_repeats_nothing_is_refused() -> None:
     values = np.eye(10, dtype=np.float32)[[4, 4, 4]]
     spec = spec_of(3, 10, np.arange(3), 3)
@@ -348,7 +357,7 @@ def test_random_bytes_are_mostly_refused_by_name(codec: Codec) -> None:
 def test_any_bytes_give_a_value_or_a_frame_error(codec: Codec, data: Any) -> None:
     seed = data.draw(st.integers(0, 1000))
     random = np.random.default_rng(seed)
-    count, classes = data.draw(st.sampled_from([(0, 2), (1, 3), (25, 10), (25, 70)]))
+    count, classes = data.draw(st.sampled_from([(0, 2), (1, 3), (25, 10), (25, 70), (8, 320)]))
     rows = np.arange(count)
     spec = spec_of(count, classes, rows, count)
     memory: Any = {}
@@ -388,6 +397,23 @@ def test_a_short_message_cannot_take_much_space(codec: Codec) -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 4_000_000 + 128 * spec.count
+
+
+@pytest.mark.parametrize("levels", [3, 15])
+def test_of_many_classes_the_largest_remainders_are_raised(levels: int) -> None:
+    """Rows that are not sorted whole are rounded as those that are."""
+    random = np.random.default_rng(0)
+    values = probs_of(random, 40, 700)
+    for row, found in zip(values.astype(np.float64), quantize(values, levels, random), strict=True):
+        shares = row / row.sum() * levels
+        expected = np.floor(shares).astype(int)
+        raised = np.argsort(expected - shares)[: levels - expected.sum()]
+        expected[raised] += 1
+        assert found.tolist() == expected.tolist()
+    even = quantize(np.full((300, 700), 1 / 700, np.float32), levels, random)
+    assert even.sum(axis=1).tolist() == [levels] * 300
+    # Of 700 classes, 900 draws leave out about a quarter.
+    assert 450 < np.count_nonzero(even.any(axis=0)) <= 700
 
 
 # Golden bytes: the first message, and a second one that leans on it

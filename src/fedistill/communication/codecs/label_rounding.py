@@ -9,6 +9,7 @@ from fedistill.communication.tensor_specs import Classes, Floats
 Random = np.random.Generator
 
 _CHUNK = 1 << 18
+_SORTED = 16  # a part of a row that is sorted whole, since to partition it first would take as long
 
 
 def distributions(values: Floats) -> NDArray[np.float64]:
@@ -53,18 +54,37 @@ def quantize_top(values: Floats, k: int, levels: int, random: Random) -> Table:
     return found
 
 
+def largest_first(rows: Classes, k: int) -> Table:
+    """Return (n, 2k): the classes of the entries of rows (n, C) that are not 0, followed by these entries.
+
+    The largest come first, and of equal ones the first class. At most k entries of a row are not 0; where
+    there are fewer, class and entry are 0.
+    """
+    found = np.zeros((len(rows), 2 * k), np.int64)
+    row, classes = np.nonzero(rows)
+    entries = rows[row, classes]
+    order = np.lexsort((classes, -entries, row))
+    counts = np.bincount(row, minlength=len(rows))
+    place = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
+    found[row, place] = classes[order]
+    found[row, k + place] = entries[order]
+    return found
+
+
 def _quantize(probs: NDArray[np.float64], levels: int, random: Random | None) -> Table:
     """Round rows (n, C); without ``random``, the first of entries with equal remainders are raised."""
     shares = probs * levels
     rows = np.floor(shares).astype(np.int64)
     missing = levels - rows.sum(axis=1, keepdims=True)
-    by_remainder = np.argsort(rows - shares, axis=1, kind="stable")
-    up = np.arange(probs.shape[1]) < missing
+    looked_at = probs.shape[1] if random is None else int(missing.max(initial=0)) + 1
+    by_remainder = _ascending(rows - shares, looked_at)
+    up = np.arange(by_remainder.shape[1]) < missing
     if random is not None:
         remainders = np.take_along_axis(shares - rows, by_remainder, axis=1)
         alike, edge = remainders[:, 1:] == remainders[:, :-1], up[:, :-1] > up[:, 1:]
         tied = np.flatnonzero((alike & edge).any(axis=1))
-        by_remainder[tied] = _shuffled_order(rows[tied] - shares[tied], random)
+        shuffled = _shuffled_order(rows[tied] - shares[tied], random)
+        by_remainder[tied] = shuffled[:, : by_remainder.shape[1]]
     np.put_along_axis(rows, by_remainder, np.take_along_axis(rows, by_remainder, axis=1) + up, axis=1)
     return rows
 
@@ -76,6 +96,18 @@ def _descending(probs: NDArray[np.float64], k: int, random: Random) -> Table:
     tied = np.flatnonzero(((ranked[:, 1:] == ranked[:, :-1]) & (ranked[:, 1:] > 0)).any(axis=1))
     order[tied] = _shuffled_order(-probs[tied], random)
     return order[:, :k]
+
+
+def _ascending(keys: NDArray[np.float64], k: int) -> Table:
+    """Return the places of the k smallest keys of each row (n, C), or of more, the smallest first.
+
+    Of equal ones the first come first, but which of those at the edge are among them is not said.
+    """
+    if _SORTED * k >= keys.shape[1]:
+        return np.argsort(keys, axis=1, kind="stable")
+    places = np.sort(np.argpartition(keys, k - 1, axis=1)[:, :k], axis=1)
+    order = np.argsort(np.take_along_axis(keys, places, axis=1), axis=1, kind="stable")
+    return np.take_along_axis(places, order, axis=1)
 
 
 def _shuffled_order(keys: NDArray[np.float64], random: Random) -> Table:
