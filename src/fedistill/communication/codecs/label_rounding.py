@@ -14,8 +14,13 @@ _SORTED = 16  # a part of a row that is sorted whole, since to partition it firs
 
 def distributions(values: Floats) -> NDArray[np.float64]:
     """Return rows (n, C) scaled to a sum of 1, whatever they are; a row without any mass becomes uniform."""
-    positive = np.where(np.isfinite(values), values, 0).clip(0).astype(np.float64)
+    usual = values.size > 0 and values.min() >= 0 and np.isfinite(values.max())
+    cleaned = values if usual else np.where(np.isfinite(values), values, 0).clip(0)
+    positive = cleaned.astype(np.float64)
     totals = positive.sum(axis=1, keepdims=True)
+    if usual and totals.min() > 0:
+        positive /= totals
+        return positive
     uniform = np.full_like(positive, 1 / max(1, values.shape[1]))
     probs: NDArray[np.float64] = np.divide(positive, totals, out=uniform, where=totals > 0)
     return probs
