@@ -11,6 +11,7 @@ from multiprocessing import forkserver
 from fedistill.config.schema import RuntimeConfig
 from fedistill.federation import processes
 
+processes._PRELOADED = ()  # that it begins is enough here
 os.sched_getaffinity = lambda process: range({cores})
 processes.start_early(RuntimeConfig({settings}))
 print("torch" in sys.modules, forkserver._forkserver._forkserver_pid is not None)

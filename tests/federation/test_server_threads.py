@@ -21,8 +21,8 @@ def table(arm: dict[str, Any], runtime: dict[str, Any]) -> dict[str, Any]:
     """Clients that are perceptrons, and a server with convolutions, unless the method has another net."""
     return {
         "rounds": 3,
-        "task": {"name": "digits", "clients": 3, "limit": 120, "public": 40},
-        "models": {"clients": ["mlp-s"], "server": "mlp-s" if arm["method"] == "fedgkt" else "cnn-m"},
+        "task": {"name": "digits", "clients": 3, "limit": 60, "public": 20},
+        "models": {"clients": ["mlp-s"], "server": "mlp-s" if arm["method"] == "fedgkt" else "cnn-s"},
         "train": {"batch_size": 16},
         "runtime": runtime,
         "arms": [arm],
