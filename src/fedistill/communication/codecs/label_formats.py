@@ -18,7 +18,7 @@ from fedistill.state import State
 Coder = Literal["predictive", "delta", "order0", "plain"]
 _MANY = 100
 """Classes for each unit of a row's sum. With so many, to name the few that have a share takes fewer bytes,
-and a tenth of the time; with fewer, it takes up to half more where the same classes go together in rows."""
+and a tenth of the time; with fewer, up to 60 % more where the same classes go together in rows."""
 
 
 class LabelFormat(Protocol):
