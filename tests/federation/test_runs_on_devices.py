@@ -15,7 +15,7 @@ from fedistill.experiment.preflight import examine
 from fedistill.experiment.runner import prepare, resume_experiment, run_experiment
 from fedistill.federation import executor
 from fedistill.federation.executor import worker_count
-from fedistill.flower.client_app import _runtime
+from fedistill.flower.node_config import runtime
 from fedistill.models.signature import Signature
 from fedistill.training import devices
 from fedistill.training.devices import computing
@@ -118,7 +118,7 @@ def test_few_processes_share_a_device_unless_more_are_asked_for(monkeypatch: pyt
 
 def test_a_site_names_its_own_device() -> None:
     wanted = RuntimeConfig(device="cuda", workers=3)
-    assert _runtime({}, wanted) == wanted
-    assert _runtime({"device": "cpu"}, wanted) == RuntimeConfig(device="cpu", workers=3)
+    assert runtime({}, wanted) == wanted
+    assert runtime({"device": "cpu"}, wanted) == RuntimeConfig(device="cpu", workers=3)
     with pytest.raises(ExperimentError, match="node config: `device` = 'gpu'"):
-        _runtime({"device": "gpu"}, wanted)
+        runtime({"device": "gpu"}, wanted)

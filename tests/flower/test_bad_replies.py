@@ -17,11 +17,11 @@ from helpers.nan_model import write_nan_model
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # Flower uses what its libraries will drop
-    from flwr.app import Message, RecordDict
+    from flwr.app import Message
 
     from fedistill.communication.varint import varint
-    from fedistill.flower.serde import Answer, Order, open_answer, seal_answer
-    from helpers.flower_desk import Desk, play
+    from fedistill.flower.serde import Answer, Order
+    from helpers.flower_desk import Desk, play, with_answers
 
 
 pytestmark = pytest.mark.usefixtures("app")
@@ -31,12 +31,12 @@ def replies(change: Change) -> Callable[[int, Order, Message], Message]:
     """Change replies to work on their way back from the nodes."""
 
     def changed(node: int, order: Order, reply: Message) -> Message:
-        answer = open_answer(reply)
-        if order.round == 0 or "error" in answer.words:
-            return reply
-        frame = change(order.round, node - 10, answer.frame)
-        to_server = Message(RecordDict(), dst_node_id=1, message_type="train")
-        return seal_answer(Answer(frame, answer.words), to_server)
+        def other(client: int, answer: Answer) -> Answer:
+            if order.round == 0 or "error" in answer.words:
+                return answer
+            return Answer(change(order.round, client, answer.frame), answer.words)
+
+        return with_answers(reply, other)
 
     return changed
 

@@ -42,13 +42,14 @@ from helpers.own_training import EVERYTHING, OF_ONES_OWN
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # Flower uses what its libraries will drop
-    from flwr.app import Array, Message, RecordDict
+    from flwr.app import Array, Message
     from flwr.app.message.arraychunk import ArrayChunk
     from flwr.supercore.inflatable.inflatable_object import add_header_to_object_body
 
-    from fedistill.flower import client_app, executor, node_registry
-    from fedistill.flower.serde import Answer, Order, seal_answer
-    from helpers.flower_desk import Desk, play
+    from fedistill.flower import executor, node_registry
+    from fedistill.flower.node import Node
+    from fedistill.flower.serde import Answer, Order
+    from helpers.flower_desk import Desk, frame_of, play, with_answers
 
 
 pytestmark = pytest.mark.usefixtures("app")
@@ -194,16 +195,18 @@ def test_a_site_that_was_refused_gets_in_once_it_is_mended(
     monkeypatch.setattr(node_registry, "_HELLO_SECONDS", 0.3)
     asked = experiment(rounds=1, flower={"wait": 30, "deadline": 60, "quorum": 1.0})
     desk = Desk(asked, tmp_path)
-    built = client_app.Node._build
+    built = Node._build
     times: list[int] = []
 
-    def with_other_data_at_first(node: client_app.Node) -> None:
+    def with_other_data_at_first(node: Node) -> None:
         built(node)
-        if node.client == 2 and not times:
+        if node.clients == [2] and not times:
             times.append(1)
-            (node.folder / "built.json").write_text(json.dumps({"source": None, "fingerprint": "other"}))
+            (node.folder / "built.json").write_text(
+                json.dumps({"clients": [2], "source": None, "fingerprint": "other"})
+            )
 
-    monkeypatch.setattr(client_app.Node, "_build", with_other_data_at_first)
+    monkeypatch.setattr(Node, "_build", with_other_data_at_first)
     play(desk, asked, tmp_path / "run")
     # A slow answer is asked for again, so that there may be more questions than two.
     kinds = [kind for node, kind, _ in desk.taken if node == 12]
@@ -231,13 +234,11 @@ def test_nobody_takes_the_number_of_a_client_that_is_away(tmp_path: Path) -> Non
 
 def answered(change: Callable[[Answer], Answer]) -> Callable[[int, Order, Message], Message]:
     """Change what node 11 replies to its work."""
-    from fedistill.flower.serde import open_answer
 
     def changed(node: int, order: Order, reply: Message) -> Message:
         if node != 11 or order.round == 0:
             return reply
-        message = Message(RecordDict(), dst_node_id=1, message_type="train")
-        return seal_answer(change(open_answer(reply)), message)
+        return with_answers(reply, lambda client, answer: change(answer))
 
     return changed
 
@@ -261,7 +262,7 @@ def test_a_site_may_join_in_a_later_round(tmp_path: Path) -> None:
     assert watch.records[1].missing["2"].startswith("it is not connected")
     orders = [(node, order) for node, kind, order in desk.taken if kind == "train"]
     assert [order.round for node, order in orders if node == 12] == [3]
-    last = {node: order.frame for node, order in orders if order.round == 3}
+    last = {node: frame_of(order) for node, order in orders if order.round == 3}
     assert last[12] == last[10]
 
 
@@ -446,9 +447,9 @@ def test_what_lies_at_a_site_is_for_its_user_alone_and_follows_its_config(tmp_pa
         site_file(tmp_path / "one.parquet", ["7", "3"])
         site_file(tmp_path / "two.parquet", ["9", "9", "9"])
         own = {"partition-id": 2, "state": str(tmp_path / "state")}
-        first = client_app.Node(run, {**own, "train": str(tmp_path / "one.parquet")}, "5e551").task
-        second = client_app.Node(run, {**own, "train": str(tmp_path / "two.parquet")}, "5e551").task
-        third = client_app.Node(run, own, "5e551").task
+        first = Node(run, {**own, "train": str(tmp_path / "one.parquet")}, "5e551").task
+        second = Node(run, {**own, "train": str(tmp_path / "two.parquet")}, "5e551").task
+        third = Node(run, own, "5e551").task
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "state" / "5e551").stat().st_mode) == 0o700

@@ -105,7 +105,7 @@ def test_a_trial_holds_its_folder_from_its_first_file_to_its_end(
 
         monkeypatch.setattr(owner, name, look_first)
 
-    def play(one: Experiment, nodes: int, out: Path, watcher: Watcher) -> ResultsJson:
+    def play(one: Experiment, out: Path, watcher: Watcher) -> ResultsJson:
         RunFolder(out).session.write_text("a session")
         if not RunFolder(out).begun:
             run_experiment(one, out, "test", watcher)

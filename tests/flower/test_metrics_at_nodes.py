@@ -19,8 +19,8 @@ with warnings.catch_warnings():
     from flwr.app import Message
 
     from fedistill.flower.allowed_modules import AllowedModules, look_up, modules_of
-    from fedistill.flower.serde import Answer, Order, open_answer, seal_answer
-    from helpers.flower_desk import Desk, play
+    from fedistill.flower.serde import Answer, Order
+    from helpers.flower_desk import Desk, play, with_answers
 
 pytestmark = pytest.mark.usefixtures("app")
 
@@ -91,18 +91,14 @@ def test_impossible_scores_are_those_of_nobody(tmp_path: Path, scores: Any) -> N
     desk = Desk(asked, tmp_path, nodes())
 
     def changed(node: int, order: Order, reply: Message) -> Message:
-        if node != 11:
-            return reply
-        said = open_answer(reply)
-        if order.frame and not order.round:
-            return seal_answer(Answer(str(scores).encode(), said.words), desk_message(order))
-        words = {**said.words, **({"scores": scores} if "scores" in said.words else {})}
-        return seal_answer(Answer(said.frame, words), desk_message(order))
+        def other(client: int, said: Answer) -> Answer:
+            if order.frames[client] and not order.round:
+                return Answer(str(scores).encode(), said.words)
+            return Answer(
+                said.frame, {**said.words, **({"scores": scores} if "scores" in said.words else {})}
+            )
 
-    def desk_message(order: Order) -> Message:
-        from flwr.app import RecordDict
-
-        return Message(RecordDict(), dst_node_id=1, message_type="train" if order.round else "evaluate")
+        return with_answers(reply, other) if node == 11 else reply
 
     desk.change = changed
     play(desk, asked, tmp_path / "run")

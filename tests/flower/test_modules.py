@@ -25,7 +25,7 @@ from helpers.tiny_hf import save_vit
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # Flower uses what its libraries will drop
 
-    from fedistill.flower.serde import Order, open_answer, seal_order
+    from fedistill.flower.serde import Order, open_reply, seal_order
     from helpers.flower_desk import Desk, play
 
 BY_NAME = {"method": "ballots", "codec": "bf16", "aggregation": "geometric"}
@@ -101,9 +101,11 @@ def said(asked: Experiment, place: Path, kind: str = "query", **config: Any) -> 
     """What a node's answer to its first message says is wrong; empty: nothing."""
     desk = Desk(asked, place, nodes(**config))
     arm, round = ("", 0) if kind == "query" else (asked.arms[0].name, 1)
-    (name,) = desk.push_messages([seal_order(Order("5e551", arm, round), 10, kind)])
-    (answer,) = desk.pull_messages([name])
-    return str(open_answer(answer).words.get("error", ""))
+    frames = {} if kind == "query" else {0: b""}
+    (name,) = desk.push_messages([seal_order(Order("5e551", arm, round, frames), 10, kind)])
+    (message,) = desk.pull_messages([name])
+    reply = open_reply(message)
+    return "".join(str(one.words.get("error", "")) for one in (reply, *reply.answers.values()))
 
 
 NAMED: dict[str, dict[str, Any]] = {

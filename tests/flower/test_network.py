@@ -61,11 +61,13 @@ def listens(port: int) -> bool:
 def test_stopped_and_resumed_it_ends_as_in_one_process(tmp_path: Path) -> None:
     """`up` is stopped by Ctrl-C after a round and leaves nothing running; `resume` ends in the same bits.
 
-    The folder has been moved in between. A `resume` beside the first network disturbs nothing.
+    Two of its three clients share a node. The folder has been moved in between. A `resume` beside the first
+    network disturbs nothing.
     """
     out = tmp_path / "run"
-    command = ["flower", "up", str(EXAMPLE), "--nodes", str(CLIENTS), "--out", str(out)]
-    command += ["--set", "task.limit=300", "--set", "rounds=2"]
+    shared = ["task.limit=300", "rounds=2", f"task.clients={CLIENTS}", "flower.clients_per_node=2"]
+    command = ["flower", "up", str(EXAMPLE), "--out", str(out)]
+    command += [part for setting in shared for part in ("--set", setting)]
     process = start(*command, cwd=ROOT)
     try:
         events = out / "events.jsonl"
@@ -75,7 +77,8 @@ def test_stopped_and_resumed_it_ends_as_in_one_process(tmp_path: Path) -> None:
 
         wait_for(begun, "round 1", PATIENCE)
         assert process.poll() is None, process.communicate()
-        assert len(processes_of(out)) >= 1 + CLIENTS
+        assert len(processes_of(out)) >= 1 + 2
+        assert not (out / "flower" / "node-2").exists()
         app = out / "flower" / "app" / "pyproject.toml"
         written = app.stat().st_mtime_ns
         second = here("flower", "resume", out, cwd=ROOT)
@@ -97,7 +100,7 @@ def test_stopped_and_resumed_it_ends_as_in_one_process(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     wait_for(lambda: not processes_of(out), "all processes to end", 30)
     expected = tmp_path / "expected"
-    results = in_process(load(EXAMPLE, ["task.limit=300", "rounds=2", "runtime.kind=serial"]), expected)
+    results = in_process(load(EXAMPLE, [*shared, "runtime.kind=serial"]), expected)
     assert frames(out) == frames(expected)
     assert server_model(out) == server_model(expected)
     server_state, shared_states, clients = what_is_kept(expected)
@@ -181,7 +184,7 @@ from flwr.clientapp import ClientApp
 
 from fedistill.communication.protocol import frame as frames
 from fedistill.flower import client_app as node
-from fedistill.flower.serde import open_answer, open_order, seal_answer
+from fedistill.flower.serde import Reply, open_order, open_reply, seal_reply
 
 HERE = pathlib.Path("{here}")
 app = ClientApp()
@@ -193,13 +196,13 @@ app.evaluate()(node.evaluate)
 def work(message, context):
     who, round = context.node_config["partition-id"], open_order(message).round
     if round == 4 and not (HERE / "calm").exists():
-        message.content["frame"]["frame"].data = b"FD" + bytes(9)
+        message.content["frames"][str(who)].data = b"FD" + bytes(9)
     answer = node.work(message, context)
     change = CHANGES.get((who, round))
     if change is None:
         return answer
-    said = open_answer(answer)
-    return seal_answer(replace(said, frame=change(said.frame)), message)
+    said = open_reply(answer).answers[who]
+    return seal_reply(Reply({{who: replace(said, frame=change(said.frame))}}), message)
 
 
 def broken(frame):

@@ -31,15 +31,16 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # Flower uses what its libraries will drop
     from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
-    from fedistill.flower.client_app import Node
+    from fedistill.flower.node import Node
     from fedistill.flower.serde import (
         Answer,
         Order,
-        open_answer,
+        Reply,
         open_order,
+        open_reply,
         overhead,
-        seal_answer,
         seal_order,
+        seal_reply,
     )
     from helpers.flower_desk import Desk
 
@@ -120,48 +121,82 @@ def test_the_app_holds_the_experiment_and_is_not_written_over(tmp_path: Path) ->
         app_template.write_app(wanted, tmp_path / "app", tmp_path / "out", "typed")
 
 
-@given(st.binary(max_size=300), st.integers(0, 10_000), st.text(max_size=20))
-def test_orders_and_answers_come_out_as_they_went_in(frame: bytes, round: int, arm: str) -> None:
-    order = Order("5e551", arm, round, frame)
+FRAMES = st.dictionaries(st.integers(0, 10**9 - 1), st.binary(max_size=300), max_size=4)
+
+
+@given(FRAMES, st.integers(0, 10_000), st.text(max_size=20), st.text(max_size=20))
+def test_orders_and_replies_come_out_as_they_went_in(
+    frames: dict[int, bytes], round: int, arm: str, said: str
+) -> None:
+    order = Order("5e551", arm, round, frames, fingerprint=said)
     message = seal_order(order, node=7, kind="train")
     assert open_order(message) == order
-    answer = Answer(frame, {"seconds": 0.5})
-    sealed = seal_answer(answer, message)
-    assert open_answer(sealed) == answer
+    reply = Reply({client: Answer(frame, {"who": client}) for client, frame in frames.items()}, {"all": said})
+    sealed = seal_reply(reply, message)
+    assert open_reply(sealed) == reply
     assert sealed.metadata.dst_node_id == message.metadata.src_node_id
-    assert overhead(sealed, frame) > 0
+    assert overhead(sealed, frames.values()) > 0
+
+
+def sealed(frames: dict[int, bytes]) -> int:
+    return overhead(seal_order(Order("a", "b", 1, frames), 7, "train"), frames.values())
 
 
 def test_overhead_does_not_grow_with_the_frame() -> None:
     """Flower serialises the array apart from the rest, so only lengths of lengths differ."""
-    sizes = [
-        overhead(seal_order(Order("a", "b", 1, bytes(n)), 7, "train"), bytes(n)) for n in (10, 1_000, 100_000)
-    ]
+    sizes = [sealed({0: bytes(n)}) for n in (10, 1_000, 100_000)]
     assert max(sizes) - min(sizes) < 20
 
 
-FRAME = ArrayRecord({"frame": Array(dtype="uint8", shape=(1,), stype="bytes", data=b"x")})
-TWO = ArrayRecord(dict.fromkeys(("frame", "more"), FRAME["frame"]))
-GOOD: dict[str, Any] = {"session": "a1", "arm": "x", "round": 1}
+def test_what_all_clients_of_a_node_are_sent_crosses_once() -> None:
+    ten = sealed(dict.fromkeys(range(10), bytes(100_000)))
+    assert sealed({0: bytes(100_000)}) < ten < 2_000
+    opened = open_order(seal_order(Order("a", "b", 1, {1: bytes(9), 4: bytes(9)}), 7, "train"))
+    assert opened.frames[1] is opened.frames[4], "and it is decoded once"
+
+
+ARRAY = Array(dtype="uint8", shape=(1,), stype="bytes", data=b"x")
+FRAME = ArrayRecord({"0": ARRAY})
+GOOD: dict[str, Any] = {"session": "a1", "arm": "x", "round": 1, "fingerprint": ""}
+WORDS = ConfigRecord(GOOD)
 
 
 @pytest.mark.parametrize(
     ("content", "what"),
     [
         (RecordDict({}), "no part"),
-        (RecordDict({"frame": FRAME}), "no part"),
-        (RecordDict({"frame": TWO, "words": ConfigRecord(GOOD)}), "one array"),
-        (RecordDict({"frame": ConfigRecord(GOOD), "words": ConfigRecord(GOOD)}), "no part|one array"),
-        (RecordDict({"frame": FRAME, "words": ConfigRecord({**GOOD, "session": "../up"})}), "no session"),
-        (RecordDict({"frame": FRAME, "words": ConfigRecord({**GOOD, "session": ""})}), "no session"),
-        (RecordDict({"frame": FRAME, "words": ConfigRecord({**GOOD, "round": -1})}), "no arm and round"),
-        (RecordDict({"frame": FRAME, "words": ConfigRecord({**GOOD, "round": 1.5})}), "no arm and round"),
-        (RecordDict({"frame": FRAME, "words": ConfigRecord({**GOOD, "arm": 3})}), "no arm and round"),
+        (RecordDict({"frames": FRAME}), "no part"),
+        (RecordDict({"frames": WORDS, "words": WORDS}), "does not hold arrays"),
+        (RecordDict({"frames": FRAME, "words": FRAME}), "does not hold arrays"),
+        *(
+            (RecordDict({"frames": ArrayRecord({name: ARRAY}), "words": WORDS}), "no client's number")
+            for name in ("frame", "-1", "01", "1.0", "", "9" * 10, "\u0663")
+        ),
+        *(
+            (RecordDict({"frames": FRAME, "words": ConfigRecord({**GOOD, key: value})}), what)
+            for key, value, what in (
+                ("session", "../up", "no session"),
+                ("session", "", "no session"),
+                ("round", -1, "no arm and round"),
+                ("round", 1.5, "no arm and round"),
+                ("arm", 3, "no arm and round"),
+                ("fingerprint", 3, "no fingerprint"),
+            )
+        ),
     ],
 )
 def test_what_is_no_order_is_refused(content: RecordDict, what: str) -> None:
     with pytest.raises(FrameError, match=what):
         open_order(Message(content, dst_node_id=1, message_type="train"))
+
+
+def test_a_reply_has_words_for_each_frame() -> None:
+    message = Message(RecordDict({"frames": FRAME, "words": WORDS}), dst_node_id=1, message_type="train")
+    with pytest.raises(FrameError, match="a frame of client 0 without its words"):
+        open_reply(message)
+    message.content["words of 0"] = FRAME
+    with pytest.raises(FrameError, match="a frame of client 0 without its words"):
+        open_reply(message)
 
 
 def node(place: Path, own: dict[str, Any], **changes: Any) -> Node:
@@ -190,9 +225,8 @@ def test_a_site_learns_from_data_of_its_own(tmp_path: Path) -> None:
     mine = own.task.clients[2]
     assert mine.labels.tolist() == [7, 3, 7, 9]
     assert mine.samples[:, 0, 0, 0].tolist() == [0, 10, 20, 30]
-    said = own.about(Order("5e551")).words
-    assert (said["client"], said["own-data"]) == (2, True)
-    assert said["fingerprint"] == build_task(own.experiment.task, own.experiment.seed).fingerprint()
+    assert (own.clients, own.has_own_data) == ([2], True)
+    assert own.fingerprint("") == build_task(own.experiment.task, own.experiment.seed).fingerprint()
 
 
 def test_a_site_brings_a_folder_of_images_of_one_class(tmp_path: Path) -> None:
@@ -234,7 +268,7 @@ def test_a_node_builds_the_encoding_of_a_table_as_the_server_does(tmp_path: Path
     }
     own = node(tmp_path, {"partition-id": 1}, task=task)
     whole = build_task(experiment(task=task).task, 0)
-    assert own.about(Order("", "")).words["fingerprint"] == whole.fingerprint()
+    assert own.fingerprint("") == whole.fingerprint()
     assert own.task.record_encoding() == whole.record_encoding()
     assert own.task.clients[1].samples.equal(whole.clients[1].samples)
     assert len(own.task.clients[0]) == 0
@@ -263,7 +297,7 @@ def test_sums_and_a_table_of_ones_own_are_refused_and_the_server_is_told_why(tmp
     own = {"partition-id": 1, "train": patients(tmp_path / "mine.csv", 20), "format": "csv"}
     desk = Desk(wanted, tmp_path, [own])
     (reply,) = desk.pull_messages(desk.push_messages([seal_order(Order("5e551"), 10, "query")]))
-    said = open_answer(reply).words["error"]
+    said = open_reply(reply).words["error"]
     assert isinstance(said, str)
     assert said.startswith('task.table.scaling = "sums" needs the sums of every site')
     assert said.endswith('set it to "public"')

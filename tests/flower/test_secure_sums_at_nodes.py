@@ -16,7 +16,7 @@ from helpers.flower_trial import experiment, site_file
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # Flower uses what its libraries will drop
     from fedistill.flower.serde import Order
-    from helpers.flower_desk import Desk, play
+    from helpers.flower_desk import Desk, frame_of, play
 
 pytestmark = pytest.mark.usefixtures("app")
 
@@ -29,7 +29,7 @@ def asked_for(method: str) -> Experiment:
 
 def kind_of(order: Order) -> int:
     """The kind of an order's frame, or 0 if it is not one."""
-    return frames.decode(order.frame).kind if order.frame.startswith(b"fd") else 0
+    return frames.decode(frame_of(order)).kind if frame_of(order).startswith(b"fd") else 0
 
 
 def test_secrets_are_drawn_at_the_site_and_are_gone_after_the_last_turn(tmp_path: Path) -> None:
@@ -43,7 +43,7 @@ def test_secrets_are_drawn_at_the_site_and_are_gone_after_the_last_turn(tmp_path
 
         def silenced(node: int, order: Order, reply: Any, desk: Desk = desk) -> Any:
             if kind_of(order) == Kind.SECURE_KEYS and node == 10:
-                keys.append(frames.decode(order.frame).sections[1])
+                keys.append(frames.decode(frame_of(order)).sections[1])
             if kind_of(order) == Kind.SECURE_KEYS and node == 13:
                 desk.silent.add(13)
             return reply

@@ -28,7 +28,7 @@ class Network:
         self.stop_after: tuple[str, int] | None = None
         monkeypatch.setattr(local_trial, "_play", self._play)
 
-    def _play(self, wanted: Experiment, nodes: int, out: Path, watcher: Watcher) -> ResultsJson:
+    def _play(self, wanted: Experiment, out: Path, watcher: Watcher) -> ResultsJson:
         news = EventTail(out, watcher)
         server = Watch()
         if self.stop_after is not None:

@@ -24,10 +24,10 @@ def test_each_seed_has_a_network_and_resume_goes_on_at_the_first_that_is_not_don
     """The network is stood for by a run in this process, which fails in the second seed."""
     played: list[tuple[str, int, int]] = []
 
-    def play(one: Experiment, nodes: int, out: Path, watcher: Watcher) -> ResultsJson:
+    def play(one: Experiment, out: Path, watcher: Watcher) -> ResultsJson:
         assert asked_for({"experiment": to_toml(one)}) == one
         assert (out / "flower" / "app" / "pyproject.toml").is_file()
-        played.append((out.name, one.seed, nodes))
+        played.append((out.name, one.seed, one.task.clients))
         if len(played) == 2:
             raise RuntimeFailure("the SuperLink ended")
         if RunFolder(out).begun:

@@ -13,10 +13,10 @@ from fedistill.config.toml import to_toml
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # Flower uses what its libraries will drop
-    from flwr.app import Message
+    from flwr.app import Message, RecordDict
 
     from fedistill.flower import client_app, server_app
-    from fedistill.flower.serde import Order, open_order
+    from fedistill.flower.serde import Answer, Order, Reply, open_order, open_reply, seal_reply
 
 HANDLERS = {"query": client_app.hello, "train": client_app.work, "evaluate": client_app.evaluate}
 
@@ -66,6 +66,19 @@ class Desk:
         with self._one:
             reply = HANDLERS[message.metadata.message_type](message, context)
         return [self.change(node, open_order(message), reply)]
+
+
+def with_answers(reply: Message, change: Callable[[int, Answer], Answer]) -> Message:
+    """A node's reply with other answers of its clients, whose numbers ``change`` is given."""
+    said = open_reply(reply)
+    answers = {client: change(client, answer) for client, answer in said.answers.items()}
+    to_server = Message(RecordDict(), dst_node_id=1, message_type="train")
+    return seal_reply(Reply(answers, said.words), to_server)
+
+
+def frame_of(order: Order) -> bytes:
+    """The frame of an order for one client, or nothing where it has none."""
+    return b"".join(order.frames.values())
 
 
 def play(desk: Desk, asked: Experiment, out: Path) -> None:

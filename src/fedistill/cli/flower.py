@@ -62,7 +62,11 @@ def keys_command(
 def up_command(
     experiment: ExperimentPath,
     nodes: Annotated[
-        int | None, typer.Option(min=1, help="How many SuperNodes, and clients. Default: task.clients.")
+        int | None,
+        typer.Option(
+            min=1,
+            help="How many SuperNodes, each flower.clients_per_node clients. Default: as task.clients needs.",
+        ),
     ] = None,
     set: Set = None,
     out: Out = None,
@@ -76,7 +80,10 @@ def up_command(
     from fedistill.experiment.run_folder import default_folder
     from fedistill.flower import local_trial
 
-    loaded = load(experiment, [*(set or []), *([f"task.clients={nodes}"] if nodes else [])])
+    loaded = load(experiment, set or [])
+    if nodes:
+        clients = nodes * loaded.flower.clients_per_node
+        loaded = load(experiment, [*(set or []), f"task.clients={clients}"])
     folder = out or default_folder(experiment.stem)
     told = callbacks(track)
     follow(

@@ -144,6 +144,7 @@ class FlowerConfig(Section):
         le=1,
         description="share of a round's clients that must send a valid reply, with or without a network",
     )
+    clients_per_node: int = Field(default=1, ge=1, description="how many clients one SuperNode may be")
 
 
 def _name_or_table(codec: Raw) -> str | RawTable | None:

@@ -1,7 +1,8 @@
-"""The runtime whose clients are SuperNodes."""
+"""The runtime whose clients are SuperNodes, each of which may be several of them."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 
 from flwr.serverapp import Grid
 
@@ -19,8 +20,8 @@ from fedistill.federation.failures import ClientFailure, quorum_of
 from fedistill.federation.scores import Scores
 from fedistill.flower.log import say
 from fedistill.flower.node_registry import NodeRegistry
-from fedistill.flower.serde import Answer, Order
-from fedistill.flower.transport import Transport, bounded, brief
+from fedistill.flower.serde import Answer, Order, Reply
+from fedistill.flower.transport import Transport, bounded, brief, failed
 from fedistill.training.cost import Cost
 
 _POLL_SECONDS = 0.5
@@ -28,7 +29,7 @@ _POLL_SECONDS = 0.5
 
 
 class FlowerExecutor(Executor):
-    """Clients are SuperNodes; each knows which client it is."""
+    """Clients are at SuperNodes; each knows which clients it is."""
 
     holds_client_states = False
 
@@ -39,7 +40,8 @@ class FlowerExecutor(Executor):
             RuntimeFailure: fewer came.
         """
         self._mail, self._settings, self._session = Transport(grid), experiment.flower, session
-        self._register = NodeRegistry(self._mail, session, len(task.clients), task.fingerprint())
+        most = experiment.flower.clients_per_node
+        self._register = NodeRegistry(self._mail, session, len(task.clients), most, task.fingerprint())
         self._arms = {arm.name: ReadyArm.of(arm, experiment, task) for arm in experiment.arms}
         self._longest = {name: _longest(arm) for name, arm in self._arms.items()}
         self._outstanding: set[str] = set()
@@ -67,8 +69,8 @@ class FlowerExecutor(Executor):
         while self._register.listening():
             time.sleep(_POLL_SECONDS)
             self._greet()
-        orders = {client: Order(self._session, arm, round, frame) for client, _, frame in jobs}
-        answers = self._ask(orders, "train")
+        frames = {client: frame for client, _, frame in jobs}
+        answers = self._ask(Order(self._session, arm, round, frames), "train")
         for client, answer in answers.items():
             if isinstance(answer, Answer) and len(answer.frame) > self._longest[arm]:
                 self._mail.count(answer)
@@ -89,17 +91,13 @@ class FlowerExecutor(Executor):
 
     def evaluate(self, arm: str, jobs: Sequence[Job]) -> Iterator[Scores | None]:
         # Who has just worked has said it already: a message of its own would start one more process.
-        orders = {
-            client: Order(self._session, arm, frame=frame)
-            for client, _, frame in jobs
-            if frame or (arm, client) not in self._scores
-        }
+        frames = {client: frame for client, _, frame in jobs if frame or (arm, client) not in self._scores}
         found: dict[int, Scores | None] = {}
-        for client, answer in self._ask(orders, "evaluate").items():
+        for client, answer in self._ask(Order(self._session, arm, frames=frames), "evaluate").items():
             if isinstance(answer, ClientFailure):
                 say(f"arm {arm}: client {client} is not evaluated: {answer.reason}")
             else:
-                found[client] = self._read(arm, client, answer, orders[client].frame)
+                found[client] = self._read(arm, client, answer, frames[client])
         for client, _, _ in jobs:
             yield found[client] if client in found else self._scores.pop((arm, client), None)
 
@@ -124,30 +122,51 @@ class FlowerExecutor(Executor):
         self._register.greet()
         self.private_counts_known = not self._register.own_data
 
-    def _ask(self, orders: dict[int, Order], kind: str) -> dict[int, Answer | ClientFailure]:
-        """Send each client its order; an answer of each, in words where there is none."""
-        nodes = self._register.nodes
-        to = {nodes[client]: client for client in orders if client in nodes}
-        answers = self._exchange({node: orders[client] for node, client in to.items()}, kind)
-        found = {to[node]: answer for node, answer in answers.items()}
+    def _ask(self, order: Order, kind: str) -> dict[int, Answer | ClientFailure]:
+        """Send the nodes of an order's clients their parts of it; return what each says, or why not."""
+        nodes: dict[int, dict[int, bytes]] = {}
+        for client, frame in order.frames.items():
+            if client in self._register.nodes:
+                nodes.setdefault(self._register.nodes[client], {})[client] = frame
+        orders = {node: replace(order, frames=frames) for node, frames in nodes.items()}
+        found: dict[int, Answer | ClientFailure] = {}
+        for node, reply in self._exchange(orders, kind).items():
+            found |= self._answers(reply, nodes[node])
         strangers = self._register.strangers()
         why = "it is not connected" + (f" ({strangers})" if strangers else "")
-        return {client: found.get(client, ClientFailure(why, reached=False)) for client in orders}
+        return {client: found.get(client, ClientFailure(why, reached=False)) for client in order.frames}
 
-    def _exchange(self, orders: dict[int, Order], kind: str) -> dict[int, Answer | ClientFailure]:
+    def _answers(
+        self, reply: Reply | ClientFailure, asked: Collection[int]
+    ) -> dict[int, Answer | ClientFailure]:
+        """What each client that a node was asked for says; frames of others have crossed, and no more."""
+        if isinstance(reply, ClientFailure):
+            return dict.fromkeys(asked, reply)
+        silent = ClientFailure("the reply of its node says nothing of it", reached=True)
+        answers: dict[int, Answer | ClientFailure] = dict.fromkeys(asked, silent)
+        for client, answer in reply.answers.items():
+            failure = failed(answer.words)
+            if client not in asked or failure:
+                self._mail.count(answer)
+            if client in asked:
+                answers[client] = failure or answer
+        return answers
+
+    def _exchange(self, orders: dict[int, Order], kind: str) -> dict[int, Reply | ClientFailure]:
         waiting = self._mail.push(orders, kind)
         refused = ClientFailure("Flower did not take the message for it; its log says why", reached=False)
-        answers: dict[int, Answer | ClientFailure] = dict.fromkeys(
+        replies: dict[int, Reply | ClientFailure] = dict.fromkeys(
             set(orders) - set(waiting.values()), refused
         )
         until = time.monotonic() + self._settings.deadline
-        with bounded(max(self._longest.values()) * len(waiting)):
+        clients = sum(len(order.frames) for order in orders.values())
+        with bounded(max(self._longest.values()) * clients):
             while waiting and time.monotonic() < until:
                 time.sleep(_POLL_SECONDS)
                 for message in list(waiting):
-                    answer = self._mail.pull(message)
-                    if answer is not None:
-                        answers[waiting.pop(message)] = answer
+                    reply = self._mail.pull(message)
+                    if reply is not None:
+                        replies[waiting.pop(message)] = reply
                 for message in list(self._outstanding):
                     late = self._mail.pull(message)
                     if late is not None:
@@ -155,7 +174,7 @@ class FlowerExecutor(Executor):
                         self._mail.late(late)
         self._outstanding |= set(waiting)
         gone = ClientFailure(f"no reply within {self._settings.deadline:g} s", reached=True)
-        return answers | dict.fromkeys(waiting.values(), gone)
+        return replies | dict.fromkeys(waiting.values(), gone)
 
 
 def _longest(arm: ReadyArm) -> int:

@@ -1,6 +1,7 @@
 """A trial of the real thing: an experiment on a SuperLink and SuperNodes on this machine."""
 
 import json
+import math
 import shutil
 import time
 from collections.abc import Sequence
@@ -36,7 +37,7 @@ _ASK_SECONDS = 30.0
 def run_trial(
     experiment: Experiment, out: Path, command: str, watcher: Watcher, callbacks: Callbacks = NO_CALLBACKS
 ) -> AnyResultsJson:
-    """Run an experiment with a SuperNode for each client; return the results.
+    """Run an experiment with SuperNodes on this machine; return the results.
 
     Each of several seeds has a network of its own, one after the other.
 
@@ -59,14 +60,20 @@ def _run_one(
     findings = examine(experiment, task, arms)
     watcher.findings(findings)
     raise_errors(findings)
-    experiment, nodes = resolve(experiment, task), len(task.clients)
+    experiment = resolve(experiment, task)
     with network_in(out):
         with alone_in(out):  # another may have begun while data were read
             _check_free(out)
         callbacks.run_start(out, experiment, resumed=False)
-        keys.make_keys(_keys(out), nodes, [])
+        keys.make_keys(_keys(out), _nodes(experiment), [])
         app_template.write_app(experiment, out / "flower" / "app", out.absolute(), command)
-        return _play_and_tell(experiment, nodes, out, watcher, callbacks, arms)
+        return _play_and_tell(experiment, out, watcher, callbacks, arms)
+
+
+def _nodes(experiment: Experiment) -> int:
+    """Return how many SuperNodes the clients of a trial need."""
+    assert experiment.task.clients is not None, "written out where the run began"
+    return math.ceil(experiment.task.clients / experiment.flower.clients_per_node)
 
 
 def _check_free(out: Path) -> None:
@@ -107,6 +114,12 @@ def _resume_one(out: Path, watcher: Watcher, callbacks: Callbacks) -> ResultsJso
     folder = RunFolder(out)
     experiment, app = folder.experiment(), out / "flower" / "app"
     with network_in(out):
+        begun = len(list(_keys(out).glob("node-*.key")))
+        if _nodes(experiment) != begun:
+            raise ExperimentError(
+                f"{out} holds the states of clients at {begun} nodes: set flower.clients_per_node in its"
+                " experiment.toml as it was when the run began"
+            )
         # The folder may have been moved, and its settings for the network changed. The app there stays until
         # the new one is whole: it is what tells that a network played here.
         new = app.with_name("app.new")
@@ -114,30 +127,25 @@ def _resume_one(out: Path, watcher: Watcher, callbacks: Callbacks) -> ResultsJso
         app_template.write_app(experiment, new, out.absolute(), folder.command())
         shutil.rmtree(app, ignore_errors=True)
         new.rename(app)
-        assert experiment.task.clients is not None, "written out where the run began"
         arms = prepare(experiment, out)[1] if callbacks else []
         callbacks.run_start(out, experiment, resumed=True)
-        return _play_and_tell(experiment, experiment.task.clients, out, watcher, callbacks, arms)
+        return _play_and_tell(experiment, out, watcher, callbacks, arms)
 
 
 def _play_and_tell(
-    experiment: Experiment,
-    nodes: int,
-    out: Path,
-    watcher: Watcher,
-    callbacks: Callbacks,
-    arms: Sequence[ReadyArm],
+    experiment: Experiment, out: Path, watcher: Watcher, callbacks: Callbacks, arms: Sequence[ReadyArm]
 ) -> ResultsJson:
     """Do as `_play`, and tell the callbacks, if there are any, of the arms."""
     if not callbacks:
-        return _play(experiment, nodes, out, watcher)
+        return _play(experiment, out, watcher)
     told = ToldCallbacks(callbacks, watcher, RunFolder(out), arms)
-    return told.until_the_end(lambda: _play(experiment, nodes, out, told))
+    return told.until_the_end(lambda: _play(experiment, out, told))
 
 
-def _play(experiment: Experiment, nodes: int, out: Path, watcher: Watcher) -> ResultsJson:
+def _play(experiment: Experiment, out: Path, watcher: Watcher) -> ResultsJson:
     # The nodes are on the user's own machine, and so may import whatever the user's experiment names.
-    with TrialNetwork(out, nodes, modules_of(experiment)) as network:
+    clients = experiment.task.clients
+    with TrialNetwork(out, _nodes(experiment), modules_of(experiment), clients) as network:
         try:
             follow(network, experiment, out, watcher)
         except RuntimeFailure as failure:

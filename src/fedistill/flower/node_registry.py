@@ -1,11 +1,12 @@
-"""Which SuperNode is which client, by its own word and as far as that can be held against it."""
+"""Which SuperNode is which clients, by its own word and as far as that can be held against it."""
 
 import time
 from dataclasses import dataclass, replace
+from typing import Any
 
 from fedistill.federation.failures import ClientFailure
 from fedistill.flower.log import say
-from fedistill.flower.serde import Answer, Order
+from fedistill.flower.serde import Order, Reply
 from fedistill.flower.transport import Transport, bounded, brief
 
 _HELLO_SECONDS = 60.0
@@ -20,15 +21,22 @@ class NodeRegistry:
         own_data: some have samples of their own, of which the experiment does not know.
     """
 
-    def __init__(self, mail: Transport, session: str, clients: int, fingerprint: str) -> None:
-        self._mail, self._session, self._clients, self._fingerprint = mail, session, clients, fingerprint
+    def __init__(self, mail: Transport, session: str, clients: int, most: int, fingerprint: str) -> None:
+        """
+        Args:
+            clients: how many there are.
+            most: how many of them one node may be.
+            fingerprint: of the server's task.
+        """
+        self._mail, self._session, self._fingerprint = mail, session, fingerprint
+        self._clients, self._most = clients, most
         self.nodes: dict[int, int] = {}
         self.own_data = False
         self._first: dict[int, int] = {}
         self._hellos: dict[int, _Hello] = {}
 
     def greet(self) -> None:
-        """Ask nodes that are new which client they are, and hear what they say; waits for nobody.
+        """Ask nodes that are new which clients they are, and hear what they say; waits for nobody.
 
         Who has not answered, or not well, is asked again after a while, or when it comes back.
         """
@@ -37,42 +45,50 @@ class NodeRegistry:
         self._hellos = {node: hello for node, hello in self._hellos.items() if node in there}
         waiting = {node for node, hello in self._hellos.items() if now < hello.asked + _HELLO_SECONDS}
         new = there - set(self.nodes.values()) - waiting
-        hello = Order(self._session, frame=self._fingerprint.encode())
+        hello = Order(self._session, fingerprint=self._fingerprint)
         for message, node in self._mail.push(dict.fromkeys(new, hello), "query").items():
             met = self._hellos.get(node)
             self._hellos[node] = _Hello(message, now, met.met if met else now, met.refused if met else "")
         with bounded(0):
             came = {node: self._mail.pull(one.message) for node, one in self._hellos.items() if one.message}
-        for node, answer in came.items():
-            if answer is not None:
-                self._meet(node, answer)
+        for node, reply in came.items():
+            if reply is not None:
+                self._meet(node, reply)
 
-    def _meet(self, node: int, answer: Answer | ClientFailure) -> None:
-        """Let a node in as the client that it says it is, or say why not."""
-        why = self._stranger(node, answer)
+    def _meet(self, node: int, reply: Reply | ClientFailure) -> None:
+        """Let a node in as the clients that it says it is, or say why not."""
+        why = self._stranger(node, reply)
         if why:
             self._hellos[node] = replace(self._hellos[node], message="", refused=why)
             say(f"node {node} is refused: {why}")
-        elif isinstance(answer, Answer):
-            client = answer.words["client"]
+        elif isinstance(reply, Reply):
             del self._hellos[node]
-            self.nodes[client] = self._first[client] = node
-            self.own_data |= answer.words.get("own-data") is not False
+            for client in reply.words["clients"]:
+                self.nodes[client] = self._first[client] = node
+            self.own_data |= reply.words.get("own-data") is not False
 
-    def _stranger(self, node: int, answer: Answer | ClientFailure) -> str:
-        """Why a node is none of the clients, or empty if it is one."""
-        if isinstance(answer, ClientFailure):
-            return answer.reason
-        client = answer.words.get("client")
-        if type(client) is not int or not 0 <= client < self._clients:
-            return f"it says that it is client {brief(repr(client))} of {self._clients}"
-        if answer.words.get("fingerprint") != self._fingerprint:
-            return f"client {client} has built other data than the server"
-        if self._first.get(client, node) != node:
+    def _stranger(self, node: int, reply: Reply | ClientFailure) -> str:
+        """Why a node is none of the clients, or empty if it is one or more."""
+        if isinstance(reply, ClientFailure):
+            return reply.reason
+        clients = reply.words.get("clients")
+        numbers: list[Any] = clients if isinstance(clients, list) and clients else [None]
+        for client in numbers:
+            if type(client) is not int or not 0 <= client < self._clients:
+                return f"it says that it is client {brief(repr(client))} of {self._clients}"
+        if len(numbers) > self._most:
             return (
-                f"client {client} is node {self._first[client]} in this run; a site with a new key gets in"
-                " when the run is started again"
+                f"it says that it is {len(numbers)} clients, but one node may be {self._most} by"
+                " flower.clients_per_node"
             )
+        if reply.words.get("fingerprint") != self._fingerprint:
+            return f"client {numbers[0]} has built other data than the server"
+        for client in numbers:
+            if self._first.get(client, node) != node:
+                return (
+                    f"client {client} is node {self._first[client]} in this run; a site with a new key gets"
+                    " in when the run is started again"
+                )
         return ""
 
     def strangers(self) -> str:

@@ -16,6 +16,7 @@ import tomli_w
 
 from fedistill.errors import RuntimeFailure
 from fedistill.flower.allowed_modules import KEY
+from fedistill.flower.node_config import ONE, SEVERAL
 from fedistill.flower.process_guard import ProcessGuard
 from fedistill.state import write_file
 from fedistill.stop_signals import STOP_SIGNALS
@@ -42,12 +43,15 @@ class TrialNetwork:
 
     listens_on = HOST
 
-    def __init__(self, out: Path, nodes: int, modules: Sequence[str] = ()) -> None:
+    def __init__(
+        self, out: Path, nodes: int, modules: Sequence[str] = (), clients: int | None = None
+    ) -> None:
         """
         Args:
             modules: what the nodes let the experiment name.
+            clients: how many the nodes are together, divided as evenly as can be; by default one each.
         """
-        self._modules = modules
+        self._modules, self._clients = modules, clients or nodes
         self.folder = out.absolute() / "flower"
         self._count = nodes
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -132,9 +136,11 @@ class TrialNetwork:
         )
 
     def node_config(self, node: int) -> str:
-        """In trials all that nodes hold is the share of the data that has their number."""
+        """In trials all that nodes hold are the shares of the data that have their clients' numbers."""
         allowed = f' {KEY}="{",".join(self._modules)}"' if self._modules else ""
-        return f'partition-id={node} state="{self.folder / f"node-{node}"}"{allowed}'
+        first, end = (self._clients * place // self._count for place in (node, node + 1))
+        who = f"{ONE}={first}" if end == first + 1 else f'{SEVERAL}="{first}-{end - 1}"'
+        return f'{who} state="{self.folder / f"node-{node}"}"{allowed}'
 
     def run(self) -> int:
         """Hand the app in; return the run's number."""

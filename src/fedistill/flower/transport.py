@@ -1,4 +1,4 @@
-"""Orders to SuperNodes and what they answer, by a Flower grid; nothing that a node sends is trusted."""
+"""Orders to SuperNodes and what they reply, by a Flower grid; nothing that a node sends is trusted."""
 
 import contextlib
 import resource
@@ -13,7 +13,7 @@ from flwr.serverapp import Grid
 from fedistill.errors import FrameError, RuntimeFailure
 from fedistill.federation.executor import TransportOverhead
 from fedistill.federation.failures import ClientFailure, describe_error
-from fedistill.flower.serde import Answer, Order, open_answer, overhead, seal_order
+from fedistill.flower.serde import Answer, Order, Reply, Words, open_reply, overhead, seal_order
 
 _BRIEFLY = 0.05
 _SPARE = 1 << 30
@@ -21,7 +21,7 @@ _LONGEST_TEXT = 500
 
 
 class Transport:
-    """Sends orders and pulls answers, and counts the bytes around the frames."""
+    """Sends orders and pulls replies, and counts the bytes around the frames."""
 
     def __init__(self, grid: Grid) -> None:
         self._grid = grid
@@ -37,8 +37,8 @@ class Transport:
         if not orders:
             return {}
         messages = [seal_order(order, node, kind) for node, order in orders.items()]
-        framed = [b"" if kind == "query" else order.frame for order in orders.values()]
-        sizes = [overhead(message, frame) for message, frame in zip(messages, framed, strict=True)]
+        framed = [order.frames.values() for order in orders.values()]
+        sizes = [overhead(message, frames) for message, frames in zip(messages, framed, strict=True)]
         # Flower answers with nothing where all together are too much, and with None for one that it refuses.
         ids: list[str | None] = [*self._grid.push_messages(messages)] or [None] * len(messages)
         taken = {}
@@ -48,8 +48,8 @@ class Transport:
                 self._down += size
         return taken
 
-    def pull(self, message: str) -> Answer | ClientFailure | None:
-        """The answer to a message, or None if it has not arrived completely.
+    def pull(self, message: str) -> Reply | ClientFailure | None:
+        """The reply to a message, or None if it has not arrived completely.
 
         Flower names a reply as soon as its head is there, and then waits for the parts that its sender has
         named: for hours, if they never come. So each is pulled in a thread, and nobody waits for it.
@@ -71,19 +71,21 @@ class Transport:
             )
         if not pull.came:
             return None
-        answer = _read(pull.came[0])
-        self._up += overhead(pull.came[0], answer.frame if isinstance(answer, Answer) else b"")
-        return answer
+        reply = _read(pull.came[0])
+        answers = reply.answers.values() if isinstance(reply, Reply) else []
+        self._up += overhead(pull.came[0], [answer.frame for answer in answers])
+        return reply
 
     def count(self, answer: Answer) -> None:
         """Count a frame that has crossed and gets into no ledger."""
         self._up += len(answer.frame)
 
-    def late(self, answer: Answer | ClientFailure) -> None:
-        """Count an answer that comes after its round."""
+    def late(self, reply: Reply | ClientFailure) -> None:
+        """Count a reply that comes after its round."""
         self._late += 1
-        if isinstance(answer, Answer):
-            self.count(answer)
+        if isinstance(reply, Reply):
+            for answer in reply.answers.values():
+                self.count(answer)
 
     def transport_overhead(self) -> TransportOverhead:
         """What has been carried since this was last asked."""
@@ -143,15 +145,18 @@ def brief(text: str) -> str:
     return shown if len(shown) <= _LONGEST_TEXT else shown[:_LONGEST_TEXT] + "…"
 
 
-def _read(message: Message) -> Answer | ClientFailure:
+def _read(message: Message) -> Reply | ClientFailure:
     if message.has_error():
         return ClientFailure(
             brief(f"Flower says: {message.error.reason or message.error.code}"), reached=True
         )
     try:
-        answer = open_answer(message)
+        reply = open_reply(message)
     except FrameError as error:
         return ClientFailure(brief(str(error)), reached=True)
-    if "error" in answer.words:
-        return ClientFailure(brief(str(answer.words["error"])), reached=True)
-    return answer
+    return failed(reply.words) or reply
+
+
+def failed(words: Words) -> ClientFailure | None:
+    """Return the failure that a node says, of all of its work or of one client's, or None."""
+    return ClientFailure(brief(str(words["error"])), reached=True) if "error" in words else None
