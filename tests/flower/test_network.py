@@ -184,7 +184,7 @@ from flwr.clientapp import ClientApp
 
 from fedistill.communication.protocol import frame as frames
 from fedistill.flower import client_app as node
-from fedistill.flower.serde import Reply, open_order, open_reply, seal_reply
+from fedistill.flower.serde import Reply, open_order, open_reply, seal_order, seal_reply
 
 HERE = pathlib.Path("{here}")
 app = ClientApp()
@@ -196,7 +196,8 @@ app.evaluate()(node.evaluate)
 def work(message, context):
     who, round = context.node_config["partition-id"], open_order(message).round
     if round == 4 and not (HERE / "calm").exists():
-        message.content["frames"][str(who)].data = b"FD" + bytes(9)
+        order = replace(open_order(message), frames={{who: b"FD" + bytes(9)}})
+        message.content = seal_order(order, 1, "train").content
     answer = node.work(message, context)
     change = CHANGES.get((who, round))
     if change is None:

@@ -1,10 +1,15 @@
 """What crosses in a Flower message: a frame for each client of a node, and a few named values beside them.
 
+Flower sends each array and record of a message by a request of its own, so the frames of all clients are one
+array, in which equal ones are written once, and what is said of each client stands in lists.
+
 Nothing in an envelope is trusted: `open_order` and `open_reply` refuse what is not as it should be.
 """
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
@@ -14,7 +19,7 @@ from fedistill.errors import FrameError
 
 Words = Mapping[str, Any]
 """Named values of a message; whoever reads one checks it."""
-_FRAMES, _WORDS = "frames", "words"
+_FRAMES, _INDEX, _WORDS = "frames", "index", "words"
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,7 @@ class Reply:
 def seal_order(order: Order, node: int, kind: str) -> Message:
     words = {"session": order.session, "arm": order.arm, "round": order.round}
     return Message(
-        _content(order.frames, {**words, "fingerprint": order.fingerprint}),
+        _content(order.frames, {**words, "fingerprint": order.fingerprint}, {}),
         dst_node_id=node,
         message_type=kind,
         group_id=str(order.round),
@@ -80,7 +85,7 @@ def open_order(message: Message) -> Order:
     Raises:
         FrameError: it is none.
     """
-    frames, words = _opened(message.content)
+    frames, words, _ = _opened(message.content)
     session, arm, round = words.get("session"), words.get("arm"), words.get("round")
     fingerprint = words.get("fingerprint")
     if not isinstance(session, str) or not session.isalnum():
@@ -93,10 +98,9 @@ def open_order(message: Message) -> Order:
 
 
 def seal_reply(reply: Reply, order: Message) -> Message:
-    content = _content({client: answer.frame for client, answer in reply.answers.items()}, reply.words)
-    for client, answer in reply.answers.items():
-        content[_words_of(client)] = ConfigRecord(dict(answer.words))
-    return Message(content, reply_to=order)
+    frames = {client: answer.frame for client, answer in reply.answers.items()}
+    said = {client: answer.words for client, answer in reply.answers.items()}
+    return Message(_content(frames, reply.words, said), reply_to=order)
 
 
 def open_reply(message: Message) -> Reply:
@@ -105,56 +109,80 @@ def open_reply(message: Message) -> Reply:
     Raises:
         FrameError: it is none.
     """
-    frames, words = _opened(message.content)
-    answers = {}
-    for client, frame in frames.items():
-        said = message.content.get(_words_of(client))
-        if not isinstance(said, ConfigRecord):
-            raise FrameError(f"a reply has a frame of client {client} without its words")
-        answers[client] = Answer(frame, dict(said))
-    return Reply(answers, words)
+    frames, words, said = _opened(message.content)
+    return Reply({client: Answer(frame, said[client]) for client, frame in frames.items()}, words)
 
 
 def overhead(message: Message, frames: Iterable[bytes]) -> int:
-    """Bytes that Flower serialises for a message beyond the frames in it; its own transport comes on top.
-
-    Flower carries equal frames once.
-    """
+    """Bytes that Flower serialises for a message beyond the frames in it; its own transport comes on top."""
     if message.has_error():
         return 0
     parts = sum(len(part.deflate()) for part in get_all_nested_objects(message).values())
     return parts - sum(len(frame) for frame in set(frames))
 
 
-def _content(frames: Mapping[int, bytes], words: Words) -> RecordDict:
-    arrays = {
-        str(client): Array(dtype="uint8", shape=(len(frame),), stype="bytes", data=frame)
-        for client, frame in frames.items()
+def _content(frames: Mapping[int, bytes], words: Words, said: Mapping[int, Words]) -> RecordDict:
+    written = {frame: place for place, frame in enumerate(dict.fromkeys(frames.values()))}
+    data = b"".join(written)
+    array = Array(dtype="uint8", shape=(len(data),), stype="bytes", data=data)
+    index: dict[str, list[int] | list[str]] = {
+        "clients": list(frames),
+        "lengths": [len(frame) for frame in written],
+        "places": [written[frame] for frame in frames.values()],
+        "words": [json.dumps(dict(said.get(client, {}))) for client in frames],
     }
-    return RecordDict({_FRAMES: ArrayRecord(arrays), _WORDS: ConfigRecord(dict(words))})
+    return RecordDict(
+        {
+            _FRAMES: ArrayRecord({_FRAMES: array}),
+            _INDEX: ConfigRecord({**index}),
+            _WORDS: ConfigRecord(dict(words)),
+        }
+    )
 
 
-def _words_of(client: int) -> str:
-    return f"{_WORDS} of {client}"
-
-
-def _opened(content: RecordDict) -> tuple[dict[int, bytes], Words]:
+def _opened(content: RecordDict) -> tuple[dict[int, bytes], Words, dict[int, Words]]:
     try:
-        arrays, words = content[_FRAMES], content[_WORDS]
+        arrays, index, words = content[_FRAMES], content[_INDEX], content[_WORDS]
+        array = arrays[_FRAMES]
     except KeyError as error:
         raise FrameError(f"a message has no part {error}") from None
-    if not isinstance(arrays, ArrayRecord) or not isinstance(words, ConfigRecord):
-        raise FrameError("a message does not hold arrays and its words")
+    if not (
+        isinstance(array, Array)
+        and len(arrays) == 1
+        and isinstance(index, ConfigRecord)
+        and isinstance(words, ConfigRecord)
+    ):
+        raise FrameError("a message does not hold one array, its index and its words")
+    clients, lengths, places = (_numbers(index, name) for name in ("clients", "lengths", "places"))
+    said, data = index.get("words"), bytes(array.data)
+    if not isinstance(said, list) or not len(clients) == len(places) == len(said):
+        raise FrameError("a message has not one frame and one text for each client")
+    if (
+        len(set(clients)) < len(clients)
+        or sum(lengths) != len(data)
+        or max(places, default=-1) >= len(lengths)
+    ):
+        raise FrameError("a message has another index than its frames")
+    ends = list(accumulate(lengths))
     # Clients of a broadcast hold the same bytes, as in one process: they are decoded once.
-    held: dict[bytes, bytes] = {}
-    frames: dict[int, bytes] = {}
-    for name, array in arrays.items():
-        frame = bytes(array.data)
-        frames[_client(name)] = held.setdefault(frame, frame)
-    return frames, dict(words)
+    written = [data[end - length : end] for end, length in zip(ends, lengths, strict=True)]
+    frames = {client: written[place] for client, place in zip(clients, places, strict=True)}
+    return frames, dict(words), dict(zip(clients, map(_read_words, said), strict=True))
 
 
-def _client(name: str) -> int:
-    if not (name.isascii() and name.isdecimal() and len(name) < 10 and name == str(int(name))):
-        raise FrameError("a message names a frame by what is no client's number")
-    return int(name)
+def _numbers(index: ConfigRecord, name: str) -> list[int]:
+    found = index.get(name)
+    numbers = [one for one in found if type(one) is int and one >= 0] if isinstance(found, list) else []
+    if numbers != found:
+        raise FrameError(f"a message does not say the {name} of its frames")
+    return numbers
+
+
+def _read_words(text: Any) -> Words:
+    try:
+        words = json.loads(text)
+    except (TypeError, ValueError, RecursionError):
+        words = None
+    if not isinstance(words, dict):
+        raise FrameError("what a message says of a client is not JSON with names")
+    return words
