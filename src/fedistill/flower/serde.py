@@ -1,7 +1,7 @@
 """What crosses in a Flower message: a frame for each client of a node, and a few named values beside them.
 
 Flower sends each array and record of a message by a request of its own, so the frames of all clients are one
-array, in which equal ones are written once, and what is said of each client stands in lists.
+array, in which equal ones are written once, and the named values of clients are lists.
 
 Nothing in an envelope is trusted: `open_order` and `open_reply` refuse what is not as it should be.
 """
@@ -184,5 +184,5 @@ def _read_words(text: Any) -> Words:
     except (TypeError, ValueError, RecursionError):
         words = None
     if not isinstance(words, dict):
-        raise FrameError("what a message says of a client is not JSON with names")
+        raise FrameError("the named values of a client are not JSON with names")
     return words
