@@ -7,13 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from fedistill.cli import flower
 from fedistill.config.schema import Experiment
+from fedistill.config.toml import to_toml
 from fedistill.errors import ExperimentError, RuntimeFailure
+from fedistill.experiment.results import ResultsJson
 from fedistill.experiment.run_folder import RunFolder
+from fedistill.experiment.runner import run_experiment
+from fedistill.flower import local_trial
 from fedistill.flower.node_config import client_numbers
 from fedistill.flower.processes import TrialNetwork
-from helpers.flower_trial import at_sites, experiment, frames, in_process, site_file, what_is_kept
+from helpers.flower_trial import Watch, at_sites, experiment, frames, in_process, site_file, what_is_kept
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # Flower uses what its libraries will drop
@@ -166,3 +172,46 @@ def test_a_trial_divides_its_clients_as_evenly_as_can_be(tmp_path: Path, clients
         held.append(client_numbers({key: given}, clients))
     assert [client for clients_of_one in held for client in clients_of_one] == list(range(clients))
     assert max(map(len, held)) - min(map(len, held)) <= 1
+
+
+def test_a_trial_has_the_nodes_that_its_clients_need_and_keeps_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their states are at nodes: with another number of nodes they would not be found again."""
+    played: list[int] = []
+
+    def play(one: Experiment, out: Path, watcher: Any) -> ResultsJson:
+        played.append(len(list((out / "flower" / "keys").glob("node-*.pub"))))
+        if len(played) == 1:
+            RunFolder.create(out, one, "test").session.write_text("5e551")
+            raise RuntimeFailure("the SuperLink ended")
+        return run_experiment(one, tmp_path / "elsewhere", "test", watcher)
+
+    monkeypatch.setattr(local_trial, "_play", play)
+    asked, out = asked_for({"method": "dsfl"}, rounds=1), tmp_path / "run"
+    with pytest.raises(RuntimeFailure, match="the SuperLink ended"):
+        local_trial.run_trial(asked, out, "test", Watch())
+    file = out / "experiment.toml"
+    written = file.read_text()
+    file.write_text(written.replace("clients_per_node = 3", "clients_per_node = 1"))
+    with pytest.raises(
+        ExperimentError, match=r"the states of clients at 2 nodes: set flower\.clients_per_node"
+    ):
+        local_trial.resume_trial(out, Watch())
+    file.write_text(written)
+    local_trial.resume_trial(out, Watch())
+    assert played == [2, 2]
+
+
+def test_the_command_asks_for_nodes_and_each_is_several_clients(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Experiment] = []
+    monkeypatch.setattr(local_trial, "run_trial", lambda experiment, *_: asked.append(experiment))
+    monkeypatch.setattr(flower, "follow", lambda folder, run, *_: run(Watch()))
+    file = tmp_path / "experiment.toml"
+    file.write_text(to_toml(asked_for({"method": "dsfl"})))
+    for given in ([], ["--nodes", "2"], ["--nodes", "2", "--set", "flower.clients_per_node=5"]):
+        command = ["up", str(file), "--out", str(tmp_path / "run"), *given]
+        assert CliRunner().invoke(flower.app, command).exit_code == 0
+    assert [one.task.clients for one in asked] == [4, 6, 10]
