@@ -94,7 +94,8 @@ def python_for(side: str, folder: Path) -> Path:
     ready = place / "ready"
     if not ready.exists():
         print(f"making {place}", flush=True)
-        install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        # With -I, pip does not see what PYTHONPATH names, and so does not ask for what that needs.
+        install = [str(python), "-I", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(place)], check=True)
         subprocess.run([*install, "torch", "-c", str(HERE.parent / "constraints.txt")], check=True)
         subprocess.run([*install, "--no-deps", "-r", str(SCRIPTS / f"{side}.txt")], check=True)

@@ -17,18 +17,23 @@ task: Any = SimpleNamespace(
     ],
     public=None,
 )
-loop: Any
-if settings["network"] == "mlp-s":
-    loop = small_clients.Plain(SimpleNamespace(task=task))  # type: ignore[arg-type]
-else:
-    loop = speed.Plain(task, "cpu")
 everyone = range(settings["clients"])
+loop: small_clients.Plain | speed.Plain
+if settings["network"] == "mlp-s":
+    small = loop = small_clients.Plain(SimpleNamespace(task=task))  # type: ignore[arg-type]
+
+    def play() -> None:
+        small.round(random.sample(everyone, settings["participants"]))
+else:
+    large = loop = speed.Plain(task, "cpu", {"method": "fedavg", "model": settings["network"]}, tuned=False)
+
+    def play() -> None:
+        large.fedavg_round(map)
+
+
 for _ in range(settings["rounds"]):
     turns.wait()
-    if settings["network"] == "mlp-s":
-        loop.round(random.sample(everyone, settings["participants"]))
-    else:
-        loop.fedavg_round(lambda work: map(work, everyone))
+    play()
     turns.played()
 loop.model.load_state_dict(loop.average)
 turns.score(workload, loop.model)
