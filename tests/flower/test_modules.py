@@ -25,8 +25,8 @@ from helpers.tiny_hf import save_vit
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # Flower uses what its libraries will drop
 
-    from fedistill.flower.serde import Order, open_reply, seal_order
-    from helpers.flower_desk import Desk, play
+    from fedistill.flower.serde import Order, seal_order
+    from helpers.flower_desk import Desk, opened, play
 
 BY_NAME = {"method": "ballots", "codec": "bf16", "aggregation": "geometric"}
 BY_CLASS = {
@@ -104,7 +104,7 @@ def said(asked: Experiment, place: Path, kind: str = "query", **config: Any) -> 
     frames = {} if kind == "query" else {0: b""}
     (name,) = desk.push_messages([seal_order(Order("5e551", arm, round, frames), 10, kind)])
     (message,) = desk.pull_messages([name])
-    reply = open_reply(message)
+    reply = opened(message)
     return "".join(str(one.words.get("error", "")) for one in (reply, *reply.answers.values()))
 
 

@@ -202,7 +202,7 @@ def work(message, context):
     change = CHANGES.get((who, round))
     if change is None:
         return answer
-    said = open_reply(answer).answers[who]
+    said = open_reply(answer, [who], 100_000).answers[who]
     return seal_reply(Reply({{who: replace(said, frame=change(said.frame))}}), message)
 
 

@@ -1,6 +1,7 @@
 """Parts of the Flower runtime by themselves: keys, the app, what crosses, what a node makes of its config."""
 
 import contextlib
+import json
 import ssl
 import stat
 import subprocess
@@ -43,7 +44,7 @@ with warnings.catch_warnings():
         seal_order,
         seal_reply,
     )
-    from helpers.flower_desk import Desk
+    from helpers.flower_desk import Desk, opened
 
 
 pytestmark = pytest.mark.usefixtures("app")
@@ -134,7 +135,7 @@ def test_orders_and_replies_come_out_as_they_went_in(
     assert open_order(message) == order
     reply = Reply({client: Answer(frame, {"who": client}) for client, frame in frames.items()}, {"all": said})
     sealed = seal_reply(reply, message)
-    assert open_reply(sealed) == reply
+    assert open_reply(sealed, frames, longest=20) == reply
     assert sealed.metadata.dst_node_id == message.metadata.src_node_id
     assert overhead(sealed, frames.values()) > 0
 
@@ -198,9 +199,6 @@ def content(index: dict[str, Any] | None = None, words: dict[str, Any] | None = 
                 ({"places": [-1]}, "the places of its frames"),
                 ({"clients": [0, 0], "places": [0, 0], "words": ["{}", "{}"]}, "another index"),
                 ({"words": "{}"}, "for each client"),
-                ({"words": ["{"]}, "not JSON with names"),
-                ({"words": ["[]"]}, "not JSON with names"),
-                ({"words": [1]}, "not JSON with names"),
             )
         ),
         (content(words={"session": "../up"}), "no session"),
@@ -214,6 +212,39 @@ def content(index: dict[str, Any] | None = None, words: dict[str, Any] | None = 
 def test_what_is_no_order_is_refused(content: RecordDict, what: str) -> None:
     with pytest.raises(FrameError, match=what):
         open_order(Message(content, dst_node_id=1, message_type="train"))
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (content(index={"clients": [1]}), "clients that were not asked"),
+        (
+            content(index={"clients": [0, 1], "places": [0, 0], "words": ["{}"] * 2}),
+            "than those of 1 clients",
+        ),
+        (content(index={"lengths": [1, 0]}), "than those of 1 clients"),
+        (content(index={"more": [1]}), "than those of 1 clients"),
+        *(
+            (content(index={"words": [text]}), "not JSON with names")
+            for text in ("{", "[]", 1, '{"a": ' + "9" * 19 + "}", '{"a": "' + "x" * 100 + '"}')
+        ),
+        *(
+            (content(index={"words": [text]}), "no text, number or list")
+            for text in (
+                *('{"a": NaN}', '{"a": 1e999}', '{"a": null}', '{"a": {}}', '{"a": [[]]}', '{"a": [1.5]}'),
+                '{"a": "\\ud800"}',
+            )
+        ),
+        (content(index={"words": [json.dumps(dict.fromkeys("abcdefghi", 1))]}), "9 named values"),
+        (content(words={"error": "x" * 101}), "no text, number or list"),
+        (content(words={"clients": [1] * 101}), "no text, number or list"),
+        (content(words={"a": [0.5]}), "no text, number or list"),
+        (content(words={"a": b"x"}), "no text, number or list"),
+    ],
+)
+def test_what_is_no_reply_is_refused(content: RecordDict, what: str) -> None:
+    with pytest.raises(FrameError, match=what):
+        open_reply(Message(content, dst_node_id=1, message_type="train"), asked=[0], longest=100)
 
 
 def node(place: Path, own: dict[str, Any], **changes: Any) -> Node:
@@ -314,7 +345,7 @@ def test_sums_and_a_table_of_ones_own_are_refused_and_the_server_is_told_why(tmp
     own = {"partition-id": 1, "train": patients(tmp_path / "mine.csv", 20), "format": "csv"}
     desk = Desk(wanted, tmp_path, [own])
     (reply,) = desk.pull_messages(desk.push_messages([seal_order(Order("5e551"), 10, "query")]))
-    said = open_reply(reply).words["error"]
+    said = opened(reply).words["error"]
     assert isinstance(said, str)
     assert said.startswith('task.table.scaling = "sums" needs the sums of every site')
     assert said.endswith('set it to "public"')

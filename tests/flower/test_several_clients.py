@@ -1,22 +1,28 @@
 """Several clients at one SuperNode: the same bits, one message for all, and no more trust than before."""
 
 import re
+import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from fedistill.cli import flower
 from fedistill.config.schema import Experiment
 from fedistill.config.toml import to_toml
+from fedistill.data.build import build_task
 from fedistill.errors import ExperimentError, RuntimeFailure
+from fedistill.experiment.preflight import examine
 from fedistill.experiment.results import ResultsJson
 from fedistill.experiment.run_folder import RunFolder
-from fedistill.experiment.runner import run_experiment
+from fedistill.experiment.runner import prepare, run_experiment
+from fedistill.federation.history import RoundRecord
 from fedistill.flower import local_trial
+from fedistill.flower.app_template import write_app
 from fedistill.flower.node_config import client_numbers
 from fedistill.flower.processes import TrialNetwork
 from helpers.flower_trial import Watch, at_sites, experiment, frames, in_process, site_file, what_is_kept
@@ -26,9 +32,11 @@ with warnings.catch_warnings():
     from flwr.app import Message, RecordDict
 
     from fedistill.flower import node_registry
+    from fedistill.flower.executor import FlowerExecutor
+    from fedistill.flower.node import Node
     from fedistill.flower.node_client import NodeClient
-    from fedistill.flower.serde import Answer, Order, Reply, open_reply, seal_reply
-    from helpers.flower_desk import Desk, play
+    from fedistill.flower.serde import Answer, Order, Reply, seal_reply
+    from helpers.flower_desk import Desk, opened, play
 
 
 pytestmark = pytest.mark.usefixtures("app")
@@ -91,30 +99,89 @@ def changing(change: Callable[[dict[int, Answer]], dict[int, Answer]]) -> Any:
     def changed(node: int, order: Order, reply: Message) -> Message:
         if node != 10 or not order.round:
             return reply
-        said = open_reply(reply)
+        said = opened(reply)
         to_server = Message(RecordDict(), dst_node_id=1, message_type="train")
         return seal_reply(Reply(change(dict(said.answers)), said.words), to_server)
 
     return changed
 
 
-def test_who_is_left_out_of_a_reply_is_missing_and_who_was_not_asked_is_not_heard(tmp_path: Path) -> None:
+def test_who_is_left_out_of_a_reply_is_missing(tmp_path: Path) -> None:
     asked = asked_for({"method": "dsfl"}, rounds=1)
     desk = Desk(asked, tmp_path, CONFIGS)
+    desk.change = changing(lambda answers: {0: answers[0], 1: answers[1]})
+    play(desk, asked, tmp_path / "run")
+    (record,) = RunFolder(tmp_path / "run").records("dsfl")
+    assert record.missing == {"3": "the reply of its node says nothing of it"}
+    assert {e.client for e in record.traffic if e.direction == "up"} == {0, 1, 2}
+
+
+def test_a_reply_for_clients_that_were_not_asked_is_refused_and_its_bytes_count_once(tmp_path: Path) -> None:
+    asked = asked_for({"method": "dsfl"}, rounds=1, flower={**FLOWER, "quorum": 0.25})
+    desk = Desk(asked, tmp_path, CONFIGS)
     play(desk, asked, tmp_path / "honest")
-
-    def another(answers: dict[int, Answer]) -> dict[int, Answer]:
-        return {0: answers[0], 1: answers[1], 2: Answer(bytes(100_000), answers[3].words)}
-
-    desk.change = changing(another)
+    long = bytes(100_000)
+    desk.change = changing(lambda answers: dict.fromkeys((0, 1, 2), Answer(long, answers[3].words)))
     play(desk, asked, tmp_path / "run")
     honest, changed = (RunFolder(tmp_path / name).records("dsfl")[0] for name in ("honest", "run"))
-    assert changed.missing == {"3": "the reply of its node says nothing of it"}
-    sent = {(e.client, e.bytes) for e in honest.traffic if e.direction == "up"}
-    assert {(e.client, e.bytes) for e in changed.traffic if e.direction == "up"} == {
-        (client, size) for client, size in sent if client != 3
-    }
-    assert changed.carried["up"] - honest.carried["up"] > 100_000 - 2_000
+    why = "a reply answers for clients that were not asked"
+    assert changed.missing == {"0": why, "1": why, "3": why}
+    assert 0 < changed.carried["up"] - honest.carried["up"] < len(long) + 2_000
+
+
+def watched(desk: Desk, asked: Experiment, out: Path, watch: Watch) -> list[RoundRecord]:
+    """Play with somebody to look on; return the rounds of the only arm."""
+    grid: Any = desk
+    out.mkdir()
+    RunFolder(out).session.write_text("5e551")
+    run_experiment(asked, out, "test", watch, lambda one, task: FlowerExecutor(grid, one, task, "5e551"))
+    return RunFolder(out).records(asked.arms[0].name)
+
+
+def test_a_node_that_does_not_reply_in_time_leaves_all_its_clients_out(tmp_path: Path) -> None:
+    asked = asked_for({"method": "dsfl"}, flower={**FLOWER, "deadline": 3, "quorum": 0.25})
+    desk, whole = Desk(asked, tmp_path, CONFIGS), threading.Event()
+
+    def slow(node: int, order: Order, reply: Message) -> Message:
+        if node == 10 and order.round == 1:
+            whole.wait(100)
+        return reply
+
+    desk.change = slow
+    first, second = watched(desk, asked, tmp_path / "run", Watch(lambda round: whole.set()))
+    assert first.missing == dict.fromkeys("013", "no reply within 3 s")
+    assert second.missing == {}
+    assert second.carried["late"] == 1
+
+
+@pytest.mark.parametrize("said", [{"cost": [10**400, 10**400]}, {"counts": [[]]}, {"error": "\ud800"}])
+def test_absurd_values_of_one_are_no_reply(tmp_path: Path, said: dict[str, Any]) -> None:
+    """Sums of such numbers could not be written any more once all rounds were played."""
+    asked = asked_for({"method": "dsfl"}, rounds=1, flower={**FLOWER, "quorum": 0.25})
+    desk = Desk(asked, tmp_path, CONFIGS)
+    desk.change = changing(lambda answers: {**answers, 1: Answer(answers[1].frame, said)})
+    play(desk, asked, tmp_path / "run")
+    (record,) = RunFolder(tmp_path / "run").records("dsfl")
+    assert record.missing.keys() == {"0", "1", "3"}
+    assert len(set(record.missing.values())) == 1
+
+
+def test_a_node_may_come_back_as_itself_alone(tmp_path: Path) -> None:
+    """A node that took other numbers each time it came back would end as all clients."""
+    asked = asked_for({"method": "dsfl"}, rounds=3, flower={**FLOWER, "wait": 3, "quorum": 0.25})
+    desk = Desk(asked, tmp_path, [{"partition-ids": "0-1"}, {"partition-id": 2}])
+    before = desk.nodes[10]
+
+    def away(round: int) -> None:
+        if round == 1:
+            del desk.nodes[10]
+        else:
+            desk.nodes[10] = {**before, "partition-ids": "0, 2-3"}
+
+    *_, third = watched(desk, asked, tmp_path / "run", Watch(away))
+    assert third.missing.keys() == {"0", "1", "3"}
+    why = "it says that it is client 0, 2, 3 after 0, 1, but one node may be 3 of them in a run"
+    assert why in third.missing["3"]
 
 
 def test_a_node_may_be_as_many_clients_as_the_server_says(tmp_path: Path) -> None:
@@ -123,7 +190,10 @@ def test_a_node_may_be_as_many_clients_as_the_server_says(tmp_path: Path) -> Non
         play(Desk(asked, tmp_path, CONFIGS), asked, tmp_path / "run")
     said = str(failed.value)
     assert said.startswith("1 of 4 clients are connected after 8 s, but flower.quorum asks for 2")
-    assert "node 10: it says that it is 3 clients, but one node may be 2 by flower.clients_per_node" in said
+    assert (
+        "it says that it is client 0, 1, 3, but one node may be 2 of them in a run (flower.clients_per"
+        in said
+    )
 
 
 def test_none_of_its_clients_may_be_anothers(tmp_path: Path) -> None:
@@ -215,3 +285,56 @@ def test_the_command_asks_for_nodes_and_each_is_several_clients(
         command = ["up", str(file), "--out", str(tmp_path / "run"), *given]
         assert CliRunner().invoke(flower.app, command).exit_code == 0
     assert [one.task.clients for one in asked] == [4, 6, 10]
+
+
+def test_a_node_that_starts_again_as_others_builds_their_data(tmp_path: Path) -> None:
+    """Two nodes may have one folder, and what they have built for a client may be there from before."""
+    asked = asked_for({"method": "dsfl"})
+    whole = build_task(asked.task, asked.seed)
+    run = {"experiment": to_toml(asked)}
+    for given, clients in (("0-1", [0, 1]), ("0, 3", [0, 3]), ("1-2", [1, 2]), ("0-1", [0, 1])):
+        node = Node(run, {"state": str(tmp_path), "partition-ids": given}, "5e551")
+        assert node.fingerprint(whole.fingerprint()) == whole.fingerprint()
+        held = [len(data) for data in node.task.clients]
+        assert held == [len(data) if at in clients else 0 for at, data in enumerate(whole.clients)]
+        assert torch.equal(node.task.clients[clients[1]].samples, whole.clients[clients[1]].samples)
+        with pytest.raises(ExperimentError, match="an order is for client 5, which this node is not"):
+            node.client(5, node.arm("dsfl"))
+
+
+def test_a_number_beyond_a_natural_partition_is_refused_once_data_are_read(
+    tmp_path: Path,
+) -> None:
+    rows = [f"{place},{'ill' if place % 3 else 'well'},{'abc'[place % 3]}" for place in range(60)]
+    (tmp_path / "all.csv").write_text("\n".join(["age,label,site", *rows]) + "\n")
+    task = {
+        "format": "csv",
+        "train": str(tmp_path / "all.csv"),
+        "public": 12,
+        "table": {"numeric": ["age"]},
+        "partition": "natural(column=site)",
+    }
+    run = {"experiment": to_toml(asked_for({"method": "dsfl"}, task=task))}
+    node = Node(run, {"state": str(tmp_path), "partition-ids": "1-3"}, "5e551")
+    with pytest.raises(ExperimentError, match="partition-ids = '1-3' must name whole numbers from 0 to 2"):
+        node.fingerprint("")
+
+
+def test_the_readme_of_an_app_says_how_a_node_names_several(tmp_path: Path) -> None:
+    write_app(asked_for({"method": "dsfl"}), tmp_path / "several", tmp_path, "test")
+    said = (tmp_path / "several" / "README.md").read_text()
+    assert "--nodes 2 " in said
+    assert "client's number, below 4" in said
+    assert '`partition-ids="0-2"`' in said
+    write_app(asked_for({"method": "dsfl"}, flower={}), tmp_path / "one", tmp_path, "test")
+    said = (tmp_path / "one" / "README.md").read_text()
+    assert "--nodes 4 " in said
+    assert "partition-ids" not in said
+
+
+def test_a_node_that_could_unmask_secure_sums_is_warned_of() -> None:
+    arm = {"method": "voting", "secure_sums": {"threshold": 0.7}}
+    for most, warned in ((1, False), (2, False), (3, True)):
+        asked = asked_for(arm, flower={"clients_per_node": most})
+        findings = examine(asked, *prepare(asked))
+        assert any("could unmask" in one.what for one in findings) == warned

@@ -70,10 +70,15 @@ class Desk:
 
 def with_answers(reply: Message, change: Callable[[int, Answer], Answer]) -> Message:
     """A node's reply with other answers of its clients, whose numbers ``change`` is given."""
-    said = open_reply(reply)
+    said = opened(reply)
     answers = {client: change(client, answer) for client, answer in said.answers.items()}
     to_server = Message(RecordDict(), dst_node_id=1, message_type="train")
     return seal_reply(Reply(answers, said.words), to_server)
+
+
+def opened(reply: Message) -> Reply:
+    """A reply for clients of any number."""
+    return open_reply(reply, range(1_000), longest=100_000)
 
 
 def frame_of(order: Order) -> bytes:

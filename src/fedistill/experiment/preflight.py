@@ -59,6 +59,7 @@ def examine(experiment: Experiment, task: Task, arms: Sequence[ReadyArm]) -> lis
     skew = label_skew(task)
     with computing(experiment.runtime):
         for arm in arms:
+            findings += _sites(arm, experiment.flower.clients_per_node)
             found = [*examine_arm(arm), *_skewed(arm, skew), *_training(arm), *_start(arm)]
             findings += found
             if not any(finding.level == "error" for finding in found):
@@ -99,6 +100,21 @@ def examine_arm(arm: ReadyArm) -> list[Finding]:
     except ExperimentError as error:
         findings.append(Finding("error", where, str(error)))
     return [*findings, *_codecs(arm), *check_secure_sums(arm)]
+
+
+def _sites(arm: ReadyArm, clients_per_node: int) -> Iterator[Finding]:
+    """Find secure sums of which one SuperNode that is several clients knows, or could unmask, too much."""
+    if arm.secure_sums is None or clients_per_node == 1:
+        return
+    clients = round(arm.sampling.fraction * len(arm.federation.clients))
+    if clients_per_node >= min(arm.secure_sums.needed(clients), clients - 1):
+        yield Finding(
+            "warning",
+            f"arm {arm.name!r}",
+            f"one SuperNode may be {clients_per_node} of {clients} clients: with the server it could unmask"
+            " what the others add up, or it learns what is left of the sum without its own",
+            "make flower.clients_per_node less, or secure_sums.threshold greater",
+        )
 
 
 def _own_functions(arm: ReadyArm) -> Iterator[str]:

@@ -70,6 +70,11 @@ class Asked:
     metrics: Sequence[Metric]
     confusion: bool
 
+    def longest(self) -> int:
+        """Return how many characters no scores reach, or numbers no counts: more than they need."""
+        matrices = len(_PLACES) * 20 * self.classes**2 if self.confusion else 0
+        return 1_000 + 12 * self.classes + len(_PLACES) * 100 * (1 + len(self.metrics)) + matrices
+
     def scores(self, counts: Raw, beyond: Raw) -> Scores:
         """Return the scores that a client has sent.
 
@@ -85,8 +90,8 @@ class Asked:
             for right, samples in zip(counts, self.tested, strict=True)
         ):
             raise FrameError(f"{counts!r} of {list(self.tested)} samples right")
-        if not isinstance(beyond, str | bytes):
-            raise FrameError("scores that are not JSON")
+        if not isinstance(beyond, str | bytes) or len(beyond) > self.longest():
+            raise FrameError("scores that are not JSON, or too long")
         try:
             found = json.loads(beyond) if beyond else {}
         except (ValueError, RecursionError):

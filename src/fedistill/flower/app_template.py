@@ -1,5 +1,6 @@
 """A Flower app for one experiment: what ``flwr run`` takes as it is."""
 
+import math
 import tomllib
 from importlib.metadata import version
 from pathlib import Path
@@ -55,9 +56,9 @@ Then let each node in, once: `flwr supernode register keys/node-0.pub site`.
         --auth-supernode-private-key keys/node-0.key \\
         --node-config 'partition-id=0 state="/var/lib/fedistill"'
 
-`partition-id` is the client's number, below {nodes}, another at each node. `state` is where it keeps its
-model. With `train="/data/mine.parquet"` (and `format`, `input`, `label`) it learns from its own samples and
-not from a share of the experiment's; with `model="cnn-m"` or `model="my_models:net"` (its folder in
+`partition-id` is the client's number, below {clients}, another at each node.{several} `state` is where it
+keeps its model. With `train="/data/mine.parquet"` (and `format`, `input`, `label`) it learns from its own
+samples and not from a share of the experiment's; with `model="cnn-m"` or `model="my_models:net"` (its folder in
 `PYTHONPATH`) it has a model of its own.
 {modules}
 ## The run
@@ -67,6 +68,10 @@ not from a share of the experiment's; with `model="cnn-m"` or `model="my_models:
 Results go to `{out}` on the server's machine, as `fedistill compare` leaves them but for clients' own models,
 which stay at the nodes (`state`). Run again with the same folder, it resumes after the last complete round.
 """
+
+
+_SEVERAL = """ Each node may be {most} clients:
+`partition-ids="0-{last}"` in place of it names several."""
 
 
 _MODULES = """
@@ -119,8 +124,15 @@ def write_app(experiment: Experiment, folder: Path, out: Path, command: str) -> 
     task = experiment.task
     # `fedistill doctor` says how many sites there are, which is known once the data have been read.
     drawn = task.partition is not None and not isinstance(task.partition, Natural | Listed)
-    nodes = task.clients or (DEFAULT_CLIENTS if drawn or task.format is None else "NUMBER-OF-CLIENTS")
-    readme = _README.format(nodes=nodes, out=out, modules=modules and _MODULES.format(modules=modules))
+    clients = task.clients or (DEFAULT_CLIENTS if drawn or task.format is None else None)
+    most = experiment.flower.clients_per_node
+    readme = _README.format(
+        clients=clients or "NUMBER-OF-CLIENTS",
+        nodes=math.ceil(clients / most) if clients else "NUMBER-OF-NODES",
+        several=_SEVERAL.format(most=most, last=most - 1) if most > 1 else "",
+        out=out,
+        modules=modules and _MODULES.format(modules=modules),
+    )
     (folder / "README.md").write_text(readme, encoding="utf-8")
     (package / "__init__.py").write_text("")
     # Two modules: a node starts a process for each message, and must not import the server's part.

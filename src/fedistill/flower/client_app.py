@@ -17,6 +17,7 @@ from fedistill.flower.serde import Answer, Order, Reply, open_order, seal_reply
 from fedistill.training.devices import computing
 
 app = ClientApp()
+_LONGEST_ERROR = 2_000
 
 
 @app.query()
@@ -74,11 +75,11 @@ def _replied(message: Message, context: Context, what: Callable[[Node, Order], R
 
 
 def _said(error: Exception) -> str:
-    """What the server hears of an error at once; whatever else there is stays in the site's log."""
+    """What the server hears of an error at once, cut off; whatever else there is stays in the site's log."""
     if isinstance(error, OwnDataError):
         print(error, flush=True)
         return "its own data cannot be used; its log says why"
     if isinstance(error, FedistillError):
-        return str(error)
+        return str(error)[:_LONGEST_ERROR]
     traceback.print_exception(error)
     return f"{type(error).__name__}; its log says where"

@@ -21,7 +21,7 @@ from fedistill.federation.scores import Scores
 from fedistill.flower.log import say
 from fedistill.flower.node_registry import NodeRegistry
 from fedistill.flower.serde import Answer, Order, Reply
-from fedistill.flower.transport import Transport, bounded, brief, failed
+from fedistill.flower.transport import LONGEST_TEXT, Transport, bounded, brief, failed
 from fedistill.training.cost import Cost
 
 _POLL_SECONDS = 0.5
@@ -44,7 +44,8 @@ class FlowerExecutor(Executor):
         self._register = NodeRegistry(self._mail, session, len(task.clients), most, task.fingerprint())
         self._arms = {arm.name: ReadyArm.of(arm, experiment, task) for arm in experiment.arms}
         self._longest = {name: _longest(arm) for name, arm in self._arms.items()}
-        self._outstanding: set[str] = set()
+        self._longest_words = max(2 * asked_of_clients(arm).longest() for arm in self._arms.values())
+        self._outstanding: dict[str, int] = {}
         self._scores: dict[tuple[str, int], Scores] = {}
         until, clients = time.monotonic() + self._settings.wait, len(task.clients)
         while len(self._register.nodes) < clients and time.monotonic() < until:
@@ -139,28 +140,30 @@ class FlowerExecutor(Executor):
     def _answers(
         self, reply: Reply | ClientFailure, asked: Collection[int]
     ) -> dict[int, Answer | ClientFailure]:
-        """What each client that a node was asked for says; frames of others have crossed, and no more."""
+        """What each client says that a node was asked for."""
         if isinstance(reply, ClientFailure):
             return dict.fromkeys(asked, reply)
         silent = ClientFailure("the reply of its node says nothing of it", reached=True)
         answers: dict[int, Answer | ClientFailure] = dict.fromkeys(asked, silent)
         for client, answer in reply.answers.items():
             failure = failed(answer.words)
-            if client not in asked or failure:
+            if failure:
                 self._mail.count(answer)
-            if client in asked:
-                answers[client] = failure or answer
+            answers[client] = failure or answer
         return answers
 
     def _exchange(self, orders: dict[int, Order], kind: str) -> dict[int, Reply | ClientFailure]:
-        waiting = self._mail.push(orders, kind)
+        waiting = self._mail.push(orders, kind, self._longest_words)
         refused = ClientFailure("Flower did not take the message for it; its log says why", reached=False)
         replies: dict[int, Reply | ClientFailure] = dict.fromkeys(
             set(orders) - set(waiting.values()), refused
         )
         until = time.monotonic() + self._settings.deadline
-        clients = sum(len(order.frames) for order in orders.values())
-        with bounded(max(self._longest.values()) * clients):
+        sizes = {message: len(orders[node].frames) for message, node in waiting.items()}
+        # One that is late takes its room beside those of this exchange.
+        clients = sum(sizes.values()) + sum(self._outstanding.values())
+        room = max(self._longest.values()) + LONGEST_TEXT + self._longest_words
+        with bounded(room * clients):
             while waiting and time.monotonic() < until:
                 time.sleep(_POLL_SECONDS)
                 for message in list(waiting):
@@ -170,9 +173,9 @@ class FlowerExecutor(Executor):
                 for message in list(self._outstanding):
                     late = self._mail.pull(message)
                     if late is not None:
-                        self._outstanding.discard(message)
+                        del self._outstanding[message]
                         self._mail.late(late)
-        self._outstanding |= set(waiting)
+        self._outstanding |= {message: sizes[message] for message in waiting}
         gone = ClientFailure(f"no reply within {self._settings.deadline:g} s", reached=True)
         return replies | dict.fromkeys(waiting.values(), gone)
 

@@ -84,7 +84,12 @@ class Node:
 
     @cached_property
     def task(self) -> Task:
-        """The task with its own clients' samples alone."""
+        """The task with its own clients' samples alone.
+
+        Raises:
+            OwnDataError: the site's own data cannot be used.
+            ExperimentError: the experiment's cannot, or the node is a client that there is not.
+        """
         built = self._built
         if built is None or (built["clients"], built["source"]) != (self.clients, self._source):
             self._build()
@@ -94,7 +99,7 @@ class Node:
         """Return that of the task as it has been built here.
 
         If it is not the expected one, which the server has, it is built again: a wrong file may have been
-        replaced.
+        replaced. Raises what `task` does.
         """
         if self._built != {"clients": self.clients, "source": self._source, "fingerprint": expected}:
             self._build()
@@ -170,6 +175,11 @@ class Node:
         return NodeClient(client, arm, self.experiment, self._own, self.folder_of(client))
 
     def arm(self, name: str) -> ReadyArm:
+        """Return an arm as it is at this node.
+
+        Raises:
+            ExperimentError: there is no such arm, or it does not go with the node's own data or model.
+        """
         found = [arm for arm in self.experiment.arms if arm.name == name]
         if not found:
             raise ExperimentError(f"an order names arm {name!r}, which the experiment does not have")

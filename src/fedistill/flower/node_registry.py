@@ -1,9 +1,10 @@
 """Which SuperNode is which clients, by its own word and as far as that can be held against it."""
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any
 
+from fedistill.config.section import Raw
 from fedistill.federation.failures import ClientFailure
 from fedistill.flower.log import say
 from fedistill.flower.serde import Order, Reply
@@ -46,7 +47,7 @@ class NodeRegistry:
         waiting = {node for node, hello in self._hellos.items() if now < hello.asked + _HELLO_SECONDS}
         new = there - set(self.nodes.values()) - waiting
         hello = Order(self._session, fingerprint=self._fingerprint)
-        for message, node in self._mail.push(dict.fromkeys(new, hello), "query").items():
+        for message, node in self._mail.push(dict.fromkeys(new, hello), "query", self._most).items():
             met = self._hellos.get(node)
             self._hellos[node] = _Hello(message, now, met.met if met else now, met.refused if met else "")
         with bounded(0):
@@ -72,14 +73,16 @@ class NodeRegistry:
         if isinstance(reply, ClientFailure):
             return reply.reason
         clients = reply.words.get("clients")
-        numbers: list[Any] = clients if isinstance(clients, list) and clients else [None]
+        numbers: list[Raw] = clients if isinstance(clients, list) and clients else [None]
         for client in numbers:
             if type(client) is not int or not 0 <= client < self._clients:
                 return f"it says that it is client {brief(repr(client))} of {self._clients}"
-        if len(numbers) > self._most:
+        held = {client for client, first in self._first.items() if first == node}
+        if len(held | set(numbers)) > self._most:
+            before = f" after {_listed(held)}" if held else ""
             return (
-                f"it says that it is {len(numbers)} clients, but one node may be {self._most} by"
-                " flower.clients_per_node"
+                f"it says that it is client {_listed(numbers)}{before}, but one node may be {self._most} of"
+                " them in a run (flower.clients_per_node)"
             )
         if reply.words.get("fingerprint") != self._fingerprint:
             return f"client {numbers[0]} has built other data than the server"
@@ -102,6 +105,10 @@ class NodeRegistry:
         """Whether a node that has come lately may still say who it is."""
         now = time.monotonic()
         return any(hello.message and now < hello.met + _HELLO_SECONDS for hello in self._hellos.values())
+
+
+def _listed(clients: Iterable[int]) -> str:
+    return brief(", ".join(map(str, sorted(clients))))
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ Nothing in an envelope is trusted: `open_order` and `open_reply` refuse what is 
 """
 
 import json
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
@@ -15,11 +16,14 @@ from typing import Any
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 
+from fedistill.config.section import Raw
 from fedistill.errors import FrameError
 
 Words = Mapping[str, Any]
 """Named values of a message; whoever reads one checks it."""
 _FRAMES, _INDEX, _WORDS = "frames", "index", "words"
+_LISTS = ("clients", "lengths", "places", "words")
+_MOST_WORDS = 8
 
 
 @dataclass(frozen=True)
@@ -103,14 +107,36 @@ def seal_reply(reply: Reply, order: Message) -> Message:
     return Message(_content(frames, reply.words, said), reply_to=order)
 
 
-def open_reply(message: Message) -> Reply:
-    """Read a reply.
+def open_reply(message: Message, asked: Collection[int], longest: int) -> Reply:
+    """Read a reply; nothing of it is expanded before its sizes have been checked.
+
+    Args:
+        asked: the clients of the order.
+        longest: characters of a text, and numbers of a list, that no named value reaches.
 
     Raises:
-        FrameError: it is none.
+        FrameError: it is none, or it answers for clients that were not asked.
     """
-    frames, words, said = _opened(message.content)
-    return Reply({client: Answer(frame, said[client]) for client, frame in frames.items()}, words)
+    index = message.content.get(_INDEX)
+    if isinstance(index, ConfigRecord) and (
+        set(index) != {*_LISTS} or any(_length(part) > len(asked) for part in index.values())
+    ):
+        raise FrameError(f"a reply has an index of other frames than those of {len(asked)} clients")
+    frames, words, texts = _opened(message.content)
+    if not frames.keys() <= set(asked):
+        raise FrameError("a reply answers for clients that were not asked")
+    said = {client: _read_words(text, longest) for client, text in texts.items()}
+    return Reply(
+        {client: Answer(frame, said[client]) for client, frame in frames.items()}, _checked(words, longest)
+    )
+
+
+def carried(message: Message) -> int:
+    """Bytes of the arrays of a message that is none of ours; its records are not serialised to be counted."""
+    if message.has_error():
+        return 0
+    arrays = [array for part in message.content.array_records.values() for array in part.values()]
+    return sum(len(array.data) for array in arrays)
 
 
 def overhead(message: Message, frames: Iterable[bytes]) -> int:
@@ -140,12 +166,15 @@ def _content(frames: Mapping[int, bytes], words: Words, said: Mapping[int, Words
     )
 
 
-def _opened(content: RecordDict) -> tuple[dict[int, bytes], Words, dict[int, Words]]:
+def _opened(content: RecordDict) -> tuple[dict[int, bytes], Words, dict[int, Raw]]:
+    """Return the frames by client, the named values of the message, and the texts of its clients."""
     try:
         arrays, index, words = content[_FRAMES], content[_INDEX], content[_WORDS]
         array = arrays[_FRAMES]
     except KeyError as error:
-        raise FrameError(f"a message has no part {error}") from None
+        raise FrameError(
+            f"a message has no part {error}: do both sides have the same version of fedistill?"
+        ) from None
     if not (
         isinstance(array, Array)
         and len(arrays) == 1
@@ -167,7 +196,7 @@ def _opened(content: RecordDict) -> tuple[dict[int, bytes], Words, dict[int, Wor
     # Clients of a broadcast hold the same bytes, as in one process: they are decoded once.
     written = [data[end - length : end] for end, length in zip(ends, lengths, strict=True)]
     frames = {client: written[place] for client, place in zip(clients, places, strict=True)}
-    return frames, dict(words), dict(zip(clients, map(_read_words, said), strict=True))
+    return frames, dict(words), dict(zip(clients, said, strict=True))
 
 
 def _numbers(index: ConfigRecord, name: str) -> list[int]:
@@ -178,11 +207,39 @@ def _numbers(index: ConfigRecord, name: str) -> list[int]:
     return numbers
 
 
-def _read_words(text: Any) -> Words:
+def _read_words(text: Raw, longest: int) -> Words:
     try:
-        words = json.loads(text)
+        words = json.loads(text if _length(text) <= longest else "", parse_int=_integer)
     except (TypeError, ValueError, RecursionError):
         words = None
     if not isinstance(words, dict):
         raise FrameError("the named values of a client are not JSON with names")
+    return _checked(words, longest)
+
+
+def _integer(digits: str) -> int:
+    # As many as a record of Flower takes: nothing that is computed from them grows without bound.
+    if len(digits) > 18:
+        raise ValueError(digits)
+    return int(digits)
+
+
+def _checked(words: Words, longest: int) -> Words:
+    """Return named values that are texts, numbers or lists of whole numbers, and of no absurd size."""
+    for value in words.values():
+        kind = type(value)
+        if kind is str:
+            fits = len(value) <= longest and not any("\ud800" <= sign <= "\udfff" for sign in value)
+        elif kind is list:
+            fits = len(value) <= longest and all(type(one) is int for one in value)
+        else:
+            fits = kind in (int, bool) or (kind is float and math.isfinite(value))
+        if not fits:
+            raise FrameError("a named value is no text, number or list of whole numbers, or too long")
+    if len(words) > _MOST_WORDS:
+        raise FrameError(f"a message has {len(words)} named values where at most {_MOST_WORDS} are expected")
     return words
+
+
+def _length(value: Raw) -> int:
+    return len(value) if isinstance(value, str | bytes | list) else 0

@@ -13,11 +13,13 @@ from flwr.serverapp import Grid
 from fedistill.errors import FrameError, RuntimeFailure
 from fedistill.federation.executor import TransportOverhead
 from fedistill.federation.failures import ClientFailure, describe_error
-from fedistill.flower.serde import Answer, Order, Reply, Words, open_reply, overhead, seal_order
+from fedistill.flower.serde import Answer, Order, Reply, Words, carried, open_reply, overhead, seal_order
 
 _BRIEFLY = 0.05
 _SPARE = 1 << 30
-_LONGEST_TEXT = 500
+_LONGEST_SHOWN = 500
+LONGEST_TEXT = 20_000
+"""Characters of what a node says of itself or of a client, such as an error, beside what it was asked for."""
 
 
 class Transport:
@@ -26,14 +28,19 @@ class Transport:
     def __init__(self, grid: Grid) -> None:
         self._grid = grid
         self._pulls: dict[str, _Pull] = {}
+        self._asked: dict[str, tuple[frozenset[int], int]] = {}
         self._up = self._down = self._late = 0
 
     def nodes(self) -> set[int]:
         """The SuperNodes that are there."""
         return set(self._grid.get_node_ids())
 
-    def push(self, orders: Mapping[int, Order], kind: str) -> dict[str, int]:
-        """Hand orders to Flower; return which message is for which node, of those that it took."""
+    def push(self, orders: Mapping[int, Order], kind: str, asked: int) -> dict[str, int]:
+        """Hand orders to Flower; return which message is for which node, of those that it took.
+
+        Args:
+            asked: characters, or numbers, that no named value of a reply reaches which was asked for.
+        """
         if not orders:
             return {}
         messages = [seal_order(order, node, kind) for node, order in orders.items()]
@@ -42,9 +49,10 @@ class Transport:
         # Flower answers with nothing where all together are too much, and with None for one that it refuses.
         ids: list[str | None] = [*self._grid.push_messages(messages)] or [None] * len(messages)
         taken = {}
-        for message, node, size in zip(ids, orders, sizes, strict=True):
+        for message, (node, order), size in zip(ids, orders.items(), sizes, strict=True):
             if message is not None:
                 taken[message] = node
+                self._asked[message] = frozenset(order.frames), LONGEST_TEXT + asked
                 self._down += size
         return taken
 
@@ -57,7 +65,7 @@ class Transport:
         Raises:
             RuntimeFailure: the SuperLink cannot be reached.
         """
-        pull = self._pulls.pop(message, None) or _Pull(self._grid, message)
+        pull = self._pulls.pop(message, None) or _Pull(self._grid, message, *self._asked[message])
         if not pull.done.is_set():
             self._pulls[message] = pull
             return None
@@ -66,15 +74,15 @@ class Transport:
                 f"the SuperLink does not answer: {describe_error(pull.error)}"
             ) from pull.error
         if pull.error is not None:
+            del self._asked[message]
             return ClientFailure(
                 brief(f"its reply cannot be read: {describe_error(pull.error)}"), reached=True
             )
-        if not pull.came:
+        if pull.reply is None:
             return None
-        reply = _read(pull.came[0])
-        answers = reply.answers.values() if isinstance(reply, Reply) else []
-        self._up += overhead(pull.came[0], [answer.frame for answer in answers])
-        return reply
+        self._up += pull.around
+        del self._asked[message]
+        return pull.reply
 
     def count(self, answer: Answer) -> None:
         """Count a frame that has crossed and gets into no ledger."""
@@ -98,12 +106,14 @@ class _Pull:
     """One look for a reply, in a thread of its own.
 
     Attributes:
-        done: it is over. ``came``: the reply, if it was there; ``error``: what went wrong.
+        done: it is over. ``reply``: what it says, if it was there; ``around``: the bytes around its frames.
+        error: what went wrong, if it could not even be read.
     """
 
-    def __init__(self, grid: Grid, message: str) -> None:
-        self._grid, self._message = grid, message
-        self.came: list[Message] = []
+    def __init__(self, grid: Grid, message: str, asked: frozenset[int], longest: int) -> None:
+        self._grid, self._message, self._asked, self._longest = grid, message, asked, longest
+        self.reply: Reply | ClientFailure | None = None
+        self.around = 0
         self.error: Exception | None = None
         self.done = threading.Event()
         threading.Thread(target=self._run, daemon=True).start()
@@ -111,7 +121,8 @@ class _Pull:
 
     def _run(self) -> None:
         try:
-            self.came = list(self._grid.pull_messages([self._message]))
+            for message in self._grid.pull_messages([self._message]):
+                self.reply, self.around = _read(message, self._asked, self._longest)
         except Exception as error:  # whatever Flower raises of bytes that a node has made
             self.error = error
         self.done.set()
@@ -141,20 +152,22 @@ def bounded(frames: int) -> Iterator[None]:
 
 def brief(text: str) -> str:
     """What a node says, cut off and without what could disturb a terminal or a log."""
-    shown = "".join(sign if sign.isprintable() else " " for sign in text[: _LONGEST_TEXT + 1])
-    return shown if len(shown) <= _LONGEST_TEXT else shown[:_LONGEST_TEXT] + "…"
+    shown = "".join(sign if sign.isprintable() else " " for sign in text[: _LONGEST_SHOWN + 1])
+    return shown if len(shown) <= _LONGEST_SHOWN else shown[:_LONGEST_SHOWN] + "…"
 
 
-def _read(message: Message) -> Reply | ClientFailure:
+def _read(message: Message, asked: frozenset[int], longest: int) -> tuple[Reply | ClientFailure, int]:
+    """Return what a node says, and the bytes around its frames."""
     if message.has_error():
         return ClientFailure(
             brief(f"Flower says: {message.error.reason or message.error.code}"), reached=True
-        )
+        ), 0
     try:
-        reply = open_reply(message)
+        reply = open_reply(message, asked, longest)
     except FrameError as error:
-        return ClientFailure(brief(str(error)), reached=True)
-    return failed(reply.words) or reply
+        return ClientFailure(brief(str(error)), reached=True), carried(message)
+    around = overhead(message, [answer.frame for answer in reply.answers.values()])
+    return failed(reply.words) or reply, around
 
 
 def failed(words: Words) -> ClientFailure | None:
