@@ -58,8 +58,8 @@ Then let each node in, once: `flwr supernode register keys/node-0.pub site`.
 
 `partition-id` is the client's number, below {clients}, another at each node.{several} `state` is where it
 keeps its model. With `train="/data/mine.parquet"` (and `format`, `input`, `label`) it learns from its own
-samples and not from a share of the experiment's; with `model="cnn-m"` or `model="my_models:net"` (its folder in
-`PYTHONPATH`) it has a model of its own.
+samples and not from a share of the experiment's; with `model="cnn-m"` or `model="my_models:net"` (its folder
+in `PYTHONPATH`) it has a model of its own.
 {modules}
 ## The run
 
