@@ -231,7 +231,7 @@ def _checked(words: Words, longest: int) -> Words:
         if kind is str:
             fits = len(value) <= longest and not any("\ud800" <= sign <= "\udfff" for sign in value)
         elif kind is list:
-            fits = len(value) <= longest and all(type(one) is int for one in value)
+            fits = len(value) <= longest and all(type(one) in (int, bool) for one in value)
         else:
             fits = kind in (int, bool) or (kind is float and math.isfinite(value))
         if not fits:
