@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test smoke e2e lint types check docs wheel-check fuzz hostile kills thorough extras clean
+.PHONY: demo test smoke e2e lint types check docs wheel-check fuzz hostile kills thorough extras speed clean
 
 demo: $(READY)  ## compare methods on images and on text; two to three minutes after set-up
 	$(BIN)/fedistill compare examples/digits.toml
@@ -54,6 +54,16 @@ thorough: $(READY)  ## the long tests, and many more examples of each property
 	$(BIN)/python -m pytest -n auto --dist worksteal -m long
 	$(BIN)/python -m pytest -n auto --dist worksteal --hypothesis-profile thorough tests/aggregation \
 		tests/communication tests/data tests/methods tests/oracle tests/test_state.py
+
+speed: $(READY)  ## all that docs/speed.md measures, two to three hours; FEDISTILL_DATA names a folder with Fashion-MNIST
+	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/peers.py --environments runs/peers
+	$(BIN)/python benchmarks/small_clients.py
+	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/many_classes.py
+	$(BIN)/python benchmarks/storage.py
+	$(BIN)/python benchmarks/storage.py --clients 10000
+	$(BIN)/python docs/generate.py
 
 extras: e2e thorough wheel-check fuzz hostile kills  ## what takes long and .ci/run leaves out
 

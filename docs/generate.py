@@ -29,6 +29,7 @@ import label_skew
 import privacy_page
 import public_data
 import secure_sums
+import speed_tables
 import training_page
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -180,6 +181,8 @@ def pages() -> dict[Path, str]:
         attacks.PAGE: attacks.page(),
         privacy_page.PAGE: privacy_page.page(),
         secure_sums.PAGE: secure_sums.page(),
+        speed_tables.PAGE: speed_tables.page(),
+        **speed_tables.plots(),
         audit_tables.PAGE: audit_tables.page(),
         folder / "README.md": _index(),
         NAVIGATION: _navigation(),

@@ -196,3 +196,36 @@ def test_a_resumed_run_remembers_what_it_would_have(arm: dict[str, Any], tmp_pat
             play_round(loaded, again, executor)
             assert links(loaded) == links(run)
         assert loaded.ledger == run.ledger
+
+
+def test_a_part_that_lies_elsewhere_is_the_same_and_is_read_when_it_is_used() -> None:
+    one, read = StatePart({"a": torch.arange(5), "b": 7}), []
+    digest, data = one.digest, one.data
+
+    def load(wanted: bytes) -> bytes:
+        read.append(wanted)
+        return data
+
+    assert not one.is_elsewhere
+    one.lie(load)
+    assert one.is_elsewhere
+    assert one.digest == digest
+    assert read == []
+    assert torch.equal(one.value["a"], torch.arange(5))
+    assert one.value["b"] == 7
+    assert read == [digest], "the value is held until it is packed"
+    one.pack()
+    assert one.data == data
+    assert one.value["b"] == 7
+    assert read == [digest] * 3
+    assert one == StatePart({"b": 7, "a": torch.arange(5)})
+
+
+def test_memories_are_packed_and_weights_are_not() -> None:
+    parts = {name: StatePart({"x": torch.ones(3)}) for name in ("up", "down", "reference")}
+    SharedState(1, parts).pack_memories()
+    assert {name: part._value is None for name, part in parts.items()} == {
+        "up": True,
+        "down": True,
+        "reference": False,
+    }

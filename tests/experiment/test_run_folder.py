@@ -20,13 +20,15 @@ from torch import nn
 from fedistill import parse
 from fedistill.cli.main import main
 from fedistill.config.schema import Experiment
-from fedistill.errors import ExperimentError
+from fedistill.errors import ExperimentError, RuntimeFailure
 from fedistill.experiment import checkpoint
 from fedistill.experiment.report import rewrite_report
 from fedistill.experiment.run_folder import RunFolder
 from fedistill.experiment.runner import prepare, resume_experiment, run_experiment
 from fedistill.federation.history import RoundRecord
 from fedistill.federation.ledger import Entry
+from fedistill.federation.local_executor import SerialExecutor
+from fedistill.federation.round import play_round
 from fedistill.models import registry as models
 from fedistill.models.registry import build_model
 from fedistill.models.signature import Signature
@@ -278,6 +280,33 @@ def test_checkpoints_hold_two_rounds_in_a_few_files_and_nothing_else(tmp_path: P
     wanted = experiment({"method": "dsfl"}, rounds=8)
     run_experiment(wanted, tmp_path / "run", "", Watcher(look))
     assert any(len(found) > 2 for found in files.values())  # else nothing was kept from an earlier round
+
+
+def test_codecs_memories_of_clients_lie_on_the_disk_between_rounds(tmp_path: Path) -> None:
+    """Each takes tens of kilobytes while it is used, and a server may have ten thousand of them."""
+    asked = experiment({"method": "voting"})
+    _, (arm,) = prepare(asked)
+    folder = RunFolder.create(tmp_path / "run", asked, "")
+    run = folder.restore(arm)
+    with SerialExecutor(asked, arm.task) as executor:
+        for _ in range(2):
+            play_round(run, arm, executor)
+            parts = [part for shared in run.shared_states.values() for part in shared.parts.items()]
+            memories = [part for name, part in parts if name in ("up", "down")]
+            assert memories
+            assert not any(part.is_elsewhere or part._value is not None for part in memories)
+            held = [part.data for part in memories]
+            folder.add_round(arm, run)
+            folder.save(arm, run)
+            assert all(part.is_elsewhere and part._data is None for part in memories)
+            assert [part.data for part in memories] == held
+        again = RunFolder(tmp_path / "run").restore(arm)
+        laid = [part for shared in again.shared_states.values() for part in shared.parts.items()]
+        assert all(part.is_elsewhere == (name in ("up", "down")) for name, part in laid)
+        for segment in (tmp_path / "run" / "checkpoint").glob("*/states-*"):
+            segment.write_bytes(bytes(segment.stat().st_size))
+        with pytest.raises(RuntimeFailure, match="has been damaged since the run began"):
+            play_round(run, arm, executor)
 
 
 def test_rounds_that_are_saved_now_and_then_are_played_again_after_a_kill(whole: Any, tmp_path: Path) -> None:

@@ -13,13 +13,13 @@ used before its digest has been compared: what a flipped bit changes would be ot
 import hashlib
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, ValidationError
 
-from fedistill.communication.protocol.shared_state import SharedState, dump_held, load_held
+from fedistill.communication.protocol.shared_state import MEMORIES, SharedState, dump_held, load_held
 from fedistill.config.section import RawTable, Section
 from fedistill.errors import ExperimentError
 from fedistill.experiment import events
@@ -111,6 +111,7 @@ class Checkpoint:
             self._path(run.round), json.dumps({"manifest": content, "digest": _digest_of(content)}).encode()
         )
         self._remove_all_but([manifest] if old is None else [manifest, old])
+        self._lay_down(links)
         self._shared, self._last = links, manifest
 
     def _put_links(self, run: ArmRun) -> dict[int, SharedState]:
@@ -119,9 +120,17 @@ class Checkpoint:
             before = self._shared.get(client)
             if before is not shared:
                 for name, part in shared.parts.items():
-                    same = before.parts.get(name) if before else None
-                    self._store.put(part.data, deflate=True, like=same.digest if same else b"")
+                    if not part.is_elsewhere:
+                        same = before.parts.get(name) if before else None
+                        self._store.put(part.data, deflate=True, like=same.digest if same else b"")
         return dict(run.shared_states)
+
+    def _lay_down(self, links: Mapping[int, SharedState]) -> None:
+        """Hold the codecs' memories on the disk alone: each client has its own, used once in a round."""
+        for shared in links.values():
+            for name in MEMORIES & shared.parts.keys():
+                if not shared.parts[name].is_elsewhere:
+                    shared.parts[name].lie(self._shelf.blob)
 
     def restore(
         self, arm: ReadyArm, rounds: Sequence[Event], warn: Callable[[str], None] = lambda what: None
@@ -201,6 +210,7 @@ class Checkpoint:
         run.ledger.entries = list(manifest.setup)
         for record in run.records:
             run.ledger.entries += record.traffic
+        self._lay_down(run.shared_states)
         self._last, self._shared = manifest, dict(run.shared_states)
         return run
 

@@ -35,6 +35,11 @@ class StateShelf:
         with self._machine_failing():
             return join_state(self._store.get(key), self._store.get)
 
+    def blob(self, digest: bytes) -> bytes:
+        """Return a blob of the store that may be one of a state."""
+        with self._machine_failing():
+            return self._store.get(digest)
+
     def seal(self, needed: set[bytes]) -> dict[str, SegmentEntry]:
         """Write what is new, as `StateStore.seal`; ``needed`` need not have the bases."""
         with self._machine_failing():

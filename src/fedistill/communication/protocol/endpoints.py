@@ -86,7 +86,10 @@ class ServerEndpoint:
             self._written[key] = written
         # Parts that a client's own messages made stay its own, even if the coding is another client's.
         changed = {name: part for name, part in written.shared.parts.items() if name in _DOWN_PARTS}
-        self._open[client] = (SharedState(before.version, {**before.parts, **changed}), written, behind)
+        pending = SharedState(before.version, {**before.parts, **changed})
+        self._open[client] = (pending, written, behind)
+        before.pack_memories()
+        pending.pack_memories()
         peer = client + 1 if broadcast_group == client else EVERYONE
         frame = Frame(message.kind, self._round, peer, written.sections, before.state_id, self._local)
         if peer != EVERYONE:
@@ -154,6 +157,7 @@ class ServerEndpoint:
             check_direction(trained, meant[: len(trained)])
         if check is not None:
             check(message)
+        shared.pack_memories()
         read.shared.pack()
         self.shared_states[client] = read.shared
         return message

@@ -13,15 +13,16 @@ class StatePart:
     """One part of a shared state; equal parts have equal digests.
 
     It is held as plain data, as bytes, or as both, whichever was asked for last: thousands of parts lie as
-    bytes until the next exchange.
+    bytes, or elsewhere, until the next exchange.
     """
 
-    __slots__ = ("_data", "_digest", "_value")
+    __slots__ = ("_data", "_digest", "_load", "_value")
 
     def __init__(self, value: State) -> None:
         self._value: State | None = value
         self._data: bytes | None = None
         self._digest: bytes | None = None
+        self._load: Callable[[bytes], bytes] | None = None
 
     @classmethod
     def of_bytes(cls, data: bytes) -> "StatePart":
@@ -40,6 +41,8 @@ class StatePart:
     @property
     def data(self) -> bytes:
         """The part as bytes."""
+        if self._load is not None:
+            return self._load(self.digest)
         if self._data is None:
             assert self._value is not None
             self._data = encode_state(self._value)
@@ -53,7 +56,23 @@ class StatePart:
 
     def pack(self) -> None:
         """Hold it as bytes alone."""
-        self._digest, self._data, self._value = self.digest, self.data, None
+        if self._load is None:
+            self._digest, self._data = self.digest, self.data
+        self._value = None
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether its bytes lie where `lie` has said."""
+        return self._load is not None
+
+    def lie(self, load: Callable[[bytes], bytes]) -> None:
+        """Hold its digest alone: its bytes lie elsewhere.
+
+        Args:
+            load: returns them by the digest, whenever they are used.
+        """
+        self._digest, self._load = self.digest, load
+        self._data = self._value = None
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, StatePart) and self.digest == other.digest
@@ -108,8 +127,15 @@ class SharedState:
         for part in self.parts.values():
             part.pack()
 
+    def pack_memories(self) -> None:
+        """Hold the codecs' memories as bytes alone, of which each client has its own, until they are used."""
+        for name in MEMORIES & self.parts.keys():
+            self.parts[name].pack()
+
 
 EMPTY = SharedState()
+MEMORIES = {"up", "down"}
+"""The parts that are codecs' own memories."""
 
 
 def dump_held(shared_states: Mapping[int, SharedState]) -> State:
