@@ -235,7 +235,9 @@ def test_what_is_no_order_is_refused(content: RecordDict, what: str) -> None:
                 '{"a": "\\ud800"}',
             )
         ),
-        (content(index={"words": [json.dumps(dict.fromkeys("abcdefghi", 1))]}), "9 named values"),
+        (content(index={"words": [json.dumps(dict.fromkeys("abcdefghi", 1))]}), "too many, or have names"),
+        (content(words={"n" * 41: 1}), "names that are too long"),
+        (RecordDict({**content(), "more": WORDS}), "4 parts where 3 are expected"),
         (content(words={"error": "x" * 101}), "no text, number or list"),
         (content(words={"clients": [1] * 101}), "no text, number or list"),
         (content(words={"a": [0.5]}), "no text, number or list"),

@@ -23,7 +23,7 @@ Words = Mapping[str, Any]
 """Named values of a message; whoever reads one checks it."""
 _FRAMES, _INDEX, _WORDS = "frames", "index", "words"
 _LISTS = ("clients", "lengths", "places", "words")
-_MOST_WORDS = 8
+_MOST_WORDS, _LONGEST_NAME = 8, 40
 
 
 @dataclass(frozen=True)
@@ -117,12 +117,15 @@ def open_reply(message: Message, asked: Collection[int], longest: int) -> Reply:
     Raises:
         FrameError: it is none, or it answers for clients that were not asked.
     """
-    index = message.content.get(_INDEX)
+    content = message.content
+    if set(content) - {_FRAMES, _INDEX, _WORDS}:
+        raise FrameError(f"a reply has {len(content)} parts where 3 are expected")
+    index = content.get(_INDEX)
     if isinstance(index, ConfigRecord) and (
         set(index) != {*_LISTS} or any(_length(part) > len(asked) for part in index.values())
     ):
         raise FrameError(f"a reply has an index of other frames than those of {len(asked)} clients")
-    frames, words, texts = _opened(message.content)
+    frames, words, texts = _opened(content)
     if not frames.keys() <= set(asked):
         raise FrameError("a reply answers for clients that were not asked")
     said = {client: _read_words(text, longest) for client, text in texts.items()}
@@ -226,6 +229,8 @@ def _integer(digits: str) -> int:
 
 def _checked(words: Words, longest: int) -> Words:
     """Return named values that are texts, numbers or lists of whole numbers, and of no absurd size."""
+    if len(words) > _MOST_WORDS or any(len(name) > _LONGEST_NAME for name in words):
+        raise FrameError("named values are too many, or have names that are too long")
     for value in words.values():
         kind = type(value)
         if kind is str:
@@ -236,8 +241,6 @@ def _checked(words: Words, longest: int) -> Words:
             fits = kind in (int, bool) or (kind is float and math.isfinite(value))
         if not fits:
             raise FrameError("a named value is no text, number or list of whole numbers, or too long")
-    if len(words) > _MOST_WORDS:
-        raise FrameError(f"a message has {len(words)} named values where at most {_MOST_WORDS} are expected")
     return words
 
 
