@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from fedistill.privacy.accounting import randomised_response_epsilon
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -19,6 +21,7 @@ def run(name: str, out: Path, *arguments: str) -> tuple[list[str], dict[str, Any
     return done.stdout.splitlines(), rows
 
 
+@pytest.mark.long
 def test_one_family_under_one_attack_and_hostile_numbers(tmp_path: Path) -> None:
     given = ("--families", "statistics", "--seeds", "0", "--runs", str(tmp_path / "runs"))
     attacks = (*given, "--shares", "0.2", "--attacks", "shifted-labels", "sign-flip")

@@ -41,9 +41,8 @@ def require_same(folder: Path, expected: Path) -> None:
     assert frames(folder) == frames(expected)
 
 
-# One of each kind: states of another type, that training changes beside the optimizer, that are drawn, that
-# are there late, and that two parts share.
-EVERYDAY = ("complex_buffer", "spectral_norm", "own_generators", "late", "tied")
+# States of another type, and those that are there late; all others are of `make thorough`.
+EVERYDAY = ("complex_buffer", "late")
 
 
 @pytest.mark.parametrize(
