@@ -66,6 +66,7 @@ def play(folder: Path, kills: int, every: int, random: random.Random) -> tuple[i
         path, ended, played = folder / f"run-{runs}", False, False
         while not ended:
             begun = (path / "experiment.toml").exists()
+            before = saved_rounds(path) if begun else [0, 0]
             process = start(path, *(["resume"] if begun else begin), str(path))
             # Of a run that has played all its rounds, the rest is killed once.
             moment = None if played or sum(places.values()) == kills else random.uniform(0, longest)
@@ -73,8 +74,8 @@ def play(folder: Path, kills: int, every: int, random: random.Random) -> tuple[i
             if not ended:
                 places[state_of(path)] += 1
                 played = has_played(path)
-                # Other work on the machine makes runs longer and shorter.
-                longest *= 0.9 if played else 1.03
+                # Machines, and other work on them, make runs longer and shorter, and so do starts of workers.
+                longest *= 0.9 if played else 1.15 if saved_rounds(path) == before else 1.0
         runs += 1
         print(f"{sum(places.values())} of {kills} kills, in {runs} runs", file=sys.stderr, flush=True)
         if outcome(path) != expected:
