@@ -53,7 +53,7 @@ def _of_each(node: Node, order: Order, what: Callable[[NodeClient, int, bytes], 
     for client, frame in order.frames.items():
         try:
             answers[client] = what(node.client(client, arm), order.round, frame)
-        except Exception as error:
+        except Exception as error:  # whatever it is, the other clients of the node go on
             answers[client] = Answer(words={"error": _said(error)})
     return Reply(answers)
 
@@ -69,7 +69,7 @@ def _replied(message: Message, context: Context, what: Callable[[Node, Order], R
             look_up(node.experiment)
             with computing(node.runtime):
                 reply = what(node, order)
-    except Exception as error:
+    except Exception as error:  # whatever it is, the server hears of it at once
         reply = Reply(words={"error": _said(error)})
     return seal_reply(reply, message)
 
