@@ -72,6 +72,8 @@ PARTS: dict[str, dict[str, Any]] = {
     "bridge-all-vote": {"coverage": 1.0},
     "bridge-equal-votes": {"weighting": "equal", "coverage": 1.0},
     "bridge-5-epochs": {"vote_epochs": 5},
+    "bridge-no-retention": {"retain": 0.0},
+    "bridge-500": {"samples": 500},
     "bridge-1400": {"samples": 1400},
     "bridge-statistics": {"start": "gaussian(width=32)"},
     "bridge-long": {},

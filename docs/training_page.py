@@ -108,7 +108,8 @@ trains at the rate of the round of the exchange. A schedule over steps starts
 from its beginning in each local
 training and each distillation by this optimizer, and its length is the largest number of steps there;
 early stopping does not shorten it. Starts that all clients make alike from labels (`bridge`, students
-of statistics) are trained at the full rate, since a client may make its own in a later round.
+of statistics) have a schedule of their own, half a cosine over steps from the full rate, since a client
+may make its own in a later round.
 
 `fedistill tune` varies the schedule if it is asked to: `--vary 'train.optimizer.schedule=["cosine",
 "cosine(warm_up=2)"]'`."""

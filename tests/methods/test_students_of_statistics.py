@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+from fedistill.config.schedules import Cosine
 from fedistill.errors import Refusal
 from fedistill.federation.arm import ReadyArm
 from fedistill.federation.history import ArmRun
@@ -39,11 +40,12 @@ def test_it_learns_the_classes_that_the_statistics_name() -> None:
     server = arm.server(1)
     with torch.no_grad():
         labels = predict(teacher.server.model.load_into(found[1]), server.public_inputs()).argmax(dim=1)
+    falling = server.train.optimizer.model_copy(update={"schedule": Cosine(name="cosine", over="steps")})
     with scoped(0, "start"):
         module = server.load(server.initial_model())
         fit(
             module,
-            make_optimizer(server.train.optimizer, module),
+            make_optimizer(falling, module),
             server.public_inputs(),
             lambda logits, at: cross_entropy(logits, labels[at], label_smoothing=0.1),
             epochs=3,

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import cast
 
 import torch
+from torch import nn
 
 from fedistill.communication.messages.base import Message
 from fedistill.communication.messages.bridge import (
@@ -26,15 +27,12 @@ from fedistill.methods.shared.bridge_state import (
     BridgeSettings,
     ChangesByModel,
 )
-from fedistill.methods.shared.masked_merges import (
-    MergesParts,
-    catch_up,
-    check_turn,
-    merge,
-)
+from fedistill.methods.shared.masked_merges import MergesParts, catch_up, check_turn, merge
 from fedistill.methods.shared.merging import learn_from_merged
+from fedistill.methods.shared.public_part import retaining_loss
 from fedistill.methods.shared.start import FirstStatistics, StartsWithStatistics
 from fedistill.methods.shared.weight_averaging import weights_message
+from fedistill.training.loop import Loss
 from fedistill.training.model_state import ModelState
 
 _Replies = Iterable[Reply[Message]]
@@ -52,11 +50,12 @@ class Bridge(
     they hold many samples (``coverage``). A vote counts as many times as its client has samples of that
     class. The server trains its own model on the pooled labels. From round 3 on: clients get the labels,
     once, and train the same start as the server does, from the same seed. Then weights are merged as in
-    `random-mask`: a random part of them at a time, which alone is trained and sent. If the server's model is
-    of another architecture than the clients', it is distilled from the merged models. Clients of several
-    architectures form a group each; all groups share the labels.
-    Exchanged: votes, labels, changes of weights. Bytes: about ``n H / 8`` up and down once, H bits per
-    label, then ``s |θ_client| H' / 8`` each way and round, s the share, H' about 1.2 bits.
+    `random-mask`: a random part of them at a time, which alone is trained and sent; in a merge, clients train
+    by cross-entropy and retain what the common model says of public samples (``retain``). If the server's
+    model is of another architecture than the clients', it is distilled from the merged models. Clients of
+    several architectures form a group each; all groups share the labels. Exchanged: votes, labels, changes of
+    weights. Bytes: about ``n H / 8`` up and down once, H bits per label, then ``s |θ_client| H' / 8`` each
+    way and round, s the share, H' about 1.2 bits.
 
     Clients that come later vote as long as weights are not merged, which begins when the clients of the share
     ``enough`` of all private samples have voted. Clients with nothing to do in a round are not sent anything;
@@ -71,8 +70,9 @@ class Bridge(
     names a digest of the client's start; a client whose start differs is given the server's weights, as fp16.
 
     Ours. Votes followed by sparse merges of weights are as in TallyTrain (arXiv 2607.00173), random masks as
-    in Konečný et al. (2016, arXiv 1610.05492); experts, votes weighted by the samples of a class, and the
-    common start are not. Balanced softmax is advised as the loss. The arm's codec codes nothing here.
+    in Konečný et al. (2016, arXiv 1610.05492), and retaining is after Li and Hoiem (arXiv 1606.09282);
+    experts, votes weighted by the samples of a class, and the common start are not. Balanced softmax is
+    advised as the loss, which votes are trained by. The arm's codec codes nothing here.
     """
 
     name = "bridge"
@@ -163,6 +163,9 @@ class Bridge(
     def _collecting(self, state: BridgeServer) -> FirstStatistics | None:
         """Return the statistics that clients are asked for in this round, if they are."""
         return None if len(state.prior) else self.first
+
+    def merge_loss(self, client: Client, module: nn.Module) -> Loss:
+        return retaining_loss(client, module, self.settings.retain)
 
     def _improve(
         self, state: BridgeClient, client: Client, received: BridgeRequest

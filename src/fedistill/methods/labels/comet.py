@@ -1,11 +1,11 @@
 """COMET: clients with similar predictions learn from one another."""
 
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from fedistill.aggregation.labels import Mean
 from fedistill.aggregation.registry import AnyAggregation
@@ -16,9 +16,9 @@ from fedistill.methods.shared.density import kmeans
 from fedistill.methods.shared.own_model import Learner, train_private
 from fedistill.methods.shared.private_loss import private_loss
 from fedistill.methods.shared.public_labels import SampledPublic, SampledSettings
+from fedistill.methods.shared.public_part import with_public_part
 from fedistill.state import State
-from fedistill.training.loop import Loss, outputs, predict
-from fedistill.training.losses import kl
+from fedistill.training.loop import predict
 
 
 class CometSettings(SampledSettings):
@@ -103,7 +103,17 @@ class Comet(SampledPublic[SoftLabels, SoftLabels, CometServer, Learner]):
     ) -> tuple[Learner, SoftLabels]:
         model, optimizer = state.restore(client)
         private = private_loss(client, model)
-        loss = private if received is None else self._pulled(private, model, client, received)
+        loss = private
+        if received is not None:
+            loss = with_public_part(
+                private,
+                model,
+                client.sampled_public(self.settings.samples, received.sampled_round),
+                received.probs,
+                weight=self.settings.weight,
+                batch_size=self.settings.public_batch_size,
+                draws=client.stream("public batches"),
+            )
         train_private(model, optimizer, client, loss)
         probs = predict(model, client.sampled_public(self.settings.samples, client.round)).softmax(dim=1)
         return state.after(model, optimizer), SoftLabels(probs, client.round)
@@ -135,21 +145,3 @@ class Comet(SampledPublic[SoftLabels, SoftLabels, CometServer, Learner]):
                 kept = group.state
             labels[number] = ClusterLabels(group.labels, server.round)
         return CometServer(clusters, labels, kept)
-
-    def _pulled(self, private: Loss, model: nn.Module, client: Client, received: SoftLabels) -> Loss:
-        """The private loss plus, at each step, the divergence from the received labels on a public batch."""
-        inputs = client.sampled_public(self.settings.samples, received.sampled_round)
-        turns = _batches(len(inputs), self.settings.public_batch_size, client.stream("public batches"))
-
-        def loss(logits: Tensor, at: Tensor) -> Tensor:
-            now = next(turns)
-            apart = kl(outputs(model, inputs, now), received.probs[now])
-            return private(logits, at) + self.settings.weight * apart
-
-        return loss
-
-
-def _batches(count: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Yield batches of sample positions endlessly, each pass in a new order."""
-    while True:
-        yield from torch.split(torch.randperm(count, generator=generator), size)

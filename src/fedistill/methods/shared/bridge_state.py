@@ -34,7 +34,7 @@ ChangesByModel = dict[str, list[tuple[int, Changes, float]]]
 
 
 class BridgeSettings(MaskSettings, DistillSettings, StartSettings):
-    distill_epochs: int = Field(default=15, ge=1, description="epochs on the pooled labels")
+    distill_epochs: int = Field(default=30, ge=1, description="epochs on the pooled labels")
     samples: int | None = Field(
         default=None, ge=1, description="public samples that are voted on, the first ones; default: all"
     )
@@ -54,6 +54,12 @@ class BridgeSettings(MaskSettings, DistillSettings, StartSettings):
     )
     weighting: Literal["samples", "equal"] = Field(
         default="samples", description="how much a vote counts: as the client's samples of that class, or 1"
+    )
+    retain: float = Field(
+        default=1.0,
+        ge=0,
+        description="weight, in the loss of merges, of staying with what the model said of public samples;"
+        " without it, 0, merges have the loss of `train`",
     )
     smoothing: float = Field(default=0.1, ge=0, lt=1, description="label smoothing of the pooled labels")
 

@@ -32,6 +32,7 @@ from fedistill.methods.shared.own_model import train_private
 from fedistill.methods.shared.private_loss import private_loss
 from fedistill.methods.shared.weight_averaging import AveragingSettings
 from fedistill.rng import stream
+from fedistill.training.loop import Loss
 from fedistill.training.model_state import ModelState, trainable
 from fedistill.training.optimizers import make_optimizer
 
@@ -152,13 +153,19 @@ def catch_up(weights: Tensor, merges: int, received: Chain, mask: Callable[[int]
     return weights
 
 
-def train_part(client: Client, weights: Tensor, trained: Tensor, settings: MaskSettings) -> ModelState:
+def train_part(
+    client: Client,
+    weights: Tensor,
+    trained: Tensor,
+    settings: MaskSettings,
+    loss_of: Callable[[Client, nn.Module], Loss],
+) -> ModelState:
     """Return a client's model, begun at these weights (P,), after training those with these flags (P,)."""
     module = client.load(ModelState(weights))
     config = client.train.optimizer
     optimizer = make_optimizer(config.model_copy(update={"lr": config.lr * settings.lr_factor}), module)
     with _only(module, trained):
-        train_private(module, optimizer, client, private_loss(client, module))
+        train_private(module, optimizer, client, loss_of(client, module))
     # Weight decay moves the others, too, by a little.
     return ModelState(torch.where(trained, ModelState.of(module).weights, weights))
 
@@ -237,10 +244,14 @@ class MergesParts(Method[Up, Down, ServerStateT, ClientStateT]):
         """Return what maps the number of a merge to flags (P,) of the weights of this model."""
         return masks_of(federation, model, self.settings.trained_share)
 
+    def merge_loss(self, client: Client, module: nn.Module) -> Loss:
+        """Return the loss on a client's private samples in a merge; call it right before that."""
+        return private_loss(client, module)
+
     def train_merge(self, client: Client, weights: Tensor, merge: int) -> tuple[ModelState, Changes]:
         """Return a client's model after its part of a merge, begun at these weights (P,), and its changes."""
         trained = self.masks(client.federation, client.model)(merge)
-        model = train_part(client, weights, trained, self.settings)
+        model = train_part(client, weights, trained, self.settings, self.merge_loss)
         return model, Changes.rounded((model.weights - weights)[trained], self.settings.up_step)
 
 
