@@ -7,8 +7,8 @@
 Each task, seed and arm is a run of its own in ``--runs``: what is finished is kept, what was stopped
 is resumed. Results are gathered in results/flagship.json, of which `python docs/generate.py` makes
 docs/flagship.md. Bytes are those of all frames, both directions and all clients, set-up included; public data
-are kept beside them. ``--validation`` measures on a part of the training set instead, and keeps nothing in
-results/.
+are kept beside them, and what a client computes: multiply-adds, the mean over clients, and memory.
+``--validation`` measures on a part of the training set instead, and keeps nothing in results/.
 
 Arms have the settings in results/flagship-KIND.toml, which ``--tune`` makes of flagship-KIND.toml: the same
 number of trials for each, on one task and seed of its kind. They are carried over to the other tasks.
@@ -77,11 +77,12 @@ PARTS: dict[str, dict[str, Any]] = {
     "bridge-1400": {"samples": 1400},
     "bridge-statistics": {"start": "gaussian(width=32)"},
     "bridge-long": {},
+    "bridge-long-ema": {"ema": 0.7},
     "bridge-larger": {"models": {"clients": ["cnn-s"], "server": "cnn-m"}},
     "bridge-unlike": {"models": {"clients": ["cnn-s", "mlp-s"], "server": "cnn-m"}},
 }
 """`bridge` as it was tuned, but for one thing."""
-LONG = {"bridge-long": 40, "random-mask-long": 40}
+LONG = {"bridge-long": 40, "bridge-long-ema": 40, "random-mask-long": 40}
 """Arms with more rounds than the others, since theirs cost a tenth."""
 CONTROLS: dict[str, dict[str, Any]] = {
     "local": {"method": "local"},
@@ -145,9 +146,19 @@ def arms_of(kind: str) -> dict[str, dict[str, Any]]:
     arms = {arm.get("name", arm["method"]): arm for arm in experiment(kind)["arms"]}
     parts = {name: {**arms["bridge"], "name": name, **part} for name, part in PARTS.items()}
     parts["random-mask-long"] = {**arms["random-mask"], "name": "random-mask-long"}
+    parts |= {f"{name}-not-true": _not_true(arms[name]) for name in ("fedavg-qsgd", "random-mask")}
     if "voting-1000" in arms:
         parts["voting-1400"] = {**arms["voting-1000"], "name": "voting-1400", "samples": 1400}
     return arms | (parts | CONTROLS if kind == "images" else {})
+
+
+def _not_true(arm: dict[str, Any]) -> dict[str, Any]:
+    """Return an arm whose clients keep what the common model says of classes that a sample is not of.
+
+    What `retain` is for `bridge`, without public data (FedNTD).
+    """
+    train = {**arm.get("train", {}), "loss": "cross-entropy", "not_true": {}}
+    return {**arm, "name": f"{arm.get('name', arm['method'])}-not-true", "train": train}
 
 
 def measure(task: str, seed: int, name: str, runs: Path, validation: bool) -> ArmJson:
@@ -208,6 +219,8 @@ def keep(task: str, seed: int, name: str, arm: ArmJson, settings: dict[str, Any]
         "curve": curve(arm),
         "clients": arm["rounds"][-1]["views"].get("client@global") if arm["rounds"] else None,
         "public": arm["bytes_public"],
+        "multiply_adds": arm["multiply_adds"] // TASKS[task][1]["clients"],
+        "memory": arm["memory"],
         "status": arm["status"],
         "arm": settings,
         "torch": torch.__version__,

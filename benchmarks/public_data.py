@@ -70,7 +70,6 @@ def measure(train: Path, way: str, name: str, seed: int) -> None:
         "seed": seed,
         "rounds": ROUNDS[name],
         "task": {key: value for key, value in asked.items() if key != "name"},
-        "runtime": {"kind": "serial"},
         "arms": [arm_settings],
     }
     experiment = parse(raw, "public data")

@@ -77,14 +77,14 @@ def setting(task: str, partition: dict[str, Any], rounds: int, seed: int) -> dic
 
 def play(experiment: Any, folder: Path, name: str) -> dict[str, Any]:
     """Run from the start, or go on from where an earlier run in the folder got to."""
-    from fedistill.config.toml import to_toml
+    from fedistill.config.toml import load, to_toml
     from fedistill.experiment.runner import resume_experiment, run_experiment
 
     asked = folder / "experiment.toml"
     if not asked.exists():
         return run_experiment(experiment, folder, name, Lines(name))
-    # Nothing in a round depends on how many are to follow.
-    asked.write_text(to_toml(experiment))
+    # Nothing in a round depends on how many are to follow. What was written has all defaults filled in.
+    asked.write_text(to_toml(load(asked, [f"rounds={experiment.rounds}"])))
     return resume_experiment(folder, Lines(name))
 
 
