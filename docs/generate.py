@@ -65,6 +65,7 @@ PUBLISHED = {
     "fedgen": ("fedavg", "fd", "fd-plus", "fedgen"),
     "fedproto": ("local", "fedavg", "fedproto"),
     "jeong": ("fedavg", "fd"),
+    "mcmahan": ("fedavg",),
     "niid-bench": ("fedavg",),
 }
 """Methods of which each file in benchmarks/published/results has rows."""
