@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import signal
 import subprocess
 import sys
@@ -56,4 +57,9 @@ def here(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
             status: Any = 0
         except SystemExit as ended:
             status = ended.code or 0
+        finally:
+            # The next test may have a file of the same name in a folder of its own.
+            for name, module in list(sys.modules.items()):
+                if (getattr(module, "__file__", None) or "").startswith(f"{cwd.resolve()}{os.sep}"):
+                    del sys.modules[name]
     return subprocess.CompletedProcess(sys.argv, status, out.getvalue(), err.getvalue())
