@@ -148,7 +148,9 @@ def arms_of(kind: str) -> dict[str, dict[str, Any]]:
     parts["random-mask-long"] = {**arms["random-mask"], "name": "random-mask-long"}
     parts |= {f"{name}-not-true": _not_true(arms[name]) for name in ("fedavg-qsgd", "random-mask")}
     if "voting-1000" in arms:
-        parts["voting-1400"] = {**arms["voting-1000"], "name": "voting-1400", "samples": 1400}
+        for samples in (500, 1400):
+            name = f"voting-{samples}"
+            parts[name] = {**arms["voting-1000"], "name": name, "samples": samples}
     return arms | (parts | CONTROLS if kind == "images" else {})
 
 
