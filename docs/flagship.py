@@ -8,19 +8,32 @@ from statistics import mean, median, stdev
 from typing import Any
 
 import curves
-from writing import made_by, table
+from writing import between, made_by, table
 
 from fedistill.config.units import format_bytes, format_count
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 RESULTS = BENCHMARKS / "results" / "flagship.json"
+README = BENCHMARKS.parent / "README.md"
 PLOT = "assets/flagship.svg"
 TARGETS = (0.70, 0.75, 0.78, 0.80, 0.82, 0.84, 0.86)
 EASIER = (0.80, 0.85, 0.90, 0.93, 0.95, 0.96, 0.97)
 """Accuracies of tasks on which most arms come above 86 %."""
+OF_NEWS = (0.70, 0.75, 0.80, 0.85, 0.90, 0.92, 0.94)
+"""Those of README's table of news: what the arms were tuned for, and what naive Bayes has, among them."""
 OWN = ("bridge", "random-mask")
 CONTROLS = ("local", "server-alone")
 HEADLINE = "fashion-10"
+NEWS = "bbc-5"
+IN_README = {
+    HEADLINE: (
+        *("gaussian-32", "gaussian", "ridge", "fedavg-qsgd", "fedavg-stc"),
+        *("voting-500", "voting-1000", "voting-1400", "random-mask", "random-mask-long"),
+        *("bridge-500", "bridge", "bridge-1400"),
+    ),
+    NEWS: ("fedavg-qsgd", "fedavg-stc", "random-mask", "voting", "bridge", "naive-bayes-small"),
+}
+"""The arms in README's table of a task, in this order: all that have all seeds."""
 Arms = Mapping[str, Mapping[str, dict[str, Any]]]
 Points = Sequence[tuple[int, float]]
 
@@ -62,6 +75,16 @@ def page(command: str) -> str:
     parts += ["## What was found", FOUND, "## How arms were tuned", TUNED, _settings("images")]
     parts += [TUNED_TEXTS, _settings("texts"), made]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def readme() -> str:
+    """README with its tables of what an accuracy costs."""
+    kept: dict[str, Arms] = json.loads(RESULTS.read_text(encoding="utf-8"))
+    text = README.read_text(encoding="utf-8")
+    for task, names in IN_README.items():
+        arms = {name: kept[task][name] for name in names}
+        text = between(text, task, costs(arms, OF_NEWS if task == NEWS else TARGETS), README.name)
+    return text
 
 
 def plot() -> str:
@@ -112,14 +135,16 @@ def _public(arms: Arms) -> str:
 def _lead(arms: Arms) -> str:
     """One sentence: the bytes of the best of ours and of the best rival to 95 % of the best accuracy.
 
-    Arms with fewer seeds than others are left out.
+    Over the seeds that some arm of ours and some rival have; arms that lack one of them are left out.
     """
-    most = max(map(len, arms.values()))
-    common = max((sorted(seeds) for seeds in arms.values()), key=len)
+    compared = {name: seeds for name, seeds in arms.items() if name not in CONTROLS}
+    ours = max((set(seeds) for name, seeds in compared.items() if name.startswith(OWN[0])), key=len)
+    theirs = max((set(seeds) for name, seeds in compared.items() if not name.startswith(OWN)), key=len)
+    common = sorted(ours & theirs)
     found = {
         name: [seeds[one]["curve"] for one in common]
-        for name, seeds in arms.items()
-        if name not in CONTROLS and len(seeds) == most
+        for name, seeds in compared.items()
+        if seeds.keys() >= set(common)
     }
     best = max(mean(max(acc for _, acc in points) for points in each) for each in found.values())
     needed = {
@@ -129,14 +154,14 @@ def _lead(arms: Arms) -> str:
     own = min((cost, name) for name, cost in needed.items() if name.startswith(OWN[0]))
     rival = min((cost, name) for name, cost in needed.items() if not name.startswith(OWN))
     mask = needed.get(OWN[1], float("inf"))
-    seeds = f"seed{'s' if most > 1 else ''} ({', '.join(common)})"
-    goal = f"With {most} {seeds}: to {0.95 * best:.1%}, 95 % of the best accuracy"
+    seeds = f"seed{'s' if len(common) > 1 else ''} ({', '.join(common)})"
+    goal = f"With {len(common)} {seeds}: to {0.95 * best:.1%}, 95 % of the best accuracy"
     if max(own[0], rival[0]) == float("inf"):
         return f"{goal}, most seeds of ours or of all rivals did not come."
-    sent, theirs = format_bytes(int(own[0])), format_bytes(int(rival[0]))
+    sent, others = format_bytes(int(own[0])), format_bytes(int(rival[0]))
     beside = "" if mask == float("inf") else f"; `{OWN[1]}` sends {format_bytes(int(mask))}"
     return (
-        f"{goal}, `{own[1]}` sends {sent} and the best rival, `{rival[1]}`, {theirs}: a ratio of"
+        f"{goal}, `{own[1]}` sends {sent} and the best rival, `{rival[1]}`, {others}: a ratio of"
         f" {own[0] / rival[0]:.2f}{beside}."
     )
 

@@ -1,7 +1,8 @@
-"""Makes the pages of docs/methods/ from the methods themselves, their examples and their measured rows, and
-docs/label-skew.md (`label_skew.py`), docs/flagship.md (`flagship.py`), docs/public-data.md (`public_data.py`)
-and docs/training.md (`training_page.py`), and the tables of docs/trust.md (`attacks.py`), docs/audit.md
-(`audit_tables.py`), docs/privacy.md (`privacy_page.py`) and docs/secure-sums.md (`secure_sums.py`).
+"""Makes the pages of docs/methods/ from the methods themselves, their examples and their measured rows,
+and docs/label-skew.md (`label_skew.py`), docs/flagship.md (`flagship.py`), docs/public-data.md
+(`public_data.py`) and docs/training.md (`training_page.py`), and the tables of README.md (`flagship.py`),
+docs/trust.md (`attacks.py`), docs/audit.md (`audit_tables.py`), docs/privacy.md (`privacy_page.py`) and
+docs/secure-sums.md (`secure_sums.py`).
 
     python docs/generate.py            # writes the pages
     python docs/generate.py --check    # writes nothing; names the pages that are not what this would make
@@ -66,7 +67,7 @@ PUBLISHED = {
     "fedproto": ("local", "fedavg", "fedproto"),
     "jeong": ("fedavg", "fd"),
     "mcmahan": ("fedavg",),
-    "niid-bench": ("fedavg",),
+    "niid-bench": ("fedavg", "fedprox"),
 }
 """Methods of which each file in benchmarks/published/results has rows."""
 INTRODUCTION = """\
@@ -177,6 +178,7 @@ def pages() -> dict[Path, str]:
         DOCS / "label-skew.md": label_skew.page(COMMAND),
         DOCS / "flagship.md": flagship.page(COMMAND),
         DOCS / flagship.PLOT: flagship.plot(),
+        flagship.README: flagship.readme(),
         DOCS / "public-data.md": public_data.page(COMMAND),
         DOCS / "training.md": training_page.page(COMMAND, _fields),
         attacks.PAGE: attacks.page(),
