@@ -335,4 +335,4 @@ trials of `bridge`, as the head of `benchmarks/results/flagship-texts.toml` says
 MADE = """\
 Made by `FEDISTILL_DATA=FOLDER python benchmarks/flagship.py --tasks {tasks}`, two to ten minutes for each arm
 and seed of the image tasks on one core; rows are kept in `benchmarks/results/flagship.json`. Arms of one seed
-are parts of `bridge` left out, or changed, and others beside which the rest of the page does not need three."""
+are parts of `bridge` left out, or changed, and others that were not worth three."""
