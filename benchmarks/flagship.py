@@ -75,6 +75,8 @@ PARTS: dict[str, dict[str, Any]] = {
     "bridge-no-retention": {"retain": 0.0},
     "bridge-500": {"samples": 500},
     "bridge-1400": {"samples": 1400},
+    "bridge-at-once": {"levels_first": False},
+    "bridge-500-at-once": {"levels_first": False, "samples": 500},
     "bridge-statistics": {"start": "gaussian(width=32)"},
     "bridge-long": {},
     "bridge-long-ema": {"ema": 0.7},

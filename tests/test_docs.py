@@ -96,7 +96,8 @@ def test_generator_ends_with_words_and_a_status(tmp_path: Path) -> None:
     """As a command, on a copy of what it reads, with one example taken away."""
     for name in ("docs", "examples", "benchmarks", "tests"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", ".*"))
-    shutil.copy(ROOT / "mkdocs.yml", tmp_path)
+    for name in ("mkdocs.yml", "README.md"):
+        shutil.copy(ROOT / name, tmp_path)
     (tmp_path / "examples" / "methods" / "fd.toml").unlink()
     (tmp_path / "docs" / "methods" / "cfd.md").write_text("stale")
     command = [sys.executable, tmp_path / "docs" / "generate.py"]

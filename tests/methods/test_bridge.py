@@ -1,5 +1,6 @@
 """The stages of `bridge`, and what happens if a client's start or votes are not what the server thinks."""
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +22,14 @@ from fedistill.methods.combined.bridge import Bridge
 from fedistill.methods.participants import Client
 from fedistill.methods.shared import bridge_start
 from fedistill.methods.shared.bridge_state import BridgeClient, BridgeServer
-from fedistill.methods.shared.expertise import class_levels, expert_votes, pool_votes, sizes, vote_evidence
+from fedistill.methods.shared.expertise import (
+    class_levels,
+    expert_votes,
+    mean_level,
+    pool_votes,
+    sizes,
+    vote_evidence,
+)
 from fedistill.methods.shared.masked_merges import Changes, masks_of, moved
 from fedistill.state import decode_state, from_plain
 from fedistill.training.model_state import ModelState
@@ -110,6 +118,35 @@ def test_only_the_mask_of_a_merge_moves() -> None:
     assert trail.counts.tolist() == [int(mask.sum()) for mask in (first, second, third)]
 
 
+def test_without_levels_first_clients_vote_at_once() -> None:
+    """For classes of which they have at least the mean number, 6: 240 images, 4 clients, 10 classes."""
+    arm, run = played(rounds=2, arm={"levels_first": False})
+    assert mean_level(arm.federation.samples, 10) == round(2 * math.log2(1 + 6)) == run.server.least
+    levels = torch.stack([class_levels(data.labels, 10) for data in arm.task.clients])
+    assert torch.equal(run.server.levels, levels)
+    votes = torch.stack([client_state(run, client).votes for client in range(4)])
+    assert torch.equal(run.server.labels, pool_votes(votes, sizes(levels)))
+    for own, named in zip(levels, votes, strict=True):
+        assert set(named[named < 10].tolist()) <= set((own >= 6).nonzero().flatten().tolist())
+    assert (votes < 10).any(dim=1).all()
+    assert run.server.trails["cnn-s"].merges == 1
+    assert run.server.informed.all()
+    _, before = played(rounds=2)
+    assert sum(frames(run, "up", 1)) + sum(frames(run, "down", 1)) < sum(
+        sum(frames(before, way, number)) for way in ("up", "down") for number in (1, 2)
+    )
+
+
+@given(samples=st.lists(st.integers(0, 10**6), min_size=1, max_size=9), classes=st.integers(2, 100))
+def test_the_mean_level_lies_among_the_levels_of_counts(samples: list[int], classes: int) -> None:
+    mean = sum(samples) / (len(samples) * classes)
+    least, most = (
+        class_levels(torch.zeros(math.floor(mean), dtype=torch.int64), 1),
+        mean_level(samples, classes),
+    )
+    assert max(int(least[0]), 1) <= most <= 63
+
+
 def test_with_statistics_votes_are_evidence_beside_what_these_say() -> None:
     arm, run = played(rounds=3, arm={"start": "gaussian(width=24)"})
     sums, alone = played("gaussian", rounds=1, arm={"width": 24, "distill_epochs": 1})
@@ -153,7 +190,7 @@ def test_who_abstains_is_no_expert_either() -> None:
     """Class 3 is mostly with clients that have it alone; two others vote for it."""
     counts = torch.tensor([[0, 0, 0, 500], [0, 0, 0, 400], [90, 90, 0, 50], [0, 90, 90, 40]])
     levels = (2 * (1 + counts).double().log2()).round().long()
-    state = replace(BridgeServer.before_round_1(ModelState(torch.zeros(1)), 4, 20, 4), levels=levels)
+    state = replace(BridgeServer.before_round_1(ModelState(torch.zeros(1)), 4, 20, 4, 0), levels=levels)
     request = state.request(2, "cnn-s", coverage=0.8)
     assert request is not None
     assert (levels[2:, 3] >= request.thresholds[3]).all()

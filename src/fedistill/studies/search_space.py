@@ -71,6 +71,7 @@ METHODS: Mapping[str, Candidates] = {
     "gamma": (0.03, 0.1, 0.3, 1.0),
     "l2": Times((0.1, 10)),
     "least": (1, 2, 4, 8),
+    "levels_first": (True, False),
     "levels": (2, 3, 5, 15),
     "lr_factor": (2.0, 5.0, 10.0),
     "merge_every": (1, 2, 4, 8),

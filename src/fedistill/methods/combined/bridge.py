@@ -27,6 +27,7 @@ from fedistill.methods.shared.bridge_state import (
     BridgeSettings,
     ChangesByModel,
 )
+from fedistill.methods.shared.expertise import mean_level
 from fedistill.methods.shared.masked_merges import MergesParts, catch_up, check_turn, merge
 from fedistill.methods.shared.merging import learn_from_merged
 from fedistill.methods.shared.public_part import retaining_loss
@@ -48,14 +49,15 @@ class Bridge(
     Round 1: each client says about how many samples of each class it has. Round 2: clients train on private
     data for ``vote_epochs``, then vote for the class of each public sample, but only for classes of which
     they hold many samples (``coverage``). A vote counts as many times as its client has samples of that
-    class. The server trains its own model on the pooled labels. From round 3 on: clients get the labels,
-    once, and train the same start as the server does, from the same seed. Then weights are merged as in
-    `random-mask`: a random part of them at a time, which alone is trained and sent; in a merge, clients train
-    by cross-entropy and retain what the common model says of public samples (``retain``). If the server's
-    model is of another architecture than the clients', it is distilled from the merged models. Clients of
-    several architectures form a group each; all groups share the labels. Exchanged: votes, labels, changes of
-    weights. Bytes: about ``n H / 8`` up and down once, H bits per label, then ``s |θ_client| H' / 8`` each
-    way and round, s the share, H' about 1.2 bits.
+    class. Without ``levels_first``, they send both in round 1, and vote for classes of which they have at
+    least the mean number over clients and classes. The server trains its own model on the pooled labels.
+    Next, clients get the labels, once, and train the same start as the server does, from the same seed. Then
+    weights are merged as in `random-mask`: a random part of them at a time, which alone is trained and sent;
+    in a merge, clients train by cross-entropy and retain what the common model says of public samples
+    (``retain``). If the server's model is of another architecture than the clients', it is distilled from the
+    merged models. Clients of several architectures form a group each; all groups share the labels. Exchanged:
+    votes, labels, changes of weights. Bytes: about ``n H / 8`` up and down once, H bits per label, then ``s
+    |θ_client| H' / 8`` each way and round, s the share, H' about 1.2 bits.
 
     Clients that come later vote as long as weights are not merged, which begins when the clients of the share
     ``enough`` of all private samples have voted. Clients with nothing to do in a round are not sent anything;
@@ -103,8 +105,9 @@ class Bridge(
         return info.model, int(state.known[info.id]), state.asks(info.id)
 
     def start_server(self, server: Server) -> BridgeServer:
-        clients, samples = len(server.clients), self.samples(server.public_size)
-        state = BridgeServer.before_round_1(server.initial_model(), clients, samples, server.classes)
+        clients, samples, classes = len(server.clients), self.samples(server.public_size), server.classes
+        least = 0 if self.settings.levels_first else mean_level(server.federation.samples, classes)
+        state = BridgeServer.before_round_1(server.initial_model(), clients, samples, classes, least)
         return state if self.first is None else replace(state, statistics=self.first.start(server))
 
     def start_client(self, client: Client) -> BridgeClient:

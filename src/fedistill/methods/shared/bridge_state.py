@@ -45,6 +45,12 @@ class BridgeSettings(MaskSettings, DistillSettings, StartSettings):
         le=1,
         description="share of each class that the clients who vote for it hold; 1: all who have any of it",
     )
+    levels_first: bool = Field(
+        default=True,
+        description="whether clients say how many samples of each class they have before they vote, for"
+        " `coverage`; else they vote at once, for classes of which they have at least the mean number over"
+        " clients and classes, which suits classes that are about equally frequent",
+    )
     enough: float = Field(
         default=0.8,
         gt=0,
@@ -93,6 +99,8 @@ class BridgeServer:
 
     Attributes:
         model: the server's own model.
+        least: the level from which all clients vote for a class, without having said theirs before; 0 if
+            they say it first.
         levels: (K, C) of each client (`class_levels`), -1 for clients that have not said theirs.
         votes: (K, n), C for an abstention, -1 for clients that have not voted.
         informed: (K,) whether a client has the pooled labels, or weights that it was given.
@@ -107,6 +115,7 @@ class BridgeServer:
     """
 
     model: ModelState
+    least: int
     levels: Tensor
     votes: Tensor
     informed: Tensor
@@ -120,18 +129,20 @@ class BridgeServer:
     prior: Tensor = field(default_factory=lambda: torch.zeros(0, 0))
 
     @classmethod
-    def before_round_1(cls, model: ModelState, clients: int, samples: int, classes: int) -> "BridgeServer":
+    def before_round_1(
+        cls, model: ModelState, clients: int, samples: int, classes: int, least: int
+    ) -> "BridgeServer":
         """Return a state in which the server knows nothing of its clients."""
         nobody = torch.zeros(clients, dtype=torch.bool)
         unknown = torch.full((clients, classes), -1), torch.full((clients, samples), -1)
-        return cls(model, *unknown, nobody, nobody, nobody.long(), NONE)
+        return cls(model, least, *unknown, nobody, nobody, nobody.long(), NONE)
 
     def asks(self, client: int) -> int:
         """Return what to ask of a client, as bits: levels first, then votes, then weights; 0 for nothing."""
         if self.starts:
             return WEIGHTS
         unknown = int(self.levels[client, 0]) < 0
-        if unknown and not len(self.prior) and not (self.levels >= 0).any():
+        if unknown and not len(self.prior) and not self.least and not (self.levels >= 0).any():
             return LEVELS
         return (LEVELS if unknown else 0) | (VOTES if int(self.votes[client, 0]) < 0 else 0)
 
@@ -227,8 +238,8 @@ class BridgeServer:
 
     def _least_levels(self, coverage: float) -> Tensor:
         """Return the levels (C,) from which clients vote for a class; with a prior, all that have any do."""
-        if len(self.prior):
-            return torch.ones(self.levels.shape[1], dtype=torch.int64)
+        if len(self.prior) or self.least:
+            return torch.full((self.levels.shape[1],), 1 if len(self.prior) else self.least)
         known = self.levels[self.levels[:, 0] >= 0]
         several = (known > 0).sum(dim=1) > 1  # the others abstain (`expert_votes`)
         return thresholds(known[several] if several.any() else known, coverage)

@@ -4,6 +4,8 @@ A client's *level* in a class says about how many private samples of it the clie
 ``round(2 log2(1 + n_c))``. Server and clients compare levels; exact counts never leave a client.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -15,7 +17,16 @@ HALFWAY = 20.0
 
 def class_levels(labels: Tensor, classes: int) -> Tensor:
     """Return the levels (C,) of a client with these private labels (n,), int64 from 0 to 63."""
-    counts = torch.bincount(labels, minlength=classes).double()
+    return _levels(torch.bincount(labels, minlength=classes).double())
+
+
+def mean_level(samples: Sequence[int], classes: int) -> int:
+    """Return the level, 1 or more, of the mean number of samples that these clients have of a class."""
+    mean = torch.tensor(sum(samples) / (len(samples) * classes), dtype=torch.float64)
+    return max(int(_levels(mean)), 1)
+
+
+def _levels(counts: Tensor) -> Tensor:
     return (2 * (1 + counts).log2()).round().long().clamp(max=63)
 
 
