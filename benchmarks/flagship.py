@@ -78,13 +78,14 @@ PARTS: dict[str, dict[str, Any]] = {
     "bridge-at-once": {"levels_first": False},
     "bridge-500-at-once": {"levels_first": False, "samples": 500},
     "bridge-statistics": {"start": "gaussian(width=32)"},
+    "bridge-statistics-long": {"start": "gaussian(width=32)"},
     "bridge-long": {},
     "bridge-long-ema": {"ema": 0.7},
     "bridge-larger": {"models": {"clients": ["cnn-s"], "server": "cnn-m"}},
     "bridge-unlike": {"models": {"clients": ["cnn-s", "mlp-s"], "server": "cnn-m"}},
 }
 """`bridge` as it was tuned, but for one thing."""
-LONG = {"bridge-long": 40, "bridge-long-ema": 40, "random-mask-long": 40}
+LONG = dict.fromkeys(("bridge-long", "bridge-long-ema", "bridge-statistics-long", "random-mask-long"), 40)
 """Arms with more rounds than the others, since theirs cost a tenth."""
 CONTROLS: dict[str, dict[str, Any]] = {
     "local": {"method": "local"},
