@@ -80,12 +80,13 @@ PARTS: dict[str, dict[str, Any]] = {
     "bridge-statistics": {"start": "gaussian(width=32)"},
     "bridge-statistics-long": {"start": "gaussian(width=32)"},
     "bridge-long": {},
+    "bridge-long-at-once": {"levels_first": False},
     "bridge-long-ema": {"ema": 0.7},
     "bridge-larger": {"models": {"clients": ["cnn-s"], "server": "cnn-m"}},
     "bridge-unlike": {"models": {"clients": ["cnn-s", "mlp-s"], "server": "cnn-m"}},
 }
 """`bridge` as it was tuned, but for one thing."""
-LONG = dict.fromkeys(("bridge-long", "bridge-long-ema", "bridge-statistics-long", "random-mask-long"), 40)
+LONG = {name: 40 for name in (*PARTS, "random-mask-long") if "-long" in name}
 """Arms with more rounds than the others, since theirs cost a tenth."""
 CONTROLS: dict[str, dict[str, Any]] = {
     "local": {"method": "local"},
