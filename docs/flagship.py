@@ -69,7 +69,7 @@ def page(command: str) -> str:
     parts = [made_by(command, "docs/flagship.py"), "# What an accuracy costs", SETTING]
     for task, arms in kept.items():
         targets = TARGETS if task.startswith("fashion") else EASIER
-        parts += [f"## {task}", TASKS[task], costs(arms, targets), _public(arms), _lead(arms)]
+        parts += [f"## {task}", TASKS[task], costs(arms, targets), _public(arms), lead(arms)]
         if task == HEADLINE:
             parts.append(f"![Accuracy against bytes, the median seed of each arm]({PLOT})")
     made = MADE.format(tasks=" ".join(kept))
@@ -133,7 +133,7 @@ def _public(arms: Arms) -> str:
     return PUBLIC.format(public=format_bytes(max(sizes))) if any(sizes) else ""
 
 
-def _lead(arms: Arms) -> str:
+def lead(arms: Arms) -> str:
     """One sentence: the bytes of the best of ours and of the best rival to 95 % of the best accuracy.
 
     Over the seeds that some arm of ours and some rival have; arms that lack one of them are left out.
