@@ -1,6 +1,7 @@
 from typing import Any
 
 import pytest
+from sklearn.datasets import load_digits
 
 from fedistill.experiment.advice import examine_and_advise
 from fedistill.experiment.preflight import examine
@@ -57,6 +58,23 @@ def test_under_strong_skew_bridge_should_begin_with_statistics() -> None:
     assert "so their votes alone say little" in warning
     assert 'give this arm start = "gaussian(width=32)"' in warning
     assert len(advice({"method": "bridge", "start": "gaussian(width=32)"}, task=skewed)) == 1
+
+
+def test_classes_that_nobody_would_vote_for_at_once_are_named() -> None:
+    """Two clients with 40 samples of the classes 0 and 1, and one of class 2: the mean is 8."""
+    labels = load_digits().target
+    zeros, ones, twos = ((labels == digit).nonzero()[0].tolist() for digit in range(3))
+    clients = [[*zeros[:40], *ones[:40], twos[0]], [*zeros[40:80], *ones[40:80], twos[1]]]
+    rare = {"partition": {"kind": "indices", "clients": clients}, "clients": None, "limit": None}
+    found = [
+        text for text in advice({"method": "bridge", "levels_first": False}, task=rare) if "vote" in text
+    ]
+    assert len(found) == 1
+    assert "no client has enough samples of these classes to vote for them at once: '2'" in found[0]
+    assert "take levels_first out of this arm" in found[0]
+    assert not [text for text in advice({"method": "bridge"}, task=rare) if "at once" in text]
+    many = advice({"method": "bridge", "levels_first": False}, task={"limit": 600})
+    assert not [text for text in many if "at once" in text]
 
 
 def test_weights_are_compared_with_a_part_of_them_where_bridge_cannot_run() -> None:

@@ -12,6 +12,7 @@ from fedistill.experiment.preflight import STRONG_SKEW, examine, examine_arm
 from fedistill.experiment.task_checks import label_skew
 from fedistill.federation.arm import ReadyArm
 from fedistill.federation.expected_bytes import expected_bytes
+from fedistill.methods.shared.expertise import levels_of, mean_level, without_voters
 
 STATISTICS = {"text": "naive-bayes", "image": "gaussian", "table": "gaussian"}
 """A method of one message for each kind of data."""
@@ -48,6 +49,9 @@ def _advice(experiment: Experiment, task: Task, arms: Sequence[ReadyArm]) -> Ite
                 f"the clients' labels are strongly skewed ({skew:.2f} of 1), so their votes alone say little"
             )
             yield Finding("warning", f"arm {arm.name!r}", what, f'give this arm start = "{start}"')
+    for arm in arms:
+        if arm.method.name == WITH_PUBLIC:
+            yield from _unvoted(arm, task)
     statistics = STATISTICS[task.signature.kind]
     if not any(arm.method.one_shot for arm in arms):
         once = _ready(statistics, experiment, task)
@@ -73,6 +77,20 @@ def _advice(experiment: Experiment, task: Task, arms: Sequence[ReadyArm]) -> Ite
             )
             fix = f'compare with it: add [[arms]] with method = "{WITHOUT_PUBLIC}"'
             yield Finding("fact", "arms", what, fix)
+
+
+def _unvoted(arm: ReadyArm, task: Task) -> Iterator[Finding]:
+    """Find classes for which no client votes, since all have less than the mean number of samples of them."""
+    settings = arm.method.settings
+    if settings.levels_first or settings.start is not None:
+        return
+    counts = task.class_counts()
+    unvoted = without_voters(levels_of(counts), mean_level(task.samples(), len(task.classes)))
+    unvoted &= counts.sum(dim=0) > 0
+    names = [repr(name) for name, alone in zip(task.classes, unvoted.tolist(), strict=True) if alone]
+    if names:
+        what = f"no client has enough samples of these classes to vote for them at once: {', '.join(names)}"
+        yield Finding("warning", f"arm {arm.name!r}", what, "take levels_first out of this arm")
 
 
 def _ready(method: str, experiment: Experiment, task: Task) -> ReadyArm | None:

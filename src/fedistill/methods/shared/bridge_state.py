@@ -49,7 +49,8 @@ class BridgeSettings(MaskSettings, DistillSettings, StartSettings):
         default=True,
         description="whether clients say how many samples of each class they have before they vote, for"
         " `coverage`; else they vote at once, for classes of which they have at least the mean number over"
-        " clients and classes, which suits classes that are about equally frequent",
+        " clients and classes, which suits classes that are about equally frequent; `doctor` names those"
+        " for which nobody would vote",
     )
     enough: float = Field(
         default=0.8,

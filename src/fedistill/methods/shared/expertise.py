@@ -17,17 +17,18 @@ HALFWAY = 20.0
 
 def class_levels(labels: Tensor, classes: int) -> Tensor:
     """Return the levels (C,) of a client with these private labels (n,), int64 from 0 to 63."""
-    return _levels(torch.bincount(labels, minlength=classes).double())
+    return levels_of(torch.bincount(labels, minlength=classes))
 
 
 def mean_level(samples: Sequence[int], classes: int) -> int:
     """Return the level, 1 or more, of the mean number of samples that these clients have of a class."""
     mean = torch.tensor(sum(samples) / (len(samples) * classes), dtype=torch.float64)
-    return max(int(_levels(mean)), 1)
+    return max(int(levels_of(mean)), 1)
 
 
-def _levels(counts: Tensor) -> Tensor:
-    return (2 * (1 + counts).log2()).round().long().clamp(max=63)
+def levels_of(counts: Tensor) -> Tensor:
+    """Return the levels of these numbers of samples, int64 of the same shape."""
+    return (2 * (1 + counts.double()).log2()).round().long().clamp(max=63)
 
 
 def sizes(levels: Tensor) -> Tensor:
@@ -48,6 +49,16 @@ def thresholds(levels: Tensor, coverage: float) -> Tensor:
     held = sizes(largest).cumsum(dim=0)
     needed = (held < coverage * held[-1]).sum(dim=0).clamp(min=1, max=len(levels) - 1)
     return largest.gather(0, needed[None])[0].clamp(min=1)
+
+
+def without_voters(levels: Tensor, least: int) -> Tensor:
+    """Return whether each class (C,) has nobody who votes for it, from this level on, by `expert_votes`.
+
+    Args:
+        levels: (K, C), those of all clients.
+    """
+    several = (levels > 0).sum(dim=1) > 1
+    return ~((levels >= least) & several[:, None]).any(dim=0)
 
 
 def expert_votes(predicted: Tensor, levels: Tensor, least: Tensor) -> Tensor:
