@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import os
 import signal
 import subprocess
 import sys
@@ -58,8 +57,13 @@ def here(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
         except SystemExit as ended:
             status = ended.code or 0
         finally:
-            # The next test may have a file of the same name in a folder of its own.
-            for name, module in list(sys.modules.items()):
-                if (getattr(module, "__file__", None) or "").startswith(f"{cwd.resolve()}{os.sep}"):
-                    del sys.modules[name]
+            _forget_modules_in(cwd)
     return subprocess.CompletedProcess(sys.argv, status, out.getvalue(), err.getvalue())
+
+
+def _forget_modules_in(folder: Path) -> None:
+    """Let the next test import its own file of the same name; what lies deeper, such as libraries, stays."""
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if file is not None and Path(file).parent == folder.resolve():
+            del sys.modules[name]
