@@ -44,8 +44,7 @@ budget, and what each part of `bridge` brings. A cell has the bytes of all frame
 clients, until the server's model first reaches the accuracy on the test set: the median over seeds and, in
 brackets, the range; *never* means that a seed did not get there. Multiply-adds are those of one client in all
 rounds, the mean over clients; memory is that of the one whose training takes most, as `fedistill compare`
-counts them. Rows older than this count have none: there, an arm takes what it does in `fashion-10`, since the
-images are as many, as large, and divided among as many clients."""
+counts them. Rows that are older than this count have none."""
 TASKS = {
     "fashion-10": "Fashion-MNIST: 10 clients with skewed shares of 10,000 images (Dirichlet 0.3), 2,000"
     " public images without labels, 15 rounds, batches of 32.",
@@ -278,8 +277,8 @@ over clients and classes, and says how many along with its votes. On validation 
 labels of 500 and 1,000 images are as often right (96.4 and 96.9 %, to 96.8 and 97.2), for a tenth fewer
 bytes of votes as well. So 80 % costs 3.1 kB, 82 % 7.9 (on all seeds at most 11.8) and 84 % 15.5, where
 `bridge` has 3.6, 8.5 and 19.8; 86 % takes 49.6 kB in place of 39. It suits classes that are about equally
-frequent: of a rare one, no client might have enough to vote for it. On digits, where the mean is 6 images,
-one seed of three begins at 81 % in place of 89.
+frequent, and clients with about as much data as each other: of a rare one, no client might have enough to
+vote for it. On digits, where the mean is 10 images, one seed of three begins at 81 % in place of 89.
 
 **Voters cannot be spared.** If each image is voted on by five of the ten clients, twice as many images cost
 the same; but where the experts of its class are not among the five, nobody outvotes the wrong ones: 70 % of
@@ -321,9 +320,9 @@ than all others but `bridge-statistics` from there to 15 kB: with 64 pixels and 
 for a network to learn that they do not hold. `bridge` has 92.3 % for 7.9 kB there, and `bridge-statistics`,
 which begins with the same statistics, can cost no less than these; `gaussian`, for 46 kB, ends .2 points
 above it. `random-mask`, whose settings come from Fashion-MNIST, is far behind there: cnn-s takes more steps
-than 104 samples per client give in 15 rounds. On MNIST, votes at once on 500 images have 92.7 % for 1.9 kB,
-.47 of what `voting-1000` sends to get there; at the end `bridge` is at 97.6 % for 53 kB, where coded FedAvg
-has 97.3 for 285 kB.
+than 104 samples per client give in 15 rounds. On MNIST, votes at once on 500 images have 92.8 % for 1.9 kB
+on two of three seeds, .47 of what `voting-1000` sends to get there; at the end `bridge` is at 97.6 % for 53
+kB, where coded FedAvg has 97.3 for 285 kB.
 
 **On texts** (`bbc-5`), the votes of `bridge` alone are at 89.9, 91.7 and 96.4 % for 0.9 kB, after its first
 two rounds, where `naive-bayes-small` needs 10.5 kB and coded weights 200 kB and more. Its merges of word
