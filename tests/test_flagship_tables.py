@@ -52,3 +52,9 @@ def test_rivals_and_ours_may_never_come_there(flagship: Any) -> None:
         " seeds come there."
     )
     assert "most seeds of ours did not come" in flagship.lead({"bridge": theirs, "ridge": ours})
+
+
+def test_no_seed_may_be_common(flagship: Any) -> None:
+    assert flagship.lead({"bridge": {"0": row((1, 0.5))}, "ridge": {"1": row((1, 0.5))}}) == (
+        "Ours and its rivals have no seed in common yet."
+    )

@@ -60,21 +60,30 @@ def test_under_strong_skew_bridge_should_begin_with_statistics() -> None:
     assert len(advice({"method": "bridge", "start": "gaussian(width=32)"}, task=skewed)) == 1
 
 
-def test_classes_that_nobody_would_vote_for_at_once_are_named() -> None:
-    """Two clients with 40 samples of the classes 0 and 1, and one of class 2: the mean is 8."""
+def named_at_once(clients: list[list[int]], **settings: Any) -> list[str]:
+    partition = {"kind": "indices", "clients": clients}
+    task = {"partition": partition, "clients": None, "limit": None}
+    return [text for text in advice({"method": "bridge", **settings}, task=task) if "at once" in text]
+
+
+def test_classes_with_few_voters_at_once_are_named() -> None:
     labels = load_digits().target
-    zeros, ones, twos = ((labels == digit).nonzero()[0].tolist() for digit in range(3))
-    clients = [[*zeros[:40], *ones[:40], twos[0]], [*zeros[40:80], *ones[40:80], twos[1]]]
-    rare = {"partition": {"kind": "indices", "clients": clients}, "clients": None, "limit": None}
-    found = [
-        text for text in advice({"method": "bridge", "levels_first": False}, task=rare) if "vote" in text
-    ]
-    assert len(found) == 1
-    assert "no client has enough samples of these classes to vote for them at once: '2'" in found[0]
-    assert "take levels_first out of this arm" in found[0]
-    assert not [text for text in advice({"method": "bridge"}, task=rare) if "at once" in text]
-    many = advice({"method": "bridge", "levels_first": False}, task={"limit": 600})
-    assert not [text for text in many if "at once" in text]
+    places = [(labels == digit).nonzero()[0].tolist() for digit in range(10)]
+    zeros, ones, twos = places[:3]
+    # Of 162 samples, 2 clients and 10 classes the mean is 8.
+    rare = [[*zeros[:40], *ones[:40], twos[0]], [*zeros[40:80], *ones[40:80], twos[1]]]
+    (found,) = named_at_once(rare, levels_first=False)
+    assert "to vote for it at once hold less than 60% of these classes: '2'" in found
+    assert "take levels_first out of this arm" in found
+    assert not named_at_once(rare)
+    # One client has 40 samples of each class, and five have 8: the mean is 13.
+    parts = [(0, 40), *((first, first + 8) for first in range(40, 80, 8))]
+    large = [[row for digit in places for row in digit[slice(*part)]] for part in parts]
+    (found,) = named_at_once(large, levels_first=False)
+    assert "'0', '1', '2', '3', '4', '5', '6', '7', '8', '9'" in found
+    # Who has one class alone votes in neither way.
+    alone = [[*zeros[:40], *ones[:40]], [*zeros[40:80], *ones[40:80]], twos[:90]]
+    assert not named_at_once(alone, levels_first=False)
 
 
 def test_weights_are_compared_with_a_part_of_them_where_bridge_cannot_run() -> None:

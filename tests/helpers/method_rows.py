@@ -97,6 +97,14 @@ ROWS = [
         "bridge",
         MIXED,
         True,
+        ("server@global", 0.7),
+        settings={"vote_epochs": 4, "distill_epochs": 8, "enough": 0.5, "levels_first": False},
+        variant="-at-once",
+    ),
+    Row(
+        "bridge",
+        MIXED,
+        True,
         ("server@global", 0.6),
         settings={
             "start": {"name": "gaussian", "width": 24},

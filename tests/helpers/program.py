@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from fedistill.cli import main
+from fedistill.models import registry
 from fedistill.stop_signals import STOP_SIGNALS
 
 PROGRAM = Path(sys.executable).parent / "fedistill"
@@ -67,3 +68,5 @@ def _forget_modules_in(folder: Path) -> None:
         file = getattr(module, "__file__", None)
         if file is not None and Path(file).parent == folder.resolve():
             del sys.modules[name]
+            for made in (registry._begins_in_first_pass, registry._reused):
+                made.cache_clear()

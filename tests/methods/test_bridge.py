@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fedistill.communication.messages.bridge import WEIGHTS, BridgeRequest
+from fedistill.communication.messages.bridge import LEVELS, VOTES, WEIGHTS, BridgeRequest
 from fedistill.communication.messages.statistics import FeatureMoments
 from fedistill.errors import ExperimentError, FrameError
 from fedistill.experiment.preflight import examine
@@ -122,12 +122,16 @@ def test_without_levels_first_clients_vote_at_once() -> None:
     """For classes of which they have at least the mean number, 6: 240 images, 4 clients, 10 classes."""
     arm, run = played(rounds=2, arm={"levels_first": False})
     assert mean_level(arm.federation.samples, 10) == round(2 * math.log2(1 + 6)) == run.server.least
+    before = BridgeServer.before_round_1(run.server.model, 4, 60, 10, run.server.least)
+    request = before.request(3, "cnn-s", coverage=0.8)
+    assert request is not None
+    assert (request.asks, request.thresholds.tolist()) == (LEVELS | VOTES, [run.server.least] * 10)
     levels = torch.stack([class_levels(data.labels, 10) for data in arm.task.clients])
     assert torch.equal(run.server.levels, levels)
     votes = torch.stack([client_state(run, client).votes for client in range(4)])
     assert torch.equal(run.server.labels, pool_votes(votes, sizes(levels)))
     for own, named in zip(levels, votes, strict=True):
-        assert set(named[named < 10].tolist()) <= set((own >= 6).nonzero().flatten().tolist())
+        assert set(named[named < 10].tolist()) <= set((own >= run.server.least).nonzero().flatten().tolist())
     assert (votes < 10).any(dim=1).all()
     assert run.server.trails["cnn-s"].merges == 1
     assert run.server.informed.all()
@@ -140,11 +144,31 @@ def test_without_levels_first_clients_vote_at_once() -> None:
 @given(samples=st.lists(st.integers(0, 10**6), min_size=1, max_size=9), classes=st.integers(2, 100))
 def test_the_mean_level_lies_among_the_levels_of_counts(samples: list[int], classes: int) -> None:
     mean = sum(samples) / (len(samples) * classes)
-    least, most = (
-        class_levels(torch.zeros(math.floor(mean), dtype=torch.int64), 1),
-        mean_level(samples, classes),
+    below, above = (
+        int(class_levels(torch.zeros(count, dtype=torch.int64), 1))
+        for count in (math.floor(mean), math.ceil(mean))
     )
-    assert max(int(least[0]), 1) <= most <= 63
+    assert max(below, 1) <= mean_level(samples, classes) <= max(above, 1)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"sampling": {"fraction": 0.5, "dropout": 0.3}},
+        {"models": {"clients": ["cnn-s", "mlp-s"], "server": "cnn-m"}},
+        {"arm": {"start": "gaussian(width=24)"}},
+    ],
+    ids=["absent", "unlike", "start"],
+)
+def test_at_once_all_come_to_one_start(changes: dict[str, Any]) -> None:
+    at_once = {"levels_first": False, "enough": 0.3} | changes.get("arm", {})
+    ready_arm, run = played(rounds=8, **{**changes, "arm": at_once})
+    informed = run.server.informed.nonzero().flatten().tolist()
+    assert informed
+    for client in informed:
+        name = ready_arm.federation.clients[client].model
+        assert client_state(run, client).digest == run.server.starts[name]
+    assert all(trail.merges for trail in run.server.trails.values())
 
 
 def test_with_statistics_votes_are_evidence_beside_what_these_say() -> None:

@@ -49,8 +49,8 @@ class Bridge(
     Round 1: each client says about how many samples of each class it has. Round 2: clients train on private
     data for ``vote_epochs``, then vote for the class of each public sample, but only for classes of which
     they hold many samples (``coverage``). A vote counts as many times as its client has samples of that
-    class. Without ``levels_first``, they send both in round 1, and vote for classes of which they have at
-    least the mean number over clients and classes. The server trains its own model on the pooled labels.
+    class. Without ``levels_first``, they send both in round 1, and vote for classes of which they have about
+    the mean number over clients and classes or more. The server trains its own model on the pooled labels.
     Next, clients get the labels, once, and train the same start as the server does, from the same seed. Then
     weights are merged as in `random-mask`: a random part of them at a time, which alone is trained and sent;
     in a merge, clients train by cross-entropy and retain what the common model says of public samples

@@ -48,9 +48,10 @@ class BridgeSettings(MaskSettings, DistillSettings, StartSettings):
     levels_first: bool = Field(
         default=True,
         description="whether clients say how many samples of each class they have before they vote, for"
-        " `coverage`; else they vote at once, for classes of which they have at least the mean number over"
-        " clients and classes, which suits classes that are about equally frequent; `doctor` names those"
-        " for which nobody would vote",
+        " `coverage`; else they vote at once, for classes of which they have about the mean number over"
+        " clients and classes or more, which suits classes that are about equally frequent and clients that"
+        " have about as much data; `doctor` names classes that would have few voters; with `start`, neither"
+        " of the two counts, and all vote",
     )
     enough: float = Field(
         default=0.8,
@@ -96,7 +97,7 @@ class BridgeClient:
 
 @dataclass(frozen=True)
 class BridgeServer:
-    """The state of a server that collects levels, then votes, then weights.
+    """The state of a server that collects levels and votes, in turn or at once, and then weights.
 
     Attributes:
         model: the server's own model.
@@ -139,7 +140,7 @@ class BridgeServer:
         return cls(model, least, *unknown, nobody, nobody, nobody.long(), NONE)
 
     def asks(self, client: int) -> int:
-        """Return what to ask of a client, as bits: levels first, then votes, then weights; 0 for nothing."""
+        """Return what to ask of a client, as bits: levels and votes, then weights; 0 for nothing."""
         if self.starts:
             return WEIGHTS
         unknown = int(self.levels[client, 0]) < 0

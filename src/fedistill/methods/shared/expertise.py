@@ -51,14 +51,17 @@ def thresholds(levels: Tensor, coverage: float) -> Tensor:
     return largest.gather(0, needed[None])[0].clamp(min=1)
 
 
-def without_voters(levels: Tensor, least: int) -> Tensor:
-    """Return whether each class (C,) has nobody who votes for it, from this level on, by `expert_votes`.
+def share_of_voters(counts: Tensor, least: int) -> Tensor:
+    """Return the share (C,), 0 to 1, of each class's samples whose clients vote for it from this level on.
+
+    Of clients with one class alone, which never vote (`expert_votes`), none count; 1 where all are theirs.
 
     Args:
-        levels: (K, C), those of all clients.
+        counts: (K, C) samples of all clients.
     """
-    several = (levels > 0).sum(dim=1) > 1
-    return ~((levels >= least) & several[:, None]).any(dim=0)
+    held = counts * ((counts > 0).sum(dim=1) > 1)[:, None]
+    voting = (held * (levels_of(counts) >= least)).sum(dim=0)
+    return torch.where(held.sum(dim=0) > 0, voting / held.sum(dim=0), 1.0)
 
 
 def expert_votes(predicted: Tensor, levels: Tensor, least: Tensor) -> Tensor:
