@@ -45,6 +45,9 @@ ROOMS = [
 STUBS = {"fedistill.runtime.flower.client", "fedistill.runtime.flower.server"}
 """The only exceptions: Flower apps of earlier versions import them."""
 
+DOORS = {"fedistill", "fedistill.__main__"}
+"""Of the package itself: what `import fedistill` offers, and what `python -m fedistill` runs."""
+
 
 def name_of(path: Path) -> str:
     parts = ["fedistill", *path.relative_to(ROOT).with_suffix("").parts]
@@ -77,10 +80,10 @@ def room(module: str) -> str:
 
 @cache
 def arrows() -> dict[str, set[str]]:
-    """From each room to those that it uses, not counting the package's own front door."""
+    """From each room to those that it uses, not counting the package's own front doors."""
     found: dict[str, set[str]] = {name: set() for name in ROOMS}
     for module, path in MODULES.items():
-        if module == "fedistill" or module.startswith("fedistill.runtime"):
+        if module in DOORS or module.startswith("fedistill.runtime"):
             continue
         used = {room(name) for name in imports(path) if name in MODULES and name != "fedistill"}
         found[room(module)] |= used - {room(module)}

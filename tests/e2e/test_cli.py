@@ -7,6 +7,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -871,6 +872,17 @@ def test_the_version_is_that_of_the_package(place: Path) -> None:
     ended = fedistill("--version", cwd=place)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert ended.stdout == f"fedistill {version('fedistill')}\n"
+
+
+def test_the_package_runs_as_a_module_where_the_script_is_not_on_the_path(place: Path) -> None:
+    command = [sys.executable, "-m", "fedistill", "run", "exp.toml", "--arm", "fedavg", "--quiet"]
+    more = ["--set", "runtime.kind=processes", "--out", "as-module"]
+    ended = subprocess.run(
+        [*command, *more], cwd=place, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    kept = json.loads((place / "as-module" / "results.json").read_text())
+    assert kept["command"].startswith("fedistill run exp.toml --arm fedavg")
 
 
 RUNS = (["compare"], ["run"], ["tune"], ["resume"], ["flower", "up"], ["flower", "resume"])
