@@ -77,6 +77,10 @@ PARTS: dict[str, dict[str, Any]] = {
     "bridge-1400": {"samples": 1400},
     "bridge-at-once": {"levels_first": False},
     "bridge-500-at-once": {"levels_first": False, "samples": 500},
+    "bridge-refined": {"refine_labels": True},
+    "bridge-at-once-refined": {"levels_first": False, "refine_labels": True},
+    "bridge-500-at-once-refined": {"levels_first": False, "refine_labels": True, "samples": 500},
+    "bridge-long-at-once-refined": {"levels_first": False, "refine_labels": True},
     "bridge-statistics": {"start": "gaussian(width=32)"},
     "bridge-statistics-long": {"start": "gaussian(width=32)"},
     "bridge-long": {},
@@ -86,6 +90,7 @@ PARTS: dict[str, dict[str, Any]] = {
     "bridge-unlike": {"models": {"clients": ["cnn-s", "mlp-s"], "server": "cnn-m"}},
 }
 """`bridge` as it was tuned, but for one thing."""
+TEXT_PARTS = ("bridge-refined",)
 LONG = {name: 40 for name in (*PARTS, "random-mask-long") if "-long" in name}
 """Arms with more rounds than the others, since theirs cost a tenth."""
 CONTROLS: dict[str, dict[str, Any]] = {
@@ -155,7 +160,7 @@ def arms_of(kind: str) -> dict[str, dict[str, Any]]:
         for samples in (500, 1400):
             name = f"voting-{samples}"
             parts[name] = {**arms["voting-1000"], "name": name, "samples": samples}
-    return arms | (parts | CONTROLS if kind == "images" else {})
+    return arms | (parts | CONTROLS if kind == "images" else {name: parts[name] for name in TEXT_PARTS})
 
 
 def _not_true(arm: dict[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from fedistill.methods.base import Reply
 from fedistill.methods.participants import Client, Participant, Server
 from fedistill.methods.shared.bridge_state import NONE, BridgeClient, BridgeServer, BridgeSettings
 from fedistill.methods.shared.expertise import class_levels, expert_votes
+from fedistill.methods.shared.label_refinement import classifier, refine
 from fedistill.methods.shared.label_student import learn_labels
 from fedistill.methods.shared.own_model import train_private
 from fedistill.methods.shared.private_loss import private_loss
@@ -40,11 +41,14 @@ def pool_and_learn(
 ) -> BridgeServer:
     """Pool the votes, learn from them, and make all starts if enough clients have voted.
 
-    If all of them abstain, the start is the common initial model.
+    Labels may be refined by what samples look like before they are learned. If all of them abstain, the start is the common initial model.
     """
     before, state = state, state.with_votes(replies, equal=settings.weighting == "equal")
     if state is before:
         return state
+    if settings.refine_labels:
+        looks = classifier(server, len(state.labels))
+        state = replace(state, labels=refine(state.labels, state.evidence(), looks))
     if state.voted_share(server) >= settings.enough:
         return make_starts(state, server, settings)
     if not (state.labels < server.classes).any():

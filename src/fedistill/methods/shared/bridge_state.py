@@ -70,6 +70,11 @@ class BridgeSettings(MaskSettings, DistillSettings, StartSettings):
         " without it, 0, merges have the loss of `train`",
     )
     smoothing: float = Field(default=0.1, ge=0, lt=1, description="label smoothing of the pooled labels")
+    refine_labels: bool = Field(
+        default=False,
+        description="whether the server corrects the pooled labels by what public samples look like: a simple"
+        " classifier, which learns these labels, is evidence beside the votes; costs no bytes",
+    )
 
 
 @dataclass(frozen=True)
@@ -207,11 +212,16 @@ class BridgeServer:
                 votes[reply.client] = reply.message.votes
         if not came:
             return self
+        state = replace(self, levels=levels, votes=votes)
         if len(self.prior):
-            labels = (self.prior.double().log_softmax(dim=1) + vote_evidence(votes, levels)).argmax(dim=1)
-        else:
-            labels = pool_votes(votes, torch.ones(levels.shape) if equal else sizes(levels))
-        return replace(self, levels=levels, votes=votes, labels=labels)
+            return replace(state, labels=state.evidence().argmax(dim=1))
+        weight = torch.ones(levels.shape) if equal else sizes(levels)
+        return replace(state, labels=pool_votes(votes, weight))
+
+    def evidence(self) -> Tensor:
+        """Return what votes and the prior, if there is one, say of each sample's class, (n, C), as logs."""
+        found = vote_evidence(self.votes, self.levels)
+        return found + self.prior.double().log_softmax(dim=1) if len(self.prior) else found
 
     def with_changes(
         self, server: Server, replies: Iterable[Reply[BridgeReply]]

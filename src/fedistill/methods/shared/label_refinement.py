@@ -1,0 +1,104 @@
+"""Shared by methods whose server weighs, beside votes, what public samples look like."""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from fedistill.methods.participants import Server
+from fedistill.methods.shared.moments import inverse
+from fedistill.models.fixed_features import EdgeFrequencies
+from fedistill.models.naive_bayes import NaiveBayes
+from fedistill.models.registry import hashed_words
+from fedistill.training.loop import predict
+
+Classify = Callable[[Tensor, Tensor], Tensor]
+"""Takes labels (n,), C for none, and which samples (n,) to learn them of; returns logits (n, C), float64."""
+
+WIDTH = 128
+BUCKETS = 8192
+_PASSES = 5
+_FOLDS = 10
+_L2 = 0.05
+_FACTORS = [2.0 ** (half / 2) for half in range(2, -17, -1)]
+
+
+def refine(labels: Tensor, evidence: Tensor, classify: Classify) -> Tensor:
+    """Return labels (n,) that agree with what samples look like as well as with the votes on them.
+
+    A classifier learns the pooled labels of nine tenths of the samples and says what it takes the others for.
+    Its logits, which are far too certain, are multiplied by the factor with which they explain the pooled
+    labels best, and are the prior of each sample's class; votes are evidence beside it. The classifier then
+    learns the labels that result, five times in all. Nothing of it is sent.
+
+    A joint model of labels, votes and a classifier is that of Raykar et al. (2010, Learning from Crowds,
+    JMLR 11, section 2). Here what votes say about a class comes from how many samples of it their clients
+    have, and is not estimated, and the classifier never judges a sample whose label it has learned.
+
+    Args:
+        labels: (n,), pooled, C for none.
+        evidence: (n, C), float64, the log-likelihood of the votes on each sample, by its class.
+    """
+    classes = evidence.shape[1]
+    if len(labels[labels < classes].unique()) < 2:
+        return labels
+    refined = labels
+    for _ in range(_PASSES):
+        looks = _calmed(_judged_by_others(refined, classes, classify), labels)
+        refined = (looks + evidence).argmax(dim=1)
+    return refined
+
+
+def _calmed(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return log-probabilities (n, C): those logits, times the factor that explains these labels best."""
+    known = (labels < logits.shape[1]).nonzero().flatten()
+    scaled = [(logits * factor).log_softmax(dim=1) for factor in _FACTORS]
+    return max(scaled, key=lambda logs: float(logs[known, labels[known]].sum()))
+
+
+def _judged_by_others(labels: Tensor, classes: int, classify: Classify) -> Tensor:
+    """Return for each sample the logits of a classifier that has not learned its label, (n, C)."""
+    fold = torch.arange(len(labels)) % _FOLDS
+    found = torch.zeros(len(labels), classes, dtype=torch.float64)
+    for number in range(_FOLDS):
+        learned = (fold != number) & (labels < classes)
+        found[fold == number] = classify(labels, learned)[fold == number]
+    return found
+
+
+def classifier(server: Server, samples: int) -> Classify:
+    """Return the classifier of the first public samples: of texts naive Bayes, else a linear discriminant.
+
+    Texts are read as hashed words; of images, frequencies of brightness and edges are taken
+    (`EdgeFrequencies`), and the pixels of those that are too small for edges; of tables, the columns.
+    """
+    own = server.federation.signatures[server.model]
+    if own.kind == "text":
+        tokens = server.public_inputs(hashed_words(BUCKETS, None))[:samples].long()
+        return partial(_naive_bayes, tokens, server.classes)
+    inputs = server.public_inputs(server.model)[:samples]
+    width = min(WIDTH, EdgeFrequencies.most(own.shape)) if own.kind == "image" else 0
+    features = predict(EdgeFrequencies(own.shape, width), inputs) if width else inputs.flatten(1)
+    return partial(_discriminant, features.double(), server.classes)
+
+
+def _discriminant(features: Tensor, classes: int, labels: Tensor, learned: Tensor) -> Tensor:
+    """Linear discriminant analysis, whose class means are drawn to the common one as by one sample."""
+    known, own = features[learned], labels[learned]
+    hot = one_hot(own, classes).double()
+    counts = hot.sum(dim=0) + 1
+    means = (hot.T @ known + known.mean(dim=0)) / counts[:, None]
+    centred = known - means[own]
+    weights = means @ inverse(centred.T @ centred / len(known), _L2)
+    biases = (counts / counts.sum()).log() - (weights * means).sum(dim=1) / 2
+    return features @ weights.T + biases
+
+
+def _naive_bayes(tokens: Tensor, classes: int, labels: Tensor, learned: Tensor) -> Tensor:
+    known, own = tokens[learned], labels[learned]
+    cells = (own[:, None] * BUCKETS + known - 1)[known > 0]
+    words = torch.bincount(cells, minlength=classes * BUCKETS).reshape(classes, BUCKETS)
+    texts = torch.bincount(own, minlength=classes) + 1
+    return predict(NaiveBayes.of(words, texts, alpha=1.0, uniform=False), tokens).double()
