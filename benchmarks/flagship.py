@@ -90,9 +90,11 @@ PARTS: dict[str, dict[str, Any]] = {
     "bridge-unlike": {"models": {"clients": ["cnn-s", "mlp-s"], "server": "cnn-m"}},
 }
 """`bridge` as it was tuned, but for one thing."""
-TEXT_PARTS = ("bridge-refined",)
+TEXT_PARTS = ("bridge-refined", "voting-longer", "voting-longer-refined")
 LONG = {name: 40 for name in (*PARTS, "random-mask-long") if "-long" in name}
 """Arms with more rounds than the others, since theirs cost a tenth."""
+LONGER = 8
+"""Rounds of votes by clients who train for 40 epochs; none of them gets better later."""
 CONTROLS: dict[str, dict[str, Any]] = {
     "local": {"method": "local"},
     "server-alone": {
@@ -157,10 +159,21 @@ def arms_of(kind: str) -> dict[str, dict[str, Any]]:
     parts["random-mask-long"] = {**arms["random-mask"], "name": "random-mask-long"}
     parts |= {f"{name}-not-true": _not_true(arms[name]) for name in ("fedavg-qsgd", "random-mask")}
     if "voting-1000" in arms:
-        for samples in (500, 1400):
-            name = f"voting-{samples}"
-            parts[name] = {**arms["voting-1000"], "name": name, "samples": samples}
+        for samples in (500, 1000, 1400):
+            parts |= _votes_alone(arms["voting-1000"], samples)
+    else:
+        parts |= _votes_alone(arms["voting"], None)
     return arms | (parts | CONTROLS if kind == "images" else {name: parts[name] for name in TEXT_PARTS})
+
+
+def _votes_alone(tuned: dict[str, Any], samples: int | None) -> dict[str, dict[str, Any]]:
+    """Return arms that vote on so many images: as tuned; with the epochs that `bridge` has; and refined."""
+    name = "voting" if samples is None else f"voting-{samples}"
+    train = {**tuned.get("train", {}), "epochs": 40}
+    arm = {**tuned, "name": name} | ({} if samples is None else {"samples": samples})
+    longer = {**arm, "name": f"{name}-longer", "train": train, "distill_epochs": 30}
+    refined = {**longer, "name": f"{name}-longer-refined", "aggregation": "majority", "refine_labels": True}
+    return {one["name"]: one for one in (arm, longer, refined)}
 
 
 def _not_true(arm: dict[str, Any]) -> dict[str, Any]:
@@ -170,6 +183,10 @@ def _not_true(arm: dict[str, Any]) -> dict[str, Any]:
     """
     train = {**arm.get("train", {}), "loss": "cross-entropy", "not_true": {}}
     return {**arm, "name": f"{arm.get('name', arm['method'])}-not-true", "train": train}
+
+
+def rounds_of(name: str) -> int:
+    return LONGER if "-longer" in name else LONG.get(name, ROUNDS)
 
 
 def measure(task: str, seed: int, name: str, runs: Path, validation: bool) -> ArmJson:
@@ -184,8 +201,8 @@ def measure(task: str, seed: int, name: str, runs: Path, validation: bool) -> Ar
         **experiment(kind),
         **SAMPLING.get(task, {}),
         "seed": seed,
-        "rounds": LONG.get(name, ROUNDS),
-        "evaluate": {"clients": LONG.get(name, ROUNDS)},  # one figure of clients' models is enough
+        "rounds": rounds_of(name),
+        "evaluate": {"clients": rounds_of(name)},  # one figure of clients' models is enough
         "task": asked,
         "arms": [arms_of(kind)[name]],
     }

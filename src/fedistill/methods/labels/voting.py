@@ -1,16 +1,30 @@
 """Voting: one class per public sample up, the majority class down."""
 
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+import torch
+from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from fedistill.aggregation.labels import Aggregated
 from fedistill.aggregation.registry import AnyAggregation
 from fedistill.aggregation.votes import Majority
 from fedistill.communication.messages.labels import Votes
+from fedistill.methods.participants import FederationInfo, Server, sample_public
+from fedistill.methods.shared.label_refinement import classifier, coin_evidence, refine
 from fedistill.methods.shared.public_labels import DrawnLabels, DrawnSettings
+from fedistill.state import State
 
 
 class VotingSettings(DrawnSettings):
     aggregation: AnyAggregation = Majority()
+    refine_labels: bool = Field(
+        default=False,
+        description="whether the server corrects the pooled labels by what public samples look like: a simple"
+        " classifier, which learns these labels, is evidence beside the votes; costs no bytes",
+    )
 
 
 class Voting(DrawnLabels[Votes, Votes]):
@@ -32,7 +46,8 @@ class Voting(DrawnLabels[Votes, Votes]):
     Departs from the paper, which has no server and no server model: here the server counts votes and has a
     model of its own. The order of steps is that of `dsfl`. A tie goes to the previous majority class if it
     is among the tied classes; otherwise it is broken at random. With another ``aggregation``, the most
-    probable class is sent.
+    probable class is sent. With ``refine_labels``, what samples look like is evidence beside the votes, as
+    in Raykar et al. (2010, Learning from Crowds, JMLR 11), but that all clients are equally often right.
     """
 
     name = "voting"
@@ -46,6 +61,33 @@ class Voting(DrawnLabels[Votes, Votes]):
     ties_to_last = True
     Settings = VotingSettings
     settings: VotingSettings
+
+    def pool(
+        self, server: Server, rows: Iterable[tuple[int, Tensor]], before: Tensor | None, state: State
+    ) -> Aggregated | None:
+        if not self.settings.refine_labels:
+            return super().pool(server, rows, before, state)
+        counts = torch.zeros(0, server.classes)
+
+        def counted() -> Iterator[tuple[int, Tensor]]:
+            nonlocal counts
+            for client, votes in rows:
+                counts = counts + votes if len(counts) else votes
+                yield client, votes
+
+        found = super().pool(server, counted(), before, state)
+        if found is None:
+            return None
+        public = server.public_size
+        places = sample_public(server.seed, public, self.samples(public), server.round)
+        labels = found.labels.argmax(dim=1)
+        refined = refine(labels, coin_evidence(counts, labels), classifier(server, places))
+        return replace(found, labels=one_hot(refined, server.classes).float())
+
+    def without_sums(self, federation: FederationInfo) -> Iterator[str]:
+        yield from super().without_sums(federation)
+        if self.settings.refine_labels:
+            yield "`refine_labels`, which counts the votes for each class (leave it out)"
 
     def labels(self, logits: Tensor) -> Tensor:
         return _likeliest(logits)

@@ -41,13 +41,14 @@ def pool_and_learn(
 ) -> BridgeServer:
     """Pool the votes, learn from them, and make all starts if enough clients have voted.
 
-    Labels may be refined by what samples look like before they are learned. If all of them abstain, the start is the common initial model.
+    Labels may be refined by what samples look like before they are learned. If all clients abstain, the start
+    is the common initial model.
     """
     before, state = state, state.with_votes(replies, equal=settings.weighting == "equal")
     if state is before:
         return state
     if settings.refine_labels:
-        looks = classifier(server, len(state.labels))
+        looks = classifier(server, torch.arange(len(state.labels)))
         state = replace(state, labels=refine(state.labels, state.evidence(), looks))
     if state.voted_share(server) >= settings.enough:
         return make_starts(state, server, settings)

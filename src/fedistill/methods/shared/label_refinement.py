@@ -11,17 +11,16 @@ from fedistill.methods.participants import Server
 from fedistill.methods.shared.moments import inverse
 from fedistill.models.fixed_features import EdgeFrequencies
 from fedistill.models.naive_bayes import NaiveBayes
-from fedistill.models.registry import hashed_words
 from fedistill.training.loop import predict
 
 Classify = Callable[[Tensor, Tensor], Tensor]
 """Takes labels (n,), C for none, and which samples (n,) to learn them of; returns logits (n, C), float64."""
 
 WIDTH = 128
-BUCKETS = 8192
 _PASSES = 5
 _FOLDS = 10
 _L2 = 0.05
+_MOST_RIGHT = 0.99
 _FACTORS = [2.0 ** (half / 2) for half in range(2, -17, -1)]
 
 
@@ -42,7 +41,7 @@ def refine(labels: Tensor, evidence: Tensor, classify: Classify) -> Tensor:
         evidence: (n, C), float64, the log-likelihood of the votes on each sample, by its class.
     """
     classes = evidence.shape[1]
-    if len(labels[labels < classes].unique()) < 2:
+    if len(torch.unique(labels[labels < classes])) < 2:
         return labels
     refined = labels
     for _ in range(_PASSES):
@@ -55,7 +54,8 @@ def _calmed(logits: Tensor, labels: Tensor) -> Tensor:
     """Return log-probabilities (n, C): those logits, times the factor that explains these labels best."""
     known = (labels < logits.shape[1]).nonzero().flatten()
     scaled = [(logits * factor).log_softmax(dim=1) for factor in _FACTORS]
-    return max(scaled, key=lambda logs: float(logs[known, labels[known]].sum()))
+    best: Tensor = max(scaled, key=lambda logs: float(logs[known, labels[known]].sum()))
+    return best
 
 
 def _judged_by_others(labels: Tensor, classes: int, classify: Classify) -> Tensor:
@@ -68,20 +68,35 @@ def _judged_by_others(labels: Tensor, classes: int, classify: Classify) -> Tenso
     return found
 
 
-def classifier(server: Server, samples: int) -> Classify:
-    """Return the classifier of the first public samples: of texts naive Bayes, else a linear discriminant.
+def classifier(server: Server, places: Tensor) -> Classify:
+    """Return the classifier of the public samples at these places (n,).
 
-    Texts are read as hashed words; of images, frequencies of brightness and edges are taken
-    (`EdgeFrequencies`), and the pixels of those that are too small for edges; of tables, the columns.
+    Of texts it is naive Bayes on the tokens of the server's model, else a linear discriminant: of images on
+    frequencies of brightness and edges (`EdgeFrequencies`), or on the pixels of those too small for edges; of
+    tables on the columns.
     """
     own = server.federation.signatures[server.model]
+    inputs = server.public_inputs(server.model)[places]
     if own.kind == "text":
-        tokens = server.public_inputs(hashed_words(BUCKETS, None))[:samples].long()
-        return partial(_naive_bayes, tokens, server.classes)
-    inputs = server.public_inputs(server.model)[:samples]
+        return partial(_naive_bayes, inputs.long(), own.vocabulary, server.classes)
     width = min(WIDTH, EdgeFrequencies.most(own.shape)) if own.kind == "image" else 0
     features = predict(EdgeFrequencies(own.shape, width), inputs) if width else inputs.flatten(1)
     return partial(_discriminant, features.double(), server.classes)
+
+
+def coin_evidence(counts: Tensor, labels: Tensor) -> Tensor:
+    """Return the log-likelihood (n, C), float64, of plain votes on each sample, by the sample's class.
+
+    All clients vote for the right class equally often, and else for each other class equally often: as often
+    as their votes are for the pooled labels (n,).
+
+    Args:
+        counts: (n, C), how many clients vote for a class.
+    """
+    classes, counts = counts.shape[1], counts.double()
+    agreed = counts.gather(1, labels[:, None]).sum() / counts.sum().clamp(min=1)
+    right = agreed.clamp(1 / classes, _MOST_RIGHT)
+    return counts * (right * (classes - 1) / (1 - right)).log()
 
 
 def _discriminant(features: Tensor, classes: int, labels: Tensor, learned: Tensor) -> Tensor:
@@ -96,9 +111,9 @@ def _discriminant(features: Tensor, classes: int, labels: Tensor, learned: Tenso
     return features @ weights.T + biases
 
 
-def _naive_bayes(tokens: Tensor, classes: int, labels: Tensor, learned: Tensor) -> Tensor:
+def _naive_bayes(tokens: Tensor, vocabulary: int, classes: int, labels: Tensor, learned: Tensor) -> Tensor:
     known, own = tokens[learned], labels[learned]
-    cells = (own[:, None] * BUCKETS + known - 1)[known > 0]
-    words = torch.bincount(cells, minlength=classes * BUCKETS).reshape(classes, BUCKETS)
+    cells = (own[:, None] * vocabulary + known)[known > 0]
+    words = torch.bincount(cells, minlength=classes * vocabulary).reshape(classes, vocabulary)[:, 1:]
     texts = torch.bincount(own, minlength=classes) + 1
     return predict(NaiveBayes.of(words, texts, alpha=1.0, uniform=False), tokens).double()

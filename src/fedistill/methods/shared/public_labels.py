@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
-from fedistill.aggregation.labels import ExchangeInfo, OfMean
+from fedistill.aggregation.labels import Aggregated, ExchangeInfo, OfMean
 from fedistill.aggregation.registry import AnyAggregation
 from fedistill.aggregation.votes import Majority
 from fedistill.communication.messages.base import Message
@@ -218,11 +218,17 @@ class DrawnLabels(
             return self._begin(first, state, server, replies)
         before = self._last_labels(state)
         rows = ((reply.client, cast(UpLabels, reply.message).probs) for reply in replies)
-        found = self.settings.aggregation.aggregate(rows, server.stream("ties"), before, state.aggregation)
+        found = self.pool(server, rows, before, state.aggregation)
         if found is None:
             return state
         server.note_reliability(found.reliability)
         return replace(self._learned(state, server, found.labels), aggregation=found.state)
+
+    def pool(
+        self, server: Server, rows: Iterable[tuple[int, Tensor]], before: Tensor | None, state: State
+    ) -> Aggregated | None:
+        """Aggregate the labels (n, C) that clients sent; None if none did. See `Aggregation.aggregate`."""
+        return self.settings.aggregation.aggregate(rows, server.stream("ties"), before, state)
 
     def without_sums(self, federation: FederationInfo) -> Iterator[str]:
         yield from self._looks_at_replies()
