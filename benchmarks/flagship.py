@@ -93,7 +93,7 @@ PARTS: dict[str, dict[str, Any]] = {
 TEXT_PARTS = ("bridge-refined", "voting-longer", "voting-longer-refined")
 LONG = {name: 40 for name in (*PARTS, "random-mask-long") if "-long" in name}
 """Arms with more rounds than the others, since theirs cost a tenth."""
-LONGER = 8
+LONGER = 5
 """Rounds of votes by clients who train for 40 epochs; none of them gets better later."""
 CONTROLS: dict[str, dict[str, Any]] = {
     "local": {"method": "local"},

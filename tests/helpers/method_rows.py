@@ -105,6 +105,23 @@ ROWS = [
         "bridge",
         MIXED,
         True,
+        ("server@global", 0.7),
+        settings={"vote_epochs": 4, "distill_epochs": 8, "enough": 0.5, "refine_labels": True},
+        variant="-refined",
+    ),
+    Row(
+        "voting",
+        MIXED,
+        True,
+        ("server@global", 0.7),
+        beats_local=0.1,
+        settings={"refine_labels": True},
+        variant="-refined",
+    ),
+    Row(
+        "bridge",
+        MIXED,
+        True,
         ("server@global", 0.6),
         settings={
             "start": {"name": "gaussian", "width": 24},

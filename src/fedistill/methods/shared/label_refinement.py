@@ -20,6 +20,9 @@ WIDTH = 128
 _PASSES = 5
 _FOLDS = 10
 _L2 = 0.05
+_LEAST_DEVIATION = 1e-6
+_LEAST_VARIANCE = 1e-3
+"""Added to the variance within classes of features whose variance is 1: one may be the same for all."""
 _MOST_RIGHT = 0.99
 _FACTORS = [2.0 ** (half / 2) for half in range(2, -17, -1)]
 
@@ -64,7 +67,8 @@ def _judged_by_others(labels: Tensor, classes: int, classify: Classify) -> Tenso
     found = torch.zeros(len(labels), classes, dtype=torch.float64)
     for number in range(_FOLDS):
         learned = (fold != number) & (labels < classes)
-        found[fold == number] = classify(labels, learned)[fold == number]
+        if learned.any():
+            found[fold == number] = classify(labels, learned)[fold == number]
     return found
 
 
@@ -101,14 +105,17 @@ def coin_evidence(counts: Tensor, labels: Tensor) -> Tensor:
 
 def _discriminant(features: Tensor, classes: int, labels: Tensor, learned: Tensor) -> Tensor:
     """Linear discriminant analysis, whose class means are drawn to the common one as by one sample."""
-    known, own = features[learned], labels[learned]
+    deviations = features.std(dim=0, correction=0)
+    scaled = (features - features.mean(dim=0)) / deviations.clamp(min=_LEAST_DEVIATION)
+    known, own = scaled[learned], labels[learned]
     hot = one_hot(own, classes).double()
     counts = hot.sum(dim=0) + 1
     means = (hot.T @ known + known.mean(dim=0)) / counts[:, None]
     centred = known - means[own]
-    weights = means @ inverse(centred.T @ centred / len(known), _L2)
+    within = centred.T @ centred / len(known) + _LEAST_VARIANCE * torch.eye(scaled.shape[1])
+    weights = means @ inverse(within, _L2)
     biases = (counts / counts.sum()).log() - (weights * means).sum(dim=1) / 2
-    return features @ weights.T + biases
+    return scaled @ weights.T + biases
 
 
 def _naive_bayes(tokens: Tensor, vocabulary: int, classes: int, labels: Tensor, learned: Tensor) -> Tensor:
