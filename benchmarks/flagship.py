@@ -194,8 +194,11 @@ def measure(task: str, seed: int, name: str, runs: Path, validation: bool) -> Ar
     kind, setting = TASKS[task]
     asked = dict(setting)
     if validation:
-        data = Path(os.environ["FEDISTILL_DATA"])
-        train = data / f"{asked.pop('name')}-train.parquet"
+        train = Path(os.environ["FEDISTILL_DATA"]) / f"{asked.pop('name')}-train.parquet"
+        if not train.exists():
+            raise SystemExit(
+                f"--validation: {task} has no file of training data, {train}: name other --tasks"
+            )
         asked |= {"format": "parquet", "train": str(train), "test_share": 0.05}
     raw = {
         **experiment(kind),
@@ -207,6 +210,14 @@ def measure(task: str, seed: int, name: str, runs: Path, validation: bool) -> Ar
         "arms": [arms_of(kind)[name]],
     }
     out = runs / f"{task}-{seed}-{name}{'-validation' if validation else ''}"
+    asked_for = out.with_suffix(".json")
+    if not asked_for.exists():
+        runs.mkdir(parents=True, exist_ok=True)
+        asked_for.write_text(json.dumps(raw))
+    elif json.loads(asked_for.read_text()) != raw:
+        raise SystemExit(
+            f"{out} was begun with other settings, as {asked_for} says: remove both to run again"
+        )
     if not (out / "experiment.toml").exists():
         run = fedistill.compare(fedistill.parse(raw, "flagship"), out)
     elif not (out / "results.json").exists() or fedistill.Run(out)[name].status == "stopped":

@@ -112,8 +112,8 @@ def test_the_page_has_all_values() -> None:
 def test_every_arm_of_the_example_has_a_space() -> None:
     found = {arm.name: search_space(arm, "image", {}) for arm in load(EXAMPLE).arms}
     assert found["fedavg-stc"]["codec.share"] == (0.01, 0.02, 0.05, 0.1)
-    assert found["voting"]["distill_epochs"] == (3, 1, 5, 10)
-    assert found["local"]["train.epochs"] == (1, 2, 3, 5, 8)
+    assert found["voting"]["distill_epochs"] == (3, 1, 5, 10, 30)
+    assert found["local"]["train.epochs"] == (1, 2, 3, 5, 8, 20)
     solved = {"ridge", "ridge-96", "gaussian-32"}
     assert all(size(space) >= 12 for name, space in found.items() if name not in solved)
 
@@ -121,18 +121,18 @@ def test_every_arm_of_the_example_has_a_space() -> None:
 def test_values_start_with_the_arms_own() -> None:
     space = space_of(codec="qsgd", train={"epochs": 4, "label_smoothing": 0.1})
     assert space == {
-        "train.epochs": (4, 1, 2, 3, 5, 8),
+        "train.epochs": (4, 1, 2, 3, 5, 8, 20),
         "train.optimizer.lr": (0.02, 0.0067, 0.06),
         "train.loss": ("cross-entropy", "balanced-softmax"),
         "train.label_smoothing": (0.1, 0.0),
         "codec.levels": (15, 1, 3, 7),
     }
-    assert size(space) == 6 * 3 * 2 * 2 * 4
+    assert size(space) == 7 * 3 * 2 * 2 * 4
 
 
 def test_defaults_depend_on_the_data() -> None:
     texts = search_space(parse_open_arm(), "text", {})
-    assert texts["train.epochs"] == (4, 1, 2, 3, 5, 8)
+    assert texts["train.epochs"] == (4, 1, 2, 3, 5, 8, 20)
     assert texts["train.optimizer.lr"] == (0.01, 0.0033, 0.03)
 
 
@@ -185,7 +185,7 @@ def test_only_what_is_named_is_varied() -> None:
     assert space_of(vary, method="dsfl") == {
         "samples": (None, 50, 100),
         "codec": ("fp32", "int8", "onehot"),
-        "train.epochs": (1, 2, 3, 5, 8),
+        "train.epochs": (1, 2, 3, 5, 8, 20),
     }
     assert space_of({"distill_epochs": (1, 3)}) == {}
 

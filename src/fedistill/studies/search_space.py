@@ -39,7 +39,7 @@ class Times:
 Candidates = Values | Times
 
 TRAIN: Mapping[str, Candidates] = {
-    "train.epochs": (1, 2, 3, 5, 8),
+    "train.epochs": (1, 2, 3, 5, 8, 20),
     "train.steps": Times((0.5, 2, 4)),
     "train.optimizer.lr": Times((1 / 3, 3)),
     "train.loss": ("cross-entropy", "balanced-softmax"),
@@ -63,7 +63,7 @@ METHODS: Mapping[str, Candidates] = {
     "confidence": (0.5, 0.7, 0.9),
     "coverage": (0.7, 0.8, 0.9, 1.0),
     "digest_epochs": (1, 3, 5, 10),
-    "distill_epochs": (1, 3, 5, 10),
+    "distill_epochs": (1, 3, 5, 10, 30),
     "diversity": Times((0.3, 3)),
     "down_step": (1.0, 2.0, 3.0),
     "duration": (5, 20, 50),
