@@ -103,8 +103,19 @@ CONTROLS: dict[str, dict[str, Any]] = {
         "train": {"epochs": 1, "loss": "cross-entropy"},
     },
     "gaussian-32": {"method": "gaussian", "name": "gaussian-32", "width": 32},
+    "tally-like": {
+        "method": "tally-like",
+        "codec": "qsgd(levels=1)",
+        "distill_epochs": 10,
+        "train": {"epochs": 8},
+    },
 }
-"""Arms for images that are not tuned: controls, and the cheapest statistics."""
+"""Arms for images that are not tuned: controls, the cheapest statistics, and the nearest published method,
+with what tuning chose for votes and weights alone."""
+TEXT_CONTROLS: dict[str, dict[str, Any]] = {
+    "local": {"method": "local"},
+    "server-alone": {"method": "server-alone", "train": {"loss": "cross-entropy"}},
+}
 TARGETS = (0.70, 0.75, 0.78, 0.80, 0.82, 0.84, 0.86)
 
 
@@ -163,7 +174,9 @@ def arms_of(kind: str) -> dict[str, dict[str, Any]]:
             parts |= _votes_alone(arms["voting-1000"], samples)
     else:
         parts |= _votes_alone(arms["voting"], None)
-    return arms | (parts | CONTROLS if kind == "images" else {name: parts[name] for name in TEXT_PARTS})
+    if kind == "images":
+        return arms | parts | CONTROLS
+    return arms | {name: parts[name] for name in TEXT_PARTS} | TEXT_CONTROLS
 
 
 def _votes_alone(tuned: dict[str, Any], samples: int | None) -> dict[str, dict[str, Any]]:

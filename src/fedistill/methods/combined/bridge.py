@@ -8,12 +8,7 @@ import torch
 from torch import nn
 
 from fedistill.communication.messages.base import Message
-from fedistill.communication.messages.bridge import (
-    WEIGHTS,
-    BridgeReply,
-    BridgeRequest,
-    from_bytes,
-)
+from fedistill.communication.messages.bridge import WEIGHTS, BridgeReply, BridgeRequest, from_bytes
 from fedistill.communication.messages.statistics import StatisticsRequest
 from fedistill.communication.messages.weights import Weights
 from fedistill.errors import FrameError
@@ -67,6 +62,9 @@ class Bridge(
     model does not depend on how the data are divided, and then levels and votes, of all classes that they
     have. What the statistics say of a public sample is the prior of its class, and votes are evidence: a
     client with few classes cannot name the class of most samples, but tells those apart that it has.
+
+    With ``refine_labels``, what a simple classifier of the public samples says of them, which learns the
+    pooled labels, is evidence beside the votes too (as in Raykar et al., 2010, JMLR 11, section 2).
 
     A start is a result of training, and may differ in its last bits between machines. So the first reply
     names a digest of the client's start; a client whose start differs is given the server's weights, as fp16.
