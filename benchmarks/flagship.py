@@ -1,13 +1,14 @@
 """What does an accuracy cost? `bridge`, tuned rivals, statistics and controls on several tasks.
 
     FEDISTILL_DATA=FOLDER python benchmarks/flagship.py [--tasks NAME ...] [--seeds 0 1 2] [--arms NAME ...]
-        [--runs FOLDER] [--validation]
+        [--again] [--runs FOLDER] [--validation]
     FEDISTILL_DATA=FOLDER python benchmarks/flagship.py --tune KIND ... [--runs FOLDER]
 
 Each task, seed and arm is a run of its own in ``--runs``: what is finished is kept, what was stopped
 is resumed. Results are gathered in results/flagship.json, of which `python docs/generate.py` makes
 docs/flagship.md. Bytes are those of all frames, both directions and all clients, set-up included; public data
 are kept beside them, and what a client computes: multiply-adds, the mean over clients, and memory.
+``--again`` leaves out what is not in the tables: most parts of `bridge` have one seed, or one task.
 ``--validation`` measures on a part of the training set instead, and keeps nothing in results/.
 
 Arms have the settings in results/flagship-KIND.toml, which ``--tune`` makes of flagship-KIND.toml: the same
@@ -124,6 +125,9 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), metavar="NAME")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--arms", nargs="+", metavar="NAME", help="by default, all of the task's kind")
+    parser.add_argument(
+        "--again", action="store_true", help="only the arms that results/ has of a task and seed"
+    )
     parser.add_argument("--runs", type=Path, default=Path("runs") / "flagship")
     parser.add_argument("--validation", action="store_true", help="measure on training data set apart")
     parser.add_argument("--tune", nargs="+", choices=KINDS, metavar="KIND", help="choose settings, and stop")
@@ -132,10 +136,12 @@ def main() -> None:
         tune(kind, arguments.runs)
     if arguments.tune:
         return
+    kept = read_results()
     for seed in arguments.seeds:
         for task in arguments.tasks:
             known = arms_of(TASKS[task][0])
-            for name in arguments.arms or known:
+            again = [name for name, seeds in kept.get(task, {}).items() if str(seed) in seeds]
+            for name in arguments.arms or (again if arguments.again else known):
                 if name not in known:
                     parser.error(f"--arms {name}: {task} has {', '.join(known)}")
                 arm = measure(task, seed, name, arguments.runs, arguments.validation)
@@ -265,8 +271,14 @@ def cost(points: list[Any], accuracy: float) -> int | None:
     return next((sent for sent, reached in points if reached >= accuracy), None)
 
 
+def read_results() -> dict[str, dict[str, dict[str, Any]]]:
+    """Return the rows that are kept, by task, arm and seed."""
+    found: dict[str, dict[str, dict[str, Any]]] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    return found
+
+
 def keep(task: str, seed: int, name: str, arm: ArmJson, settings: dict[str, Any]) -> None:
-    kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    kept = read_results()
     kept.setdefault(task, {}).setdefault(name, {})[str(seed)] = {
         "curve": curve(arm),
         "clients": arm["rounds"][-1]["views"].get("client@global") if arm["rounds"] else None,

@@ -89,10 +89,17 @@ def page(command: str) -> str:
     parts = [made_by(command, "docs/flagship.py"), "# What an accuracy costs", SETTING, RULE]
     for task, arms in kept.items():
         targets = TARGETS if task.startswith("fashion") else EASIER
-        parts += [f"## {task}", TASKS[task], costs(arms, targets), _public(arms), lead(arms, CHOSEN[task])]
+        parts += [
+            f"## {task}",
+            TASKS[task],
+            costs(arms, targets),
+            _public(arms),
+            _alone(arms),
+            lead(arms, CHOSEN[task]),
+        ]
         if task == HEADLINE:
             parts.append(f"![Accuracy against bytes, the median seed of each arm]({PLOT})")
-    made = MADE.format(tasks=" ".join(kept))
+    made = MADE.format(rows=sum(len(seeds) for arms in kept.values() for seeds in arms.values()))
     parts += [
         "## What was found",
         FOUND.format(refined=_refined()),
@@ -162,6 +169,14 @@ def _work(seeds: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
         return "not counted", "not counted"
     adds = int(median(one["multiply_adds"] for one in counted))
     return format_count(adds), format_bytes(int(median(one["memory"] for one in counted)))
+
+
+def _alone(arms: Arms) -> str:
+    """What each client's own model is at without an exchange."""
+    found = [one["clients"] for one in arms.get("local", {}).values()]
+    if not found:
+        return ""
+    return f"Clients that exchange nothing (`local`) are at {mean(found):.1%} of the same test samples."
 
 
 def _refined() -> str:
@@ -459,6 +474,7 @@ TUNED_TEXTS = """\
 The arms of `bbc-5` were tuned in the same way on its own articles, by bytes until 92 %; with six more
 trials of `bridge`, as the head of `benchmarks/results/flagship-texts.toml` says."""
 MADE = """\
-Made by `FEDISTILL_DATA=FOLDER python benchmarks/flagship.py --tasks {tasks}`, two to ten minutes for each arm
-and seed of the image tasks on one core; rows are kept in `benchmarks/results/flagship.json`. Arms of one seed
-are parts of `bridge` left out, or changed, and others that were not worth three."""
+Made by `FEDISTILL_DATA=FOLDER python benchmarks/flagship.py --again`: {rows} rows, those of images of two to
+ten minutes each on one core; it can be interrupted. Without `--again` it runs all arms on all tasks and seeds.
+Rows are kept in `benchmarks/results/flagship.json`. Arms of one seed are parts of `bridge` left out, or
+changed, and others that were not worth three. Which labels are right: `benchmarks/label_refinement.py`."""

@@ -72,8 +72,8 @@ plain copy of 2,000 images for each client costs 8.6 MB in all, a thousand times
 **What limits it: the class alone says too little about an odd image.** In a trial outside of the library, a
 model trained on the shares of the experts' votes, not on the class with most of them, was at 79.0 % in
 place of 71.5 % (made of 20, seed 0); with shares rounded to thirds, at 77.5 % there, and with drawn samples
-at 74.6 % in place of 68.3 % (seed 1: 72.4 and 65.7 %). With real images it is the other way round ([what an
-accuracy costs](flagship.md)). `bridge` sends classes.
+at 74.6 % in place of 68.3 % (seed 1: 72.4 and 65.7 %). With real images it was
+the other way round. `bridge` sends classes.
 
 What was tried and left out: samples from Gaussian mixtures of the public images' low frequencies, 12 points
 below real images with labels of one good model; images of handwritten digits; crops of photographs, which
