@@ -475,6 +475,6 @@ The arms of `bbc-5` were tuned in the same way on its own articles, by bytes unt
 trials of `bridge`, as the head of `benchmarks/results/flagship-texts.toml` says."""
 MADE = """\
 Made by `FEDISTILL_DATA=FOLDER python benchmarks/flagship.py --again`: {rows} rows, those of images of two to
-ten minutes each on one core; it can be interrupted. Without `--again` it runs all arms on all tasks and seeds.
+ten minutes each on one core; it can be interrupted. Without `--again`, all arms on all tasks and seeds.
 Rows are kept in `benchmarks/results/flagship.json`. Arms of one seed are parts of `bridge` left out, or
 changed, and others that were not worth three. Which labels are right: `benchmarks/label_refinement.py`."""
