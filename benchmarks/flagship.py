@@ -80,6 +80,7 @@ PARTS: dict[str, dict[str, Any]] = {
     "bridge-500-at-once": {"levels_first": False, "samples": 500},
     "bridge-refined": {"refine_labels": True},
     "bridge-at-once-refined": {"levels_first": False, "refine_labels": True},
+    "bridge-1400-at-once-refined": {"levels_first": False, "refine_labels": True, "samples": 1400},
     "bridge-500-at-once-refined": {"levels_first": False, "refine_labels": True, "samples": 500},
     "bridge-long-at-once-refined": {"levels_first": False, "refine_labels": True},
     "bridge-statistics": {"start": "gaussian(width=32)"},
