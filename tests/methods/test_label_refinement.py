@@ -35,7 +35,7 @@ def clouds(samples: int, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 
 def looks(points: Tensor) -> Any:
-    return lambda labels, learned: _discriminant(points, CLASSES, labels, learned)
+    return lambda *asked: _discriminant(points, CLASSES, *asked)
 
 
 def evidence_for(labels: Tensor, strength: float) -> Tensor:
@@ -103,7 +103,8 @@ def test_no_sample_is_judged_by_its_own_label(samples: int, which: int, other: i
 def test_the_discriminant_orders_classes_as_the_usual_one_does() -> None:
     points, classes = clouds(600)
     learned = torch.arange(600) < 500
-    ours = _discriminant(points, CLASSES, classes, learned).log_softmax(dim=1)
+    everything = torch.ones(600, dtype=torch.bool)
+    ours = _discriminant(points, CLASSES, classes, learned, everything).log_softmax(dim=1)
     usual = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=0.05)
     usual.fit(points[learned].numpy(), classes[learned].numpy())
     theirs = torch.from_numpy(usual.predict_log_proba(points.numpy()))
@@ -123,7 +124,7 @@ def test_naive_bayes_is_the_usual_one_with_one_more_text_of_each_class() -> None
     usual = MultinomialNB(alpha=1.0, class_prior=(prior / prior.sum()).numpy())
     usual.fit(counts[learned].numpy(), labels[learned].numpy())
     theirs = torch.from_numpy(usual.predict_log_proba(counts.numpy()))
-    ours = _naive_bayes(tokens, 30, CLASSES, labels, learned)
+    ours = _naive_bayes(tokens, 30, CLASSES, labels, learned, torch.ones(40, dtype=torch.bool))
     assert torch.allclose(ours, theirs, atol=1e-4)
 
 

@@ -13,8 +13,9 @@ from fedistill.models.fixed_features import EdgeFrequencies
 from fedistill.models.naive_bayes import NaiveBayes
 from fedistill.training.loop import predict
 
-Classify = Callable[[Tensor, Tensor], Tensor]
-"""Takes labels (n,), C for none, and which samples (n,) to learn them of; returns logits (n, C), float64."""
+Classify = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Takes labels (n,), C for none, which samples (n,) to learn them of and which m to judge; returns logits
+(m, C) of the latter, float64."""
 
 WIDTH = 128
 _PASSES = 5
@@ -55,10 +56,14 @@ def refine(labels: Tensor, evidence: Tensor, classify: Classify) -> Tensor:
 
 def _calmed(logits: Tensor, labels: Tensor) -> Tensor:
     """Return log-probabilities (n, C): those logits, times the factor that explains these labels best."""
-    known = (labels < logits.shape[1]).nonzero().flatten()
-    scaled = [(logits * factor).log_softmax(dim=1) for factor in _FACTORS]
-    best: Tensor = max(scaled, key=lambda logs: float(logs[known, labels[known]].sum()))
-    return best
+    known = labels < logits.shape[1]
+    own, truth = logits[known], labels[known, None]
+
+    def explained(factor: float) -> float:
+        return float((own * factor).log_softmax(dim=1).gather(1, truth).sum())
+
+    found: Tensor = (logits * max(_FACTORS, key=explained)).log_softmax(dim=1)
+    return found
 
 
 def _judged_by_others(labels: Tensor, classes: int, classify: Classify) -> Tensor:
@@ -66,9 +71,10 @@ def _judged_by_others(labels: Tensor, classes: int, classify: Classify) -> Tenso
     fold = torch.arange(len(labels)) % _FOLDS
     found = torch.zeros(len(labels), classes, dtype=torch.float64)
     for number in range(_FOLDS):
-        learned = (fold != number) & (labels < classes)
+        judged = fold == number
+        learned = ~judged & (labels < classes)
         if learned.any():
-            found[fold == number] = classify(labels, learned)[fold == number]
+            found[judged] = classify(labels, learned, judged)
     return found
 
 
@@ -103,7 +109,7 @@ def coin_evidence(counts: Tensor, labels: Tensor) -> Tensor:
     return counts * (right * (classes - 1) / (1 - right)).log()
 
 
-def _discriminant(features: Tensor, classes: int, labels: Tensor, learned: Tensor) -> Tensor:
+def _discriminant(features: Tensor, classes: int, labels: Tensor, learned: Tensor, judged: Tensor) -> Tensor:
     """Linear discriminant analysis, whose class means are drawn to the common one as by one sample."""
     deviations = features.std(dim=0, correction=0)
     scaled = (features - features.mean(dim=0)) / deviations.clamp(min=_LEAST_DEVIATION)
@@ -115,12 +121,14 @@ def _discriminant(features: Tensor, classes: int, labels: Tensor, learned: Tenso
     within = centred.T @ centred / len(known) + _LEAST_VARIANCE * torch.eye(scaled.shape[1])
     weights = means @ inverse(within, _L2)
     biases = (counts / counts.sum()).log() - (weights * means).sum(dim=1) / 2
-    return scaled @ weights.T + biases
+    return scaled[judged] @ weights.T + biases
 
 
-def _naive_bayes(tokens: Tensor, vocabulary: int, classes: int, labels: Tensor, learned: Tensor) -> Tensor:
+def _naive_bayes(
+    tokens: Tensor, vocabulary: int, classes: int, labels: Tensor, learned: Tensor, judged: Tensor
+) -> Tensor:
     known, own = tokens[learned], labels[learned]
     cells = (own[:, None] * vocabulary + known)[known > 0]
     words = torch.bincount(cells, minlength=classes * vocabulary).reshape(classes, vocabulary)[:, 1:]
     texts = torch.bincount(own, minlength=classes) + 1
-    return predict(NaiveBayes.of(words, texts, alpha=1.0, uniform=False), tokens).double()
+    return predict(NaiveBayes.of(words, texts, alpha=1.0, uniform=False), tokens[judged]).double()
