@@ -302,7 +302,7 @@ def test_all_that_secure_sums_rule_out_is_refused_in_one_message() -> None:
         ({"method": "fedmd"}, {}, "method fedmd, whose server reads each client's message (of fedavg,"),
         ({"method": "fedavg", "averaging": "median"}, {}, "averaging median, which looks at each client's"),
         ({"method": "ridge", "screen": True}, {}, "`screen`, which looks at each client's moments"),
-        ({"method": "voting", "refine_labels": True}, {}, "`refine_labels`, which counts the votes"),
+        ({"method": "voting", "refine_labels": True}, {}, "`refine_labels`, which is not built for sums"),
         (
             {"method": "voting"},
             {"sampling": {"dropout": 0.5}},

@@ -16,8 +16,8 @@ from fedistill.methods.participants import sample_public
 from fedistill.methods.shared.expertise import pool_votes, sizes
 from fedistill.methods.shared.label_refinement import (
     _discriminant,
-    _judged_by_others,
     _naive_bayes,
+    _out_of_fold,
     coin_evidence,
     refine,
 )
@@ -65,6 +65,16 @@ def test_samples_that_nobody_voted_on_get_the_label_that_they_look_like() -> Non
     assert torch.equal(refine(sparse, evidence_for(sparse, 3.0), looks(points)), classes)
 
 
+def test_a_class_that_nobody_voted_for_is_not_invented() -> None:
+    """Samples on which nobody voted may be of that class, and stay without a label."""
+    points, classes = clouds(90)
+    labels = torch.where(classes == 2, CLASSES, classes)
+    labels[[0, 1, 3]] = CLASSES
+    wrong = labels.clone()
+    wrong[6] = 1
+    assert torch.equal(refine(wrong, evidence_for(wrong, 1.0), looks(points)), labels)
+
+
 @pytest.mark.parametrize("labels", [torch.full((20,), CLASSES), torch.full((20,), 1)], ids=["none", "one"])
 def test_labels_of_fewer_than_two_classes_stay(labels: Tensor) -> None:
     points, _ = clouds(20)
@@ -83,9 +93,7 @@ def test_two_labels_in_the_same_fold_are_learned_from_by_the_others_alone() -> N
     points, _ = clouds(20)
     labels = torch.full((20,), CLASSES)
     labels[0], labels[10] = 0, 1
-    found = refine(labels, evidence_for(labels, 2.0), looks(points))
-    assert (found < CLASSES).all()
-    assert found[[0, 10]].tolist() == [0, 1]
+    assert torch.equal(refine(labels, evidence_for(labels, 2.0), looks(points)), labels)
 
 
 @given(st.integers(2, 40), st.integers(0, 39), st.integers(0, 2))
@@ -94,8 +102,8 @@ def test_no_sample_is_judged_by_its_own_label(samples: int, which: int, other: i
     place = which % samples
     changed = classes.clone()
     changed[place] = other
-    before = _judged_by_others(classes, CLASSES, looks(points))
-    after = _judged_by_others(changed, CLASSES, looks(points))
+    before = _out_of_fold(classes, CLASSES, looks(points))
+    after = _out_of_fold(changed, CLASSES, looks(points))
     assert torch.equal(before[place], after[place])
     assert torch.isfinite(after).all()
 

@@ -67,7 +67,7 @@ def _advice(experiment: Experiment, task: Task, arms: Sequence[ReadyArm]) -> Ite
         return
     if task.public is not None and _ready(WITH_PUBLIC, experiment, task) is not None:
         what = f"with a public set and these models, {WITH_PUBLIC} is often the cheapest way to an accuracy"
-        first = f', start = "{start}"' if start else ", refine_labels = true"
+        first = f', start = "{start}"' if start else ""
         fix = f'add [[arms]] with method = "{WITH_PUBLIC}"{first} and train = {{ loss = "{BEST_LOSS}" }}'
         yield Finding("fact", "arms", what, fix)
     elif WITHOUT_PUBLIC not in named:

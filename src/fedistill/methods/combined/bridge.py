@@ -64,7 +64,7 @@ class Bridge(
     client with few classes cannot name the class of most samples, but tells those apart that it has.
 
     With ``refine_labels``, what a simple classifier of the public samples says of them, which learns the
-    pooled labels, is evidence beside the votes too (as in Raykar et al., 2010, JMLR 11, section 2).
+    pooled labels, is evidence beside the votes too (after Raykar et al., 2010, JMLR 11, section 2).
 
     A start is a result of training, and may differ in its last bits between machines. So the first reply
     names a digest of the client's start; a client whose start differs is given the server's weights, as fp16.

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from typing import Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn.functional import one_hot
 
@@ -23,8 +24,15 @@ class VotingSettings(DrawnSettings):
     refine_labels: bool = Field(
         default=False,
         description="whether the server corrects the pooled labels by what public samples look like: a simple"
-        " classifier, which learns these labels, is evidence beside the votes; costs no bytes",
+        " classifier, which learns these labels, is evidence beside the votes; nothing more is sent",
     )
+
+    @model_validator(mode="after")
+    def _votes_are_counted(self) -> Self:
+        if self.refine_labels and not isinstance(self.aggregation, Majority):
+            name = self.aggregation.name
+            raise ValueError(f"`refine_labels` counts each vote once: leave out `aggregation` {name}, or it")
+        return self
 
 
 class Voting(DrawnLabels[Votes, Votes]):
@@ -46,8 +54,8 @@ class Voting(DrawnLabels[Votes, Votes]):
     Departs from the paper, which has no server and no server model: here the server counts votes and has a
     model of its own. The order of steps is that of `dsfl`. A tie goes to the previous majority class if it
     is among the tied classes; otherwise it is broken at random. With another ``aggregation``, the most
-    probable class is sent. With ``refine_labels``, what samples look like is evidence beside the votes, as
-    in Raykar et al. (2010, Learning from Crowds, JMLR 11), but that all clients are equally often right.
+    probable class is sent. With ``refine_labels``, what samples look like is evidence beside the votes, after
+    Raykar et al. (2010, Learning from Crowds, JMLR 11); all clients count as equally often right.
     """
 
     name = "voting"
@@ -87,7 +95,7 @@ class Voting(DrawnLabels[Votes, Votes]):
     def without_sums(self, federation: FederationInfo) -> Iterator[str]:
         yield from super().without_sums(federation)
         if self.settings.refine_labels:
-            yield "`refine_labels`, which counts the votes for each class (leave it out)"
+            yield "`refine_labels`, which is not built for sums (leave it out)"
 
     def labels(self, logits: Tensor) -> Tensor:
         return _likeliest(logits)

@@ -3,10 +3,10 @@
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from fedistill.communication.messages.bridge import (
@@ -73,8 +73,16 @@ class BridgeSettings(MaskSettings, DistillSettings, StartSettings):
     refine_labels: bool = Field(
         default=False,
         description="whether the server corrects the pooled labels by what public samples look like: a simple"
-        " classifier, which learns these labels, is evidence beside the votes; costs no bytes",
+        " classifier, which learns these labels, is evidence beside the votes; nothing more is sent",
     )
+
+    @model_validator(mode="after")
+    def _evidence_is_by_samples(self) -> Self:
+        if self.refine_labels and self.weighting == "equal":
+            raise ValueError(
+                '`refine_labels` weighs votes by samples: leave out `weighting = "equal"`, or it'
+            )
+        return self
 
 
 @dataclass(frozen=True)

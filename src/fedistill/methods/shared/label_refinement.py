@@ -14,8 +14,8 @@ from fedistill.models.naive_bayes import NaiveBayes
 from fedistill.training.loop import predict
 
 Classify = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""Takes labels (n,), C for none, which samples (n,) to learn them of and which m to judge; returns logits
-(m, C) of the latter, float64."""
+"""Takes labels (n,), C for none, which samples (a mask (n,)) to learn them of and which to judge (a mask
+of m samples); returns logits (m, C) of the latter, float64."""
 
 WIDTH = 128
 _PASSES = 5
@@ -23,8 +23,10 @@ _FOLDS = 10
 _L2 = 0.05
 _LEAST_DEVIATION = 1e-6
 _LEAST_VARIANCE = 1e-3
-"""Added to the variance within classes of features whose variance is 1: one may be the same for all."""
+"""Added to the variance within classes, of features whose variance is 1: a feature may be constant there."""
 _MOST_RIGHT = 0.99
+_NEVER = -1e9
+"""Stands for minus infinity, and stays out of reach when it is multiplied by the least of these factors."""
 _FACTORS = [2.0 ** (half / 2) for half in range(2, -17, -1)]
 
 
@@ -36,9 +38,12 @@ def refine(labels: Tensor, evidence: Tensor, classify: Classify) -> Tensor:
     labels best, and are the prior of each sample's class; votes are evidence beside it. The classifier then
     learns the labels that result, five times in all. Nothing of it is sent.
 
-    A joint model of labels, votes and a classifier is that of Raykar et al. (2010, Learning from Crowds,
-    JMLR 11, section 2). Here what votes say about a class comes from how many samples of it their clients
-    have, and is not estimated, and the classifier never judges a sample whose label it has learned.
+    Classes of which there is no pooled label stay without, and then samples on which nobody voted do too,
+    since they may be of these.
+
+    After Raykar et al. (2010, Learning from Crowds, JMLR 11, section 2), who estimate a classifier, votes and
+    labels together. Here what votes say about a class is given, labels are hard, and the classifier never
+    judges a sample whose label it has learned itself; in later passes this label has shaped others, a little.
 
     Args:
         labels: (n,), pooled, C for none.
@@ -47,14 +52,17 @@ def refine(labels: Tensor, evidence: Tensor, classify: Classify) -> Tensor:
     classes = evidence.shape[1]
     if len(torch.unique(labels[labels < classes])) < 2:
         return labels
+    unknown = torch.bincount(labels, minlength=classes + 1)[:classes] == 0
+    open_to_doubt = (labels < classes) | ~unknown.any()
     refined = labels
     for _ in range(_PASSES):
-        looks = _calmed(_judged_by_others(refined, classes, classify), labels)
-        refined = (looks + evidence).argmax(dim=1)
+        looks = _tempered(_out_of_fold(refined, classes, classify).masked_fill(unknown, _NEVER), labels)
+        found = (looks + evidence.masked_fill(unknown, 0)).argmax(dim=1)
+        refined = torch.where(open_to_doubt, found, labels)
     return refined
 
 
-def _calmed(logits: Tensor, labels: Tensor) -> Tensor:
+def _tempered(logits: Tensor, labels: Tensor) -> Tensor:
     """Return log-probabilities (n, C): those logits, times the factor that explains these labels best."""
     known = labels < logits.shape[1]
     own, truth = logits[known], labels[known, None]
@@ -66,7 +74,7 @@ def _calmed(logits: Tensor, labels: Tensor) -> Tensor:
     return found
 
 
-def _judged_by_others(labels: Tensor, classes: int, classify: Classify) -> Tensor:
+def _out_of_fold(labels: Tensor, classes: int, classify: Classify) -> Tensor:
     """Return for each sample the logits of a classifier that has not learned its label, (n, C)."""
     fold = torch.arange(len(labels)) % _FOLDS
     found = torch.zeros(len(labels), classes, dtype=torch.float64)
