@@ -96,7 +96,7 @@ TEXT_PARTS = ("bridge-refined", "voting-longer", "voting-longer-refined")
 LONG = {name: 40 for name in (*PARTS, "random-mask-long") if "-long" in name}
 """Arms with more rounds than the others, since theirs cost a tenth."""
 LONGER = 5
-"""Rounds of votes by clients who train for 40 epochs; none of them gets better later."""
+"""Rounds of votes by clients who train for 40 epochs, which take long; most get little better in the last."""
 CONTROLS: dict[str, dict[str, Any]] = {
     "local": {"method": "local"},
     "server-alone": {
@@ -231,10 +231,10 @@ def measure(task: str, seed: int, name: str, runs: Path, validation: bool) -> Ar
     }
     out = runs / f"{task}-{seed}-{name}{'-validation' if validation else ''}"
     asked_for = out.with_suffix(".json")
-    if not asked_for.exists():
+    if not asked_for.exists() and not out.exists():
         runs.mkdir(parents=True, exist_ok=True)
         asked_for.write_text(json.dumps(raw))
-    elif json.loads(asked_for.read_text()) != raw:
+    elif not asked_for.exists() or json.loads(asked_for.read_text()) != raw:
         raise SystemExit(
             f"{out} was begun with other settings, as {asked_for} says: remove both to run again"
         )

@@ -11,6 +11,8 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.naive_bayes import MultinomialNB
 from torch import Tensor
 
+from fedistill import ExperimentError, parse
+from fedistill.experiment.runner import prepare
 from fedistill.federation.history import ArmRun
 from fedistill.methods.participants import sample_public
 from fedistill.methods.shared.expertise import pool_votes, sizes
@@ -171,15 +173,22 @@ def played(method: str, refined: bool, rounds: int, **settings: Any) -> tuple[An
     )
 
 
-def test_bridge_refines_labels_and_sends_no_byte_more_for_it() -> None:
+def test_bridge_refines_labels_and_sends_nothing_more_for_it() -> None:
+    """Labels go down in round 3, coded given votes, so that others take a few bytes more or fewer."""
     settings = {"vote_epochs": 5, "distill_epochs": 3}
-    arm, plain = played("bridge", False, 2, **settings)
-    _, refined = played("bridge", True, 2, **settings)
+    arm, plain = played("bridge", False, 3, **settings)
+    _, refined = played("bridge", True, 3, **settings)
     assert torch.equal(refined.server.votes, plain.server.votes)
     counted = pool_votes(refined.server.votes, sizes(refined.server.levels))
     truth = arm.task.public_labels
     assert (refined.server.labels == truth).sum() > (counted == truth).sum()
-    assert [e.payload for e in refined.ledger.entries] == [e.payload for e in plain.ledger.entries]
+    sent = [
+        [(e.round, e.direction, e.client, e.payload) for e in run.ledger.entries] for run in (plain, refined)
+    ]
+    assert sent[0][:16] == sent[1][:16]  # two rounds of four clients, both ways
+    assert [one[:3] for one in sent[0]] == [one[:3] for one in sent[1]]
+    down = [sum(one[3] for one in each if one[:2] == (3, "down")) for each in sent]
+    assert abs(down[1] - down[0]) < 0.2 * down[0]
 
 
 def test_voting_refines_labels_of_the_samples_that_were_drawn() -> None:
@@ -192,3 +201,24 @@ def test_voting_refines_labels_of_the_samples_that_were_drawn() -> None:
     assert right[1] > right[0]
     sent = [[e.payload for e in run.ledger.entries] for run in (plain, refined)]
     assert sent[0] == sent[1]
+
+
+@pytest.mark.parametrize(
+    ("arm", "part"),
+    [
+        ({"method": "bridge", "weighting": "equal"}, "weighs votes by samples"),
+        (
+            {"method": "voting", "aggregation": "dawid-skene"},
+            "counts each vote once",
+        ),
+    ],
+)
+def test_votes_that_are_pooled_otherwise_are_not_refined(arm: dict[str, Any], part: str) -> None:
+    raw = {
+        "rounds": 1,
+        "task": DIGITS,
+        "models": {"clients": ["cnn-s"], "server": "cnn-s"},
+        "arms": [{**arm, "refine_labels": True}],
+    }
+    with pytest.raises(ExperimentError, match=part):
+        prepare(parse(raw, "test"))

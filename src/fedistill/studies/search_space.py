@@ -79,7 +79,6 @@ METHODS: Mapping[str, Candidates] = {
     "optimizer.lr": Times((1 / 3, 3)),
     "penalty": Times((0.1, 10)),
     "quantile": (0.1, 0.25, 0.5),
-    "refine_labels": (False, True),
     "retain": (0.0, 0.3, 1.0, 3.0),
     "server_epochs": Times((0.3, 3)),
     "server_lr": Times((1 / 3, 3)),
