@@ -60,7 +60,7 @@ def test_options_reach_the_tuning(place: Path) -> None:
     )
     assert (ended.returncode, ended.stderr) == (0, "")
     asked = json.loads((place / "out" / "tuning.json").read_text())
-    assert asked["search space"]["votes"] == {"distill_epochs": [1, 2], "train.epochs": [1, 2, 3, 5, 8]}
+    assert asked["search space"]["votes"] == {"distill_epochs": [1, 2], "train.epochs": [1, 2, 3, 5, 8, 20]}
     assert (asked["seed"], asked["rounds"]) == (3, 1)
     (found,) = json.loads(ended.stdout)["arms"]
     trials = [json.loads(line) for line in (place / "out" / "trials.jsonl").read_text().splitlines()]
