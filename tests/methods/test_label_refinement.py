@@ -84,10 +84,21 @@ def test_labels_of_fewer_than_two_classes_stay(labels: Tensor) -> None:
 
 
 def test_samples_that_all_look_alike_keep_the_labels_of_the_votes() -> None:
-    """A classifier that cannot tell them apart is calmed until it says nothing."""
+    """A classifier that cannot tell them apart is not listened to, however little the votes say."""
     _, classes = clouds(90)
     alike = torch.ones(90, 4, dtype=torch.float64)
-    assert torch.equal(refine(classes, evidence_for(classes, 1.0), looks(alike)), classes)
+    assert torch.equal(refine(classes, evidence_for(classes, 1e-6), looks(alike)), classes)
+
+
+@given(st.integers(0, 1000))
+def test_a_classifier_that_is_no_better_than_frequencies_changes_nothing(seed: int) -> None:
+    """It is always wrong, and would win each sample, of which votes say next to nothing."""
+    labels = torch.where(torch.rand(60, generator=torch.Generator().manual_seed(seed)) < 0.7, 0, 1)
+
+    def wrong(own: Tensor, learned: Tensor, judged: Tensor) -> Tensor:
+        return 5 * torch.nn.functional.one_hot((labels[judged] + 1) % 2, CLASSES).double()
+
+    assert torch.equal(refine(labels, evidence_for(labels, 1e-6), wrong), labels)
 
 
 def test_two_labels_in_the_same_fold_are_learned_from_by_the_others_alone() -> None:

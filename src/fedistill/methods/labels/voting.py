@@ -89,7 +89,8 @@ class Voting(DrawnLabels[Votes, Votes]):
         public = server.public_size
         places = sample_public(server.seed, public, self.samples(public), server.round)
         labels = found.labels.argmax(dim=1)
-        refined = refine(labels, coin_evidence(counts, labels), classifier(server, places))
+        with server.computing():
+            refined = refine(labels, coin_evidence(counts, labels), classifier(server, places))
         return replace(found, labels=one_hot(refined, server.classes).float())
 
     def without_sums(self, federation: FederationInfo) -> Iterator[str]:

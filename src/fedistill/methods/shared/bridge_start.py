@@ -48,8 +48,9 @@ def pool_and_learn(
     if state is before:
         return state
     if settings.refine_labels:
-        looks = classifier(server, torch.arange(len(state.labels)))
-        state = replace(state, labels=refine(state.labels, state.evidence(), looks))
+        with server.computing():
+            looks = classifier(server, torch.arange(len(state.labels)))
+            state = replace(state, labels=refine(state.labels, state.evidence(), looks))
     if state.voted_share(server) >= settings.enough:
         return make_starts(state, server, settings)
     if not (state.labels < server.classes).any():

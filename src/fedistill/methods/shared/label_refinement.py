@@ -36,7 +36,8 @@ def refine(labels: Tensor, evidence: Tensor, classify: Classify) -> Tensor:
     A classifier learns the pooled labels of nine tenths of the samples and says what it takes the others for.
     Its logits, which are far too certain, are multiplied by the factor with which they explain the pooled
     labels best, and are the prior of each sample's class; votes are evidence beside it. The classifier then
-    learns the labels that result, five times in all. Nothing of it is sent.
+    learns the labels that result, five times in all. Nothing of it is sent. A classifier that explains the
+    pooled labels no better than how often each occurs is not listened to.
 
     Classes of which there is no pooled label stay without, and then samples on which nobody voted do too,
     since they may be of these.
@@ -57,20 +58,29 @@ def refine(labels: Tensor, evidence: Tensor, classify: Classify) -> Tensor:
     refined = labels
     for _ in range(_PASSES):
         looks = _tempered(_out_of_fold(refined, classes, classify).masked_fill(unknown, _NEVER), labels)
+        if looks is None:
+            break
         found = (looks + evidence.masked_fill(unknown, 0)).argmax(dim=1)
         refined = torch.where(open_to_doubt, found, labels)
     return refined
 
 
-def _tempered(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return log-probabilities (n, C): those logits, times the factor that explains these labels best."""
+def _tempered(logits: Tensor, labels: Tensor) -> Tensor | None:
+    """Return log-probabilities (n, C): those logits, times the factor that explains these labels best.
+
+    None if that is no better than how often each label occurs.
+    """
     known = labels < logits.shape[1]
     own, truth = logits[known], labels[known, None]
 
     def explained(factor: float) -> float:
         return float((own * factor).log_softmax(dim=1).gather(1, truth).sum())
 
-    found: Tensor = (logits * max(_FACTORS, key=explained)).log_softmax(dim=1)
+    best = max(_FACTORS, key=explained)
+    often = torch.bincount(truth.flatten()).double()
+    if explained(best) <= float(torch.xlogy(often, often / len(truth)).sum()):
+        return None
+    found: Tensor = (logits * best).log_softmax(dim=1)
     return found
 
 
