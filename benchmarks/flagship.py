@@ -38,7 +38,7 @@ RESULTS = HERE / "results" / "flagship.json"
 VIEW = "server@global"
 ROUNDS = 15
 TRIALS, TRIAL_ROUNDS = 12, 8
-KINDS = {"images": 0.82, "texts": 0.92}
+KINDS = {"images": 0.82, "published": 0.82, "texts": 0.92}
 """What is tuned together, and the accuracy that should cost as few bytes as possible."""
 
 
@@ -105,15 +105,8 @@ CONTROLS: dict[str, dict[str, Any]] = {
         "train": {"epochs": 1, "loss": "cross-entropy"},
     },
     "gaussian-32": {"method": "gaussian", "name": "gaussian-32", "width": 32},
-    "tally-like": {
-        "method": "tally-like",
-        "codec": "qsgd(levels=1)",
-        "distill_epochs": 10,
-        "train": {"epochs": 8},
-    },
 }
-"""Arms for images that are not tuned: controls, the cheapest statistics, and the nearest published method,
-with what tuning chose for votes and weights alone."""
+"""Arms for images that are not tuned: controls, and the cheapest statistics."""
 TEXT_CONTROLS: dict[str, dict[str, Any]] = {
     "local": {"method": "local"},
     "server-alone": {"method": "server-alone", "train": {"loss": "cross-entropy"}},
@@ -171,7 +164,7 @@ def experiment(kind: str) -> dict[str, Any]:
 
 
 def arms_of(kind: str) -> dict[str, dict[str, Any]]:
-    """Return the arms of a kind by name: as they were tuned, then others."""
+    """Return the arms of a kind of tasks by name: as they were tuned, then others."""
     arms = {arm.get("name", arm["method"]): arm for arm in experiment(kind)["arms"]}
     parts = {name: {**arms["bridge"], "name": name, **part} for name, part in PARTS.items()}
     parts["random-mask-long"] = {**arms["random-mask"], "name": "random-mask-long"}
@@ -182,7 +175,12 @@ def arms_of(kind: str) -> dict[str, dict[str, Any]]:
     else:
         parts |= _votes_alone(arms["voting"], None)
     if kind == "images":
-        return arms | parts | CONTROLS
+        published = (
+            {arm["method"]: arm for arm in experiment("published")["arms"]}
+            if tuned("published").exists()
+            else {}
+        )
+        return arms | parts | CONTROLS | published
     return arms | {name: parts[name] for name in TEXT_PARTS} | TEXT_CONTROLS
 
 

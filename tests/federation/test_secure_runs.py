@@ -64,6 +64,15 @@ def test_votes_counted_in_secret_give_the_same_run() -> None:
     assert plain.shared_states.keys() == run.shared_states.keys()
 
 
+def test_a_sum_of_votes_refines_labels_as_the_votes_do() -> None:
+    task = {"name": "digits", "clients": CLIENTS, "limit": 400, "public": 200}
+    more: dict[str, Any] = {"rounds": 1, "task": task, "train": {"batch_size": 16, "epochs": 3}}
+    _, run, plain = both("voting", refine_labels=True, **more)
+    assert torch.equal(run.server.labels, plain.server.labels)
+    _, counted = finished(raw({"method": "voting"}, **more))
+    assert not torch.equal(counted.server.labels, plain.server.labels)
+
+
 def test_the_mean_of_soft_labels_is_that_of_rounded_ones() -> None:
     """Each of the 5 clients rounds to steps of 1 / 255, so that their mean is off by half a step at most."""
     _, run, plain = both("dsfl", {"bits": 8}, aggregation="mean", rounds=1)
@@ -302,7 +311,6 @@ def test_all_that_secure_sums_rule_out_is_refused_in_one_message() -> None:
         ({"method": "fedmd"}, {}, "method fedmd, whose server reads each client's message (of fedavg,"),
         ({"method": "fedavg", "averaging": "median"}, {}, "averaging median, which looks at each client's"),
         ({"method": "ridge", "screen": True}, {}, "`screen`, which looks at each client's moments"),
-        ({"method": "voting", "refine_labels": True}, {}, "`refine_labels`, which is not built for sums"),
         (
             {"method": "voting"},
             {"sampling": {"dropout": 0.5}},

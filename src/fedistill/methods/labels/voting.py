@@ -9,11 +9,11 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from fedistill.aggregation.labels import Aggregated
+from fedistill.aggregation.labels import Aggregated, ExchangeInfo
 from fedistill.aggregation.registry import AnyAggregation
 from fedistill.aggregation.votes import Majority
 from fedistill.communication.messages.labels import Votes
-from fedistill.methods.participants import FederationInfo, Server, sample_public
+from fedistill.methods.participants import Server, sample_public
 from fedistill.methods.shared.label_refinement import classifier, coin_evidence, refine
 from fedistill.methods.shared.public_labels import DrawnLabels, DrawnSettings
 from fedistill.state import State
@@ -84,19 +84,20 @@ class Voting(DrawnLabels[Votes, Votes]):
                 yield client, votes
 
         found = super().pool(server, counted(), before, state)
-        if found is None:
-            return None
+        return None if found is None else replace(found, labels=self._refined(server, found.labels, counts))
+
+    def pool_sum(self, server: Server, labels: Tensor, exchange: ExchangeInfo) -> Tensor:
+        found = super().pool_sum(server, labels, exchange)
+        return self._refined(server, found, labels) if self.settings.refine_labels else found
+
+    def _refined(self, server: Server, pooled: Tensor, counts: Tensor) -> Tensor:
+        """Return what pooled labels (n, C) become, given how many clients voted for each class (n, C)."""
         public = server.public_size
         places = sample_public(server.seed, public, self.samples(public), server.round)
-        labels = found.labels.argmax(dim=1)
+        labels = pooled.argmax(dim=1)
         with server.computing():
             refined = refine(labels, coin_evidence(counts, labels), classifier(server, places))
-        return replace(found, labels=one_hot(refined, server.classes).float())
-
-    def without_sums(self, federation: FederationInfo) -> Iterator[str]:
-        yield from super().without_sums(federation)
-        if self.settings.refine_labels:
-            yield "`refine_labels`, which is not built for sums (leave it out)"
+        return one_hot(refined, server.classes).float()
 
     def labels(self, logits: Tensor) -> Tensor:
         return _likeliest(logits)

@@ -242,9 +242,12 @@ class DrawnLabels(
         return {"probs": self._of_mean.of_client(cast(UpLabels, message).probs)}
 
     def server_step_of_sum(self, state: LabelServer, server: Server, total: SecureTotal) -> LabelServer:
-        mean = (total.sums["probs"] / len(total.clients)).float()
         exchange = ExchangeInfo(total.clients, server.stream("ties"), self._last_labels(state), {})
-        return self._learned(state, server, self._of_mean.of_mean(mean, exchange))
+        return self._learned(state, server, self.pool_sum(server, total.sums["probs"], exchange))
+
+    def pool_sum(self, server: Server, labels: Tensor, exchange: ExchangeInfo) -> Tensor:
+        """Aggregate the sum (n, C) of the labels of these clients."""
+        return self._of_mean.of_mean((labels / len(exchange.clients)).float(), exchange)
 
     @property
     def _of_mean(self) -> OfMean:
