@@ -42,6 +42,7 @@ IN_README = {
     HEADLINE: (
         *("gaussian-32", "gaussian", "ridge", "fedavg-qsgd", "fedavg-stc"),
         *("voting-500", "voting-1000", "voting-1400", "voting-1000-longer-refined"),
+        *("tally-like", "uwa-like", "fedaux", "fedekd-like"),
         *("random-mask", "random-mask-long"),
         *("bridge-500", "bridge", "bridge-at-once", "bridge-at-once-refined", "bridge-1400"),
     ),
