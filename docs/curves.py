@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from fedistill.config.units import format_bytes
 
 Points = Sequence[tuple[float, float]]
-WIDTH, HEIGHT = 760, 420
-LEFT, RIGHT, TOP, BOTTOM = 56, 180, 16, 44
+WIDTH, HEIGHT = 780, 420
+LEFT, RIGHT, TOP, BOTTOM = 56, 200, 16, 44
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#666666", "#000000")
 """Told apart by people who see fewer colours (Okabe and Ito)."""
 
@@ -16,7 +16,7 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#6
 def draw(curves: Mapping[str, Points], lowest: float) -> str:
     """Return an SVG image of curves, each with points (bytes, accuracy), from the lowest accuracy on up.
 
-    Bytes are on a logarithmic axis; a curve of one point is a circle.
+    Bytes are on a logarithmic axis; a curve of one point is a circle. Each curve has a colour of its own.
     """
     shown = {
         name: [(sent, accuracy) for sent, accuracy in points if accuracy >= lowest]
@@ -50,8 +50,7 @@ def draw(curves: Mapping[str, Points], lowest: float) -> str:
                 lines.append(_line(x(sent), TOP, x(sent), HEIGHT - BOTTOM))
                 lines.append(_text(x(sent), HEIGHT - BOTTOM + 16, format_bytes(int(sent)), "middle"))
     lines.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8, "bytes of all clients, both ways", "middle"))
-    for place, (name, points) in enumerate(shown.items()):
-        colour = COLOURS[place % len(COLOURS)]
+    for place, (colour, (name, points)) in enumerate(zip(COLOURS[: len(shown)], shown.items(), strict=True)):
         path = " ".join(f"{x(sent):.1f},{y(accuracy):.1f}" for sent, accuracy in points)
         lines.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
         lines += [

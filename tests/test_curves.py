@@ -1,8 +1,11 @@
 """The plots of the docs: curves lie where their numbers say."""
 
+import importlib
 import sys
 import xml.etree.ElementTree as ET
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -11,14 +14,25 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 
 @pytest.fixture
-def image(monkeypatch: pytest.MonkeyPatch) -> ET.Element:
+def curves(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     monkeypatch.syspath_prepend(str(DOCS))
-    import curves
-
-    points = {"low <&>": [(1000, 0.5), (2000, 0.72), (8000, 0.8)], "once": [(4000, 0.76)]}
-    found = ET.fromstring(curves.draw(points, 0.7))
+    yield importlib.import_module("curves")
     sys.modules.pop("curves")
-    return found
+
+
+@pytest.fixture
+def image(curves: ModuleType) -> ET.Element:
+    points = {"low <&>": [(1000, 0.5), (2000, 0.72), (8000, 0.8)], "once": [(4000, 0.76)]}
+    return ET.fromstring(curves.draw(points, 0.7))
+
+
+def test_each_curve_has_a_colour_of_its_own(curves: ModuleType) -> None:
+    shown = {str(place): [(1000 * place, 0.8)] for place in range(1, 10)}
+    with pytest.raises(ValueError, match="is longer than"):
+        curves.draw(shown, 0.7)
+    del shown["9"]
+    lines = ET.fromstring(curves.draw(shown, 0.7)).iter(f"{SVG}polyline")
+    assert len({line.attrib["stroke"] for line in lines}) == 8
 
 
 def test_bytes_are_logarithmic_and_accuracies_linear(image: ET.Element) -> None:
