@@ -381,11 +381,10 @@ merges, which send all weights for some 90 kB each, bring it to 83.3 % for 330 k
 densities before its first votes are weighted, and ends with 82.6 % for 33 kB. `fedaux` distils an ensemble
 of weights, and comes as far as `bridge` (86.1 % on `fashion-10`, 97.2 on MNIST, 96.3 on digits), for fifteen
 to eighteen times its bytes. `fedekd-like`, which lets any architecture keep to itself, sends weights too:
-85.7 % for 390 kB. Where labels are strongly skewed, what `uwa-like` and `fedaux` know of each client's
-samples helps: with Dirichlet 0.1 `uwa-like` is the best rival, with 28.3 kB to 81.0 % (`bridge-statistics`:
-15.2), and with a third of the clients as well, with 23.8 to 81.7 % (7.7); with two classes per client
-`fedaux` alone comes to 82 %, on two of three seeds, for 224 and 518 kB (28.6). With 50 clients `fedaux` ends
-at 85.5 % for 4.6 MB, above all of ours (84.2 for 272 kB).
+85.7 % for 390 kB. With a third of the clients `uwa-like` is the best rival, with 23.8 kB to 81.7 % (7.7),
+though it ends at 78 %. With two classes per client `fedaux` alone comes to 82 %, on two of three seeds, for
+224 and 518 kB (28.6). With Dirichlet 0.1 it ends as high as ours, at 85.5 % (85.2 for a sixteenth of its
+bytes), and with 50 clients higher, at 85.3 % for 4.6 MB (84.2 for 272 kB).
 
 **In a merge, clients must not unlearn what they have no samples of.** Balanced softmax, the loss that tuning
 chose, keeps a client's rare classes as likely as its frequent ones, and with two classes each it teaches
