@@ -39,7 +39,7 @@ def write_nearest(update: Floats, spec: TensorSpec, bound: float, bits: float) -
     rows. The step is the smallest that takes no more bits, or the largest whose squared error is at most
     ``bound`` times the squared norm of the update, whichever is smaller; at least about the largest number
     over `MOST_LEVELS`. Neither rounding to the nearest multiple nor a correction makes the error larger than
-    the update.
+    the update. Of an update below 1e-30, for which float32 has no steps as fine, all may be lost.
     """
     largest = np.abs(update).max(initial=0, keepdims=True)
     limit, size = bound * energy(update), bits * len(update) / 8
