@@ -175,11 +175,7 @@ def arms_of(kind: str) -> dict[str, dict[str, Any]]:
     else:
         parts |= _votes_alone(arms["voting"], None)
     if kind == "images":
-        published = (
-            {arm["method"]: arm for arm in experiment("published")["arms"]}
-            if tuned("published").exists()
-            else {}
-        )
+        published = {arm["method"]: arm for arm in experiment("published")["arms"]}
         return arms | parts | CONTROLS | published
     return arms | {name: parts[name] for name in TEXT_PARTS} | TEXT_CONTROLS
 

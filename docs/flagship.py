@@ -380,11 +380,11 @@ and digits, fewer elsewhere), cost more in every column than the arm of ours tha
 merges, which send all weights for some 90 kB each, bring it to 83.3 % for 330 kB. `uwa-like` spends 9 kB on
 densities before its first votes are weighted, and ends with 82.6 % for 33 kB. `fedaux` distils an ensemble
 of weights, and comes as far as `bridge` (86.1 % on `fashion-10`, 97.2 on MNIST, 96.3 on digits), for fifteen
-to eighteen times its bytes. `fedekd-like`, which lets any architecture keep to itself, sends weights too:
-85.7 % for 390 kB. With a third of the clients `uwa-like` is the best rival, with 23.8 kB to 81.7 % (7.7),
-though it ends at 78 %. With two classes per client `fedaux` alone comes to 82 %, on two of three seeds, for
-224 and 518 kB (28.6). With Dirichlet 0.1 it ends as high as ours, at 85.5 % (85.2 for a sixteenth of its
-bytes), and with 50 clients higher, at 85.3 % for 4.6 MB (84.2 for 272 kB).
+to eighteen times its bytes. `fedekd-like`, whose clients keep private models of any architecture, sends the
+weights of a proxy: 85.7 % for 390 kB. With a third of the clients `uwa-like` is the best rival, with 23.8 kB
+to 81.7 % (7.7), though it ends at 78 %. With two classes per client `fedaux` is the only rival that comes to
+82 %, on two of three seeds, for 224 and 518 kB (28.6). With Dirichlet 0.1 it ends as high as ours, at 85.5 %
+(85.2 for a sixteenth of its bytes), and with 50 clients higher, at 85.3 % for 4.6 MB (84.2 for 272 kB).
 
 **In a merge, clients must not unlearn what they have no samples of.** Balanced softmax, the loss that tuning
 chose, keeps a client's rare classes as likely as its frequent ones, and with two classes each it teaches
